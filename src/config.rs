@@ -1,0 +1,159 @@
+//! Limits and timeouts, each with its default, unit and reason. No I/O.
+
+use crate::error::{Error, Result};
+use std::time::Duration;
+
+/// Limits and timeouts of a connection; servers and clients have the same.
+///
+/// There is no "unlimited": every bound can be raised, none can be taken away.
+///
+/// ```
+/// use std::time::Duration;
+/// use threadws::Config;
+///
+/// let config = Config::new().max_message_size(16 << 20).ping_interval(Duration::from_secs(5));
+/// ```
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub(crate) max_message_size: usize,
+    pub(crate) max_backlog: usize,
+    pub(crate) handshake_timeout: Duration,
+    pub(crate) message_timeout: Duration,
+    pub(crate) ping_interval: Duration,
+    pub(crate) ping_timeout: Duration,
+    pub(crate) write_timeout: Duration,
+    pub(crate) close_timeout: Duration,
+}
+
+/// A request or response head: 16 KiB hold any cookie a browser sends, and no more is ever buffered.
+pub(crate) const MAX_HEAD_SIZE: usize = 16 * 1024;
+/// Header lines in a head. Browsers behind two proxies send about 30.
+pub(crate) const MAX_HEADERS: usize = 100;
+
+/// A clock that counts in days serves as "never" without overflowing an `Instant`.
+const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+impl Config {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The largest message that is received, in bytes, after defragmentation. A larger one ends the connection with
+    /// 1009, at the header that announces it. Defaults to 1 MiB.
+    pub fn max_message_size(mut self, bytes: usize) -> Self {
+        self.max_message_size = bytes;
+        self
+    }
+
+    /// How many bytes may wait for a peer that reads slowly, frame headers included: what
+    /// [`try_send`](crate::Sender::try_send), ticks and broadcasts may queue. A blocking
+    /// [`send`](crate::Sender::send) waits instead and does not count. Defaults to 1 MiB.
+    pub fn max_backlog(mut self, bytes: usize) -> Self {
+        self.max_backlog = bytes;
+        self
+    }
+
+    /// How long the whole handshake may take, from the first octet to the 101. Defaults to 10 s.
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.handshake_timeout = timeout;
+        self
+    }
+
+    /// How long one message may take from its first octet to its last; then the connection ends with 1008. Defaults to
+    /// 30 s.
+    pub fn message_timeout(mut self, timeout: Duration) -> Self {
+        self.message_timeout = timeout;
+        self
+    }
+
+    /// After how long a silence the peer is sent a ping; zero means never. A ping may leave up to a sixteenth later.
+    /// Defaults to 20 s.
+    pub fn ping_interval(mut self, interval: Duration) -> Self {
+        self.ping_interval = interval;
+        self
+    }
+
+    /// How long a peer may stay silent after a ping left; any octet is a sign of life. Defaults to 20 s.
+    pub fn ping_timeout(mut self, timeout: Duration) -> Self {
+        self.ping_timeout = timeout;
+        self
+    }
+
+    /// How long a peer may take for each started MiB that waits for it; then it is dropped as a slow consumer.
+    /// Defaults to 10 s.
+    pub fn write_timeout(mut self, timeout: Duration) -> Self {
+        self.write_timeout = timeout;
+        self
+    }
+
+    /// How long the closing handshake may take, from the first Close to the end. Defaults to 5 s.
+    pub fn close_timeout(mut self, timeout: Duration) -> Self {
+        self.close_timeout = timeout;
+        self
+    }
+
+    /// Refuses what cannot work, before anything is started.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.max_message_size == 0 {
+            return Err(Error::invalid("max_message_size is 0"));
+        }
+        let timeouts = [
+            ("handshake_timeout", self.handshake_timeout),
+            ("message_timeout", self.message_timeout),
+            ("ping_timeout", self.ping_timeout),
+            ("write_timeout", self.write_timeout),
+            ("close_timeout", self.close_timeout),
+        ];
+        for (name, timeout) in timeouts {
+            if timeout.is_zero() {
+                return Err(Error::invalid(format!("{name} is 0")));
+            }
+        }
+        for (name, timeout) in timeouts.into_iter().chain([("ping_interval", self.ping_interval)]) {
+            if timeout > MAX_TIMEOUT {
+                return Err(Error::invalid(format!("{name} is longer than a year")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The ping interval, if there is one.
+    pub(crate) fn keepalive(&self) -> Option<Duration> {
+        (!self.ping_interval.is_zero()).then_some(self.ping_interval)
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_message_size: 1 << 20,
+            max_backlog: 1 << 20,
+            handshake_timeout: Duration::from_secs(10),
+            message_timeout: Duration::from_secs(30),
+            ping_interval: Duration::from_secs(20),
+            ping_timeout: Duration::from_secs(20),
+            write_timeout: Duration::from_secs(10),
+            close_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_that_cannot_work_is_refused_by_name() {
+        Config::default().check().expect("the defaults work");
+        let broken = [
+            (Config::new().max_message_size(0), "max_message_size"),
+            (Config::new().write_timeout(Duration::ZERO), "write_timeout"),
+            (Config::new().ping_interval(Duration::MAX), "ping_interval"),
+        ];
+        for (config, name) in broken {
+            assert!(config.check().expect_err(name).to_string().contains(name));
+        }
+        Config::new().ping_interval(Duration::ZERO).check().expect("zero pings mean no pings");
+    }
+}

@@ -1,0 +1,64 @@
+//! The only place that names `std::sync` primitives and starts threads, so that a model checker can be put in here.
+
+use std::io;
+use std::time::Instant;
+
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+pub(crate) use std::sync::{Arc, MutexGuard, OnceLock, Weak};
+pub(crate) use std::thread::JoinHandle;
+
+/// A mutex without poison: no user code runs under any of our locks, so a panic under one is our own bug, and a second
+/// panic in everybody who comes later would make one broken connection everybody's.
+#[derive(Debug, Default)]
+pub(crate) struct Mutex<T: ?Sized>(std::sync::Mutex<T>);
+
+impl<T> Mutex<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Self(std::sync::Mutex::new(value))
+    }
+}
+
+impl<T: ?Sized> Mutex<T> {
+    #[inline]
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// The condition variable that goes with [`Mutex`].
+#[derive(Debug, Default)]
+pub(crate) struct Condvar(std::sync::Condvar);
+
+impl Condvar {
+    pub(crate) fn notify_all(&self) {
+        self.0.notify_all();
+    }
+
+    pub(crate) fn notify_one(&self) {
+        self.0.notify_one();
+    }
+
+    /// Waits for a notification, at most until `deadline`; `None` waits for ever.
+    pub(crate) fn wait_until<'a, T>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        deadline: Option<Instant>,
+    ) -> MutexGuard<'a, T> {
+        match deadline {
+            None => self.0.wait(guard).unwrap_or_else(std::sync::PoisonError::into_inner),
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                self.0.wait_timeout(guard, left).unwrap_or_else(std::sync::PoisonError::into_inner).0
+            }
+        }
+    }
+}
+
+/// Starts a named thread. `std::thread::spawn` would panic where this returns an error.
+pub(crate) fn spawn(
+    name: &str,
+    stack_size: usize,
+    body: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).stack_size(stack_size).spawn(body)
+}
