@@ -1,6 +1,7 @@
 //! A real nginx in front of a server.
 
 use super::process::Process;
+use super::time::PATIENCE;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -34,7 +35,7 @@ impl Nginx {
             .map(|kind| format!("    {kind}_temp_path {}/{kind};\n", folder.display()))
             .concat();
         let config = format!(
-            "daemon off;\nmaster_process off;\npid {folder}/nginx.pid;\nerror_log stderr notice;\nevents {{}}\n\
+            "daemon off;\nworker_processes 1;\npid {folder}/nginx.pid;\nerror_log stderr notice;\nevents {{}}\n\
              http {{\n    access_log off;\n{temp}    server {{\n        listen {addr};\n        location / {{\n\
              proxy_pass http://{backend};\n{settings}\n        }}\n    }}\n}}\n",
             folder = folder.display(),
@@ -55,6 +56,9 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
+        // Not SIGKILL, or its worker would live on. (With `master_process off` nginx 1.22 takes over no listener: it crashes.)
+        self.process.signal(rustix::process::Signal::TERM);
+        self.process.ended(PATIENCE);
         drop(std::fs::remove_dir_all(&self.folder));
     }
 }

@@ -160,13 +160,17 @@ impl Process {
         kill_process(pid, signal).expect("the process is there");
     }
 
-    /// Waits for the end, at most so long: until nobody holds the program's outputs any more.
+    /// Whether nobody holds the program's outputs any more, at most so long from now.
+    pub fn ended(&self, timeout: Duration) -> bool {
+        [&self.stdout, &self.stderr]
+            .iter()
+            .all(|lines| lines.wait(timeout, |_, ended| ended.then_some(())).is_some())
+    }
+
+    /// Waits for the end, at most so long.
     #[track_caller]
     pub fn wait(&mut self, timeout: Duration) -> ExitStatus {
-        for lines in [&self.stdout, &self.stderr] {
-            let ended = lines.wait(timeout, |_, ended| ended.then_some(()));
-            assert!(ended.is_some(), "not ended after {timeout:?}");
-        }
+        assert!(self.ended(timeout), "not ended after {timeout:?}");
         self.child.wait().expect("a child")
     }
 
