@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A result with this crate's [`Error`].
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What a handler may end with: any error. It closes its own client with 1011 and nobody else.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

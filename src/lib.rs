@@ -1,8 +1,9 @@
 //! Blocking WebSockets on plain threads.
-
-pub mod config;
-pub mod error;
-pub mod message;
+#![allow(dead_code, reason = "the house is being built")]
+mod config;
+mod error;
+mod message;
+mod protocol;
 mod sync;
 pub use config::Config;
 pub use error::*;
