@@ -9,7 +9,7 @@ mod pending;
 use crate::config::Config;
 use crate::error::{Cause, Closed, Ending, Error, Result, Timeout};
 use crate::flush::{Flush, Next, Refused};
-use crate::message::{CloseFrame, IntoMessage, MessageRef, State};
+use crate::message::{CloseFrame, IntoMessage, State};
 use crate::net::{Deadline, Stream};
 use crate::protocol::Role;
 use crate::protocol::encoder::{self, Header, Opcode};
@@ -131,18 +131,10 @@ impl Outbox {
 
     /// Sends or queues a frame that is encoded already, without waiting. Only a server has such frames to share.
     pub(crate) fn try_send_shared(&self, frame: &Arc<[u8]>) -> Result<u64> {
-        let mut core = self.core.lock();
-        core.admit(frame.len(), Some(self.max_backlog))?;
-        let written = self.write_now(&mut core, &[IoSlice::new(frame)]);
-        if written < frame.len() {
-            let unit =
-                if frame.len() < COPIED { Unit::Frames(frame.to_vec()) } else { Unit::Shared(Arc::clone(frame)) };
-            self.keep(&mut core, unit, written);
-        } else {
-            core.pending.passed(written);
-        }
-        core.ending.messages_sent += 1;
-        let ticket = core.pending.ticket();
+        let core = self.admit(frame.len(), Some(self.max_backlog))?;
+        let (core, ticket) = self.write_or_keep(core, frame, 1, || {
+            if frame.len() < COPIED { Unit::Frames(frame.to_vec()) } else { Unit::Shared(Arc::clone(frame)) }
+        });
         self.leave(core);
         Ok(ticket)
     }
@@ -150,21 +142,12 @@ impl Outbox {
     /// Sends a batch of whole frames, `messages` in number, and waits until the socket has taken them. `frames` is left
     /// empty; its memory stays with it unless the socket refused.
     pub(crate) fn send_frames(&self, frames: &mut Vec<u8>, messages: u64) -> Result<()> {
-        let mut core = self.core.lock();
-        if let Err(error) = core.admit(frames.len(), None) {
-            frames.clear();
-            return Err(error);
-        }
-        let written = self.write_now(&mut core, &[IoSlice::new(frames)]);
-        core.ending.messages_sent += messages;
-        if written == frames.len() {
-            core.pending.passed(written);
-            frames.clear();
-            return Ok(());
-        }
-        self.keep(&mut core, Unit::Frames(std::mem::take(frames)), written);
-        let ticket = core.pending.ticket();
-        self.wait_out(core, ticket)
+        let result = self.admit(frames.len(), None).and_then(|core| {
+            let (core, ticket) = self.write_or_keep(core, frames, messages, || Unit::Frames(frames.clone()));
+            self.wait_out(core, ticket)
+        });
+        frames.clear();
+        result
     }
 
     /// Whether a ping has not left yet: its pong cannot be late.
@@ -298,52 +281,60 @@ impl Outbox {
     fn queue(&self, message: impl IntoMessage, bound: Option<usize>) -> Result<(MutexGuard<'_, Core>, u64)> {
         let view = message.as_message();
         let payload = view.as_bytes();
-        if self.role == Role::Client || payload.len() < COPIED {
-            let mut small = [0; COPIED + 14];
-            let mut large = Vec::new();
-            let frame = self.encode(view, &mut small, &mut large);
-            let mut core = self.core.lock();
-            core.admit(frame.len(), bound)?;
-            let written = self.write_now(&mut core, &[IoSlice::new(frame)]);
-            if written == frame.len() {
-                core.pending.passed(written);
-            } else {
-                let unit = Unit::Frames(if large.is_empty() { frame.to_vec() } else { large });
-                self.keep(&mut core, unit, written);
-            }
-            core.ending.messages_sent += 1;
-            let ticket = core.pending.ticket();
-            return Ok((core, ticket));
+        if self.role == Role::Client {
+            let mut frame = Vec::new();
+            encoder::append(self.role, view.into(), payload, &mut frame);
+            let core = self.admit(frame.len(), bound)?;
+            return Ok(self.write_or_keep(core, &frame, 1, || Unit::Frames(frame.clone())));
         }
         let header = Header::new(self.role, view.into(), payload.len());
-        let len = header.as_bytes().len() + payload.len();
-        let mut core = self.core.lock();
-        core.admit(len, bound)?;
-        let written = self.write_now(&mut core, &[IoSlice::new(header.as_bytes()), IoSlice::new(payload)]);
-        if written == len {
-            core.pending.passed(written);
-        } else {
-            let unit = Unit::Payload { header: header.as_bytes().to_vec(), payload: message.into_payload() };
-            self.keep(&mut core, unit, written);
+        let header = header.as_bytes();
+        let len = header.len() + payload.len();
+        if len <= COPIED {
+            let mut frame = [0; COPIED];
+            frame[..header.len()].copy_from_slice(header);
+            frame[header.len()..len].copy_from_slice(payload);
+            let frame = &frame[..len];
+            let core = self.admit(len, bound)?;
+            return Ok(self.write_or_keep(core, frame, 1, || Unit::Frames(frame.to_vec())));
         }
+        let mut core = self.admit(len, bound)?;
+        let written = self.write_now(&mut core, &[IoSlice::new(header), IoSlice::new(payload)]);
         core.ending.messages_sent += 1;
+        if written == len {
+            core.pending.passed(len);
+        } else {
+            let header = header.to_vec();
+            self.keep(&mut core, Unit::Payload { header, payload: message.into_payload() }, written);
+        }
         let ticket = core.pending.ticket();
         Ok((core, ticket))
     }
 
-    /// A message as one frame: in `small` if it fits and need not be masked, else in `large`.
-    fn encode<'a>(&self, message: MessageRef<'_>, small: &'a mut [u8], large: &'a mut Vec<u8>) -> &'a [u8] {
-        let payload = message.as_bytes();
-        if self.role == Role::Client {
-            encoder::append(self.role, message.into(), payload, large);
-            return large;
+    /// Writes whole frames, `messages` in number, or as much of them as the socket takes; `unit` keeps them for later.
+    fn write_or_keep<'a>(
+        &self,
+        mut core: MutexGuard<'a, Core>,
+        frames: &[u8],
+        messages: u64,
+        unit: impl FnOnce() -> Unit,
+    ) -> (MutexGuard<'a, Core>, u64) {
+        let written = self.write_now(&mut core, &[IoSlice::new(frames)]);
+        core.ending.messages_sent += messages;
+        if written == frames.len() {
+            core.pending.passed(written);
+        } else {
+            self.keep(&mut core, unit(), written);
         }
-        let header = Header::new(self.role, message.into(), payload.len());
-        let header = header.as_bytes();
-        let len = header.len() + payload.len();
-        small[..header.len()].copy_from_slice(header);
-        small[header.len()..len].copy_from_slice(payload);
-        &small[..len]
+        let ticket = core.pending.ticket();
+        (core, ticket)
+    }
+
+    /// Locks, and asks whether a frame of `len` octets may be queued.
+    fn admit(&self, len: usize, bound: Option<usize>) -> Result<MutexGuard<'_, Core>> {
+        let core = self.core.lock();
+        core.admit(len, bound)?;
+        Ok(core)
     }
 
     /// Writes `octets` if nothing goes before them; returns how many the socket took.
@@ -422,7 +413,7 @@ impl Outbox {
     }
 
     /// Waits until the octets up to `ticket` are out.
-    fn wait_out(&self, mut core: MutexGuard<'_, Core>, ticket: u64) -> Result<()> {
+    fn wait_out<'a>(&'a self, mut core: MutexGuard<'a, Core>, ticket: u64) -> Result<()> {
         while !core.pending.is_out(ticket) {
             core = self.wait_turn(core, ticket)?;
         }

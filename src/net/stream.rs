@@ -34,7 +34,7 @@ impl Stream {
     pub(crate) fn from_tcp(stream: TcpStream) -> io::Result<Self> {
         stream.set_nonblocking(false)?;
         // A socket that is already gone refuses options on some systems: its next read or write tells.
-        drop(set_tcp_nodelay(&stream, true));
+        _ = set_tcp_nodelay(&stream, true);
         Ok(Self { socket: stream.into() })
     }
 
@@ -109,19 +109,19 @@ impl Stream {
     /// Sends FIN: the peer reads to the end of what was written.
     pub(crate) fn shutdown_write(&self) {
         // It fails only where the connection is gone already.
-        drop(shutdown(&self.socket, Shutdown::Write));
+        _ = shutdown(&self.socket, Shutdown::Write);
     }
 
     /// Ends reading: whoever waits in a read finds the end of the stream. What was written is not touched.
     pub(crate) fn shutdown_read(&self) {
         // It fails only where the connection is gone already.
-        drop(shutdown(&self.socket, Shutdown::Read));
+        _ = shutdown(&self.socket, Shutdown::Read);
     }
 
     /// Ends both directions. Whoever waits in a read, a write or a poll of it, in any thread, wakes up.
     pub(crate) fn shutdown_both(&self) {
         // It fails only where the connection is gone already.
-        drop(shutdown(&self.socket, Shutdown::Both));
+        _ = shutdown(&self.socket, Shutdown::Both);
     }
 }
 
