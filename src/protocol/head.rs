@@ -100,6 +100,13 @@ impl Scanner {
             if self.scanned >= self.limits.size {
                 return Err(self.too_long());
             }
+            if self.at == At::Value && is_value(octet) {
+                // Most of a head is values: in one run, where a step each would double what the handshake costs.
+                let end = received.len().min(self.limits.size);
+                let rest = received.get(self.scanned..end).unwrap_or_default();
+                self.scanned += rest.iter().position(|&octet| !is_value(octet)).unwrap_or(rest.len());
+                continue;
+            }
             self.at = self.step(octet, received)?;
             self.scanned += 1;
             if self.at == At::LastCr && octet == b'\n' {
@@ -189,7 +196,7 @@ impl Scanner {
             // RFC 9112 §2.2 lets a recipient take a bare LF for the end of a line. It does not: where a proxy in front
             // takes it for part of the value, a second header would be smuggled past it.
             (At::Value, b'\n') => return Err(BARE_LF),
-            (At::Value, b'\t' | b' '..=b'~' | 0x80..) => At::Value,
+            (At::Value, octet) if is_value(octet) => At::Value,
             // RFC 9110 §5.5: "Field values containing CR, LF, or NUL characters are invalid and dangerous".
             (At::Value, _) => return Err(CONTROL),
             (At::ValueCr, b'\n') => At::LineStart,
@@ -198,6 +205,11 @@ impl Scanner {
             (At::FirstLineCr | At::ValueCr | At::LastCr, _) => return Err(BARE_CR),
         })
     }
+}
+
+/// RFC 9110 §5.5: visible characters, space, tab and octets beyond ASCII.
+const fn is_value(octet: u8) -> bool {
+    matches!(octet, b'\t' | b' '..=b'~' | 0x80..)
 }
 
 /// RFC 9112 §3: method, target and version with one space between each two.
