@@ -256,11 +256,6 @@ impl Outbox {
         core.closed()
     }
 
-    /// What is known of the end so far.
-    pub(crate) fn closed(&self) -> Closed {
-        self.core.lock().closed()
-    }
-
     /// Why nothing more can be sent, if that is so: the first reason.
     pub(crate) fn broken(&self) -> Option<Cause> {
         self.core.lock().gate.cause()
@@ -382,7 +377,9 @@ impl Outbox {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     let now = Instant::now();
                     match core.refusal {
-                        Some(refusal) if !core.pending.is_out(refusal.ticket) || core.pending.octets() == 0 => {
+                        Some(refusal)
+                            if !core.pending.is_out(refusal.ticket) || core.pending.octets() == 0 =>
+                        {
                             if now >= refusal.deadline {
                                 self.break_gate(core, Cause::Timeout(Timeout::Write));
                             }

@@ -1,9 +1,9 @@
 //! A running server in the hands of the program: who is connected, and how it stops.
 
+use super::Shared;
 use super::accept::{Acceptor, Stop};
 use super::capacity::{Capacity, Place};
 use super::session::{Client, Head};
-use super::Shared;
 use crate::error::{Error, Result};
 use crate::hub::{Client as Member, Hub};
 use crate::message::{CloseCode, CloseFrame};
@@ -143,7 +143,8 @@ impl ServerHandle {
     /// wait: everything is signalled, and whatever still runs counts as abandoned.
     pub fn shutdown(&self, timeout: Duration) -> Report {
         let deadline = Instant::now() + timeout;
-        if let Some(stop) = self.stop.lock().take() {
+        let stop = self.stop.lock().take();
+        if let Some(stop) = stop {
             stop.stop();
         }
         let frame = CloseFrame::new(CloseCode::GOING_AWAY, "");
