@@ -89,6 +89,7 @@ fn a_killed_server_shows_closed_and_a_restarted_one_reconnects() {
     let Some(mut browser) = Chromium::start() else { return };
     let mut server = Server::start(0);
     let port = server.port;
+    browser.show(1000, 960, "dark");
     browser.open(&server.url());
     browser.wait_until("state OPEN", &state_is("OPEN"));
     browser.wait_until("a message came", &entries_at_least("received", 1));
