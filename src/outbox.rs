@@ -140,12 +140,20 @@ impl Outbox {
     }
 
     /// Sends a batch of whole frames, `messages` in number, and waits until the socket has taken them. `frames` is left
-    /// empty; its memory stays with it unless the socket refused.
+    /// empty.
     pub(crate) fn send_frames(&self, frames: &mut Vec<u8>, messages: u64) -> Result<()> {
-        let result = self.admit(frames.len(), None).and_then(|core| {
-            let (core, ticket) = self.write_or_keep(core, frames, messages, || Unit::Frames(frames.clone()));
-            self.wait_out(core, ticket)
-        });
+        self.frames(frames, messages).and_then(|(core, ticket)| self.wait_out(core, ticket))
+    }
+
+    /// Like [`send_frames`](Self::send_frames), but does not wait for the socket.
+    pub(crate) fn queue_frames(&self, frames: &mut Vec<u8>, messages: u64) -> Result<()> {
+        self.frames(frames, messages).map(|(core, _)| self.leave(core))
+    }
+
+    fn frames(&self, frames: &mut Vec<u8>, messages: u64) -> Result<(MutexGuard<'_, Core>, u64)> {
+        let result = self.admit(frames.len(), None);
+        let result = result
+            .map(|core| self.write_or_keep(core, frames, messages, || Unit::Frames(frames.clone())));
         frames.clear();
         result
     }

@@ -334,3 +334,17 @@ struct Shared {
     /// Flush, timer and acceptor, until they are joined.
     own: crate::sync::Mutex<Vec<JoinHandle<()>>>,
 }
+
+impl Shared {
+    fn stop_threads(&self) {
+        self.timer.stop();
+        self.flush.stop();
+    }
+}
+
+/// Abandoned handlers need timer and flush for as long as they run.
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.stop_threads();
+    }
+}

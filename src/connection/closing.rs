@@ -43,8 +43,7 @@ impl Connection {
         if let Some(closed) = &self.closed {
             return if closed.is_clean() { Ok(()) } else { outcome(closed).map(|_: Option<()>| ()) };
         }
-        // A failure to send what is held shows below, as the end of the connection.
-        drop(self.flush());
+        self.cork.let_go(self.sender.outbox());
         self.sender.outbox().close(Some(CloseFrame::new(code, reason)));
         loop {
             match self.next_item(Wait::Forever) {
@@ -63,8 +62,8 @@ impl Connection {
 
     /// The peer's Close: answered with the same code (§5.5.1) unless it is itself the answer.
     pub(super) fn answer_close(&mut self, content: Option<CloseFrame>) {
-        drop(self.flush());
         let outbox = self.sender.outbox();
+        self.cork.let_go(outbox);
         outbox.close_received(content.clone());
         // The reason is the peer's own: it need not be told.
         outbox.close(content.map(|frame| CloseFrame::new(frame.code, "")));
@@ -73,8 +72,8 @@ impl Connection {
 
     /// Ends the connection for an error of the peer's: tells it by the close code, and returns the error.
     pub(super) fn fail(&mut self, error: Error) -> Error {
-        drop(self.flush());
         let outbox = self.sender.outbox();
+        self.cork.let_go(outbox);
         outbox.close(Some(CloseFrame::new(error.close_code(), "")));
         self.finish(Some(Cause::from_error(&error)));
         error
@@ -122,6 +121,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         let outbox = self.sender.outbox();
         if self.closed.is_none() {
+            self.cork.let_go(outbox);
             if outbox.state() == State::Open {
                 outbox.close(Some(CloseFrame::new(CloseCode::GOING_AWAY, "")));
             }

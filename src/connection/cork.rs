@@ -44,6 +44,14 @@ impl Cork {
         outbox.send_frames(&mut self.frames, std::mem::take(&mut self.messages))
     }
 
+    /// Queues what is held without waiting for the socket: a Close goes behind it.
+    pub(super) fn let_go(&mut self, outbox: &Outbox) {
+        if !self.frames.is_empty() {
+            // It fails only where nothing can be sent any more.
+            drop(outbox.queue_frames(&mut self.frames, std::mem::take(&mut self.messages)));
+        }
+    }
+
     pub(super) fn rest(&mut self) {
         self.frames.shrink_to(KEPT);
     }

@@ -177,8 +177,9 @@ impl Reader {
                 if left >= DIRECT {
                     // Grows with what has arrived, never with what was announced; and never beyond this frame, because a
                     // read fills all the room there is.
-                    let room = left.min(message.len().max(BULK_BUFFER));
-                    message.reserve_exact(room);
+                    if message.capacity() == message.len() {
+                        message.reserve_exact(left.min(message.len().max(BULK_BUFFER)));
+                    }
                     if message.capacity() - message.len() <= left {
                         let count = self.stream.read_to_end_of(message, wait)?;
                         self.decoder.directly_read(count);

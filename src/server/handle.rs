@@ -159,7 +159,13 @@ impl ServerHandle {
             }
             left = self.shared.live.wait_empty(deadline + CUT);
         }
-        self.stop_threads(waits, deadline + CUT);
+        self.shared.pool.stop();
+        if waits {
+            self.shared.pool.join(deadline + CUT);
+        }
+        if left.is_empty() {
+            self.join_own_threads();
+        }
         let report = Report { closed: count.saturating_sub(left.len()), abandoned: left };
         if report.is_complete() {
             log::info!(target: "threadws::server", "stopped: {report}");
@@ -169,19 +175,14 @@ impl ServerHandle {
         report
     }
 
-    fn stop_threads(&self, waits: bool, deadline: Instant) {
-        self.shared.pool.stop();
-        if waits {
-            self.shared.pool.join(deadline);
-        }
-        self.shared.timer.stop();
-        self.shared.flush.stop();
+    /// Ends timer, flush and acceptor, which nobody needs any more. They end at once, whatever clients do.
+    fn join_own_threads(&self) {
+        self.shared.stop_threads();
         let own = std::mem::take(&mut *self.shared.own.lock());
-        for thread in own {
-            if waits {
-                // They end at once when they are told, whatever clients do.
-                drop(thread.join());
-            }
+        let this = std::thread::current().id();
+        for thread in own.into_iter().filter(|thread| thread.thread().id() != this) {
+            // Their panics are our bugs, and the panic hook has told of them.
+            drop(thread.join());
         }
     }
 
