@@ -14,7 +14,7 @@ use crate::net::{Deadline, Stream};
 use crate::outbox::Outbox;
 use crate::protocol::Role;
 use crate::protocol::decoder::Item;
-use crate::request::Request;
+use crate::request::{Request, Response};
 use crate::sender::Sender;
 use crate::sync::Arc;
 use crate::timer::{Action, Tick, Timer};
@@ -42,6 +42,7 @@ pub struct Connection {
     keepalive: Keepalive,
     cork: Cork,
     request: Box<Request>,
+    response: Option<Box<Response>>,
     subprotocol: Option<Box<str>>,
     hub: Hub,
     timer: Arc<Timer>,
@@ -56,6 +57,8 @@ pub struct Connection {
 pub(crate) struct Parts {
     pub(crate) sender: Sender,
     pub(crate) request: Request,
+    /// The server's 101, if we are the client.
+    pub(crate) response: Option<Box<Response>>,
     pub(crate) subprotocol: Option<String>,
     pub(crate) hub: Hub,
     pub(crate) timer: Arc<Timer>,
@@ -108,13 +111,14 @@ impl Connection {
         early: &[u8],
         parts: Parts,
     ) -> Result<Self> {
-        let Parts { sender, request, subprotocol, hub, timer } = parts;
+        let Parts { sender, request, response, subprotocol, hub, timer } = parts;
         Ok(Self {
             sender,
             reader: Reader::new(role, config, stream, early)?,
             keepalive: Keepalive::new(config),
             cork: Cork::default(),
             request: Box::new(request),
+            response,
             subprotocol: subprotocol.map(String::into_boxed_str),
             hub,
             timer,
@@ -431,6 +435,11 @@ impl Connection {
     /// The request that opened the connection, with what the header callback put into its extensions.
     pub fn request(&self) -> &Request {
         &self.request
+    }
+
+    /// The server's answer to it, 101, if this is a client's connection.
+    pub fn response(&self) -> Option<&Response> {
+        self.response.as_deref()
     }
 
     /// The subprotocol that both ends agreed on.

@@ -152,8 +152,8 @@ impl Outbox {
 
     fn frames(&self, frames: &mut Vec<u8>, messages: u64) -> Result<(MutexGuard<'_, Core>, u64)> {
         let result = self.admit(frames.len(), None);
-        let result = result
-            .map(|core| self.write_or_keep(core, frames, messages, || Unit::Frames(frames.clone())));
+        let result =
+            result.map(|core| self.write_or_keep(core, frames, messages, || Unit::Frames(frames.clone())));
         frames.clear();
         result
     }
