@@ -47,7 +47,11 @@ impl Error {
     /// Whether the connection that gave this error is over. After any other error it can be used on.
     pub fn is_fatal(&self) -> bool {
         match self {
-            Self::Closed(_) | Self::Violation(_) | Self::MessageTooBig { .. } | Self::Refused(_) | Self::Io(_) => true,
+            Self::Closed(_)
+            | Self::Violation(_)
+            | Self::MessageTooBig { .. }
+            | Self::Refused(_)
+            | Self::Io(_) => true,
             Self::Timeout(timeout) => *timeout != Timeout::Recv,
             Self::Full | Self::Empty | Self::Invalid(_) => false,
         }

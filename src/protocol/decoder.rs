@@ -278,7 +278,9 @@ impl Decoder {
     /// through the window, or it would be validated twice.
     pub(crate) fn direct(&mut self) -> Option<(&mut Vec<u8>, usize)> {
         match &self.frame {
-            Some(frame) if frame.left > 0 && !self.message.is_text => Some((&mut self.message.binary, frame.left)),
+            Some(frame) if frame.left > 0 && !self.message.is_text => {
+                Some((&mut self.message.binary, frame.left))
+            }
             _ => None,
         }
     }

@@ -103,7 +103,10 @@ pub(crate) fn check_close(code: CloseCode, reason: &str) -> Result<()> {
         return Err(Error::invalid(format!("close code {} may not be sent", u16::from(code))));
     }
     if reason.len() > MAX_REASON {
-        return Err(Error::invalid(format!("close reason of {} bytes, at most {MAX_REASON} fit", reason.len())));
+        return Err(Error::invalid(format!(
+            "close reason of {} bytes, at most {MAX_REASON} fit",
+            reason.len()
+        )));
     }
     Ok(())
 }

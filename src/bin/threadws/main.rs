@@ -1,2 +1,100 @@
-//! x
-fn main() {}
+//! `threadws`: a WebSocket server on plain threads, to try, to test against and to run.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod escape;
+mod filter;
+mod logger;
+mod plain;
+#[cfg(any())] // until the library has its server
+mod serve;
+mod show;
+mod signals;
+mod values;
+
+use args::{Command, Options};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::mpsc;
+
+/// It could not run.
+const FAILURE: u8 = 1;
+/// The command line makes no sense.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    match args::parse(std::env::args_os().skip(1), std::env::var_os("THREADWS_LOG")) {
+        Ok(Command::Help) => print(args::HELP),
+        Ok(Command::Version) => print(args::VERSION),
+        Ok(Command::Serve(options)) => serve(&options),
+        Err(error) => {
+            complain(&format!("{error}\ntry 'threadws --help'"));
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+fn serve(options: &Options) -> ExitCode {
+    // The signals first: whoever stops the process while it starts is to see exit code 0 as well.
+    let stop = signals::Stop::register().map_err(|error| format!("cannot handle signals: {error}"));
+    let logger =
+        logger::start(options.log.clone()).map_err(|error| format!("cannot start the logger: {error}"));
+    let served = match (stop, &logger) {
+        (Ok(stop), Ok(_)) => {
+            raise_descriptor_limit();
+            let _ = options;
+            stop.wait().map_err(|e| e.to_string())
+        }
+        (Err(error), _) => Err(error),
+        (_, Err(error)) => Err(error.clone()),
+    };
+    if let Ok(logger) = logger {
+        logger.drain();
+    }
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(FAILURE)
+        }
+    }
+}
+
+/// A client costs one descriptor, and the usual soft limit of 1024 is made for programs that use select(2).
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            log::warn!("cannot raise the limit of open files: {error}");
+        }
+    }
+}
+
+/// Data that was asked for. Whoever has read enough of it may close the pipe.
+fn print(text: &str) -> ExitCode {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            complain(&format!("cannot write to stdout: {error}"));
+            ExitCode::from(FAILURE)
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// Why the process ends, whatever the log level is. A stderr that is closed changes nothing, where `eprintln!` would panic,
+/// and one that is never read holds up the end no longer than the log does.
+fn complain(text: &str) {
+    let line = format!("threadws: {text}\n");
+    let (done, written) = mpsc::channel();
+    let write = move || {
+        drop(io::stderr().write_all(line.as_bytes()));
+        drop(done.send(()));
+    };
+    if std::thread::Builder::new().spawn(write).is_ok() {
+        drop(written.recv_timeout(logger::DRAIN));
+    }
+}

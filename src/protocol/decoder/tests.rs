@@ -127,11 +127,7 @@ fn table() -> Vec<(&'static str, Vec<u8>, Vec<Out>)> {
         ("2^31", header(0x82, 1 << 31), vec![Out::TooBig]),
         ("the limit", frame(0x82, &max), vec![Out::Binary(max.clone())]),
         ("one over the limit", header(0x82, LIMIT as u64 + 1), vec![Out::TooBig]),
-        (
-            "one over the limit in fragments",
-            [frame(2, &max), header(0x80, 1)].concat(),
-            vec![Out::TooBig],
-        ),
+        ("one over the limit in fragments", [frame(2, &max), header(0x80, 1)].concat(), vec![Out::TooBig]),
         (
             "§5.4 fragments make one message",
             [frame(1, b"Hel"), frame(0, b"l"), frame(0x80, b"o")].concat(),
