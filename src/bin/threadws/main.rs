@@ -7,7 +7,6 @@ mod escape;
 mod filter;
 mod logger;
 mod plain;
-#[cfg(any())] // until the library has its server
 mod serve;
 mod show;
 mod signals;
@@ -15,6 +14,7 @@ mod values;
 
 use args::{Command, Options};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serve::Failure;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::mpsc;
@@ -29,36 +29,27 @@ fn main() -> ExitCode {
         Ok(Command::Help) => print(args::HELP),
         Ok(Command::Version) => print(args::VERSION),
         Ok(Command::Serve(options)) => serve(&options),
-        Err(error) => {
-            complain(&format!("{error}\ntry 'threadws --help'"));
-            ExitCode::from(USAGE)
-        }
+        Err(error) => misunderstood(&error),
     }
 }
 
 fn serve(options: &Options) -> ExitCode {
     // The signals first: whoever stops the process while it starts is to see exit code 0 as well.
-    let stop = signals::Stop::register().map_err(|error| format!("cannot handle signals: {error}"));
-    let logger =
-        logger::start(options.log.clone()).map_err(|error| format!("cannot start the logger: {error}"));
-    let served = match (stop, &logger) {
-        (Ok(stop), Ok(_)) => {
-            raise_descriptor_limit();
-            let _ = options;
-            stop.wait().map_err(|e| e.to_string())
-        }
-        (Err(error), _) => Err(error),
-        (_, Err(error)) => Err(error.clone()),
+    let stop = match signals::Stop::register() {
+        Ok(stop) => stop,
+        Err(error) => return fail(FAILURE, &format!("cannot handle signals: {error}")),
     };
-    if let Ok(logger) = logger {
-        logger.drain();
-    }
+    let logger = match logger::start(options.log.clone()) {
+        Ok(logger) => logger,
+        Err(error) => return fail(FAILURE, &format!("cannot start the logger: {error}")),
+    };
+    raise_descriptor_limit();
+    let served = serve::serve(options, stop);
+    logger.drain();
     match served {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(&error);
-            ExitCode::from(FAILURE)
-        }
+        Err(Failure::Usage(error)) => misunderstood(&error),
+        Err(Failure::Run(error)) => fail(FAILURE, &error),
     }
 }
 
@@ -78,16 +69,19 @@ fn print(text: &str) -> ExitCode {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            complain(&format!("cannot write to stdout: {error}"));
-            ExitCode::from(FAILURE)
+            fail(FAILURE, &format!("cannot write to stdout: {error}"))
         }
         _ => ExitCode::SUCCESS,
     }
 }
 
-/// Why the process ends, whatever the log level is. A stderr that is closed changes nothing, where `eprintln!` would panic,
-/// and one that is never read holds up the end no longer than the log does.
-fn complain(text: &str) {
+fn misunderstood(error: &str) -> ExitCode {
+    fail(USAGE, &format!("{error}\ntry 'threadws --help'"))
+}
+
+/// Says why the process ends, whatever the log level is. A stderr that is closed changes nothing, where `eprintln!` would
+/// panic, and one that is never read holds up the end no longer than the log does.
+fn fail(code: u8, text: &str) -> ExitCode {
     let line = format!("threadws: {text}\n");
     let (done, written) = mpsc::channel();
     let write = move || {
@@ -97,4 +91,5 @@ fn complain(text: &str) {
     if std::thread::Builder::new().spawn(write).is_ok() {
         drop(written.recv_timeout(logger::DRAIN));
     }
+    ExitCode::from(code)
 }

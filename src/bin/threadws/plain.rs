@@ -61,8 +61,6 @@ fn policy(nonce: &str, host: Option<&str>) -> String {
 fn upgrade_required() -> Response<Vec<u8>> {
     let mut response = text(StatusCode::UPGRADE_REQUIRED, "this is a WebSocket server\n");
     set(&mut response, header::UPGRADE, "websocket");
-    // RFC 9110 §7.8: a sender of Upgrade also sends it as a connection option.
-    set(&mut response, header::CONNECTION, "Upgrade");
     set(&mut response, header::SEC_WEBSOCKET_VERSION, "13");
     response
 }

@@ -8,33 +8,33 @@ use log::{Level, info, log_enabled, warn};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
-use threadws::{BoxError, Config, Connection, Error, MessageRef, Request, Server, ServerHandle};
+use threadws::{BoxError, Config, Connection, Error, MessageRef, Request, Server};
 
 /// How long clients may take to leave when the process ends.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
-/// Serves until a signal comes.
-///
-/// # Errors
-///
-/// What kept it from serving, in one line.
-pub(crate) fn serve(options: &Options, stop: Stop) -> Result<(), String> {
-    let failed = |error: Error| format!("cannot listen on {}: {error}", options.listen);
-    let server = Server::bind(&*options.listen).map_err(failed)?;
-    let server = configure(server, options);
+/// Why it could not serve, in one line.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// An option's value that looked well and is not.
+    Usage(String),
+    Run(String),
+}
+
+/// Serves until a signal comes. That it listens and that it has stopped is logged by the library.
+pub(crate) fn serve(options: &Options, stop: Stop) -> Result<(), Failure> {
+    let failed = |error: Error| match error {
+        Error::Invalid(what) => Failure::Usage(what.into_owned()),
+        error => Failure::Run(format!("cannot listen on {}: {error}", options.listen)),
+    };
     let job = Job { every: options.every, message: options.message.clone(), answer: options.answer };
+    let server = configure(Server::bind(&*options.listen).map_err(failed)?, options);
     let handle = server.spawn(move |client| job.run(client)).map_err(failed)?;
-    let address = handle.local_addr();
-    let capacity = handle.capacity();
-    info!(
-        "listening on {address}, capacity {} clients (limited by {})",
-        capacity.clients(),
-        capacity.limited_by()
-    );
-    announce(address);
-    stop.wait().map_err(|error| format!("cannot wait for signals: {error}"))?;
-    shut_down(handle);
-    Ok(())
+    announce(handle.local_addr());
+    let signalled = stop.wait();
+    // The report, with what had to be abandoned, is in the log.
+    drop(handle.shutdown(SHUTDOWN));
+    signalled.map_err(|error| Failure::Run(format!("cannot wait for signals: {error}")))
 }
 
 fn configure(server: Server, options: &Options) -> Server {
@@ -45,8 +45,7 @@ fn configure(server: Server, options: &Options) -> Server {
     let plain = Plain { page: options.page, path: options.path.clone() };
     let mut server = server
         .config(config)
-        .on_http(move |request: &Request| plain.answer(request.path(), request.header("host")))
-        .on_error(|error: &Error| warn!("{error}"));
+        .on_http(move |request: &Request| plain.answer(request.path(), request.header("host")));
     server = match &options.trust {
         Trust::Nobody => server.trust_no_proxy(),
         Trust::Anybody => server.trust_any_proxy(),
@@ -78,16 +77,6 @@ fn announce(address: SocketAddr) {
     }
 }
 
-fn shut_down(handle: ServerHandle) {
-    let report = handle.shutdown(SHUTDOWN);
-    if !report.is_complete() {
-        warn!("abandoned after {} s: clients {:?}", SHUTDOWN.as_secs(), report.abandoned());
-    }
-    info!("stopped, {} clients closed", report.closed());
-    // Dropping it would wait for the abandoned ones once more.
-    std::mem::forget(handle);
-}
-
 /// What is done for each client.
 #[derive(Debug)]
 struct Job {
@@ -106,7 +95,8 @@ impl Job {
             info!("client {id} connected from {ip} via {peer}");
         }
         if !self.every.is_zero() {
-            client.every(self.every, self.message.as_str());
+            // It ends with the connection.
+            drop(client.every(self.every, self.message.as_str()));
         }
         let ended = self.answer_all(client);
         let lived = client.since().elapsed().as_secs_f64();

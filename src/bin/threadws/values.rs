@@ -74,12 +74,13 @@ pub(crate) fn network(text: &str) -> Result<String, String> {
     }
 }
 
-/// What a browser sends as `Origin`: a scheme and a host, perhaps a port, and nothing behind.
+/// What a browser sends as `Origin`: a scheme and a host, perhaps a port, and nothing behind; or `null`.
 pub(crate) fn origin(text: &str) -> Result<String, String> {
-    let works = text.split_once("://").is_some_and(|(scheme, host)| {
-        let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | '?' | '#' | '@' | '"' | ',');
-        !scheme.is_empty() && !host.is_empty() && scheme.chars().chain(host.chars()).all(plain)
-    });
+    let works = text == "null"
+        || text.split_once("://").is_some_and(|(scheme, host)| {
+            let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | '?' | '#' | '@' | '"' | ',');
+            !scheme.is_empty() && !host.is_empty() && scheme.chars().chain(host.chars()).all(plain)
+        });
     if works {
         Ok(text.to_owned())
     } else {
