@@ -1,12 +1,29 @@
 //! Blocking WebSockets on plain threads.
 #![allow(dead_code, reason = "the house is being built")]
+
 mod config;
+mod connection;
 mod error;
+mod flush;
+mod handshake;
+mod hub;
 mod message;
+mod net;
+mod outbox;
 mod protocol;
+mod request;
+mod sender;
+mod server;
 mod sync;
+mod timer;
+
 pub use config::Config;
-pub use error::*;
-pub use message::*;
-/// x
-pub type Response = http::Response<Vec<u8>>;
+pub use connection::{Connection, Received};
+pub use error::{BoxError, Closed, Error, Result, Timeout, Violation};
+pub use hub::{Client, Hub};
+pub use message::{CloseCode, CloseFrame, Event, IntoMessage, Message, MessageRef, State};
+pub use protocol::forwarded::ForwardedHeader;
+pub use request::{HandshakeError, Reject, Request, Response};
+pub use sender::Sender;
+pub use server::{Capacity, Report, Server, ServerHandle};
+pub use timer::Tick;

@@ -12,6 +12,8 @@ pub(crate) enum Gate {
     CloseSent,
     /// Nothing more goes out: half a frame may be on the wire.
     Broken(Cause),
+    /// Over after a Close.
+    Ended,
 }
 
 impl Gate {
@@ -22,7 +24,15 @@ impl Gate {
     }
 
     pub(crate) fn is_broken(self) -> bool {
-        matches!(self, Self::Broken(_))
+        matches!(self, Self::Broken(_) | Self::Ended)
+    }
+
+    /// The reason for which it broke.
+    pub(crate) fn cause(self) -> Option<Cause> {
+        match self {
+            Self::Broken(cause) => Some(cause),
+            _ => None,
+        }
     }
 
     /// Breaks it; the first reason stays. Returns whether this was the first.
@@ -38,7 +48,7 @@ impl Gate {
         match self {
             Self::Open => State::Open,
             Self::CloseSent => State::Closing,
-            Self::Broken(_) => State::Closed,
+            Self::Broken(_) | Self::Ended => State::Closed,
         }
     }
 }
