@@ -25,10 +25,9 @@ const LINGER_OCTETS: usize = 1 << 20;
 
 const LIMITS: Limits = Limits { size: MAX_HEAD_SIZE, headers: MAX_HEADERS };
 
-const UNAVAILABLE: Refusal =
-    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the server is full, or stops").with(&[("retry-after", "5")]);
-const TIMED_OUT: Refusal =
-    Refusal::new(StatusCode::REQUEST_TIMEOUT, "the request did not come in time");
+const UNAVAILABLE: Refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the server is full, or stops")
+    .with(&[("retry-after", "5")]);
+const TIMED_OUT: Refusal = Refusal::new(StatusCode::REQUEST_TIMEOUT, "the request did not come in time");
 const CUT_SHORT: Refusal = Refusal::bad_request("the request ends before its head does");
 const FAILED: Refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the server failed");
 
@@ -121,7 +120,9 @@ impl Exchange<'_> {
             }
             let count = match self.read(&mut octets[len..]) {
                 Ok(count) => count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(Failure::Refused(TIMED_OUT)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    return Err(Failure::Refused(TIMED_OUT));
+                }
                 Err(_) if scanner.is_untouched() => return Err(Failure::Silent),
                 Err(_) => 0,
             };

@@ -382,7 +382,9 @@ impl Outbox {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     let now = Instant::now();
                     match core.refusal {
-                        Some(refusal) if !core.pending.is_out(refusal.ticket) || core.pending.octets() == 0 => {
+                        Some(refusal)
+                            if !core.pending.is_out(refusal.ticket) || core.pending.octets() == 0 =>
+                        {
                             if now >= refusal.deadline {
                                 self.break_gate(core, Cause::Timeout(Timeout::Write));
                             }

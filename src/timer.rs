@@ -2,8 +2,8 @@
 
 use crate::message::Message;
 use crate::outbox::Outbox;
-use crate::protocol::encoder;
 use crate::protocol::Role;
+use crate::protocol::encoder;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Condvar, JoinHandle, Mutex, Ordering, Weak, spawn};
 use crate::{Error, State};
 use std::collections::{BTreeMap, HashMap};

@@ -234,6 +234,7 @@ fn a_signal_sends_everyone_away_and_exits_with_0() {
         running.signal(signal);
         assert_eq!(peer.recv(), (0x8, 1001u16.to_be_bytes().to_vec()));
         peer.send(0x8, &1001u16.to_be_bytes());
+        drop(peer);
         assert_eq!(running.wait().code(), Some(0));
     }
 }

@@ -51,7 +51,11 @@ impl Connection {
                 Ok(Some(Item::Close(_)) | None) => return Ok(()),
                 Ok(Some(_)) => {}
                 Err(error) => {
-                    return if self.closed.as_ref().is_some_and(Closed::is_clean) { Ok(()) } else { Err(error) };
+                    return if self.closed.as_ref().is_some_and(Closed::is_clean) {
+                        Ok(())
+                    } else {
+                        Err(error)
+                    };
                 }
             }
         }

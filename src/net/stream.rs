@@ -60,9 +60,9 @@ impl Stream {
     pub(crate) fn try_write(&self, octets: &[IoSlice<'_>]) -> io::Result<usize> {
         let written = match octets {
             [one] => retry_on_intr(|| send(&self.socket, one, NO_WAIT)),
-            _ => retry_on_intr(|| {
-                sendmsg(&self.socket, octets, &mut SendAncillaryBuffer::default(), NO_WAIT)
-            }),
+            _ => {
+                retry_on_intr(|| sendmsg(&self.socket, octets, &mut SendAncillaryBuffer::default(), NO_WAIT))
+            }
         };
         Ok(written?)
     }
@@ -145,7 +145,10 @@ pub(crate) fn poll_until(fds: &mut [PollFd<'_>], deadline: Deadline) -> io::Resu
     loop {
         let timeout = deadline.left(Instant::now()).map(|left| {
             // poll(2) rounds nothing up: a fraction of a nanosecond less would make us spin once more.
-            Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() }
+            Timespec {
+                tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            }
         });
         match poll(fds, timeout.as_ref()) {
             Ok(ready) => return Ok(ready > 0),

@@ -120,7 +120,8 @@ impl Acceptor {
 
     /// Hands a connection to a thread, or turns it away.
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
-        let place = if self.shared.live.count() < self.shared.capacity.clients() { Place::take() } else { None };
+        let place =
+            if self.shared.live.count() < self.shared.capacity.clients() { Place::take() } else { None };
         let Some(place) = place else {
             self.complain(&format!("full: {}", self.shared.capacity), None);
             if let Ok(stream) = Stream::from_tcp(stream) {
@@ -169,7 +170,9 @@ impl Acceptor {
         self.logged = Some(now);
         let more = std::mem::take(&mut self.unlogged);
         match &error {
-            Some(error) => log::warn!(target: "threadws::server", "{what}: {error} ({more} more since the last line)"),
+            Some(error) => {
+                log::warn!(target: "threadws::server", "{what}: {error} ({more} more since the last line)")
+            }
             None => log::warn!(target: "threadws::server", "{what} ({more} more since the last line)"),
         }
         if let (Some(error), Some(callback)) = (error, &self.shared.on_error) {

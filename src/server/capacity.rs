@@ -109,8 +109,18 @@ fn limits() -> Vec<Limit> {
             in_use: fs::read_to_string("/proc/self/maps").map_or(0, |maps| maps.lines().count() as u64),
             per_client: MAPPINGS_PER_THREAD,
         },
-        Limit { name: "kernel.threads-max", limit: number("/proc/sys/kernel/threads-max"), in_use: threads, per_client: 1 },
-        Limit { name: "kernel.pid_max", limit: number("/proc/sys/kernel/pid_max"), in_use: threads, per_client: 1 },
+        Limit {
+            name: "kernel.threads-max",
+            limit: number("/proc/sys/kernel/threads-max"),
+            in_use: threads,
+            per_client: 1,
+        },
+        Limit {
+            name: "kernel.pid_max",
+            limit: number("/proc/sys/kernel/pid_max"),
+            in_use: threads,
+            per_client: 1,
+        },
     ];
     // RLIMIT_NPROC does not bind root, but who serves as root may drop it later.
     if let Some(limit) = getrlimit(Resource::Nproc).current {

@@ -1,9 +1,9 @@
 //! A running server in the hands of the program: who is connected, and how it stops.
 
+use super::Shared;
 use super::accept::{Acceptor, Stop};
 use super::capacity::{Capacity, Place};
 use super::session::{Client, Head};
-use super::Shared;
 use crate::error::{Error, Result};
 use crate::hub::{Client as Member, Hub};
 use crate::message::{CloseCode, CloseFrame};

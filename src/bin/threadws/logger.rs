@@ -96,7 +96,7 @@ impl Log for Front {
         let text = panic::catch_unwind(AssertUnwindSafe(|| {
             let mut line = escape::Line::new(MAX_TEXT);
             // Nor does a `Display` that reports an error: what it wrote up to then is the line.
-            drop(line.write_fmt(*record.args()));
+            let _ = line.write_fmt(*record.args());
             line.finish()
         }));
         self.queue.push(Line {
@@ -270,7 +270,7 @@ mod tests {
         }
 
         fn log(&self, record: &Record<'_>) {
-            drop(self.gate.lock().expect("gate").recv());
+            let _ = self.gate.lock().expect("gate").recv();
             drop(self.lines.lock().expect("lines").send(record.args().to_string()));
         }
 
@@ -409,7 +409,8 @@ mod tests {
 
     #[test]
     fn colour_goes_to_terminals_unless_told_otherwise() {
-        let cases: [(bool, &[(&str, &str)], ColorChoice); 8] = [
+        type Env = &'static [(&'static str, &'static str)];
+        let cases: [(bool, Env, ColorChoice); 8] = [
             (true, &[("TERM", "xterm")], ColorChoice::Always),
             (true, &[], ColorChoice::Never),
             (true, &[("TERM", "dumb")], ColorChoice::Never),

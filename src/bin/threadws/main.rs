@@ -86,10 +86,11 @@ fn fail(code: u8, text: &str) -> ExitCode {
     let (done, written) = mpsc::channel();
     let write = move || {
         drop(io::stderr().write_all(line.as_bytes()));
-        drop(done.send(()));
+        // Nobody waits any more if it took too long.
+        let _ = done.send(());
     };
     if std::thread::Builder::new().spawn(write).is_ok() {
-        drop(written.recv_timeout(logger::DRAIN));
+        let _ = written.recv_timeout(logger::DRAIN);
     }
     ExitCode::from(code)
 }
