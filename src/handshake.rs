@@ -183,10 +183,9 @@ impl Exchange<'_> {
     fn open(&self, mut request: Request, upgrade: &Upgrade, early: Vec<u8>) -> Option<Opened> {
         let mut response = upgrade.response();
         if let Some(on_request) = &self.rules.on_request {
-            match catch_unwind(AssertUnwindSafe(|| on_request(&mut request, &mut response))) {
-                Ok(Ok(())) => {}
-                Ok(Err(reject)) => return self.refuse(&reject, Some(request)),
-                Err(_) => return self.refuse(&Reject::from(FAILED), Some(request)),
+            let refused = catch_unwind(AssertUnwindSafe(|| on_request(&mut request, &mut response).err()));
+            if let Some(reject) = refused.unwrap_or_else(|_| Some(Reject::from(FAILED))) {
+                return self.refuse(&reject, Some(request));
             }
         }
         let subprotocol = match upgrade.seal(request.head(), &mut response) {

@@ -1,5 +1,4 @@
 //! Blocking WebSockets on plain threads.
-#![allow(dead_code, reason = "the house is being built")]
 
 mod config;
 mod connection;

@@ -256,11 +256,6 @@ impl Outbox {
         core.closed()
     }
 
-    /// What is known of the end so far.
-    pub(crate) fn closed(&self) -> Closed {
-        self.core.lock().closed()
-    }
-
     /// Why nothing more can be sent, if that is so: the first reason.
     pub(crate) fn broken(&self) -> Option<Cause> {
         self.core.lock().gate.cause()

@@ -35,6 +35,8 @@ const STACK: usize = 256 * 1024;
 /// What is done for each client, in its own thread.
 type Handler = dyn Fn(&mut Connection) -> Result<(), BoxError> + Send + Sync;
 
+type OnError = dyn Fn(&Error) + Send + Sync;
+
 /// A WebSocket server: one thread per client, and three of its own.
 ///
 /// ```no_run
@@ -65,7 +67,7 @@ pub struct Server {
     trust: Option<Trust>,
     max_clients: Option<usize>,
     stack_size: usize,
-    on_error: Option<Box<dyn Fn(&Error) + Send + Sync>>,
+    on_error: Option<Box<OnError>>,
     /// The first setting that cannot work.
     broken: Option<Error>,
 }
@@ -323,7 +325,7 @@ struct Shared {
     config: Config,
     rules: Rules,
     handler: Box<Handler>,
-    on_error: Option<Box<dyn Fn(&Error) + Send + Sync>>,
+    on_error: Option<Box<OnError>>,
     hub: Hub,
     live: Live,
     pool: Arc<Pool<Client>>,

@@ -91,15 +91,10 @@ impl Timer {
             let next = target.upgrade().and_then(|target| target.fire(due, now));
             queue = self.queue.lock();
             // Taken out meanwhile: then its time is gone, and it does not come again.
-            if queue.times.contains_key(&number) {
-                match next {
-                    Some(next) => {
-                        queue.times.insert(number, next);
-                        queue.due.insert((next, number), target);
-                    }
-                    None => {
-                        queue.times.remove(&number);
-                    }
+            if queue.times.remove(&number).is_some() {
+                if let Some(next) = next {
+                    queue.times.insert(number, next);
+                    queue.due.insert((next, number), target);
                 }
             }
         }

@@ -143,7 +143,8 @@ impl ServerHandle {
     /// wait: everything is signalled, and whatever still runs counts as abandoned.
     pub fn shutdown(&self, timeout: Duration) -> Report {
         let deadline = Instant::now() + timeout;
-        if let Some(stop) = self.stop.lock().take() {
+        let stop = self.stop.lock().take();
+        if let Some(stop) = stop {
             stop.stop();
         }
         let frame = CloseFrame::new(CloseCode::GOING_AWAY, "");

@@ -79,10 +79,10 @@ impl<J: Job> Pool<J> {
                 state.running.insert(thread.thread().id(), thread);
                 Ok(())
             }
-            Err(error) => match slot.lock().take() {
-                Some(job) => Err((job, error)),
-                None => Ok(()),
-            },
+            Err(error) => {
+                let job = slot.lock().take();
+                job.map_or(Ok(()), |job| Err((job, error)))
+            }
         }
     }
 
