@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A result with this crate's [`Error`].
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What a handler may end with: any error. It closes its own client with 1011 and nobody else.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -47,7 +47,11 @@ impl Error {
     /// Whether the connection that gave this error is over. After any other error it can be used on.
     pub fn is_fatal(&self) -> bool {
         match self {
-            Self::Closed(_) | Self::Violation(_) | Self::MessageTooBig { .. } | Self::Refused(_) | Self::Io(_) => true,
+            Self::Closed(_)
+            | Self::Violation(_)
+            | Self::MessageTooBig { .. }
+            | Self::Refused(_)
+            | Self::Io(_) => true,
             Self::Timeout(timeout) => *timeout != Timeout::Recv,
             Self::Full | Self::Empty | Self::Invalid(_) => false,
         }

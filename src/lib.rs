@@ -1,11 +1,30 @@
 //! Blocking WebSockets on plain threads.
 
-pub mod config;
-pub mod error;
-pub mod message;
+mod client;
+mod config;
+mod connection;
+mod error;
+mod flush;
+mod handshake;
+mod hub;
+mod message;
+mod net;
+mod outbox;
+mod protocol;
+mod request;
+mod sender;
+mod server;
 mod sync;
+mod timer;
+
+pub use client::{Connect, connect};
 pub use config::Config;
-pub use error::*;
-pub use message::*;
-/// x
-pub type Response = http::Response<Vec<u8>>;
+pub use connection::{Connection, Received};
+pub use error::{BoxError, Closed, Error, Result, Timeout, Violation};
+pub use hub::{Client, Hub};
+pub use message::{CloseCode, CloseFrame, Event, IntoMessage, Message, MessageRef, State};
+pub use protocol::forwarded::ForwardedHeader;
+pub use request::{HandshakeError, Reject, Request, Response};
+pub use sender::Sender;
+pub use server::{Capacity, Report, Server, ServerHandle};
+pub use timer::Tick;

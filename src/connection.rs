@@ -1,0 +1,581 @@
+//! A connection as its own thread sees it: it owns the reading side and the cork, keeps the peer alive, and ends in the
+//! closing handshake. What is sent goes through the outbox, and so does everybody else's.
+
+mod closing;
+mod cork;
+mod keepalive;
+mod reader;
+
+use crate::config::Config;
+use crate::error::{Cause, Closed, Error, Result, Timeout};
+use crate::hub::Hub;
+use crate::message::{Event, IntoMessage, Message, MessageRef, State};
+use crate::net::{Deadline, Stream};
+use crate::outbox::Outbox;
+use crate::protocol::Role;
+use crate::protocol::decoder::Item;
+use crate::request::{Request, Response};
+use crate::sender::Sender;
+use crate::sync::Arc;
+use crate::timer::{Action, Tick, Timer};
+use cork::Cork;
+use keepalive::{Due, Keepalive};
+use reader::Reader;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+/// One WebSocket connection, in the hands of the thread that reads it.
+///
+/// # Keep reading
+///
+/// Pings, pongs and the peer's Close are seen by the calls that receive. A handler that only sends calls
+/// [`ignore`](Self::ignore) in the end, or is declared dead by its peer.
+///
+/// # The end
+///
+/// A server's connection is closed when its handler returns: with 1000 after `Ok`, with 1011 after an error or a panic.
+#[derive(Debug)]
+pub struct Connection {
+    sender: Sender,
+    reader: Reader,
+    keepalive: Keepalive,
+    cork: Cork,
+    request: Box<Request>,
+    response: Option<Box<Response>>,
+    subprotocol: Option<Box<str>>,
+    hub: Hub,
+    timer: Arc<Timer>,
+    ticks: Vec<Tick>,
+    /// When a receiving call last came back empty: until the next one the message clock stands still.
+    paused: Option<Instant>,
+    closed: Option<Closed>,
+}
+
+/// What a new connection is made of, beside its socket.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) sender: Sender,
+    pub(crate) request: Request,
+    /// The server's 101, if we are the client.
+    pub(crate) response: Option<Box<Response>>,
+    pub(crate) subprotocol: Option<String>,
+    pub(crate) hub: Hub,
+    pub(crate) timer: Arc<Timer>,
+}
+
+/// How long a receiving call may wait.
+#[derive(Debug, Clone, Copy)]
+enum Wait {
+    Forever,
+    Until(Deadline),
+    Not,
+}
+
+/// A message that is lent, and a way to answer it: what [`Connection::recv_ref`] returns.
+#[derive(Debug)]
+pub struct Received<'a> {
+    message: MessageRef<'a>,
+    outbox: &'a Outbox,
+    cork: &'a mut Cork,
+    hold: bool,
+}
+
+impl<'a> Received<'a> {
+    /// The message.
+    pub fn message(&self) -> MessageRef<'a> {
+        self.message
+    }
+
+    /// Answers, as [`Connection::write`] does.
+    ///
+    /// # Blocking
+    ///
+    /// As for [`Connection::write`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Sender::send`].
+    #[inline]
+    pub fn write(&mut self, message: impl IntoMessage) -> Result<()> {
+        self.cork.write(self.outbox, message, self.hold)
+    }
+}
+
+impl Connection {
+    /// Takes over after the handshake; `early` are octets that came behind it.
+    pub(crate) fn new(
+        role: Role,
+        config: &Config,
+        stream: Arc<Stream>,
+        early: &[u8],
+        parts: Parts,
+    ) -> Result<Self> {
+        let Parts { sender, request, response, subprotocol, hub, timer } = parts;
+        Ok(Self {
+            sender,
+            reader: Reader::new(role, config, stream, early)?,
+            keepalive: Keepalive::new(config),
+            cork: Cork::default(),
+            request: Box::new(request),
+            response,
+            subprotocol: subprotocol.map(String::into_boxed_str),
+            hub,
+            timer,
+            ticks: Vec::new(),
+            paused: None,
+            closed: None,
+        })
+    }
+
+    /// Receives the next message; `None` is the end after a closing handshake with 1000, 1001 or no code.
+    ///
+    /// Pings are answered, pongs noted and Closes answered on the way. What [`write`](Self::write) holds is sent first.
+    ///
+    /// # Blocking
+    ///
+    /// Waits until a message comes or the connection ends; a silent peer is found dead by keepalive pings, after 40 s by
+    /// default. [`Sender`]s are never held up by it.
+    ///
+    /// # Errors
+    ///
+    /// Any that [`is_fatal`](Error::is_fatal): the connection is over, and every further call gives the same.
+    pub fn recv(&mut self) -> Result<Option<Message>> {
+        self.recv_within(Wait::Forever)
+    }
+
+    /// Like [`recv`](Self::recv), but waits at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Timeout`] with [`Timeout::Recv`] if no whole message came: the connection goes on, and a part of one is
+    /// kept. Else as for [`recv`](Self::recv).
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<Message>> {
+        self.recv_within(Wait::Until(Deadline::after(timeout)))
+    }
+
+    /// Like [`recv`](Self::recv), but does not wait for the peer.
+    ///
+    /// # Blocking
+    ///
+    /// As [`flush`](Self::flush), if [`write`](Self::write) holds something; else it does not wait.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Empty`] if no whole message is here: the connection goes on. Else as for [`recv`](Self::recv).
+    pub fn try_recv(&mut self) -> Result<Option<Message>> {
+        self.recv_within(Wait::Not)
+    }
+
+    fn recv_within(&mut self, wait: Wait) -> Result<Option<Message>> {
+        loop {
+            let Some(item) = self.next_item(wait)? else { return Ok(None) };
+            match self.reader.take(&item) {
+                Ok(Some(message)) => return Ok(Some(message)),
+                Ok(None) => {}
+                Err(error) => return Err(self.fail(error)),
+            }
+        }
+    }
+
+    /// Like [`recv`](Self::recv), but lends the message instead of giving it away: no allocation, no copy.
+    ///
+    /// It saves some ten nanoseconds a message, which show only where tiny messages come by the million. Because it is
+    /// lent, the connection cannot be used beside it; [`Received::write`] answers.
+    ///
+    /// ```
+    /// # let server = threadws::Server::bind("127.0.0.1:0")?;
+    /// let handle = server.spawn(|client| {
+    ///     while let Some(mut received) = client.recv_ref()? {
+    ///         received.write(received.message())?;
+    ///     }
+    ///     Ok(())
+    /// })?;
+    /// # drop(handle);
+    /// # Ok::<(), threadws::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`recv`](Self::recv).
+    pub fn recv_ref(&mut self) -> Result<Option<Received<'_>>> {
+        loop {
+            let Some(item) = self.next_item(Wait::Forever)? else { return Ok(None) };
+            if !matches!(item, Item::Text(_) | Item::Binary(_) | Item::Assembled) {
+                continue;
+            }
+            if let Err(error) = self.reader.view(&item) {
+                return Err(self.fail(error));
+            }
+            return self.lend(item);
+        }
+    }
+
+    /// The borrow of a returned value cannot depend on a branch of a loop, so it starts here.
+    fn lend(&mut self, item: Item) -> Result<Option<Received<'_>>> {
+        let hold = self.reader.has_unread();
+        let outbox = self.sender.outbox();
+        Ok(self.reader.view(&item)?.map(|message| Received { message, outbox, cork: &mut self.cork, hold }))
+    }
+
+    /// Receives the next message or control frame, for those who want to see pings, pongs and the Close too.
+    ///
+    /// They are dealt with all the same. After [`Event::Close`] comes `None`.
+    ///
+    /// # Blocking
+    ///
+    /// As for [`recv`](Self::recv).
+    ///
+    /// # Errors
+    ///
+    /// As for [`recv`](Self::recv).
+    pub fn next_event(&mut self) -> Result<Option<Event>> {
+        let before = self.closed.is_some();
+        let Some(item) = self.next_item(Wait::Forever)? else { return Ok(None) };
+        debug_assert!(!before, "an ended connection has no items");
+        match item {
+            Item::Ping(range) => Ok(Some(Event::Ping(self.reader.octets(range).to_vec()))),
+            Item::Pong(range) => Ok(Some(Event::Pong(self.reader.octets(range).to_vec()))),
+            Item::Close(content) => Ok(Some(Event::Close(content))),
+            data => match self.reader.take(&data) {
+                Ok(message) => Ok(message.map(Event::Message)),
+                Err(error) => Err(self.fail(error)),
+            },
+        }
+    }
+
+    /// Receives and discards until the end: for a handler that only sends.
+    ///
+    /// # Blocking
+    ///
+    /// Until the connection ends.
+    ///
+    /// # Errors
+    ///
+    /// As for [`recv`](Self::recv).
+    pub fn ignore(&mut self) -> Result<()> {
+        while self.recv_ref()?.is_some() {}
+        Ok(())
+    }
+
+    /// The messages until the end, as an iterator: it ends where [`recv`](Self::recv) gives `None`, or after an error.
+    pub fn messages(&mut self) -> impl Iterator<Item = Result<Message>> + '_ {
+        let mut over = false;
+        std::iter::from_fn(move || {
+            if over {
+                return None;
+            }
+            let next = self.recv().transpose();
+            over = !matches!(next, Some(Ok(_)));
+            next
+        })
+    }
+
+    /// Sends one message, behind what [`write`](Self::write) holds.
+    ///
+    /// # Blocking
+    ///
+    /// As for [`Sender::send`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Sender::send`].
+    pub fn send(&mut self, message: impl IntoMessage) -> Result<()> {
+        self.cork.write(self.sender.outbox(), message, false)
+    }
+
+    /// Sends one message or queues it, as [`Sender::try_send`] does, behind what [`write`](Self::write) holds.
+    ///
+    /// # Blocking
+    ///
+    /// As [`flush`](Self::flush), if [`write`](Self::write) holds something; else it does not wait.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Sender::try_send`].
+    pub fn try_send(&mut self, message: impl IntoMessage) -> Result<()> {
+        self.flush()?;
+        self.sender.try_send(message)
+    }
+
+    /// Answers: sends one message, but holds it while more input is already here, so that the answers to a burst leave in
+    /// one system call.
+    ///
+    /// It is `BufWriter`'s contract. What is held is sent before any receiving call waits or returns empty, before
+    /// [`send`](Self::send), at 64 KiB, by [`flush`](Self::flush), and at the end. So an answer is late only if the
+    /// handler does something slow between two messages that came together.
+    ///
+    /// # Blocking
+    ///
+    /// As for [`Sender::send`], when it sends.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Sender::send`], perhaps for what was held.
+    #[inline]
+    pub fn write(&mut self, message: impl IntoMessage) -> Result<()> {
+        let hold = self.reader.has_unread();
+        self.cork.write(self.sender.outbox(), message, hold)
+    }
+
+    /// Sends what [`write`](Self::write) holds.
+    ///
+    /// # Blocking
+    ///
+    /// As for [`Sender::send`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Sender::send`].
+    pub fn flush(&mut self) -> Result<()> {
+        self.cork.flush(self.sender.outbox())
+    }
+
+    /// Sends a ping, as [`Sender::ping`] does.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Sender::ping`].
+    pub fn ping(&self, payload: &[u8]) -> Result<()> {
+        self.sender.ping(payload)
+    }
+
+    /// Sends one message to every client of this server, this one included; a client whose backlog is full misses it.
+    ///
+    /// # Blocking
+    ///
+    /// Never waits for a peer.
+    pub fn broadcast(&self, message: impl IntoMessage) {
+        self.hub.broadcast(message);
+    }
+
+    /// Sends `message` every `interval` until the connection is closed or the tick is cancelled, starting one interval
+    /// from now.
+    ///
+    /// A tick is skipped, and counted, while its predecessor still waits for the peer. It keeps its pace: the next one is
+    /// due one interval after the last was, and what was missed is not made up for.
+    ///
+    /// # Panics
+    ///
+    /// If `interval` is zero.
+    pub fn every(&mut self, interval: Duration, message: impl Into<Message>) -> Tick {
+        assert!(!interval.is_zero(), "a tick needs an interval");
+        self.start_tick(interval, Some(interval), Action::message(message))
+    }
+
+    /// Like [`every`](Self::every), with a message made anew each time; `None` sends nothing this time.
+    ///
+    /// The closure runs on the one thread of all timers, so it must be quick: it delays other ticks. If it panics, its
+    /// tick is cancelled.
+    ///
+    /// # Panics
+    ///
+    /// If `interval` is zero.
+    pub fn every_with(
+        &mut self,
+        interval: Duration,
+        make: impl FnMut() -> Option<Message> + Send + 'static,
+    ) -> Tick {
+        assert!(!interval.is_zero(), "a tick needs an interval");
+        self.start_tick(interval, Some(interval), Action::make(make))
+    }
+
+    /// Sends `message` once, after `delay`.
+    pub fn after(&mut self, delay: Duration, message: impl Into<Message>) -> Tick {
+        self.start_tick(delay, None, Action::message(message))
+    }
+
+    /// Like [`after`](Self::after), with a message made at that time. It runs as that of
+    /// [`every_with`](Self::every_with).
+    pub fn after_with(
+        &mut self,
+        delay: Duration,
+        make: impl FnMut() -> Option<Message> + Send + 'static,
+    ) -> Tick {
+        self.start_tick(delay, None, Action::make(make))
+    }
+
+    fn start_tick(&mut self, delay: Duration, interval: Option<Duration>, action: Action) -> Tick {
+        let tick = Tick::start(&self.timer, self.sender.outbox(), delay, interval, action);
+        self.ticks.retain(|tick| !tick.is_over());
+        self.ticks.push(tick.clone());
+        tick
+    }
+
+    /// A handle that sends from any thread.
+    pub fn sender(&self) -> Sender {
+        self.sender.clone()
+    }
+
+    /// Where the connection stands.
+    pub fn state(&self) -> State {
+        self.sender.state()
+    }
+
+    /// How it ended, once it has.
+    pub fn closed(&self) -> Option<&Closed> {
+        self.closed.as_ref()
+    }
+
+    /// The connection's number. It is never used again in this process.
+    pub fn id(&self) -> u64 {
+        self.sender.id()
+    }
+
+    /// The client's address: from the headers of a trusted proxy, else the socket's.
+    pub fn ip(&self) -> IpAddr {
+        self.request.client_ip()
+    }
+
+    /// The address of the socket's other end: the proxy's, if there is one.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.request.peer_addr()
+    }
+
+    /// The request that opened the connection, with what the header callback put into its extensions.
+    pub fn request(&self) -> &Request {
+        &self.request
+    }
+
+    /// The server's answer to it, 101, if this is a client's connection.
+    pub fn response(&self) -> Option<&Response> {
+        self.response.as_deref()
+    }
+
+    /// The subprotocol that both ends agreed on.
+    pub fn subprotocol(&self) -> Option<&str> {
+        self.subprotocol.as_deref()
+    }
+
+    /// When the handshake ended.
+    pub fn since(&self) -> Instant {
+        self.sender.outbox().opened()
+    }
+
+    /// The round-trip time that the last keepalive ping measured.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.keepalive.round_trip()
+    }
+
+    /// All clients of this server.
+    pub fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    /// The next item; control frames are dealt with before they are returned. `None` is a normal end.
+    #[inline]
+    fn next_item(&mut self, wait: Wait) -> Result<Option<Item>> {
+        if let Some(closed) = &self.closed {
+            return closing::outcome(closed);
+        }
+        if let Some(paused) = self.paused.take() {
+            self.reader.skip_pause(paused.elapsed());
+        }
+        let mut asked = false;
+        loop {
+            match self.reader.next() {
+                Ok(Some(item)) => {
+                    self.control(&item);
+                    return Ok(Some(item));
+                }
+                Ok(None) => {}
+                Err(error) => return Err(self.fail(error)),
+            }
+            if let Some(cause) = self.sender.outbox().broken_hint() {
+                return Err(self.lost(cause));
+            }
+            if let Err(error) = self.flush() {
+                // A Close of ours went out meanwhile: what was held is lost, but the peer may still say something.
+                if self.sender.outbox().broken().is_some() {
+                    return Err(self.lost(Cause::from_error(&error)));
+                }
+            }
+            match self.read_more(wait, &mut asked) {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.paused = Some(Instant::now());
+                    return Err(match wait {
+                        Wait::Not => Error::Empty,
+                        _ => Error::Timeout(Timeout::Recv),
+                    });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Deals with a control frame.
+    fn control(&mut self, item: &Item) {
+        match item {
+            Item::Ping(range) => {
+                // Fails only if a Close is out, and then nothing may follow it.
+                drop(self.sender.outbox().pong(self.reader.octets(range.clone())));
+            }
+            Item::Pong(range) => {
+                self.keepalive.pong(self.reader.octets(range.clone()), self.reader.last_life);
+            }
+            Item::Close(content) => self.answer_close(content.clone()),
+            _ => {}
+        }
+    }
+
+    /// Reads once, within all deadlines; false if the caller's has passed. `asked` says that a read since then found
+    /// nothing.
+    fn read_more(&mut self, wait: Wait, asked: &mut bool) -> Result<bool> {
+        let now = Instant::now();
+        let outbox = self.sender.outbox();
+        let closing = outbox.state() != State::Open;
+        let close = if closing { outbox.close_deadline() } else { Deadline::NEVER };
+        let message = self.reader.message_deadline(now);
+        if close.has_passed(now) {
+            return Err(self.lost(Cause::Timeout(Timeout::Close)));
+        }
+        if message.has_passed(now) {
+            return Err(self.fail(Error::Timeout(Timeout::Message)));
+        }
+        let mut deadline = close.or(message);
+        if !closing {
+            deadline = deadline.or(self.keepalive.deadline(self.reader.last_life));
+        }
+        let read = match wait {
+            Wait::Forever => self.reader.fill(now, Some(deadline)),
+            Wait::Until(callers) if *asked && callers.has_passed(now) => return Ok(false),
+            Wait::Until(callers) => {
+                *asked = callers.has_passed(now);
+                self.reader.fill(now, Some(deadline.or(callers)))
+            }
+            Wait::Not if *asked => return Ok(false),
+            Wait::Not => self.reader.fill(now, None),
+        };
+        match read {
+            Ok(0) => Err(self.lost(Cause::Eof)),
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                *asked = matches!(wait, Wait::Not) || *asked;
+                self.keep_alive()?;
+                Ok(true)
+            }
+            Err(error) => Err(self.lost(Cause::Io(error.kind()))),
+        }
+    }
+
+    /// Pings a peer that has been silent for long enough, or gives it up. Nothing was there to read just now.
+    fn keep_alive(&mut self) -> Result<()> {
+        let now = Instant::now();
+        let last_life = self.reader.last_life;
+        let outbox = self.sender.outbox();
+        if outbox.state() != State::Open || !self.keepalive.deadline(last_life).has_passed(now) {
+            return Ok(());
+        }
+        match self.keepalive.due(now, last_life, outbox.ping_waits()) {
+            Due::Ping(payload) => {
+                // Fails only if the connection is closing, which the next read tells.
+                drop(outbox.ping(&payload));
+                self.reader.rest();
+                self.cork.rest();
+                Ok(())
+            }
+            Due::Dead => Err(self.lost(Cause::Timeout(Timeout::Ping))),
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! When to ping, and when a silent peer is dead. It lives with the reader: only the reader sees a pong.
+
+use crate::config::Config;
+use crate::net::Deadline;
+use std::time::{Duration, Instant};
+
+/// The clocks of one connection.
+#[derive(Debug)]
+pub(super) struct Keepalive {
+    interval: Option<Duration>,
+    timeout: Duration,
+    /// The last ping, until its pong.
+    pinged: Option<Instant>,
+    /// Counts pings: each carries its number, so that a pong to another is told from its own.
+    number: u64,
+    round_trip: Option<Duration>,
+}
+
+/// What is due when the keepalive deadline has passed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// Send a ping with this payload.
+    Ping([u8; 8]),
+    /// Nothing came since the last ping.
+    Dead,
+}
+
+impl Keepalive {
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
+            interval: config.keepalive(),
+            timeout: config.ping_timeout,
+            pinged: None,
+            number: 0,
+            round_trip: None,
+        }
+    }
+
+    /// When to look again, given when the last octet came.
+    pub(super) fn deadline(&self, last_life: Instant) -> Deadline {
+        match (self.interval, self.pinged) {
+            (None, _) => Deadline::NEVER,
+            (_, Some(pinged)) if pinged >= last_life => pinged.checked_add(self.timeout).into(),
+            (Some(interval), _) => last_life.checked_add(interval).into(),
+        }
+    }
+
+    /// What is due now that the deadline has passed. `waits` tells whether the last ping has not left yet: then its
+    /// clock starts anew.
+    pub(super) fn due(&mut self, now: Instant, last_life: Instant, waits: bool) -> Due {
+        match self.pinged {
+            Some(pinged) if pinged >= last_life && !waits => Due::Dead,
+            _ => {
+                self.number = self.number.wrapping_add(1);
+                self.pinged = Some(now);
+                Due::Ping(self.number.to_be_bytes())
+            }
+        }
+    }
+
+    /// Takes note of a pong. One with a foreign payload says nothing of the round-trip time.
+    pub(super) fn pong(&mut self, payload: &[u8], now: Instant) {
+        if let Some(pinged) = self.pinged.filter(|_| payload == self.number.to_be_bytes()) {
+            self.round_trip = Some(now - pinged);
+            self.pinged = None;
+        }
+    }
+
+    pub(super) fn round_trip(&self) -> Option<Duration> {
+        self.round_trip
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(20);
+    const TIMEOUT: Duration = Duration::from_secs(7);
+
+    fn keepalive() -> (Keepalive, Instant) {
+        (Keepalive::new(&Config::new().ping_interval(INTERVAL).ping_timeout(TIMEOUT)), Instant::now())
+    }
+
+    #[test]
+    fn silence_is_pinged_and_then_dead() {
+        let (mut keepalive, start) = keepalive();
+        assert_eq!(keepalive.deadline(start), Deadline::at(start + INTERVAL));
+        let pinged = start + INTERVAL;
+        assert!(matches!(keepalive.due(pinged, start, false), Due::Ping(_)));
+        assert_eq!(keepalive.deadline(start), Deadline::at(pinged + TIMEOUT));
+        assert_eq!(keepalive.due(pinged + TIMEOUT, start, false), Due::Dead);
+    }
+
+    #[test]
+    fn any_octet_is_life() {
+        let (mut keepalive, start) = keepalive();
+        keepalive.due(start + INTERVAL, start, false);
+        let life = start + INTERVAL + TIMEOUT / 2;
+        assert_eq!(keepalive.deadline(life), Deadline::at(life + INTERVAL));
+        assert!(matches!(keepalive.due(life + INTERVAL, life, false), Due::Ping(_)));
+    }
+
+    #[test]
+    fn the_pong_clock_starts_when_the_ping_has_left() {
+        let (mut keepalive, start) = keepalive();
+        keepalive.due(start + INTERVAL, start, false);
+        let late = start + INTERVAL + TIMEOUT;
+        assert!(matches!(keepalive.due(late, start, true), Due::Ping(_)));
+        assert_eq!(keepalive.deadline(start), Deadline::at(late + TIMEOUT));
+    }
+
+    #[test]
+    fn a_foreign_pong_says_nothing_of_the_round_trip() {
+        let (mut keepalive, start) = keepalive();
+        let Due::Ping(payload) = keepalive.due(start, start, false) else { panic!("a ping is due") };
+        keepalive.pong(b"foreign", start + TIMEOUT);
+        assert_eq!(keepalive.round_trip(), None);
+        keepalive.pong(&payload, start + TIMEOUT);
+        assert_eq!(keepalive.round_trip(), Some(TIMEOUT));
+    }
+}

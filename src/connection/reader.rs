@@ -1,0 +1,228 @@
+//! The reading side: one buffer, refilled from the socket, taken apart by the decoder.
+
+use crate::config::Config;
+use crate::error::Result;
+use crate::message::{Message, MessageRef};
+use crate::net::{Deadline, Stream};
+use crate::outbox::Counts;
+use crate::protocol::Role;
+use crate::protocol::decoder::{self, Decoder, Item};
+use crate::sync::Arc;
+use std::io;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+/// What an idle connection holds.
+const IDLE_BUFFER: usize = 4 * 1024;
+/// What a busy one reads into. Measured: 64 KiB is the worst size for messages of 64 KiB, whose headers make them need
+/// two reads.
+const BULK_BUFFER: usize = 128 * 1024;
+/// After so many reads in a row that an idle buffer had held, the large one is given back.
+const SMALL_READS: u32 = 32;
+/// A remainder of at least this size is read straight into its message: below it, a second read costs more than a copy.
+const DIRECT: usize = 16 * 1024;
+/// The socket's own timeout, where neither pings nor messages have a shorter one.
+const MAX_ARMED: Duration = Duration::from_secs(30);
+
+/// Octets from the peer, and what they mean.
+#[derive(Debug)]
+pub(super) struct Reader {
+    stream: Arc<Stream>,
+    decoder: Decoder,
+    /// Zeroed once, when it is allocated: `start..end` is unread.
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    small_reads: u32,
+    last_was_full: bool,
+    /// The read timeout that the socket has, set once. A deadline that comes sooner is waited for by `poll`.
+    armed: Duration,
+    counts: Counts,
+    /// When the last octet came.
+    pub(super) last_life: Instant,
+    message_timeout: Duration,
+    /// When the message began of which a part is here. It runs only while somebody reads.
+    message_started: Option<Instant>,
+}
+
+impl Reader {
+    /// `early` are octets that came behind the handshake.
+    pub(super) fn new(role: Role, config: &Config, stream: Arc<Stream>, early: &[u8]) -> io::Result<Self> {
+        let armed = config.keepalive().unwrap_or(MAX_ARMED).min(config.message_timeout).min(MAX_ARMED);
+        stream.set_read_timeout(Some(armed))?;
+        let mut buffer = vec![0; IDLE_BUFFER.max(early.len())];
+        buffer[..early.len()].copy_from_slice(early);
+        Ok(Self {
+            stream,
+            decoder: Decoder::new(role, config.max_message_size),
+            buffer,
+            start: 0,
+            end: early.len(),
+            small_reads: 0,
+            last_was_full: false,
+            armed,
+            counts: Counts { messages: 0, octets: early.len() as u64 },
+            last_life: Instant::now(),
+            message_timeout: config.message_timeout,
+            message_started: None,
+        })
+    }
+
+    pub(super) fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Whether octets are here that no item was made of yet.
+    #[inline]
+    pub(super) fn has_unread(&self) -> bool {
+        self.start < self.end
+    }
+
+    /// The next item that is whole. Its ranges are those of [`octets`](Self::octets), until the next call.
+    #[inline]
+    pub(super) fn next(&mut self) -> Result<Option<Item>> {
+        let base = self.start;
+        let step = self.decoder.next(&mut self.buffer[base..self.end])?;
+        self.start += step.used;
+        let shift = |range: Range<usize>| range.start + base..range.end + base;
+        Ok(match step.item {
+            Some(Item::Text(range)) => Some(self.data(Item::Text(shift(range)))),
+            Some(Item::Binary(range)) => Some(self.data(Item::Binary(shift(range)))),
+            Some(Item::Assembled) => Some(self.data(Item::Assembled)),
+            Some(Item::Ping(range)) => Some(Item::Ping(shift(range))),
+            Some(Item::Pong(range)) => Some(Item::Pong(shift(range))),
+            item => item,
+        })
+    }
+
+    #[inline]
+    fn data(&mut self, item: Item) -> Item {
+        self.counts.messages += 1;
+        self.message_started = None;
+        item
+    }
+
+    /// The payload that an item's range names.
+    #[inline]
+    pub(super) fn octets(&self, range: Range<usize>) -> &[u8] {
+        &self.buffer[range]
+    }
+
+    /// The message of an item, borrowed.
+    #[inline]
+    pub(super) fn view(&self, item: &Item) -> Result<Option<MessageRef<'_>>> {
+        Ok(match item {
+            Item::Text(range) => Some(MessageRef::Text(decoder::text(&self.buffer[range.clone()])?)),
+            Item::Binary(range) => Some(MessageRef::Binary(&self.buffer[range.clone()])),
+            Item::Assembled => Some(self.decoder.assembled()),
+            _ => None,
+        })
+    }
+
+    /// The message of an item, owned: a small one copied, a large one moved.
+    #[inline]
+    pub(super) fn take(&mut self, item: &Item) -> Result<Option<Message>> {
+        if *item == Item::Assembled {
+            return Ok(Some(self.decoder.take()));
+        }
+        Ok(self.view(item)?.map(|view| view.to_message()))
+    }
+
+    /// The deadline of the message that has begun, which starts here if one has.
+    pub(super) fn message_deadline(&mut self, now: Instant) -> Deadline {
+        if !self.has_unread() && !self.decoder.is_inside_message() {
+            self.message_started = None;
+            return Deadline::NEVER;
+        }
+        let started = *self.message_started.get_or_insert(now);
+        started.checked_add(self.message_timeout).into()
+    }
+
+    /// Lets the message clock stand still for the time in which nobody read.
+    pub(super) fn skip_pause(&mut self, pause: Duration) {
+        if let Some(started) = &mut self.message_started {
+            *started += pause;
+        }
+    }
+
+    /// Reads more octets, and waits for them until `deadline` if there is one to wait for. Zero is the end of the stream;
+    /// `WouldBlock` says that nothing came, perhaps a little before the deadline.
+    pub(super) fn fill(&mut self, now: Instant, deadline: Option<Deadline>) -> io::Result<usize> {
+        let mut wait = false;
+        if let Some(deadline) = deadline {
+            // A sixteenth late is early enough for keepalive, and saves a `poll` before each read of a busy connection.
+            wait = deadline.left(now).is_none_or(|left| self.armed <= left + left / 16);
+            if !wait && !self.stream.wait_readable(deadline)? {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+        }
+        let count = self.read(wait)?;
+        self.counts.octets += count as u64;
+        if deadline.is_some() {
+            self.last_life = Instant::now();
+        } else {
+            self.last_life = now;
+        }
+        Ok(count)
+    }
+
+    fn read(&mut self, wait: bool) -> io::Result<usize> {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            if let Some((message, left)) = self.decoder.direct() {
+                if left >= DIRECT {
+                    // Grows with what has arrived, never with what was announced; and never beyond this frame, because a
+                    // read fills all the room there is.
+                    if message.capacity() == message.len() {
+                        message.reserve_exact(left.min(message.len().max(BULK_BUFFER)));
+                    }
+                    if message.capacity() - message.len() <= left {
+                        let count = self.stream.read_to_end_of(message, wait)?;
+                        self.decoder.directly_read(count);
+                        return Ok(count);
+                    }
+                }
+            }
+        }
+        self.make_room();
+        let room = &mut self.buffer[self.end..];
+        let size = room.len();
+        let count = self.stream.read(room, wait)?;
+        self.end += count;
+        self.last_was_full = count == size;
+        self.small_reads = if count < IDLE_BUFFER / 2 { self.small_reads.saturating_add(1) } else { 0 };
+        Ok(count)
+    }
+
+    /// Moves what is unread to the front, into a larger buffer while reads come back full, into a small one after a
+    /// number of small reads.
+    fn make_room(&mut self) {
+        let unread = self.start..self.end;
+        let size = if self.last_was_full {
+            BULK_BUFFER
+        } else if self.small_reads >= SMALL_READS {
+            IDLE_BUFFER
+        } else {
+            self.buffer.len()
+        };
+        if size != self.buffer.len() && unread.len() < size {
+            let mut buffer = vec![0; size];
+            buffer[..unread.len()].copy_from_slice(&self.buffer[unread.clone()]);
+            self.buffer = buffer;
+        } else if unread.start > 0 {
+            self.buffer.copy_within(unread.clone(), 0);
+        }
+        (self.start, self.end) = (0, unread.len());
+    }
+
+    /// Gives memory back that only a busy connection needs.
+    pub(super) fn rest(&mut self) {
+        self.last_was_full = false;
+        self.small_reads = SMALL_READS;
+        self.make_room();
+    }
+}

@@ -1,0 +1,136 @@
+//! One thread that pushes on what sockets have refused, and keeps write and close deadlines.
+//!
+//! It sleeps in `poll` on a wake socket and the sockets that refused octets, until the next deadline. It never waits for
+//! one peer: what it serves does not block.
+
+use crate::net::stream::poll_until;
+use crate::net::{Deadline, Stream, Wake};
+use crate::sync::{Arc, JoinHandle, Mutex, Weak, spawn};
+use rustix::event::{PollFd, PollFlags};
+use rustix::fd::AsFd;
+use std::collections::HashMap;
+use std::io;
+use std::time::Instant;
+
+/// Its own frames and the heads of a few standard functions.
+const STACK: usize = 128 * 1024;
+
+/// What can be pushed on.
+pub(crate) trait Refused: Send + Sync + std::fmt::Debug {
+    /// Writes what can be written without waiting, ends what expired, and says what to wait for next.
+    fn push_on(&self, now: Instant) -> Next;
+}
+
+/// What [`Refused::push_on`] waits for.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// Nothing: it is forgotten until it is watched again.
+    Done,
+    /// Room in the socket, if there is one, or a moment.
+    Wait(Option<Arc<Stream>>, Deadline),
+}
+
+/// The way to the thread.
+#[derive(Debug)]
+pub(crate) struct Flush {
+    inbox: Mutex<Inbox>,
+    wake: Wake,
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    news: Vec<Weak<dyn Refused>>,
+    stopped: bool,
+}
+
+struct Watched {
+    target: Weak<dyn Refused>,
+    stream: Option<Arc<Stream>>,
+    until: Deadline,
+}
+
+impl Flush {
+    /// Starts the thread.
+    pub(crate) fn start() -> io::Result<(Arc<Self>, JoinHandle<()>)> {
+        let flush = Arc::new(Self { inbox: Mutex::default(), wake: Wake::new()? });
+        let thread = spawn("threadws-flush", STACK, {
+            let flush = Arc::clone(&flush);
+            move || flush.run()
+        })?;
+        Ok((flush, thread))
+    }
+
+    /// Looks at `target` now, and then for as long as it says. Watching it twice is watching it once, anew.
+    pub(crate) fn watch(&self, target: Weak<dyn Refused>) {
+        self.inbox.lock().news.push(target);
+        self.wake.wake();
+    }
+
+    /// Ends the thread; nothing is pushed on any more.
+    pub(crate) fn stop(&self) {
+        self.inbox.lock().stopped = true;
+        self.wake.wake();
+    }
+
+    fn run(&self) {
+        // By address: a `Weak` keeps its allocation, so no two live targets have the same.
+        let mut watched: HashMap<usize, Watched> = HashMap::new();
+        loop {
+            let news = {
+                let mut inbox = self.inbox.lock();
+                if inbox.stopped {
+                    return;
+                }
+                std::mem::take(&mut inbox.news)
+            };
+            for target in news {
+                let key = target.as_ptr().cast::<()>() as usize;
+                look(&mut watched, key, target);
+            }
+            for (key, target) in self.sleep(&watched) {
+                look(&mut watched, key, target);
+            }
+            watched.retain(|_, entry| entry.target.strong_count() > 0);
+        }
+    }
+
+    /// Waits until something happened, and returns what it happened to.
+    fn sleep(&self, watched: &HashMap<usize, Watched>) -> Vec<(usize, Weak<dyn Refused>)> {
+        let mut deadline = Deadline::NEVER;
+        let mut fds = vec![PollFd::new(&self.wake, PollFlags::IN)];
+        let mut keys = vec![0];
+        for (key, entry) in watched {
+            deadline = deadline.or(entry.until);
+            if let Some(stream) = &entry.stream {
+                fds.push(PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::OUT));
+                keys.push(*key);
+            }
+        }
+        if let Err(error) = poll_until(&mut fds, deadline) {
+            // ENOMEM, or more sockets than RLIMIT_NOFILE now allows: the deadlines must be kept all the same.
+            log::warn!(target: "threadws::flush", "poll failed: {error}");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        self.wake.clear();
+        let now = Instant::now();
+        let ready = fds.iter().zip(&keys).skip(1).filter(|(fd, _)| !fd.revents().is_empty());
+        let ready = ready.map(|(_, key)| *key);
+        let expired = watched.iter().filter(|(_, entry)| entry.until.has_passed(now)).map(|(key, _)| *key);
+        ready
+            .chain(expired)
+            .filter_map(|key| watched.get(&key).map(|entry| (key, Weak::clone(&entry.target))))
+            .collect()
+    }
+}
+
+fn look(watched: &mut HashMap<usize, Watched>, key: usize, target: Weak<dyn Refused>) {
+    let next = target.upgrade().map_or(Next::Done, |target| target.push_on(Instant::now()));
+    match next {
+        Next::Done => {
+            watched.remove(&key);
+        }
+        Next::Wait(stream, until) => {
+            watched.insert(key, Watched { target, stream, until });
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! The server's side of the opening handshake: reads a head, has the pure room judge it, and answers, all under one
+//! deadline. Every failure gets its HTTP status, and whoever wants to know is told.
+
+use crate::config::{MAX_HEAD_SIZE, MAX_HEADERS};
+use crate::net::{Deadline, Stream};
+use crate::protocol::Refusal;
+use crate::protocol::forwarded::{self, ForwardedHeader, Trust};
+use crate::protocol::head::{self, Limits, Scanner};
+use crate::protocol::upgrade::{self, Asked, Policy, Upgrade};
+use crate::request::{HandshakeError, Reject, Request, Response};
+use http::{Method, StatusCode};
+use std::io::{self, ErrorKind, IoSlice};
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+/// What a head is first read into; few need more.
+const FIRST_READ: usize = 2 * 1024;
+/// An answer has at least this long to leave, even if the handshake's own time is up.
+const ANSWER: Duration = Duration::from_secs(1);
+/// How long, and how much, is read after an answer, so that the RST of a socket closed over unread input does not take the
+/// answer away.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_OCTETS: usize = 1 << 20;
+
+const LIMITS: Limits = Limits { size: MAX_HEAD_SIZE, headers: MAX_HEADERS };
+
+const UNAVAILABLE: Refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the server is full, or stops")
+    .with(&[("retry-after", "5")]);
+const TIMED_OUT: Refusal = Refusal::new(StatusCode::REQUEST_TIMEOUT, "the request did not come in time");
+const CUT_SHORT: Refusal = Refusal::bad_request("the request ends before its head does");
+const FAILED: Refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the server failed");
+
+type OnRequest = dyn Fn(&mut Request, &mut Response) -> Result<(), Reject> + Send + Sync;
+type OnHttp = dyn Fn(&Request) -> Response + Send + Sync;
+type OnHandshakeError = dyn Fn(&HandshakeError) + Send + Sync;
+
+/// Who is let in, and who is asked about it.
+#[derive(Default)]
+pub(crate) struct Rules {
+    pub(crate) policy: Policy,
+    pub(crate) trust: Trust,
+    pub(crate) forwarded_header: ForwardedHeader,
+    pub(crate) on_request: Option<Box<OnRequest>>,
+    pub(crate) on_http: Option<Box<OnHttp>>,
+    pub(crate) on_handshake_error: Option<Box<OnHandshakeError>>,
+}
+
+/// A handshake that succeeded; its 101 is out.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) request: Request,
+    pub(crate) subprotocol: Option<String>,
+    /// Octets that came behind the head: frames already.
+    pub(crate) early: Vec<u8>,
+}
+
+/// Serves one request; `None` if it was no upgrade, or failed, and was answered.
+pub(crate) fn serve(
+    stream: &Stream,
+    peer_addr: SocketAddr,
+    rules: &Rules,
+    timeout: Duration,
+    is_stopping: &dyn Fn() -> bool,
+) -> Option<Opened> {
+    let exchange = Exchange { stream, peer_addr, rules, deadline: Deadline::after(timeout) };
+    match exchange.read_head(is_stopping) {
+        Ok((request, early)) => exchange.serve(request, early),
+        Err(Failure::Silent) => {
+            // A port scan, or a browser's spare connection: nothing to tell anybody.
+            log::trace!(target: "threadws::handshake", "{peer_addr} came and went without a word");
+            None
+        }
+        Err(Failure::Refused(refusal)) => exchange.refuse(&Reject::from(refusal), None),
+    }
+}
+
+/// Like [`serve`], after another HTTP server has read the head.
+pub(crate) fn serve_request(
+    stream: &Stream,
+    peer_addr: SocketAddr,
+    rules: &Rules,
+    timeout: Duration,
+    request: http::Request<()>,
+    early: Vec<u8>,
+) -> Option<Opened> {
+    Exchange { stream, peer_addr, rules, deadline: Deadline::after(timeout) }.serve(request, early)
+}
+
+/// Answers 503, as far as the socket takes it without waiting: a new socket takes all of it.
+pub(crate) fn answer_unavailable(stream: &Stream) {
+    let octets = head::write_response(&Reject::from(UNAVAILABLE).into(), false);
+    // A client that is gone already need not be told.
+    drop(stream.try_write(&[IoSlice::new(&octets)]));
+}
+
+/// Why there is no head.
+enum Failure {
+    /// Nobody has asked anything.
+    Silent,
+    Refused(Refusal),
+}
+
+struct Exchange<'a> {
+    stream: &'a Stream,
+    peer_addr: SocketAddr,
+    rules: &'a Rules,
+    deadline: Deadline,
+}
+
+impl Exchange<'_> {
+    /// A whole head, and what came behind it.
+    fn read_head(&self, is_stopping: &dyn Fn() -> bool) -> Result<(http::Request<()>, Vec<u8>), Failure> {
+        let mut scanner = Scanner::request(LIMITS);
+        let mut octets = vec![0; FIRST_READ];
+        let mut len = 0;
+        loop {
+            if len == octets.len() {
+                octets.resize((len * 2).min(MAX_HEAD_SIZE), 0);
+            }
+            let count = match self.read(&mut octets[len..]) {
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    return Err(Failure::Refused(TIMED_OUT));
+                }
+                Err(_) if scanner.is_untouched() => return Err(Failure::Silent),
+                Err(_) => 0,
+            };
+            if count == 0 {
+                return Err(match () {
+                    () if is_stopping() => Failure::Refused(UNAVAILABLE),
+                    () if scanner.is_untouched() => Failure::Silent,
+                    () => Failure::Refused(CUT_SHORT),
+                });
+            }
+            len += count;
+            if let Some(end) = scanner.scan(&octets[..len]).map_err(Failure::Refused)? {
+                let request = head::parse_request(&octets[..end], LIMITS).map_err(Failure::Refused)?;
+                return Ok((request, octets[end..len].to_vec()));
+            }
+        }
+    }
+
+    /// Reads at once if something is there, which saves the wait: a client that connects talks first.
+    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.deadline.has_passed(Instant::now()) {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        match self.stream.read(buffer, false) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.stream.wait_readable(self.deadline)?;
+                self.stream.read(buffer, false)
+            }
+            result => result,
+        }
+    }
+
+    /// Judges a request, and answers it.
+    fn serve(&self, head: http::Request<()>, early: Vec<u8>) -> Option<Opened> {
+        let Rules { trust, forwarded_header, .. } = self.rules;
+        let client_ip = forwarded::client_ip(self.peer_addr.ip(), head.headers(), trust, *forwarded_header);
+        let request = Request::new(head, self.peer_addr, client_ip);
+        match upgrade::check(request.head(), &self.rules.policy) {
+            Ok(Asked::WebSocket(upgrade)) => self.open(request, &upgrade, early),
+            Ok(Asked::Http) => self.serve_http(request),
+            Err(refusal) => self.refuse(&Reject::from(refusal), Some(request)),
+        }
+    }
+
+    fn serve_http(&self, request: Request) -> Option<Opened> {
+        let Some(on_http) = &self.rules.on_http else {
+            return self.refuse(&Reject::from(upgrade::UPGRADE_REQUIRED), Some(request));
+        };
+        match catch_unwind(AssertUnwindSafe(|| on_http(&request))) {
+            Ok(response) => {
+                self.answer(&response, request.method() == Method::HEAD);
+                None
+            }
+            Err(_) => self.refuse(&Reject::from(FAILED), Some(request)),
+        }
+    }
+
+    fn open(&self, mut request: Request, upgrade: &Upgrade, early: Vec<u8>) -> Option<Opened> {
+        let mut response = upgrade.response();
+        if let Some(on_request) = &self.rules.on_request {
+            let refused = catch_unwind(AssertUnwindSafe(|| on_request(&mut request, &mut response).err()));
+            if let Some(reject) = refused.unwrap_or_else(|_| Some(Reject::from(FAILED))) {
+                return self.refuse(&reject, Some(request));
+            }
+        }
+        let subprotocol = match upgrade.seal(request.head(), &mut response) {
+            Ok(subprotocol) => subprotocol,
+            Err(refusal) => return self.refuse(&Reject::from(refusal), Some(request)),
+        };
+        if let Err(error) = self.write(&head::write_switching(response.headers())) {
+            log::debug!(target: "threadws::handshake", "{} left before the 101: {error}", self.peer_addr);
+            return None;
+        }
+        Some(Opened { request, subprotocol, early })
+    }
+
+    /// Answers with a refusal, and tells of it.
+    fn refuse(&self, reject: &Reject, request: Option<Request>) -> Option<Opened> {
+        let without_body = request.as_ref().is_some_and(|request| request.method() == Method::HEAD);
+        self.answer(reject.response(), without_body);
+        let reason = reject.text().to_owned();
+        let error = HandshakeError::new(reject.status(), reason, self.peer_addr, request);
+        log::debug!(target: "threadws::handshake", "{error}");
+        if let Some(callback) = &self.rules.on_handshake_error {
+            if catch_unwind(AssertUnwindSafe(|| callback(&error))).is_err() {
+                log::error!(target: "threadws::handshake", "the callback on_handshake_error panicked");
+            }
+        }
+        None
+    }
+
+    /// Sends an answer after which the connection ends, and lets the client read it.
+    fn answer(&self, response: &Response, without_body: bool) {
+        if self.write(&head::write_response(response, without_body)).is_ok() {
+            self.stream.shutdown_write();
+            self.stream.drain(LINGER_OCTETS, Deadline::after(LINGER));
+        }
+    }
+
+    fn write(&self, octets: &[u8]) -> io::Result<()> {
+        let now = Instant::now();
+        let deadline = match self.deadline.left(now) {
+            Some(left) if left < ANSWER => Deadline::at(now + ANSWER),
+            _ => self.deadline,
+        };
+        self.stream.write_all(octets, deadline)
+    }
+}

@@ -1,0 +1,168 @@
+//! A connected stream socket that is read by one thread while others write.
+
+use super::Deadline;
+use rustix::buffer::spare_capacity;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::{ioctl_fionbio, retry_on_intr};
+use rustix::net::sockopt::{Timeout, set_socket_timeout, set_tcp_nodelay};
+use rustix::net::{
+    RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, getpeername, recv, send, sendmsg, shutdown,
+};
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// One descriptor, shared by reference: `TcpStream::try_clone` would cost a second one.
+///
+/// The socket stays in blocking mode; what must not wait asks so call by call (`MSG_DONTWAIT`). Every call goes on after
+/// a signal: with a receive timeout set, even stopping and continuing the process interrupts a read (signal(7)).
+#[derive(Debug)]
+pub(crate) struct Stream {
+    socket: OwnedFd,
+}
+
+/// What is discarded at a time: on the stack, so not more than a page or two.
+const DISCARDED: usize = 4096;
+
+// On Apple's systems std sets SO_NOSIGPIPE on every socket instead.
+#[cfg(target_vendor = "apple")]
+const NO_WAIT: SendFlags = SendFlags::DONTWAIT;
+#[cfg(not(target_vendor = "apple"))]
+const NO_WAIT: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
+
+impl Stream {
+    /// Takes a connected stream socket over, in blocking mode and, if it is TCP, without Nagle's delay.
+    pub(crate) fn new(socket: impl Into<OwnedFd>) -> io::Result<Self> {
+        let socket = socket.into();
+        ioctl_fionbio(&socket, false)?;
+        // A socket of another family has no such option, and one that is gone refuses it: its next read tells.
+        _ = set_tcp_nodelay(&socket, true);
+        Ok(Self { socket })
+    }
+
+    /// The other end's address; unspecified if it has none of the internet's, as a Unix socket.
+    pub(crate) fn peer_addr(&self) -> SocketAddr {
+        let address = getpeername(&self.socket).ok().flatten().and_then(|address| address.try_into().ok());
+        address.unwrap_or_else(|| SocketAddr::from(([0; 4], 0)))
+    }
+
+    /// How long [`read`](Self::read) waits; `None` is for ever.
+    pub(crate) fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        Ok(set_socket_timeout(&self.socket, Timeout::Recv, timeout)?)
+    }
+
+    /// Reads what is there. With `wait`, waits for it at most the read timeout; `WouldBlock` if nothing came. Zero is the
+    /// end of the stream.
+    #[inline]
+    pub(crate) fn read(&self, buffer: &mut [u8], wait: bool) -> io::Result<usize> {
+        Ok(retry_on_intr(|| recv(&self.socket, &mut *buffer, flags(wait)))?.1)
+    }
+
+    /// Like [`read`](Self::read), into the spare capacity of `buffer`, of which there must be some. Nothing is zeroed for
+    /// it.
+    pub(crate) fn read_to_end_of(&self, buffer: &mut Vec<u8>, wait: bool) -> io::Result<usize> {
+        Ok(retry_on_intr(|| recv(&self.socket, spare_capacity(buffer), flags(wait)))?.1)
+    }
+
+    /// Writes what the socket takes without waiting: `WouldBlock` if that is nothing.
+    pub(crate) fn try_write(&self, octets: &[IoSlice<'_>]) -> io::Result<usize> {
+        let written = match octets {
+            [one] => retry_on_intr(|| send(&self.socket, one, NO_WAIT)),
+            _ => {
+                retry_on_intr(|| sendmsg(&self.socket, octets, &mut SendAncillaryBuffer::default(), NO_WAIT))
+            }
+        };
+        Ok(written?)
+    }
+
+    /// Writes all of `octets`: `TimedOut` if the deadline came first.
+    pub(crate) fn write_all(&self, mut octets: &[u8], deadline: Deadline) -> io::Result<()> {
+        while !octets.is_empty() {
+            match self.try_write(&[IoSlice::new(octets)]) {
+                Ok(written) => octets = &octets[written..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if !self.wait_writable(deadline)? {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads and discards until the end of the stream, `most` octets or the deadline: a socket that is closed over
+    /// unread input answers with RST, which takes away what the peer has not read yet.
+    pub(crate) fn drain(&self, most: usize, deadline: Deadline) {
+        let mut octets = [0; DISCARDED];
+        let mut discarded = 0;
+        while discarded < most && !deadline.has_passed(Instant::now()) {
+            match self.wait_readable(deadline).and_then(|_| self.read(&mut octets, false)) {
+                Ok(0) | Err(_) => return,
+                Ok(count) => discarded += count,
+            }
+        }
+    }
+
+    /// Waits until there is something to read, an end or an error; false if the deadline came first.
+    pub(crate) fn wait_readable(&self, deadline: Deadline) -> io::Result<bool> {
+        wait(self.as_fd(), PollFlags::IN, deadline)
+    }
+
+    /// Waits until the socket takes octets, or has failed; false if the deadline came first.
+    pub(crate) fn wait_writable(&self, deadline: Deadline) -> io::Result<bool> {
+        wait(self.as_fd(), PollFlags::OUT, deadline)
+    }
+
+    /// Sends FIN: the peer reads to the end of what was written.
+    pub(crate) fn shutdown_write(&self) {
+        // It fails only where the connection is gone already.
+        _ = shutdown(&self.socket, Shutdown::Write);
+    }
+
+    /// Ends reading: whoever waits in a read finds the end of the stream. What was written is not touched.
+    pub(crate) fn shutdown_read(&self) {
+        // It fails only where the connection is gone already.
+        _ = shutdown(&self.socket, Shutdown::Read);
+    }
+
+    /// Ends both directions. Whoever waits in a read, a write or a poll of it, in any thread, wakes up.
+    pub(crate) fn shutdown_both(&self) {
+        // It fails only where the connection is gone already.
+        _ = shutdown(&self.socket, Shutdown::Both);
+    }
+}
+
+fn flags(wait: bool) -> RecvFlags {
+    if wait { RecvFlags::empty() } else { RecvFlags::DONTWAIT }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Waits for one descriptor; false if the deadline came first.
+pub(crate) fn wait(fd: BorrowedFd<'_>, what: PollFlags, deadline: Deadline) -> io::Result<bool> {
+    poll_until(&mut [PollFd::from_borrowed_fd(fd, what)], deadline)
+}
+
+/// Waits for any of `fds`; false if the deadline came first.
+pub(crate) fn poll_until(fds: &mut [PollFd<'_>], deadline: Deadline) -> io::Result<bool> {
+    loop {
+        let timeout = deadline.left(Instant::now()).map(|left| {
+            // poll(2) rounds nothing up: a fraction of a nanosecond less would make us spin once more.
+            Timespec {
+                tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            }
+        });
+        match poll(fds, timeout.as_ref()) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

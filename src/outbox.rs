@@ -1,0 +1,546 @@
+//! How everything is sent: one state per connection behind one mutex that is **never held over a call that can wait**.
+//!
+//! A frame is written under the lock, without waiting; what the socket does not take is queued in [`pending`], and the
+//! flush thread pushes it on. A sender that may wait does so outside the lock, and pushes on itself meanwhile. So the
+//! socket is guarded by a mutex, and yet nobody is ever held up by a slow peer.
+
+mod pending;
+
+use crate::config::Config;
+use crate::error::{Cause, Closed, Ending, Error, Result, Timeout};
+use crate::flush::{Flush, Next, Refused};
+use crate::message::{CloseFrame, IntoMessage, State};
+use crate::net::{Deadline, Stream};
+use crate::protocol::Role;
+use crate::protocol::encoder::{self, Header, Opcode};
+use crate::protocol::gate::Gate;
+use crate::sync::{Arc, AtomicU8, Condvar, Mutex, MutexGuard, Ordering, Weak};
+use pending::{Pending, Unit};
+use std::io::{ErrorKind, IoSlice};
+use std::time::{Duration, Instant};
+
+/// Up to this size a payload is copied behind its header and written from one slice: cheaper than a vectored write.
+const COPIED: usize = 1024;
+/// The write timeout is granted once for each started piece of this size.
+const WRITE_UNIT: usize = 1 << 20;
+
+/// The sending side of a connection, shared by everybody who sends on it.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    role: Role,
+    max_backlog: usize,
+    write_timeout: Duration,
+    close_timeout: Duration,
+    opened: Instant,
+    flush: Arc<Flush>,
+    this: Weak<Self>,
+    /// Mirrors the gate as a hint for `state()`. Relaxed: it guards nothing, every write asks the gate under the lock.
+    state: AtomicU8,
+    core: Mutex<Core>,
+    /// Tells waiting senders that octets went out, that the turn is free, or that the connection broke.
+    progress: Condvar,
+}
+
+#[derive(Debug)]
+struct Core {
+    gate: Gate,
+    /// Taken when the connection ends, so that old clones of a sender hold no descriptor.
+    stream: Option<Arc<Stream>>,
+    pending: Pending,
+    /// The socket refused octets and has not taken all of them since.
+    refusal: Option<Refusal>,
+    /// A sender waits for the socket outside the lock, and pushes on: nobody else needs to.
+    turn_taken: bool,
+    /// Senders that wait for their octets to leave, with the turn or without.
+    waiting: usize,
+    /// The flush thread knows of the refusal.
+    watched: bool,
+    /// Runs from the first Close, whoever sent it.
+    close_deadline: Deadline,
+    /// What [`Closed`] will tell.
+    ending: Ending,
+}
+
+/// The clock of a slow peer.
+#[derive(Debug, Clone, Copy)]
+struct Refusal {
+    /// What must be out at the deadline; what was queued later has a clock of its own.
+    ticket: u64,
+    deadline: Instant,
+}
+
+impl Outbox {
+    pub(crate) fn new(role: Role, config: &Config, stream: Arc<Stream>, flush: Arc<Flush>) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            role,
+            max_backlog: config.max_backlog,
+            write_timeout: config.write_timeout,
+            close_timeout: config.close_timeout,
+            opened: Instant::now(),
+            flush,
+            this: Weak::clone(this),
+            state: AtomicU8::new(State::Open as u8),
+            core: Mutex::new(Core {
+                gate: Gate::Open,
+                stream: Some(stream),
+                pending: Pending::default(),
+                refusal: None,
+                turn_taken: false,
+                waiting: 0,
+                watched: false,
+                close_deadline: Deadline::NEVER,
+                ending: Ending::default(),
+            }),
+            progress: Condvar::default(),
+        })
+    }
+
+    pub(crate) fn role(&self) -> Role {
+        self.role
+    }
+
+    pub(crate) fn opened(&self) -> Instant {
+        self.opened
+    }
+
+    pub(crate) fn state(&self) -> State {
+        match self.state.load(Ordering::Relaxed) {
+            state if state == State::Open as u8 => State::Open,
+            state if state == State::Closing as u8 => State::Closing,
+            _ => State::Closed,
+        }
+    }
+
+    /// Octets of data frames that wait for the peer.
+    pub(crate) fn backlog(&self) -> usize {
+        self.core.lock().pending.octets()
+    }
+
+    /// Sends one message, and waits until the socket has taken it.
+    pub(crate) fn send(&self, message: impl IntoMessage) -> Result<()> {
+        let (core, ticket) = self.queue(message, None)?;
+        self.wait_out(core, ticket)
+    }
+
+    /// Sends one message or queues it, without waiting; the ticket tells [`is_out`](Self::is_out) of it.
+    pub(crate) fn try_send(&self, message: impl IntoMessage) -> Result<u64> {
+        let (core, ticket) = self.queue(message, Some(self.max_backlog))?;
+        self.leave(core);
+        Ok(ticket)
+    }
+
+    /// Sends or queues a frame that is encoded already, without waiting. Only a server has such frames to share.
+    pub(crate) fn try_send_shared(&self, frame: &Arc<[u8]>) -> Result<u64> {
+        let core = self.admit(frame.len(), Some(self.max_backlog))?;
+        let (core, ticket) = self.write_or_keep(core, frame, 1, || {
+            if frame.len() < COPIED { Unit::Frames(frame.to_vec()) } else { Unit::Shared(Arc::clone(frame)) }
+        });
+        self.leave(core);
+        Ok(ticket)
+    }
+
+    /// Sends a batch of whole frames, `messages` in number, and waits until the socket has taken them. `frames` is left
+    /// empty.
+    pub(crate) fn send_frames(&self, frames: &mut Vec<u8>, messages: u64) -> Result<()> {
+        self.frames(frames, messages).and_then(|(core, ticket)| self.wait_out(core, ticket))
+    }
+
+    /// Like [`send_frames`](Self::send_frames), but does not wait for the socket.
+    pub(crate) fn queue_frames(&self, frames: &mut Vec<u8>, messages: u64) -> Result<()> {
+        self.frames(frames, messages).map(|(core, _)| self.leave(core))
+    }
+
+    fn frames(&self, frames: &mut Vec<u8>, messages: u64) -> Result<(MutexGuard<'_, Core>, u64)> {
+        let result = self.admit(frames.len(), None);
+        let result =
+            result.map(|core| self.write_or_keep(core, frames, messages, || Unit::Frames(frames.clone())));
+        frames.clear();
+        result
+    }
+
+    /// Whether a ping has not left yet: its pong cannot be late.
+    pub(crate) fn ping_waits(&self) -> bool {
+        self.core.lock().pending.has_ping()
+    }
+
+    pub(crate) fn is_out(&self, ticket: u64) -> bool {
+        self.core.lock().pending.is_out(ticket)
+    }
+
+    /// Sends a ping, or puts it in the place of one that waits.
+    pub(crate) fn ping(&self, payload: &[u8]) -> Result<()> {
+        self.control(Opcode::Ping, payload, Pending::set_ping)
+    }
+
+    /// Answers a ping, or puts the answer in the place of one that waits.
+    pub(crate) fn pong(&self, payload: &[u8]) -> Result<()> {
+        self.control(Opcode::Pong, payload, Pending::set_pong)
+    }
+
+    fn control(&self, opcode: Opcode, payload: &[u8], set: fn(&mut Pending, Vec<u8>)) -> Result<()> {
+        let mut frame = Vec::new();
+        encoder::append(self.role, opcode, payload, &mut frame);
+        let mut core = self.core.lock();
+        core.check_open()?;
+        set(&mut core.pending, frame);
+        if core.refusal.is_none() {
+            self.push(&mut core);
+        }
+        self.leave(core);
+        Ok(())
+    }
+
+    /// Queues a Close behind the data that waits; nothing follows it. False if one went before, or if it is too late.
+    pub(crate) fn close(&self, content: Option<CloseFrame>) -> bool {
+        let mut frame = Vec::new();
+        encoder::append(self.role, Opcode::Close, &encoder::close_payload(content.as_ref()), &mut frame);
+        let mut core = self.core.lock();
+        if !core.gate.is_open() {
+            return false;
+        }
+        // RFC 6455 §5.5.1: asked and changed under the lock. Outside it another thread's frame could pass between.
+        self.move_gate(&mut core, Gate::CloseSent);
+        core.ending.sent = Some(content);
+        core.start_close_clock(self.close_timeout);
+        core.pending.set_close(frame);
+        if core.refusal.is_none() {
+            self.push(&mut core);
+        }
+        drop(core);
+        true
+    }
+
+    /// Lets the flush thread keep the close deadline: for everybody but the reader, who keeps it on its own.
+    pub(crate) fn watch_close(&self) {
+        self.flush.watch(self.weak());
+    }
+
+    /// Takes note of the peer's Close, and starts the close deadline.
+    pub(crate) fn close_received(&self, content: Option<CloseFrame>) {
+        let mut core = self.core.lock();
+        core.ending.by_peer = core.ending.sent.is_none();
+        core.ending.received = Some(content);
+        core.start_close_clock(self.close_timeout);
+    }
+
+    pub(crate) fn close_deadline(&self) -> Deadline {
+        self.core.lock().close_deadline
+    }
+
+    /// Waits until everything is out, the Close included.
+    pub(crate) fn wait_empty(&self) -> Result<()> {
+        let mut core = self.core.lock();
+        let ticket = core.pending.ticket();
+        while core.stream.is_some() && !core.pending.is_empty() {
+            core = self.wait_turn(core, ticket)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the connection where it stands: nothing more is written, and the peer sees the end of the stream.
+    pub(crate) fn break_off(&self, cause: Cause) {
+        self.break_gate(&mut self.core.lock(), cause);
+    }
+
+    /// Lets go of the socket, and tells how it ended. The first call decides.
+    pub(crate) fn end(&self, counts: Counts, cause: Option<Cause>) -> Closed {
+        let mut core = self.core.lock();
+        core.ending.cause = core.ending.cause.or(cause);
+        if core.gate.is_open() {
+            self.break_gate(&mut core, Cause::Terminated);
+        } else if core.gate == Gate::CloseSent {
+            core.gate = Gate::Ended;
+        }
+        if let Some(stream) = core.stream.take() {
+            // Explicitly: clones of the `Arc` in a timer or a poll would keep the socket open.
+            stream.shutdown_both();
+            core.ending.lifetime = self.opened.elapsed();
+            core.ending.messages_received = counts.messages;
+            core.ending.bytes_received = counts.octets;
+        }
+        core.pending.clear();
+        self.state.store(State::Closed as u8, Ordering::Relaxed);
+        self.progress.notify_all();
+        core.closed()
+    }
+
+    /// Why nothing more can be sent, if that is so: the first reason.
+    pub(crate) fn broken(&self) -> Option<Cause> {
+        self.core.lock().gate.cause()
+    }
+
+    /// Like [`broken`](Self::broken), without the lock while the connection is not over.
+    #[inline]
+    pub(crate) fn broken_hint(&self) -> Option<Cause> {
+        if self.state() == State::Closed { self.broken() } else { None }
+    }
+
+    fn weak(&self) -> Weak<dyn Refused> {
+        let this: Weak<Self> = Weak::clone(&self.this);
+        this
+    }
+
+    /// Writes or queues a message. `bound` is the backlog that it may not exceed.
+    fn queue(&self, message: impl IntoMessage, bound: Option<usize>) -> Result<(MutexGuard<'_, Core>, u64)> {
+        let view = message.as_message();
+        let payload = view.as_bytes();
+        if self.role == Role::Client {
+            let mut frame = Vec::new();
+            encoder::append(self.role, view.into(), payload, &mut frame);
+            let core = self.admit(frame.len(), bound)?;
+            return Ok(self.write_or_keep(core, &frame, 1, || Unit::Frames(frame.clone())));
+        }
+        let header = Header::new(self.role, view.into(), payload.len());
+        let header = header.as_bytes();
+        let len = header.len() + payload.len();
+        if len <= COPIED {
+            let mut frame = [0; COPIED];
+            frame[..header.len()].copy_from_slice(header);
+            frame[header.len()..len].copy_from_slice(payload);
+            let frame = &frame[..len];
+            let core = self.admit(len, bound)?;
+            return Ok(self.write_or_keep(core, frame, 1, || Unit::Frames(frame.to_vec())));
+        }
+        let mut core = self.admit(len, bound)?;
+        let written = self.write_now(&mut core, &[IoSlice::new(header), IoSlice::new(payload)]);
+        core.ending.messages_sent += 1;
+        if written == len {
+            core.pending.passed(len);
+        } else {
+            let header = header.to_vec();
+            self.keep(&mut core, Unit::Payload { header, payload: message.into_payload() }, written);
+        }
+        let ticket = core.pending.ticket();
+        Ok((core, ticket))
+    }
+
+    /// Writes whole frames, `messages` in number, or as much of them as the socket takes; `unit` keeps them for later.
+    fn write_or_keep<'a>(
+        &self,
+        mut core: MutexGuard<'a, Core>,
+        frames: &[u8],
+        messages: u64,
+        unit: impl FnOnce() -> Unit,
+    ) -> (MutexGuard<'a, Core>, u64) {
+        let written = self.write_now(&mut core, &[IoSlice::new(frames)]);
+        core.ending.messages_sent += messages;
+        if written == frames.len() {
+            core.pending.passed(written);
+        } else {
+            self.keep(&mut core, unit(), written);
+        }
+        let ticket = core.pending.ticket();
+        (core, ticket)
+    }
+
+    /// Locks, and asks whether a frame of `len` octets may be queued.
+    fn admit(&self, len: usize, bound: Option<usize>) -> Result<MutexGuard<'_, Core>> {
+        let core = self.core.lock();
+        core.admit(len, bound)?;
+        Ok(core)
+    }
+
+    /// Writes `octets` if nothing goes before them; returns how many the socket took.
+    fn write_now(&self, core: &mut MutexGuard<'_, Core>, octets: &[IoSlice<'_>]) -> usize {
+        if core.refusal.is_some() || !core.pending.is_empty() {
+            return 0;
+        }
+        let Some(stream) = &core.stream else { return 0 };
+        match stream.try_write(octets) {
+            Ok(written) => {
+                core.ending.bytes_sent += written as u64;
+                written
+            }
+            // Any error is met again, and dealt with, by the push that follows.
+            Err(_) => 0,
+        }
+    }
+
+    /// Queues what the socket did not take, and asks it once more if nobody has yet.
+    fn keep(&self, core: &mut MutexGuard<'_, Core>, unit: Unit, written: usize) {
+        core.pending.push(unit, written);
+        if core.refusal.is_none() {
+            self.push(core);
+        }
+    }
+
+    /// Writes what waits until the socket refuses; keeps the clock of the refusal, and breaks the connection when it has
+    /// run out.
+    fn push(&self, core: &mut MutexGuard<'_, Core>) {
+        while let Some(stream) = core.stream.clone() {
+            let core = &mut **core;
+            let mut slices = Vec::new();
+            let octets = core.pending.gather(&mut slices);
+            if octets == 0 {
+                core.refusal = None;
+                return;
+            }
+            let result = stream.try_write(&slices);
+            drop(slices);
+            match result {
+                Ok(written) => {
+                    core.pending.advance(written);
+                    core.ending.bytes_sent += written as u64;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    let now = Instant::now();
+                    match core.refusal {
+                        Some(refusal)
+                            if !core.pending.is_out(refusal.ticket) || core.pending.octets() == 0 =>
+                        {
+                            if now >= refusal.deadline {
+                                self.break_gate(core, Cause::Timeout(Timeout::Write));
+                            }
+                        }
+                        _ => core.refusal = Some(self.refusal(&core.pending, now)),
+                    }
+                    return;
+                }
+                Err(error) => return self.break_gate(core, Cause::Io(error.kind())),
+            }
+        }
+    }
+
+    /// The write timeout for each started MiB that waits now.
+    fn refusal(&self, pending: &Pending, now: Instant) -> Refusal {
+        let units = u32::try_from(pending.octets().div_ceil(WRITE_UNIT).max(1)).unwrap_or(u32::MAX);
+        let deadline = self.write_timeout.checked_mul(units).and_then(|budget| now.checked_add(budget));
+        Refusal { ticket: pending.ticket(), deadline: deadline.unwrap_or(now + self.write_timeout) }
+    }
+
+    /// Unlocks; what waits is left to the flush thread, unless a sender pushes it on already.
+    fn leave(&self, mut core: MutexGuard<'_, Core>) {
+        if core.refusal.is_some() && core.waiting == 0 && !core.watched && core.stream.is_some() {
+            core.watched = true;
+            drop(core);
+            self.flush.watch(self.weak());
+        }
+    }
+
+    /// Waits until the octets up to `ticket` are out.
+    fn wait_out<'a>(&'a self, mut core: MutexGuard<'a, Core>, ticket: u64) -> Result<()> {
+        while !core.pending.is_out(ticket) {
+            core = self.wait_turn(core, ticket)?;
+        }
+        self.leave(core);
+        Ok(())
+    }
+
+    /// Waits for progress: in the socket if nobody does, else for whoever does.
+    fn wait_turn<'a>(&'a self, mut core: MutexGuard<'a, Core>, ticket: u64) -> Result<MutexGuard<'a, Core>> {
+        let Some(stream) = core.stream.clone() else { return Err(core.failure()) };
+        let deadline = core.deadline();
+        core.waiting += 1;
+        if core.turn_taken {
+            core = self.progress.wait_until(core, deadline.instant());
+            core.waiting -= 1;
+        } else {
+            core.turn_taken = true;
+            drop(core);
+            // An error shows in the push below, too.
+            drop(stream.wait_writable(deadline));
+            core = self.core.lock();
+            // On every way out: a turn that is never given back would wedge all other senders.
+            core.turn_taken = false;
+            core.waiting -= 1;
+            self.push(&mut core);
+            self.expire(&mut core, Instant::now());
+            self.progress.notify_all();
+        }
+        if core.gate.is_broken() && !core.pending.is_out(ticket) {
+            return Err(core.failure());
+        }
+        Ok(core)
+    }
+
+    /// Breaks the connection if its close deadline has passed.
+    fn expire(&self, core: &mut Core, now: Instant) {
+        if core.close_deadline.has_passed(now) && core.stream.is_some() {
+            self.break_gate(core, Cause::Timeout(Timeout::Close));
+        }
+    }
+
+    fn break_gate(&self, core: &mut Core, cause: Cause) {
+        if !core.gate.break_off(cause) {
+            return;
+        }
+        core.ending.cause = Some(cause);
+        self.state.store(State::Closed as u8, Ordering::Relaxed);
+        if let Some(stream) = &core.stream {
+            // Half a frame may be out: nothing follows it. Whoever reads or waits on this socket wakes up.
+            stream.shutdown_both();
+        }
+        core.refusal = None;
+        core.pending.clear();
+        self.progress.notify_all();
+    }
+
+    fn move_gate(&self, core: &mut Core, gate: Gate) {
+        core.gate = gate;
+        self.state.store(gate.state() as u8, Ordering::Relaxed);
+    }
+}
+
+/// What the reader counted.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Counts {
+    pub(crate) messages: u64,
+    pub(crate) octets: u64,
+}
+
+impl Core {
+    fn check_open(&self) -> Result<()> {
+        if self.gate.is_open() { Ok(()) } else { Err(Error::Closed(self.closed())) }
+    }
+
+    /// Whether a frame of `len` octets may be queued. An empty outbox admits one frame of any size.
+    fn admit(&self, len: usize, bound: Option<usize>) -> Result<()> {
+        self.check_open()?;
+        let waiting = self.pending.octets();
+        match bound {
+            Some(bound) if waiting > 0 && waiting.saturating_add(len) > bound => Err(Error::Full),
+            _ => Ok(()),
+        }
+    }
+
+    /// When somebody must look again at the latest.
+    fn deadline(&self) -> Deadline {
+        let write = self.refusal.map(|refusal| refusal.deadline);
+        Deadline::from(write).or(self.close_deadline)
+    }
+
+    fn start_close_clock(&mut self, timeout: Duration) {
+        if self.close_deadline == Deadline::NEVER {
+            self.close_deadline = Deadline::after(timeout);
+        }
+    }
+
+    fn closed(&self) -> Closed {
+        Closed::new(self.ending.clone())
+    }
+
+    /// Why what waits will not go out.
+    fn failure(&self) -> Error {
+        match self.gate.cause() {
+            Some(Cause::Timeout(timeout)) => Error::Timeout(timeout),
+            _ => Error::Closed(self.closed()),
+        }
+    }
+}
+
+impl Refused for Outbox {
+    fn push_on(&self, now: Instant) -> Next {
+        let mut core = self.core.lock();
+        if core.waiting == 0 && core.refusal.is_some() {
+            self.push(&mut core);
+        }
+        self.expire(&mut core, now);
+        core.watched = core.refusal.is_some() && core.waiting == 0 && core.stream.is_some();
+        let stream = core.stream.clone().filter(|_| core.watched);
+        let until = core.deadline();
+        if core.stream.is_none() || core.gate.is_broken() || (stream.is_none() && until == Deadline::NEVER) {
+            return Next::Done;
+        }
+        Next::Wait(stream, until)
+    }
+}

@@ -1,0 +1,284 @@
+//! What a socket has refused so far: whole frames in order, and the control frames that may pass them.
+
+use crate::sync::Arc;
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+/// Slices that one system call is given. Linux takes 1024; beyond some dozens nothing is gained.
+const MAX_SLICES: usize = 64;
+/// Small frames are copied into one unit up to this size, so that a thousand of them are not a thousand allocations. A
+/// control frame waits for the end of the unit that is being written.
+const UNIT: usize = 16 * 1024;
+
+/// Whole frames that are written one after the other.
+#[derive(Debug)]
+pub(super) enum Unit {
+    /// One or more encoded frames.
+    Frames(Vec<u8>),
+    /// One frame encoded for many peers.
+    Shared(Arc<[u8]>),
+    /// A large payload that was given to us, behind its header.
+    Payload { header: Vec<u8>, payload: Vec<u8> },
+}
+
+impl Unit {
+    fn slices(&self) -> [&[u8]; 2] {
+        match self {
+            Self::Frames(frames) => [frames, &[]],
+            Self::Shared(frame) => [frame, &[]],
+            Self::Payload { header, payload } => [header, payload],
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.slices().iter().map(|slice| slice.len()).sum()
+    }
+}
+
+/// A queue of frames, and a slot for each kind of control frame.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    units: VecDeque<Unit>,
+    /// Octets of the first unit that are written already.
+    start: usize,
+    /// A control frame of which a part is written: nothing may come before its rest.
+    torn: Vec<u8>,
+    ping: Vec<u8>,
+    pong: Vec<u8>,
+    close: Vec<u8>,
+    /// Octets of data frames ever queued, and ever written: a message is out when `written` has reached what `queued` was
+    /// behind it.
+    queued: u64,
+    written: u64,
+}
+
+impl Pending {
+    /// Whether there is nothing to write at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.units.is_empty()
+            && [&self.torn, &self.ping, &self.pong, &self.close].into_iter().all(Vec::is_empty)
+    }
+
+    /// Octets of data frames that wait.
+    pub(super) fn octets(&self) -> usize {
+        usize::try_from(self.queued - self.written).unwrap_or(usize::MAX)
+    }
+
+    /// What [`written`](Self::is_out) must reach for everything queued so far to be out.
+    pub(super) fn ticket(&self) -> u64 {
+        self.queued
+    }
+
+    pub(super) fn is_out(&self, ticket: u64) -> bool {
+        self.written >= ticket
+    }
+
+    /// Takes note of a frame that was written without having been queued. Nothing may be waiting.
+    pub(super) fn passed(&mut self, octets: usize) {
+        self.queued += octets as u64;
+        self.written += octets as u64;
+    }
+
+    /// Appends a unit of which the first `written` octets are out; then nothing may be waiting.
+    pub(super) fn push(&mut self, unit: Unit, written: usize) {
+        let len = unit.len();
+        self.queued += len as u64;
+        self.written += written as u64;
+        if written > 0 {
+            self.start = written;
+        } else if let (Some(Unit::Frames(last)), Unit::Frames(frames)) = (self.units.back_mut(), &unit) {
+            if last.len() + len <= UNIT {
+                last.extend_from_slice(frames);
+                return;
+            }
+        }
+        self.units.push_back(unit);
+    }
+
+    pub(super) fn set_ping(&mut self, frame: Vec<u8>) {
+        self.ping = frame;
+    }
+
+    /// RFC 6455 §5.5.3: a pong may be left out if a newer ping has come, so a peer that floods us is kept one.
+    pub(super) fn set_pong(&mut self, frame: Vec<u8>) {
+        self.pong = frame;
+    }
+
+    pub(super) fn set_close(&mut self, frame: Vec<u8>) {
+        self.close = frame;
+    }
+
+    /// Drops everything: nothing follows a torn frame.
+    pub(super) fn clear(&mut self) {
+        *self = Self { queued: self.written, written: self.written, ..Self::default() };
+    }
+
+    /// Whether a ping has not left yet.
+    pub(super) fn has_ping(&self) -> bool {
+        !self.ping.is_empty()
+    }
+
+    /// Fills `slices` with what is to be written next, in order, and returns how many octets that is.
+    pub(super) fn gather<'a>(&'a self, slices: &mut Vec<IoSlice<'a>>) -> usize {
+        let mut octets = 0;
+        let mut add = |slice: &'a [u8]| {
+            if !slice.is_empty() && slices.len() < MAX_SLICES {
+                octets += slice.len();
+                slices.push(IoSlice::new(slice));
+            }
+            slices.len() < MAX_SLICES
+        };
+        let mut units = self.units.iter();
+        add(&self.torn);
+        if self.start > 0 {
+            // A unit of which a part is out comes before the control frames: they go between frames.
+            let mut skip = self.start;
+            for slice in units.next().map_or([&[][..]; 2], Unit::slices) {
+                add(&slice[skip.min(slice.len())..]);
+                skip = skip.saturating_sub(slice.len());
+            }
+        }
+        add(&self.ping);
+        add(&self.pong);
+        for unit in units {
+            for slice in unit.slices() {
+                if !add(slice) {
+                    // Only whole prefixes are written, so a full list may end anywhere.
+                    return octets;
+                }
+            }
+        }
+        add(&self.close);
+        octets
+    }
+
+    /// Takes note that the first `count` octets of what [`gather`](Self::gather) listed are written.
+    pub(super) fn advance(&mut self, mut count: usize) {
+        let torn = count.min(self.torn.len());
+        self.torn.drain(..torn);
+        count -= torn;
+        if self.start > 0 {
+            count = self.advance_unit(count);
+        }
+        count = Self::advance_control(&mut self.ping, &mut self.torn, count);
+        count = Self::advance_control(&mut self.pong, &mut self.torn, count);
+        while count > 0 && !self.units.is_empty() {
+            count = self.advance_unit(count);
+        }
+        Self::advance_control(&mut self.close, &mut self.torn, count);
+    }
+
+    fn advance_unit(&mut self, count: usize) -> usize {
+        let Some(unit) = self.units.front() else { return count };
+        let left = unit.len() - self.start;
+        let taken = count.min(left);
+        self.written += taken as u64;
+        if taken == left {
+            self.units.pop_front();
+            self.start = 0;
+            if self.units.is_empty() {
+                self.units = VecDeque::new();
+            }
+        } else {
+            self.start += taken;
+        }
+        count - taken
+    }
+
+    fn advance_control(frame: &mut Vec<u8>, torn: &mut Vec<u8>, count: usize) -> usize {
+        if count == 0 || frame.is_empty() {
+            return count;
+        }
+        let taken = count.min(frame.len());
+        if taken < frame.len() {
+            *torn = frame.split_off(taken);
+        }
+        *frame = Vec::new();
+        count - taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes `pending` in pieces of at most `piece` octets.
+    fn written(mut pending: Pending, piece: usize) -> Vec<u8> {
+        let mut wire = Vec::new();
+        while !pending.is_empty() {
+            let mut slices = Vec::new();
+            let octets = pending.gather(&mut slices);
+            let all: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+            assert_eq!(all.len(), octets);
+            let count = piece.min(octets);
+            wire.extend_from_slice(&all[..count]);
+            pending.advance(count);
+        }
+        assert_eq!(pending.octets(), 0);
+        wire
+    }
+
+    fn queue() -> Pending {
+        let mut pending = Pending::default();
+        pending.push(Unit::Frames(b"first".to_vec()), 0);
+        pending.push(Unit::Payload { header: b"he".to_vec(), payload: b"ad".to_vec() }, 0);
+        pending.push(Unit::Shared(Arc::from(&b"shared"[..])), 0);
+        pending
+    }
+
+    #[test]
+    fn frames_leave_whole_and_in_order_however_little_the_socket_takes() {
+        for piece in 1..30 {
+            assert_eq!(written(queue(), piece), b"firstheadshared");
+        }
+    }
+
+    #[test]
+    fn a_control_frame_passes_what_waits_but_never_stands_inside_a_frame() {
+        for torn in 0..5 {
+            for piece in 1..30 {
+                let mut pending = queue();
+                pending.advance(torn);
+                pending.set_pong(b"PONG".to_vec());
+                pending.set_close(b"CLOSE".to_vec());
+                let rest = written(pending, piece);
+                let expected = if torn == 0 {
+                    b"PONGfirstheadsharedCLOSE".to_vec()
+                } else {
+                    [&b"first"[torn..], b"PONGheadsharedCLOSE"].concat()
+                };
+                assert_eq!(rest, expected, "{torn} octets out, then pieces of {piece}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_newer_pong_replaces_a_waiting_one_but_not_a_torn_one() {
+        let mut pending = Pending::default();
+        pending.set_pong(b"old".to_vec());
+        pending.set_pong(b"new".to_vec());
+        pending.advance(1);
+        pending.set_pong(b"newer".to_vec());
+        assert_eq!(written(pending, 100), b"ewnewer");
+    }
+
+    #[test]
+    fn small_frames_share_memory_while_they_wait() {
+        let mut pending = Pending::default();
+        for _ in 0..1000 {
+            pending.push(Unit::Frames(b"\x81\x01x".to_vec()), 0);
+        }
+        assert_eq!((pending.units.len(), pending.octets()), (1, 3000));
+    }
+
+    #[test]
+    fn a_message_is_out_when_its_last_octet_is() {
+        let mut pending = queue();
+        let ticket = pending.ticket();
+        pending.push(Unit::Frames(b"later".to_vec()), 0);
+        pending.advance(14);
+        assert!(!pending.is_out(ticket));
+        pending.advance(1);
+        assert!(pending.is_out(ticket));
+    }
+}

@@ -1,0 +1,381 @@
+//! Octets to messages and control frames (RFC 6455 §5 and §8.1).
+//!
+//! The caller owns the buffer and hands out its unread part; what lies whole in it is unmasked in place and returned as
+//! a range. Everything else is appended to a message under construction as it arrives, so that nothing waits for a
+//! length that was only announced. Every rule that a header can break is checked before an octet of its payload.
+
+use super::text::Text;
+use super::{Role, mask};
+use crate::error::{Error, Result, Violation};
+use crate::message::{CloseCode, CloseFrame, Message, MessageRef};
+use std::ops::Range;
+
+/// The longest payload of a control frame (§5.5).
+pub(crate) const MAX_CONTROL: usize = 125;
+/// Fragments that any message may have. A plain 4096 would fail peers that send megabytes in pieces of 64 bytes, so each
+/// `OCTETS_PER_FRAGMENT` received allow one more; empty fragments, which carry nothing, stay bounded.
+const FREE_FRAGMENTS: usize = 4096;
+const OCTETS_PER_FRAGMENT: usize = 16;
+/// A message under construction that was only lent keeps its memory up to this size, for the next one.
+const KEPT_CAPACITY: usize = 4096;
+
+/// What one call of [`Decoder::next`] did.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Step {
+    /// Octets at the front of the window that are dealt with. Ranges point into the window, and may lie in them.
+    pub(crate) used: usize,
+    /// `None`: more octets are needed.
+    pub(crate) item: Option<Item>,
+}
+
+/// A message or control frame; ranges are those of its payload in the window.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Item {
+    /// Not validated yet: [`text`] makes it a `str`, in the one pass that there is.
+    Text(Range<usize>),
+    Binary(Range<usize>),
+    /// It came in pieces: [`Decoder::assembled`] lends it, [`Decoder::take`] gives it away.
+    Assembled,
+    Ping(Range<usize>),
+    Pong(Range<usize>),
+    Close(Option<CloseFrame>),
+}
+
+/// Validates a text payload.
+///
+/// # Errors
+///
+/// [`Violation::InvalidUtf8`].
+pub(crate) fn text(octets: &[u8]) -> Result<&str, Violation> {
+    std::str::from_utf8(octets).map_err(|_| Violation::InvalidUtf8)
+}
+
+/// The state between two octets. It holds no more than the message under construction.
+#[derive(Debug)]
+pub(crate) struct Decoder {
+    role: Role,
+    max_message: usize,
+    /// The data frame whose payload is still arriving.
+    frame: Option<Frame>,
+    message: Assembly,
+}
+
+/// What is left of a data frame.
+#[derive(Debug)]
+struct Frame {
+    fin: bool,
+    key: Option<[u8; 4]>,
+    /// Payload octets seen so far: where in the mask the next one stands.
+    seen: usize,
+    left: usize,
+}
+
+/// A message that arrives in pieces.
+#[derive(Debug, Default)]
+struct Assembly {
+    progress: Progress,
+    is_text: bool,
+    fragments: usize,
+    text: Text,
+    binary: Vec<u8>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Progress {
+    #[default]
+    None,
+    Started,
+    /// Handed out by [`Item::Assembled`], and dropped by the next call.
+    Whole,
+}
+
+/// A frame's header: §5.2.
+struct Header {
+    fin: bool,
+    opcode: u8,
+    key: Option<[u8; 4]>,
+    payload: usize,
+    size: usize,
+}
+
+const CONTINUATION: u8 = 0;
+const TEXT: u8 = 1;
+const BINARY: u8 = 2;
+const CLOSE: u8 = 8;
+const PING: u8 = 9;
+const PONG: u8 = 10;
+
+impl Decoder {
+    pub(crate) fn new(role: Role, max_message: usize) -> Self {
+        Self { role, max_message, frame: None, message: Assembly::default() }
+    }
+
+    /// Takes what it can from the front of `window`, up to the first message or control frame.
+    ///
+    /// It returns without an item only when it needs more octets, and holds at most one header or control frame back,
+    /// so a window of 4 KiB always makes progress.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Violation`] or [`Error::MessageTooBig`]; the connection cannot go on.
+    #[inline]
+    pub(crate) fn next(&mut self, window: &mut [u8]) -> Result<Step> {
+        let mut used = 0;
+        if self.message.progress == Progress::Whole {
+            self.message.reset();
+        }
+        loop {
+            if let Some(frame) = &mut self.frame {
+                let piece = frame.left.min(window.len() - used);
+                if piece > 0 {
+                    let octets = &mut window[used..used + piece];
+                    frame.unmask(octets);
+                    self.message.push(octets)?;
+                    used += piece;
+                }
+                if frame.left > 0 {
+                    return Ok(Step { used, item: None });
+                }
+                let fin = frame.fin;
+                self.frame = None;
+                if fin {
+                    self.message.finish()?;
+                    return Ok(Step { used, item: Some(Item::Assembled) });
+                }
+            }
+            let Some(header) = self.header(&window[used..])? else { return Ok(Step { used, item: None }) };
+            let start = used + header.size;
+            let whole = window.len() - start >= header.payload;
+            let range = start..start + header.payload;
+            if header.opcode >= CLOSE {
+                if !whole {
+                    return Ok(Step { used, item: None });
+                }
+                let octets = &mut window[range.clone()];
+                if let Some(key) = header.key {
+                    mask(octets, key, 0);
+                }
+                let item = match header.opcode {
+                    CLOSE => Item::Close(close_frame(octets)?),
+                    PING => Item::Ping(range.clone()),
+                    _ => Item::Pong(range.clone()),
+                };
+                return Ok(Step { used: range.end, item: Some(item) });
+            }
+            if whole && header.fin && header.opcode != CONTINUATION {
+                if let Some(key) = header.key {
+                    mask(&mut window[range.clone()], key, 0);
+                }
+                let used = range.end;
+                let item = if header.opcode == TEXT { Item::Text(range) } else { Item::Binary(range) };
+                return Ok(Step { used, item: Some(item) });
+            }
+            if header.opcode != CONTINUATION {
+                self.message.start(header.opcode == TEXT);
+            }
+            self.message.fragments += 1;
+            self.frame = Some(Frame { fin: header.fin, key: header.key, seen: 0, left: header.payload });
+            used = start;
+        }
+    }
+
+    /// Reads a header as far as it is there, and checks every octet of it as soon as it is.
+    #[inline]
+    fn header(&self, octets: &[u8]) -> Result<Option<Header>> {
+        let Some(&first) = octets.first() else { return Ok(None) };
+        let fin = first & 0x80 != 0;
+        let opcode = first & 0x0f;
+        // §5.2: "MUST be 0 unless an extension is negotiated that defines meanings for non-zero values."
+        if first & 0x70 != 0 {
+            return Err(Violation::ReservedBit.into());
+        }
+        let started = self.message.progress == Progress::Started;
+        match opcode {
+            CONTINUATION if !started => return Err(Violation::UnexpectedContinuation.into()),
+            TEXT | BINARY if started => return Err(Violation::ExpectedContinuation.into()),
+            // §5.5: control frames "MUST NOT be fragmented".
+            CLOSE | PING | PONG if !fin => return Err(Violation::FragmentedControl.into()),
+            CONTINUATION | TEXT | BINARY | CLOSE | PING | PONG => {}
+            _ => return Err(Violation::ReservedOpcode(opcode).into()),
+        }
+        let Some(&second) = octets.get(1) else { return Ok(None) };
+        let masked = second & 0x80 != 0;
+        match self.role {
+            Role::Server if !masked => return Err(Violation::UnmaskedFrame.into()),
+            Role::Client if masked => return Err(Violation::MaskedFrame.into()),
+            _ => {}
+        }
+        let short = second & 0x7f;
+        if opcode >= CLOSE && usize::from(short) > MAX_CONTROL {
+            return Err(Violation::OversizeControl.into());
+        }
+        let (length, at) = match short {
+            126 => {
+                let Some(octets) = array::<2>(octets, 2) else { return Ok(None) };
+                let length = u64::from(u16::from_be_bytes(octets));
+                if length < 126 {
+                    return Err(Violation::NonMinimalLength.into());
+                }
+                (length, 4)
+            }
+            127 => {
+                let Some(octets) = array::<8>(octets, 2) else { return Ok(None) };
+                let length = u64::from_be_bytes(octets);
+                if length >> 63 != 0 {
+                    return Err(Violation::LengthOverflow.into());
+                }
+                if length <= u64::from(u16::MAX) {
+                    return Err(Violation::NonMinimalLength.into());
+                }
+                (length, 10)
+            }
+            short => (u64::from(short), 2),
+        };
+        let payload = if opcode >= CLOSE {
+            usize::from(short)
+        } else {
+            // Compared as u64, before anything is narrowed: an overflow here is how limits were bypassed elsewhere.
+            let room = self.max_message - self.message.len();
+            match usize::try_from(length) {
+                Ok(length) if length <= room => length,
+                _ => return Err(Error::MessageTooBig { limit: self.max_message }),
+            }
+        };
+        if opcode == CONTINUATION {
+            self.message.check_fragments()?;
+        }
+        let key = if masked {
+            let Some(key) = array::<4>(octets, at) else { return Ok(None) };
+            Some(key)
+        } else {
+            None
+        };
+        let size = at + if masked { 4 } else { 0 };
+        Ok(Some(Header { fin, opcode, key, payload, size }))
+    }
+
+    /// The message that [`Item::Assembled`] announced.
+    pub(crate) fn assembled(&self) -> MessageRef<'_> {
+        if self.message.is_text {
+            MessageRef::Text(self.message.text.as_str())
+        } else {
+            MessageRef::Binary(&self.message.binary)
+        }
+    }
+
+    /// The message that [`Item::Assembled`] announced, moved out.
+    pub(crate) fn take(&mut self) -> Message {
+        let message = if self.message.is_text {
+            Message::Text(self.message.text.take())
+        } else {
+            Message::Binary(std::mem::take(&mut self.message.binary))
+        };
+        self.message.reset();
+        message
+    }
+
+    /// Where the rest of a large binary frame may be read to directly, and how many octets of it are left. Text goes
+    /// through the window, or it would be validated twice.
+    pub(crate) fn direct(&mut self) -> Option<(&mut Vec<u8>, usize)> {
+        match &self.frame {
+            Some(frame) if frame.left > 0 && !self.message.is_text => {
+                Some((&mut self.message.binary, frame.left))
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes note of `count` octets that were read to the end of [`direct`](Self::direct)'s vector.
+    pub(crate) fn directly_read(&mut self, count: usize) {
+        let Some(frame) = &mut self.frame else { return };
+        let start = self.message.binary.len() - count;
+        frame.unmask(&mut self.message.binary[start..]);
+    }
+
+    /// Whether a message or frame has begun and not ended, not counting a header that is cut.
+    pub(crate) fn is_inside_message(&self) -> bool {
+        self.frame.is_some() || self.message.progress == Progress::Started
+    }
+}
+
+impl Frame {
+    fn unmask(&mut self, octets: &mut [u8]) {
+        if let Some(key) = self.key {
+            mask(octets, key, self.seen);
+        }
+        self.seen += octets.len();
+        self.left -= octets.len();
+    }
+}
+
+impl Assembly {
+    fn start(&mut self, is_text: bool) {
+        self.progress = Progress::Started;
+        self.is_text = is_text;
+    }
+
+    fn push(&mut self, octets: &[u8]) -> Result<(), Violation> {
+        if self.is_text {
+            return self.text.push(octets);
+        }
+        self.binary.extend_from_slice(octets);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), Violation> {
+        self.progress = Progress::Whole;
+        if self.is_text { self.text.finish() } else { Ok(()) }
+    }
+
+    fn len(&self) -> usize {
+        if self.is_text { self.text.len() } else { self.binary.len() }
+    }
+
+    fn check_fragments(&self) -> Result<(), Violation> {
+        if self.fragments >= FREE_FRAGMENTS + self.len() / OCTETS_PER_FRAGMENT {
+            return Err(Violation::TooManyFragments);
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        self.progress = Progress::None;
+        self.is_text = false;
+        self.fragments = 0;
+        if self.text.capacity() > KEPT_CAPACITY {
+            self.text = Text::default();
+        }
+        if self.binary.capacity() > KEPT_CAPACITY {
+            self.binary = Vec::new();
+        }
+        self.text.clear();
+        self.binary.clear();
+    }
+}
+
+fn array<const N: usize>(octets: &[u8], at: usize) -> Option<[u8; N]> {
+    octets.get(at..at + N)?.try_into().ok()
+}
+
+/// The content of a Close frame (§5.5.1).
+///
+/// # Errors
+///
+/// [`Violation::TruncatedClose`], [`Violation::InvalidCloseCode`] or [`Violation::InvalidUtf8`].
+pub(crate) fn close_frame(payload: &[u8]) -> Result<Option<CloseFrame>, Violation> {
+    match payload {
+        [] => Ok(None),
+        [_] => Err(Violation::TruncatedClose),
+        [high, low, reason @ ..] => {
+            let number = u16::from_be_bytes([*high, *low]);
+            let code = CloseCode::from(number);
+            if !code.is_sendable() {
+                return Err(Violation::InvalidCloseCode(number));
+            }
+            Ok(Some(CloseFrame::new(code, text(reason)?)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

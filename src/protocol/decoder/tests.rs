@@ -1,0 +1,268 @@
+//! Octets to events, a row for each sentence of RFC 6455 that speaks of them.
+
+use super::*;
+
+/// What came out, as owned values.
+#[derive(Debug, PartialEq, Eq)]
+enum Out {
+    Text(String),
+    Binary(Vec<u8>),
+    Ping(Vec<u8>),
+    Pong(Vec<u8>),
+    Close(Option<u16>),
+    Violation(Violation),
+    TooBig,
+}
+
+const LIMIT: usize = 1000;
+
+/// Feeds `stream` in pieces that end at `cuts`, as a reader with a window does.
+fn decode(role: Role, stream: &[u8], piece: usize) -> Vec<Out> {
+    let mut decoder = Decoder::new(role, LIMIT);
+    let mut window: Vec<u8> = Vec::new();
+    let mut out = Vec::new();
+    for octets in stream.chunks(piece) {
+        window.extend_from_slice(octets);
+        loop {
+            let step = match decoder.next(&mut window) {
+                Ok(step) => step,
+                Err(Error::Violation(violation)) => {
+                    out.push(Out::Violation(violation));
+                    return out;
+                }
+                Err(_) => {
+                    out.push(Out::TooBig);
+                    return out;
+                }
+            };
+            let more = step.item.is_some();
+            if let Some(item) = step.item {
+                out.push(match item {
+                    Item::Text(range) => match text(&window[range]) {
+                        Ok(text) => Out::Text(text.to_owned()),
+                        Err(violation) => {
+                            out.push(Out::Violation(violation));
+                            return out;
+                        }
+                    },
+                    Item::Binary(range) => Out::Binary(window[range].to_vec()),
+                    Item::Assembled => match decoder.take() {
+                        Message::Text(text) => Out::Text(text),
+                        Message::Binary(octets) => Out::Binary(octets),
+                    },
+                    Item::Ping(range) => Out::Ping(window[range].to_vec()),
+                    Item::Pong(range) => Out::Pong(window[range].to_vec()),
+                    Item::Close(frame) => Out::Close(frame.map(|frame| frame.code.into())),
+                });
+            }
+            window.drain(..step.used);
+            if !more {
+                break;
+            }
+        }
+        assert!(window.len() < 14 + MAX_CONTROL, "{} octets held back", window.len());
+    }
+    out
+}
+
+/// A frame of a client, masked.
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut octets = header(first, payload.len() as u64);
+    let start = octets.len();
+    octets.extend_from_slice(payload);
+    mask(&mut octets[start..], [1, 2, 3, 4], 0);
+    octets
+}
+
+fn header(first: u8, length: u64) -> Vec<u8> {
+    let mut octets = vec![first];
+    match length {
+        0..=125 => octets.push(0x80 | length as u8),
+        126..=0xffff => {
+            octets.push(0x80 | 126);
+            octets.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+        _ => {
+            octets.push(0x80 | 127);
+            octets.extend_from_slice(&length.to_be_bytes());
+        }
+    }
+    octets.extend_from_slice(&[1, 2, 3, 4]);
+    octets
+}
+
+fn text_of(text: &str) -> Out {
+    Out::Text(text.to_owned())
+}
+
+/// Name, stream, what must come out: however the stream is cut.
+fn table() -> Vec<(&'static str, Vec<u8>, Vec<Out>)> {
+    use Violation::*;
+    let broken = |violation| vec![Out::Violation(violation)];
+    let max = vec![7; LIMIT];
+    vec![
+        ("§5.2 a text message in one frame", frame(0x81, b"Hello"), vec![text_of("Hello")]),
+        ("§5.2 a binary message of 126 octets", frame(0x82, &[9; 126]), vec![Out::Binary(vec![9; 126])]),
+        ("§5.2 an empty message is a message", frame(0x81, b""), vec![text_of("")]),
+        ("§5.2 RSV1 without an extension", frame(0xc1, b""), broken(ReservedBit)),
+        ("§5.2 RSV2", frame(0xa1, b""), broken(ReservedBit)),
+        ("§5.2 RSV3", frame(0x91, b""), broken(ReservedBit)),
+        ("§5.2 opcode 3", frame(0x83, b""), broken(ReservedOpcode(3))),
+        ("§5.2 opcode 7", frame(0x87, b""), broken(ReservedOpcode(7))),
+        ("§5.2 opcode 11", frame(0x8b, b""), broken(ReservedOpcode(11))),
+        ("§5.2 opcode 15", frame(0x8f, b""), broken(ReservedOpcode(15))),
+        ("§5.2 16 bits for what fits into 7", vec![0x82, 0xfe, 0, 125, 1, 2, 3, 4], broken(NonMinimalLength)),
+        (
+            "§5.2 64 bits for what fits into 16",
+            vec![0x82, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 1, 2, 3, 4],
+            broken(NonMinimalLength),
+        ),
+        (
+            "§5.2 the most significant bit of a length must be 0",
+            vec![0x82, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0],
+            broken(LengthOverflow),
+        ),
+        ("2^63-1", [&[0x82, 0xff, 0x7f][..], &[0xff; 7]].concat(), vec![Out::TooBig]),
+        ("2^32", header(0x82, 1 << 32), vec![Out::TooBig]),
+        ("2^31", header(0x82, 1 << 31), vec![Out::TooBig]),
+        ("the limit", frame(0x82, &max), vec![Out::Binary(max.clone())]),
+        ("one over the limit", header(0x82, LIMIT as u64 + 1), vec![Out::TooBig]),
+        ("one over the limit in fragments", [frame(2, &max), header(0x80, 1)].concat(), vec![Out::TooBig]),
+        (
+            "§5.4 fragments make one message",
+            [frame(1, b"Hel"), frame(0, b"l"), frame(0x80, b"o")].concat(),
+            vec![text_of("Hello")],
+        ),
+        (
+            "§5.4 control frames may be injected in the middle",
+            [frame(1, b"a"), frame(0x89, b"now"), frame(0x80, b"b"), frame(0x8a, b"")].concat(),
+            vec![Out::Ping(b"now".to_vec()), text_of("ab"), Out::Pong(Vec::new())],
+        ),
+        ("§5.4 a continuation of nothing", frame(0x80, b"x"), broken(UnexpectedContinuation)),
+        (
+            "§5.4 a continuation after the end",
+            [frame(1, b"a"), frame(0x80, b"b"), frame(0, b"c")].concat(),
+            vec![text_of("ab"), Out::Violation(UnexpectedContinuation)],
+        ),
+        (
+            "§5.4 a new message inside a fragmented one",
+            [frame(1, b"a"), frame(0x81, b"b")].concat(),
+            broken(ExpectedContinuation),
+        ),
+        ("§5.5 a fragmented ping", frame(0x09, b""), broken(FragmentedControl)),
+        ("§5.5 a fragmented close", frame(0x08, b""), broken(FragmentedControl)),
+        ("§5.5 a ping of 125 octets", frame(0x89, &[1; 125]), vec![Out::Ping(vec![1; 125])]),
+        ("§5.5 a ping of 126 octets, by its length octet alone", vec![0x89, 0xfe], broken(OversizeControl)),
+        ("§5.5 a ping of 16 MiB, by its length octet alone", vec![0x89, 0xff], broken(OversizeControl)),
+        ("§5.5.1 a close without a body", frame(0x88, b""), vec![Out::Close(None)]),
+        ("§5.5.1 a close with a code", frame(0x88, &[3, 232]), vec![Out::Close(Some(1000))]),
+        ("§5.5.1 a close of one octet", frame(0x88, &[3]), broken(TruncatedClose)),
+        ("§7.4.2 close code 999", frame(0x88, &[3, 231]), broken(InvalidCloseCode(999))),
+        ("§7.4.1 close code 1005", frame(0x88, &[3, 237]), broken(InvalidCloseCode(1005))),
+        ("§7.4.1 close code 1014", frame(0x88, &[3, 246]), vec![Out::Close(Some(1014))]),
+        ("§7.4.2 close code 4999", frame(0x88, &[0x13, 0x87]), vec![Out::Close(Some(4999))]),
+        ("§7.4.2 close code 5000", frame(0x88, &[0x13, 0x88]), broken(InvalidCloseCode(5000))),
+        ("§8.1 a close reason that is not UTF-8", frame(0x88, &[3, 232, 0xff]), broken(InvalidUtf8)),
+        ("§8.1 text that is not UTF-8", frame(0x81, b"\xff"), broken(InvalidUtf8)),
+        (
+            "§8.1 a character may be cut by a fragment",
+            [frame(1, b"\xe2\x82"), frame(0x80, b"\xac")].concat(),
+            vec![text_of("€")],
+        ),
+        (
+            "§8.1 text that ends inside a character",
+            [frame(1, b"\xe2\x82"), frame(0x80, b"")].concat(),
+            broken(InvalidUtf8),
+        ),
+        ("§5.1 a client must mask", vec![0x81, 0x05], broken(UnmaskedFrame)),
+    ]
+}
+
+#[test]
+fn octets_become_what_the_rfc_says_however_they_are_cut() {
+    for (name, stream, expected) in table() {
+        for piece in 1..=stream.len() {
+            assert_eq!(decode(Role::Server, &stream, piece), expected, "{name}, in pieces of {piece}");
+        }
+    }
+}
+
+#[test]
+fn a_server_must_not_mask() {
+    assert_eq!(decode(Role::Client, b"\x81\x05Hello", 3), [text_of("Hello")]);
+    let masked = frame(0x81, b"Hello");
+    assert_eq!(decode(Role::Client, &masked, 3), [Out::Violation(Violation::MaskedFrame)]);
+}
+
+#[test]
+fn a_broken_header_fails_before_its_payload() {
+    // The first octet tells of a reserved bit or opcode, the second of a missing mask or an oversize control frame.
+    for (octets, violation) in [
+        (&[0xc1][..], Violation::ReservedBit),
+        (&[0x83], Violation::ReservedOpcode(3)),
+        (&[0x80], Violation::UnexpectedContinuation),
+        (&[0x09], Violation::FragmentedControl),
+        (&[0x81, 0x05], Violation::UnmaskedFrame),
+        (&[0x89, 0xfe], Violation::OversizeControl),
+    ] {
+        assert_eq!(decode(Role::Server, octets, 1), [Out::Violation(violation)]);
+    }
+}
+
+#[test]
+fn text_fails_at_the_first_octet_that_cannot_be_utf8() {
+    let mut stream = header(0x81, 500);
+    let mut payload = *b"ok\xf4\x90";
+    mask(&mut payload, [1, 2, 3, 4], 0);
+    stream.extend_from_slice(&payload);
+    assert_eq!(decode(Role::Server, &stream, 1), [Out::Violation(Violation::InvalidUtf8)]);
+}
+
+#[test]
+fn empty_fragments_are_counted_and_large_messages_may_have_many() {
+    let mut endless = frame(1, b"");
+    for _ in 0..FREE_FRAGMENTS {
+        endless.extend(frame(0, b""));
+    }
+    assert_eq!(decode(Role::Server, &endless, 4096), [Out::Violation(Violation::TooManyFragments)]);
+    let at_the_limit = &endless[..endless.len() - 6];
+    assert_eq!(decode(Role::Server, at_the_limit, 4096), []);
+
+    let mut decoder = Decoder::new(Role::Server, 4 << 20);
+    let mut first = frame(2, &[0; 64]);
+    let mut rest = frame(0, &[0; 64]);
+    let mut last = frame(0x80, &[0; 64]);
+    assert_eq!(decoder.next(&mut first).expect("first").item, None);
+    for _ in 0..(4 << 20) / 64 - 2 {
+        let mut fragment = rest.clone();
+        assert_eq!(decoder.next(&mut fragment).expect("4 MiB in pieces of 64 octets").item, None);
+    }
+    rest.clear();
+    assert_eq!(decoder.next(&mut last).expect("last").item, Some(Item::Assembled));
+    assert_eq!(decoder.take().len(), 4 << 20);
+}
+
+#[test]
+fn an_announced_length_allocates_nothing() {
+    let mut decoder = Decoder::new(Role::Server, usize::MAX >> 1);
+    let mut announced = header(0x82, 1 << 40);
+    assert_eq!(decoder.next(&mut announced).expect("within the limit").item, None);
+    assert_eq!(decoder.message.binary.capacity(), 0);
+    let (_, left) = decoder.direct().expect("binary may be read directly");
+    assert_eq!(left, 1 << 40);
+}
+
+#[test]
+fn a_frame_read_directly_is_unmasked_where_it_goes_on() {
+    let payload: Vec<u8> = (0..200).collect();
+    let mut stream = frame(0x82, &payload);
+    let mut tail = stream.split_off(8 + 51);
+    let mut decoder = Decoder::new(Role::Server, LIMIT);
+    assert_eq!(decoder.next(&mut stream).expect("a part"), Step { used: 59, item: None });
+    let (message, left) = decoder.direct().expect("inside a binary frame");
+    assert_eq!(left, tail.len());
+    message.append(&mut tail);
+    decoder.directly_read(left);
+    assert_eq!(decoder.next(&mut []).expect("whole").item, Some(Item::Assembled));
+    assert_eq!(decoder.take(), Message::Binary(payload));
+}

@@ -1,0 +1,176 @@
+//! A message or control frame to octets (RFC 6455 §5.2): always one whole frame, masked if we are the client.
+
+use super::{Role, mask};
+use crate::error::{Error, Result};
+use crate::message::{CloseCode, CloseFrame, MessageRef};
+use crate::protocol::decoder::MAX_CONTROL;
+
+/// The longest reason that fits into a Close frame beside its code (§5.5).
+pub(crate) const MAX_REASON: usize = MAX_CONTROL - 2;
+
+/// Opcodes of §5.2 with the FIN bit: we never fragment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Opcode {
+    Text = 0x81,
+    Binary = 0x82,
+    Close = 0x88,
+    Ping = 0x89,
+    Pong = 0x8a,
+}
+
+impl From<MessageRef<'_>> for Opcode {
+    fn from(message: MessageRef<'_>) -> Self {
+        match message {
+            MessageRef::Text(_) => Self::Text,
+            MessageRef::Binary(_) => Self::Binary,
+        }
+    }
+}
+
+/// A frame's header without its mask key: two to ten octets.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Header {
+    octets: [u8; Self::MAX + 4],
+    len: usize,
+    key: Option<[u8; 4]>,
+}
+
+impl Header {
+    /// First octet, second octet, eight octets of length.
+    const MAX: usize = 10;
+
+    /// The header of an unmasked frame if we are the server; else with a fresh key (§5.3: "unpredictable").
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "each arm has just compared the length")]
+    pub(crate) fn new(role: Role, opcode: Opcode, payload: usize) -> Self {
+        let mut octets = [0; Self::MAX + 4];
+        let mask_bit = if role == Role::Client { 0x80 } else { 0 };
+        octets[0] = opcode as u8;
+        let mut len = if payload <= 125 {
+            octets[1] = mask_bit | payload as u8;
+            2
+        } else if payload <= usize::from(u16::MAX) {
+            octets[1] = mask_bit | 126;
+            octets[2..4].copy_from_slice(&(payload as u16).to_be_bytes());
+            4
+        } else {
+            octets[1] = mask_bit | 127;
+            octets[2..10].copy_from_slice(&(payload as u64).to_be_bytes());
+            10
+        };
+        let key = (role == Role::Client).then(mask_key);
+        if let Some(key) = key {
+            octets[len..len + 4].copy_from_slice(&key);
+            len += 4;
+        }
+        Self { octets, len, key }
+    }
+
+    #[inline]
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.octets[..self.len]
+    }
+}
+
+/// Appends one frame.
+#[inline]
+pub(crate) fn append(role: Role, opcode: Opcode, payload: &[u8], frame: &mut Vec<u8>) {
+    let header = Header::new(role, opcode, payload.len());
+    frame.reserve(header.len + payload.len());
+    frame.extend_from_slice(header.as_bytes());
+    let start = frame.len();
+    frame.extend_from_slice(payload);
+    if let Some(key) = header.key {
+        mask(&mut frame[start..], key, 0);
+    }
+}
+
+/// The payload of a Close frame (§5.5.1); empty for no code.
+pub(crate) fn close_payload(content: Option<&CloseFrame>) -> Vec<u8> {
+    content.map_or_else(Vec::new, |frame| {
+        [&u16::from(frame.code).to_be_bytes()[..], frame.reason.as_bytes()].concat()
+    })
+}
+
+/// Refuses what may not stand in a Close frame. 1005 stands for no code at all, so it is refused like the others: leave
+/// the code out by closing without one.
+///
+/// # Errors
+///
+/// [`Error::Invalid`].
+pub(crate) fn check_close(code: CloseCode, reason: &str) -> Result<()> {
+    if !code.is_sendable() {
+        return Err(Error::invalid(format!("close code {} may not be sent", u16::from(code))));
+    }
+    if reason.len() > MAX_REASON {
+        return Err(Error::invalid(format!(
+            "close reason of {} bytes, at most {MAX_REASON} fit",
+            reason.len()
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses what may not stand in a ping.
+///
+/// # Errors
+///
+/// [`Error::Invalid`].
+pub(crate) fn check_control(payload: &[u8]) -> Result<()> {
+    if payload.len() > MAX_CONTROL {
+        return Err(Error::invalid(format!(
+            "control payload of {} bytes, at most {MAX_CONTROL} fit",
+            payload.len()
+        )));
+    }
+    Ok(())
+}
+
+/// §5.3: "derived from a strong source of entropy", and not to be predicted: a generator that reseeds itself from the
+/// operating system's.
+fn mask_key() -> [u8; 4] {
+    rand::random()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_take_the_fewest_octets() {
+        let size = |payload| Header::new(Role::Server, Opcode::Binary, payload).as_bytes().len();
+        for (payload, octets) in [(0, 2), (125, 2), (126, 4), (65535, 4), (65536, 10), (1 << 31, 10)] {
+            assert_eq!(size(payload), octets, "{payload}");
+        }
+    }
+
+    #[test]
+    fn a_server_does_not_mask_and_a_client_does() {
+        let mut frame = Vec::new();
+        append(Role::Server, Opcode::Text, b"Hello", &mut frame);
+        assert_eq!(frame, b"\x81\x05Hello"); // §5.7
+        frame.clear();
+        append(Role::Client, Opcode::Text, b"Hello", &mut frame);
+        assert_eq!(frame[..2], [0x81, 0x85]);
+        let key = [frame[2], frame[3], frame[4], frame[5]];
+        mask(&mut frame[6..], key, 0);
+        assert_eq!(&frame[6..], b"Hello");
+    }
+
+    #[test]
+    fn no_two_frames_have_the_same_mask() {
+        let keys: std::collections::HashSet<_> = (0..1000).map(|_| mask_key()).collect();
+        assert!(keys.len() > 995, "{}", keys.len());
+        let bits = keys.iter().flatten().fold(0, |bits, octet| bits | octet);
+        assert_eq!(bits, 255, "all bits of a key are in use");
+    }
+
+    #[test]
+    fn what_may_not_be_sent_is_refused() {
+        check_close(CloseCode::NORMAL, &"x".repeat(123)).expect("123 bytes fit");
+        check_close(CloseCode::NORMAL, &"x".repeat(124)).expect_err("124 bytes do not");
+        check_close(CloseCode::NO_STATUS, "").expect_err("1005 is never on the wire");
+        check_control(&[0; 125]).expect("125 bytes fit");
+        check_control(&[0; 126]).expect_err("126 bytes do not");
+    }
+}

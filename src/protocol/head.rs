@@ -1,0 +1,441 @@
+//! Heads of requests and responses (RFC 9112): where one ends, what it says, and how ours are written.
+//!
+//! The [`Scanner`] is strict where parsers are known to differ, because a difference between a proxy and us is a
+//! smuggled request: bare LF, bare CR, folded lines and whitespace before a colon are refused, each at the octet that
+//! shows it. What follows a head is not looked at here.
+
+use super::{Refusal, is_tchar, origin::Authority};
+use http::header::{self, HeaderName, HeaderValue};
+use http::{HeaderMap, Method, StatusCode, Uri, Version};
+use tungstenite::Bytes;
+
+const TOO_LONG: Refusal =
+    Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the head of the request is too large");
+const URI_TOO_LONG: Refusal = Refusal::new(StatusCode::URI_TOO_LONG, "the request line is too long");
+const TOO_MANY: Refusal = Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too many headers");
+const VERSION: Refusal =
+    Refusal::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "only HTTP/1.1 and HTTP/1.0 are spoken here");
+const NOT_HTTP: Refusal = Refusal::bad_request("this is not HTTP");
+const BARE_LF: Refusal = Refusal::bad_request("a line ends with a bare LF");
+const BARE_CR: Refusal = Refusal::bad_request("CR without LF");
+const CONTROL: Refusal = Refusal::bad_request("a control character in the head");
+const HEADER_NAME: Refusal = Refusal::bad_request("a header's name is malformed");
+const HEADER_VALUE: Refusal = Refusal::bad_request("a header's value is malformed");
+const FOLDED: Refusal = Refusal::bad_request("a header is folded over two lines");
+const TARGET: Refusal = Refusal::bad_request("the request target is malformed");
+
+/// Longer than any registered method (17), so that what is no HTTP and holds no space is not read to the limit.
+const MAX_METHOD: usize = 32;
+
+/// How large a head may be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// In octets, the empty line at its end included.
+    pub(crate) size: usize,
+    /// Header lines.
+    pub(crate) headers: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Request,
+    Response,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// Before the first octet of the first line.
+    Start,
+    /// Behind the CR of an empty line in front of the first one.
+    LeadingCr,
+    /// In a method.
+    Method,
+    /// In the rest of the first line.
+    FirstLine,
+    /// Behind the CR that ends the first line.
+    FirstLineCr,
+    /// At the start of a line that is a header's or the empty one.
+    LineStart,
+    Name,
+    Value,
+    /// Behind the CR that ends a header.
+    ValueCr,
+    /// Behind the CR of the empty line.
+    LastCr,
+}
+
+/// Finds the end of a head in octets that arrive piecemeal, and looks at each octet once.
+#[derive(Debug)]
+pub(crate) struct Scanner {
+    role: Role,
+    limits: Limits,
+    at: At,
+    scanned: usize,
+    /// Where the first line starts: behind an empty line, perhaps.
+    first_line: usize,
+    headers: usize,
+}
+
+impl Scanner {
+    /// For what a client sends.
+    pub(crate) fn request(limits: Limits) -> Self {
+        Self::new(Role::Request, limits)
+    }
+
+    /// For what a server answers. The status of a refusal says nothing then.
+    pub(crate) fn response(limits: Limits) -> Self {
+        Self::new(Role::Response, limits)
+    }
+
+    fn new(role: Role, limits: Limits) -> Self {
+        Self { role, limits, at: At::Start, scanned: 0, first_line: 0, headers: 0 }
+    }
+
+    /// Looks at everything that has arrived so far, from the first octet on, and returns the length of the head once it
+    /// is whole. What stands behind it belongs to somebody else.
+    ///
+    /// A refusal is final. It comes as soon as the octets show that no head can come of them.
+    pub(crate) fn scan(&mut self, received: &[u8]) -> Result<Option<usize>, Refusal> {
+        while let Some(&octet) = received.get(self.scanned) {
+            if self.scanned >= self.limits.size {
+                return Err(self.too_long());
+            }
+            if self.at == At::Value && is_value(octet) {
+                // Most of a head is values: in one run, where a step each would double what the handshake costs.
+                let end = received.len().min(self.limits.size);
+                let rest = received.get(self.scanned..end).unwrap_or_default();
+                self.scanned += rest.iter().position(|&octet| !is_value(octet)).unwrap_or(rest.len());
+                continue;
+            }
+            self.at = self.step(octet, received)?;
+            self.scanned += 1;
+            if self.at == At::LastCr && octet == b'\n' {
+                return Ok(Some(self.scanned));
+            }
+        }
+        // Full without an end: the next octet could only be one too many.
+        if self.scanned >= self.limits.size { Err(self.too_long()) } else { Ok(None) }
+    }
+
+    /// Whether nothing of a head has arrived: a client that leaves now has asked for nothing.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.scanned == 0
+    }
+
+    fn too_long(&self) -> Refusal {
+        match self.at {
+            At::Method | At::FirstLine | At::FirstLineCr if self.role == Role::Request => URI_TOO_LONG,
+            _ => TOO_LONG,
+        }
+    }
+
+    fn step(&mut self, octet: u8, received: &[u8]) -> Result<At, Refusal> {
+        Ok(match (self.at, octet) {
+            // RFC 9112 §2.2: "a server that is expecting to receive and parse a request-line SHOULD ignore at least one
+            // empty line (CRLF) received prior to the request-line." It ignores one.
+            (At::Start, b'\r') if self.role == Role::Request && self.scanned == 0 => At::LeadingCr,
+            (At::LeadingCr, b'\n') => {
+                self.first_line = self.scanned + 1;
+                At::Start
+            }
+            (At::LeadingCr, _) => return Err(BARE_CR),
+
+            (At::Start | At::Method, _) if self.role == Role::Response => {
+                // The status line is checked as a whole; its first octets tell other protocols apart at once.
+                let start = b"HTTP/1.";
+                match start.get(self.scanned) {
+                    Some(&expected) if expected != octet => return Err(NOT_HTTP),
+                    Some(_) => At::Method,
+                    None if octet.is_ascii_digit() => At::FirstLine,
+                    None => return Err(NOT_HTTP),
+                }
+            }
+            // RFC 9112 §3.1: a method is a token. A TLS ClientHello (0x16) fails here at its first octet.
+            (At::Start | At::Method, octet) if is_tchar(octet) => {
+                if self.scanned - self.first_line >= MAX_METHOD {
+                    return Err(NOT_HTTP);
+                }
+                At::Method
+            }
+            (At::Method, b' ') => At::FirstLine,
+            (At::Start | At::Method, _) => return Err(NOT_HTTP),
+
+            (At::FirstLine, b'\r') => At::FirstLineCr,
+            (At::FirstLine, b'\n') => return Err(BARE_LF),
+            // A target is ASCII (RFC 3986 §2); the phrase behind a status need not be.
+            (At::FirstLine, b' '..=b'~') => At::FirstLine,
+            (At::FirstLine, b'\t' | 0x80..) if self.role == Role::Response => At::FirstLine,
+            (At::FirstLine, 0x80..) => return Err(TARGET),
+            (At::FirstLine, _) => return Err(CONTROL),
+            (At::FirstLineCr, b'\n') => {
+                let line = received.get(self.first_line..self.scanned - 1).unwrap_or_default();
+                match self.role {
+                    Role::Request => check_request_line(line)?,
+                    Role::Response => check_status_line(line)?,
+                }
+                At::LineStart
+            }
+
+            (At::LineStart, b'\r') => At::LastCr,
+            (At::LineStart, b'\n') => return Err(BARE_LF),
+            // RFC 9112 §5.2: "A server that receives an obs-fold in a request message that is not within a "message/http"
+            // container MUST either reject the message by sending a 400" or replace it. It rejects, as the client does.
+            (At::LineStart, b' ' | b'\t') => return Err(FOLDED),
+            (At::LineStart, octet) if is_tchar(octet) => {
+                if self.headers >= self.limits.headers {
+                    return Err(TOO_MANY);
+                }
+                self.headers += 1;
+                At::Name
+            }
+            (At::Name, octet) if is_tchar(octet) => At::Name,
+            (At::Name, b':') => At::Value,
+            // RFC 9112 §5.1: "No whitespace is allowed between the field name and colon."
+            (At::LineStart | At::Name, _) => return Err(HEADER_NAME),
+            (At::Value, b'\r') => At::ValueCr,
+            // RFC 9112 §2.2 lets a recipient take a bare LF for the end of a line. It does not: where a proxy in front
+            // takes it for part of the value, a second header would be smuggled past it.
+            (At::Value, b'\n') => return Err(BARE_LF),
+            (At::Value, octet) if is_value(octet) => At::Value,
+            // RFC 9110 §5.5: "Field values containing CR, LF, or NUL characters are invalid and dangerous".
+            (At::Value, _) => return Err(CONTROL),
+            (At::ValueCr, b'\n') => At::LineStart,
+            (At::LastCr, b'\n') => At::LastCr,
+            // RFC 9112 §2.2: a bare CR "MUST" be taken as invalid or replaced.
+            (At::FirstLineCr | At::ValueCr | At::LastCr, _) => return Err(BARE_CR),
+        })
+    }
+}
+
+/// RFC 9110 §5.5: visible characters, space, tab and octets beyond ASCII.
+const fn is_value(octet: u8) -> bool {
+    matches!(octet, b'\t' | b' '..=b'~' | 0x80..)
+}
+
+/// RFC 9112 §3: method, target and version with one space between each two.
+fn check_request_line(line: &[u8]) -> Result<(), Refusal> {
+    let mut parts = line.split(|&octet| octet == b' ');
+    let (Some(_), Some(target), Some(version), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(Refusal::bad_request("the request line is malformed"));
+    };
+    match version {
+        b"HTTP/1.1" | b"HTTP/1.0" => {}
+        // That includes `PRI * HTTP/2.0`, the preface of HTTP/2.
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
+            return Err(VERSION);
+        }
+        _ => return Err(NOT_HTTP),
+    }
+    // RFC 6455 §3: a fragment is no part of what is sent. `Uri` would cut it off silently.
+    if target.is_empty() || target.contains(&b'#') {
+        return Err(TARGET);
+    }
+    Ok(())
+}
+
+/// RFC 9112 §4: version, three digits, and a phrase that may be empty.
+fn check_status_line(line: &[u8]) -> Result<(), Refusal> {
+    match line.get(b"HTTP/1.".len()..) {
+        Some([b'0' | b'1', b' ', code @ ..]) => match code {
+            [b'1'..=b'9', b'0'..=b'9', b'0'..=b'9'] | [b'1'..=b'9', b'0'..=b'9', b'0'..=b'9', b' ', ..] => {
+                Ok(())
+            }
+            _ => Err(Refusal::bad_request("the status line is malformed")),
+        },
+        _ => Err(Refusal::bad_request("the status line is malformed")),
+    }
+}
+
+/// Scans a head that has to be there as a whole, and nothing behind it.
+fn scan_whole(mut scanner: Scanner, head: &[u8]) -> Result<Scanner, Refusal> {
+    match scanner.scan(head)? {
+        Some(end) if end == head.len() => Ok(scanner),
+        _ => Err(Refusal::bad_request("the head is not whole")),
+    }
+}
+
+/// Reads a whole request head, as the [`Scanner`] cut it off.
+///
+/// The result shares one copy of the head between the target and all values.
+pub(crate) fn parse_request(head: &[u8], limits: Limits) -> Result<http::Request<()>, Refusal> {
+    let scanner = scan_whole(Scanner::request(limits), head)?;
+    let head = Bytes::copy_from_slice(head);
+    // Exactly as many as there are: an array for the limit would be 3 KiB of every client thread's stack.
+    let mut lines = vec![httparse::EMPTY_HEADER; scanner.headers];
+    let mut parsed = httparse::Request::new(&mut lines);
+    match parsed.parse(&head) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) => return Err(Refusal::bad_request("the head is not whole")),
+        Err(error) => return Err(refusal_of(error)),
+    }
+    let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
+        return Err(NOT_HTTP);
+    };
+    let mut request = http::Request::new(());
+    *request.method_mut() = Method::from_bytes(method.as_bytes()).map_err(|_| NOT_HTTP)?;
+    *request.uri_mut() = Uri::from_maybe_shared(head.slice_ref(target.as_bytes())).map_err(|_| TARGET)?;
+    *request.version_mut() = if minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
+    *request.headers_mut() = header_map(&head, parsed.headers)?;
+    check_target(&request, target)?;
+    check_host(&request)?;
+    Ok(request)
+}
+
+/// Reads a whole response head, as the [`Scanner`] cut it off. The status of a refusal says nothing.
+pub(crate) fn parse_response(head: &[u8], limits: Limits) -> Result<http::Response<()>, Refusal> {
+    let scanner = scan_whole(Scanner::response(limits), head)?;
+    let head = Bytes::copy_from_slice(head);
+    let mut lines = vec![httparse::EMPTY_HEADER; scanner.headers];
+    let mut parsed = httparse::Response::new(&mut lines);
+    match parsed.parse(&head) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) => return Err(Refusal::bad_request("the head is not whole")),
+        Err(error) => return Err(refusal_of(error)),
+    }
+    let mut response = http::Response::new(());
+    let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
+    *response.status_mut() = status.ok_or(Refusal::bad_request("the status line is malformed"))?;
+    *response.version_mut() = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+    *response.headers_mut() = header_map(&head, parsed.headers)?;
+    Ok(response)
+}
+
+/// What httparse finds and the scanner did not; hardly anything, since the scanner is the stricter one.
+fn refusal_of(error: httparse::Error) -> Refusal {
+    match error {
+        httparse::Error::HeaderName => HEADER_NAME,
+        httparse::Error::HeaderValue => HEADER_VALUE,
+        httparse::Error::TooManyHeaders => TOO_MANY,
+        httparse::Error::Version => VERSION,
+        httparse::Error::NewLine => BARE_LF,
+        _ => Refusal::bad_request("the first line is malformed"),
+    }
+}
+
+fn header_map(head: &Bytes, lines: &[httparse::Header<'_>]) -> Result<HeaderMap, Refusal> {
+    let mut headers = HeaderMap::try_with_capacity(lines.len()).map_err(|_| TOO_MANY)?;
+    for line in lines {
+        let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| HEADER_NAME)?;
+        let value = HeaderValue::from_maybe_shared(head.slice_ref(line.value)).map_err(|_| HEADER_VALUE)?;
+        headers.try_append(name, value).map_err(|_| TOO_MANY)?;
+    }
+    Ok(headers)
+}
+
+/// RFC 9112 §3.2: the four forms of a target, and which method may have which.
+fn check_target(request: &http::Request<()>, target: &str) -> Result<(), Refusal> {
+    let valid = match *request.method() {
+        // §3.2.3: the authority form. CONNECT is answered 405 later on, whatever it asks for.
+        Method::CONNECT => true,
+        Method::OPTIONS if target == "*" => true,
+        // §3.2.1 the origin form, §3.2.2 the absolute form.
+        _ => target.starts_with('/') || request.uri().scheme().is_some(),
+    };
+    if valid { Ok(()) } else { Err(TARGET) }
+}
+
+/// RFC 9112 §3.2: "A server MUST respond with a 400 (Bad Request) status code to any HTTP/1.1 request message that lacks
+/// a Host header field and to any request message that contains more than one Host header field line or a Host header
+/// field with an invalid field value."
+fn check_host(request: &http::Request<()>) -> Result<(), Refusal> {
+    let mut lines = request.headers().get_all(header::HOST).iter();
+    match (lines.next(), lines.next()) {
+        (None, _) if request.version() == Version::HTTP_10 => {}
+        (None, _) => return Err(Refusal::bad_request("no Host header")),
+        (Some(_), Some(_)) => return Err(Refusal::bad_request("more than one Host header")),
+        (Some(host), None) => {
+            // Empty where the target has no authority (RFC 9110 §7.2).
+            if !host.is_empty() && Authority::parse(host.as_bytes()).is_none() {
+                return Err(Refusal::bad_request("the Host header is malformed"));
+            }
+        }
+    }
+    match request.uri().authority() {
+        Some(authority) if Authority::parse(authority.as_str().as_bytes()).is_none() => Err(TARGET),
+        _ => Ok(()),
+    }
+}
+
+/// The octets of an answer after which the connection ends: everything but a 101.
+///
+/// `Content-Length` and `Connection: close` are ours, whatever the response says, and an interim status becomes a 500:
+/// nothing that a callback returns here can pass for the end of a handshake. `without_body` is for HEAD (RFC 9110
+/// §9.3.2): the same head, no body.
+pub(crate) fn write_response(response: &http::Response<Vec<u8>>, without_body: bool) -> Vec<u8> {
+    let status = match response.status() {
+        status if status.is_informational() => StatusCode::INTERNAL_SERVER_ERROR,
+        status => status,
+    };
+    let mut octets = Vec::with_capacity(256 + response.body().len());
+    write_status_line(&mut octets, status);
+    for (name, value) in response.headers() {
+        if ![header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION].contains(name) {
+            write_header(&mut octets, name.as_str(), value.as_bytes());
+        }
+    }
+    // RFC 9110 §8.6 and §15.4.5: no length with a 204, none of use with a 304, and no body with either.
+    let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if !bodiless {
+        write_header(&mut octets, "content-length", response.body().len().to_string().as_bytes());
+    }
+    write_header(&mut octets, "connection", b"close");
+    if response.headers().contains_key(header::UPGRADE) {
+        // RFC 9110 §7.8: "A sender of Upgrade MUST also send an "Upgrade" connection option". A line of its own, for
+        // clients that look for `Connection: close`.
+        write_header(&mut octets, "connection", b"Upgrade");
+    }
+    octets.extend_from_slice(b"\r\n");
+    if !bodiless && !without_body {
+        octets.extend_from_slice(response.body());
+    }
+    octets
+}
+
+/// The octets of a 101, with the headers as they are; RFC 9110 §8.6: a 1xx has no `Content-Length` and no body.
+pub(crate) fn write_switching(headers: &HeaderMap) -> Vec<u8> {
+    let mut octets = Vec::with_capacity(256);
+    write_status_line(&mut octets, StatusCode::SWITCHING_PROTOCOLS);
+    for (name, value) in headers {
+        if ![header::CONTENT_LENGTH, header::TRANSFER_ENCODING].contains(name) {
+            write_header(&mut octets, name.as_str(), value.as_bytes());
+        }
+    }
+    octets.extend_from_slice(b"\r\n");
+    octets
+}
+
+fn write_status_line(octets: &mut Vec<u8>, status: StatusCode) {
+    octets.extend_from_slice(b"HTTP/1.1 ");
+    octets.extend_from_slice(status.as_str().as_bytes());
+    // RFC 9112 §4: the space stays where there is no phrase.
+    octets.push(b' ');
+    octets.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    octets.extend_from_slice(b"\r\n");
+}
+
+/// One header line. The name is spelled as the RFCs do, `Sec-WebSocket-Accept`: case means nothing, but small clients
+/// are known to compare it.
+pub(crate) fn write_header(octets: &mut Vec<u8>, name: &str, value: &[u8]) {
+    let rest = match name.strip_prefix("sec-websocket-") {
+        Some(rest) => {
+            octets.extend_from_slice(b"Sec-WebSocket-");
+            rest
+        }
+        None => name,
+    };
+    let mut initial = true;
+    for octet in rest.bytes() {
+        octets.push(if initial { octet.to_ascii_uppercase() } else { octet });
+        initial = octet == b'-';
+    }
+    octets.extend_from_slice(b": ");
+    octets.extend_from_slice(value);
+    octets.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,405 @@
+//! What a client asked, and how it is answered when the answer is no.
+
+use crate::protocol::Refusal;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, ORIGIN, PROXY_AUTHORIZATION};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
+use std::borrow::Cow;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+/// An HTTP answer with its whole body. `Content-Length` and `Connection` are set when it is sent.
+pub type Response = http::Response<Vec<u8>>;
+
+/// Headers whose values never appear in an error, a log line or a `{:?}`.
+const SECRETS: [HeaderName; 3] = [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION];
+
+/// How much of one text from the wire is shown: enough to recognise it, too little to flood a log.
+const MAX_SHOWN: usize = 200;
+
+/// What a client asked for: the request's head, and where it came from.
+///
+/// Its `{:?}` hides what authenticates a user: the query and the values of `Authorization`, `Cookie` and
+/// `Proxy-Authorization`.
+pub struct Request {
+    head: http::Request<()>,
+    peer_addr: SocketAddr,
+    client_ip: IpAddr,
+}
+
+impl Request {
+    pub(crate) fn new(mut head: http::Request<()>, peer_addr: SocketAddr, client_ip: IpAddr) -> Self {
+        for (name, value) in head.headers_mut() {
+            if SECRETS.contains(name) {
+                // So that even the `{:?}` of `headers()` hides it.
+                value.set_sensitive(true);
+            }
+        }
+        Self { head, peer_addr, client_ip }
+    }
+
+    /// The method: `GET` wherever a WebSocket is asked for.
+    pub fn method(&self) -> &Method {
+        self.head.method()
+    }
+
+    /// The request's target, as it was sent: usually a path and a query without a host.
+    pub fn uri(&self) -> &Uri {
+        self.head.uri()
+    }
+
+    /// The path, still percent-encoded.
+    pub fn path(&self) -> &str {
+        self.head.uri().path()
+    }
+
+    /// What follows the `?`, still percent-encoded. Browsers cannot set headers for a WebSocket, so it often holds a
+    /// token: do not log it.
+    pub fn query(&self) -> Option<&str> {
+        self.head.uri().query()
+    }
+
+    /// HTTP/1.1, or HTTP/1.0 for a plain request.
+    pub fn version(&self) -> Version {
+        self.head.version()
+    }
+
+    /// All headers.
+    pub fn headers(&self) -> &HeaderMap {
+        self.head.headers()
+    }
+
+    /// The first header of this name, in whatever case, if it is UTF-8.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.headers().get(name).and_then(|value| std::str::from_utf8(value.as_bytes()).ok())
+    }
+
+    /// The other end of the socket: the nearest proxy, where there is one.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.peer_addr
+    }
+
+    /// The client's address: from `X-Forwarded-For` as far as the proxies that wrote it are trusted, else the
+    /// socket's. An IPv4 address is always given as one, never mapped into IPv6.
+    pub fn client_ip(&self) -> IpAddr {
+        self.client_ip
+    }
+
+    /// Values that were attached to the request, by the header callback for example.
+    pub fn extensions(&self) -> &Extensions {
+        self.head.extensions()
+    }
+
+    /// A place for values of your own, one of each type: what the header callback puts here, the authenticated user
+    /// perhaps, the handler finds in its connection's request.
+    pub fn extensions_mut(&mut self) -> &mut Extensions {
+        self.head.extensions_mut()
+    }
+
+    pub(crate) fn head(&self) -> &http::Request<()> {
+        &self.head
+    }
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("method", self.method())
+            .field("path", &self.path())
+            .field("query", &self.query().map(|_| format_args!("<hidden>")))
+            .field("version", &self.version())
+            .field("headers", self.headers())
+            .field("peer_addr", &self.peer_addr)
+            .field("client_ip", &self.client_ip)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A refusal: the HTTP answer a client gets instead of a WebSocket.
+///
+/// ```
+/// use http::StatusCode;
+/// use threadws::Reject;
+///
+/// let reject = Reject::new(401, "who are you?").header("www-authenticate", "Bearer");
+/// assert_eq!(reject.status(), StatusCode::UNAUTHORIZED);
+/// assert_eq!(Reject::from(StatusCode::FORBIDDEN).text(), "Forbidden");
+/// ```
+///
+/// An [`http::Response`] with any body can be a refusal as well, by `From`.
+pub struct Reject {
+    response: Response,
+}
+
+impl Reject {
+    /// A refusal with a text for its body, sent as `text/plain`.
+    ///
+    /// What cannot be the status of a final answer (no status at all, or below 200) is sent as 500.
+    pub fn new(status: impl TryInto<StatusCode>, text: impl Into<String>) -> Self {
+        let mut response = Response::new(text.into().into_bytes());
+        *response.status_mut() = final_status(status.try_into().ok());
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        Self { response }
+    }
+
+    /// Adds a header, beside any others of its name.
+    ///
+    /// A name or value that cannot stand in a head is left out, and the refusal becomes a 500.
+    pub fn header(mut self, name: impl TryInto<HeaderName>, value: impl TryInto<HeaderValue>) -> Self {
+        let added = match (name.try_into(), value.try_into()) {
+            (Ok(name), Ok(value)) => self.response.headers_mut().try_append(name, value).is_ok(),
+            _ => false,
+        };
+        if !added {
+            *self.response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        }
+        self
+    }
+
+    /// The status.
+    pub fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
+    /// The body, if it is text, else nothing.
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(self.response.body()).unwrap_or_default()
+    }
+
+    pub(crate) fn response(&self) -> &Response {
+        &self.response
+    }
+}
+
+fn final_status(status: Option<StatusCode>) -> StatusCode {
+    // RFC 9110 §15.2: after a 1xx the client would wait for the answer proper, or take a 101 for a yes.
+    status.filter(|status| !status.is_informational()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// The status and the text; no header, since one may be a cookie.
+impl fmt::Debug for Reject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reject")
+            .field("status", &self.status())
+            .field("text", &Shown(self.text()))
+            .finish_non_exhaustive()
+    }
+}
+
+/// With the status's own name for a text.
+impl From<StatusCode> for Reject {
+    fn from(status: StatusCode) -> Self {
+        let status = final_status(Some(status));
+        Self::new(status, status.canonical_reason().unwrap_or_default())
+    }
+}
+
+/// A 1xx becomes a 500.
+impl From<Response> for Reject {
+    fn from(mut response: Response) -> Self {
+        *response.status_mut() = final_status(Some(response.status()));
+        Self { response }
+    }
+}
+
+impl From<Reject> for Response {
+    fn from(reject: Reject) -> Self {
+        reject.response
+    }
+}
+
+impl From<Refusal> for Reject {
+    fn from(refusal: Refusal) -> Self {
+        let mut reject = Self::new(refusal.status, refusal.reason);
+        for &(name, value) in refusal.headers {
+            reject = reject.header(name, value);
+        }
+        reject
+    }
+}
+
+/// A handshake that failed: who it was, and what they were told.
+///
+/// Made to be logged: whatever came from the wire is escaped and cut, and neither the query nor any header that
+/// authenticates a user is shown.
+#[derive(Debug)]
+pub struct HandshakeError {
+    status: StatusCode,
+    reason: Cow<'static, str>,
+    peer_addr: SocketAddr,
+    client_ip: IpAddr,
+    request: Option<Box<Request>>,
+}
+
+impl HandshakeError {
+    pub(crate) fn new(
+        status: StatusCode,
+        reason: impl Into<Cow<'static, str>>,
+        peer_addr: SocketAddr,
+        request: Option<Request>,
+    ) -> Self {
+        let client_ip = request.as_ref().map_or(peer_addr.ip().to_canonical(), Request::client_ip);
+        Self { status, reason: reason.into(), peer_addr, client_ip, request: request.map(Box::new) }
+    }
+
+    /// The status the client was answered with, or would have been, had it still been there.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Why, in a few words. A header callback's own text stands here as it is: escape it.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// The other end of the socket.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.peer_addr
+    }
+
+    /// The client's address, the socket's if no whole head arrived.
+    pub fn client_ip(&self) -> IpAddr {
+        self.client_ip
+    }
+
+    /// What the client asked, if a whole head arrived and could be read.
+    pub fn request(&self) -> Option<&Request> {
+        self.request.as_deref()
+    }
+}
+
+impl fmt::Display for HandshakeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { status, reason, peer_addr, client_ip, request } = self;
+        write!(f, "handshake of {peer_addr} failed with {}: {}", status.as_u16(), Bare(reason))?;
+        let Some(request) = request else { return Ok(()) };
+        write!(f, " ({} {:?}", Bare(request.method().as_str()), Shown(request.path()))?;
+        if *client_ip != peer_addr.ip().to_canonical() {
+            write!(f, ", client {client_ip}")?;
+        }
+        if *status == StatusCode::FORBIDDEN {
+            // The two that the origin policy compares: without them nobody finds the proxy that changed one.
+            for (what, name) in [("origin", &ORIGIN), ("host", &HOST)] {
+                if let Some(value) = request.headers().get(name) {
+                    write!(f, ", {what} {:?}", Shown(&String::from_utf8_lossy(value.as_bytes())))?;
+                }
+            }
+        }
+        f.write_str(")")
+    }
+}
+
+impl std::error::Error for HandshakeError {}
+
+/// A text from outside, cut, escaped and in quotes.
+struct Shown<'a>(&'a str);
+
+/// The same without quotes.
+struct Bare<'a>(&'a str);
+
+fn cut(text: &str) -> (&str, &'static str) {
+    match text.char_indices().nth(MAX_SHOWN) {
+        Some((end, _)) => (&text[..end], "..."),
+        None => (text, ""),
+    }
+}
+
+impl fmt::Debug for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (text, rest) = cut(self.0);
+        write!(f, "{text:?}{rest}")
+    }
+}
+
+impl fmt::Display for Bare<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (text, rest) = cut(self.0);
+        write!(f, "{}{rest}", text.escape_debug())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> Request {
+        let head = http::Request::builder()
+            .uri("/chat?token=hunter2")
+            .header("authorization", "Bearer hunter2")
+            .header("cookie", "a=1")
+            .header("cookie", "session=hunter2")
+            .header("proxy-authorization", "Basic hunter2")
+            .header("host", "a.example")
+            .header("origin", HeaderValue::from_bytes(b"http://\xff\t\x80evil").expect("obs-text"))
+            .body(())
+            .expect("a request");
+        Request::new(head, SocketAddr::from(([127, 0, 0, 1], 4000)), IpAddr::from([203, 0, 113, 9]))
+    }
+
+    #[test]
+    fn no_secret_is_shown_by_any_debug_or_display() {
+        let request = request();
+        let shown = format!("{request:?} {:?}", request.headers());
+        let error = HandshakeError::new(StatusCode::FORBIDDEN, "no", request.peer_addr(), Some(request));
+        let shown = format!("{shown} {error} {error:?}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+        assert!(shown.contains("a.example"), "{shown}");
+    }
+
+    #[test]
+    fn what_came_from_the_wire_is_escaped_and_cut() {
+        let reason = format!("\r\n\u{1b}[31m{}", "x".repeat(1000));
+        let text = HandshakeError::new(StatusCode::FORBIDDEN, reason, request().peer_addr(), Some(request()))
+            .to_string();
+        assert!(text.chars().all(|c| !c.is_control()), "{text:?}");
+        assert!(text.len() < 500, "{} bytes", text.len());
+        assert!(text.contains("client 203.0.113.9") && text.contains(r#"GET "/chat""#), "{text}");
+        assert!(text.contains(r#"host "a.example""#) && text.contains("evil"), "{text}");
+    }
+
+    #[test]
+    fn a_header_that_is_not_utf8_is_no_text_and_no_panic() {
+        let request = request();
+        assert_eq!(request.header("origin"), None);
+        assert_eq!(request.header("Host"), Some("a.example"));
+        assert_eq!(request.header("not a name"), None);
+    }
+
+    #[test]
+    fn a_refusal_is_never_an_interim_answer() {
+        let statuses = [
+            (Reject::new(403, "no").status(), 403),
+            (Reject::new(101, "no").status(), 500),
+            (Reject::new(99, "no").status(), 500),
+            (Reject::new(1000, "no").status(), 500),
+            (Reject::new(StatusCode::NOT_FOUND, "no").status(), 404),
+            (Reject::from(StatusCode::CONTINUE).status(), 500),
+            (
+                Reject::from(http::Response::builder().status(101).body(Vec::new()).expect("a response"))
+                    .status(),
+                500,
+            ),
+        ];
+        for (status, expected) in statuses {
+            assert_eq!(status.as_u16(), expected);
+        }
+    }
+
+    #[test]
+    fn a_header_that_cannot_be_sent_makes_the_refusal_a_500() {
+        let reject = Reject::new(302, "").header("location", "/a\r\nset-cookie: b=c");
+        assert_eq!(reject.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(!reject.response().headers().contains_key("location"));
+        assert_eq!(Reject::new(401, "").header("bad name", "x").status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let reject =
+            Reject::new(401, "").header("www-authenticate", "Basic").header("www-authenticate", "Bearer");
+        assert_eq!(reject.response().headers().get_all("www-authenticate").iter().count(), 2);
+    }
+
+    #[test]
+    fn a_refusal_of_the_protocol_keeps_its_status_text_and_headers() {
+        let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "only GET").with(&[("allow", "GET")]);
+        let reject = Reject::from(refusal);
+        assert_eq!((reject.status(), reject.text()), (StatusCode::METHOD_NOT_ALLOWED, "only GET"));
+        assert_eq!(reject.response().headers()["allow"], "GET");
+    }
+}

@@ -1,0 +1,350 @@
+//! The server: its settings, and how it is started. What its threads do is in the files of this folder.
+
+mod accept;
+mod capacity;
+mod handle;
+mod live;
+mod pool;
+mod session;
+
+pub use capacity::Capacity;
+pub use handle::{Report, ServerHandle};
+
+use crate::config::Config;
+use crate::connection::Connection;
+use crate::error::{BoxError, Error, Result};
+use crate::flush::Flush;
+use crate::handshake::Rules;
+use crate::hub::Hub;
+use crate::protocol::forwarded::{ForwardedHeader, Trust};
+use crate::protocol::origin::Origins;
+use crate::protocol::upgrade::Policy;
+use crate::request::{HandshakeError, Reject, Request, Response};
+use crate::sync::{Arc, JoinHandle};
+use crate::timer::Timer;
+use accept::Acceptor;
+use live::Live;
+use pool::Pool;
+use session::Client;
+use std::fmt;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+
+/// Enough for the handshake, the read path and an ordinary handler; what is not touched costs nothing.
+const STACK: usize = 256 * 1024;
+
+/// What is done for each client, in its own thread.
+type Handler = dyn Fn(&mut Connection) -> Result<(), BoxError> + Send + Sync;
+
+type OnError = dyn Fn(&Error) + Send + Sync;
+
+/// A WebSocket server: one thread per client, and three of its own.
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// fn main() -> threadws::Result<()> {
+///     threadws::Server::bind("127.0.0.1:8005")?.run(|client| {
+///         client.every(Duration::from_secs(3), "a message from the server");
+///         while let Some(message) = client.recv()? {
+///             println!("{}: {message:?}", client.ip());
+///         }
+///         Ok(())
+///     })
+/// }
+/// ```
+///
+/// Settings that cannot work are refused by [`run`](Self::run) and [`spawn`](Self::spawn), with
+/// [`Error::Invalid`].
+#[must_use = "a server does nothing until it runs"]
+pub struct Server {
+    listener: Option<TcpListener>,
+    config: Config,
+    rules: Rules,
+    path: Option<String>,
+    subprotocols: Vec<String>,
+    origins: Origins,
+    /// `None` until somebody says whom to trust: then the default is not added to.
+    trust: Option<Trust>,
+    max_clients: Option<usize>,
+    stack_size: usize,
+    on_error: Option<Box<OnError>>,
+    /// The first setting that cannot work.
+    broken: Option<Error>,
+}
+
+impl Server {
+    /// Listens on an address; port 0 takes a free one, which [`local_addr`](Self::local_addr) tells.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`]: the address cannot be resolved, or is taken.
+    pub fn bind(addr: impl ToSocketAddrs) -> Result<Self> {
+        Ok(Self::new(Some(TcpListener::bind(addr)?)))
+    }
+
+    /// Serves a listener that is bound already, by a supervisor perhaps.
+    pub fn from_listener(listener: TcpListener) -> Self {
+        Self::new(Some(listener))
+    }
+
+    /// A server without a listener of its own: another HTTP server accepts, and hands connections over by
+    /// [`ServerHandle::upgrade`].
+    pub fn detached() -> Self {
+        Self::new(None)
+    }
+
+    fn new(listener: Option<TcpListener>) -> Self {
+        Self {
+            listener,
+            config: Config::default(),
+            rules: Rules::default(),
+            path: None,
+            subprotocols: Vec::new(),
+            origins: Origins::default(),
+            trust: None,
+            max_clients: None,
+            stack_size: STACK,
+            on_error: None,
+            broken: None,
+        }
+    }
+
+    /// The address it listens on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for a [`detached`](Self::detached) server; [`Error::Io`].
+    pub fn local_addr(&self) -> Result<SocketAddr> {
+        match &self.listener {
+            Some(listener) => Ok(listener.local_addr()?),
+            None => Err(Error::invalid("a detached server has no address")),
+        }
+    }
+
+    /// Limits and timeouts. Defaults to [`Config::default`].
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// How many clients at once; more are answered 503. Defaults to what the process can bear ([`Capacity`]), which it
+    /// cannot exceed.
+    pub fn max_clients(mut self, clients: usize) -> Self {
+        self.max_clients = Some(clients);
+        self
+    }
+
+    /// The stack of a client's thread, in bytes. Raise it for handlers that recurse deeply: an overflow ends the whole
+    /// process. Defaults to 256 KiB, of which only what is touched takes memory.
+    pub fn stack_size(mut self, bytes: usize) -> Self {
+        self.stack_size = bytes;
+        self
+    }
+
+    /// The only path that is upgraded; others are answered 404. Defaults to any path.
+    pub fn path(mut self, path: impl Into<String>) -> Self {
+        self.path = Some(path.into());
+        self
+    }
+
+    /// The subprotocols it speaks. The first of the client's that is among them is agreed on; if none is, the connection
+    /// opens without one. Defaults to none.
+    pub fn subprotocols<T: Into<String>>(mut self, names: impl IntoIterator<Item = T>) -> Self {
+        self.subprotocols = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Lets pages of this origin connect, beside those of the same host: `https://example.com`, or
+    /// `https://*.example.com`. Can be repeated. Others are answered 403; who sends no `Origin`, as programs do, passes.
+    ///
+    /// "The same host" compares `Origin` with `Host`: a proxy in front must pass `Host` on.
+    pub fn allow_origin(mut self, origin: impl AsRef<str>) -> Self {
+        let result = self.origins.allow(origin.as_ref());
+        self.note(result)
+    }
+
+    /// Lets pages of any origin connect: any web page that a user visits can then act in the user's name.
+    pub fn allow_any_origin(mut self) -> Self {
+        self.origins.allow_any();
+        self
+    }
+
+    /// Believes what this proxy says of client addresses: an address, a CIDR block such as `10.0.0.0/8`, or `loopback`.
+    /// Can be repeated; the first call replaces the default, which is loopback.
+    pub fn trust_proxy(mut self, who: impl AsRef<str>) -> Self {
+        let result = self.trust.get_or_insert_with(Trust::none).add(who.as_ref());
+        self.note(result)
+    }
+
+    /// Believes no proxy: a client's address is its socket's.
+    pub fn trust_no_proxy(mut self) -> Self {
+        self.trust = Some(Trust::none());
+        self
+    }
+
+    /// Believes whatever a client says of its address. Anybody can then claim to be anybody.
+    pub fn trust_any_proxy(mut self) -> Self {
+        self.trust = Some(Trust::Any);
+        self
+    }
+
+    /// Which header trusted proxies keep; the other one is ignored, because they pass on what an attacker writes there.
+    /// Defaults to `X-Forwarded-For`.
+    pub fn forwarded_header(mut self, header: ForwardedHeader) -> Self {
+        self.rules.forwarded_header = header;
+        self
+    }
+
+    /// The header callback, called when a handshake has passed all checks, just before the 101.
+    ///
+    /// It sees the request with the client's address and every header, may add headers to the response, refuse with any
+    /// status, and put values into the request's extensions for the handler to find in
+    /// [`Connection::request`]. It runs in the client's thread: what it waits for delays nobody else. If it panics, the
+    /// client is answered 500.
+    pub fn on_request(
+        mut self,
+        callback: impl Fn(&mut Request, &mut Response) -> Result<(), Reject> + Send + Sync + 'static,
+    ) -> Self {
+        self.rules.on_request = Some(Box::new(callback));
+        self
+    }
+
+    /// Answers plain GET and HEAD requests on the same port. Without it they are answered 426.
+    ///
+    /// It runs in the client's thread. If it panics, the client is answered 500.
+    pub fn on_http(mut self, callback: impl Fn(&Request) -> Response + Send + Sync + 'static) -> Self {
+        self.rules.on_http = Some(Box::new(callback));
+        self
+    }
+
+    /// Is told of each handshake that failed, after it was answered.
+    pub fn on_handshake_error(mut self, callback: impl Fn(&HandshakeError) + Send + Sync + 'static) -> Self {
+        self.rules.on_handshake_error = Some(Box::new(callback));
+        self
+    }
+
+    /// Is told of the server's own errors: accepting fails, a thread cannot be started. Serving goes on after each.
+    pub fn on_error(mut self, callback: impl Fn(&Error) + Send + Sync + 'static) -> Self {
+        self.on_error = Some(Box::new(callback));
+        self
+    }
+
+    /// Serves, and calls `handler` for each client in the client's own thread.
+    ///
+    /// # Blocking
+    ///
+    /// For ever. A server that has to end is started by [`spawn`](Self::spawn).
+    ///
+    /// # Errors
+    ///
+    /// As for [`spawn`](Self::spawn).
+    pub fn run(
+        self,
+        handler: impl Fn(&mut Connection) -> Result<(), BoxError> + Send + Sync + 'static,
+    ) -> Result<()> {
+        let (shared, acceptor) = self.start(Box::new(handler))?;
+        let threads = ServerHandle::new(shared);
+        acceptor.run();
+        drop(threads);
+        Ok(())
+    }
+
+    /// Serves in threads of its own, until the handle is dropped.
+    ///
+    /// # Errors
+    ///
+    /// * [`Error::Invalid`]: a setting cannot work; the text says which.
+    /// * [`Error::Io`]: the server's own threads or descriptors cannot be had.
+    pub fn spawn(
+        self,
+        handler: impl Fn(&mut Connection) -> Result<(), BoxError> + Send + Sync + 'static,
+    ) -> Result<ServerHandle> {
+        let (shared, acceptor) = self.start(Box::new(handler))?;
+        let handle = ServerHandle::new(shared);
+        handle.start_acceptor(acceptor)?;
+        Ok(handle)
+    }
+
+    fn start(mut self, handler: Box<Handler>) -> Result<(Arc<Shared>, Acceptor)> {
+        if let Some(error) = self.broken {
+            return Err(error);
+        }
+        self.config.check()?;
+        if self.max_clients == Some(0) {
+            return Err(Error::invalid("max_clients is 0"));
+        }
+        self.rules.policy = Policy::new(self.path, self.subprotocols, self.origins)?;
+        self.rules.trust = self.trust.unwrap_or_default();
+        let process = Capacity::of_process();
+        let capacity = process.at_most(self.max_clients.unwrap_or(usize::MAX));
+        if let Some(wanted) = self.max_clients.filter(|wanted| *wanted > process.clients()) {
+            log::warn!(target: "threadws::server", "max_clients {wanted} is more than there can be: {process}");
+        }
+        let (flush, flush_thread) = Flush::start()?;
+        let timer = Timer::start().inspect_err(|_| flush.stop())?;
+        let shared = Arc::new(Shared {
+            address: self.listener.as_ref().map(TcpListener::local_addr).transpose()?,
+            capacity,
+            config: self.config,
+            rules: self.rules,
+            handler,
+            on_error: self.on_error,
+            hub: Hub::default(),
+            live: Live::default(),
+            pool: Arc::new(Pool::new(self.stack_size)),
+            flush,
+            timer: timer.0,
+            own: crate::sync::Mutex::new(vec![flush_thread, timer.1]),
+        });
+        let acceptor = Acceptor::new(self.listener, Arc::clone(&shared))?;
+        if let Some(address) = shared.address {
+            log::info!(target: "threadws::server", "listening on {address}, {capacity}");
+        }
+        Ok((shared, acceptor))
+    }
+
+    fn note(mut self, result: Result<()>) -> Self {
+        self.broken = self.broken.or(result.err());
+        self
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("listener", &self.listener)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What all threads of a server share.
+struct Shared {
+    address: Option<SocketAddr>,
+    capacity: Capacity,
+    config: Config,
+    rules: Rules,
+    handler: Box<Handler>,
+    on_error: Option<Box<OnError>>,
+    hub: Hub,
+    live: Live,
+    pool: Arc<Pool<Client>>,
+    flush: Arc<Flush>,
+    timer: Arc<Timer>,
+    /// Flush, timer and acceptor, until they are joined.
+    own: crate::sync::Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Shared {
+    fn stop_threads(&self) {
+        self.timer.stop();
+        self.flush.stop();
+    }
+}
+
+/// Abandoned handlers need timer and flush for as long as they run.
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.stop_threads();
+    }
+}

@@ -1,0 +1,201 @@
+//! The acceptor: it accepts, admits and hands over. It parses no octet, so no client can stop it.
+
+use super::Shared;
+use super::capacity::Place;
+use super::session::{Client, contained};
+use crate::error::{Error, Result};
+use crate::handshake;
+use crate::net::stream::poll_until;
+use crate::net::{Deadline, Stream, Wake};
+use crate::sync::{Arc, AtomicBool, Ordering};
+use rustix::event::{PollFd, PollFlags};
+use rustix::fd::AsFd;
+use rustix::io::Errno;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+/// Connections that wait for us to accept them. std's 128 lose a reconnect storm.
+const LISTEN_BACKLOG: i32 = 4096;
+/// How long to wait after an error that says that something has run out: doubled each time, up to the second.
+const BACK_OFF: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(500)];
+/// How often such an error is logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+/// Clients that are told "503" and then read from for a while: a socket closed over unread input answers with RST, which
+/// takes the 503 away. Beyond so many they get the RST.
+const MAX_LINGERING: usize = 16;
+const LINGER: Duration = Duration::from_secs(1);
+
+/// The listening side of a server.
+pub(super) struct Acceptor {
+    listener: Option<TcpListener>,
+    shared: Arc<Shared>,
+    stop: Arc<Stop>,
+    lingering: Vec<(Arc<Stream>, Instant)>,
+    back_off: Duration,
+    /// Errors and refusals since the last line about them.
+    unlogged: u64,
+    logged: Option<Instant>,
+}
+
+/// Ends an acceptor from outside.
+#[derive(Debug)]
+pub(super) struct Stop {
+    /// Relaxed: the wake that follows is a system call.
+    stopped: AtomicBool,
+    wake: Wake,
+}
+
+impl Stop {
+    pub(super) fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        self.wake.wake();
+    }
+}
+
+impl Acceptor {
+    pub(super) fn new(listener: Option<TcpListener>, shared: Arc<Shared>) -> Result<Self> {
+        if let Some(listener) = &listener {
+            listener.set_nonblocking(true)?;
+            rustix::net::listen(listener, LISTEN_BACKLOG).map_err(io::Error::from)?;
+        }
+        let stop = Arc::new(Stop { stopped: AtomicBool::new(false), wake: Wake::new()? });
+        Ok(Self {
+            listener,
+            shared,
+            stop,
+            lingering: Vec::new(),
+            back_off: BACK_OFF[0],
+            unlogged: 0,
+            logged: None,
+        })
+    }
+
+    pub(super) fn stop(&self) -> Arc<Stop> {
+        Arc::clone(&self.stop)
+    }
+
+    /// Accepts until it is stopped; nothing else ends it.
+    pub(super) fn run(mut self) {
+        let Some(listener) = self.listener.take() else {
+            // Detached: there is nothing to accept.
+            drop(poll_until(&mut [PollFd::new(&self.stop.wake, PollFlags::IN)], Deadline::NEVER));
+            return;
+        };
+        while !self.stop.stopped.load(Ordering::Relaxed) {
+            match listener.accept() {
+                Ok((stream, peer)) => {
+                    self.back_off = BACK_OFF[0];
+                    self.admit(stream, peer);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.sleep(Some(&listener), None),
+                Err(error) => self.failed(error),
+            }
+        }
+    }
+
+    /// Waits for a connection, a wake or lingering clients; or, without a listener, for time to pass.
+    fn sleep(&mut self, listener: Option<&TcpListener>, pause: Option<Duration>) {
+        let oldest = self.lingering.first().map(|(_, until)| *until);
+        let deadline = Deadline::from(oldest).or(pause.map_or(Deadline::NEVER, Deadline::after));
+        let mut fds = vec![PollFd::new(&self.stop.wake, PollFlags::IN)];
+        fds.extend(listener.map(|listener| PollFd::new(listener, PollFlags::IN)));
+        fds.extend(
+            self.lingering.iter().map(|(stream, _)| PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::IN)),
+        );
+        if poll_until(&mut fds, deadline).is_err() {
+            // ENOMEM: the next accept will tell.
+            std::thread::sleep(BACK_OFF[0]);
+        }
+        let now = Instant::now();
+        let mut octets = [0; 4096];
+        self.lingering.retain(|(stream, until)| {
+            *until > now
+                && match stream.read(&mut octets, false) {
+                    Ok(count) => count > 0,
+                    Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+                }
+        });
+    }
+
+    /// Hands a connection to a thread, or turns it away.
+    fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
+        let place =
+            if self.shared.live.count() < self.shared.capacity.clients() { Place::take() } else { None };
+        let Some(place) = place else {
+            self.complain(&format!("full: {}", self.shared.capacity), None);
+            if let Ok(stream) = Stream::new(stream) {
+                self.turn_away(Arc::new(stream));
+            }
+            return;
+        };
+        let Ok(stream) = Stream::new(stream).map(Arc::new) else { return };
+        let Some(client) = Client::accepted(&self.shared, &stream, peer, place, None) else { return };
+        if let Err((client, error)) = self.shared.pool.run(client) {
+            drop(client);
+            self.complain("no thread for a client", Some(error));
+            self.turn_away(stream);
+        }
+    }
+
+    /// Answers 503 without a thread, without waiting.
+    fn turn_away(&mut self, stream: Arc<Stream>) {
+        if self.lingering.len() >= MAX_LINGERING {
+            return;
+        }
+        handshake::answer_unavailable(&stream);
+        stream.shutdown_write();
+        self.lingering.push((stream, Instant::now() + LINGER));
+    }
+
+    /// What accept(2) says of errors: a connection that is gone is skipped, whatever has run out may come back. What it
+    /// does not list is waited out too, rather than spun on.
+    fn failed(&mut self, error: io::Error) {
+        if is_about_connection(Errno::from_io_error(&error)) {
+            return;
+        }
+        self.complain("accepting failed", Some(error));
+        let pause = self.back_off;
+        self.back_off = (pause * 2).min(BACK_OFF[1]);
+        self.sleep(None, Some(pause));
+    }
+
+    /// Tells the log and the callback, at most once a second, with a count of what was left out.
+    fn complain(&mut self, what: &str, error: Option<io::Error>) {
+        let now = Instant::now();
+        if self.logged.is_some_and(|logged| now < logged + LOG_INTERVAL) {
+            self.unlogged += 1;
+            return;
+        }
+        self.logged = Some(now);
+        let more = std::mem::take(&mut self.unlogged);
+        match &error {
+            Some(error) => {
+                log::warn!(target: "threadws::server", "{what}: {error} ({more} more since the last line)")
+            }
+            None => log::warn!(target: "threadws::server", "{what} ({more} more since the last line)"),
+        }
+        if let (Some(error), Some(callback)) = (error, &self.shared.on_error) {
+            contained("on_error", || callback(&Error::Io(error)));
+        }
+    }
+}
+
+/// Errors of the connection that was to be accepted, not of the listener (accept(2): "treat them like EAGAIN").
+fn is_about_connection(errno: Option<Errno>) -> bool {
+    matches!(
+        errno,
+        Some(
+            Errno::CONNABORTED
+                | Errno::INTR
+                | Errno::NETDOWN
+                | Errno::PROTO
+                | Errno::NOPROTOOPT
+                | Errno::HOSTDOWN
+                | Errno::HOSTUNREACH
+                | Errno::OPNOTSUPP
+                | Errno::NETUNREACH
+                | Errno::PERM
+        )
+    )
+}

@@ -1,0 +1,184 @@
+//! How many client threads this process can have. One count and one capacity for all its servers, because the limits
+//! are the process's.
+
+use crate::sync::{AtomicUsize, OnceLock, Ordering};
+use rustix::process::{Resource, getrlimit};
+use std::fs;
+use std::path::Path;
+
+/// Memory mappings of a thread of std's: stack, guard, alternative signal stack, its guard.
+const MAPPINGS_PER_THREAD: u64 = 4;
+/// Descriptors, threads and mappings that are left to the rest of the program: files, allocators, its own threads. A
+/// sixteenth of each limit, and at least so many.
+const SPARE: u64 = 64;
+/// What a limit that cannot be read is taken for.
+const UNKNOWN: u64 = 1 << 20;
+
+/// How many clients at once, and which limit says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    clients: usize,
+    limited_by: &'static str,
+}
+
+impl Capacity {
+    /// How many clients this process can serve at once.
+    pub fn clients(&self) -> usize {
+        self.clients
+    }
+
+    /// The limit that is met first, as its owner calls it: `RLIMIT_NOFILE`, `vm.max_map_count`, ...
+    pub fn limited_by(&self) -> &str {
+        self.limited_by
+    }
+
+    /// The process's capacity, read once, when it is first asked for.
+    pub(crate) fn of_process() -> Self {
+        static CAPACITY: OnceLock<Capacity> = OnceLock::new();
+        *CAPACITY.get_or_init(|| lowest(&limits()))
+    }
+
+    /// No more than `clients`.
+    pub(crate) fn at_most(self, clients: usize) -> Self {
+        if clients < self.clients { Self { clients, limited_by: "max_clients" } } else { self }
+    }
+}
+
+/// `capacity 14200 clients (limited by vm.max_map_count)`
+impl std::fmt::Display for Capacity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "capacity {} clients (limited by {})", self.clients, self.limited_by)
+    }
+}
+
+/// One place for a client thread. It is given back when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Place(());
+
+/// Client threads of all servers of this process. Relaxed: it counts, and orders nothing.
+static TAKEN: AtomicUsize = AtomicUsize::new(0);
+
+impl Place {
+    /// Takes a place, if one is left.
+    pub(crate) fn take() -> Option<Self> {
+        let capacity = Capacity::of_process().clients;
+        let taken = TAKEN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
+            (taken < capacity).then_some(taken + 1)
+        });
+        taken.ok().map(|_| Self(()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        TAKEN.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A limit, what of it is in use, and how much of it a client takes.
+struct Limit {
+    name: &'static str,
+    limit: u64,
+    in_use: u64,
+    per_client: u64,
+}
+
+fn lowest(limits: &[Limit]) -> Capacity {
+    let clients = |limit: &Limit| {
+        let spare = (limit.limit / 16).max(SPARE);
+        limit.limit.saturating_sub(limit.in_use).saturating_sub(spare) / limit.per_client
+    };
+    let lowest = limits.iter().min_by_key(|limit| clients(limit));
+    let (count, name) = lowest.map_or((UNKNOWN, "nothing known"), |limit| (clients(limit), limit.name));
+    // A limit so low that nothing is spare still serves one client at a time.
+    Capacity { clients: usize::try_from(count).unwrap_or(usize::MAX).max(1), limited_by: name }
+}
+
+fn limits() -> Vec<Limit> {
+    let threads = count_entries("/proc/self/task");
+    let mut limits = vec![
+        Limit {
+            name: "RLIMIT_NOFILE",
+            limit: getrlimit(Resource::Nofile).current.unwrap_or(UNKNOWN),
+            in_use: count_entries("/proc/self/fd"),
+            per_client: 1,
+        },
+        Limit {
+            name: "vm.max_map_count",
+            limit: number("/proc/sys/vm/max_map_count"),
+            in_use: fs::read_to_string("/proc/self/maps").map_or(0, |maps| maps.lines().count() as u64),
+            per_client: MAPPINGS_PER_THREAD,
+        },
+        Limit {
+            name: "kernel.threads-max",
+            limit: number("/proc/sys/kernel/threads-max"),
+            in_use: threads,
+            per_client: 1,
+        },
+        Limit {
+            name: "kernel.pid_max",
+            limit: number("/proc/sys/kernel/pid_max"),
+            in_use: threads,
+            per_client: 1,
+        },
+    ];
+    // RLIMIT_NPROC does not bind root, but who serves as root may drop it later.
+    if let Some(limit) = getrlimit(Resource::Nproc).current {
+        limits.push(Limit { name: "RLIMIT_NPROC", limit, in_use: threads, per_client: 1 });
+    }
+    if let Some(limit) = cgroup_pids() {
+        limits.push(Limit { name: "cgroup pids.max", limit, in_use: threads, per_client: 1 });
+    }
+    limits
+}
+
+/// The lowest `pids.max` of this process's control group and those above it, in version 1 and 2.
+fn cgroup_pids() -> Option<u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let mut lowest = None;
+    for line in groups.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
+        let root = match controllers {
+            "" => "/sys/fs/cgroup",
+            _ if controllers.split(',').any(|name| name == "pids") => "/sys/fs/cgroup/pids",
+            _ => continue,
+        };
+        for group in Path::new(path.trim_start_matches('/')).ancestors() {
+            let limit = fs::read_to_string(Path::new(root).join(group).join("pids.max"));
+            if let Some(limit) = limit.ok().and_then(|limit| limit.trim().parse().ok()) {
+                lowest = Some(lowest.map_or(limit, |lowest: u64| lowest.min(limit)));
+            }
+        }
+    }
+    lowest
+}
+
+fn number(path: &str) -> u64 {
+    fs::read_to_string(path).ok().and_then(|number| number.trim().parse().ok()).unwrap_or(UNKNOWN)
+}
+
+fn count_entries(path: &str) -> u64 {
+    fs::read_dir(path).map_or(0, |entries| entries.count() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_that_is_met_first_is_named() {
+        let limit = |name, limit, per_client| Limit { name, limit, in_use: 10, per_client };
+        let limits = [limit("descriptors", 1024, 1), limit("mappings", 65_530, 4), limit("few", 200, 1)];
+        assert_eq!(lowest(&limits).to_string(), "capacity 126 clients (limited by few)");
+        assert_eq!(lowest(&limits[..2]).limited_by(), "descriptors");
+        assert_eq!(lowest(&[limit("nothing left", 5, 1)]).clients(), 1);
+    }
+
+    #[test]
+    fn this_machine_has_a_capacity() {
+        let capacity = Capacity::of_process();
+        assert!(capacity.clients() >= 1);
+        assert_eq!(capacity.at_most(1).clients(), 1);
+    }
+}

@@ -1,0 +1,209 @@
+//! A running server in the hands of the program: who is connected, and how it stops.
+
+use super::Shared;
+use super::accept::{Acceptor, Stop};
+use super::capacity::{Capacity, Place};
+use super::session::{Client, Head};
+use crate::error::{Error, Result};
+use crate::hub::{Client as Member, Hub};
+use crate::message::{CloseCode, CloseFrame};
+use crate::net::Stream;
+use crate::sync::{Arc, Mutex, spawn};
+use std::fmt;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+/// The acceptor calls a handful of small functions, and the `on_error` callback.
+const ACCEPTOR_STACK: usize = 256 * 1024;
+
+/// A running server. Dropping it is [`shutdown`](Self::shutdown) with the close timeout, 5 s by default.
+///
+/// On one of the server's own threads, in a handler say, dropping it only signals: a thread cannot wait for its own end.
+#[must_use = "the server stops when its handle is dropped"]
+pub struct ServerHandle {
+    shared: Arc<Shared>,
+    stop: Mutex<Option<Arc<Stop>>>,
+}
+
+/// What a shutdown came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    closed: usize,
+    abandoned: Vec<u64>,
+}
+
+impl Report {
+    /// How many connections ended in time.
+    pub fn closed(&self) -> usize {
+        self.closed
+    }
+
+    /// The numbers of the connections whose handlers still run: their sockets are cut, their threads left alone.
+    pub fn abandoned(&self) -> &[u64] {
+        &self.abandoned
+    }
+
+    /// Whether everything ended in time.
+    pub fn is_complete(&self) -> bool {
+        self.abandoned.is_empty()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} connections closed", self.closed)?;
+        if !self.abandoned.is_empty() {
+            write!(f, ", {} abandoned: {:?}", self.abandoned.len(), self.abandoned)?;
+        }
+        Ok(())
+    }
+}
+
+impl ServerHandle {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, stop: Mutex::new(None) }
+    }
+
+    pub(super) fn start_acceptor(&self, acceptor: Acceptor) -> Result<()> {
+        *self.stop.lock() = Some(acceptor.stop());
+        let thread = spawn("threadws-accept", ACCEPTOR_STACK, move || acceptor.run())?;
+        self.shared.own.lock().push(thread);
+        Ok(())
+    }
+
+    /// The address it listens on; `0.0.0.0:0` for a [`detached`](super::Server::detached) server.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.shared.address.unwrap_or_else(|| SocketAddr::from(([0; 4], 0)))
+    }
+
+    /// The clients at this moment, oldest first.
+    pub fn clients(&self) -> Vec<Member> {
+        self.shared.hub.clients()
+    }
+
+    /// All clients, to tell them something.
+    pub fn hub(&self) -> &Hub {
+        &self.shared.hub
+    }
+
+    /// How many clients it serves at once, and what limits them.
+    pub fn capacity(&self) -> Capacity {
+        self.shared.capacity
+    }
+
+    /// Takes over a connection that another HTTP server accepted, after it has read a request's head: what `ws` calls
+    /// `handleUpgrade`.
+    ///
+    /// The handshake is checked and answered, and the handler runs, in a client thread of this server's; who asked is
+    /// free at once. `leftover` is what was read behind the head.
+    ///
+    /// # Blocking
+    ///
+    /// Never waits for the peer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Full`] if no place is left, [`Error::Io`] if no thread can be started; the peer was answered 503, as far
+    /// as that went without waiting. [`Error::Closed`] does not happen here; [`Error::Invalid`] if the server stops.
+    pub fn upgrade(&self, stream: TcpStream, head: &http::Request<()>, leftover: &[u8]) -> Result<()> {
+        let peer_addr = stream.peer_addr()?;
+        let stream = Arc::new(Stream::new(stream)?);
+        let full = self.shared.live.count() >= self.shared.capacity.clients();
+        let Some(place) = (if full { None } else { Place::take() }) else {
+            crate::handshake::answer_unavailable(&stream);
+            return Err(Error::Full);
+        };
+        let mut request = http::Request::new(());
+        *request.method_mut() = head.method().clone();
+        *request.uri_mut() = head.uri().clone();
+        *request.version_mut() = head.version();
+        *request.headers_mut() = head.headers().clone();
+        let head = Head { request, early: leftover.to_vec() };
+        let Some(client) = Client::accepted(&self.shared, &stream, peer_addr, place, Some(head)) else {
+            crate::handshake::answer_unavailable(&stream);
+            return Err(Error::invalid("the server stops"));
+        };
+        if let Err((client, error)) = self.shared.pool.run(client) {
+            drop(client);
+            crate::handshake::answer_unavailable(&stream);
+            return Err(Error::Io(error));
+        }
+        Ok(())
+    }
+
+    /// Stops: accepts nobody any more, sends Close 1001 to everyone, answers 503 to handshakes under way, and waits for
+    /// the handlers to end.
+    ///
+    /// After `timeout` the connections that are left are cut. A handler that goes on all the same is abandoned, and named
+    /// in the report; its thread ends when it does. A second call finds nothing to do.
+    ///
+    /// # Blocking
+    ///
+    /// At most `timeout`, and a moment for the cut connections' handlers. On one of the server's own threads it does not
+    /// wait: everything is signalled, and whatever still runs counts as abandoned.
+    pub fn shutdown(&self, timeout: Duration) -> Report {
+        let deadline = Instant::now() + timeout;
+        let stop = self.stop.lock().take();
+        if let Some(stop) = stop {
+            stop.stop();
+        }
+        let frame = CloseFrame::new(CloseCode::GOING_AWAY, "");
+        let Some(count) = self.shared.live.stop(&frame) else {
+            return Report { closed: 0, abandoned: Vec::new() };
+        };
+        let waits = !self.is_own_thread();
+        let mut left = self.shared.live.wait_empty(if waits { deadline } else { Instant::now() });
+        if waits && !left.is_empty() {
+            for client in self.shared.hub.clients() {
+                client.sender().terminate();
+            }
+            left = self.shared.live.wait_empty(deadline + CUT);
+        }
+        self.shared.pool.stop();
+        if waits {
+            self.shared.pool.join(deadline + CUT);
+        }
+        if left.is_empty() {
+            self.join_own_threads();
+        }
+        let report = Report { closed: count.saturating_sub(left.len()), abandoned: left };
+        if report.is_complete() {
+            log::info!(target: "threadws::server", "stopped: {report}");
+        } else {
+            log::warn!(target: "threadws::server", "stopped: {report}");
+        }
+        report
+    }
+
+    /// Ends timer, flush and acceptor, which nobody needs any more. They end at once, whatever clients do.
+    fn join_own_threads(&self) {
+        self.shared.stop_threads();
+        let own = std::mem::take(&mut *self.shared.own.lock());
+        let this = std::thread::current().id();
+        for thread in own.into_iter().filter(|thread| thread.thread().id() != this) {
+            // Their panics are our bugs, and the panic hook has told of them.
+            drop(thread.join());
+        }
+    }
+
+    fn is_own_thread(&self) -> bool {
+        let this = std::thread::current().id();
+        self.shared.pool.is_current()
+            || self.shared.own.lock().iter().any(|thread| thread.thread().id() == this)
+    }
+}
+
+/// How long a handler whose connection was cut may take to notice.
+const CUT: Duration = Duration::from_millis(200);
+
+impl Drop for ServerHandle {
+    fn drop(&mut self) {
+        drop(self.shutdown(self.shared.config.close_timeout));
+    }
+}
+
+impl fmt::Debug for ServerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerHandle").field("address", &self.shared.address).finish_non_exhaustive()
+    }
+}

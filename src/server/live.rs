@@ -1,0 +1,108 @@
+//! Every connection from its accept to its end, so that a shutdown reaches all of them and can wait for them.
+
+use crate::message::CloseFrame;
+use crate::net::Stream;
+use crate::sender::Sender;
+use crate::sync::{Arc, Condvar, Mutex};
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// The connections of one server.
+#[derive(Debug, Default)]
+pub(super) struct Live {
+    state: Mutex<State>,
+    /// Tells of each end.
+    ended: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    connections: BTreeMap<u64, Phase>,
+    /// What open connections are told; set once, and by then nobody new is let in.
+    stopping: Option<CloseFrame>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Handshake(Arc<Stream>),
+    Open(Sender),
+    /// Its handler has ended, or it is being told so.
+    Closing,
+}
+
+impl Live {
+    /// Takes note of an accepted connection; false if the server stops.
+    pub(super) fn accepted(&self, id: u64, stream: &Arc<Stream>) -> bool {
+        let mut state = self.state.lock();
+        let welcome = state.stopping.is_none();
+        if welcome {
+            state.connections.insert(id, Phase::Handshake(Arc::clone(stream)));
+        }
+        welcome
+    }
+
+    /// Takes note of a finished handshake. If the server stops meanwhile, the connection is told here.
+    pub(super) fn opened(&self, id: u64, sender: &Sender) {
+        let stopping = {
+            let mut state = self.state.lock();
+            let stopping = state.stopping.clone();
+            let phase = if stopping.is_some() { Phase::Closing } else { Phase::Open(sender.clone()) };
+            state.connections.insert(id, phase);
+            stopping
+        };
+        if let Some(content) = stopping {
+            sender.start_close(content);
+        }
+    }
+
+    pub(super) fn ended(&self, id: u64) {
+        let ended = self.state.lock().connections.remove(&id);
+        // Outside the lock: it may be the last handle.
+        drop(ended);
+        self.ended.notify_all();
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.state.lock().connections.len()
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.state.lock().stopping.is_some()
+    }
+
+    /// Tells everybody: open connections are sent a Close, and handshakes end with 503. Returns how many there were;
+    /// `None` if it was called before.
+    pub(super) fn stop(&self, content: &CloseFrame) -> Option<usize> {
+        let (count, told) = {
+            let mut state = self.state.lock();
+            if state.stopping.is_some() {
+                return None;
+            }
+            state.stopping = Some(content.clone());
+            let told: Vec<Phase> = state
+                .connections
+                .values_mut()
+                .map(|phase| std::mem::replace(phase, Phase::Closing))
+                .collect();
+            (state.connections.len(), told)
+        };
+        for phase in told {
+            match phase {
+                Phase::Open(sender) => sender.start_close(content.clone()),
+                // Its thread finds the end of the stream, asks whether the server stops, and answers.
+                Phase::Handshake(stream) => stream.shutdown_read(),
+                Phase::Closing => {}
+            }
+        }
+        Some(count)
+    }
+
+    /// Waits until no connection is left, at most until `deadline`; returns those that are.
+    pub(super) fn wait_empty(&self, deadline: Instant) -> Vec<u64> {
+        let mut state = self.state.lock();
+        while !state.connections.is_empty() && Instant::now() < deadline {
+            state = self.ended.wait_until(state, Some(deadline));
+        }
+        state.connections.keys().copied().collect()
+    }
+}
