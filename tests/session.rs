@@ -260,7 +260,7 @@ fn next_event_shows_control_frames_too() {
 fn a_borrowed_message_can_be_echoed_without_a_copy() {
     let _dog = watchdog(30);
     let server = TestServer::new(|client| {
-        while let Some(received) = client.recv_ref()? {
+        while let Some(mut received) = client.recv_ref()? {
             let message: MessageRef<'_> = received.message();
             received.write(message)?;
         }
