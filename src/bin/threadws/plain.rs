@@ -10,7 +10,7 @@ const NONCE: &str = "{{nonce}}";
 /// What is served beside WebSockets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Plain {
-    /// Whether `/` is the page.
+    /// Whether there is the page: where WebSockets open, because it connects to where it came from.
     pub(crate) page: bool,
     /// The only path that upgrades, if there is only one.
     pub(crate) path: Option<String>,
@@ -21,12 +21,17 @@ impl Plain {
     pub(crate) fn answer(&self, path: &str, host: Option<&str>) -> Response<Vec<u8>> {
         match path {
             "/healthz" => text(StatusCode::OK, "ok"),
-            "/" if self.page => page(host),
+            path if path == self.home() && self.page => page(host),
+            "/" if self.page => see_other(self.home()),
             // Where a WebSocket would open, the request lacks nothing but the upgrade.
             path if self.path.as_deref() == Some(path) => upgrade_required(),
             _ if self.path.is_none() && !self.page => upgrade_required(),
             _ => text(StatusCode::NOT_FOUND, "not found\n"),
         }
+    }
+
+    fn home(&self) -> &str {
+        self.path.as_deref().unwrap_or("/")
     }
 }
 
@@ -56,6 +61,15 @@ fn policy(nonce: &str, host: Option<&str>) -> String {
         policy.push_str(&format!(" ws://{host} wss://{host}"));
     }
     policy
+}
+
+fn see_other(path: &str) -> Response<Vec<u8>> {
+    let mut response = text(StatusCode::FOUND, "");
+    // `--path` was checked to be a path; without a `Location` the answer is a plain 302.
+    if let Ok(location) = HeaderValue::from_str(path) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
 }
 
 fn upgrade_required() -> Response<Vec<u8>> {
@@ -109,8 +123,8 @@ mod tests {
             (&closed, "/", 426),
             (&closed, "/anything", 426),
             (&closed, "/healthz", 200),
-            (&at_ws, "/", 200),
-            (&at_ws, "/ws", 426),
+            (&at_ws, "/", 302),
+            (&at_ws, "/ws", 200),
             (&at_ws, "/other", 404),
             (&only_ws, "/ws", 426),
             (&only_ws, "/", 404),
