@@ -1,10 +1,10 @@
 //! What can go wrong, and the one table from an error to its close code.
 
 use crate::message::{CloseCode, CloseFrame};
+use crate::sync::Arc;
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// A result with this crate's [`Error`].

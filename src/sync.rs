@@ -4,7 +4,7 @@ use std::io;
 use std::time::Instant;
 
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-pub(crate) use std::sync::{Arc, MutexGuard, OnceLock, Weak};
+pub(crate) use std::sync::{Arc, MutexGuard, OnceLock, Weak, mpsc};
 pub(crate) use std::thread::JoinHandle;
 
 /// A mutex without poison: no user code runs under any of our locks, so a panic under one is our own bug, and a second

@@ -343,7 +343,8 @@ fn a_sender_that_outlives_its_connection_holds_nothing_and_says_closed() {
     peer.expect_text("open");
     peer.close(1000); // Its end of stream comes although the sender is alive.
     eventually("closed", || sender.state() == threadws::State::Closed);
-    for result in [sender.send("x"), sender.try_send("x"), sender.ping(b""), sender.close(1000, "")] {
+    sender.close(1001, "").expect("a second Close does nothing");
+    for result in [sender.send("x"), sender.try_send("x"), sender.ping(b"")] {
         match result {
             Err(Error::Closed(closed)) => assert!(closed.is_clean(), "{closed}"),
             other => panic!("{other:?}"),
@@ -740,6 +741,25 @@ fn the_close_frame_reaches_a_client_that_still_sends_much() {
     writer.join().expect("the writer");
     peer.fin();
     peer.expect_eof();
+}
+
+#[test]
+fn a_client_that_does_not_end_its_side_is_not_waited_for_for_long() {
+    let _dog = watchdog(30);
+    let (server, told) = telling(Config::new());
+    for (what, octets, code) in [
+        ("a Close", Frame::close(1000, "").encode(), 1000),
+        ("a violation", Frame::new(3, "").encode(), 1002),
+    ] {
+        let mut peer = RawPeer::open(server.addr());
+        peer.write(octets);
+        peer.expect_close(code);
+        peer.expect_eof_alone();
+        let start = Instant::now();
+        closed(&told);
+        eventually("its place is free", || server.clients().is_empty());
+        assert!(start.elapsed() < ms(3000), "after {what} it took {:?}", start.elapsed());
+    }
 }
 
 #[test]

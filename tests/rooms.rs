@@ -20,8 +20,11 @@ const DOORS: &[(&str, &[&str])] = &[
     ("flush", &["net"]),
     ("outbox", &["net", "flush", "protocol"]),
     ("sender", &["outbox", "net", "flush", "protocol"]),
-    ("hub", &["sender", "outbox"]),
-    ("connection", &["net", "protocol", "outbox", "sender", "timer", "hub", "flush"]),
+    // It encodes a message once for all.
+    ("hub", &["sender", "outbox", "protocol"]),
+    // What `every` hands out: a timer's customer.
+    ("tick", &["timer", "outbox", "protocol"]),
+    ("connection", &["net", "protocol", "outbox", "sender", "timer", "tick", "hub", "flush"]),
     ("handshake", &["net", "protocol"]),
     ("server", &["handshake", "connection", "sender", "outbox", "hub", "timer", "flush", "net", "protocol"]),
     ("client", &["handshake", "connection", "sender", "outbox", "hub", "timer", "flush", "net", "protocol"]),
@@ -257,6 +260,8 @@ fn threads_start_in_the_server_the_timer_and_the_flusher_alone() {
     let found = sources()
         .iter()
         .filter(|source| !matches!(source.room.as_str(), "sync" | "server" | "timer" | "flush" | "bin"))
+        // And one in a client that looks up a name: the system's resolver knows no deadline.
+        .filter(|source| source.path != "client/resolve.rs")
         .flat_map(|source| named(source, &["sync::spawn", "spawn("]))
         .collect();
     nothing(found, "threads start in server, timer and flush alone");

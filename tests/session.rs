@@ -337,7 +337,10 @@ fn corked_messages_keep_their_order_and_go_out_before_anything_waits() {
                 Some("try_send") => client.try_send("tried")?,
                 Some("flush") => client.flush()?,
                 Some("ping") => client.ping(b"pinged")?,
-                Some("recv_timeout") => drop(client.recv_timeout(ms(1))),
+                Some("recv_timeout") => {
+                    assert!(matches!(client.recv_timeout(ms(1)), Err(Error::Timeout(Timeout::Recv))));
+                    client.send("timed out")?;
+                }
                 Some("close") => return Ok(()),
                 _ => client.write("?")?,
             }
@@ -366,6 +369,7 @@ fn corked_messages_keep_their_order_and_go_out_before_anything_waits() {
     abc(&mut peer);
     together(&mut peer, &["write", "recv_timeout"]);
     abc(&mut peer);
+    peer.expect_text("timed out");
     together(&mut peer, &["write", "ping"]);
     let mut frames = vec![peer.frame(), peer.frame(), peer.frame(), peer.frame()];
     frames.retain(|frame| frame.opcode != PING); // A control frame may overtake, at a frame boundary.

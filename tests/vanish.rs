@@ -234,7 +234,11 @@ fn a_client_that_reads_nothing_is_dropped_at_the_write_timeout() {
                     Err(error) => break error,
                 }
             };
-            tell.send((error, last.elapsed(), client.closed().cloned())).unwrap_or(());
+            let took = last.elapsed();
+            // The report is the reader's.
+            let end = client.recv();
+            assert!(matches!(end, Err(Error::Timeout(Timeout::Write))), "{end:?}");
+            tell.send((error, took, client.closed().cloned())).unwrap_or(());
             Ok(())
         },
     );

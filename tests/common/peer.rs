@@ -381,9 +381,16 @@ impl RawPeer {
         );
     }
 
-    /// The end of the stream by a FIN, and not one octet before it.
+    /// The end of the stream by a FIN, and not one octet before it; then we end ours, as a client does.
     #[track_caller]
     pub fn expect_eof(&mut self) {
+        self.expect_eof_alone();
+        self.fin();
+    }
+
+    /// The same, but our direction stays open.
+    #[track_caller]
+    pub fn expect_eof_alone(&mut self) {
         match self.frame_until(Instant::now() + PATIENCE) {
             Ok(None) => {
                 assert!(self.left().is_empty(), "a torn frame before the end: {}", excerpt(self.left()))
@@ -509,8 +516,14 @@ impl RawPeer {
         let length =
             answer.header("content-length").unwrap_or_else(|| panic!("no Content-Length in {}", answer.head));
         assert_eq!(length, answer.body.len().to_string(), "Content-Length and body differ");
-        let connection = answer.header("connection").unwrap_or_default();
-        assert!(connection.eq_ignore_ascii_case("close"), "no Connection: close in {}", answer.head);
+        // With a 426 it has two options, "close" and "Upgrade".
+        let mut options =
+            answer.all("connection").into_iter().flat_map(|value| value.split(',')).map(str::trim);
+        assert!(
+            options.any(|option| option.eq_ignore_ascii_case("close")),
+            "no Connection: close in {}",
+            answer.head
+        );
         self.expect_eof();
         answer
     }
