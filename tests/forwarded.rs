@@ -151,13 +151,23 @@ fn who_is_trusted_decides_what_the_log_tells() {
 fn an_address_that_is_an_attack_on_the_log_stays_one_line() {
     let _dog = watchdog(30);
     let server = Process::threadws(&["--every", "0", "--trust-proxy", "any"]);
-    let bad = ["\u{1b}[31mred", "203.0.113.7\tconnected from 1.2.3.4", "%0aconnected", &"9".repeat(4000)];
+    let mut escape = RawPeer::connect(server.addr());
+    escape.ask("/", &[("X-Forwarded-For", "\u{1b}[31mred")]);
+    escape.expect_refusal(400);
+    let bad = ["203.0.113.7\tconnected from 1.2.3.4", "%0aconnected", "\u{c548}\u{b155}", &"9".repeat(4000)];
     for value in bad {
         RawPeer::open_at(server.addr(), "/", &[("X-Forwarded-For", value)]).close(1000);
     }
-    let lines = server.wait_for_lines(&["connected from 127.0.0.1"], bad.len());
-    for line in lines.iter().chain(&server.log()) {
-        assert!(!line.contains('\u{1b}') && line.len() < 1000, "{line:?}");
+    // What is no address ends the walk: nobody's text is logged in its place.
+    server.wait_for_lines(&["connected from 127.0.0.1"], bad.len());
+    let mut shouts = RawPeer::open(server.addr());
+    shouts.send_text("\u{1b}[31mred\nforged line \u{202e}");
+    shouts.send(&common::Frame::close(4000, "\u{1b}[31mred\nforged line"));
+    shouts.expect_close_at_last(&[4000]);
+    shouts.expect_eof();
+    server.wait_for_line(&["disconnected", "4000"]);
+    for line in server.log() {
+        assert!(!line.contains('\u{1b}') && !line.starts_with("forged") && line.len() < 1000, "{line:?}");
     }
 }
 

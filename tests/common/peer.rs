@@ -400,18 +400,18 @@ impl RawPeer {
         }
     }
 
-    /// The end of the stream by FIN or RST, whatever comes before it.
+    /// The end of the stream by FIN or RST, whatever comes before it; then we end ours.
     #[track_caller]
     pub fn expect_gone(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             match self.fill(deadline) {
                 Ok(true) => {}
-                Ok(false) => return,
                 Err(error) if error.kind() == ErrorKind::TimedOut => panic!("the server did not let go"),
-                Err(_) => return,
+                Ok(false) | Err(_) => break,
             }
         }
+        self.fin();
     }
 
     /// Not one octet for so long.
