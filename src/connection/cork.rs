@@ -23,7 +23,8 @@ impl Cork {
     pub(super) fn write(&mut self, outbox: &Outbox, message: impl IntoMessage, hold: bool) -> Result<()> {
         let view = message.as_message();
         let payload = view.as_bytes();
-        if !hold || payload.len() >= MAX_CORK {
+        let alone = !hold && self.frames.is_empty();
+        if alone || payload.len() >= MAX_CORK {
             self.flush(outbox)?;
             return outbox.send(message);
         }
@@ -32,7 +33,8 @@ impl Cork {
         }
         encoder::append(outbox.role(), view.into(), payload, &mut self.frames);
         self.messages += 1;
-        Ok(())
+        // The last answer of a burst leaves with the others.
+        if hold { Ok(()) } else { self.flush(outbox) }
     }
 
     /// Sends what is held.
