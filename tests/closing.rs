@@ -756,7 +756,7 @@ fn a_client_that_does_not_end_its_side_is_not_waited_for_for_long() {
         peer.expect_close(code);
         peer.expect_eof_alone();
         let start = Instant::now();
-        closed(&told);
+        next(&told, "the handler's end").1.expect("a report of the end");
         eventually("its place is free", || server.clients().is_empty());
         assert!(start.elapsed() < ms(3000), "after {what} it took {:?}", start.elapsed());
     }

@@ -2,8 +2,7 @@
 
 mod common;
 
-use common::frame::CLOSE;
-use common::{Frame, PATIENCE, RawPeer, TestServer, eventually, ms, next, watchdog};
+use common::{Frame, RawPeer, TestServer, eventually, ms, next, watchdog};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
@@ -291,7 +290,8 @@ fn no_tick_follows_a_close_however_often_they_race() {
 #[cfg(feature = "cli")]
 mod binary {
     use super::*;
-    use common::Process;
+    use common::frame::CLOSE;
+    use common::{PATIENCE, Process};
 
     #[test]
     fn the_binary_sends_its_message_every_so_often_and_nothing_after_the_close() {
