@@ -127,7 +127,8 @@ impl fmt::Debug for Request {
 ///
 /// An [`http::Response`] with any body can be a refusal as well, by `From`.
 pub struct Reject {
-    response: Response,
+    /// Boxed: it is an `Err` of users' functions, and clippy rightly objects to large ones.
+    response: Box<Response>,
 }
 
 impl Reject {
@@ -138,7 +139,7 @@ impl Reject {
         let mut response = Response::new(text.into().into_bytes());
         *response.status_mut() = final_status(status.try_into().ok());
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        Self { response }
+        Self { response: Box::new(response) }
     }
 
     /// Adds a header, beside any others of its name.
@@ -197,13 +198,13 @@ impl From<StatusCode> for Reject {
 impl From<Response> for Reject {
     fn from(mut response: Response) -> Self {
         *response.status_mut() = final_status(Some(response.status()));
-        Self { response }
+        Self { response: Box::new(response) }
     }
 }
 
 impl From<Reject> for Response {
     fn from(reject: Reject) -> Self {
-        reject.response
+        *reject.response
     }
 }
 
