@@ -3,26 +3,29 @@
 
 mod closing;
 mod cork;
+mod facts;
 mod keepalive;
 mod reader;
+mod received;
+mod sending;
+
+pub use received::Received;
 
 use crate::config::Config;
 use crate::error::{Cause, Closed, Error, Result, Timeout};
 use crate::hub::Hub;
-use crate::message::{Event, IntoMessage, Message, MessageRef, State};
+use crate::message::{Event, Message, State};
 use crate::net::{Deadline, Stream};
-use crate::outbox::Outbox;
 use crate::protocol::Role;
 use crate::protocol::decoder::Item;
-use crate::request::Request;
+use crate::request::{Request, Response};
 use crate::sender::Sender;
 use crate::sync::Arc;
-use crate::timer::{Action, Tick, Timer};
+use crate::timer::{Tick, Timer};
 use cork::Cork;
 use keepalive::{Due, Keepalive};
 use reader::Reader;
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 /// One WebSocket connection, in the hands of the thread that reads it.
@@ -42,6 +45,7 @@ pub struct Connection {
     keepalive: Keepalive,
     cork: Cork,
     request: Box<Request>,
+    response: Option<Box<Response>>,
     subprotocol: Option<Box<str>>,
     hub: Hub,
     timer: Arc<Timer>,
@@ -56,6 +60,8 @@ pub struct Connection {
 pub(crate) struct Parts {
     pub(crate) sender: Sender,
     pub(crate) request: Request,
+    /// The server's 101, if we are the client.
+    pub(crate) response: Option<Box<Response>>,
     pub(crate) subprotocol: Option<String>,
     pub(crate) hub: Hub,
     pub(crate) timer: Arc<Timer>,
@@ -69,36 +75,6 @@ enum Wait {
     Not,
 }
 
-/// A message that is lent, and a way to answer it: what [`Connection::recv_ref`] returns.
-#[derive(Debug)]
-pub struct Received<'a> {
-    message: MessageRef<'a>,
-    outbox: &'a Outbox,
-    cork: &'a mut Cork,
-    hold: bool,
-}
-
-impl<'a> Received<'a> {
-    /// The message.
-    pub fn message(&self) -> MessageRef<'a> {
-        self.message
-    }
-
-    /// Answers, as [`Connection::write`] does.
-    ///
-    /// # Blocking
-    ///
-    /// As for [`Connection::write`].
-    ///
-    /// # Errors
-    ///
-    /// As for [`Sender::send`].
-    #[inline]
-    pub fn write(&mut self, message: impl IntoMessage) -> Result<()> {
-        self.cork.write(self.outbox, message, self.hold)
-    }
-}
-
 impl Connection {
     /// Takes over after the handshake; `early` are octets that came behind it.
     pub(crate) fn new(
@@ -108,13 +84,14 @@ impl Connection {
         early: &[u8],
         parts: Parts,
     ) -> Result<Self> {
-        let Parts { sender, request, subprotocol, hub, timer } = parts;
+        let Parts { sender, request, response, subprotocol, hub, timer } = parts;
         Ok(Self {
             sender,
             reader: Reader::new(role, config, stream, early)?,
             keepalive: Keepalive::new(config),
             cork: Cork::default(),
             request: Box::new(request),
+            response,
             subprotocol: subprotocol.map(String::into_boxed_str),
             hub,
             timer,
@@ -265,192 +242,6 @@ impl Connection {
             over = !matches!(next, Some(Ok(_)));
             next
         })
-    }
-
-    /// Sends one message, behind what [`write`](Self::write) holds.
-    ///
-    /// # Blocking
-    ///
-    /// As for [`Sender::send`].
-    ///
-    /// # Errors
-    ///
-    /// As for [`Sender::send`].
-    pub fn send(&mut self, message: impl IntoMessage) -> Result<()> {
-        self.cork.write(self.sender.outbox(), message, false)
-    }
-
-    /// Sends one message or queues it, as [`Sender::try_send`] does, behind what [`write`](Self::write) holds.
-    ///
-    /// # Blocking
-    ///
-    /// As [`flush`](Self::flush), if [`write`](Self::write) holds something; else it does not wait.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Sender::try_send`].
-    pub fn try_send(&mut self, message: impl IntoMessage) -> Result<()> {
-        self.flush()?;
-        self.sender.try_send(message)
-    }
-
-    /// Answers: sends one message, but holds it while more input is already here, so that the answers to a burst leave in
-    /// one system call.
-    ///
-    /// It is `BufWriter`'s contract. What is held is sent before any receiving call waits or returns empty, before
-    /// [`send`](Self::send), at 64 KiB, by [`flush`](Self::flush), and at the end. So an answer is late only if the
-    /// handler does something slow between two messages that came together.
-    ///
-    /// # Blocking
-    ///
-    /// As for [`Sender::send`], when it sends.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Sender::send`], perhaps for what was held.
-    #[inline]
-    pub fn write(&mut self, message: impl IntoMessage) -> Result<()> {
-        let hold = self.reader.has_unread();
-        self.cork.write(self.sender.outbox(), message, hold)
-    }
-
-    /// Sends what [`write`](Self::write) holds.
-    ///
-    /// # Blocking
-    ///
-    /// As for [`Sender::send`].
-    ///
-    /// # Errors
-    ///
-    /// As for [`Sender::send`].
-    pub fn flush(&mut self) -> Result<()> {
-        self.cork.flush(self.sender.outbox())
-    }
-
-    /// Sends a ping, as [`Sender::ping`] does.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Sender::ping`].
-    pub fn ping(&self, payload: &[u8]) -> Result<()> {
-        self.sender.ping(payload)
-    }
-
-    /// Sends one message to every client of this server, this one included; a client whose backlog is full misses it.
-    ///
-    /// # Blocking
-    ///
-    /// Never waits for a peer.
-    pub fn broadcast(&self, message: impl IntoMessage) {
-        self.hub.broadcast(message);
-    }
-
-    /// Sends `message` every `interval` until the connection is closed or the tick is cancelled, starting one interval
-    /// from now.
-    ///
-    /// A tick is skipped, and counted, while its predecessor still waits for the peer. It keeps its pace: the next one is
-    /// due one interval after the last was, and what was missed is not made up for.
-    ///
-    /// # Panics
-    ///
-    /// If `interval` is zero.
-    pub fn every(&mut self, interval: Duration, message: impl Into<Message>) -> Tick {
-        assert!(!interval.is_zero(), "a tick needs an interval");
-        self.start_tick(interval, Some(interval), Action::message(message))
-    }
-
-    /// Like [`every`](Self::every), with a message made anew each time; `None` sends nothing this time.
-    ///
-    /// The closure runs on the one thread of all timers, so it must be quick: it delays other ticks. If it panics, its
-    /// tick is cancelled.
-    ///
-    /// # Panics
-    ///
-    /// If `interval` is zero.
-    pub fn every_with(
-        &mut self,
-        interval: Duration,
-        make: impl FnMut() -> Option<Message> + Send + 'static,
-    ) -> Tick {
-        assert!(!interval.is_zero(), "a tick needs an interval");
-        self.start_tick(interval, Some(interval), Action::make(make))
-    }
-
-    /// Sends `message` once, after `delay`.
-    pub fn after(&mut self, delay: Duration, message: impl Into<Message>) -> Tick {
-        self.start_tick(delay, None, Action::message(message))
-    }
-
-    /// Like [`after`](Self::after), with a message made at that time. It runs as that of
-    /// [`every_with`](Self::every_with).
-    pub fn after_with(
-        &mut self,
-        delay: Duration,
-        make: impl FnMut() -> Option<Message> + Send + 'static,
-    ) -> Tick {
-        self.start_tick(delay, None, Action::make(make))
-    }
-
-    fn start_tick(&mut self, delay: Duration, interval: Option<Duration>, action: Action) -> Tick {
-        let tick = Tick::start(&self.timer, self.sender.outbox(), delay, interval, action);
-        self.ticks.retain(|tick| !tick.is_over());
-        self.ticks.push(tick.clone());
-        tick
-    }
-
-    /// A handle that sends from any thread.
-    pub fn sender(&self) -> Sender {
-        self.sender.clone()
-    }
-
-    /// Where the connection stands.
-    pub fn state(&self) -> State {
-        self.sender.state()
-    }
-
-    /// How it ended, once it has.
-    pub fn closed(&self) -> Option<&Closed> {
-        self.closed.as_ref()
-    }
-
-    /// The connection's number. It is never used again in this process.
-    pub fn id(&self) -> u64 {
-        self.sender.id()
-    }
-
-    /// The client's address: from the headers of a trusted proxy, else the socket's.
-    pub fn ip(&self) -> IpAddr {
-        self.request.client_ip()
-    }
-
-    /// The address of the socket's other end: the proxy's, if there is one.
-    pub fn peer_addr(&self) -> SocketAddr {
-        self.request.peer_addr()
-    }
-
-    /// The request that opened the connection, with what the header callback put into its extensions.
-    pub fn request(&self) -> &Request {
-        &self.request
-    }
-
-    /// The subprotocol that both ends agreed on.
-    pub fn subprotocol(&self) -> Option<&str> {
-        self.subprotocol.as_deref()
-    }
-
-    /// When the handshake ended.
-    pub fn since(&self) -> Instant {
-        self.sender.outbox().opened()
-    }
-
-    /// The round-trip time that the last keepalive ping measured.
-    pub fn round_trip(&self) -> Option<Duration> {
-        self.keepalive.round_trip()
-    }
-
-    /// All clients of this server.
-    pub fn hub(&self) -> &Hub {
-        &self.hub
     }
 
     /// The next item; control frames are dealt with before they are returned. `None` is a normal end.

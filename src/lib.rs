@@ -1,5 +1,6 @@
 //! Blocking WebSockets on plain threads.
 
+mod client;
 mod config;
 mod connection;
 mod error;
@@ -16,6 +17,7 @@ mod server;
 mod sync;
 mod timer;
 
+pub use client::{Connect, connect};
 pub use config::Config;
 pub use connection::{Connection, Received};
 pub use error::{BoxError, Closed, Error, Result, Timeout, Violation};

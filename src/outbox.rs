@@ -4,10 +4,12 @@
 //! flush thread pushes it on. A sender that may wait does so outside the lock, and pushes on itself meanwhile. So the
 //! socket is guarded by a mutex, and yet nobody is ever held up by a slow peer.
 
+mod core;
 mod pending;
 
+use self::core::{Core, Refusal};
 use crate::config::Config;
-use crate::error::{Cause, Closed, Ending, Error, Result, Timeout};
+use crate::error::{Cause, Closed, Ending, Result, Timeout};
 use crate::flush::{Flush, Next, Refused};
 use crate::message::{CloseFrame, IntoMessage, State};
 use crate::net::{Deadline, Stream};
@@ -39,34 +41,6 @@ pub(crate) struct Outbox {
     core: Mutex<Core>,
     /// Tells waiting senders that octets went out, that the turn is free, or that the connection broke.
     progress: Condvar,
-}
-
-#[derive(Debug)]
-struct Core {
-    gate: Gate,
-    /// Taken when the connection ends, so that old clones of a sender hold no descriptor.
-    stream: Option<Arc<Stream>>,
-    pending: Pending,
-    /// The socket refused octets and has not taken all of them since.
-    refusal: Option<Refusal>,
-    /// A sender waits for the socket outside the lock, and pushes on: nobody else needs to.
-    turn_taken: bool,
-    /// Senders that wait for their octets to leave, with the turn or without.
-    waiting: usize,
-    /// The flush thread knows of the refusal.
-    watched: bool,
-    /// Runs from the first Close, whoever sent it.
-    close_deadline: Deadline,
-    /// What [`Closed`] will tell.
-    ending: Ending,
-}
-
-/// The clock of a slow peer.
-#[derive(Debug, Clone, Copy)]
-struct Refusal {
-    /// What must be out at the deadline; what was queued later has a clock of its own.
-    ticket: u64,
-    deadline: Instant,
 }
 
 impl Outbox {
@@ -152,8 +126,8 @@ impl Outbox {
 
     fn frames(&self, frames: &mut Vec<u8>, messages: u64) -> Result<(MutexGuard<'_, Core>, u64)> {
         let result = self.admit(frames.len(), None);
-        let result = result
-            .map(|core| self.write_or_keep(core, frames, messages, || Unit::Frames(frames.clone())));
+        let result =
+            result.map(|core| self.write_or_keep(core, frames, messages, || Unit::Frames(frames.clone())));
         frames.clear();
         result
     }
@@ -486,46 +460,6 @@ impl Outbox {
 pub(crate) struct Counts {
     pub(crate) messages: u64,
     pub(crate) octets: u64,
-}
-
-impl Core {
-    fn check_open(&self) -> Result<()> {
-        if self.gate.is_open() { Ok(()) } else { Err(Error::Closed(self.closed())) }
-    }
-
-    /// Whether a frame of `len` octets may be queued. An empty outbox admits one frame of any size.
-    fn admit(&self, len: usize, bound: Option<usize>) -> Result<()> {
-        self.check_open()?;
-        let waiting = self.pending.octets();
-        match bound {
-            Some(bound) if waiting > 0 && waiting.saturating_add(len) > bound => Err(Error::Full),
-            _ => Ok(()),
-        }
-    }
-
-    /// When somebody must look again at the latest.
-    fn deadline(&self) -> Deadline {
-        let write = self.refusal.map(|refusal| refusal.deadline);
-        Deadline::from(write).or(self.close_deadline)
-    }
-
-    fn start_close_clock(&mut self, timeout: Duration) {
-        if self.close_deadline == Deadline::NEVER {
-            self.close_deadline = Deadline::after(timeout);
-        }
-    }
-
-    fn closed(&self) -> Closed {
-        Closed::new(self.ending.clone())
-    }
-
-    /// Why what waits will not go out.
-    fn failure(&self) -> Error {
-        match self.gate.cause() {
-            Some(Cause::Timeout(timeout)) => Error::Timeout(timeout),
-            _ => Error::Closed(self.closed()),
-        }
-    }
 }
 
 impl Refused for Outbox {

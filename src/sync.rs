@@ -54,6 +54,12 @@ impl Condvar {
     }
 }
 
+/// A connection's number: one sequence for the whole process, so that none is ever used again.
+pub(crate) fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 /// Starts a named thread. `std::thread::spawn` would panic where this returns an error.
 pub(crate) fn spawn(
     name: &str,

@@ -4,11 +4,13 @@ use super::Deadline;
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::io::retry_on_intr;
+use rustix::io::{ioctl_fionbio, retry_on_intr};
 use rustix::net::sockopt::{Timeout, set_socket_timeout, set_tcp_nodelay};
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, send, sendmsg, shutdown};
+use rustix::net::{
+    RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, getpeername, recv, send, sendmsg, shutdown,
+};
 use std::io::{self, IoSlice};
-use std::net::TcpStream;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// One descriptor, shared by reference: `TcpStream::try_clone` would cost a second one.
@@ -30,12 +32,19 @@ const NO_WAIT: SendFlags = SendFlags::DONTWAIT;
 const NO_WAIT: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 
 impl Stream {
-    /// Takes a connected TCP stream over, in blocking mode and without Nagle's delay.
-    pub(crate) fn from_tcp(stream: TcpStream) -> io::Result<Self> {
-        stream.set_nonblocking(false)?;
-        // A socket that is already gone refuses options on some systems: its next read or write tells.
-        _ = set_tcp_nodelay(&stream, true);
-        Ok(Self { socket: stream.into() })
+    /// Takes a connected stream socket over, in blocking mode and, if it is TCP, without Nagle's delay.
+    pub(crate) fn new(socket: impl Into<OwnedFd>) -> io::Result<Self> {
+        let socket = socket.into();
+        ioctl_fionbio(&socket, false)?;
+        // A socket of another family has no such option, and one that is gone refuses it: its next read tells.
+        _ = set_tcp_nodelay(&socket, true);
+        Ok(Self { socket })
+    }
+
+    /// The other end's address; unspecified if it has none of the internet's, as a Unix socket.
+    pub(crate) fn peer_addr(&self) -> SocketAddr {
+        let address = getpeername(&self.socket).ok().flatten().and_then(|address| address.try_into().ok());
+        address.unwrap_or_else(|| SocketAddr::from(([0; 4], 0)))
     }
 
     /// How long [`read`](Self::read) waits; `None` is for ever.

@@ -87,6 +87,30 @@ impl Target {
         }
         Ok(Self { tls, host, port, authority, path })
     }
+
+    /// Where a `Location` leads (RFC 9110 §10.2.2), seen from here.
+    pub(crate) fn redirected(&self, location: &str) -> Result<Self> {
+        let scheme = if self.tls { "wss" } else { "ws" };
+        // A fragment of a `Location` is for a reader of pages.
+        let location = location.split('#').next().unwrap_or_default();
+        if location.contains("://") {
+            return Self::parse(location);
+        }
+        if let Some(rest) = location.strip_prefix("//") {
+            return Self::parse(&format!("{scheme}://{rest}"));
+        }
+        let folder = match self.path.split('?').next().unwrap_or_default().rsplit_once('/') {
+            _ if location.starts_with('/') => "",
+            Some((folder, _)) => &format!("{folder}/"),
+            None => "/",
+        };
+        Self::parse(&format!("{scheme}://{}{folder}{location}", self.authority))
+    }
+
+    /// Whether credentials for one may be told to the other (RFC 6454 §4).
+    pub(crate) fn is_same_origin(&self, other: &Self) -> bool {
+        (self.tls, self.port) == (other.tls, other.port) && self.host.eq_ignore_ascii_case(&other.host)
+    }
 }
 
 /// An opening handshake that has been asked for, to hold the answer against.
@@ -177,6 +201,25 @@ mod tests {
     use crate::protocol::head::{Limits, parse_request, parse_response};
     use crate::protocol::noise::Noise;
     use crate::protocol::upgrade::{Asked, Policy, check};
+
+    #[test]
+    fn a_location_is_seen_from_where_it_was_said() {
+        let from = Target::parse("ws://one.example:81/a/b?c=/d").expect("a target");
+        for (location, to) in [
+            ("/x?y", "ws://one.example:81/x?y"),
+            ("x", "ws://one.example:81/a/x"),
+            ("//two.example/x", "ws://two.example/x"),
+            ("http://one.example:81/x#y", "ws://one.example:81/x"),
+            ("wss://one.example/", "wss://one.example/"),
+        ] {
+            let expected = Target::parse(to).expect(to);
+            assert_eq!(from.redirected(location).expect(location), expected);
+            assert_eq!(from.is_same_origin(&expected), expected.port == 81, "{to}");
+        }
+        for location in ["", "ftp://one.example/", "http://", "ws://u:p@one.example/"] {
+            drop(from.redirected(location));
+        }
+    }
 
     const LIMITS: Limits = Limits { size: 16 * 1024, headers: 100 };
 

@@ -124,12 +124,12 @@ impl Acceptor {
             if self.shared.live.count() < self.shared.capacity.clients() { Place::take() } else { None };
         let Some(place) = place else {
             self.complain(&format!("full: {}", self.shared.capacity), None);
-            if let Ok(stream) = Stream::from_tcp(stream) {
+            if let Ok(stream) = Stream::new(stream) {
                 self.turn_away(Arc::new(stream));
             }
             return;
         };
-        let Ok(stream) = Stream::from_tcp(stream).map(Arc::new) else { return };
+        let Ok(stream) = Stream::new(stream).map(Arc::new) else { return };
         let Some(client) = Client::accepted(&self.shared, &stream, peer, place, None) else { return };
         if let Err((client, error)) = self.shared.pool.run(client) {
             drop(client);

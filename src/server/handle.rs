@@ -107,7 +107,7 @@ impl ServerHandle {
     /// as that went without waiting. [`Error::Closed`] does not happen here; [`Error::Invalid`] if the server stops.
     pub fn upgrade(&self, stream: TcpStream, head: &http::Request<()>, leftover: &[u8]) -> Result<()> {
         let peer_addr = stream.peer_addr()?;
-        let stream = Arc::new(Stream::from_tcp(stream)?);
+        let stream = Arc::new(Stream::new(stream)?);
         let full = self.shared.live.count() >= self.shared.capacity.clients();
         let Some(place) = (if full { None } else { Place::take() }) else {
             crate::handshake::answer_unavailable(&stream);

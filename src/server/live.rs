@@ -3,7 +3,7 @@
 use crate::message::CloseFrame;
 use crate::net::Stream;
 use crate::sender::Sender;
-use crate::sync::{Arc, AtomicU64, Condvar, Mutex, Ordering};
+use crate::sync::{Arc, Condvar, Mutex};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -28,12 +28,6 @@ enum Phase {
     Open(Sender),
     /// Its handler has ended, or it is being told so.
     Closing,
-}
-
-/// A connection's number: one sequence for the whole process, so that none is ever used again.
-pub(super) fn next_id() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 impl Live {

@@ -2,7 +2,6 @@
 
 use super::Shared;
 use super::capacity::Place;
-use super::live::next_id;
 use super::pool::Job;
 use crate::connection::{Connection, Parts};
 use crate::error::{BoxError, Error};
@@ -13,7 +12,7 @@ use crate::net::Stream;
 use crate::outbox::Outbox;
 use crate::protocol::Role;
 use crate::sender::Sender;
-use crate::sync::Arc;
+use crate::sync::{Arc, next_id};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -63,6 +62,7 @@ impl Client {
         let parts = Parts {
             sender: sender.clone(),
             request: opened.request,
+            response: None,
             subprotocol: opened.subprotocol,
             hub: shared.hub.clone(),
             timer: Arc::clone(&shared.timer),

@@ -1,2 +1,96 @@
-//! x
-fn main() {}
+//! `threadws`: a WebSocket server on plain threads, to try, to test against and to run.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod escape;
+mod filter;
+mod logger;
+mod plain;
+mod serve;
+mod show;
+mod signals;
+mod values;
+
+use args::{Command, Options};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serve::Failure;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::mpsc;
+
+/// It could not run.
+const FAILURE: u8 = 1;
+/// The command line makes no sense.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    match args::parse(std::env::args_os().skip(1), std::env::var_os("THREADWS_LOG")) {
+        Ok(Command::Help) => print(args::HELP),
+        Ok(Command::Version) => print(args::VERSION),
+        Ok(Command::Serve(options)) => serve(&options),
+        Err(error) => misunderstood(&error),
+    }
+}
+
+fn serve(options: &Options) -> ExitCode {
+    // The signals first: whoever stops the process while it starts is to see exit code 0 as well.
+    let stop = match signals::Stop::register() {
+        Ok(stop) => stop,
+        Err(error) => return fail(FAILURE, &format!("cannot handle signals: {error}")),
+    };
+    let logger = match logger::start(options.log.clone()) {
+        Ok(logger) => logger,
+        Err(error) => return fail(FAILURE, &format!("cannot start the logger: {error}")),
+    };
+    raise_descriptor_limit();
+    let served = serve::serve(options, stop);
+    logger.drain();
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Usage(error)) => misunderstood(&error),
+        Err(Failure::Run(error)) => fail(FAILURE, &error),
+    }
+}
+
+/// A client costs one descriptor, and the usual soft limit of 1024 is made for programs that use select(2).
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            log::warn!("cannot raise the limit of open files: {error}");
+        }
+    }
+}
+
+/// Data that was asked for. Whoever has read enough of it may close the pipe.
+fn print(text: &str) -> ExitCode {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            fail(FAILURE, &format!("cannot write to stdout: {error}"))
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+fn misunderstood(error: &str) -> ExitCode {
+    fail(USAGE, &format!("{error}\ntry 'threadws --help'"))
+}
+
+/// Says why the process ends, whatever the log level is. A stderr that is closed changes nothing, where `eprintln!` would
+/// panic, and one that is never read holds up the end no longer than the log does.
+fn fail(code: u8, text: &str) -> ExitCode {
+    let line = format!("threadws: {text}\n");
+    let (done, written) = mpsc::channel();
+    let write = move || {
+        drop(io::stderr().write_all(line.as_bytes()));
+        // Nobody waits any more if it took too long.
+        let _ = done.send(());
+    };
+    if std::thread::Builder::new().spawn(write).is_ok() {
+        let _ = written.recv_timeout(logger::DRAIN);
+    }
+    ExitCode::from(code)
+}

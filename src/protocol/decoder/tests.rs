@@ -74,6 +74,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     octets
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "each arm has just compared the length")]
 fn header(first: u8, length: u64) -> Vec<u8> {
     let mut octets = vec![first];
     match length {

@@ -1,0 +1,459 @@
+//! The command line: what can be asked for, and what is refused before anything starts. No I/O.
+
+use crate::filter::Filter;
+use crate::values;
+use lexopt::prelude::{Long, Short, Value, ValueExt};
+use log::LevelFilter;
+use std::ffi::OsString;
+use std::time::Duration;
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Command {
+    Help,
+    Version,
+    Serve(Box<Options>),
+}
+
+/// What a server shall do.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Options {
+    pub(crate) listen: String,
+    /// Zero: never.
+    pub(crate) every: Duration,
+    pub(crate) message: String,
+    pub(crate) answer: Answer,
+    pub(crate) trust: Trust,
+    pub(crate) origins: Origins,
+    pub(crate) path: Option<String>,
+    pub(crate) max_clients: Option<usize>,
+    pub(crate) max_message: usize,
+    /// Zero: never.
+    pub(crate) ping: Duration,
+    pub(crate) page: bool,
+    pub(crate) log: Filter,
+}
+
+/// What becomes of a message, apart from being logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Nothing,
+    Echo,
+    Broadcast,
+}
+
+/// Whose `x-forwarded-for` is believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Trust {
+    Nobody,
+    Anybody,
+    /// `loopback`, addresses and CIDR blocks; at least one.
+    These(Vec<String>),
+}
+
+/// Which pages of other sites may connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Origins {
+    Any,
+    /// Beside the host the server is asked for.
+    These(Vec<String>),
+}
+
+pub(crate) const VERSION: &str = concat!("threadws ", env!("CARGO_PKG_VERSION"), "\n");
+
+pub(crate) const HELP: &str = "\
+Usage: threadws [serve] [OPTIONS]
+
+Serves WebSockets on plain threads, one for each client: logs what they send,
+and sends each of them a message every 3 seconds until they leave. Open the
+printed address in a browser to see both sides talk.
+
+Examples:
+  threadws
+  threadws --listen 0.0.0.0:8080 --every 500ms --message tick
+  threadws --echo --every 0 --max-message 16MiB
+  threadws --broadcast --every 0 --trust-proxy 10.0.0.0/8
+
+What clients get:
+  --every DURATION      how often to send the message: 500ms, 3s, 1m;
+                        0 for never [default: 3s]
+  --message TEXT        what to send [default: hello from threadws]
+  --echo                send each message back to its sender, as the same
+                        kind [default: off]
+  --broadcast           pass each message on to every client, its sender
+                        included, as the same kind [default: off]
+  --no-page             answer a plain GET with 426 instead of a page to
+                        try it out [default: the page]
+
+Who may connect:
+  --listen ADDR         address and port; port 0 takes a free one
+                        [default: 127.0.0.1:8005]
+  --path PATH           the only path for WebSockets; others get 404
+                        [default: any path]
+  --allow-origin ORIGIN a site whose pages may connect, or 'any'; can be
+                        repeated [default: same host]
+  --trust-proxy WHO     whose x-forwarded-for to believe: loopback, none,
+                        any, an address or a CIDR block; can be repeated
+                        [default: loopback]
+
+Limits:
+  --max-clients N       clients at a time [default: the machine's capacity]
+  --max-message SIZE    largest message: 64KiB, 16MiB, plain bytes
+                        [default: 1MiB]
+  --ping DURATION       after how long a silence to send a ping, and how long
+                        to wait for the answer; 0 for never [default: 20s]
+
+Logs, on stderr:
+  --log LEVEL           off, error, warn, info, debug or trace, or a list
+                        such as info,threadws=debug
+                        [env: THREADWS_LOG] [default: info]
+  -q, --quiet           warnings and errors only
+  -v, --verbose         debug; twice for trace
+
+Other:
+  -h, --help            print this help
+  -V, --version         print the version
+
+Stdout gets one line, with the addresses, when the server listens.
+Exit status: 0 after SIGINT or SIGTERM, 1 when it cannot run, 2 for a command
+line it does not understand, 130 at once on a second signal.
+";
+
+/// Every long option, to guess which one was meant.
+const OPTIONS: [&str; 17] = [
+    "every",
+    "message",
+    "echo",
+    "broadcast",
+    "no-page",
+    "listen",
+    "path",
+    "allow-origin",
+    "trust-proxy",
+    "max-clients",
+    "max-message",
+    "ping",
+    "log",
+    "quiet",
+    "verbose",
+    "help",
+    "version",
+];
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:8005".to_owned(),
+            every: Duration::from_secs(3),
+            message: "hello from threadws".to_owned(),
+            answer: Answer::Nothing,
+            trust: Trust::These(vec!["loopback".to_owned()]),
+            origins: Origins::These(Vec::new()),
+            path: None,
+            max_clients: None,
+            max_message: 1 << 20,
+            ping: Duration::from_secs(20),
+            page: true,
+            log: Filter::level(LevelFilter::Info),
+        }
+    }
+}
+
+/// Reads the command line, without the program's name, and the value of `THREADWS_LOG`. The last of two equal options
+/// wins, but for the ones that can be repeated.
+///
+/// # Errors
+///
+/// One line that says what is wrong with it.
+pub(crate) fn parse(
+    args: impl IntoIterator<Item = OsString>,
+    env_log: Option<OsString>,
+) -> Result<Command, String> {
+    let mut parser = lexopt::Parser::from_args(args);
+    let mut options = Options::default();
+    let mut given = Given::default();
+    let mut first = true;
+    while let Some(arg) = parser.next().map_err(one_line)? {
+        match arg {
+            Short('h') | Long("help") => return Ok(Command::Help),
+            Short('V') | Long("version") => return Ok(Command::Version),
+            Long("every") => options.every = value(&mut parser, "every", values::duration)?,
+            Long("message") => options.message = value(&mut parser, "message", |text| Ok(text.to_owned()))?,
+            Long("echo") => given.echo = true,
+            Long("broadcast") => given.broadcast = true,
+            Long("no-page") => options.page = false,
+            Long("listen") => options.listen = value(&mut parser, "listen", values::listen_address)?,
+            Long("path") => options.path = Some(value(&mut parser, "path", values::path)?),
+            Long("allow-origin") => {
+                given.origins.push(value(&mut parser, "allow-origin", |text| match text {
+                    "any" => Ok(text.to_owned()),
+                    origin => values::origin(origin),
+                })?)
+            }
+            Long("trust-proxy") => given.trust.push(value(&mut parser, "trust-proxy", |text| match text {
+                "loopback" | "none" | "any" => Ok(text.to_owned()),
+                network => values::network(network),
+            })?),
+            Long("max-clients") => {
+                options.max_clients = Some(value(&mut parser, "max-clients", values::count)?);
+            }
+            Long("max-message") => options.max_message = value(&mut parser, "max-message", values::size)?,
+            Long("ping") => options.ping = value(&mut parser, "ping", values::duration)?,
+            Long("log") => given.log = Some(value(&mut parser, "log", Filter::parse)?),
+            Short('q') | Long("quiet") => given.log = Some(Filter::level(LevelFilter::Warn)),
+            Short('v') | Long("verbose") => {
+                given.verbose += 1;
+                let level = if given.verbose == 1 { LevelFilter::Debug } else { LevelFilter::Trace };
+                given.log = Some(Filter::level(level));
+            }
+            Long(name) => return Err(unknown_option(name)),
+            Value(word) if first && word == "serve" => {}
+            other => return Err(one_line(other.unexpected())),
+        }
+        first = false;
+    }
+    options.log = match (given.log, env_log.filter(|value| !value.is_empty())) {
+        (Some(log), _) => log,
+        (None, Some(text)) => {
+            Filter::parse(&text.to_string_lossy()).map_err(|error| format!("THREADWS_LOG: {error}"))?
+        }
+        (None, None) => options.log,
+    };
+    options.answer = match (given.echo, given.broadcast) {
+        (false, false) => Answer::Nothing,
+        (true, false) => Answer::Echo,
+        (false, true) => Answer::Broadcast,
+        (true, true) => return Err("--echo and --broadcast cannot be combined".to_owned()),
+    };
+    options.trust = trust(given.trust)?.unwrap_or(options.trust);
+    options.origins = origins(given.origins);
+    Ok(Command::Serve(Box::new(options)))
+}
+
+/// What needs a look at the whole command line.
+#[derive(Default)]
+struct Given {
+    echo: bool,
+    broadcast: bool,
+    trust: Vec<String>,
+    origins: Vec<String>,
+    log: Option<Filter>,
+    verbose: u32,
+}
+
+fn value<T>(
+    parser: &mut lexopt::Parser,
+    name: &str,
+    read: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<T, String> {
+    let text = parser.value().map_err(one_line)?.string().map_err(one_line)?;
+    read(&text).map_err(|error| format!("--{name}: {error}"))
+}
+
+fn trust(given: Vec<String>) -> Result<Option<Trust>, String> {
+    let alone = |word: &str| given.iter().any(|who| who == word);
+    match (given.len(), alone("none"), alone("any")) {
+        (0, ..) => Ok(None),
+        (_, false, false) => Ok(Some(Trust::These(given))),
+        (1, true, _) => Ok(Some(Trust::Nobody)),
+        (1, _, true) => Ok(Some(Trust::Anybody)),
+        // Whose intention "none, but also 10.0.0.0/8" is cannot be guessed where addresses are to be believed.
+        _ => Err("--trust-proxy: none and any cannot be combined with others".to_owned()),
+    }
+}
+
+fn origins(given: Vec<String>) -> Origins {
+    if given.iter().any(|origin| origin == "any") { Origins::Any } else { Origins::These(given) }
+}
+
+/// An argument may hold anything, also what would make two lines of one.
+fn one_line(error: lexopt::Error) -> String {
+    error.to_string().replace(|c: char| c.is_control(), "?")
+}
+
+fn unknown_option(name: &str) -> String {
+    let shown = name.escape_debug();
+    match nearest(name) {
+        Some(near) => format!("unknown option '--{shown}'; did you mean '--{near}'?"),
+        None => format!("unknown option '--{shown}'"),
+    }
+}
+
+/// The option that begins like this, or that a few slips of the fingers turn into this.
+fn nearest(name: &str) -> Option<&'static str> {
+    let by_start = OPTIONS.into_iter().find(|option| name.len() >= 2 && option.starts_with(name));
+    by_start.or_else(|| {
+        let near = OPTIONS.into_iter().map(|option| (slips(name, option), option)).min()?;
+        // One slip in three letters is a slip; more is another word.
+        (near.0 <= near.1.len().div_ceil(3)).then_some(near.1)
+    })
+}
+
+/// How many letters to add, to leave out, to change or to swap with their neighbour (optimal string alignment).
+fn slips(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut before: Vec<usize> = Vec::new();
+    let mut above: Vec<usize> = (0..=b.len()).collect();
+    for i in 1..=a.len() {
+        let mut row = vec![i; b.len() + 1];
+        for j in 1..=b.len() {
+            let change = above[j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            row[j] = change.min(above[j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                row[j] = row[j].min(before[j - 2] + 1);
+            }
+        }
+        before = std::mem::replace(&mut above, row);
+    }
+    above[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command(line: &str) -> Result<Command, String> {
+        parse(line.split_whitespace().map(OsString::from), None)
+    }
+
+    fn options(line: &str) -> Options {
+        match command(line) {
+            Ok(Command::Serve(options)) => *options,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn without_options_it_serves_with_the_defaults() {
+        assert_eq!(options(""), Options::default());
+        assert_eq!(options("serve"), Options::default());
+        assert_eq!(options("serve --echo").answer, Answer::Echo);
+    }
+
+    #[test]
+    fn every_option_is_understood() {
+        let line = "--listen [::1]:0 --every 500ms --message hi --broadcast --no-page --path /ws --max-clients 9 \
+                    --allow-origin https://a.example --allow-origin=https://b.example --max-message 64KiB --ping 0 \
+                    --trust-proxy 10.0.0.0/8 --trust-proxy loopback --log threadws=debug";
+        let expected = Options {
+            listen: "[::1]:0".to_owned(),
+            every: Duration::from_millis(500),
+            message: "hi".to_owned(),
+            answer: Answer::Broadcast,
+            trust: Trust::These(vec!["10.0.0.0/8".to_owned(), "loopback".to_owned()]),
+            origins: Origins::These(vec!["https://a.example".to_owned(), "https://b.example".to_owned()]),
+            path: Some("/ws".to_owned()),
+            max_clients: Some(9),
+            max_message: 64 * 1024,
+            ping: Duration::ZERO,
+            page: false,
+            log: Filter::parse("threadws=debug").expect("a filter"),
+        };
+        assert_eq!(options(line), expected);
+        assert_eq!(options("--trust-proxy none").trust, Trust::Nobody);
+        assert_eq!(options("--trust-proxy any").trust, Trust::Anybody);
+        assert_eq!(options("--allow-origin any").origins, Origins::Any);
+        assert_eq!(options("--every 1s --every 0").every, Duration::ZERO);
+    }
+
+    #[test]
+    fn help_and_version_are_asked_for_anywhere() {
+        for line in ["-h", "--help", "--echo --help", "serve -h", "-h --nonsense"] {
+            assert_eq!(command(line), Ok(Command::Help), "{line}");
+        }
+        for line in ["-V", "--version"] {
+            assert_eq!(command(line), Ok(Command::Version), "{line}");
+        }
+        assert_eq!(VERSION, "threadws 0.1.0\n");
+    }
+
+    #[test]
+    fn help_names_every_option_with_its_default_in_less_than_80_columns() {
+        assert!(HELP.starts_with("Usage: "));
+        for name in OPTIONS {
+            assert!(HELP.contains(&format!("--{name}")), "{name}");
+        }
+        for line in HELP.lines() {
+            assert!(line.chars().count() < 80, "{line}");
+        }
+        let defaults = Options::default();
+        assert!(HELP.contains(&format!("[default: {}]", defaults.listen)));
+        assert!(HELP.contains(&format!("[default: {}]", defaults.message)));
+        assert!(HELP.contains(&format!("[default: {}s]", defaults.every.as_secs())));
+        assert!(HELP.contains(&format!("[default: {}s]", defaults.ping.as_secs())));
+        assert!(HELP.contains(&format!("[default: {}MiB]", defaults.max_message >> 20)));
+    }
+
+    #[test]
+    fn an_unknown_option_is_answered_with_the_nearest_one() {
+        let cases = [
+            ("--ehco", "--echo"),
+            ("--eco", "--echo"),
+            ("--boradcast", "--broadcast"),
+            ("--trust-proxies", "--trust-proxy"),
+            ("--max-messages", "--max-message"),
+            ("--verb", "--verbose"),
+            ("--no-pages", "--no-page"),
+            ("--lisen=x", "--listen"),
+        ];
+        for (line, near) in cases {
+            let error = command(line).expect_err(line);
+            assert!(error.ends_with(&format!("did you mean '{near}'?")), "{error}");
+        }
+        assert_eq!(command("--xyzzy"), Err("unknown option '--xyzzy'".to_owned()));
+        let error = command("--new\u{1b}[2J").expect_err("unknown");
+        assert!(!error.contains('\u{1b}'), "{error}");
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_in_one_line() {
+        let lines = [
+            "--echo --broadcast",
+            "--broadcast --echo",
+            "--trust-proxy none --trust-proxy 10.0.0.0/8",
+            "--trust-proxy any --trust-proxy loopback",
+            "--trust-proxy nowhere",
+            "--every 3",
+            "--every",
+            "--echo=yes",
+            "--max-clients 0",
+            "--max-message 0",
+            "--listen 8005",
+            "--path ws",
+            "--allow-origin example.com",
+            "--log inof",
+            "-x",
+            "nonsense",
+            "serve serve",
+            "--echo serve",
+        ];
+        for line in lines {
+            let error = command(line).expect_err(line);
+            assert!(!error.is_empty() && !error.contains('\n'), "{line}: {error}");
+        }
+        let error = parse(["a\nb".into()], None).expect_err("no such command");
+        assert!(!error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_and_that_over_the_default() {
+        let log = |line: &str, env: &str| match parse(
+            line.split_whitespace().map(OsString::from),
+            Some(env.into()),
+        )
+        .expect(line)
+        {
+            Command::Serve(options) => options.log,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(log("", "debug"), Filter::level(LevelFilter::Debug));
+        assert_eq!(log("", ""), Filter::level(LevelFilter::Info));
+        assert_eq!(log("--log error", "debug"), Filter::level(LevelFilter::Error));
+        assert_eq!(log("-q", "debug"), Filter::level(LevelFilter::Warn));
+        assert_eq!(log("-v", "error"), Filter::level(LevelFilter::Debug));
+        assert_eq!(log("-vv", "error"), Filter::level(LevelFilter::Trace));
+        assert_eq!(log("-v --log off", "error"), Filter::level(LevelFilter::Off));
+        let error = parse([], Some("inof".into())).expect_err("a misspelt level");
+        assert!(error.starts_with("THREADWS_LOG: "), "{error}");
+    }
+}

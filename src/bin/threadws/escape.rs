@@ -1,0 +1,98 @@
+//! Text from strangers on one line: what would move the cursor, end the line or turn the reading direction is shown as
+//! an escape. No I/O.
+
+use std::fmt::{self, Write};
+
+/// Collects formatted text, escaped, up to a limit in bytes. However much is written, it holds no more.
+#[derive(Debug)]
+pub(crate) struct Line {
+    text: String,
+    limit: usize,
+    /// Bytes of the original that came after the limit.
+    cut: usize,
+}
+
+impl Line {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { text: String::new(), limit, cut: 0 }
+    }
+
+    /// The text, with a mark of how much was cut off its end.
+    pub(crate) fn finish(mut self) -> String {
+        if self.cut > 0 {
+            self.text.push_str(&format!("… ({} bytes more)", self.cut));
+        }
+        self.text
+    }
+}
+
+impl Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for (position, symbol) in text.char_indices() {
+            if self.cut > 0 || self.text.len() + symbol.len_utf8() > self.limit {
+                self.cut += text.len() - position;
+                break;
+            }
+            if is_hidden(symbol) {
+                self.text.extend(symbol.escape_default());
+            } else {
+                self.text.push(symbol);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a character acts on the terminal or on its neighbours instead of being seen: the controls (C0, DEL, C1), line
+/// and paragraph separators, and Unicode's format characters (bidi marks, overrides and isolates, zero widths, tags).
+fn is_hidden(symbol: char) -> bool {
+    symbol.is_control()
+        || matches!(
+            symbol,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn escaped(text: &str) -> String {
+        let mut line = Line::new(1000);
+        line.write_str(text).expect("a line takes everything");
+        line.finish()
+    }
+
+    #[test]
+    fn nothing_a_peer_writes_can_end_a_line_or_move_the_cursor() {
+        let cases = [
+            ("a\r\n2026-01-01 [INFO] forged", r"a\r\n2026-01-01 [INFO] forged"),
+            ("\u{1b}[31mred\u{7}\0", r"\u{1b}[31mred\u{7}\u{0}"),
+            ("\u{7f}\u{85}\u{9b}2J", r"\u{7f}\u{85}\u{9b}2J"),
+            ("\u{2028}\u{2029}", r"\u{2028}\u{2029}"),
+            ("user\u{202e}gpj.exe\u{2066}", r"user\u{202e}gpj.exe\u{2066}"),
+            ("\u{200b}\u{200f}\u{feff}\u{e0041}", r"\u{200b}\u{200f}\u{feff}\u{e0041}"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(escaped(text), expected);
+        }
+    }
+
+    #[test]
+    fn what_can_be_read_stays_as_it_is() {
+        for text in ["안녕하세요 \\ \"quoted\" 'x' 👋", r#"{"kind":"ping"}"#, ""] {
+            assert_eq!(escaped(text), text);
+        }
+    }
+
+    #[test]
+    fn a_line_holds_no_more_than_its_limit_and_says_how_much_it_cut() {
+        let mut line = Line::new(8);
+        for _ in 0..1000 {
+            line.write_str("안녕").expect("a line takes everything");
+        }
+        // 6 bytes fit; the next character would not, and nothing after the cut is taken, although it might fit.
+        assert_eq!(line.finish(), "안녕… (5994 bytes more)");
+    }
+}

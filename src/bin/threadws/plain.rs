@@ -1,0 +1,203 @@
+//! What plain HTTP requests get: the page, the health check, and what is wrong with anything else. No I/O.
+
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+
+/// The page. `{{nonce}}` stands where its one script and its one style carry their nonce.
+const PAGE: &str = include_str!("page.html");
+const NONCE: &str = "{{nonce}}";
+
+/// What is served beside WebSockets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Plain {
+    /// Whether there is the page: where WebSockets open, because it connects to where it came from.
+    pub(crate) page: bool,
+    /// The only path that upgrades, if there is only one.
+    pub(crate) path: Option<String>,
+}
+
+impl Plain {
+    /// The answer to a GET or HEAD of `path` that asks for no upgrade. `host` is the request's own Host header.
+    pub(crate) fn answer(&self, path: &str, host: Option<&str>) -> Response<Vec<u8>> {
+        match path {
+            "/healthz" => text(StatusCode::OK, "ok"),
+            path if path == self.home() && self.page => page(host),
+            "/" if self.page => see_other(self.home()),
+            // Where a WebSocket would open, the request lacks nothing but the upgrade.
+            path if self.path.as_deref() == Some(path) => upgrade_required(),
+            _ if self.path.is_none() && !self.page => upgrade_required(),
+            _ => text(StatusCode::NOT_FOUND, "not found\n"),
+        }
+    }
+
+    fn home(&self) -> &str {
+        self.path.as_deref().unwrap_or("/")
+    }
+}
+
+fn page(host: Option<&str>) -> Response<Vec<u8>> {
+    // 16 random bytes in base64, made for Sec-WebSocket-Key: just what a nonce has to be, a new one for each answer.
+    let nonce = tungstenite::handshake::client::generate_key();
+    let mut response = Response::new(PAGE.replace(NONCE, &nonce).into_bytes());
+    set(&mut response, header::CONTENT_TYPE, "text/html; charset=utf-8");
+    // The nonce and the Host below are ASCII without controls, so this never fails; without a policy nothing is served.
+    match HeaderValue::from_str(&policy(&nonce, host)) {
+        Ok(policy) => response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy),
+        Err(_) => return text(StatusCode::BAD_REQUEST, "bad Host\n"),
+    };
+    response
+}
+
+/// Nothing but the page itself, and WebSockets to where it came from.
+fn policy(nonce: &str, host: Option<&str>) -> String {
+    let mut policy = format!(
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'; connect-src 'self'"
+    );
+    // To CSP 3, 'self' means ws: and wss: as well; Safari before 15.4 wants them by name. A Host that is no plain name
+    // could smuggle in a directive of its own.
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']');
+    if let Some(host) = host.filter(|host| !host.is_empty() && host.chars().all(is_plain)) {
+        policy.push_str(&format!(" ws://{host} wss://{host}"));
+    }
+    policy
+}
+
+fn see_other(path: &str) -> Response<Vec<u8>> {
+    let mut response = text(StatusCode::FOUND, "");
+    // `--path` was checked to be a path; without a `Location` the answer is a plain 302.
+    if let Ok(location) = HeaderValue::from_str(path) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+fn upgrade_required() -> Response<Vec<u8>> {
+    let mut response = text(StatusCode::UPGRADE_REQUIRED, "this is a WebSocket server\n");
+    set(&mut response, header::UPGRADE, "websocket");
+    set(&mut response, header::SEC_WEBSOCKET_VERSION, "13");
+    response
+}
+
+fn text(status: StatusCode, body: &str) -> Response<Vec<u8>> {
+    let mut response = Response::new(body.as_bytes().to_vec());
+    *response.status_mut() = status;
+    set(&mut response, header::CONTENT_TYPE, "text/plain; charset=utf-8");
+    response
+}
+
+/// Sets a header, and with it those that every answer carries.
+fn set(response: &mut Response<Vec<u8>>, name: HeaderName, value: &'static str) {
+    let headers = response.headers_mut();
+    headers.insert(name, HeaderValue::from_static(value));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OPEN: Plain = Plain { page: true, path: None };
+
+    fn status(plain: &Plain, path: &str) -> u16 {
+        plain.answer(path, Some("127.0.0.1:8005")).status().as_u16()
+    }
+
+    fn policy_of(host: Option<&str>) -> String {
+        let response = OPEN.answer("/", host);
+        let policy = response.headers().get(header::CONTENT_SECURITY_POLICY).expect("a policy");
+        policy.to_str().expect("ASCII").to_owned()
+    }
+
+    #[test]
+    fn each_path_gets_its_status() {
+        let closed = Plain { page: false, path: None };
+        let at_ws = Plain { page: true, path: Some("/ws".to_owned()) };
+        let only_ws = Plain { page: false, path: Some("/ws".to_owned()) };
+        for (plain, path, expected) in [
+            (&OPEN, "/", 200),
+            (&OPEN, "/healthz", 200),
+            (&OPEN, "/favicon.ico", 404),
+            (&closed, "/", 426),
+            (&closed, "/anything", 426),
+            (&closed, "/healthz", 200),
+            (&at_ws, "/", 302),
+            (&at_ws, "/ws", 200),
+            (&at_ws, "/other", 404),
+            (&only_ws, "/ws", 426),
+            (&only_ws, "/", 404),
+        ] {
+            assert_eq!(status(plain, path), expected, "{plain:?} {path}");
+        }
+    }
+
+    #[test]
+    fn the_health_check_says_ok_and_no_more() {
+        assert_eq!(OPEN.answer("/healthz", None).body(), b"ok");
+    }
+
+    #[test]
+    fn a_426_names_the_upgrade_it_wants() {
+        let response = Plain { page: false, path: None }.answer("/", None);
+        assert_eq!(response.headers()["upgrade"], "websocket");
+        assert_eq!(response.headers()["sec-websocket-version"], "13");
+    }
+
+    #[test]
+    fn every_answer_forbids_guessing_caching_and_referrers() {
+        for path in ["/", "/healthz", "/else"] {
+            let response = OPEN.answer(path, None);
+            let expected = [
+                ("x-content-type-options", "nosniff"),
+                ("referrer-policy", "no-referrer"),
+                ("cache-control", "no-store"),
+            ];
+            for (name, value) in expected {
+                assert_eq!(response.headers()[name], value, "{path} {name}");
+            }
+            assert!(response.headers().contains_key("content-type"), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_page_and_its_policy_share_a_nonce_that_is_new_each_time() {
+        let response = OPEN.answer("/", None);
+        let body = String::from_utf8(response.body().clone()).expect("UTF-8");
+        let policy = response.headers()["content-security-policy"].to_str().expect("ASCII");
+        let (_, rest) = policy.split_once("script-src 'nonce-").expect("a nonce");
+        let (nonce, _) = rest.split_once('\'').expect("its end");
+        assert!(nonce.len() >= 22, "{nonce}"); // 128 bits, as CSP asks
+        assert!(!body.contains(NONCE));
+        assert_eq!(body.matches(&format!("nonce=\"{nonce}\"")).count(), 2);
+        assert_eq!(body.matches("<script").count() + body.matches("<style").count(), 2);
+        assert_ne!(policy_of(None), policy_of(None));
+    }
+
+    #[test]
+    fn the_page_needs_nothing_that_the_policy_forbids() {
+        let body = PAGE.to_lowercase();
+        let attributes =
+            [" style=\"", " onclick=", " onload=", " onsubmit=", "<base", "<form action", "eval(", "@import"];
+        for forbidden in attributes {
+            assert!(!body.contains(forbidden), "{forbidden}");
+        }
+        for external in ["src=\"http", "href=\"http", "src=\"//", "url(http"] {
+            assert!(!body.contains(external), "{external}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_named_in_the_policy_only_if_it_is_plain() {
+        assert!(
+            policy_of(Some("127.0.0.1:8005")).ends_with("'self' ws://127.0.0.1:8005 wss://127.0.0.1:8005")
+        );
+        assert!(policy_of(Some("[::1]:8005")).ends_with("wss://[::1]:8005"));
+        for host in
+            [None, Some(""), Some("x; script-src *"), Some("a,b"), Some("a b"), Some("*"), Some("a'b")]
+        {
+            assert!(policy_of(host).ends_with("connect-src 'self'"), "{host:?}");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The server: what becomes of each client, and of the process when it is told to stop.
+
+use crate::args::{Answer, Options, Origins, Trust};
+use crate::plain::Plain;
+use crate::show::Shown;
+use crate::signals::Stop;
+use log::{Level, info, log_enabled, warn};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::time::Duration;
+use threadws::{BoxError, Config, Connection, Error, MessageRef, Request, Server};
+
+/// How long clients may take to leave when the process ends.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+
+/// Why it could not serve, in one line.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// An option's value that looked well and is not.
+    Usage(String),
+    Run(String),
+}
+
+/// Serves until a signal comes. That it listens and that it has stopped is logged by the library.
+pub(crate) fn serve(options: &Options, stop: Stop) -> Result<(), Failure> {
+    let failed = |error: Error| match error {
+        Error::Invalid(what) => Failure::Usage(what.into_owned()),
+        error => Failure::Run(format!("cannot listen on {}: {error}", options.listen)),
+    };
+    let job = Job { every: options.every, message: options.message.clone(), answer: options.answer };
+    let server = configure(Server::bind(&*options.listen).map_err(failed)?, options);
+    let handle = server.spawn(move |client| job.run(client)).map_err(failed)?;
+    announce(handle.local_addr());
+    let signalled = stop.wait();
+    // The report, with what had to be abandoned, is in the log.
+    drop(handle.shutdown(SHUTDOWN));
+    signalled.map_err(|error| Failure::Run(format!("cannot wait for signals: {error}")))
+}
+
+fn configure(server: Server, options: &Options) -> Server {
+    let mut config = Config::new().max_message_size(options.max_message).ping_interval(options.ping);
+    if !options.ping.is_zero() {
+        config = config.ping_timeout(options.ping);
+    }
+    let plain = Plain { page: options.page, path: options.path.clone() };
+    let mut server = server
+        .config(config)
+        .on_http(move |request: &Request| plain.answer(request.path(), request.header("host")));
+    server = match &options.trust {
+        Trust::Nobody => server.trust_no_proxy(),
+        Trust::Anybody => server.trust_any_proxy(),
+        Trust::These(who) => who.iter().fold(server, |server, who| server.trust_proxy(who)),
+    };
+    server = match &options.origins {
+        Origins::Any => server.allow_any_origin(),
+        Origins::These(origins) => origins.iter().fold(server, |server, origin| server.allow_origin(origin)),
+    };
+    if let Some(path) = &options.path {
+        server = server.path(path);
+    }
+    if let Some(clients) = options.max_clients {
+        server = server.max_clients(clients);
+    }
+    server
+}
+
+/// The one line on stdout, for scripts that wait for it or want the port.
+fn announce(address: SocketAddr) {
+    let line = format!("threadws listening on http://{address}/ (ws://{address}/)\n");
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()) {
+        // Who started us does not want to know the address, and is served all the same.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            warn!("stdout does not take the address: {error}")
+        }
+        _ => {}
+    }
+}
+
+/// What is done for each client.
+#[derive(Debug)]
+struct Job {
+    every: Duration,
+    message: String,
+    answer: Answer,
+}
+
+impl Job {
+    /// The life of one client, in its own thread.
+    fn run(&self, client: &mut Connection) -> Result<(), BoxError> {
+        let (id, ip, peer) = (client.id(), client.ip(), client.peer_addr().ip());
+        if ip == peer {
+            info!("client {id} connected from {ip}");
+        } else {
+            info!("client {id} connected from {ip} via {peer}");
+        }
+        if !self.every.is_zero() {
+            // It ends with the connection.
+            drop(client.every(self.every, self.message.as_str()));
+        }
+        let ended = self.answer_all(client);
+        let lived = client.since().elapsed().as_secs_f64();
+        match (client.closed(), &ended) {
+            (Some(closed), _) => info!("client {id} disconnected after {lived:.1}s: {closed}"),
+            (None, Err(error)) => info!("client {id} disconnected after {lived:.1}s: {error}"),
+            (None, Ok(())) => info!("client {id} disconnected after {lived:.1}s"),
+        }
+        Ok(ended?)
+    }
+
+    fn answer_all(&self, client: &mut Connection) -> threadws::Result<()> {
+        let id = client.id();
+        // The levels do not change while the process runs. Asked for once, they cost an echo nothing.
+        let logged = log_enabled!(Level::Info);
+        let log = |message: MessageRef<'_>| {
+            if logged {
+                info!("client {id} sent {}", Shown(message));
+            }
+        };
+        while let Some(mut received) = client.recv_ref()? {
+            log(received.message());
+            match self.answer {
+                Answer::Nothing => {}
+                Answer::Echo => received.write(received.message())?,
+                Answer::Broadcast => {
+                    let message = received.message().to_message();
+                    client.broadcast(message);
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,36 @@
+//! SIGINT and SIGTERM: the first one asks the process to stop, the second one ends it on the spot.
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::{flag, low_level::pipe};
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// As shells report a process ended by Ctrl-C: 128 and SIGINT.
+const CUT_SHORT: i32 = 130;
+
+/// A wait for the signal that ends the process in good order.
+#[derive(Debug)]
+pub(crate) struct Stop(UnixStream);
+
+impl Stop {
+    /// Takes over both signals.
+    pub(crate) fn register() -> io::Result<Self> {
+        let (wake, sleep) = UnixStream::pair()?;
+        let stopping = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM] {
+            // In this order: the first signal finds the flag unset, and sets it for the second one.
+            flag::register_conditional_shutdown(signal, CUT_SHORT, Arc::clone(&stopping))?;
+            flag::register(signal, Arc::clone(&stopping))?;
+            pipe::register(signal, wake.try_clone()?)?;
+        }
+        Ok(Self(sleep))
+    }
+
+    /// Waits for the first signal.
+    pub(crate) fn wait(mut self) -> io::Result<()> {
+        // Retried by std when a signal interrupts it: the handler's octet is then already there.
+        self.0.read_exact(&mut [0])
+    }
+}

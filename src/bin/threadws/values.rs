@@ -1,0 +1,194 @@
+//! What option values look like: durations, sizes, addresses, origins. No I/O.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// The longest duration an option takes: a year, so that no sum of instants overflows.
+const MAX_SECONDS: u64 = 365 * 24 * 60 * 60;
+
+/// `500ms`, `3s`, `1m`, `2h`; `0` needs no unit.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = split_unit(text);
+    let number: u64 = number.parse().map_err(|_| expected("a duration such as 500ms, 3s or 1m", text))?;
+    let millis = match unit {
+        "ms" => Some(number),
+        "s" => number.checked_mul(1000),
+        "m" => number.checked_mul(60 * 1000),
+        "h" => number.checked_mul(60 * 60 * 1000),
+        "" if number == 0 => Some(0),
+        "" => return Err(format!("{text:?} needs a unit: ms, s, m or h")),
+        _ => return Err(format!("unknown unit in {text:?}: ms, s, m or h")),
+    };
+    match millis {
+        Some(millis) if millis <= MAX_SECONDS * 1000 => Ok(Duration::from_millis(millis)),
+        _ => Err(format!("{text:?} is longer than a year")),
+    }
+}
+
+/// `64KiB`, `16MiB`, `1GiB`, plain bytes. At least one byte.
+pub(crate) fn size(text: &str) -> Result<usize, String> {
+    let (number, unit) = split_unit(text);
+    let number: usize = number.parse().map_err(|_| expected("a size such as 64KiB, 16MiB or 1000", text))?;
+    let factor = match unit {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(format!("unknown unit in {text:?}: KiB, MiB, GiB, or none for bytes")),
+    };
+    match number.checked_mul(factor) {
+        None => Err(format!("{text:?} is too large")),
+        Some(0) => Err("must be at least 1 byte".to_owned()),
+        Some(bytes) => Ok(bytes),
+    }
+}
+
+/// A number of clients: at least one.
+pub(crate) fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".to_owned()),
+        Ok(count) => Ok(count),
+        Err(_) => Err(expected("a number", text)),
+    }
+}
+
+/// `127.0.0.1:8005`, `[::1]:8005`, `localhost:8005`. A name is resolved when it is bound.
+pub(crate) fn listen_address(text: &str) -> Result<String, String> {
+    let is_name = |host: &str| !host.is_empty() && !host.contains([':', '[', ']', '/']);
+    let works = text.parse::<SocketAddr>().is_ok()
+        || text.rsplit_once(':').is_some_and(|(host, port)| is_name(host) && port.parse::<u16>().is_ok());
+    if works {
+        Ok(text.to_owned())
+    } else {
+        Err(expected("an address such as 127.0.0.1:8005 or [::1]:0", text))
+    }
+}
+
+/// An address or a CIDR block.
+pub(crate) fn network(text: &str) -> Result<String, String> {
+    let works = text.parse::<IpAddr>().is_ok() || text.parse::<ipnet::IpNet>().is_ok();
+    if works {
+        Ok(text.to_owned())
+    } else {
+        Err(expected("loopback, none, any, an address or a CIDR block such as 10.0.0.0/8", text))
+    }
+}
+
+/// What a browser sends as `Origin`: a scheme and a host, perhaps a port, and nothing behind; or `null`.
+pub(crate) fn origin(text: &str) -> Result<String, String> {
+    let works = text == "null"
+        || text.split_once("://").is_some_and(|(scheme, host)| {
+            let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | '?' | '#' | '@' | '"' | ',');
+            !scheme.is_empty() && !host.is_empty() && scheme.chars().chain(host.chars()).all(plain)
+        });
+    if works {
+        Ok(text.to_owned())
+    } else {
+        Err(expected("any, or an origin such as https://example.com", text))
+    }
+}
+
+/// A path as it stands in a request: from the first slash to the query.
+pub(crate) fn path(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '?' | '#');
+    if text.starts_with('/') && text.chars().all(plain) {
+        Ok(text.to_owned())
+    } else {
+        Err(expected("a path such as /ws", text))
+    }
+}
+
+fn expected(what: &str, text: &str) -> String {
+    format!("expected {what}, not {text:?}")
+}
+
+fn split_unit(text: &str) -> (&str, &str) {
+    text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_unit_and_zero_needs_none() {
+        let cases = [("500ms", 500), ("3s", 3_000), ("1m", 60_000), ("2h", 7_200_000), ("0", 0), ("0s", 0)];
+        for (text, millis) in cases {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        assert_eq!(duration("365m"), Ok(Duration::from_secs(365 * 60)));
+        for text in [
+            "3",
+            "3 s",
+            "s",
+            "",
+            "-1s",
+            "1.5s",
+            "3S",
+            "9000h",
+            "18446744073709551615m",
+            "99999999999999999999s",
+        ] {
+            duration(text).expect_err(text);
+        }
+    }
+
+    #[test]
+    fn sizes_are_plain_bytes_or_binary_multiples() {
+        let cases = [("1", 1), ("1000B", 1000), ("64KiB", 65_536), ("16MiB", 16 << 20), ("1GiB", 1 << 30)];
+        for (text, bytes) in cases {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["0", "0MiB", "1KB", "1M", "MiB", "", "-1", "1.5MiB", "18446744073709551615KiB"] {
+            size(text).expect_err(text);
+        }
+    }
+
+    #[test]
+    fn a_listen_address_names_its_port() {
+        for text in ["127.0.0.1:8005", "[::1]:0", "[::]:65535", "localhost:80", "ws.example:1"] {
+            assert_eq!(listen_address(text).as_deref(), Ok(text));
+        }
+        for text in
+            ["8005", ":8005", "127.0.0.1", "::1:80", "localhost:65536", "localhost:", "http://x:80", ""]
+        {
+            listen_address(text).expect_err(text);
+        }
+    }
+
+    #[test]
+    fn trusted_networks_are_addresses_or_blocks() {
+        for text in ["10.0.0.1", "10.0.0.0/8", "::1", "fd00::/8"] {
+            assert_eq!(network(text).as_deref(), Ok(text));
+        }
+        for text in ["10.0.0.0/33", "10.0.0", "example.com", "Loopback", ""] {
+            network(text).expect_err(text);
+        }
+    }
+
+    #[test]
+    fn origins_and_paths_are_what_a_request_can_carry() {
+        for text in
+            ["https://example.com", "http://localhost:3000", "https://*.example.com", "https://[::1]:1"]
+        {
+            assert_eq!(origin(text).as_deref(), Ok(text));
+        }
+        for text in ["example.com", "https://", "https://example.com/", "https://a b", "://x", ""] {
+            origin(text).expect_err(text);
+        }
+        for text in ["/", "/ws", "/a/b%20c"] {
+            assert_eq!(path(text).as_deref(), Ok(text));
+        }
+        for text in ["ws", "/a?b", "/a b", "/a#b", ""] {
+            path(text).expect_err(text);
+        }
+    }
+
+    #[test]
+    fn counts_start_at_one() {
+        assert_eq!(count("1"), Ok(1));
+        for text in ["0", "-1", "many", ""] {
+            count(text).expect_err(text);
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! The blocking client: the same connection from the other side.
+
+mod resolve;
+
+use crate::config::{Config, MAX_HEAD_SIZE, MAX_HEADERS};
+use crate::connection::{Connection, Parts};
+use crate::error::{Error, Result, Timeout};
+use crate::flush::Flush;
+use crate::hub::Hub;
+use crate::net::{Deadline, Stream};
+use crate::outbox::Outbox;
+use crate::protocol::head::{self, Limits, Scanner};
+use crate::protocol::offer::{self, Offer, Target};
+use crate::protocol::{Refusal, Role};
+use crate::request::{Request, Response};
+use crate::sender::Sender;
+use crate::sync::{Arc, Mutex, next_id};
+use crate::timer::Timer;
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, LOCATION, PROXY_AUTHORIZATION};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+const LIMITS: Limits = Limits { size: MAX_HEAD_SIZE, headers: MAX_HEADERS };
+/// What is kept of the body of an answer that is no 101: enough for any text that says why.
+const MAX_BODY: usize = 64 * 1024;
+/// Answers of 1xx that are not the 101, before it. RFC 9110 §15.2 lets a server send any number.
+const MAX_INTERIM: usize = 8;
+
+/// Connects to a `ws://` URL, with all settings at their defaults.
+///
+/// ```no_run
+/// # fn main() -> threadws::Result<()> {
+/// let mut connection = threadws::connect("ws://127.0.0.1:8005/")?;
+/// connection.send("hello")?;
+/// if let Some(message) = connection.recv()? {
+///     println!("{message}");
+/// }
+/// connection.close(1000, "")
+/// # }
+/// ```
+///
+/// # Blocking
+///
+/// At most [`handshake_timeout`](Config::handshake_timeout), 10 s by default, for the name, the connection and the
+/// handshake together.
+///
+/// # Errors
+///
+/// As for [`Connect::connect`].
+pub fn connect(url: impl AsRef<str>) -> Result<Connection> {
+    Connect::new(url).connect()
+}
+
+/// A connection to be made: its URL, what it says of itself, and its limits.
+#[derive(Debug, Clone)]
+#[must_use = "nothing happens until it connects"]
+pub struct Connect {
+    /// Kept as a result, so that a setter never fails.
+    target: std::result::Result<Target, String>,
+    headers: HeaderMap,
+    origin: Option<HeaderValue>,
+    subprotocols: Vec<String>,
+    config: Config,
+    max_redirects: usize,
+    /// The first setting that cannot work.
+    broken: Option<String>,
+}
+
+impl Connect {
+    /// To a `ws://` URL. What is wrong with it is told by [`connect`](Self::connect).
+    pub fn new(url: impl AsRef<str>) -> Self {
+        Self {
+            target: Target::parse(url.as_ref()).map_err(|error| text_of(&error)),
+            headers: HeaderMap::new(),
+            origin: None,
+            subprotocols: Vec::new(),
+            config: Config::default(),
+            max_redirects: 0,
+            broken: None,
+        }
+    }
+
+    /// Adds a header to the request. Those of the handshake itself cannot be set.
+    pub fn header(mut self, name: impl AsRef<str>, value: impl AsRef<str>) -> Self {
+        let name = HeaderName::try_from(name.as_ref());
+        // `from_str` would refuse what is not ASCII; RFC 9110 §5.5 lets it pass.
+        let value = HeaderValue::from_bytes(value.as_ref().as_bytes());
+        match (name, value) {
+            (Ok(name), Ok(value)) => {
+                self.headers.append(name, value);
+            }
+            (name, _) => {
+                let what = name
+                    .map_or("the name of a header".to_owned(), |name| format!("the value of header {name}"));
+                self.broken.get_or_insert(format!("{what} cannot be sent"));
+            }
+        }
+        self
+    }
+
+    /// The `Origin` header, as a browser would send it. Defaults to none.
+    pub fn origin(mut self, origin: impl AsRef<str>) -> Self {
+        match HeaderValue::from_str(origin.as_ref()) {
+            Ok(origin) => self.origin = Some(origin),
+            Err(_) => {
+                self.broken.get_or_insert("the origin cannot be sent".to_owned());
+            }
+        }
+        self
+    }
+
+    /// The subprotocols it speaks, the preferred one first. Defaults to none.
+    pub fn subprotocols<T: Into<String>>(mut self, names: impl IntoIterator<Item = T>) -> Self {
+        self.subprotocols = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Limits and timeouts. Defaults to [`Config::default`].
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// How many redirects are followed. `Authorization` and `Cookie` are not carried to another origin. Defaults to none:
+    /// a redirect is [`Error::Refused`].
+    pub fn max_redirects(mut self, redirects: usize) -> Self {
+        self.max_redirects = redirects;
+        self
+    }
+
+    /// Connects.
+    ///
+    /// # Blocking
+    ///
+    /// At most [`handshake_timeout`](Config::handshake_timeout), 10 s by default, for everything together: names,
+    /// connections, handshakes, redirects.
+    ///
+    /// # Errors
+    ///
+    /// * [`Error::Invalid`]: the URL or a setting cannot work. No URL is shown: it may hold a password.
+    /// * [`Error::Refused`]: the server answered with another status than 101; its headers and up to 64 KiB of its body
+    ///   are in the response.
+    /// * [`Error::Timeout`] with [`Timeout::Handshake`].
+    /// * [`Error::Io`]: no connection, with the last address's error; or an answer that breaks the protocol
+    ///   ([`ErrorKind::InvalidData`]).
+    pub fn connect(self) -> Result<Connection> {
+        let deadline = Deadline::after(self.config.handshake_timeout);
+        let mut target = self.check()?;
+        let mut headers = self.headers.clone();
+        let mut redirects = 0;
+        loop {
+            if target.tls {
+                return Err(Error::invalid("wss:// is not supported yet"));
+            }
+            let stream = Stream::new(dial(&target, deadline)?)?;
+            match self.shake_hands(stream, &target, &headers, deadline) {
+                Err(Error::Refused(response)) if redirects < self.max_redirects => {
+                    let Some(next) = redirect(&target, &response) else {
+                        return Err(Error::Refused(response));
+                    };
+                    redirects += 1;
+                    let next = next?;
+                    if !next.is_same_origin(&target) {
+                        for name in [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION] {
+                            headers.remove(name);
+                        }
+                    }
+                    target = next;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Shakes hands over a stream that is connected already, by TCP or any other stream socket; the URL says what to ask
+    /// for. Redirects are not followed.
+    ///
+    /// # Blocking
+    ///
+    /// As for [`connect`](Self::connect).
+    ///
+    /// # Errors
+    ///
+    /// As for [`connect`](Self::connect).
+    pub fn from_stream(self, stream: impl Into<OwnedFd>) -> Result<Connection> {
+        let deadline = Deadline::after(self.config.handshake_timeout);
+        let target = self.check()?;
+        self.shake_hands(Stream::new(stream)?, &target, &self.headers, deadline)
+    }
+
+    fn check(&self) -> Result<Target> {
+        if let Some(broken) = &self.broken {
+            return Err(Error::invalid(broken.clone()));
+        }
+        self.config.check()?;
+        self.target.clone().map_err(Error::invalid)
+    }
+
+    fn shake_hands(
+        &self,
+        stream: Stream,
+        target: &Target,
+        headers: &HeaderMap,
+        deadline: Deadline,
+    ) -> Result<Connection> {
+        let (offer, octets) = Offer::new(target, self.origin.as_ref(), &self.subprotocols, headers)?;
+        // A server may answer before it has read everything, and close: then its answer counts, not our EPIPE.
+        let written = stream.write_all(&octets, deadline);
+        let (response, early) = match read_answer(&stream, deadline) {
+            Ok(answer) => answer,
+            Err(error) => {
+                written.map_err(timed_out)?;
+                return Err(error);
+            }
+        };
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(refused(&stream, response, early, deadline));
+        }
+        let subprotocol = offer.check(&response)?;
+        let request = head::parse_request(&octets, Limits { size: octets.len() + 1, headers: usize::MAX })
+            .map_err(|refusal| Error::invalid(refusal.reason))?;
+        let peer_addr = stream.peer_addr();
+        let stream = Arc::new(stream);
+        let (timer, flush) = shared_threads()?;
+        let outbox = Outbox::new(Role::Client, &self.config, Arc::clone(&stream), flush);
+        let parts = Parts {
+            sender: Sender::new(next_id(), outbox),
+            request: Request::new(request, peer_addr, peer_addr.ip()),
+            response: Some(Box::new(response.map(|()| Vec::new()))),
+            subprotocol,
+            hub: Hub::default(),
+            timer,
+        };
+        Connection::new(Role::Client, &self.config, stream, &early, parts)
+    }
+}
+
+/// A connected socket, to the first address that takes one.
+fn dial(target: &Target, deadline: Deadline) -> Result<TcpStream> {
+    let addresses = resolve::resolve(&target.host, target.port, deadline)?;
+    let mut failure = io::Error::new(ErrorKind::NotFound, "the host has no address");
+    for (at, address) in addresses.iter().enumerate() {
+        // An address that swallows packets must not eat the time of those behind it.
+        let shares = u32::try_from(addresses.len() - at).unwrap_or(u32::MAX);
+        match deadline.left(Instant::now()) {
+            Some(left) if left.is_zero() => return Err(Error::Timeout(Timeout::Handshake)),
+            left => match attempt(address, left.map(|left| left / shares)) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => failure = error,
+            },
+        }
+    }
+    Err(timed_out(failure))
+}
+
+fn attempt(address: &SocketAddr, timeout: Option<std::time::Duration>) -> io::Result<TcpStream> {
+    match timeout {
+        // std refuses a timeout of zero.
+        Some(timeout) => {
+            TcpStream::connect_timeout(address, timeout.max(std::time::Duration::from_millis(1)))
+        }
+        None => TcpStream::connect(address),
+    }
+}
+
+/// The head of the answer, and what came behind it. Interim answers are skipped.
+fn read_answer(stream: &Stream, deadline: Deadline) -> Result<(http::Response<()>, Vec<u8>)> {
+    let mut octets = Vec::new();
+    for _ in 0..=MAX_INTERIM {
+        let mut scanner = Scanner::response(LIMITS);
+        let broken = |refusal: Refusal| offer::broken(refusal.reason);
+        let end = loop {
+            if let Some(end) = scanner.scan(&octets).map_err(broken)? {
+                break end;
+            }
+            if read_some(stream, &mut octets, deadline)? == 0 {
+                return Err(Error::Io(ErrorKind::UnexpectedEof.into()));
+            }
+        };
+        let response = head::parse_response(&octets[..end], LIMITS).map_err(broken)?;
+        octets.drain(..end);
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS || !response.status().is_informational() {
+            return Ok((response, octets));
+        }
+    }
+    Err(offer::broken("the server sends interim answers without end"))
+}
+
+/// The error for another status than 101, with what there is of a body.
+fn refused(stream: &Stream, response: http::Response<()>, mut body: Vec<u8>, deadline: Deadline) -> Error {
+    let announced =
+        response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let most = announced.unwrap_or(usize::MAX).min(MAX_BODY);
+    // A body that does not come in full is shown as far as it came.
+    while body.len() < most && read_some(stream, &mut body, deadline).is_ok_and(|count| count > 0) {}
+    body.truncate(most);
+    Error::Refused(Box::new(response.map(|()| body)))
+}
+
+fn read_some(stream: &Stream, octets: &mut Vec<u8>, deadline: Deadline) -> Result<usize> {
+    let mut buffer = [0; 4096];
+    if !stream.wait_readable(deadline)? {
+        return Err(Error::Timeout(Timeout::Handshake));
+    }
+    let count = stream.read(&mut buffer, false)?;
+    octets.extend_from_slice(&buffer[..count]);
+    Ok(count)
+}
+
+/// Where a redirect leads, if this is one.
+fn redirect(from: &Target, response: &Response) -> Option<Result<Target>> {
+    let code = response.status().as_u16();
+    let location = response.headers().get(LOCATION)?.to_str().ok()?;
+    matches!(code, 301 | 302 | 303 | 307 | 308).then(|| from.redirected(location))
+}
+
+fn timed_out(error: io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::TimedOut | ErrorKind::WouldBlock => Error::Timeout(Timeout::Handshake),
+        _ => Error::Io(error),
+    }
+}
+
+fn text_of(error: &Error) -> String {
+    match error {
+        Error::Invalid(what) => what.to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// One timer and one flush thread for all client connections of the process, started by the first.
+fn shared_threads() -> Result<(Arc<Timer>, Arc<Flush>)> {
+    static SHARED: Mutex<Option<(Arc<Timer>, Arc<Flush>)>> = Mutex::new(None);
+    let mut shared = SHARED.lock();
+    if let Some(threads) = &*shared {
+        return Ok(threads.clone());
+    }
+    // Their handles are let go: these threads live as long as the process.
+    let (flush, _) = Flush::start()?;
+    let (timer, _) = Timer::start().inspect_err(|_| flush.stop())?;
+    *shared = Some((Arc::clone(&timer), Arc::clone(&flush)));
+    Ok((timer, flush))
+}

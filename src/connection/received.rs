@@ -1,0 +1,36 @@
+//! A message that is lent to the handler together with the way to answer it.
+
+use super::cork::Cork;
+use crate::error::Result;
+use crate::message::{IntoMessage, MessageRef};
+use crate::outbox::Outbox;
+
+/// A message that is lent, and a way to answer it: what [`Connection::recv_ref`] returns.
+#[derive(Debug)]
+pub struct Received<'a> {
+    pub(super) message: MessageRef<'a>,
+    pub(super) outbox: &'a Outbox,
+    pub(super) cork: &'a mut Cork,
+    pub(super) hold: bool,
+}
+
+impl<'a> Received<'a> {
+    /// The message.
+    pub fn message(&self) -> MessageRef<'a> {
+        self.message
+    }
+
+    /// Answers, as [`Connection::write`] does.
+    ///
+    /// # Blocking
+    ///
+    /// As for [`Connection::write`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Sender::send`].
+    #[inline]
+    pub fn write(&mut self, message: impl IntoMessage) -> Result<()> {
+        self.cork.write(self.outbox, message, self.hold)
+    }
+}

@@ -1,0 +1,76 @@
+//! What the outbox's mutex guards, and what can be told of it at a glance.
+
+use super::pending::Pending;
+use crate::error::{Cause, Closed, Ending, Error, Result};
+use crate::net::{Deadline, Stream};
+use crate::protocol::gate::Gate;
+use crate::sync::Arc;
+use std::time::{Duration, Instant};
+
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) gate: Gate,
+    /// Taken when the connection ends, so that old clones of a sender hold no descriptor.
+    pub(super) stream: Option<Arc<Stream>>,
+    pub(super) pending: Pending,
+    /// The socket refused octets and has not taken all of them since.
+    pub(super) refusal: Option<Refusal>,
+    /// A sender waits for the socket outside the lock, and pushes on: nobody else needs to.
+    pub(super) turn_taken: bool,
+    /// Senders that wait for their octets to leave, with the turn or without.
+    pub(super) waiting: usize,
+    /// The flush thread knows of the refusal.
+    pub(super) watched: bool,
+    /// Runs from the first Close, whoever sent it.
+    pub(super) close_deadline: Deadline,
+    /// What [`Closed`] will tell.
+    pub(super) ending: Ending,
+}
+
+/// The clock of a slow peer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Refusal {
+    /// What must be out at the deadline; what was queued later has a clock of its own.
+    pub(super) ticket: u64,
+    pub(super) deadline: Instant,
+}
+
+impl Core {
+    pub(super) fn check_open(&self) -> Result<()> {
+        if self.gate.is_open() { Ok(()) } else { Err(Error::Closed(self.closed())) }
+    }
+
+    /// Whether a frame of `len` octets may be queued. An empty outbox admits one frame of any size.
+    pub(super) fn admit(&self, len: usize, bound: Option<usize>) -> Result<()> {
+        self.check_open()?;
+        let waiting = self.pending.octets();
+        match bound {
+            Some(bound) if waiting > 0 && waiting.saturating_add(len) > bound => Err(Error::Full),
+            _ => Ok(()),
+        }
+    }
+
+    /// When somebody must look again at the latest.
+    pub(super) fn deadline(&self) -> Deadline {
+        let write = self.refusal.map(|refusal| refusal.deadline);
+        Deadline::from(write).or(self.close_deadline)
+    }
+
+    pub(super) fn start_close_clock(&mut self, timeout: Duration) {
+        if self.close_deadline == Deadline::NEVER {
+            self.close_deadline = Deadline::after(timeout);
+        }
+    }
+
+    pub(super) fn closed(&self) -> Closed {
+        Closed::new(self.ending.clone())
+    }
+
+    /// Why what waits will not go out.
+    pub(super) fn failure(&self) -> Error {
+        match self.gate.cause() {
+            Some(Cause::Timeout(timeout)) => Error::Timeout(timeout),
+            _ => Error::Closed(self.closed()),
+        }
+    }
+}
