@@ -17,7 +17,7 @@ use crate::hub::Hub;
 use crate::message::{Event, Message, State};
 use crate::net::{Deadline, Stream};
 use crate::protocol::Role;
-use crate::protocol::decoder::Item;
+use crate::protocol::decoder::{Item, close_frame};
 use crate::request::{Request, Response};
 use crate::sender::Sender;
 use crate::sync::Arc;
@@ -143,10 +143,10 @@ impl Connection {
     fn recv_within(&mut self, wait: Wait) -> Result<Option<Message>> {
         loop {
             let Some(item) = self.next_item(wait)? else { return Ok(None) };
-            match self.reader.take(&item) {
+            match self.reader.take(item) {
                 Ok(Some(message)) => return Ok(Some(message)),
                 Ok(None) => {}
-                Err(error) => return Err(self.fail(error)),
+                Err(violation) => return Err(self.fail(violation.into())),
             }
         }
     }
@@ -174,21 +174,21 @@ impl Connection {
     pub fn recv_ref(&mut self) -> Result<Option<Received<'_>>> {
         loop {
             let Some(item) = self.next_item(Wait::Forever)? else { return Ok(None) };
-            if !matches!(item, Item::Text(_) | Item::Binary(_) | Item::Assembled) {
+            if !item.is_data() {
                 continue;
             }
-            if let Err(error) = self.reader.view(&item) {
-                return Err(self.fail(error));
+            match self.reader.prepare(item) {
+                Ok(item) => return Ok(Some(self.lend(item))),
+                Err(violation) => return Err(self.fail(violation.into())),
             }
-            return self.lend(item);
         }
     }
 
     /// The borrow of a returned value cannot depend on a branch of a loop, so it starts here.
-    fn lend(&mut self, item: Item) -> Result<Option<Received<'_>>> {
+    #[inline]
+    fn lend(&mut self, item: Item) -> Received<'_> {
         let hold = self.reader.has_unread();
-        let outbox = self.sender.outbox();
-        Ok(self.reader.view(&item)?.map(|message| Received { message, outbox, cork: &mut self.cork, hold }))
+        Received { message: self.reader.view(item), outbox: self.sender.outbox(), cork: &mut self.cork, hold }
     }
 
     /// Receives the next message or control frame, for those who want to see pings, pongs and the Close too.
@@ -203,16 +203,14 @@ impl Connection {
     ///
     /// As for [`recv`](Self::recv).
     pub fn next_event(&mut self) -> Result<Option<Event>> {
-        let before = self.closed.is_some();
         let Some(item) = self.next_item(Wait::Forever)? else { return Ok(None) };
-        debug_assert!(!before, "an ended connection has no items");
         match item {
-            Item::Ping(range) => Ok(Some(Event::Ping(self.reader.octets(range).to_vec()))),
-            Item::Pong(range) => Ok(Some(Event::Pong(self.reader.octets(range).to_vec()))),
-            Item::Close(content) => Ok(Some(Event::Close(content))),
-            data => match self.reader.take(&data) {
+            Item::Ping(span) => Ok(Some(Event::Ping(self.reader.octets(span).to_vec()))),
+            Item::Pong(span) => Ok(Some(Event::Pong(self.reader.octets(span).to_vec()))),
+            Item::Close(span) => Ok(Some(Event::Close(close_frame(self.reader.octets(span))?))),
+            data => match self.reader.take(data) {
                 Ok(message) => Ok(message.map(Event::Message)),
-                Err(error) => Err(self.fail(error)),
+                Err(violation) => Err(self.fail(violation.into())),
             },
         }
     }
@@ -257,7 +255,9 @@ impl Connection {
         loop {
             match self.reader.next() {
                 Ok(Some(item)) => {
-                    self.control(&item);
+                    if !item.is_data() {
+                        self.control(item)?;
+                    }
                     return Ok(Some(item));
                 }
                 Ok(None) => {}
@@ -287,18 +287,20 @@ impl Connection {
     }
 
     /// Deals with a control frame.
-    fn control(&mut self, item: &Item) {
+    fn control(&mut self, item: Item) -> Result<()> {
         match item {
-            Item::Ping(range) => {
+            Item::Ping(span) => {
                 // Fails only if a Close is out, and then nothing may follow it.
-                drop(self.sender.outbox().pong(self.reader.octets(range.clone())));
+                drop(self.sender.outbox().pong(self.reader.octets(span)));
             }
-            Item::Pong(range) => {
-                self.keepalive.pong(self.reader.octets(range.clone()), self.reader.last_life);
+            Item::Pong(span) => self.keepalive.pong(self.reader.octets(span), self.reader.last_life),
+            Item::Close(span) => {
+                let content = close_frame(self.reader.octets(span))?;
+                self.answer_close(content);
             }
-            Item::Close(content) => self.answer_close(content.clone()),
             _ => {}
         }
+        Ok(())
     }
 
     /// Reads once, within all deadlines; false if the caller's has passed. `asked` says that a read since then found

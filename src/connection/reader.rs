@@ -1,15 +1,14 @@
 //! The reading side: one buffer, refilled from the socket, taken apart by the decoder.
 
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Result, Violation};
 use crate::message::{Message, MessageRef};
 use crate::net::{Deadline, Stream};
 use crate::outbox::Counts;
 use crate::protocol::Role;
-use crate::protocol::decoder::{self, Decoder, Item};
+use crate::protocol::decoder::{self, Decoder, Item, Span};
 use crate::sync::Arc;
 use std::io;
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// What an idle connection holds.
@@ -82,54 +81,54 @@ impl Reader {
         self.start < self.end
     }
 
-    /// The next item that is whole. Its ranges are those of [`octets`](Self::octets), until the next call.
+    /// The next item that is whole. Its place is that of [`octets`](Self::octets), until the next call.
     #[inline]
     pub(super) fn next(&mut self) -> Result<Option<Item>> {
         let base = self.start;
         let step = self.decoder.next(&mut self.buffer[base..self.end])?;
         self.start += step.used;
-        let shift = |range: Range<usize>| range.start + base..range.end + base;
-        Ok(match step.item {
-            Some(Item::Text(range)) => Some(self.data(Item::Text(shift(range)))),
-            Some(Item::Binary(range)) => Some(self.data(Item::Binary(shift(range)))),
-            Some(Item::Assembled) => Some(self.data(Item::Assembled)),
-            Some(Item::Ping(range)) => Some(Item::Ping(shift(range))),
-            Some(Item::Pong(range)) => Some(Item::Pong(shift(range))),
-            item => item,
-        })
-    }
-
-    #[inline]
-    fn data(&mut self, item: Item) -> Item {
-        self.counts.messages += 1;
-        self.message_started = None;
-        item
-    }
-
-    /// The payload that an item's range names.
-    #[inline]
-    pub(super) fn octets(&self, range: Range<usize>) -> &[u8] {
-        &self.buffer[range]
-    }
-
-    /// The message of an item, borrowed.
-    #[inline]
-    pub(super) fn view(&self, item: &Item) -> Result<Option<MessageRef<'_>>> {
-        Ok(match item {
-            Item::Text(range) => Some(MessageRef::Text(decoder::text(&self.buffer[range.clone()])?)),
-            Item::Binary(range) => Some(MessageRef::Binary(&self.buffer[range.clone()])),
-            Item::Assembled => Some(self.decoder.assembled()),
-            _ => None,
-        })
-    }
-
-    /// The message of an item, owned: a small one copied, a large one moved.
-    #[inline]
-    pub(super) fn take(&mut self, item: &Item) -> Result<Option<Message>> {
-        if *item == Item::Assembled {
-            return Ok(Some(self.decoder.take()));
+        let Some(item) = step.item else { return Ok(None) };
+        if item.is_data() {
+            self.counts.messages += 1;
+            self.message_started = None;
         }
-        Ok(self.view(item)?.map(|view| view.to_message()))
+        Ok(Some(item.shifted(base)))
+    }
+
+    /// The payload of an item that lies in the buffer.
+    #[inline]
+    pub(super) fn octets(&self, span: Span) -> &[u8] {
+        &self.buffer[span.range()]
+    }
+
+    /// Validates a text, so that its item can be lent.
+    #[inline]
+    pub(super) fn prepare(&mut self, item: Item) -> Result<Item, Violation> {
+        if let Item::Text(span) = item {
+            self.decoder.adopt(&self.buffer[span.range()])?;
+            return Ok(Item::Assembled);
+        }
+        Ok(item)
+    }
+
+    /// The message of a [prepared](Self::prepare) data item, borrowed.
+    #[inline]
+    pub(super) fn view(&self, item: Item) -> MessageRef<'_> {
+        match item {
+            Item::Binary(span) => MessageRef::Binary(self.octets(span)),
+            _ => self.decoder.assembled(),
+        }
+    }
+
+    /// The message of an item, owned: a small one copied, a large one moved. `None` for a control frame.
+    #[inline]
+    pub(super) fn take(&mut self, item: Item) -> Result<Option<Message>, Violation> {
+        Ok(Some(match item {
+            Item::Text(span) => Message::Text(decoder::text(self.octets(span))?.to_owned()),
+            Item::Binary(span) => Message::Binary(self.octets(span).to_vec()),
+            Item::Assembled => self.decoder.take(),
+            _ => return Ok(None),
+        }))
     }
 
     /// The deadline of the message that has begun, which starts here if one has.

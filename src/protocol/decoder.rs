@@ -28,17 +28,56 @@ pub(crate) struct Step {
     pub(crate) item: Option<Item>,
 }
 
-/// A message or control frame; ranges are those of its payload in the window.
-#[derive(Debug, PartialEq, Eq)]
+/// A message or control frame, by where its payload lies in the window. Small and without a destructor: it is moved
+/// several times for each message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Item {
     /// Not validated yet: [`text`] makes it a `str`, in the one pass that there is.
-    Text(Range<usize>),
-    Binary(Range<usize>),
+    Text(Span),
+    Binary(Span),
     /// It came in pieces: [`Decoder::assembled`] lends it, [`Decoder::take`] gives it away.
     Assembled,
-    Ping(Range<usize>),
-    Pong(Range<usize>),
-    Close(Option<CloseFrame>),
+    Ping(Span),
+    Pong(Span),
+    /// Validated: [`close_frame`] does not fail for it.
+    Close(Span),
+}
+
+/// A range that can be copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    start: usize,
+    end: usize,
+}
+
+impl Span {
+    pub(crate) fn range(self) -> Range<usize> {
+        self.start..self.end
+    }
+
+    /// The same, seen from `by` octets further back.
+    pub(crate) fn shifted(self, by: usize) -> Self {
+        Self { start: self.start + by, end: self.end + by }
+    }
+}
+
+impl Item {
+    /// The same, with its payload seen from `by` octets further back.
+    #[inline]
+    pub(crate) fn shifted(self, by: usize) -> Self {
+        match self {
+            Self::Text(span) => Self::Text(span.shifted(by)),
+            Self::Binary(span) => Self::Binary(span.shifted(by)),
+            Self::Assembled => Self::Assembled,
+            Self::Ping(span) => Self::Ping(span.shifted(by)),
+            Self::Pong(span) => Self::Pong(span.shifted(by)),
+            Self::Close(span) => Self::Close(span.shifted(by)),
+        }
+    }
+
+    pub(crate) fn is_data(self) -> bool {
+        matches!(self, Self::Text(_) | Self::Binary(_) | Self::Assembled)
+    }
 }
 
 /// Validates a text payload.
@@ -146,29 +185,31 @@ impl Decoder {
             let Some(header) = self.header(&window[used..])? else { return Ok(Step { used, item: None }) };
             let start = used + header.size;
             let whole = window.len() - start >= header.payload;
-            let range = start..start + header.payload;
+            let span = Span { start, end: start + header.payload };
             if header.opcode >= CLOSE {
                 if !whole {
                     return Ok(Step { used, item: None });
                 }
-                let octets = &mut window[range.clone()];
+                let octets = &mut window[span.range()];
                 if let Some(key) = header.key {
                     mask(octets, key, 0);
                 }
                 let item = match header.opcode {
-                    CLOSE => Item::Close(close_frame(octets)?),
-                    PING => Item::Ping(range.clone()),
-                    _ => Item::Pong(range.clone()),
+                    CLOSE => {
+                        close_frame(octets)?;
+                        Item::Close(span)
+                    }
+                    PING => Item::Ping(span),
+                    _ => Item::Pong(span),
                 };
-                return Ok(Step { used: range.end, item: Some(item) });
+                return Ok(Step { used: span.end, item: Some(item) });
             }
             if whole && header.fin && header.opcode != CONTINUATION {
                 if let Some(key) = header.key {
-                    mask(&mut window[range.clone()], key, 0);
+                    mask(&mut window[span.range()], key, 0);
                 }
-                let used = range.end;
-                let item = if header.opcode == TEXT { Item::Text(range) } else { Item::Binary(range) };
-                return Ok(Step { used, item: Some(item) });
+                let item = if header.opcode == TEXT { Item::Text(span) } else { Item::Binary(span) };
+                return Ok(Step { used: span.end, item: Some(item) });
             }
             if header.opcode != CONTINUATION {
                 self.message.start(header.opcode == TEXT);
@@ -254,7 +295,16 @@ impl Decoder {
         Ok(Some(Header { fin, opcode, key, payload, size }))
     }
 
-    /// The message that [`Item::Assembled`] announced.
+    /// Copies and validates a text, to be lent by [`assembled`](Self::assembled): a borrowed `str` made where it lies could
+    /// not be returned without validating it a second time.
+    pub(crate) fn adopt(&mut self, octets: &[u8]) -> Result<(), Violation> {
+        self.message.reset();
+        self.message.is_text = true;
+        self.message.text.push(octets)?;
+        self.message.finish()
+    }
+
+    /// The message that [`Item::Assembled`] announced, or that was [adopted](Self::adopt).
     pub(crate) fn assembled(&self) -> MessageRef<'_> {
         if self.message.is_text {
             MessageRef::Text(self.message.text.as_str())

@@ -38,21 +38,24 @@ fn decode(role: Role, stream: &[u8], piece: usize) -> Vec<Out> {
             let more = step.item.is_some();
             if let Some(item) = step.item {
                 out.push(match item {
-                    Item::Text(range) => match text(&window[range]) {
+                    Item::Text(span) => match text(&window[span.range()]) {
                         Ok(text) => Out::Text(text.to_owned()),
                         Err(violation) => {
                             out.push(Out::Violation(violation));
                             return out;
                         }
                     },
-                    Item::Binary(range) => Out::Binary(window[range].to_vec()),
+                    Item::Binary(span) => Out::Binary(window[span.range()].to_vec()),
                     Item::Assembled => match decoder.take() {
                         Message::Text(text) => Out::Text(text),
                         Message::Binary(octets) => Out::Binary(octets),
                     },
-                    Item::Ping(range) => Out::Ping(window[range].to_vec()),
-                    Item::Pong(range) => Out::Pong(window[range].to_vec()),
-                    Item::Close(frame) => Out::Close(frame.map(|frame| frame.code.into())),
+                    Item::Ping(span) => Out::Ping(window[span.range()].to_vec()),
+                    Item::Pong(span) => Out::Pong(window[span.range()].to_vec()),
+                    Item::Close(span) => {
+                        let frame = close_frame(&window[span.range()]).expect("validated");
+                        Out::Close(frame.map(|frame| frame.code.into()))
+                    }
                 });
             }
             window.drain(..step.used);
