@@ -1,10 +1,14 @@
-//! Blocking WebSockets on plain threads.
+#![doc = include_str!("../README.md")]
+
+#[cfg(not(unix))]
+compile_error!("threadws needs a Unix system: it is built on poll(2), MSG_DONTWAIT and socket pairs");
 
 mod client;
 mod config;
 mod connection;
 mod error;
 mod flush;
+pub mod guide;
 mod handshake;
 mod hub;
 mod message;
