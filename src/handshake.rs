@@ -94,6 +94,16 @@ pub(crate) fn answer_unavailable(stream: &Stream) {
     drop(stream.try_write(&[IoSlice::new(&octets)]));
 }
 
+impl From<Refusal> for Reject {
+    fn from(refusal: Refusal) -> Self {
+        let mut reject = Self::new(refusal.status, refusal.reason);
+        for &(name, value) in refusal.headers {
+            reject = reject.header(name, value);
+        }
+        reject
+    }
+}
+
 /// Why there is no head.
 enum Failure {
     /// Nobody has asked anything.

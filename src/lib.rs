@@ -19,6 +19,7 @@ mod request;
 mod sender;
 mod server;
 mod sync;
+mod tick;
 mod timer;
 
 pub use client::{Connect, connect};
@@ -31,4 +32,4 @@ pub use protocol::forwarded::ForwardedHeader;
 pub use request::{HandshakeError, Reject, Request, Response};
 pub use sender::Sender;
 pub use server::{Capacity, Report, Server, ServerHandle};
-pub use timer::Tick;
+pub use tick::Tick;

@@ -1,6 +1,5 @@
 //! What a client asked, and how it is answered when the answer is no.
 
-use crate::protocol::Refusal;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, ORIGIN, PROXY_AUTHORIZATION};
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 use std::borrow::Cow;
@@ -205,16 +204,6 @@ impl From<Response> for Reject {
 impl From<Reject> for Response {
     fn from(reject: Reject) -> Self {
         *reject.response
-    }
-}
-
-impl From<Refusal> for Reject {
-    fn from(refusal: Refusal) -> Self {
-        let mut reject = Self::new(refusal.status, refusal.reason);
-        for &(name, value) in refusal.headers {
-            reject = reject.header(name, value);
-        }
-        reject
     }
 }
 
