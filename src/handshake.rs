@@ -241,3 +241,16 @@ impl Exchange<'_> {
         self.stream.write_all(octets, deadline)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_of_the_protocol_keeps_its_status_text_and_headers() {
+        let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "only GET").with(&[("allow", "GET")]);
+        let reject = Reject::from(refusal);
+        assert_eq!((reject.status(), reject.text()), (StatusCode::METHOD_NOT_ALLOWED, "only GET"));
+        assert_eq!(reject.response().headers()["allow"], "GET");
+    }
+}

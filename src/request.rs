@@ -384,12 +384,4 @@ mod tests {
             Reject::new(401, "").header("www-authenticate", "Basic").header("www-authenticate", "Bearer");
         assert_eq!(reject.response().headers().get_all("www-authenticate").iter().count(), 2);
     }
-
-    #[test]
-    fn a_refusal_of_the_protocol_keeps_its_status_text_and_headers() {
-        let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "only GET").with(&[("allow", "GET")]);
-        let reject = Reject::from(refusal);
-        assert_eq!((reject.status(), reject.text()), (StatusCode::METHOD_NOT_ALLOWED, "only GET"));
-        assert_eq!(reject.response().headers()["allow"], "GET");
-    }
 }
