@@ -333,7 +333,7 @@ impl Closed {
         self.0.lifetime
     }
 
-    /// How many data messages came.
+    /// How many data messages came and were handed out.
     pub fn messages_received(&self) -> u64 {
         self.0.messages_received
     }

@@ -1,10 +1,14 @@
-//! Blocking WebSockets on plain threads.
+#![doc = include_str!("../README.md")]
+
+#[cfg(not(unix))]
+compile_error!("threadws needs a Unix system: it is built on poll(2), MSG_DONTWAIT and socket pairs");
 
 mod client;
 mod config;
 mod connection;
 mod error;
 mod flush;
+pub mod guide;
 mod handshake;
 mod hub;
 mod message;
@@ -15,6 +19,7 @@ mod request;
 mod sender;
 mod server;
 mod sync;
+mod tick;
 mod timer;
 
 pub use client::{Connect, connect};
@@ -27,4 +32,4 @@ pub use protocol::forwarded::ForwardedHeader;
 pub use request::{HandshakeError, Reject, Request, Response};
 pub use sender::Sender;
 pub use server::{Capacity, Report, Server, ServerHandle};
-pub use timer::Tick;
+pub use tick::Tick;
