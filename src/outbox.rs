@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::error::{Cause, Closed, Ending, Result, Timeout};
 use crate::flush::{Flush, Next, Refused};
 use crate::message::{CloseFrame, IntoMessage, State};
-use crate::net::{Deadline, Stream};
+use crate::net::{Deadline, Transport};
 use crate::protocol::Role;
 use crate::protocol::encoder::{self, Header, Opcode};
 use crate::protocol::gate::Gate;
@@ -44,7 +44,12 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    pub(crate) fn new(role: Role, config: &Config, stream: Arc<Stream>, flush: Arc<Flush>) -> Arc<Self> {
+    pub(crate) fn new(
+        role: Role,
+        config: &Config,
+        stream: Arc<impl Transport + 'static>,
+        flush: Arc<Flush>,
+    ) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             role,
             max_backlog: config.max_backlog,

@@ -8,6 +8,8 @@ pub(crate) mod forwarded;
 pub(crate) mod gate;
 pub(crate) mod head;
 pub(crate) mod offer;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod oracle;
 pub(crate) mod origin;
 mod text;
 pub(crate) mod upgrade;

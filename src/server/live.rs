@@ -1,7 +1,7 @@
 //! Every connection from its accept to its end, so that a shutdown reaches all of them and can wait for them.
 
 use crate::message::CloseFrame;
-use crate::net::Stream;
+use crate::net::Transport;
 use crate::sender::Sender;
 use crate::sync::{Arc, Condvar, Mutex};
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ struct State {
 
 #[derive(Debug)]
 enum Phase {
-    Handshake(Arc<Stream>),
+    Handshake(Arc<dyn Transport>),
     Open(Sender),
     /// Its handler has ended, or it is being told so.
     Closing,
@@ -32,11 +32,11 @@ enum Phase {
 
 impl Live {
     /// Takes note of an accepted connection; false if the server stops.
-    pub(super) fn accepted(&self, id: u64, stream: &Arc<Stream>) -> bool {
+    pub(super) fn accepted(&self, id: u64, stream: Arc<dyn Transport>) -> bool {
         let mut state = self.state.lock();
         let welcome = state.stopping.is_none();
         if welcome {
-            state.connections.insert(id, Phase::Handshake(Arc::clone(stream)));
+            state.connections.insert(id, Phase::Handshake(stream));
         }
         welcome
     }
