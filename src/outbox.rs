@@ -16,7 +16,7 @@ use crate::net::{Deadline, Transport};
 use crate::protocol::Role;
 use crate::protocol::encoder::{self, Header, Opcode};
 use crate::protocol::gate::Gate;
-use crate::sync::{Arc, AtomicU8, Condvar, Mutex, MutexGuard, Ordering, Weak};
+use crate::sync::{Arc, AtomicU8, Condvar, Mutex, MutexGuard, Ordering, Weak, now};
 use pending::{Pending, Unit};
 use std::io::{ErrorKind, IoSlice};
 use std::time::{Duration, Instant};
@@ -55,7 +55,7 @@ impl Outbox {
             max_backlog: config.max_backlog,
             write_timeout: config.write_timeout,
             close_timeout: config.close_timeout,
-            opened: Instant::now(),
+            opened: now(),
             flush,
             this: Weak::clone(this),
             state: AtomicU8::new(State::Open as u8),
@@ -233,7 +233,7 @@ impl Outbox {
         if let Some(stream) = core.stream.take() {
             // Explicitly: clones of the `Arc` in a timer or a poll would keep the socket open.
             stream.shutdown_both();
-            core.ending.lifetime = self.opened.elapsed();
+            core.ending.lifetime = now().saturating_duration_since(self.opened);
             core.ending.messages_received = counts.messages;
             core.ending.bytes_received = counts.octets;
         }
@@ -362,7 +362,7 @@ impl Outbox {
                     core.ending.bytes_sent += written as u64;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    let now = Instant::now();
+                    let now = now();
                     match core.refusal {
                         Some(refusal)
                             if !core.pending.is_out(refusal.ticket) || core.pending.octets() == 0 =>
@@ -423,7 +423,7 @@ impl Outbox {
             core.turn_taken = false;
             core.waiting -= 1;
             self.push(&mut core);
-            self.expire(&mut core, Instant::now());
+            self.expire(&mut core, now());
             self.progress.notify_all();
         }
         if core.gate.is_broken() && !core.pending.is_out(ticket) {

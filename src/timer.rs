@@ -4,7 +4,7 @@ use crate::message::Message;
 use crate::outbox::Outbox;
 use crate::protocol::Role;
 use crate::protocol::encoder;
-use crate::sync::{Arc, AtomicBool, AtomicU64, Condvar, JoinHandle, Mutex, Ordering, Weak, spawn};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Condvar, JoinHandle, Mutex, Ordering, Weak, now, spawn};
 use crate::{Error, State};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -80,7 +80,7 @@ impl Timer {
         let mut queue = self.queue.lock();
         while !queue.stopped {
             let first = queue.first();
-            let now = Instant::now();
+            let now = now();
             if first.is_none_or(|first| first > now) {
                 queue = self.changed.wait_until(queue, first);
                 continue;
@@ -190,7 +190,7 @@ impl Tick {
         });
         let target: Weak<Pace> = Arc::downgrade(&pace);
         // What overflows an `Instant` is never due.
-        let number = Instant::now().checked_add(delay).map(|due| timer.add(due, target));
+        let number = now().checked_add(delay).map(|due| timer.add(due, target));
         Self { pace, timer: Arc::downgrade(timer), number: number.unwrap_or(u64::MAX) }
     }
 
