@@ -113,7 +113,7 @@ impl Outbox {
         let core = self.admit(frame.len(), Some(self.max_backlog))?;
         let (core, ticket) = self.write_or_keep(core, frame, 1, || {
             if frame.len() < COPIED { Unit::Frames(frame.to_vec()) } else { Unit::Shared(Arc::clone(frame)) }
-        });
+        })?;
         self.leave(core);
         Ok(ticket)
     }
@@ -131,8 +131,8 @@ impl Outbox {
 
     fn frames(&self, frames: &mut Vec<u8>, messages: u64) -> Result<(MutexGuard<'_, Core>, u64)> {
         let result = self.admit(frames.len(), None);
-        let result =
-            result.map(|core| self.write_or_keep(core, frames, messages, || Unit::Frames(frames.clone())));
+        let result = result
+            .and_then(|core| self.write_or_keep(core, frames, messages, || Unit::Frames(frames.clone())));
         frames.clear();
         result
     }
@@ -164,6 +164,9 @@ impl Outbox {
         set(&mut core.pending, frame);
         if core.refusal.is_none() {
             self.push(&mut core);
+        }
+        if core.gate.is_broken() {
+            return Err(core.failure());
         }
         self.leave(core);
         Ok(())
@@ -267,7 +270,7 @@ impl Outbox {
             let mut frame = Vec::new();
             encoder::append(self.role, view.into(), payload, &mut frame);
             let core = self.admit(frame.len(), bound)?;
-            return Ok(self.write_or_keep(core, &frame, 1, || Unit::Frames(frame.clone())));
+            return self.write_or_keep(core, &frame, 1, || Unit::Frames(frame.clone()));
         }
         let header = Header::new(self.role, view.into(), payload.len());
         let header = header.as_bytes();
@@ -278,18 +281,17 @@ impl Outbox {
             frame[header.len()..len].copy_from_slice(payload);
             let frame = &frame[..len];
             let core = self.admit(len, bound)?;
-            return Ok(self.write_or_keep(core, frame, 1, || Unit::Frames(frame.to_vec())));
+            return self.write_or_keep(core, frame, 1, || Unit::Frames(frame.to_vec()));
         }
         let mut core = self.admit(len, bound)?;
         let written = self.write_now(&mut core, &[IoSlice::new(header), IoSlice::new(payload)]);
         core.ending.messages_sent += 1;
-        if written == len {
-            core.pending.passed(len);
+        let ticket = if written == len {
+            core.pending.passed(len)
         } else {
             let header = header.to_vec();
-            self.keep(&mut core, Unit::Payload { header, payload: message.into_payload() }, written);
-        }
-        let ticket = core.pending.ticket();
+            self.keep(&mut core, Unit::Payload { header, payload: message.into_payload() }, written)?
+        };
         Ok((core, ticket))
     }
 
@@ -300,16 +302,15 @@ impl Outbox {
         frames: &[u8],
         messages: u64,
         unit: impl FnOnce() -> Unit,
-    ) -> (MutexGuard<'a, Core>, u64) {
+    ) -> Result<(MutexGuard<'a, Core>, u64)> {
         let written = self.write_now(&mut core, &[IoSlice::new(frames)]);
         core.ending.messages_sent += messages;
-        if written == frames.len() {
-            core.pending.passed(written);
+        let ticket = if written == frames.len() {
+            core.pending.passed(written)
         } else {
-            self.keep(&mut core, unit(), written);
-        }
-        let ticket = core.pending.ticket();
-        (core, ticket)
+            self.keep(&mut core, unit(), written)?
+        };
+        Ok((core, ticket))
     }
 
     /// Locks, and asks whether a frame of `len` octets may be queued.
@@ -336,11 +337,13 @@ impl Outbox {
     }
 
     /// Queues what the socket did not take, and asks it once more if nobody has yet.
-    fn keep(&self, core: &mut MutexGuard<'_, Core>, unit: Unit, written: usize) {
-        core.pending.push(unit, written);
+    fn keep(&self, core: &mut MutexGuard<'_, Core>, unit: Unit, written: usize) -> Result<u64> {
+        let ticket = core.pending.push(unit, written);
         if core.refusal.is_none() {
             self.push(core);
         }
+        // A break has emptied the queue: nothing waits any more, but this is not out.
+        if core.gate.is_broken() { Err(core.failure()) } else { Ok(ticket) }
     }
 
     /// Writes what waits until the socket refuses; keeps the clock of the refusal, and breaks the connection when it has
@@ -481,5 +484,29 @@ impl Refused for Outbox {
             return Next::Done;
         }
         Next::Wait(stream, until)
+    }
+}
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+    use crate::net::Stream;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn the_first_send_on_a_socket_that_is_gone_fails() {
+        let (flush, thread) = Flush::start().expect("a thread");
+        for large in [false, true] {
+            let (ours, peers) = UnixStream::pair().expect("a pair");
+            let stream = Arc::new(Stream::new(ours).expect("a stream"));
+            let outbox = Outbox::new(Role::Server, &Config::new(), stream, Arc::clone(&flush));
+            drop(peers);
+            let message = "x".repeat(if large { 2 * COPIED } else { 1 });
+            assert!(matches!(outbox.send(&message), Err(Error::Closed(_))));
+            assert!(matches!(outbox.try_send(&message), Err(Error::Closed(_))));
+        }
+        flush.stop();
+        thread.join().expect("it ends");
     }
 }
