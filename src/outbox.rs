@@ -227,7 +227,6 @@ impl Outbox {
     /// Lets go of the socket, and tells how it ended. The first call decides.
     pub(crate) fn end(&self, counts: Counts, cause: Option<Cause>) -> Closed {
         let mut core = self.core.lock();
-        core.ending.cause = core.ending.cause.or(cause);
         if core.gate.is_open() {
             self.break_gate(&mut core, Cause::Terminated);
         } else if core.gate == Gate::CloseSent {
@@ -236,6 +235,7 @@ impl Outbox {
         if let Some(stream) = core.stream.take() {
             // Explicitly: clones of the `Arc` in a timer or a poll would keep the socket open.
             stream.shutdown_both();
+            core.ending.cause = core.ending.cause.or(cause);
             core.ending.lifetime = now().saturating_duration_since(self.opened);
             core.ending.messages_received = counts.messages;
             core.ending.bytes_received = counts.octets;
