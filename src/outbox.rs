@@ -188,7 +188,8 @@ impl Outbox {
         if core.refusal.is_none() {
             self.push(&mut core);
         }
-        drop(core);
+        // A reader that closes waits for the peer's Close next: it does not push ours on.
+        self.leave(core);
         true
     }
 
@@ -506,6 +507,22 @@ mod tests {
             assert!(matches!(outbox.send(&message), Err(Error::Closed(_))));
             assert!(matches!(outbox.try_send(&message), Err(Error::Closed(_))));
         }
+        flush.stop();
+        thread.join().expect("it ends");
+    }
+
+    #[test]
+    fn a_close_that_a_full_socket_refuses_leaves_when_there_is_room() {
+        let (flush, thread) = Flush::start().expect("a thread");
+        let (ours, peers) = UnixStream::pair().expect("a pair");
+        let stream = Arc::new(Stream::new(ours).expect("a stream"));
+        // One octet a time: nothing smaller would fit.
+        while stream.try_write(&[IoSlice::new(b"x")]).is_ok() {}
+        let outbox = Outbox::new(Role::Server, &Config::new(), stream, Arc::clone(&flush));
+        assert!(outbox.close(None));
+        peers.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+        let mut octets = std::io::Read::bytes(peers).map(|octet| octet.expect("the Close comes"));
+        assert_eq!(octets.find(|octet| *octet != b'x'), Some(0x88));
         flush.stop();
         thread.join().expect("it ends");
     }
