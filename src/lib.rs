@@ -5,6 +5,9 @@ mod config;
 mod connection;
 mod error;
 mod flush;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handshake;
 mod hub;
 mod message;
