@@ -203,6 +203,7 @@ impl Connect {
             return Err(Error::invalid(broken.clone()));
         }
         self.config.check()?;
+        Offer::check_settings(&self.subprotocols, &self.headers)?;
         let mut target = self.target.clone().map_err(Error::invalid)?;
         let mut headers = self.headers.clone();
         if let Some(authorization) = target.authorization.take() {

@@ -38,6 +38,15 @@ pub(crate) struct Offer {
 }
 
 impl Offer {
+    /// Whether such an offer can be made at all.
+    pub(crate) fn check_settings(subprotocols: &[String], headers: &HeaderMap) -> Result<()> {
+        check_subprotocols(subprotocols)?;
+        match headers.keys().find(|name| RESERVED.contains(name)) {
+            Some(name) => Err(Error::invalid(format!("header {name}: belongs to the handshake itself"))),
+            None => Ok(()),
+        }
+    }
+
     /// The octets of the request, with a fresh key, and what to expect for them.
     pub(crate) fn new(
         target: &Target,
@@ -45,10 +54,7 @@ impl Offer {
         subprotocols: &[String],
         headers: &HeaderMap,
     ) -> Result<(Self, Vec<u8>)> {
-        check_subprotocols(subprotocols)?;
-        if let Some(name) = headers.keys().find(|name| RESERVED.contains(name)) {
-            return Err(Error::invalid(format!("header {name}: belongs to the handshake itself")));
-        }
+        Self::check_settings(subprotocols, headers)?;
         let key = generate_key();
         let mut octets = Vec::with_capacity(512);
         octets.extend_from_slice(b"GET ");
