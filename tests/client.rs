@@ -601,16 +601,40 @@ fn pings_pongs_and_the_close_can_be_seen() {
 #[test]
 fn a_server_that_never_ends_the_connection_is_left_at_the_close_deadline() {
     let _dog = watchdog(20);
+    const CLIENTS: usize = 8;
     let host = Host::new(|door| {
-        let mut guest = door.guest();
-        guest.welcome("");
-        guest.expect_close(1000);
-        guest.send(Frame::close(1000, ""));
-        guest.expect_gone(); // but it does not end its own direction
+        let mut guests: Vec<_> = (0..CLIENTS).map(|_| door.guest()).collect();
+        for guest in &mut guests {
+            guest.welcome("");
+        }
+        for guest in &mut guests {
+            guest.expect_close(1000);
+            guest.send(Frame::close(1000, ""));
+        }
+        for guest in &mut guests {
+            guest.expect_gone(); // but it does not end its own direction
+        }
     });
-    let config = Config::new().close_timeout(ms(300));
-    let mut connection = Connect::new(host.url()).config(config).connect().expect("a connection");
-    let begin = Instant::now();
-    connection.close(1000, "").expect("a Close went both ways");
-    assert!(begin.elapsed() < ms(3000), "after {:?}", begin.elapsed());
+    let settings = Connect::new(host.url()).config(Config::new().close_timeout(ms(300)));
+    let connecting: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let settings = settings.clone();
+            std::thread::spawn(move || {
+                let mut connection = settings.connect().expect("a connection");
+                let begin = Instant::now();
+                if number % 2 == 0 {
+                    connection.close(1000, "").expect("a Close went both ways");
+                } else {
+                    connection.sender().close(1000, "").expect("a code that may be sent");
+                    assert_eq!(connection.recv().expect("a Close went both ways"), None);
+                }
+                assert!(begin.elapsed() < ms(3000), "after {:?}", begin.elapsed());
+                let closed = connection.closed().expect("it is over").to_string();
+                assert_eq!(closed, "sent 1000 (normal closure); then received 1000 (normal closure)");
+            })
+        })
+        .collect();
+    for thread in connecting {
+        thread.join().expect("a clean end");
+    }
 }
