@@ -178,8 +178,15 @@ pub fn parse_masked(input: &[u8]) -> Result<Option<(Frame, usize)>, String> {
     };
     let Some((length, rest)) = rest.split_at_checked(width) else { return Ok(None) };
     let Some((&key, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
+    // A large frame comes in many reads, and is unmasked once.
+    let announced = length.iter().fold(0, |sum: u64, octet| sum << 8 | u64::from(*octet));
+    let announced = if width == 0 { u64::from(second & 0x7f) } else { announced };
+    if (rest.len() as u64) < announced {
+        return Ok(None);
+    }
     let mut octets = [&[first, second & 0x7f], length].concat();
-    octets.extend(rest.iter().zip(key.iter().cycle()).map(|(octet, key)| octet ^ key));
+    let payload = rest.iter().take(usize::try_from(announced).unwrap_or(usize::MAX));
+    octets.extend(payload.zip(key.iter().cycle()).map(|(octet, key)| octet ^ key));
     let found = parse(&octets)?;
     Ok(found.map(|(frame, octets)| (Frame { mask: Some(key), ..frame }, octets + key.len())))
 }

@@ -12,13 +12,15 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufRead, BufWriter, ErrorKind, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use threadws::{Config, Connect, Connection, Error, Message, Response, Sender, Timeout};
 
 /// As shells report a process ended by Ctrl-C: 128 and SIGINT.
 const INTERRUPTED: i32 = 130;
 /// What is shown of a refusal's body: enough for a sentence, not for a page.
 const MAX_BODY: usize = 200;
+/// How long the closing handshake may take at most: the library's default.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most that a file of headers may hold, in bytes: four times what servers take.
 const MAX_HEADER_FILE: u64 = 64 * 1024;
 
@@ -55,6 +57,10 @@ fn settings(options: &Options) -> Result<Connect, Failure> {
         .ping_interval(options.ping);
     if !options.ping.is_zero() {
         config = config.ping_timeout(options.ping);
+    }
+    if options.waits() {
+        // A script that waits for so long does not want to wait much longer for the end.
+        config = config.close_timeout(options.timeout.min(CLOSE_TIMEOUT));
     }
     let mut settings = Connect::new(&options.url).subprotocols(&options.subprotocols).config(config);
     if let Some(origin) = &options.origin {
@@ -183,8 +189,7 @@ fn send_lines(sender: &Sender, closes: bool) {
 
 /// Prints what comes, until it has come or there is no more of it.
 fn talk(connection: &mut Connection, options: &Options) -> Result<(), Failure> {
-    let waits = options.once || options.expect.is_some();
-    let deadline = waits.then(|| Instant::now() + options.timeout);
+    let deadline = options.waits().then(|| Instant::now() + options.timeout);
     let mut out = BufWriter::new(io::stdout().lock());
     let printed = loop {
         let message = match next(connection, &mut out, deadline) {

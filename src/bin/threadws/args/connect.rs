@@ -122,6 +122,11 @@ impl Options {
             log: Filter::level(log::LevelFilter::Info),
         }
     }
+
+    /// Whether something is waited for, so that there is an end to it.
+    pub(crate) fn waits(&self) -> bool {
+        self.once || self.expect.is_some()
+    }
 }
 
 /// Reads what stands behind `connect`. No error shows the URL, a header's value, or what may be one of both.
