@@ -438,7 +438,7 @@ impl Outbox {
 
     /// Breaks the connection if its close deadline has passed.
     fn expire(&self, core: &mut Core, now: Instant) {
-        if core.close_deadline.has_passed(now) && core.stream.is_some() {
+        if core.close_deadline.has_passed(now) && core.stream.is_some() && !core.has_both_closes() {
             self.break_gate(core, Cause::Timeout(Timeout::Close));
         }
     }
@@ -481,7 +481,8 @@ impl Refused for Outbox {
         core.watched = core.refusal.is_some() && core.waiting == 0 && core.stream.is_some();
         let stream = core.stream.clone().filter(|_| core.watched);
         let until = core.deadline();
-        if core.stream.is_none() || core.gate.is_broken() || (stream.is_none() && until == Deadline::NEVER) {
+        let idle = stream.is_none() && (until == Deadline::NEVER || core.has_both_closes());
+        if core.stream.is_none() || core.gate.is_broken() || idle {
             return Next::Done;
         }
         Next::Wait(stream, until)
