@@ -483,7 +483,8 @@ impl Refused for Outbox {
         self.expire(&mut core, now);
         core.watched = core.refusal.is_some() && core.waiting == 0 && core.stream.is_some();
         let stream = core.stream.clone().filter(|_| core.watched);
-        let until = core.deadline();
+        // A sender that waits keeps the write deadline itself, and comes late: looking again until then would be spinning.
+        let until = if core.waiting == 0 { core.deadline() } else { core.close_deadline };
         if core.stream.is_none() || core.gate.is_broken() || (stream.is_none() && until == Deadline::NEVER) {
             return Next::Done;
         }
