@@ -8,6 +8,8 @@ mod flush;
 mod handshake;
 mod hub;
 mod message;
+#[cfg(all(test, model))]
+mod models;
 mod net;
 mod outbox;
 mod protocol;
