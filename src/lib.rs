@@ -15,6 +15,8 @@ pub mod guide;
 mod handshake;
 mod hub;
 mod message;
+#[cfg(all(test, model))]
+mod models;
 mod net;
 mod outbox;
 mod protocol;
