@@ -127,13 +127,14 @@ pub fn forwarded(input: &[u8]) {
     trusted.split(' ').for_each(|block| trust.add(block).expect("a block"));
     let believed = trusted == "any" || trusted != "none" && peer.to_canonical().is_loopback();
     let mut lines: Vec<Vec<u8>> = text.split(|&octet| octet == b'\n').map(<[u8]>::to_vec).collect();
-    let count = lines.len();
     for line in &mut lines {
         line.retain(|&octet| octet == b'\t' || (octet >= b' ' && octet != 0x7f));
-        if flags & 0xe0 == 0xe0 && !line.is_empty() {
-            // Seldom: a walk that is not linear would not come to an end.
-            *line = line.repeat((256 << 10) / line.len() / count + 1);
-        }
+    }
+    let is_long = flags & 0xe0 == 0xe0 && text.len() < 16;
+    if is_long {
+        // Seldom, because it is slow: a walk that is not linear would not come to an end.
+        let count = lines.len();
+        lines.iter_mut().for_each(|line| *line = line.repeat((128 << 10) / count / line.len().max(1)));
     }
     let ip = |lines: &[Vec<u8>]| client_ip(peer, &lines_of(header, lines), &trust, header);
 
@@ -146,7 +147,7 @@ pub fn forwarded(input: &[u8]) {
         client == peer.to_canonical() || lines.iter().any(|line| names(line, client)),
         "{client} is nowhere in {lines:?}"
     );
-    if trusted == "any" {
+    if trusted == "any" || is_long {
         return;
     }
     // What a proxy appends, and whom it names: somebody, or nobody that can be known.
