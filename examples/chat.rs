@@ -1,7 +1,7 @@
 //! A chat: every message goes to everyone, its sender included.
 //!
-//! The page is served on the same port by `on_http`. A client that reads too slowly misses messages once 1 MiB waits
-//! for it; it delays nobody, and after 10 s without progress it is dropped.
+//! The page is served on the same port by `on_http`. A client that reads too slowly delays nobody: it misses messages
+//! once 1 MiB waits for it, and is dropped if it does not take within 10 s what waits.
 //!
 //! Run it with `cargo run --example chat [ADDRESS]`, and open <http://127.0.0.1:8005/> in two windows.
 //!

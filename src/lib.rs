@@ -8,6 +8,9 @@ mod config;
 mod connection;
 mod error;
 mod flush;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod guide;
 mod handshake;
 mod hub;
@@ -19,6 +22,7 @@ mod request;
 mod sender;
 mod server;
 mod sync;
+mod tick;
 mod timer;
 
 pub use client::{Connect, connect};
@@ -31,4 +35,4 @@ pub use protocol::forwarded::ForwardedHeader;
 pub use request::{HandshakeError, Reject, Request, Response};
 pub use sender::Sender;
 pub use server::{Capacity, Report, Server, ServerHandle};
-pub use timer::Tick;
+pub use tick::Tick;

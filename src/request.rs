@@ -1,6 +1,5 @@
 //! What a client asked, and how it is answered when the answer is no.
 
-use crate::protocol::Refusal;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, ORIGIN, PROXY_AUTHORIZATION};
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 use std::borrow::Cow;
@@ -208,16 +207,6 @@ impl From<Reject> for Response {
     }
 }
 
-impl From<Refusal> for Reject {
-    fn from(refusal: Refusal) -> Self {
-        let mut reject = Self::new(refusal.status, refusal.reason);
-        for &(name, value) in refusal.headers {
-            reject = reject.header(name, value);
-        }
-        reject
-    }
-}
-
 /// A handshake that failed: who it was, and what they were told.
 ///
 /// Made to be logged: whatever came from the wire is escaped and cut, and neither the query nor any header that
@@ -394,13 +383,5 @@ mod tests {
         let reject =
             Reject::new(401, "").header("www-authenticate", "Basic").header("www-authenticate", "Bearer");
         assert_eq!(reject.response().headers().get_all("www-authenticate").iter().count(), 2);
-    }
-
-    #[test]
-    fn a_refusal_of_the_protocol_keeps_its_status_text_and_headers() {
-        let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "only GET").with(&[("allow", "GET")]);
-        let reject = Reject::from(refusal);
-        assert_eq!((reject.status(), reject.text()), (StatusCode::METHOD_NOT_ALLOWED, "only GET"));
-        assert_eq!(reject.response().headers()["allow"], "GET");
     }
 }

@@ -116,6 +116,29 @@ fn a_handler_that_does_not_return_is_named_and_left() {
 }
 
 #[test]
+fn a_writer_that_is_stuck_is_cut_at_the_timeout() {
+    let _dog = watchdog(30);
+    let (tell, told) = mpsc::channel();
+    let server = TestServer::new(move |client| {
+        let message = vec![1; 256 << 10];
+        while client.try_send(&message).is_ok() {}
+        tell.send(()).unwrap_or(());
+        loop {
+            client.send(&message)?; // to a client that reads nothing
+        }
+    });
+    let mut peer = RawPeer::open(server.addr());
+    next(&told, "a full backlog");
+    let handle = server.into_handle();
+    let start = Instant::now();
+    let report = handle.shutdown(ms(500));
+    assert!(start.elapsed() < ms(500) + PATIENCE / 2, "took {:?}", start.elapsed());
+    assert_eq!(report.closed() + report.abandoned().len(), 1, "{report}");
+    eventually("its handler has ended", || handle.clients().is_empty());
+    peer.expect_gone();
+}
+
+#[test]
 fn dropping_the_handle_shuts_down_and_joins() {
     let _dog = watchdog(30);
     let (starts, ends) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));

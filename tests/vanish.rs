@@ -4,6 +4,8 @@ mod common;
 
 use common::frame::PING;
 use common::{Frame, PATIENCE, RawPeer, TestServer, eventually, ms, next, watchdog};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 use threadws::{Closed, Config, Connection, Error, State, Timeout};
@@ -250,6 +252,45 @@ fn a_client_that_reads_nothing_is_dropped_at_the_write_timeout() {
     assert_eq!((closed.code().into(), closed.is_clean()), (1013_u16, false));
     eventually("its place is free", || server.clients().is_empty());
     drop(peer);
+}
+
+#[test]
+fn a_client_that_reads_a_little_at_a_time_is_dropped_at_the_write_timeout_too() {
+    use std::io::Read as _;
+
+    let _dog = watchdog(30);
+    let (tell, told) = mpsc::channel();
+    let server = TestServer::with(
+        |server| server.config(Config::new().write_timeout(ms(400))),
+        move |client| {
+            let start = Instant::now();
+            let message = vec![1; 256 << 10];
+            let error = loop {
+                if let Err(error) = client.send(&message) {
+                    break error;
+                }
+            };
+            tell.send((error, start.elapsed())).unwrap_or(());
+            Ok(())
+        },
+    );
+    let peer = RawPeer::open(server.addr());
+    let stream = peer.stream();
+    // Every write of the server's makes some progress, until it is cut.
+    let enough = Arc::new(AtomicBool::new(false));
+    let stop = Arc::clone(&enough);
+    let reader = std::thread::spawn(move || {
+        let mut octets = [0; 500];
+        while !stop.load(Ordering::Relaxed) && (&stream).read(&mut octets).is_ok_and(|octets| octets > 0) {
+            std::thread::sleep(ms(5)); // the pace of the attack
+        }
+    });
+    let (error, took) = next(&told, "the timeout");
+    assert!(matches!(error, Error::Timeout(Timeout::Write)), "{error:?}");
+    assert!(took < ms(400) + PATIENCE / 2, "dropped after {took:?}");
+    eventually("its place is free", || server.clients().is_empty());
+    enough.store(true, Ordering::Relaxed);
+    reader.join().expect("the reader");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::Connection;
 use crate::error::Result;
 use crate::message::{IntoMessage, Message};
-use crate::timer::{Action, Tick};
+use crate::tick::{Action, Tick};
 use std::time::Duration;
 
 impl Connection {

@@ -2,7 +2,7 @@
 
 use super::pending::Pending;
 use crate::error::{Cause, Closed, Ending, Error, Result};
-use crate::net::{Deadline, Stream};
+use crate::net::{Deadline, Transport};
 use crate::protocol::gate::Gate;
 use crate::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 pub(super) struct Core {
     pub(super) gate: Gate,
     /// Taken when the connection ends, so that old clones of a sender hold no descriptor.
-    pub(super) stream: Option<Arc<Stream>>,
+    pub(super) stream: Option<Arc<dyn Transport>>,
     pub(super) pending: Pending,
     /// The socket refused octets and has not taken all of them since.
     pub(super) refusal: Option<Refusal>,

@@ -9,6 +9,8 @@ pub(crate) mod forwarded;
 pub(crate) mod gate;
 pub(crate) mod head;
 pub(crate) mod offer;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod oracle;
 pub(crate) mod origin;
 pub(crate) mod target;
 mod text;

@@ -79,6 +79,12 @@ impl Offer {
         Ok((Self { key, subprotocols: subprotocols.to_vec() }, octets))
     }
 
+    /// An offer that can be repeated.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn with_key(key: &str, subprotocols: &[&str]) -> Self {
+        Self { key: key.to_owned(), subprotocols: subprotocols.iter().map(|&name| name.to_owned()).collect() }
+    }
+
     /// Checks a 101 by RFC 6455 §4.1, items 2 to 6 of the server's answer, and tells the subprotocol agreed on.
     ///
     /// Item 1, another status, is the caller's: such an answer has a body to be read and shown.
@@ -181,7 +187,7 @@ mod tests {
 
     #[test]
     fn only_a_101_that_keeps_every_rule_is_a_yes() {
-        let offer = Offer { key: "dGhlIHNhbXBsZSBub25jZQ==".into(), subprotocols: strings(&["chat"]) };
+        let offer = Offer::with_key("dGhlIHNhbXBsZSBub25jZQ==", &["chat"]);
         let yes = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
         let check = |answer: &str| {
@@ -228,7 +234,7 @@ mod tests {
 
     #[test]
     fn no_answer_can_make_it_panic() {
-        let offer = Offer { key: "dGhlIHNhbXBsZSBub25jZQ==".into(), subprotocols: strings(&["chat"]) };
+        let offer = Offer::with_key("dGhlIHNhbXBsZSBub25jZQ==", &["chat"]);
         let words = [
             "HTTP/1.1 101 x\r\n",
             "upgrade: websocket\r\n",
