@@ -11,6 +11,9 @@ mod flush;
 pub mod guide;
 mod handshake;
 mod hub;
+#[cfg(bench_internals)]
+#[doc(hidden)]
+pub mod internals;
 mod message;
 mod net;
 mod outbox;
