@@ -8,6 +8,9 @@ mod config;
 mod connection;
 mod error;
 mod flush;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod guide;
 mod handshake;
 mod hub;

@@ -1,6 +1,7 @@
 //! The pure room: octets in, events, verdicts and octets out. No sockets, no threads, no clock, no locks, so that every
 //! rule can be tested as a table. Limits and trusted sets come as arguments.
 
+pub(crate) mod body;
 pub(crate) mod decoder;
 pub(crate) mod encoder;
 mod fields;
@@ -11,6 +12,7 @@ pub(crate) mod offer;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod oracle;
 pub(crate) mod origin;
+pub(crate) mod target;
 mod text;
 pub(crate) mod upgrade;
 

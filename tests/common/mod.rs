@@ -7,6 +7,7 @@
 )]
 
 pub mod frame;
+pub mod host;
 pub mod peer;
 pub mod server;
 pub mod time;
@@ -18,6 +19,7 @@ pub mod nginx;
 pub mod process;
 
 pub use frame::{Frame, header};
+pub use host::{Guest, Host};
 pub use peer::{Answer, RawPeer, upgrade_request};
 pub use server::{TestServer, echo};
 pub use time::{PATIENCE, eventually, ms, watchdog};

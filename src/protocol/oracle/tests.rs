@@ -6,7 +6,7 @@ use crate::protocol::noise::Noise;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-const STREAMS: u64 = 6000;
+const STREAMS: u64 = 5000;
 /// Every so many streams one that is long: many fragments, or payloads of several reads.
 const LONG: u64 = 200;
 
