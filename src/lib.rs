@@ -14,6 +14,9 @@ pub mod fuzzing;
 pub mod guide;
 mod handshake;
 mod hub;
+#[cfg(bench_internals)]
+#[doc(hidden)]
+pub mod internals;
 mod message;
 #[cfg(all(test, model))]
 mod models;
