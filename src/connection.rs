@@ -202,7 +202,8 @@ impl Connection {
 
     /// Receives the next message or control frame, for those who want to see pings, pongs and the Close too.
     ///
-    /// They are dealt with all the same. After [`Event::Close`] comes `None`.
+    /// They are dealt with all the same. After [`Event::Close`] comes what
+    /// [`recv`](Self::recv) says of the end: `None`, or the error it was.
     ///
     /// # Blocking
     ///

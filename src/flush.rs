@@ -4,7 +4,7 @@
 //! one peer: what it serves does not block.
 
 use crate::net::{Deadline, Transport, Wake};
-use crate::sync::{Arc, JoinHandle, Mutex, Weak, spawn};
+use crate::sync::{Arc, JoinHandle, Mutex, Weak, now, spawn};
 use std::collections::HashMap;
 use std::io;
 use std::time::Instant;
@@ -110,7 +110,7 @@ impl Flush {
             Vec::new()
         });
         self.wake.clear();
-        let now = Instant::now();
+        let now = now();
         let ready = ready.into_iter().zip(&keys).filter(|(ready, _)| *ready).map(|(_, key)| *key);
         let expired = watched.iter().filter(|(_, entry)| entry.until.has_passed(now)).map(|(key, _)| *key);
         ready
@@ -121,7 +121,7 @@ impl Flush {
 }
 
 fn look(watched: &mut HashMap<usize, Watched>, key: usize, target: Weak<dyn Refused>) {
-    let next = target.upgrade().map_or(Next::Done, |target| target.push_on(Instant::now()));
+    let next = target.upgrade().map_or(Next::Done, |target| target.push_on(now()));
     match next {
         Next::Done => {
             watched.remove(&key);

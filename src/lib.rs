@@ -8,10 +8,18 @@ mod config;
 mod connection;
 mod error;
 mod flush;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod guide;
 mod handshake;
 mod hub;
+#[cfg(bench_internals)]
+#[doc(hidden)]
+pub mod internals;
 mod message;
+#[cfg(all(test, model))]
+mod models;
 mod net;
 mod outbox;
 mod protocol;

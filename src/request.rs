@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 pub type Response = http::Response<Vec<u8>>;
 
 /// Headers whose values never appear in an error, a log line or a `{:?}`.
-const SECRETS: [HeaderName; 3] = [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION];
+pub(crate) const SECRETS: [HeaderName; 3] = [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION];
 
 /// How much of one text from the wire is shown: enough to recognise it, too little to flood a log.
 const MAX_SHOWN: usize = 200;

@@ -6,7 +6,7 @@ use crate::outbox::Outbox;
 use crate::protocol::Role;
 use crate::protocol::encoder;
 use crate::stats::Counters;
-use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Weak};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Weak, now};
 use crate::timer::{Due, Timer};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -98,7 +98,7 @@ impl Tick {
         });
         let target: Weak<Pace> = Arc::downgrade(&pace);
         // What overflows an `Instant` is never due.
-        let number = Instant::now().checked_add(delay).map(|due| timer.add(due, target));
+        let number = now().checked_add(delay).map(|due| timer.add(due, target));
         Self { pace, timer: Arc::downgrade(timer), number: number.unwrap_or(u64::MAX) }
     }
 

@@ -1,6 +1,6 @@
 //! One thread that calls what is due. What it serves does not wait, so nobody is delayed by anybody's client.
 
-use crate::sync::{Arc, Condvar, JoinHandle, Mutex, Weak, spawn};
+use crate::sync::{Arc, Condvar, JoinHandle, Mutex, Weak, now, spawn};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::time::Instant;
@@ -74,7 +74,7 @@ impl Timer {
         let mut queue = self.queue.lock();
         while !queue.stopped {
             let first = queue.first();
-            let now = Instant::now();
+            let now = now();
             if first.is_none_or(|first| first > now) {
                 queue = self.changed.wait_until(queue, first);
                 continue;

@@ -64,6 +64,12 @@ impl Core {
         }
     }
 
+    /// Whether a Close came, and ours is out behind everything else. What is left is the end of the stream, and only the
+    /// reader, who saw the peer's, waits for that: a peer that is late with it has closed cleanly all the same.
+    pub(super) fn has_both_closes(&self) -> bool {
+        self.ending.received.is_some() && self.ending.sent.is_some() && self.pending.is_empty()
+    }
+
     pub(super) fn closed(&self) -> Closed {
         Closed::new(self.ending.clone())
     }

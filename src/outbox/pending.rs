@@ -99,14 +99,15 @@ impl Pending {
         self.written >= ticket
     }
 
-    /// Takes note of a frame that was written without having been queued. Nothing may be waiting.
-    pub(super) fn passed(&mut self, octets: usize) {
+    /// Takes note of a frame that was written without having been queued, and returns its ticket. Nothing may be waiting.
+    pub(super) fn passed(&mut self, octets: usize) -> u64 {
         self.queued += octets as u64;
         self.written += octets as u64;
+        self.queued
     }
 
-    /// Appends a unit of which the first `written` octets are out; then nothing may be waiting.
-    pub(super) fn push(&mut self, unit: Unit, written: usize) {
+    /// Appends a unit of which the first `written` octets are out, and returns its ticket; then nothing may be waiting.
+    pub(super) fn push(&mut self, unit: Unit, written: usize) -> u64 {
         let len = unit.len();
         self.queued += len as u64;
         self.written += written as u64;
@@ -123,11 +124,12 @@ impl Pending {
                     self.held += last.capacity() - before;
                 }
                 last.extend_from_slice(frames);
-                return;
+                return self.queued;
             }
         }
         self.held += unit.cost();
         self.units.push_back(unit);
+        self.queued
     }
 
     pub(super) fn set_ping(&mut self, frame: Vec<u8>) {
@@ -312,11 +314,12 @@ mod tests {
     fn all_that_is_allocated_counts_and_little_more() {
         let mut pending = Pending::default();
         for size in (0..2000).chain([1, 100_000]) {
-            match size % 3 {
-                0 => pending.push(Unit::Frames(vec![0; size + 1]), 0),
-                1 => pending.push(Unit::Shared(vec![0; size].into()), 0),
-                _ => pending.push(Unit::Payload { header: vec![0; 4], payload: Vec::with_capacity(size) }, 0),
-            }
+            let unit = match size % 3 {
+                0 => Unit::Frames(vec![0; size + 1]),
+                1 => Unit::Shared(vec![0; size].into()),
+                _ => Unit::Payload { header: vec![0; 4], payload: Vec::with_capacity(size) },
+            };
+            pending.push(unit, 0);
             let queue = pending.units.capacity() * size_of::<Unit>();
             let octets: usize = pending.units.iter().map(|unit| unit.cost() - BOOKKEEPING).sum();
             // An empty queue has room for four.

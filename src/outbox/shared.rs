@@ -25,7 +25,7 @@ impl Outbox {
     /// Sends or queues a frame that is encoded already, without waiting. Only a server has such frames to share.
     pub(crate) fn try_send_shared(&self, frame: &Arc<[u8]>) -> Result<u64> {
         let core = self.admit(frame.len(), Some(self.max_backlog))?;
-        let (core, ticket) = self.write_or_keep(core, frame, 1, || unit(frame));
+        let (core, ticket) = self.write_or_keep(core, frame, 1, || unit(frame))?;
         self.leave(core);
         Ok(ticket)
     }
@@ -37,13 +37,11 @@ impl Outbox {
             return Fate::Gone;
         }
         if core.admit(frames.len(), Some(self.max_backlog)).is_ok() {
-            let (core, ticket) = self.write_or_keep(core, frames, messages, || unit(frames));
-            let fate = match () {
-                // The socket has failed.
-                () if core.gate.is_broken() => Fate::Gone,
-                () if core.pending.is_out(ticket) => Fate::Sent,
-                () => Fate::Queued,
+            // It fails if the socket has.
+            let Ok((core, ticket)) = self.write_or_keep(core, frames, messages, || unit(frames)) else {
+                return Fate::Gone;
             };
+            let fate = if core.pending.is_out(ticket) { Fate::Sent } else { Fate::Queued };
             self.leave(core);
             return fate;
         }

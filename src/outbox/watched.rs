@@ -4,7 +4,7 @@ use super::Outbox;
 use crate::error::{Cause, Error, Result, Timeout};
 use crate::net::Deadline;
 use crate::stats::{ClientStats, Tally, Traffic};
-use std::time::Instant;
+use crate::sync::now;
 
 impl Outbox {
     /// Octets of data frames that wait for the peer.
@@ -56,7 +56,7 @@ impl Outbox {
                 self.leave(core);
                 return Ok(());
             }
-            if until.has_passed(Instant::now()) {
+            if until.has_passed(now()) {
                 // The flush thread may have to take over.
                 self.leave(core);
                 return Err(Error::Timeout(Timeout::Drained));

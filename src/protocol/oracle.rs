@@ -105,6 +105,7 @@ pub(crate) fn compare(octets: &[u8], setting: &Setting) -> BTreeSet<Difference> 
     let ours = reader::ours_octet_by_octet(octets, setting);
     let case = Case { octets, setting, ours: &ours };
     case.check_cuts(&reader::ours(octets, setting));
+    case.check_accepted();
     match ours.last() {
         Some(Seen { octets, event: Event::Broken(rule) }) => case.check_broken(*octets, *rule),
         _ => case.check_unbroken(),
@@ -129,6 +130,23 @@ impl Case<'_> {
         }
     }
 
+    /// Where theirs takes what ours must not, nobody else would notice that ours took it.
+    fn check_accepted(&self) {
+        let (end, broken) = match self.ours.last() {
+            Some(Seen { octets, event: Event::Broken(_) }) => (*octets, true),
+            Some(Seen { octets, event: Event::Close(_) }) => (*octets, false),
+            _ => (self.octets.len(), false),
+        };
+        let lax = Frames::new(self.octets).find(|frame| {
+            frame.begins_before(end)
+                && !(broken && frame.holds(end - 1))
+                && (frame.wastes_length() || frame.has_too_many_fragments())
+        });
+        if let Some(frame) = lax {
+            self.fail("ours accepted a frame that it must not", &frame);
+        }
+    }
+
     fn check_unbroken(&self) -> BTreeSet<Difference> {
         let theirs = theirs(self.octets, self.setting);
         let mut expected = self.ours.to_vec();
@@ -149,6 +167,13 @@ impl Case<'_> {
         // Theirs is shown the whole frame, or it would only wait. What is not there yet may be anything.
         let (frame, octets) = frames::completed(self.octets, count - 1, self.setting);
         let theirs = theirs(&octets, self.setting);
+        let at_once = match frame.shown_after(rule) {
+            Some(shown) => shown == count,
+            None => !is_impossible(frames::text_before(self.octets, count - 1)),
+        };
+        if !at_once {
+            self.fail("ours could have failed earlier", &theirs);
+        }
         let (valid, rest) = theirs.split_at(theirs.len().min(self.ours.len() - 1));
         if valid != &self.ours[..valid.len()] || valid.len() + 1 != self.ours.len() {
             self.fail("they differ before the frame that is broken", &theirs);
@@ -221,6 +246,11 @@ const OVERSIZE: Rule = Rule::Protocol(Violation::OversizeControl);
 /// What they make of a Close with a code that they know nothing of.
 fn replaced_close() -> Event {
     Event::Close(Some((1002, "Protocol violation".to_owned())))
+}
+
+/// Whether no octets could make UTF-8 of it any more.
+fn is_impossible(text: Vec<u8>) -> bool {
+    String::from_utf8(text).is_err_and(|error| error.utf8_error().error_len().is_some())
 }
 
 fn is_message_or_bad_text(rest: &[Seen]) -> bool {

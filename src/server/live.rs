@@ -3,7 +3,7 @@
 use crate::message::CloseFrame;
 use crate::net::Transport;
 use crate::sender::Sender;
-use crate::sync::{Arc, Condvar, Mutex};
+use crate::sync::{Arc, Condvar, Mutex, now};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -100,7 +100,7 @@ impl Live {
     /// Waits until no connection is left, at most until `deadline`; returns those that are.
     pub(super) fn wait_empty(&self, deadline: Instant) -> Vec<u64> {
         let mut state = self.state.lock();
-        while !state.connections.is_empty() && Instant::now() < deadline {
+        while !state.connections.is_empty() && now() < deadline {
             state = self.ended.wait_until(state, Some(deadline));
         }
         state.connections.keys().copied().collect()

@@ -165,6 +165,32 @@ pub fn parse(input: &[u8]) -> Result<Option<(Frame, usize)>, String> {
     Ok(Some((frame, end)))
 }
 
+/// The same for what a client sends: masked, and given unmasked with its key.
+pub fn parse_masked(input: &[u8]) -> Result<Option<(Frame, usize)>, String> {
+    let &[first, second, ref rest @ ..] = input else { return Ok(None) };
+    if second & 0x80 == 0 {
+        return Err("unmasked frame from a client".into());
+    }
+    let width = match second & 0x7f {
+        126 => 2,
+        127 => 8,
+        _ => 0,
+    };
+    let Some((length, rest)) = rest.split_at_checked(width) else { return Ok(None) };
+    let Some((&key, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
+    // A large frame comes in many reads, and is unmasked once.
+    let announced = length.iter().fold(0, |sum: u64, octet| sum << 8 | u64::from(*octet));
+    let announced = if width == 0 { u64::from(second & 0x7f) } else { announced };
+    if (rest.len() as u64) < announced {
+        return Ok(None);
+    }
+    let mut octets = [&[first, second & 0x7f], length].concat();
+    let payload = rest.iter().take(usize::try_from(announced).unwrap_or(usize::MAX));
+    octets.extend(payload.zip(key.iter().cycle()).map(|(octet, key)| octet ^ key));
+    let found = parse(&octets)?;
+    Ok(found.map(|(frame, octets)| (Frame { mask: Some(key), ..frame }, octets + key.len())))
+}
+
 fn check_close(frame: &Frame) -> Result<(), String> {
     match (frame.payload.len(), frame.close_content()) {
         (0, _) => Ok(()),

@@ -7,24 +7,28 @@
 )]
 
 pub mod frame;
+pub mod host;
 pub mod peer;
 pub mod server;
 pub mod time;
 pub mod tools;
 
 #[cfg(feature = "cli")]
+pub mod haproxy;
+#[cfg(feature = "cli")]
 pub mod nginx;
 #[cfg(feature = "cli")]
 pub mod process;
 
 pub use frame::{Frame, header};
+pub use host::{Guest, Host};
 pub use peer::{Answer, RawPeer, upgrade_request};
 pub use server::{TestServer, echo};
 pub use time::{PATIENCE, eventually, ms, watchdog};
 pub use tools::program;
 
 #[cfg(feature = "cli")]
-pub use {nginx::Nginx, process::Process};
+pub use {haproxy::Haproxy, nginx::Nginx, process::Process};
 
 /// The next value, or a failure with what was awaited.
 #[track_caller]

@@ -14,7 +14,7 @@ pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// Everything said on one connection, printed when its test fails.
 #[derive(Debug)]
-struct Wire {
+pub struct Wire {
     test: String,
     start: Instant,
     lines: Mutex<Vec<String>>,
@@ -23,7 +23,7 @@ struct Wire {
 static WIRES: Mutex<Vec<Weak<Wire>>> = Mutex::new(Vec::new());
 
 impl Wire {
-    fn new() -> Arc<Self> {
+    pub fn new() -> Arc<Self> {
         let wire = Arc::new(Self { test: test_name(), start: Instant::now(), lines: Mutex::new(Vec::new()) });
         let mut wires = WIRES.lock().unwrap_or_else(PoisonError::into_inner);
         wires.retain(|wire| wire.strong_count() > 0);
@@ -32,12 +32,12 @@ impl Wire {
         wire
     }
 
-    fn note(&self, line: &str) {
+    pub fn note(&self, line: &str) {
         let at = self.start.elapsed().as_secs_f64() * 1000.0;
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{at:9.1} ms {line}"));
     }
 
-    fn show(&self) -> String {
+    pub fn show(&self) -> String {
         const MOST: usize = 60;
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let mut text = String::from("--- on the wire (> to the server, < from it)\n");

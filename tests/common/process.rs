@@ -2,9 +2,9 @@
 
 use super::time::{PATIENCE, ms};
 use rustix::process::{Pid, Signal, kill_process};
-use std::io::{BufRead as _, BufReader, Read};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::SocketAddr;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub struct Process {
     child: Child,
+    stdin: Option<ChildStdin>,
     stdout: Arc<Lines>,
     stderr: Arc<Lines>,
     addr: Option<SocketAddr>,
@@ -103,7 +104,29 @@ impl Process {
         let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let stdout = Lines::collect(child.stdout.take().expect("a pipe"));
         let stderr = Lines::collect(child.stderr.take().expect("a pipe"));
-        Self { child, stdout, stderr, addr: None }
+        Self { stdin: child.stdin.take(), child, stdout, stderr, addr: None }
+    }
+
+    /// Any program, with a pipe for its standard input.
+    #[track_caller]
+    pub fn with_pipe(mut command: Command) -> Self {
+        for name in ["THREADWS_LOG", "RUST_LOG"] {
+            command.env_remove(name);
+        }
+        command.stdin(Stdio::piped());
+        Self::spawn_with_stdin(command)
+    }
+
+    /// Writes to the pipe.
+    #[track_caller]
+    pub fn write(&mut self, octets: impl AsRef<[u8]>) {
+        let stdin = self.stdin.as_mut().expect("a pipe that is open");
+        stdin.write_all(octets.as_ref()).and_then(|()| stdin.flush()).expect("the program reads");
+    }
+
+    /// Closes the pipe.
+    pub fn end_input(&mut self) {
+        drop(self.stdin.take());
     }
 
     /// Where the server listens.

@@ -3,7 +3,6 @@
 use super::{Rule, Setting};
 use crate::error::Violation;
 use crate::protocol::{Role, mask};
-use std::ops::Range;
 
 /// A header, and where in a message it stands.
 #[derive(Debug, Clone, Copy)]
@@ -83,8 +82,12 @@ impl Frame {
         usize::try_from(self.length).map_or(usize::MAX, |length| self.payload.saturating_add(length))
     }
 
-    fn range(&self) -> Range<usize> {
-        self.start..self.end()
+    pub(super) fn holds(&self, at: usize) -> bool {
+        (self.start..self.end()).contains(&at)
+    }
+
+    pub(super) fn begins_before(&self, end: usize) -> bool {
+        self.start < end
     }
 
     fn close_payload(&self, octets: &[u8]) -> Option<Vec<u8>> {
@@ -105,6 +108,34 @@ impl Frame {
     /// 4096 are free, and each 16 octets that came before allow one more.
     pub(super) fn has_too_many_fragments(&self) -> bool {
         self.opcode() == 0 && self.before.open && self.before.fragments >= 4096 + self.before.octets / 16
+    }
+
+    /// After how many octets this frame shows that it breaks a rule; `None` for text, which shows it itself.
+    pub(super) fn shown_after(&self, rule: Rule) -> Option<usize> {
+        let length = match self.second & 0x7f {
+            126 => 2,
+            127 => 8,
+            _ => 0,
+        };
+        Some(match rule {
+            Rule::TooBig => self.start + 2 + length,
+            Rule::Protocol(violation) => match violation {
+                Violation::ReservedBit
+                | Violation::ReservedOpcode(_)
+                | Violation::UnexpectedContinuation
+                | Violation::ExpectedContinuation
+                | Violation::FragmentedControl => self.start + 1,
+                Violation::UnmaskedFrame | Violation::MaskedFrame | Violation::OversizeControl => {
+                    self.start + 2
+                }
+                Violation::NonMinimalLength | Violation::LengthOverflow | Violation::TooManyFragments => {
+                    self.start + 2 + length
+                }
+                Violation::TruncatedClose | Violation::InvalidCloseCode(_) => self.end(),
+                Violation::InvalidUtf8 if self.is_control() => self.end(),
+                Violation::InvalidUtf8 => return None,
+            },
+        })
     }
 
     /// `octets` up to the end of this frame, with its length in the fewest octets.
@@ -160,12 +191,25 @@ pub(super) fn end_inside_message(octets: &[u8]) -> bool {
     cut || frames.progress.open
 }
 
+/// The unfinished message's payload before the octet at `at`.
+pub(super) fn text_before(octets: &[u8], at: usize) -> Vec<u8> {
+    let mut text = Vec::new();
+    for frame in Frames::new(octets).filter(|frame| !frame.is_control() && frame.payload < at) {
+        if frame.opcode() != 0 {
+            text.clear();
+        }
+        let mut payload = octets[frame.payload..frame.end().min(at)].to_vec();
+        mask(&mut payload, frame.key.unwrap_or_default(), 0);
+        text.extend(payload);
+    }
+    text
+}
+
 /// The frame that holds the octet at `at`, and all octets up to its end: what is missing of it is made up, so that it breaks
 /// no rule by that. A frame that is larger than it may be ends with its header.
 pub(super) fn completed(octets: &[u8], at: usize, setting: &Setting) -> (Frame, Vec<u8>) {
     let mut frames = Frames::new(octets);
-    let start =
-        frames.by_ref().find(|frame| frame.range().contains(&at)).map_or(frames.at, |frame| frame.start);
+    let start = frames.by_ref().find(|frame| frame.holds(at)).map_or(frames.at, |frame| frame.start);
     let mut completed = octets.to_vec();
     let frame = loop {
         if let Some(frame) = Frames::new(&completed).find(|frame| frame.start == start) {
