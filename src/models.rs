@@ -11,6 +11,7 @@
 
 pub(crate) mod clock;
 mod closing;
+mod hub;
 mod sending;
 mod ticks;
 pub(crate) mod transport;
@@ -222,8 +223,8 @@ struct Sent {
     result: Result<()>,
 }
 
-/// The backlog of every [`Link`].
-const BACKLOG: usize = 100;
+/// The backlog of every [`Link`]: bookkeeping takes about half of it.
+const BACKLOG: usize = 250;
 
 /// Starts a thread of a model.
 pub(crate) fn go<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {

@@ -2,6 +2,7 @@
 
 use super::wire::Wire;
 use super::{BACKLOG, Flushing, Link, check, clock, go, join};
+use crate::config::SlowPeer;
 use crate::error::{Cause, Error, Timeout};
 use crate::hub::{Client, Hub};
 use crate::outbox::Counts;
@@ -219,6 +220,7 @@ fn a_stuck_peer_delays_nobody_and_holds_no_more_than_its_backlog() {
         let flushing = Flushing::start();
         let stuck = Link::new(Role::Server, 3, &flushing);
         let well = Link::new(Role::Server, 1 << 20, &flushing);
+        stuck.outbox.set_slow_peer(SlowPeer::Skip);
         let hub = Hub::default();
         for link in [&stuck, &well] {
             let sender = Sender::new(next_id(), link.outbox.clone());
@@ -237,7 +239,7 @@ fn a_stuck_peer_delays_nobody_and_holds_no_more_than_its_backlog() {
         let most = BACKLOG + 42;
         for number in 0..3 {
             let taken = hub.broadcast(super::wire::message(4, number, 10));
-            assert!((1..=2).contains(&taken));
+            assert_eq!((taken.sent() >= 1, taken.closed()), (true, 0), "{taken}");
             assert!(well.wire().has(4, number), "I12: a stuck peer delays another");
             let backlog = stuck.outbox.backlog();
             assert!(backlog <= most, "I12: {backlog} octets wait");

@@ -7,6 +7,7 @@ use crate::error::Cause;
 use crate::message::Message;
 use crate::outbox::Counts;
 use crate::protocol::Role;
+use crate::sync::Arc;
 use crate::tick::{Action, Tick};
 use crate::timer::Timer;
 use std::time::Duration;

@@ -1,0 +1,158 @@
+//! Many who are told at once, while some are stuck, come or go.
+
+use super::wire::{Wire, message};
+use super::{BACKLOG, Flushing, Link, check, clock, go, join};
+use crate::error::{Cause, Error, Timeout};
+use crate::hub::{Client, Hooks, Hub};
+use crate::net::Deadline;
+use crate::protocol::Role;
+use crate::sender::Sender;
+use crate::sync::{next_id, now};
+use shuttle::rand::{Rng, thread_rng};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+/// A client of the hub.
+fn enter(hub: &Hub, link: &Link) -> u64 {
+    let sender = Sender::new(next_id(), link.outbox.clone());
+    let peer_addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+    let id = sender.id();
+    hub.join(Client { sender, ip: peer_addr.ip(), peer_addr });
+    id
+}
+
+#[test]
+fn a_slow_peer_is_closed_once_and_everybody_who_waits_for_it_wakes() {
+    check(|| {
+        let flushing = Flushing::start();
+        let stuck = Link::new(Role::Server, thread_rng().gen_range(0..30), &flushing);
+        let well = Link::new(Role::Server, 1 << 20, &flushing);
+        let hub = Hub::default();
+        let id = enter(&hub, &stuck);
+        enter(&hub, &well);
+        let publishers = [1, 2].map(|publisher| {
+            let (hub, well) = (hub.clone(), well.clone());
+            go(move || {
+                let mut closed = 0;
+                for number in 0..5 {
+                    closed += hub.broadcast(message(publisher, number, 60)).closed();
+                    assert!(well.wire().has(publisher, number), "I12: a stuck peer delays another");
+                }
+                closed
+            })
+        });
+        let drained = go({
+            let stuck = stuck.clone();
+            move || stuck.outbox.wait_drained(Deadline::NEVER)
+        });
+        let sender = go({
+            let stuck = stuck.clone();
+            move || stuck.send(3, 0, 40)
+        });
+        let closed = stuck.read();
+        hub.leave(id, &Hooks::default());
+        let sent = join(sender);
+        // Before anything waited, after it had broken, or never.
+        assert!(matches!(join(drained), Ok(()) | Err(Error::Closed(_))));
+        assert_eq!(publishers.map(join).iter().sum::<usize>(), 1, "closed once");
+        assert_eq!(closed.cause(), Some(Cause::SlowPeer), "{closed}");
+        assert!(stuck.outbox.high_water() <= BACKLOG + 42, "I12: {}", stuck.outbox.high_water());
+        let stats = hub.stats();
+        assert_eq!((stats.slow_peers_closed(), stats.open(), stats.backlog()), (1, 1, 0));
+        flushing.stop();
+        stuck.judge(&closed, &[sent]);
+    });
+}
+
+#[test]
+fn who_waits_for_the_backlog_in_vain_leaves_it_to_others() {
+    check(|| {
+        let flushing = Flushing::start();
+        let clock = clock::Running::racing();
+        let link = Link::new(Role::Server, thread_rng().gen_range(0..20), &flushing);
+        let waiters = [1, 2].map(|millis| {
+            let link = link.clone();
+            go(move || {
+                let sent = link.try_send(millis, 0, 30);
+                (sent, link.outbox.wait_drained(Deadline::at(now() + Duration::from_millis(millis.into()))))
+            })
+        });
+        let results = waiters.map(|waiter| {
+            // The peer reads when somebody has given up, or before.
+            if thread_rng().gen_bool(0.5) {
+                link.script.drain();
+            }
+            join(waiter)
+        });
+        link.script.drain();
+        // Nobody calls any more: the flush thread has to know. Otherwise this hangs.
+        let taken = Vec::from_iter(results.iter().map(|(sent, _)| sent).filter(|sent| sent.result.is_ok()));
+        link.script.wait_wire_or_end(|wire| {
+            let wire = Wire::read(Role::Server, wire);
+            taken.iter().all(|sent| wire.has(sent.sender, sent.number))
+        });
+        for (_, drained) in &results {
+            assert!(
+                matches!(
+                    drained,
+                    Ok(()) | Err(Error::Timeout(Timeout::Drained | Timeout::Write) | Error::Closed(_))
+                ),
+                "{drained:?}"
+            );
+        }
+        flushing.stop();
+        clock.stop();
+    });
+}
+
+#[test]
+fn who_stays_hears_everything_while_others_come_and_go() {
+    check(|| {
+        let flushing = Flushing::start();
+        let hub = Hub::default();
+        let stays = Link::new(Role::Server, 1 << 20, &flushing);
+        let hooks = Hooks::default();
+        let id = enter(&hub, &stays);
+        hub.subscribe(id, "topic", 1, &hooks).expect("it is there");
+        let publishers = [1, 2].map(|publisher| {
+            let hub = hub.clone();
+            go(move || {
+                for number in 0..3 {
+                    let message = message(publisher, number, 10);
+                    let delivery =
+                        if publisher == 1 { hub.broadcast(message) } else { hub.publish("topic", message) };
+                    assert!((1..=2).contains(&delivery.sent()), "{delivery}");
+                }
+            })
+        });
+        let comes = Link::new(Role::Server, 1 << 20, &flushing);
+        let visitor = go({
+            let (hub, comes) = (hub.clone(), comes.clone());
+            move || {
+                let id = enter(&hub, &comes);
+                let hooks = Hooks::default();
+                hub.subscribe(id, "topic", 1, &hooks).expect("it is there");
+                assert!(matches!(
+                    hub.subscribe(id, "other", 1, &hooks),
+                    Err(Error::TooManyTopics { limit: 1 })
+                ));
+                comes.outbox.break_off(Cause::Terminated);
+                comes.read();
+                hub.leave(id, &hooks);
+            }
+        });
+        let mut before = 0;
+        for _ in 0..3 {
+            let sent = hub.stats().messages_sent();
+            assert!(sent >= before, "{sent} after {before}");
+            before = sent;
+        }
+        publishers.into_iter().for_each(join);
+        join(visitor);
+        assert_eq!((hub.len(), hub.topics()), (1, vec![("topic".to_owned(), 1)]), "I9");
+        let wire = stays.wire();
+        assert_eq!(wire.messages.len(), 6, "{:?}", wire.messages);
+        assert_eq!(hub.stats().messages_sent(), 6 + comes.wire().messages.len() as u64);
+        flushing.stop();
+    });
+}
