@@ -142,7 +142,6 @@ impl Hub {
     /// Never waits for a peer. It looks at each client, so it is nothing to be asked for a thousand times a second.
     pub fn stats(&self) -> Stats {
         let mut stats = Stats::default();
-        self.counters.fill(&mut stats);
         let everyone = {
             // In one go: who leaves later is looked at below, and counted once.
             let mut registry = self.registry.lock();
@@ -156,6 +155,8 @@ impl Hub {
             stats.traffic.add(&one.traffic);
             stats.backlog += one.backlog;
         }
+        // Last: who was accepted meanwhile is more than who was opened, never less.
+        self.counters.fill(&mut stats);
         stats
     }
 

@@ -309,6 +309,32 @@ mod tests {
     }
 
     #[test]
+    fn all_that_is_allocated_counts_and_little_more() {
+        let mut pending = Pending::default();
+        for size in (0..2000).chain([1, 100_000]) {
+            match size % 3 {
+                0 => pending.push(Unit::Frames(vec![0; size + 1]), 0),
+                1 => pending.push(Unit::Shared(vec![0; size].into()), 0),
+                _ => pending.push(Unit::Payload { header: vec![0; 4], payload: Vec::with_capacity(size) }, 0),
+            }
+            let queue = pending.units.capacity() * size_of::<Unit>();
+            let octets: usize = pending.units.iter().map(|unit| unit.cost() - BOOKKEEPING).sum();
+            // An empty queue has room for four.
+            assert!(pending.held() + 4 * size_of::<Unit>() >= queue + octets, "{size}");
+            assert!(pending.held() <= 2 * queue + octets + pending.units.len() * 16, "{size}");
+        }
+        let mut small = Pending::default();
+        for _ in 0..100_000 {
+            small.push(Unit::Frames(vec![0; 10]), 0);
+        }
+        assert!(
+            small.held() >= 1_000_000 && small.held() < 1_040_000,
+            "{} for a million octets",
+            small.held()
+        );
+    }
+
+    #[test]
     fn a_message_is_out_when_its_last_octet_is() {
         let mut pending = queue();
         let ticket = pending.ticket();
