@@ -4,7 +4,6 @@
 #![cfg(unix)]
 
 #[path = "common/chromium.rs"]
-#[allow(dead_code, reason = "the driver serves other test files, too")]
 mod chromium;
 #[path = "common/example.rs"]
 mod example;

@@ -99,7 +99,6 @@ impl Chromium {
     }
 
     /// Puts a page in front: everything from here on is done there.
-    #[allow(dead_code, reason = "most test files have one page")]
     pub(crate) fn turn_to(&mut self, tab: usize) {
         self.session.clone_from(&self.tabs[tab]);
         self.command("Page.bringToFront", &json!({}));
