@@ -18,6 +18,8 @@ mod hub;
 #[doc(hidden)]
 pub mod internals;
 mod message;
+#[cfg(all(test, model))]
+mod models;
 mod net;
 mod outbox;
 mod protocol;

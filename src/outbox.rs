@@ -415,8 +415,11 @@ impl Outbox {
         let deadline = core.deadline();
         core.waiting += 1;
         if core.turn_taken {
+            // Who has the turn keeps the write deadline, but may have gone to sleep before there was one for the Close.
+            let deadline = core.close_deadline;
             core = self.progress.wait_until(core, deadline.instant());
             core.waiting -= 1;
+            self.expire(&mut core, now());
         } else {
             core.turn_taken = true;
             drop(core);
@@ -480,7 +483,8 @@ impl Refused for Outbox {
         self.expire(&mut core, now);
         core.watched = core.refusal.is_some() && core.waiting == 0 && core.stream.is_some();
         let stream = core.stream.clone().filter(|_| core.watched);
-        let until = core.deadline();
+        // A sender that waits keeps the write deadline itself, and comes late: looking again until then would be spinning.
+        let until = if core.waiting == 0 { core.deadline() } else { core.close_deadline };
         let idle = stream.is_none() && (until == Deadline::NEVER || core.has_both_closes());
         if core.stream.is_none() || core.gate.is_broken() || idle {
             return Next::Done;
@@ -524,6 +528,32 @@ mod tests {
         peers.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
         let mut octets = std::io::Read::bytes(peers).map(|octet| octet.expect("the Close comes"));
         assert_eq!(octets.find(|octet| *octet != b'x'), Some(0x88));
+        flush.stop();
+        thread.join().expect("it ends");
+    }
+
+    #[test]
+    fn the_close_deadline_holds_while_another_sender_waits_for_the_socket() {
+        let (flush, thread) = Flush::start().expect("a thread");
+        let (ours, _peers) = UnixStream::pair().expect("a pair");
+        let stream = Arc::new(Stream::new(ours).expect("a stream"));
+        let config =
+            Config::new().close_timeout(Duration::from_millis(50)).write_timeout(Duration::from_secs(8));
+        let outbox = Outbox::new(Role::Server, &config, stream, Arc::clone(&flush));
+        std::thread::scope(|scope| {
+            let sender = scope.spawn(|| outbox.send(vec![0; WRITE_UNIT]));
+            while !outbox.core.lock().turn_taken {
+                std::thread::yield_now();
+            }
+            let start = now();
+            outbox.close_received(None);
+            outbox.close(None);
+            // As the reader does then. It ends by breaking the connection: nothing is left to wait for.
+            drop(outbox.wait_empty());
+            assert!(start.elapsed() < config.write_timeout / 2, "after {:?}", start.elapsed());
+            assert_eq!(outbox.broken(), Some(Cause::Timeout(Timeout::Close)));
+            assert!(sender.join().expect("no panic").is_err());
+        });
         flush.stop();
         thread.join().expect("it ends");
     }

@@ -173,7 +173,9 @@ impl Decoder {
     /// is wrong, goes the long way.
     #[inline]
     fn small(&mut self, window: &mut [u8]) -> Option<Step> {
-        let &mut [first @ (SMALL_TEXT | SMALL_BINARY), second, ref mut rest @ ..] = window else { return None };
+        let &mut [first @ (SMALL_TEXT | SMALL_BINARY), second, ref mut rest @ ..] = window else {
+            return None;
+        };
         // A message that was handed out may stay: the long way, by which every burst ends, drops it.
         if self.message.progress == Progress::Started {
             return None;

@@ -14,6 +14,8 @@ pub mod time;
 pub mod tools;
 
 #[cfg(feature = "cli")]
+pub mod haproxy;
+#[cfg(feature = "cli")]
 pub mod nginx;
 #[cfg(feature = "cli")]
 pub mod process;
@@ -26,7 +28,7 @@ pub use time::{PATIENCE, eventually, ms, watchdog};
 pub use tools::program;
 
 #[cfg(feature = "cli")]
-pub use {nginx::Nginx, process::Process};
+pub use {haproxy::Haproxy, nginx::Nginx, process::Process};
 
 /// The next value, or a failure with what was awaited.
 #[track_caller]

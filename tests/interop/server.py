@@ -5,6 +5,7 @@ It sends everything back, but "ping me" (it does, and says "ponged PAYLOAD" when
 """
 
 import threading
+from socket import SHUT_RDWR
 
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import serve
@@ -29,7 +30,8 @@ def answer(socket, message):
         case ["in", "fragments"]:
             socket.send(["one ", "two ", "three"])
         case ["terminate"]:
-            socket.socket.close()
+            # Closing would wait for the library's thread that reads it.
+            socket.socket.shutdown(SHUT_RDWR)
         case ["close", code, reason]:
             socket.close(int(code), reason)
         case _:

@@ -67,7 +67,7 @@ pub(crate) const VERSION: &str = concat!("threadws ", env!("CARGO_PKG_VERSION"),
 
 pub(crate) const HELP: &str = "\
 Usage: threadws [serve] [OPTIONS]
-       threadws connect [OPTIONS] URL
+   or: threadws connect [OPTIONS] URL
 
 Serves WebSockets on plain threads, one for each client: logs what they send,
 and sends each of them a message every 3 seconds until they leave. Open the

@@ -130,6 +130,7 @@ impl Peer {
             let opcode = if fragment > 0 && !self.one_in(100) { 0 } else { 2 - u8::from(is_text) };
             let form = match self.noise.below(200) {
                 0 => Form::Bits16,
+                _ if (120..130).contains(&piece.len()) && self.one_in(4) => Form::Bits16,
                 1 => Form::Bits64,
                 2 => Form::Overflow,
                 _ => Form::Minimal,
@@ -149,8 +150,9 @@ impl Peer {
     }
 
     fn send_close(&mut self) {
-        const CODES: [u16; 16] =
-            [0, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1007, 1011, 1014, 1015, 1016, 2999, 3000, 4999];
+        const CODES: [u16; 17] = [
+            0, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1007, 1011, 1014, 1015, 1016, 2999, 3000, 4999, 5000,
+        ];
         let mut payload = Vec::new();
         if !self.one_in(5) {
             let code = CODES[self.noise.below(CODES.len())] ^ u16::from(self.one_in(8)) << 12;
@@ -164,22 +166,30 @@ impl Peer {
         self.send_frame(0x88, Form::Minimal, &payload);
     }
 
-    /// Around the bound on fragments, of which the octets received allow more.
+    /// Around the bound on fragments, of which the octets received allow more: in one message, or in two that each stay
+    /// below it.
     fn send_many_fragments(&mut self) {
-        let piece = vec![b'x'; self.noise.below(3).min(self.setting.max_message / 5000)];
-        self.send_frame(1, Form::Minimal, b"");
-        for _ in 0..3900 + 4096 * piece.len() / 16 + self.noise.below(400) {
-            self.append_frame(0, Form::Minimal, false, &piece);
+        self.setting.max_message = 70_000;
+        let piece = vec![b'x'; self.noise.below(3)];
+        let bound = 4096 + 4096 * piece.len() / 15;
+        let counts = if self.one_in(2) { [bound / 2, bound / 2 + 10] } else { [bound - 50, 0] };
+        for count in counts {
+            let count = count + self.noise.below(150);
+            self.append_frame(1, Form::Minimal, false, b"");
+            for _ in 0..count {
+                self.append_frame(0, Form::Minimal, false, &piece);
+            }
+            self.append_frame(0x80, Form::Minimal, false, b"");
         }
-        self.send_frame(0x80, Form::Minimal, b"");
     }
 
     /// Payloads that no window holds, at the sizes where the form of a length changes.
     fn send_large_messages(&mut self) {
-        self.setting.max_message = self.setting.max_message.max(40_000);
+        self.setting.max_message = [40_000, 140_000][self.noise.below(2)];
         for first in [[2, 0x82, 0x81][self.noise.below(3)], 0x80] {
-            let length = [0xfffe, 0xffff, 0x1_0000, 40_000, 20_000][self.noise.below(5)];
-            self.append_frame(first, Form::Minimal, false, &vec![b'y'; length]);
+            let length = [0xffff, 0x1_0000, 40_000, 20_000][self.noise.below(4)];
+            let form = if self.one_in(2) { Form::Bits64 } else { Form::Minimal };
+            self.append_frame(first, form, false, &vec![b'y'; length]);
         }
     }
 
