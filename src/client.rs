@@ -9,14 +9,16 @@ use crate::flush::Flush;
 use crate::hub::Hub;
 use crate::net::{Deadline, Stream};
 use crate::outbox::Outbox;
+use crate::protocol::body::Framing;
 use crate::protocol::head::{self, Limits, Scanner};
-use crate::protocol::offer::{self, Offer, Target};
+use crate::protocol::offer::{self, Offer};
+use crate::protocol::target::Target;
 use crate::protocol::{Refusal, Role};
-use crate::request::{Request, Response};
+use crate::request::{Request, Response, SECRETS};
 use crate::sender::Sender;
 use crate::sync::{Arc, Mutex, next_id};
 use crate::timer::Timer;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, LOCATION, PROXY_AUTHORIZATION};
+use http::header::{AUTHORIZATION, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream};
@@ -71,6 +73,10 @@ pub struct Connect {
 
 impl Connect {
     /// To a `ws://` URL. What is wrong with it is told by [`connect`](Self::connect).
+    ///
+    /// A user and password in it, `ws://user:password@host/`, are sent as a Basic `Authorization` (RFC 7617), unless
+    /// [`header`](Self::header) sets one. Write what has a meaning in a URL in percent-encoding: `p%40ss`. They appear in
+    /// no error, log line or `{:?}`.
     pub fn new(url: impl AsRef<str>) -> Self {
         Self {
             target: Target::parse(url.as_ref()).map_err(|error| text_of(&error)),
@@ -89,7 +95,9 @@ impl Connect {
         // `from_str` would refuse what is not ASCII; RFC 9110 §5.5 lets it pass.
         let value = HeaderValue::from_bytes(value.as_ref().as_bytes());
         match (name, value) {
-            (Ok(name), Ok(value)) => {
+            (Ok(name), Ok(mut value)) => {
+                // So that no `{:?}` shows it.
+                value.set_sensitive(SECRETS.contains(&name));
                 self.headers.append(name, value);
             }
             (name, _) => {
@@ -124,8 +132,8 @@ impl Connect {
         self
     }
 
-    /// How many redirects are followed. `Authorization` and `Cookie` are not carried to another origin. Defaults to none:
-    /// a redirect is [`Error::Refused`].
+    /// How many redirects are followed. `Authorization`, the URL's user and password, and `Cookie` are not carried to
+    /// another origin. Defaults to none: a redirect is [`Error::Refused`].
     pub fn max_redirects(mut self, redirects: usize) -> Self {
         self.max_redirects = redirects;
         self
@@ -148,8 +156,7 @@ impl Connect {
     ///   ([`ErrorKind::InvalidData`]).
     pub fn connect(self) -> Result<Connection> {
         let deadline = Deadline::after(self.config.handshake_timeout);
-        let mut target = self.check()?;
-        let mut headers = self.headers.clone();
+        let (mut target, mut headers) = self.check()?;
         let mut redirects = 0;
         loop {
             if target.tls {
@@ -164,7 +171,7 @@ impl Connect {
                     redirects += 1;
                     let next = next?;
                     if !next.is_same_origin(&target) {
-                        for name in [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION] {
+                        for name in SECRETS {
                             headers.remove(name);
                         }
                     }
@@ -187,16 +194,22 @@ impl Connect {
     /// As for [`connect`](Self::connect).
     pub fn from_stream(self, stream: impl Into<OwnedFd>) -> Result<Connection> {
         let deadline = Deadline::after(self.config.handshake_timeout);
-        let target = self.check()?;
-        self.shake_hands(Stream::new(stream)?, &target, &self.headers, deadline)
+        let (target, headers) = self.check()?;
+        self.shake_hands(Stream::new(stream)?, &target, &headers, deadline)
     }
 
-    fn check(&self) -> Result<Target> {
+    fn check(&self) -> Result<(Target, HeaderMap)> {
         if let Some(broken) = &self.broken {
             return Err(Error::invalid(broken.clone()));
         }
         self.config.check()?;
-        self.target.clone().map_err(Error::invalid)
+        Offer::check_settings(&self.subprotocols, &self.headers)?;
+        let mut target = self.target.clone().map_err(Error::invalid)?;
+        let mut headers = self.headers.clone();
+        if let Some(authorization) = target.authorization.take() {
+            headers.entry(AUTHORIZATION).or_insert(authorization);
+        }
+        Ok((target, headers))
     }
 
     fn shake_hands(
@@ -290,14 +303,17 @@ fn read_answer(stream: &Stream, deadline: Deadline) -> Result<(http::Response<()
 }
 
 /// The error for another status than 101, with what there is of a body.
-fn refused(stream: &Stream, response: http::Response<()>, mut body: Vec<u8>, deadline: Deadline) -> Error {
-    let announced =
-        response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    let most = announced.unwrap_or(usize::MAX).min(MAX_BODY);
-    // A body that does not come in full is shown as far as it came.
-    while body.len() < most && read_some(stream, &mut body, deadline).is_ok_and(|count| count > 0) {}
-    body.truncate(most);
-    Error::Refused(Box::new(response.map(|()| body)))
+fn refused(stream: &Stream, response: http::Response<()>, mut octets: Vec<u8>, deadline: Deadline) -> Error {
+    let framing = Framing::of(&response);
+    loop {
+        let (mut body, whole) = framing.body(&octets);
+        let enough = whole || body.len() >= MAX_BODY || octets.len() >= 2 * MAX_BODY;
+        // A body that does not come in full is shown as far as it came.
+        if enough || !read_some(stream, &mut octets, deadline).is_ok_and(|count| count > 0) {
+            body.truncate(MAX_BODY);
+            return Error::Refused(Box::new(response.map(|()| body)));
+        }
+    }
 }
 
 fn read_some(stream: &Stream, octets: &mut Vec<u8>, deadline: Deadline) -> Result<usize> {

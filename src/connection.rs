@@ -21,7 +21,8 @@ use crate::protocol::decoder::{Item, close_frame};
 use crate::request::{Request, Response};
 use crate::sender::Sender;
 use crate::sync::Arc;
-use crate::timer::{Tick, Timer};
+use crate::tick::Tick;
+use crate::timer::Timer;
 use cork::Cork;
 use keepalive::{Due, Keepalive};
 use reader::Reader;
@@ -193,7 +194,8 @@ impl Connection {
 
     /// Receives the next message or control frame, for those who want to see pings, pongs and the Close too.
     ///
-    /// They are dealt with all the same. After [`Event::Close`] comes `None`.
+    /// They are dealt with all the same. After [`Event::Close`] comes what
+    /// [`recv`](Self::recv) says of the end: `None`, or the error it was.
     ///
     /// # Blocking
     ///

@@ -1,10 +1,10 @@
 //! What can go wrong, and the one table from an error to its close code.
 
 use crate::message::{CloseCode, CloseFrame};
+use crate::sync::Arc;
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// A result with this crate's [`Error`].
@@ -13,8 +13,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// What a handler may end with: any error. It closes its own client with 1011 and nobody else.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// How much of a refusal's body a `{:?}` shows.
+const MAX_SHOWN: usize = 200;
+
 /// Everything that can go wrong. [`is_fatal`](Error::is_fatal) tells whether the connection is over.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
     /// The connection is closed, or a Close went out before. Nothing was written.
@@ -85,6 +87,30 @@ impl Error {
 
     pub(crate) fn invalid(what: impl Into<Cow<'static, str>>) -> Self {
         Self::Invalid(what.into())
+    }
+}
+
+/// As derived, but of a refusal only the status and the start of the body: its headers may set cookies, and `main` shows
+/// what it returns by this.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed(closed) => f.debug_tuple("Closed").field(closed).finish(),
+            Self::Violation(violation) => f.debug_tuple("Violation").field(violation).finish(),
+            Self::MessageTooBig { limit } => f.debug_struct("MessageTooBig").field("limit", limit).finish(),
+            Self::Timeout(timeout) => f.debug_tuple("Timeout").field(timeout).finish(),
+            Self::Refused(response) => {
+                let shown = &response.body()[..response.body().len().min(MAX_SHOWN)];
+                f.debug_struct("Refused")
+                    .field("status", &response.status().as_u16())
+                    .field("body", &String::from_utf8_lossy(shown))
+                    .finish_non_exhaustive()
+            }
+            Self::Full => f.write_str("Full"),
+            Self::Empty => f.write_str("Empty"),
+            Self::Invalid(what) => f.debug_tuple("Invalid").field(what).finish(),
+            Self::Io(error) => f.debug_tuple("Io").field(error).finish(),
+        }
     }
 }
 
@@ -333,7 +359,7 @@ impl Closed {
         self.0.lifetime
     }
 
-    /// How many data messages came.
+    /// How many data messages came and were handed out.
     pub fn messages_received(&self) -> u64 {
         self.0.messages_received
     }
@@ -415,6 +441,17 @@ mod tests {
         let lost = Closed::new(Ending { cause: Some(Cause::Eof), ..Ending::default() });
         assert_eq!(lost.to_string(), "no Close either way: end of stream");
         assert_eq!((lost.code(), lost.is_clean()), (CloseCode::ABNORMAL, false));
+    }
+
+    #[test]
+    fn a_refusal_is_shown_by_its_status_and_the_start_of_its_body() {
+        let mut response = http::Response::new([b"no\x1b[2J\xff".to_vec(), vec![b'x'; 1000]].concat());
+        *response.status_mut() = http::StatusCode::FORBIDDEN;
+        response.headers_mut().insert("set-cookie", http::HeaderValue::from_static("secret"));
+        let error = Error::Refused(Box::new(response));
+        let shown = format!("{error:?}");
+        assert!(shown.starts_with(r#"Refused { status: 403, body: "no\u{1b}[2J"#), "{shown}");
+        assert!(shown.len() < 300 && !shown.contains("secret"), "{shown}");
     }
 
     #[test]

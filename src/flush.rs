@@ -3,11 +3,8 @@
 //! It sleeps in `poll` on a wake socket and the sockets that refused octets, until the next deadline. It never waits for
 //! one peer: what it serves does not block.
 
-use crate::net::stream::poll_until;
-use crate::net::{Deadline, Stream, Wake};
-use crate::sync::{Arc, JoinHandle, Mutex, Weak, spawn};
-use rustix::event::{PollFd, PollFlags};
-use rustix::fd::AsFd;
+use crate::net::{Deadline, Transport, Wake};
+use crate::sync::{Arc, JoinHandle, Mutex, Weak, now, spawn};
 use std::collections::HashMap;
 use std::io;
 use std::time::Instant;
@@ -27,7 +24,7 @@ pub(crate) enum Next {
     /// Nothing: it is forgotten until it is watched again.
     Done,
     /// Room in the socket, if there is one, or a moment.
-    Wait(Option<Arc<Stream>>, Deadline),
+    Wait(Option<Arc<dyn Transport>>, Deadline),
 }
 
 /// The way to the thread.
@@ -45,7 +42,7 @@ struct Inbox {
 
 struct Watched {
     target: Weak<dyn Refused>,
-    stream: Option<Arc<Stream>>,
+    stream: Option<Arc<dyn Transport>>,
     until: Deadline,
 }
 
@@ -97,24 +94,24 @@ impl Flush {
     /// Waits until something happened, and returns what it happened to.
     fn sleep(&self, watched: &HashMap<usize, Watched>) -> Vec<(usize, Weak<dyn Refused>)> {
         let mut deadline = Deadline::NEVER;
-        let mut fds = vec![PollFd::new(&self.wake, PollFlags::IN)];
-        let mut keys = vec![0];
+        let mut refused: Vec<&dyn Transport> = Vec::new();
+        let mut keys = Vec::new();
         for (key, entry) in watched {
             deadline = deadline.or(entry.until);
             if let Some(stream) = &entry.stream {
-                fds.push(PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::OUT));
+                refused.push(&**stream);
                 keys.push(*key);
             }
         }
-        if let Err(error) = poll_until(&mut fds, deadline) {
+        let ready = self.wake.wait(&refused, deadline).unwrap_or_else(|error| {
             // ENOMEM, or more sockets than RLIMIT_NOFILE now allows: the deadlines must be kept all the same.
             log::warn!(target: "threadws::flush", "poll failed: {error}");
             std::thread::sleep(std::time::Duration::from_millis(50));
-        }
+            Vec::new()
+        });
         self.wake.clear();
-        let now = Instant::now();
-        let ready = fds.iter().zip(&keys).skip(1).filter(|(fd, _)| !fd.revents().is_empty());
-        let ready = ready.map(|(_, key)| *key);
+        let now = now();
+        let ready = ready.into_iter().zip(&keys).filter(|(ready, _)| *ready).map(|(_, key)| *key);
         let expired = watched.iter().filter(|(_, entry)| entry.until.has_passed(now)).map(|(key, _)| *key);
         ready
             .chain(expired)
@@ -124,7 +121,7 @@ impl Flush {
 }
 
 fn look(watched: &mut HashMap<usize, Watched>, key: usize, target: Weak<dyn Refused>) {
-    let next = target.upgrade().map_or(Next::Done, |target| target.push_on(Instant::now()));
+    let next = target.upgrade().map_or(Next::Done, |target| target.push_on(now()));
     match next {
         Next::Done => {
             watched.remove(&key);

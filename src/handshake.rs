@@ -94,6 +94,16 @@ pub(crate) fn answer_unavailable(stream: &Stream) {
     drop(stream.try_write(&[IoSlice::new(&octets)]));
 }
 
+impl From<Refusal> for Reject {
+    fn from(refusal: Refusal) -> Self {
+        let mut reject = Self::new(refusal.status, refusal.reason);
+        for &(name, value) in refusal.headers {
+            reject = reject.header(name, value);
+        }
+        reject
+    }
+}
+
 /// Why there is no head.
 enum Failure {
     /// Nobody has asked anything.
@@ -229,5 +239,18 @@ impl Exchange<'_> {
             _ => self.deadline,
         };
         self.stream.write_all(octets, deadline)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_of_the_protocol_keeps_its_status_text_and_headers() {
+        let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "only GET").with(&[("allow", "GET")]);
+        let reject = Reject::from(refusal);
+        assert_eq!((reject.status(), reject.text()), (StatusCode::METHOD_NOT_ALLOWED, "only GET"));
+        assert_eq!(reject.response().headers()["allow"], "GET");
     }
 }

@@ -1,4 +1,7 @@
-//! Blocking WebSockets on plain threads.
+#![doc = include_str!("../README.md")]
+
+#[cfg(not(unix))]
+compile_error!("threadws needs a Unix system: it is built on poll(2), MSG_DONTWAIT and socket pairs");
 
 mod client;
 mod config;
@@ -8,9 +11,15 @@ mod flush;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod guide;
 mod handshake;
 mod hub;
+#[cfg(bench_internals)]
+#[doc(hidden)]
+pub mod internals;
 mod message;
+#[cfg(all(test, model))]
+mod models;
 mod net;
 mod outbox;
 mod protocol;
@@ -18,6 +27,7 @@ mod request;
 mod sender;
 mod server;
 mod sync;
+mod tick;
 mod timer;
 
 pub use client::{Connect, connect};
@@ -30,4 +40,4 @@ pub use protocol::forwarded::ForwardedHeader;
 pub use request::{HandshakeError, Reject, Request, Response};
 pub use sender::Sender;
 pub use server::{Capacity, Report, Server, ServerHandle};
-pub use timer::Tick;
+pub use tick::Tick;

@@ -12,11 +12,11 @@ use crate::config::Config;
 use crate::error::{Cause, Closed, Ending, Result, Timeout};
 use crate::flush::{Flush, Next, Refused};
 use crate::message::{CloseFrame, IntoMessage, State};
-use crate::net::{Deadline, Stream};
+use crate::net::{Deadline, Transport};
 use crate::protocol::Role;
 use crate::protocol::encoder::{self, Header, Opcode};
 use crate::protocol::gate::Gate;
-use crate::sync::{Arc, AtomicU8, Condvar, Mutex, MutexGuard, Ordering, Weak};
+use crate::sync::{Arc, AtomicU8, Condvar, Mutex, MutexGuard, Ordering, Weak, now};
 use pending::{Pending, Unit};
 use std::io::{ErrorKind, IoSlice};
 use std::time::{Duration, Instant};
@@ -44,13 +44,18 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    pub(crate) fn new(role: Role, config: &Config, stream: Arc<Stream>, flush: Arc<Flush>) -> Arc<Self> {
+    pub(crate) fn new(
+        role: Role,
+        config: &Config,
+        stream: Arc<impl Transport + 'static>,
+        flush: Arc<Flush>,
+    ) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             role,
             max_backlog: config.max_backlog,
             write_timeout: config.write_timeout,
             close_timeout: config.close_timeout,
-            opened: Instant::now(),
+            opened: now(),
             flush,
             this: Weak::clone(this),
             state: AtomicU8::new(State::Open as u8),
@@ -108,7 +113,7 @@ impl Outbox {
         let core = self.admit(frame.len(), Some(self.max_backlog))?;
         let (core, ticket) = self.write_or_keep(core, frame, 1, || {
             if frame.len() < COPIED { Unit::Frames(frame.to_vec()) } else { Unit::Shared(Arc::clone(frame)) }
-        });
+        })?;
         self.leave(core);
         Ok(ticket)
     }
@@ -126,8 +131,8 @@ impl Outbox {
 
     fn frames(&self, frames: &mut Vec<u8>, messages: u64) -> Result<(MutexGuard<'_, Core>, u64)> {
         let result = self.admit(frames.len(), None);
-        let result =
-            result.map(|core| self.write_or_keep(core, frames, messages, || Unit::Frames(frames.clone())));
+        let result = result
+            .and_then(|core| self.write_or_keep(core, frames, messages, || Unit::Frames(frames.clone())));
         frames.clear();
         result
     }
@@ -160,6 +165,9 @@ impl Outbox {
         if core.refusal.is_none() {
             self.push(&mut core);
         }
+        if core.gate.is_broken() {
+            return Err(core.failure());
+        }
         self.leave(core);
         Ok(())
     }
@@ -180,7 +188,8 @@ impl Outbox {
         if core.refusal.is_none() {
             self.push(&mut core);
         }
-        drop(core);
+        // A reader that closes waits for the peer's Close next: it does not push ours on.
+        self.leave(core);
         true
     }
 
@@ -219,7 +228,6 @@ impl Outbox {
     /// Lets go of the socket, and tells how it ended. The first call decides.
     pub(crate) fn end(&self, counts: Counts, cause: Option<Cause>) -> Closed {
         let mut core = self.core.lock();
-        core.ending.cause = core.ending.cause.or(cause);
         if core.gate.is_open() {
             self.break_gate(&mut core, Cause::Terminated);
         } else if core.gate == Gate::CloseSent {
@@ -228,7 +236,8 @@ impl Outbox {
         if let Some(stream) = core.stream.take() {
             // Explicitly: clones of the `Arc` in a timer or a poll would keep the socket open.
             stream.shutdown_both();
-            core.ending.lifetime = self.opened.elapsed();
+            core.ending.cause = core.ending.cause.or(cause);
+            core.ending.lifetime = now().saturating_duration_since(self.opened);
             core.ending.messages_received = counts.messages;
             core.ending.bytes_received = counts.octets;
         }
@@ -262,7 +271,7 @@ impl Outbox {
             let mut frame = Vec::new();
             encoder::append(self.role, view.into(), payload, &mut frame);
             let core = self.admit(frame.len(), bound)?;
-            return Ok(self.write_or_keep(core, &frame, 1, || Unit::Frames(frame.clone())));
+            return self.write_or_keep(core, &frame, 1, || Unit::Frames(frame.clone()));
         }
         let header = Header::new(self.role, view.into(), payload.len());
         let header = header.as_bytes();
@@ -273,18 +282,17 @@ impl Outbox {
             frame[header.len()..len].copy_from_slice(payload);
             let frame = &frame[..len];
             let core = self.admit(len, bound)?;
-            return Ok(self.write_or_keep(core, frame, 1, || Unit::Frames(frame.to_vec())));
+            return self.write_or_keep(core, frame, 1, || Unit::Frames(frame.to_vec()));
         }
         let mut core = self.admit(len, bound)?;
         let written = self.write_now(&mut core, &[IoSlice::new(header), IoSlice::new(payload)]);
         core.ending.messages_sent += 1;
-        if written == len {
-            core.pending.passed(len);
+        let ticket = if written == len {
+            core.pending.passed(len)
         } else {
             let header = header.to_vec();
-            self.keep(&mut core, Unit::Payload { header, payload: message.into_payload() }, written);
-        }
-        let ticket = core.pending.ticket();
+            self.keep(&mut core, Unit::Payload { header, payload: message.into_payload() }, written)?
+        };
         Ok((core, ticket))
     }
 
@@ -295,16 +303,15 @@ impl Outbox {
         frames: &[u8],
         messages: u64,
         unit: impl FnOnce() -> Unit,
-    ) -> (MutexGuard<'a, Core>, u64) {
+    ) -> Result<(MutexGuard<'a, Core>, u64)> {
         let written = self.write_now(&mut core, &[IoSlice::new(frames)]);
         core.ending.messages_sent += messages;
-        if written == frames.len() {
-            core.pending.passed(written);
+        let ticket = if written == frames.len() {
+            core.pending.passed(written)
         } else {
-            self.keep(&mut core, unit(), written);
-        }
-        let ticket = core.pending.ticket();
-        (core, ticket)
+            self.keep(&mut core, unit(), written)?
+        };
+        Ok((core, ticket))
     }
 
     /// Locks, and asks whether a frame of `len` octets may be queued.
@@ -331,11 +338,13 @@ impl Outbox {
     }
 
     /// Queues what the socket did not take, and asks it once more if nobody has yet.
-    fn keep(&self, core: &mut MutexGuard<'_, Core>, unit: Unit, written: usize) {
-        core.pending.push(unit, written);
+    fn keep(&self, core: &mut MutexGuard<'_, Core>, unit: Unit, written: usize) -> Result<u64> {
+        let ticket = core.pending.push(unit, written);
         if core.refusal.is_none() {
             self.push(core);
         }
+        // A break has emptied the queue: nothing waits any more, but this is not out.
+        if core.gate.is_broken() { Err(core.failure()) } else { Ok(ticket) }
     }
 
     /// Writes what waits until the socket refuses; keeps the clock of the refusal, and breaks the connection when it has
@@ -357,7 +366,7 @@ impl Outbox {
                     core.ending.bytes_sent += written as u64;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    let now = Instant::now();
+                    let now = now();
                     match core.refusal {
                         Some(refusal)
                             if !core.pending.is_out(refusal.ticket) || core.pending.octets() == 0 =>
@@ -406,8 +415,11 @@ impl Outbox {
         let deadline = core.deadline();
         core.waiting += 1;
         if core.turn_taken {
+            // Who has the turn keeps the write deadline, but may have gone to sleep before there was one for the Close.
+            let deadline = core.close_deadline;
             core = self.progress.wait_until(core, deadline.instant());
             core.waiting -= 1;
+            self.expire(&mut core, now());
         } else {
             core.turn_taken = true;
             drop(core);
@@ -418,7 +430,7 @@ impl Outbox {
             core.turn_taken = false;
             core.waiting -= 1;
             self.push(&mut core);
-            self.expire(&mut core, Instant::now());
+            self.expire(&mut core, now());
             self.progress.notify_all();
         }
         if core.gate.is_broken() && !core.pending.is_out(ticket) {
@@ -429,7 +441,7 @@ impl Outbox {
 
     /// Breaks the connection if its close deadline has passed.
     fn expire(&self, core: &mut Core, now: Instant) {
-        if core.close_deadline.has_passed(now) && core.stream.is_some() {
+        if core.close_deadline.has_passed(now) && core.stream.is_some() && !core.has_both_closes() {
             self.break_gate(core, Cause::Timeout(Timeout::Close));
         }
     }
@@ -471,10 +483,78 @@ impl Refused for Outbox {
         self.expire(&mut core, now);
         core.watched = core.refusal.is_some() && core.waiting == 0 && core.stream.is_some();
         let stream = core.stream.clone().filter(|_| core.watched);
-        let until = core.deadline();
-        if core.stream.is_none() || core.gate.is_broken() || (stream.is_none() && until == Deadline::NEVER) {
+        // A sender that waits keeps the write deadline itself, and comes late: looking again until then would be spinning.
+        let until = if core.waiting == 0 { core.deadline() } else { core.close_deadline };
+        let idle = stream.is_none() && (until == Deadline::NEVER || core.has_both_closes());
+        if core.stream.is_none() || core.gate.is_broken() || idle {
             return Next::Done;
         }
         Next::Wait(stream, until)
+    }
+}
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+    use crate::net::Stream;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn the_first_send_on_a_socket_that_is_gone_fails() {
+        let (flush, thread) = Flush::start().expect("a thread");
+        for large in [false, true] {
+            let (ours, peers) = UnixStream::pair().expect("a pair");
+            let stream = Arc::new(Stream::new(ours).expect("a stream"));
+            let outbox = Outbox::new(Role::Server, &Config::new(), stream, Arc::clone(&flush));
+            drop(peers);
+            let message = "x".repeat(if large { 2 * COPIED } else { 1 });
+            assert!(matches!(outbox.send(&message), Err(Error::Closed(_))));
+            assert!(matches!(outbox.try_send(&message), Err(Error::Closed(_))));
+        }
+        flush.stop();
+        thread.join().expect("it ends");
+    }
+
+    #[test]
+    fn a_close_that_a_full_socket_refuses_leaves_when_there_is_room() {
+        let (flush, thread) = Flush::start().expect("a thread");
+        let (ours, peers) = UnixStream::pair().expect("a pair");
+        let stream = Arc::new(Stream::new(ours).expect("a stream"));
+        // One octet a time: nothing smaller would fit.
+        while stream.try_write(&[IoSlice::new(b"x")]).is_ok() {}
+        let outbox = Outbox::new(Role::Server, &Config::new(), stream, Arc::clone(&flush));
+        assert!(outbox.close(None));
+        peers.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+        let mut octets = std::io::Read::bytes(peers).map(|octet| octet.expect("the Close comes"));
+        assert_eq!(octets.find(|octet| *octet != b'x'), Some(0x88));
+        flush.stop();
+        thread.join().expect("it ends");
+    }
+
+    #[test]
+    fn the_close_deadline_holds_while_another_sender_waits_for_the_socket() {
+        let (flush, thread) = Flush::start().expect("a thread");
+        let (ours, _peers) = UnixStream::pair().expect("a pair");
+        let stream = Arc::new(Stream::new(ours).expect("a stream"));
+        let config =
+            Config::new().close_timeout(Duration::from_millis(50)).write_timeout(Duration::from_secs(8));
+        let outbox = Outbox::new(Role::Server, &config, stream, Arc::clone(&flush));
+        std::thread::scope(|scope| {
+            let sender = scope.spawn(|| outbox.send(vec![0; WRITE_UNIT]));
+            while !outbox.core.lock().turn_taken {
+                std::thread::yield_now();
+            }
+            let start = now();
+            outbox.close_received(None);
+            outbox.close(None);
+            // As the reader does then. It ends by breaking the connection: nothing is left to wait for.
+            drop(outbox.wait_empty());
+            assert!(start.elapsed() < config.write_timeout / 2, "after {:?}", start.elapsed());
+            assert_eq!(outbox.broken(), Some(Cause::Timeout(Timeout::Close)));
+            assert!(sender.join().expect("no panic").is_err());
+        });
+        flush.stop();
+        thread.join().expect("it ends");
     }
 }

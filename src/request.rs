@@ -1,6 +1,5 @@
 //! What a client asked, and how it is answered when the answer is no.
 
-use crate::protocol::Refusal;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, ORIGIN, PROXY_AUTHORIZATION};
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 use std::borrow::Cow;
@@ -11,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 pub type Response = http::Response<Vec<u8>>;
 
 /// Headers whose values never appear in an error, a log line or a `{:?}`.
-const SECRETS: [HeaderName; 3] = [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION];
+pub(crate) const SECRETS: [HeaderName; 3] = [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION];
 
 /// How much of one text from the wire is shown: enough to recognise it, too little to flood a log.
 const MAX_SHOWN: usize = 200;
@@ -127,7 +126,8 @@ impl fmt::Debug for Request {
 ///
 /// An [`http::Response`] with any body can be a refusal as well, by `From`.
 pub struct Reject {
-    response: Response,
+    /// Boxed, or every `Result` of a header callback would be as large as a response.
+    response: Box<Response>,
 }
 
 impl Reject {
@@ -138,7 +138,7 @@ impl Reject {
         let mut response = Response::new(text.into().into_bytes());
         *response.status_mut() = final_status(status.try_into().ok());
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        Self { response }
+        Self { response: Box::new(response) }
     }
 
     /// Adds a header, beside any others of its name.
@@ -197,23 +197,13 @@ impl From<StatusCode> for Reject {
 impl From<Response> for Reject {
     fn from(mut response: Response) -> Self {
         *response.status_mut() = final_status(Some(response.status()));
-        Self { response }
+        Self { response: Box::new(response) }
     }
 }
 
 impl From<Reject> for Response {
     fn from(reject: Reject) -> Self {
-        reject.response
-    }
-}
-
-impl From<Refusal> for Reject {
-    fn from(refusal: Refusal) -> Self {
-        let mut reject = Self::new(refusal.status, refusal.reason);
-        for &(name, value) in refusal.headers {
-            reject = reject.header(name, value);
-        }
-        reject
+        *reject.response
     }
 }
 
@@ -393,13 +383,5 @@ mod tests {
         let reject =
             Reject::new(401, "").header("www-authenticate", "Basic").header("www-authenticate", "Bearer");
         assert_eq!(reject.response().headers().get_all("www-authenticate").iter().count(), 2);
-    }
-
-    #[test]
-    fn a_refusal_of_the_protocol_keeps_its_status_text_and_headers() {
-        let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "only GET").with(&[("allow", "GET")]);
-        let reject = Reject::from(refusal);
-        assert_eq!((reject.status(), reject.text()), (StatusCode::METHOD_NOT_ALLOWED, "only GET"));
-        assert_eq!(reject.response().headers()["allow"], "GET");
     }
 }

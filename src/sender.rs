@@ -9,7 +9,7 @@ use crate::sync::Arc;
 /// Sends on a connection from any thread, while its own thread waits in [`recv`](crate::Connection::recv).
 ///
 /// Clones are handles to the same connection. Dropping the last one closes nothing: the connection ends with its
-/// handler. A sender kept beyond that holds no descriptor, and every call gives
+/// handler. A sender kept beyond that holds no descriptor, and whatever it sends gives
 /// [`Error::Closed`](crate::Error::Closed).
 ///
 /// ```

@@ -4,6 +4,8 @@ mod accept;
 mod capacity;
 mod handle;
 mod live;
+#[cfg(all(test, model))]
+mod models;
 mod pool;
 mod session;
 

@@ -1,34 +1,45 @@
-//! The only place that names `std::sync` primitives and starts threads, so that a model checker can be put in here.
+//! The only place that names `std::sync` primitives, starts threads and asks for the time, so that a model checker can be
+//! put in here: with `--cfg model` the tests run on the primitives and the clock of `models`.
 
+#[cfg(all(test, model))]
+use shuttle::{sync, thread};
 use std::io;
+#[cfg(not(all(test, model)))]
 use std::time::Instant;
+#[cfg(not(all(test, model)))]
+use std::{sync, thread};
 
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-pub(crate) use std::sync::{Arc, MutexGuard, OnceLock, Weak};
-pub(crate) use std::thread::JoinHandle;
+#[cfg(all(test, model))]
+pub(crate) use crate::models::clock::{Condvar, now};
+pub(crate) use std::sync::{OnceLock, mpsc};
+pub(crate) use sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+pub(crate) use sync::{Arc, MutexGuard, Weak};
+pub(crate) use thread::{JoinHandle, ThreadId};
 
 /// A mutex without poison: no user code runs under any of our locks, so a panic under one is our own bug, and a second
 /// panic in everybody who comes later would make one broken connection everybody's.
 #[derive(Debug, Default)]
-pub(crate) struct Mutex<T: ?Sized>(std::sync::Mutex<T>);
+pub(crate) struct Mutex<T: ?Sized>(sync::Mutex<T>);
 
 impl<T> Mutex<T> {
     pub(crate) const fn new(value: T) -> Self {
-        Self(std::sync::Mutex::new(value))
+        Self(sync::Mutex::new(value))
     }
 }
 
 impl<T: ?Sized> Mutex<T> {
     #[inline]
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(sync::PoisonError::into_inner)
     }
 }
 
 /// The condition variable that goes with [`Mutex`].
+#[cfg(not(all(test, model)))]
 #[derive(Debug, Default)]
-pub(crate) struct Condvar(std::sync::Condvar);
+pub(crate) struct Condvar(sync::Condvar);
 
+#[cfg(not(all(test, model)))]
 impl Condvar {
     pub(crate) fn notify_all(&self) {
         self.0.notify_all();
@@ -45,13 +56,20 @@ impl Condvar {
         deadline: Option<Instant>,
     ) -> MutexGuard<'a, T> {
         match deadline {
-            None => self.0.wait(guard).unwrap_or_else(std::sync::PoisonError::into_inner),
+            None => self.0.wait(guard).unwrap_or_else(sync::PoisonError::into_inner),
             Some(deadline) => {
-                let left = deadline.saturating_duration_since(Instant::now());
-                self.0.wait_timeout(guard, left).unwrap_or_else(std::sync::PoisonError::into_inner).0
+                let left = deadline.saturating_duration_since(now());
+                self.0.wait_timeout(guard, left).unwrap_or_else(sync::PoisonError::into_inner).0
             }
         }
     }
+}
+
+/// The time. What counts in deadlines asks here, so that a model can let it pass.
+#[cfg(not(all(test, model)))]
+#[inline]
+pub(crate) fn now() -> Instant {
+    Instant::now()
 }
 
 /// A connection's number: one sequence for the whole process, so that none is ever used again.
@@ -66,5 +84,10 @@ pub(crate) fn spawn(
     stack_size: usize,
     body: impl FnOnce() + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(name.to_owned()).stack_size(stack_size).spawn(body)
+    thread::Builder::new().name(name.to_owned()).stack_size(stack_size).spawn(body)
+}
+
+/// Whose thread this is.
+pub(crate) fn this_thread() -> ThreadId {
+    thread::current().id()
 }

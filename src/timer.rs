@@ -1,15 +1,9 @@
-//! Ticks: one thread that sends when it is time, through the path that never waits. A stuck client delays nobody.
+//! One thread that calls what is due. What it serves does not wait, so nobody is delayed by anybody's client.
 
-use crate::message::Message;
-use crate::outbox::Outbox;
-use crate::protocol::Role;
-use crate::protocol::encoder;
-use crate::sync::{Arc, AtomicBool, AtomicU64, Condvar, JoinHandle, Mutex, Ordering, Weak, spawn};
-use crate::{Error, State};
+use crate::sync::{Arc, Condvar, JoinHandle, Mutex, Weak, now, spawn};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Ours are small; the rest is for users' closures.
 const STACK: usize = 256 * 1024;
@@ -55,7 +49,7 @@ impl Timer {
     }
 
     /// Fires `target` when it is due. The number takes it out again.
-    fn add(&self, due: Instant, target: Weak<dyn Due>) -> u64 {
+    pub(crate) fn add(&self, due: Instant, target: Weak<dyn Due>) -> u64 {
         let mut queue = self.queue.lock();
         let number = queue.next_number;
         queue.next_number += 1;
@@ -69,7 +63,7 @@ impl Timer {
         number
     }
 
-    fn remove(&self, number: u64) {
+    pub(crate) fn remove(&self, number: u64) {
         let mut queue = self.queue.lock();
         if let Some(due) = queue.times.remove(&number) {
             queue.due.remove(&(due, number));
@@ -80,7 +74,7 @@ impl Timer {
         let mut queue = self.queue.lock();
         while !queue.stopped {
             let first = queue.first();
-            let now = Instant::now();
+            let now = now();
             if first.is_none_or(|first| first > now) {
                 queue = self.changed.wait_until(queue, first);
                 continue;
@@ -104,182 +98,5 @@ impl Timer {
 impl Queue {
     fn first(&self) -> Option<Instant> {
         self.due.first_key_value().map(|((due, _), _)| *due)
-    }
-}
-
-/// What a tick sends.
-pub(crate) enum Action {
-    Message(Message),
-    Make(Box<dyn FnMut() -> Option<Message> + Send>),
-}
-
-impl Action {
-    pub(crate) fn message(message: impl Into<Message>) -> Self {
-        Self::Message(message.into())
-    }
-
-    pub(crate) fn make(make: impl FnMut() -> Option<Message> + Send + 'static) -> Self {
-        Self::Make(Box::new(make))
-    }
-}
-
-/// A message that is sent at a time, or at intervals: what `every` and `after` of
-/// [`Connection`](crate::Connection::every) return.
-///
-/// Dropping it cancels nothing: it ends with the connection, or by [`cancel`](Self::cancel).
-#[derive(Debug, Clone)]
-pub struct Tick {
-    pace: Arc<Pace>,
-    timer: Weak<Timer>,
-    number: u64,
-}
-
-#[derive(Debug)]
-struct Pace {
-    outbox: Weak<Outbox>,
-    interval: Option<Duration>,
-    what: Mutex<What>,
-    /// Relaxed, like the counters: each stands for itself.
-    over: AtomicBool,
-    sent: AtomicU64,
-    skipped: AtomicU64,
-}
-
-struct What {
-    /// Taken out while it is in use: no lock is held over a user's closure.
-    source: Option<Source>,
-    /// The last message, until it is out.
-    ticket: Option<u64>,
-}
-
-enum Source {
-    /// Encoded once, for a server's ticks.
-    Frame(Arc<[u8]>),
-    Action(Action),
-}
-
-impl std::fmt::Debug for What {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("What").field("ticket", &self.ticket).finish_non_exhaustive()
-    }
-}
-
-impl Tick {
-    pub(crate) fn start(
-        timer: &Arc<Timer>,
-        outbox: &Arc<Outbox>,
-        delay: Duration,
-        interval: Option<Duration>,
-        action: Action,
-    ) -> Self {
-        let source = match action {
-            Action::Message(message) if outbox.role() == Role::Server => {
-                let mut frame = Vec::new();
-                encoder::append(Role::Server, message.borrow().into(), message.as_bytes(), &mut frame);
-                Source::Frame(frame.into())
-            }
-            action => Source::Action(action),
-        };
-        let pace = Arc::new(Pace {
-            outbox: Arc::downgrade(outbox),
-            interval,
-            what: Mutex::new(What { source: Some(source), ticket: None }),
-            over: AtomicBool::new(false),
-            sent: AtomicU64::new(0),
-            skipped: AtomicU64::new(0),
-        });
-        let target: Weak<Pace> = Arc::downgrade(&pace);
-        // What overflows an `Instant` is never due.
-        let number = Instant::now().checked_add(delay).map(|due| timer.add(due, target));
-        Self { pace, timer: Arc::downgrade(timer), number: number.unwrap_or(u64::MAX) }
-    }
-
-    /// Ends it. A message that is being sent at this moment may still go out.
-    pub fn cancel(&self) {
-        self.pace.over.store(true, Ordering::Relaxed);
-        if let Some(timer) = self.timer.upgrade() {
-            timer.remove(self.number);
-        }
-    }
-
-    /// How many messages went out, or were queued.
-    pub fn sent(&self) -> u64 {
-        self.pace.sent.load(Ordering::Relaxed)
-    }
-
-    /// How many were left out because their predecessor still waited, or the timer itself was late by a whole interval.
-    pub fn skipped(&self) -> u64 {
-        self.pace.skipped.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn is_over(&self) -> bool {
-        self.pace.over.load(Ordering::Relaxed)
-    }
-}
-
-impl Pace {
-    /// Sends what is due. False: it is over.
-    fn send(&self) -> bool {
-        let Some(outbox) = self.outbox.upgrade() else { return false };
-        if outbox.state() != State::Open {
-            return false;
-        }
-        let (source, ticket) = {
-            let mut what = self.what.lock();
-            (what.source.take(), what.ticket)
-        };
-        let Some(mut source) = source else { return false };
-        let result = if ticket.is_some_and(|ticket| !outbox.is_out(ticket)) {
-            Err(Error::Full)
-        } else {
-            match &mut source {
-                Source::Frame(frame) => outbox.try_send_shared(frame).map(Some),
-                Source::Action(Action::Message(message)) => outbox.try_send(&*message).map(Some),
-                Source::Action(Action::Make(make)) => match catch_unwind(AssertUnwindSafe(make)) {
-                    Ok(Some(message)) => outbox.try_send(message).map(Some),
-                    Ok(None) => Ok(None),
-                    Err(_) => {
-                        log::error!(target: "threadws::timer", "a tick panicked and is cancelled");
-                        return false;
-                    }
-                },
-            }
-        };
-        let mut what = self.what.lock();
-        what.source = Some(source);
-        match result {
-            Ok(Some(ticket)) => {
-                what.ticket = Some(ticket);
-                self.sent.fetch_add(1, Ordering::Relaxed);
-            }
-            Ok(None) => {}
-            Err(Error::Full) => {
-                self.skipped.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(_) => return false,
-        }
-        true
-    }
-}
-
-impl Due for Pace {
-    fn fire(&self, due: Instant, now: Instant) -> Option<Instant> {
-        if self.over.load(Ordering::Relaxed) {
-            return None;
-        }
-        let goes_on = self.send();
-        let Some(interval) = self.interval.filter(|_| goes_on) else {
-            self.over.store(true, Ordering::Relaxed);
-            return None;
-        };
-        // One interval after it was due, not after now: no drift. What is past already is skipped: no bursts.
-        let mut next = due.checked_add(interval)?;
-        if next <= now {
-            let late = (now - due).as_nanos() / interval.as_nanos();
-            self.skipped.fetch_add(u64::try_from(late).unwrap_or(u64::MAX), Ordering::Relaxed);
-            let late = u32::try_from(late).unwrap_or(u32::MAX);
-            next = due.checked_add(interval.checked_mul(late.saturating_add(1))?)?;
-        }
-        Some(next)
     }
 }

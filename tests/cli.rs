@@ -339,12 +339,16 @@ fn broadcast_passes_each_message_on_to_everyone_as_the_same_kind() {
 #[test]
 fn plain_http_gets_the_page_the_health_check_or_what_is_wrong() {
     let running = Running::start(&["--path", "/ws"]);
-    let page = running.http("GET /", "");
+    let elsewhere = running.http("GET /", "");
+    assert!(elsewhere.starts_with("HTTP/1.1 302 "), "{elsewhere}");
+    assert!(elsewhere.to_ascii_lowercase().contains("\r\nlocation: /ws\r\n"), "{elsewhere}");
+    // The page connects to where it came from.
+    let page = running.http("GET /ws", "");
     assert!(page.starts_with("HTTP/1.1 200 ") && page.contains("<!doctype html>"), "{page}");
     let lower = page.to_ascii_lowercase();
     assert!(lower.contains("content-security-policy: default-src 'none';") && !page.contains("{{"), "{page}");
     assert!(lower.contains(&format!("connect-src 'self' ws://{0} wss://{0}", running.address)), "{page}");
-    let head = running.http("HEAD /", "");
+    let head = running.http("HEAD /ws", "");
     assert!(head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"), "{head}");
     let health = running.http("GET /healthz", "");
     assert!(health.starts_with("HTTP/1.1 200 ") && health.ends_with("\r\n\r\nok"), "{health}");

@@ -2,9 +2,9 @@
 
 use crate::error::{Error, Result, Timeout};
 use crate::net::Deadline;
+use crate::sync::mpsc::{RecvTimeoutError, sync_channel};
 use crate::sync::spawn;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Instant;
 
 /// The system's resolver reads files and asks services, and has its buffers on the stack.

@@ -89,7 +89,6 @@ impl Reader {
         self.start += step.used;
         let Some(item) = step.item else { return Ok(None) };
         if item.is_data() {
-            self.counts.messages += 1;
             self.message_started = None;
         }
         Ok(Some(item.shifted(base)))
@@ -101,13 +100,17 @@ impl Reader {
         &self.buffer[span.range()]
     }
 
-    /// Validates a text, so that its item can be lent.
+    /// Validates a text, so that its item can be lent. It counts as received then.
     #[inline]
     pub(super) fn prepare(&mut self, item: Item) -> Result<Item, Violation> {
-        if let Item::Text(span) = item {
-            self.decoder.adopt(&self.buffer[span.range()])?;
-            return Ok(Item::Assembled);
-        }
+        let item = match item {
+            Item::Text(span) => {
+                self.decoder.adopt(&self.buffer[span.range()])?;
+                Item::Assembled
+            }
+            item => item,
+        };
+        self.counts.messages += 1;
         Ok(item)
     }
 
@@ -123,12 +126,14 @@ impl Reader {
     /// The message of an item, owned: a small one copied, a large one moved. `None` for a control frame.
     #[inline]
     pub(super) fn take(&mut self, item: Item) -> Result<Option<Message>, Violation> {
-        Ok(Some(match item {
+        let message = match item {
             Item::Text(span) => Message::Text(decoder::text(self.octets(span))?.to_owned()),
             Item::Binary(span) => Message::Binary(self.octets(span).to_vec()),
             Item::Assembled => self.decoder.take(),
             _ => return Ok(None),
-        }))
+        };
+        self.counts.messages += 1;
+        Ok(Some(message))
     }
 
     /// The deadline of the message that has begun, which starts here if one has.

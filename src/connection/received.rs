@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::message::{IntoMessage, MessageRef};
 use crate::outbox::Outbox;
 
-/// A message that is lent, and a way to answer it: what [`Connection::recv_ref`] returns.
+/// A message that is lent, and a way to answer it: what [`Connection::recv_ref`](crate::Connection::recv_ref) returns.
 #[derive(Debug)]
 pub struct Received<'a> {
     pub(super) message: MessageRef<'a>,
@@ -20,15 +20,15 @@ impl<'a> Received<'a> {
         self.message
     }
 
-    /// Answers, as [`Connection::write`] does.
+    /// Answers, as [`Connection::write`](crate::Connection::write) does.
     ///
     /// # Blocking
     ///
-    /// As for [`Connection::write`].
+    /// As for [`Connection::write`](crate::Connection::write).
     ///
     /// # Errors
     ///
-    /// As for [`Sender::send`].
+    /// As for [`Sender::send`](crate::Sender::send).
     #[inline]
     pub fn write(&mut self, message: impl IntoMessage) -> Result<()> {
         self.cork.write(self.outbox, message, self.hold)

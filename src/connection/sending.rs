@@ -3,7 +3,7 @@
 use super::Connection;
 use crate::error::Result;
 use crate::message::{IntoMessage, Message};
-use crate::timer::{Action, Tick};
+use crate::tick::{Action, Tick};
 use std::time::Duration;
 
 impl Connection {
@@ -11,16 +11,16 @@ impl Connection {
     ///
     /// # Blocking
     ///
-    /// As for [`Sender::send`].
+    /// As for [`Sender::send`](crate::Sender::send).
     ///
     /// # Errors
     ///
-    /// As for [`Sender::send`].
+    /// As for [`Sender::send`](crate::Sender::send).
     pub fn send(&mut self, message: impl IntoMessage) -> Result<()> {
         self.cork.write(self.sender.outbox(), message, false)
     }
 
-    /// Sends one message or queues it, as [`Sender::try_send`] does, behind what [`write`](Self::write) holds.
+    /// Sends one message or queues it, as [`Sender::try_send`](crate::Sender::try_send) does, behind what [`write`](Self::write) holds.
     ///
     /// # Blocking
     ///
@@ -28,7 +28,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// As for [`Sender::try_send`].
+    /// As for [`Sender::try_send`](crate::Sender::try_send).
     pub fn try_send(&mut self, message: impl IntoMessage) -> Result<()> {
         self.flush()?;
         self.sender.try_send(message)
@@ -43,11 +43,11 @@ impl Connection {
     ///
     /// # Blocking
     ///
-    /// As for [`Sender::send`], when it sends.
+    /// As for [`Sender::send`](crate::Sender::send), when it sends.
     ///
     /// # Errors
     ///
-    /// As for [`Sender::send`], perhaps for what was held.
+    /// As for [`Sender::send`](crate::Sender::send), perhaps for what was held.
     #[inline]
     pub fn write(&mut self, message: impl IntoMessage) -> Result<()> {
         let hold = self.reader.has_unread();
@@ -58,20 +58,20 @@ impl Connection {
     ///
     /// # Blocking
     ///
-    /// As for [`Sender::send`].
+    /// As for [`Sender::send`](crate::Sender::send).
     ///
     /// # Errors
     ///
-    /// As for [`Sender::send`].
+    /// As for [`Sender::send`](crate::Sender::send).
     pub fn flush(&mut self) -> Result<()> {
         self.cork.flush(self.sender.outbox())
     }
 
-    /// Sends a ping, as [`Sender::ping`] does.
+    /// Sends a ping, as [`Sender::ping`](crate::Sender::ping) does.
     ///
     /// # Errors
     ///
-    /// As for [`Sender::ping`].
+    /// As for [`Sender::ping`](crate::Sender::ping).
     pub fn ping(&self, payload: &[u8]) -> Result<()> {
         self.sender.ping(payload)
     }

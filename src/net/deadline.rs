@@ -1,5 +1,6 @@
 //! One time budget over many system calls.
 
+use crate::sync::now;
 use std::time::{Duration, Instant};
 
 /// A moment after which a wait has failed; or never.
@@ -11,7 +12,7 @@ impl Deadline {
 
     pub(crate) fn after(budget: Duration) -> Self {
         // What overflows an `Instant` is further away than the process lives.
-        Self(Instant::now().checked_add(budget))
+        Self(now().checked_add(budget))
     }
 
     pub(crate) fn at(moment: Instant) -> Self {

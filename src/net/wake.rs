@@ -1,5 +1,8 @@
 //! Wakes a thread out of `poll`.
 
+use super::stream::poll_until;
+use super::{Deadline, Transport};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, BorrowedFd};
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -23,6 +26,16 @@ impl Wake {
     pub(crate) fn wake(&self) {
         // Only a full pair refuses an octet, and then the sleeper wakes anyway.
         drop((&self.waker).write(&[1]));
+    }
+
+    /// Waits for a wake, for room in one of `refused`, or for the deadline; says of each whether it takes octets or has
+    /// failed.
+    #[cfg_attr(all(test, model), expect(dead_code, reason = "a model waits for its scripts"))]
+    pub(crate) fn wait(&self, refused: &[&dyn Transport], deadline: Deadline) -> io::Result<Vec<bool>> {
+        let mut fds = vec![PollFd::new(self, PollFlags::IN)];
+        fds.extend(refused.iter().map(|stream| PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::OUT)));
+        poll_until(&mut fds, deadline)?;
+        Ok(fds[1..].iter().map(|fd| !fd.revents().is_empty()).collect())
     }
 
     /// Forgets all wakes so far.

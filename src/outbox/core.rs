@@ -2,7 +2,7 @@
 
 use super::pending::Pending;
 use crate::error::{Cause, Closed, Ending, Error, Result};
-use crate::net::{Deadline, Stream};
+use crate::net::{Deadline, Transport};
 use crate::protocol::gate::Gate;
 use crate::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 pub(super) struct Core {
     pub(super) gate: Gate,
     /// Taken when the connection ends, so that old clones of a sender hold no descriptor.
-    pub(super) stream: Option<Arc<Stream>>,
+    pub(super) stream: Option<Arc<dyn Transport>>,
     pub(super) pending: Pending,
     /// The socket refused octets and has not taken all of them since.
     pub(super) refusal: Option<Refusal>,
@@ -60,6 +60,12 @@ impl Core {
         if self.close_deadline == Deadline::NEVER {
             self.close_deadline = Deadline::after(timeout);
         }
+    }
+
+    /// Whether a Close came, and ours is out behind everything else. What is left is the end of the stream, and only the
+    /// reader, who saw the peer's, waits for that: a peer that is late with it has closed cleanly all the same.
+    pub(super) fn has_both_closes(&self) -> bool {
+        self.ending.received.is_some() && self.ending.sent.is_some() && self.pending.is_empty()
     }
 
     pub(super) fn closed(&self) -> Closed {

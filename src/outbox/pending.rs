@@ -73,14 +73,15 @@ impl Pending {
         self.written >= ticket
     }
 
-    /// Takes note of a frame that was written without having been queued. Nothing may be waiting.
-    pub(super) fn passed(&mut self, octets: usize) {
+    /// Takes note of a frame that was written without having been queued, and returns its ticket. Nothing may be waiting.
+    pub(super) fn passed(&mut self, octets: usize) -> u64 {
         self.queued += octets as u64;
         self.written += octets as u64;
+        self.queued
     }
 
-    /// Appends a unit of which the first `written` octets are out; then nothing may be waiting.
-    pub(super) fn push(&mut self, unit: Unit, written: usize) {
+    /// Appends a unit of which the first `written` octets are out, and returns its ticket; then nothing may be waiting.
+    pub(super) fn push(&mut self, unit: Unit, written: usize) -> u64 {
         let len = unit.len();
         self.queued += len as u64;
         self.written += written as u64;
@@ -89,10 +90,11 @@ impl Pending {
         } else if let (Some(Unit::Frames(last)), Unit::Frames(frames)) = (self.units.back_mut(), &unit) {
             if last.len() + len <= UNIT {
                 last.extend_from_slice(frames);
-                return;
+                return self.queued;
             }
         }
         self.units.push_back(unit);
+        self.queued
     }
 
     pub(super) fn set_ping(&mut self, frame: Vec<u8>) {

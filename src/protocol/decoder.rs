@@ -137,6 +137,10 @@ struct Header {
     size: usize,
 }
 
+/// First octets of whole messages.
+const SMALL_TEXT: u8 = 0x80 | TEXT;
+const SMALL_BINARY: u8 = 0x80 | BINARY;
+
 const CONTINUATION: u8 = 0;
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;
@@ -159,6 +163,42 @@ impl Decoder {
     /// [`Error::Violation`] or [`Error::MessageTooBig`]; the connection cannot go on.
     #[inline]
     pub(crate) fn next(&mut self, window: &mut [u8]) -> Result<Step> {
+        match self.small(window) {
+            Some(step) => Ok(step),
+            None => self.any(window),
+        }
+    }
+
+    /// The commonest case at half the instructions: a short message in one frame, all of it here. Whatever is not that, or
+    /// is wrong, goes the long way.
+    #[inline]
+    fn small(&mut self, window: &mut [u8]) -> Option<Step> {
+        let &mut [first @ (SMALL_TEXT | SMALL_BINARY), second, ref mut rest @ ..] = window else {
+            return None;
+        };
+        // A message that was handed out may stay: the long way, by which every burst ends, drops it.
+        if self.message.progress == Progress::Started {
+            return None;
+        }
+        let (key, masked) = match self.role {
+            Role::Server => (4, 0x80),
+            Role::Client => (0, 0),
+        };
+        let payload = usize::from(second ^ masked);
+        if payload >= 126 || payload > self.max_message || rest.len() < key + payload {
+            return None;
+        }
+        if let Some((key, rest)) = rest.split_first_chunk_mut::<4>().filter(|_| key > 0) {
+            mask(&mut rest[..payload], *key, 0);
+        }
+        let start = 2 + key;
+        let span = Span { start, end: start + payload };
+        let item = if first == SMALL_TEXT { Item::Text(span) } else { Item::Binary(span) };
+        Some(Step { used: span.end, item: Some(item) })
+    }
+
+    #[inline(never)]
+    fn any(&mut self, window: &mut [u8]) -> Result<Step> {
         let mut used = 0;
         if self.message.progress == Progress::Whole {
             self.message.reset();

@@ -75,6 +75,12 @@ impl Header {
 /// Appends one frame.
 #[inline]
 pub(crate) fn append(role: Role, opcode: Opcode, payload: &[u8], frame: &mut Vec<u8>) {
+    if let (Role::Server, Ok(length @ 0..=125)) = (role, u8::try_from(payload.len())) {
+        frame.reserve(2 + payload.len());
+        frame.extend_from_slice(&[opcode as u8, length]);
+        frame.extend_from_slice(payload);
+        return;
+    }
     let header = Header::new(role, opcode, payload.len());
     frame.reserve(header.len + payload.len());
     frame.extend_from_slice(header.as_bytes());

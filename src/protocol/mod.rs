@@ -1,6 +1,7 @@
 //! The pure room: octets in, events, verdicts and octets out. No sockets, no threads, no clock, no locks, so that every
 //! rule can be tested as a table. Limits and trusted sets come as arguments.
 
+pub(crate) mod body;
 pub(crate) mod decoder;
 pub(crate) mod encoder;
 mod fields;
@@ -11,6 +12,7 @@ pub(crate) mod offer;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod oracle;
 pub(crate) mod origin;
+pub(crate) mod target;
 mod text;
 pub(crate) mod upgrade;
 
@@ -28,14 +30,15 @@ pub(crate) enum Role {
 pub(crate) fn mask(octets: &mut [u8], key: [u8; 4], offset: usize) {
     let mut key = key;
     key.rotate_left(offset % 4);
-    let word = u64::from_ne_bytes([key[0], key[1], key[2], key[3], key[0], key[1], key[2], key[3]]);
+    let key = [key[0], key[1], key[2], key[3], key[0], key[1], key[2], key[3]];
+    let word = u64::from_ne_bytes(key);
     let mut chunks = octets.chunks_exact_mut(size_of::<u64>());
     for chunk in &mut chunks {
         if let Ok(octets) = <[u8; 8]>::try_from(&*chunk) {
             chunk.copy_from_slice(&(u64::from_ne_bytes(octets) ^ word).to_ne_bytes());
         }
     }
-    for (octet, key) in chunks.into_remainder().iter_mut().zip(key.iter().cycle()) {
+    for (octet, key) in chunks.into_remainder().iter_mut().zip(key) {
         *octet ^= key;
     }
 }

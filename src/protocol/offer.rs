@@ -1,7 +1,7 @@
 //! The client's half of the opening handshake (RFC 6455 §4.1): what is asked, and whether the answer is a yes.
 
 use super::head::write_header;
-use super::origin::Authority;
+use super::target::Target;
 use super::upgrade::check_subprotocols;
 use super::{list, lists_token};
 use crate::error::{Error, Result};
@@ -10,7 +10,7 @@ use http::header::{
     SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
     TRANSFER_ENCODING, UPGRADE,
 };
-use http::{HeaderMap, HeaderValue, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use std::io;
 use tungstenite::handshake::{client::generate_key, derive_accept_key};
 
@@ -30,89 +30,6 @@ const RESERVED: [HeaderName; 12] = [
     SEC_WEBSOCKET_ACCEPT,
 ];
 
-/// Where a `ws://` or `wss://` URL leads (RFC 6455 §3).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Target {
-    pub(crate) tls: bool,
-    /// A name or an address, an IPv6 one without its brackets: what a resolver takes.
-    pub(crate) host: String,
-    pub(crate) port: u16,
-    /// As the Host header has it: the port only where it is not the scheme's own.
-    authority: String,
-    path: String,
-}
-
-impl Target {
-    /// No error shows the URL: it may hold a password.
-    pub(crate) fn parse(url: &str) -> Result<Self> {
-        let wrong = |why: &'static str| Err(Error::invalid(why));
-        // §3: "Fragment identifiers are meaningless in the context of WebSocket URIs and MUST NOT be used". `Uri` would
-        // cut one off silently.
-        if url.contains('#') {
-            return wrong("the URL has a fragment (\"#\")");
-        }
-        let Ok(uri) = url.parse::<Uri>() else { return wrong("the URL cannot be read") };
-        let Some(scheme) = uri.scheme_str() else { return wrong("the URL has no scheme: ws:// or wss://") };
-        // RFC 3986 §3.1: a scheme's case means nothing.
-        let (tls, default_port) = match scheme.to_ascii_lowercase().as_str() {
-            "ws" | "http" => (false, 80),
-            "wss" | "https" => (true, 443),
-            _ => return wrong("the URL's scheme is neither ws nor wss"),
-        };
-        let Some(authority) = uri.authority() else { return wrong("the URL has no host") };
-        if authority.as_str().contains('@') {
-            return wrong("the URL holds a user or a password: send them in an Authorization header");
-        }
-        if Authority::parse(authority.as_str().as_bytes()).is_none() {
-            return wrong("the URL's host or port is malformed");
-        }
-        let port = authority.port_u16().unwrap_or(default_port);
-        if port == 0 {
-            return wrong("the URL's port is 0");
-        }
-        let name = authority.host();
-        let host = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name).to_owned();
-        let authority = if port == default_port { name.to_owned() } else { format!("{name}:{port}") };
-        let mut path = String::from(uri.path());
-        if !path.starts_with('/') {
-            path.insert(0, '/');
-        }
-        if let Some(query) = uri.query() {
-            path.push('?');
-            path.push_str(query);
-        }
-        // The request line is ASCII without spaces, and ours to keep so.
-        if !path.bytes().all(|octet| octet.is_ascii_graphic()) {
-            return wrong("the URL's path or query is not percent-encoded");
-        }
-        Ok(Self { tls, host, port, authority, path })
-    }
-
-    /// Where a `Location` leads (RFC 9110 §10.2.2), seen from here.
-    pub(crate) fn redirected(&self, location: &str) -> Result<Self> {
-        let scheme = if self.tls { "wss" } else { "ws" };
-        // A fragment of a `Location` is for a reader of pages.
-        let location = location.split('#').next().unwrap_or_default();
-        if location.contains("://") {
-            return Self::parse(location);
-        }
-        if let Some(rest) = location.strip_prefix("//") {
-            return Self::parse(&format!("{scheme}://{rest}"));
-        }
-        let folder = match self.path.split('?').next().unwrap_or_default().rsplit_once('/') {
-            _ if location.starts_with('/') => "",
-            Some((folder, _)) => &format!("{folder}/"),
-            None => "/",
-        };
-        Self::parse(&format!("{scheme}://{}{folder}{location}", self.authority))
-    }
-
-    /// Whether credentials for one may be told to the other (RFC 6454 §4).
-    pub(crate) fn is_same_origin(&self, other: &Self) -> bool {
-        (self.tls, self.port) == (other.tls, other.port) && self.host.eq_ignore_ascii_case(&other.host)
-    }
-}
-
 /// An opening handshake that has been asked for, to hold the answer against.
 #[derive(Debug)]
 pub(crate) struct Offer {
@@ -121,6 +38,15 @@ pub(crate) struct Offer {
 }
 
 impl Offer {
+    /// Whether such an offer can be made at all.
+    pub(crate) fn check_settings(subprotocols: &[String], headers: &HeaderMap) -> Result<()> {
+        check_subprotocols(subprotocols)?;
+        match headers.keys().find(|name| RESERVED.contains(name)) {
+            Some(name) => Err(Error::invalid(format!("header {name}: belongs to the handshake itself"))),
+            None => Ok(()),
+        }
+    }
+
     /// The octets of the request, with a fresh key, and what to expect for them.
     pub(crate) fn new(
         target: &Target,
@@ -128,10 +54,7 @@ impl Offer {
         subprotocols: &[String],
         headers: &HeaderMap,
     ) -> Result<(Self, Vec<u8>)> {
-        check_subprotocols(subprotocols)?;
-        if let Some(name) = headers.keys().find(|name| RESERVED.contains(name)) {
-            return Err(Error::invalid(format!("header {name}: belongs to the handshake itself")));
-        }
+        Self::check_settings(subprotocols, headers)?;
         let key = generate_key();
         let mut octets = Vec::with_capacity(512);
         octets.extend_from_slice(b"GET ");
@@ -208,77 +131,10 @@ mod tests {
     use crate::protocol::noise::Noise;
     use crate::protocol::upgrade::{Asked, Policy, check};
 
-    #[test]
-    fn a_location_is_seen_from_where_it_was_said() {
-        let from = Target::parse("ws://one.example:81/a/b?c=/d").expect("a target");
-        for (location, to) in [
-            ("/x?y", "ws://one.example:81/x?y"),
-            ("x", "ws://one.example:81/a/x"),
-            ("//two.example/x", "ws://two.example/x"),
-            ("http://one.example:81/x#y", "ws://one.example:81/x"),
-            ("wss://one.example/", "wss://one.example/"),
-        ] {
-            let expected = Target::parse(to).expect(to);
-            assert_eq!(from.redirected(location).expect(location), expected);
-            assert_eq!(from.is_same_origin(&expected), expected.port == 81, "{to}");
-        }
-        for location in ["", "ftp://one.example/", "http://", "ws://u:p@one.example/"] {
-            drop(from.redirected(location));
-        }
-    }
-
     const LIMITS: Limits = Limits { size: 16 * 1024, headers: 100 };
 
     fn strings(names: &[&str]) -> Vec<String> {
         names.iter().map(|&name| name.to_owned()).collect()
-    }
-
-    #[test]
-    fn a_url_leads_to_a_host_a_port_and_a_path() {
-        let rows = [
-            ("ws://example.com", false, "example.com", 80, "example.com", "/"),
-            ("ws://example.com/", false, "example.com", 80, "example.com", "/"),
-            ("ws://example.com:80/chat", false, "example.com", 80, "example.com", "/chat"),
-            ("ws://example.com:8005/chat?a=b", false, "example.com", 8005, "example.com:8005", "/chat?a=b"),
-            ("wss://example.com?a=b", true, "example.com", 443, "example.com", "/?a=b"),
-            ("wss://example.com:80", true, "example.com", 80, "example.com:80", "/"),
-            ("ws://[::1]:8005/", false, "::1", 8005, "[::1]:8005", "/"),
-            ("WS://example.com", false, "example.com", 80, "example.com", "/"),
-        ];
-        for (url, tls, host, port, authority, path) in rows {
-            let target = Target::parse(url).expect(url);
-            let Target { tls: t, host: h, port: p, authority: a, path: q } = &target;
-            assert_eq!(
-                (*t, h.as_str(), *p, a.as_str(), q.as_str()),
-                (tls, host, port, authority, path),
-                "{url}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_url_that_cannot_be_is_refused_without_showing_it() {
-        for url in [
-            "",
-            "example.com",
-            "/chat",
-            "ftp://secret",
-            "ws://",
-            "ws:///secret",
-            "ws://user:secret@example.com",
-            "ws://secret/#top",
-            "ws://secret:0",
-            "ws://secret:65536",
-            "ws://secret/\u{e9}",
-            "ws://secret/a b",
-            "ws://secret\r\nx: y",
-            "ws://[::secret]",
-            "*",
-            "ws://secret:x/",
-        ] {
-            let error = Target::parse(url).expect_err(url).to_string();
-            assert!(!error.contains("secret"), "{error}");
-        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ const SUBPROTOCOLS: Refusal = Refusal::bad_request("Sec-WebSocket-Protocol is ma
 /// RFC 9110 §15.5.22: "The server MUST send an Upgrade header field in a 426 response".
 pub(crate) const UPGRADE_REQUIRED: Refusal =
     Refusal::new(StatusCode::UPGRADE_REQUIRED, "only WebSockets are served here")
-        .with(&[("upgrade", "websocket")]);
+        .with(&[("upgrade", "websocket"), ("sec-websocket-version", "13")]);
 
 /// Which WebSockets a server gives.
 #[derive(Debug, Clone, Default)]

@@ -8,10 +8,10 @@ use crate::error::{Error, Result};
 use crate::hub::{Client as Member, Hub};
 use crate::message::{CloseCode, CloseFrame};
 use crate::net::Stream;
-use crate::sync::{Arc, Mutex, spawn};
+use crate::sync::{Arc, Mutex, now, spawn, this_thread};
 use std::fmt;
 use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The acceptor calls a handful of small functions, and the `on_error` callback.
 const ACCEPTOR_STACK: usize = 256 * 1024;
@@ -142,7 +142,7 @@ impl ServerHandle {
     /// At most `timeout`, and a moment for the cut connections' handlers. On one of the server's own threads it does not
     /// wait: everything is signalled, and whatever still runs counts as abandoned.
     pub fn shutdown(&self, timeout: Duration) -> Report {
-        let deadline = Instant::now() + timeout;
+        let deadline = now() + timeout;
         let stop = self.stop.lock().take();
         if let Some(stop) = stop {
             stop.stop();
@@ -152,7 +152,7 @@ impl ServerHandle {
             return Report { closed: 0, abandoned: Vec::new() };
         };
         let waits = !self.is_own_thread();
-        let mut left = self.shared.live.wait_empty(if waits { deadline } else { Instant::now() });
+        let mut left = self.shared.live.wait_empty(if waits { deadline } else { now() });
         if waits && !left.is_empty() {
             for client in self.shared.hub.clients() {
                 client.sender().terminate();
@@ -179,7 +179,7 @@ impl ServerHandle {
     fn join_own_threads(&self) {
         self.shared.stop_threads();
         let own = std::mem::take(&mut *self.shared.own.lock());
-        let this = std::thread::current().id();
+        let this = this_thread();
         for thread in own.into_iter().filter(|thread| thread.thread().id() != this) {
             // Their panics are our bugs, and the panic hook has told of them.
             drop(thread.join());
@@ -187,7 +187,7 @@ impl ServerHandle {
     }
 
     fn is_own_thread(&self) -> bool {
-        let this = std::thread::current().id();
+        let this = this_thread();
         self.shared.pool.is_current()
             || self.shared.own.lock().iter().any(|thread| thread.thread().id() == this)
     }

@@ -1,9 +1,9 @@
 //! Every connection from its accept to its end, so that a shutdown reaches all of them and can wait for them.
 
 use crate::message::CloseFrame;
-use crate::net::Stream;
+use crate::net::Transport;
 use crate::sender::Sender;
-use crate::sync::{Arc, Condvar, Mutex};
+use crate::sync::{Arc, Condvar, Mutex, now};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -24,7 +24,7 @@ struct State {
 
 #[derive(Debug)]
 enum Phase {
-    Handshake(Arc<Stream>),
+    Handshake(Arc<dyn Transport>),
     Open(Sender),
     /// Its handler has ended, or it is being told so.
     Closing,
@@ -32,11 +32,11 @@ enum Phase {
 
 impl Live {
     /// Takes note of an accepted connection; false if the server stops.
-    pub(super) fn accepted(&self, id: u64, stream: &Arc<Stream>) -> bool {
+    pub(super) fn accepted(&self, id: u64, stream: Arc<dyn Transport>) -> bool {
         let mut state = self.state.lock();
         let welcome = state.stopping.is_none();
         if welcome {
-            state.connections.insert(id, Phase::Handshake(Arc::clone(stream)));
+            state.connections.insert(id, Phase::Handshake(stream));
         }
         welcome
     }
@@ -100,7 +100,7 @@ impl Live {
     /// Waits until no connection is left, at most until `deadline`; returns those that are.
     pub(super) fn wait_empty(&self, deadline: Instant) -> Vec<u64> {
         let mut state = self.state.lock();
-        while !state.connections.is_empty() && Instant::now() < deadline {
+        while !state.connections.is_empty() && now() < deadline {
             state = self.ended.wait_until(state, Some(deadline));
         }
         state.connections.keys().copied().collect()

@@ -43,7 +43,7 @@ impl Client {
         head: Option<Head>,
     ) -> Option<Self> {
         let id = next_id();
-        shared.live.accepted(id, stream).then(|| Self {
+        shared.live.accepted(id, stream.clone()).then(|| Self {
             id,
             shared: Arc::clone(shared),
             stream: Arc::clone(stream),

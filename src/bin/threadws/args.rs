@@ -1,5 +1,7 @@
 //! The command line: what can be asked for, and what is refused before anything starts. No I/O.
 
+pub(crate) mod connect;
+
 use crate::filter::Filter;
 use crate::values;
 use lexopt::prelude::{Long, Short, Value, ValueExt};
@@ -13,6 +15,8 @@ pub(crate) enum Command {
     Help,
     Version,
     Serve(Box<Options>),
+    ConnectHelp,
+    Connect(Box<connect::Options>),
 }
 
 /// What a server shall do.
@@ -63,10 +67,12 @@ pub(crate) const VERSION: &str = concat!("threadws ", env!("CARGO_PKG_VERSION"),
 
 pub(crate) const HELP: &str = "\
 Usage: threadws [serve] [OPTIONS]
+   or: threadws connect [OPTIONS] URL
 
 Serves WebSockets on plain threads, one for each client: logs what they send,
 and sends each of them a message every 3 seconds until they leave. Open the
-printed address in a browser to see both sides talk.
+printed address in a browser to see both sides talk. 'threadws connect' is the
+other side for a terminal or a script: see 'threadws connect --help'.
 
 Examples:
   threadws
@@ -199,26 +205,21 @@ pub(crate) fn parse(
             }
             Long("max-message") => options.max_message = value(&mut parser, "max-message", values::size)?,
             Long("ping") => options.ping = value(&mut parser, "ping", values::duration)?,
-            Long("log") => given.log = Some(value(&mut parser, "log", Filter::parse)?),
-            Short('q') | Long("quiet") => given.log = Some(Filter::level(LevelFilter::Warn)),
-            Short('v') | Long("verbose") => {
-                given.verbose += 1;
-                let level = if given.verbose == 1 { LevelFilter::Debug } else { LevelFilter::Trace };
-                given.log = Some(Filter::level(level));
-            }
-            Long(name) => return Err(unknown_option(name)),
+            Long("log") => given.level.set(value(&mut parser, "log", Filter::parse)?),
+            Short('q') | Long("quiet") => given.level.quiet(),
+            Short('v') | Long("verbose") => given.level.verbose(),
+            Long(name) => return Err(unknown_option(name, &OPTIONS)),
             Value(word) if first && word == "serve" => {}
+            Value(word) if first && word == "connect" => return connect::parse(parser, env_log),
+            // It may hold a password, so it is not repeated.
+            Value(word) if word.to_string_lossy().contains("://") => {
+                return Err("a URL is for 'threadws connect'".to_owned());
+            }
             other => return Err(one_line(other.unexpected())),
         }
         first = false;
     }
-    options.log = match (given.log, env_log.filter(|value| !value.is_empty())) {
-        (Some(log), _) => log,
-        (None, Some(text)) => {
-            Filter::parse(&text.to_string_lossy()).map_err(|error| format!("THREADWS_LOG: {error}"))?
-        }
-        (None, None) => options.log,
-    };
+    options.log = given.level.resolve(env_log)?;
     options.answer = match (given.echo, given.broadcast) {
         (false, false) => Answer::Nothing,
         (true, false) => Answer::Echo,
@@ -237,8 +238,39 @@ struct Given {
     broadcast: bool,
     trust: Vec<String>,
     origins: Vec<String>,
-    log: Option<Filter>,
+    level: Level,
+}
+
+/// What is said of the log: the last option wins, then the environment, then `info`.
+#[derive(Default)]
+struct Level {
+    filter: Option<Filter>,
     verbose: u32,
+}
+
+impl Level {
+    fn set(&mut self, filter: Filter) {
+        self.filter = Some(filter);
+    }
+
+    fn quiet(&mut self) {
+        self.set(Filter::level(LevelFilter::Warn));
+    }
+
+    fn verbose(&mut self) {
+        self.verbose += 1;
+        self.set(Filter::level(if self.verbose == 1 { LevelFilter::Debug } else { LevelFilter::Trace }));
+    }
+
+    fn resolve(self, env_log: Option<OsString>) -> Result<Filter, String> {
+        match (self.filter, env_log.filter(|value| !value.is_empty())) {
+            (Some(filter), _) => Ok(filter),
+            (None, Some(text)) => {
+                Filter::parse(&text.to_string_lossy()).map_err(|error| format!("THREADWS_LOG: {error}"))
+            }
+            (None, None) => Ok(Filter::level(LevelFilter::Info)),
+        }
+    }
 }
 
 fn value<T>(
@@ -271,19 +303,20 @@ fn one_line(error: lexopt::Error) -> String {
     error.to_string().replace(|c: char| c.is_control(), "?")
 }
 
-fn unknown_option(name: &str) -> String {
+fn unknown_option(name: &str, options: &[&'static str]) -> String {
     let shown = name.escape_debug();
-    match nearest(name) {
+    match nearest(name, options) {
         Some(near) => format!("unknown option '--{shown}'; did you mean '--{near}'?"),
         None => format!("unknown option '--{shown}'"),
     }
 }
 
 /// The option that begins like this, or that a few slips of the fingers turn into this.
-fn nearest(name: &str) -> Option<&'static str> {
-    let by_start = OPTIONS.into_iter().find(|option| name.len() >= 2 && option.starts_with(name));
+fn nearest(name: &str, options: &[&'static str]) -> Option<&'static str> {
+    let options = options.iter().copied();
+    let by_start = options.clone().find(|option| name.len() >= 2 && option.starts_with(name));
     by_start.or_else(|| {
-        let near = OPTIONS.into_iter().map(|option| (slips(name, option), option)).min()?;
+        let near = options.map(|option| (slips(name, option), option)).min()?;
         // One slip in three letters is a slip; more is another word.
         (near.0 <= near.1.len().div_ceil(3)).then_some(near.1)
     })

@@ -1,8 +1,10 @@
-//! `threadws`: a WebSocket server on plain threads, to try, to test against and to run.
+//! `threadws`: a WebSocket server on plain threads, to try, to test against and to run; and a client for terminals and
+//! scripts.
 
 #![forbid(unsafe_code)]
 
 mod args;
+mod connect;
 mod escape;
 mod filter;
 mod logger;
@@ -12,9 +14,10 @@ mod show;
 mod signals;
 mod values;
 
-use args::{Command, Options};
+use args::Command;
+use filter::Filter;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use serve::Failure;
+use signals::Stop;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::mpsc;
@@ -23,33 +26,49 @@ use std::sync::mpsc;
 const FAILURE: u8 = 1;
 /// The command line makes no sense.
 const USAGE: u8 = 2;
+/// What `connect --expect` waited for did not come.
+const UNMET: u8 = 3;
+
+/// Why it could not do what it was told to, in one line.
+#[derive(Debug)]
+enum Failure {
+    /// An option's value that looked well and is not.
+    Usage(String),
+    Run(String),
+    Unmet(String),
+}
 
 fn main() -> ExitCode {
     match args::parse(std::env::args_os().skip(1), std::env::var_os("THREADWS_LOG")) {
         Ok(Command::Help) => print(args::HELP),
         Ok(Command::Version) => print(args::VERSION),
-        Ok(Command::Serve(options)) => serve(&options),
+        Ok(Command::Serve(options)) => run(options.log.clone(), |stop| {
+            raise_descriptor_limit();
+            serve::serve(&options, stop)
+        }),
+        Ok(Command::ConnectHelp) => print(args::connect::HELP),
+        Ok(Command::Connect(options)) => run(options.log.clone(), |stop| connect::connect(&options, stop)),
         Err(error) => misunderstood(&error),
     }
 }
 
-fn serve(options: &Options) -> ExitCode {
+fn run(log: Filter, body: impl FnOnce(Stop) -> Result<(), Failure>) -> ExitCode {
     // The signals first: whoever stops the process while it starts is to see exit code 0 as well.
-    let stop = match signals::Stop::register() {
+    let stop = match Stop::register() {
         Ok(stop) => stop,
         Err(error) => return fail(FAILURE, &format!("cannot handle signals: {error}")),
     };
-    let logger = match logger::start(options.log.clone()) {
+    let logger = match logger::start(log) {
         Ok(logger) => logger,
         Err(error) => return fail(FAILURE, &format!("cannot start the logger: {error}")),
     };
-    raise_descriptor_limit();
-    let served = serve::serve(options, stop);
+    let done = body(stop);
     logger.drain();
-    match served {
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Usage(error)) => misunderstood(&error),
         Err(Failure::Run(error)) => fail(FAILURE, &error),
+        Err(Failure::Unmet(error)) => fail(UNMET, &error),
     }
 }
 
@@ -76,7 +95,9 @@ fn print(text: &str) -> ExitCode {
 }
 
 fn misunderstood(error: &str) -> ExitCode {
-    fail(USAGE, &format!("{error}\ntry 'threadws --help'"))
+    let connect = std::env::args_os().nth(1).is_some_and(|word| word == "connect");
+    let command = if connect { "threadws connect" } else { "threadws" };
+    fail(USAGE, &format!("{error}\ntry '{command} --help'"))
 }
 
 /// Says why the process ends, whatever the log level is. A stderr that is closed changes nothing, where `eprintln!` would

@@ -1,5 +1,6 @@
 //! The server: what becomes of each client, and of the process when it is told to stop.
 
+use crate::Failure;
 use crate::args::{Answer, Options, Origins, Trust};
 use crate::plain::Plain;
 use crate::show::Shown;
@@ -12,14 +13,6 @@ use threadws::{BoxError, Config, Connection, Error, MessageRef, Request, Server}
 
 /// How long clients may take to leave when the process ends.
 const SHUTDOWN: Duration = Duration::from_secs(5);
-
-/// Why it could not serve, in one line.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// An option's value that looked well and is not.
-    Usage(String),
-    Run(String),
-}
 
 /// Serves until a signal comes. That it listens and that it has stopped is logged by the library.
 pub(crate) fn serve(options: &Options, stop: Stop) -> Result<(), Failure> {

@@ -25,6 +25,24 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A [`duration`] that is not zero.
+pub(crate) fn timeout(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("must be more than 0".to_owned()),
+        timeout => Ok(timeout),
+    }
+}
+
+/// `Name: value`. Whether they can be sent is seen where they are; what they are is never said: it may be a secret.
+pub(crate) fn header(text: &str) -> Result<(String, String), String> {
+    match text.split_once(':') {
+        Some((name, value)) if !name.trim().is_empty() => {
+            Ok((name.trim().to_owned(), value.trim().to_owned()))
+        }
+        _ => Err("expected a header such as 'Name: value'".to_owned()),
+    }
+}
+
 /// `64KiB`, `16MiB`, `1GiB`, plain bytes. At least one byte.
 pub(crate) fn size(text: &str) -> Result<usize, String> {
     let (number, unit) = split_unit(text);
@@ -181,6 +199,16 @@ mod tests {
         }
         for text in ["ws", "/a?b", "/a b", "/a#b", ""] {
             path(text).expect_err(text);
+        }
+    }
+
+    #[test]
+    fn headers_have_a_name_and_a_colon() {
+        let header = |name: &str, value: &str| Ok((name.to_owned(), value.to_owned()));
+        assert_eq!(super::header("X-A: b: c "), header("X-A", "b: c"));
+        assert_eq!(super::header("x-a:"), header("x-a", ""));
+        for text in ["", "x-a", ": b", "x-a b"] {
+            super::header(text).expect_err(text);
         }
     }
 

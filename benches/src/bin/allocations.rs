@@ -1,0 +1,104 @@
+//! Counts allocations: the echo of a borrowed message needs none. Ends with an error where that is not so.
+
+#![expect(unsafe_code, reason = "an allocator that counts is one")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::error::Error;
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use threadws::{Connection, Server};
+use threadws_benches::{BINARY, TEXT, client_frame, header, open};
+
+/// Bursts before the count begins: buffers grow once.
+const WARM_UP: usize = 100;
+const BURSTS: usize = 1000;
+
+#[global_allocator]
+static COUNTING: Counting = Counting(AtomicU64::new(0));
+
+struct Counting(AtomicU64);
+
+// SAFETY: the system's allocator does it all.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promises are passed on, here and below.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, octets: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(octets, layout) }
+    }
+
+    unsafe fn realloc(&self, octets: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as above.
+        unsafe { System.realloc(octets, layout, size) }
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("allocations of {BURSTS} bursts, the whole process, after {WARM_UP} to warm up:");
+    let mut too_many = false;
+    for (opcode, size, messages, at_most) in [
+        (BINARY, 32, 1, 0),
+        (BINARY, 32, 64, 0),
+        (TEXT, 32, 64, 0),
+        (BINARY, 1024, 16, 0),
+        (BINARY, 16 * 1024, 4, 0),
+    ] {
+        let kind = if opcode == TEXT { "text" } else { "binary" };
+        let counted = count(borrowed, opcode, size, messages)?;
+        println!("{kind} {size} B, {messages} a burst, recv_ref: {counted}");
+        too_many |= counted > at_most;
+    }
+    // It holds the counter to account: an owned message is one allocation.
+    let counted = count(owned, BINARY, 32, 64)?;
+    println!("binary 32 B, 64 a burst, recv: {counted}");
+    if counted != BURSTS as u64 * 64 {
+        return Err("recv: not one a message".into());
+    }
+    if too_many { Err("recv_ref: there should be none".into()) } else { Ok(()) }
+}
+
+fn borrowed(client: &mut Connection) -> threadws::Result<()> {
+    while let Some(mut received) = client.recv_ref()? {
+        received.write(received.message())?;
+    }
+    Ok(())
+}
+
+fn owned(client: &mut Connection) -> threadws::Result<()> {
+    while let Some(message) = client.recv()? {
+        client.write(message)?;
+    }
+    Ok(())
+}
+
+fn count(
+    echo: fn(&mut Connection) -> threadws::Result<()>,
+    opcode: u8,
+    size: usize,
+    messages: usize,
+) -> Result<u64, Box<dyn Error>> {
+    let server = Server::bind("127.0.0.1:0")?;
+    let to = server.local_addr()?;
+    let handle = server.spawn(move |client| Ok(echo(client)?))?;
+    let mut stream = open(to)?;
+    let payload = vec![b'a'; size];
+    let burst = client_frame(opcode, &payload).repeat(messages);
+    let mut octets = vec![0; (header(opcode, size).len() + size) * messages];
+    let mut before = 0;
+    for round in 0..WARM_UP + BURSTS {
+        if round == WARM_UP {
+            before = COUNTING.0.load(Ordering::SeqCst);
+        }
+        stream.write_all(&burst)?;
+        stream.read_exact(&mut octets)?;
+    }
+    let counted = COUNTING.0.load(Ordering::SeqCst) - before;
+    drop(stream);
+    drop(handle);
+    Ok(counted)
+}

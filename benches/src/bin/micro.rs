@@ -1,0 +1,145 @@
+//! Bodies for `.ci/instructions`, which counts what they execute: `micro --list` names them and tells how many messages
+//! a round has, `micro NAME ROUNDS` runs one.
+//!
+//! The first kind runs without a socket, over the crate's internals (built with `--cfg bench_internals`). The second runs
+//! a server and one client that sends whole rounds and does next to nothing else.
+
+use std::error::Error;
+use std::io::{Read, Write};
+use threadws::{Connection, Server};
+use threadws_benches::{BINARY, TEXT, client_frame, header, open};
+
+/// A name, the messages a round, and what runs so many rounds.
+type Case = (&'static str, usize, fn(usize) -> Result<(), Box<dyn Error>>);
+
+const SERVED: &[Case] = &[
+    ("served, 32 B, 64 a read, recv_ref", 64, |rounds| serve(rounds, BINARY, 32, 64, borrowed)),
+    ("served, 32 B, 64 a read, recv", 64, |rounds| serve(rounds, BINARY, 32, 64, owned)),
+    ("served, text 32 B, 64 a read, recv_ref", 64, |rounds| serve(rounds, TEXT, 32, 64, borrowed)),
+    ("served, 32 B, 1 a read, recv_ref", 1, |rounds| serve(rounds, BINARY, 32, 1, borrowed)),
+    ("served, 1 KiB, 16 a read, recv_ref", 16, |rounds| serve(rounds, BINARY, 1024, 16, borrowed)),
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut args = std::env::args().skip(1);
+    let name = args.next().unwrap_or_default();
+    let mut cases = internal::CASES.iter().chain(SERVED);
+    if name == "--list" {
+        cases.for_each(|(name, messages, _)| println!("{messages}\t{name}"));
+        return Ok(());
+    }
+    let (_, _, body) = cases.find(|case| case.0 == name).ok_or("micro --list | micro NAME ROUNDS")?;
+    body(args.next().ok_or("how many rounds?")?.parse()?)
+}
+
+/// What has no socket.
+#[cfg(bench_internals)]
+mod internal {
+    use super::Case;
+    use std::error::Error;
+    use std::hint::black_box;
+    use threadws::internals::{Path, mask};
+    use threadws_benches::{BINARY, TEXT, masked_frame};
+
+    const KOREAN: &str = "스레드 하나에 클라이언트 하나. ";
+    const MIB: usize = 1 << 20;
+
+    pub(super) const CASES: &[Case] = &[
+        ("decode, 32 B, 64 a read", 64, |rounds| run(rounds, BINARY, &[7; 32], 64, Path::decode)),
+        ("echo borrowed, 32 B, 64 a read", 64, |rounds| {
+            run(rounds, BINARY, &[7; 32], 64, Path::echo_borrowed)
+        }),
+        ("echo owned, 32 B, 64 a read", 64, |rounds| run(rounds, BINARY, &[7; 32], 64, Path::echo_owned)),
+        ("echo borrowed, 32 B, 1 a read", 1, |rounds| run(rounds, BINARY, &[7; 32], 1, Path::echo_borrowed)),
+        ("echo borrowed, text 32 B, 64 a read", 64, |rounds| {
+            run(rounds, TEXT, &[b'a'; 32], 64, Path::echo_borrowed)
+        }),
+        ("echo borrowed, 1 KiB, 16 a read", 16, |rounds| {
+            run(rounds, BINARY, &[7; 1024], 16, Path::echo_borrowed)
+        }),
+        ("mask, 1 MiB", 1, |rounds| {
+            let mut octets = vec![7; MIB];
+            for _ in 0..rounds {
+                mask(black_box(&mut octets), [1, 2, 3, 4]);
+            }
+            Ok(())
+        }),
+        ("text, 1 MiB in pieces of 16 KiB, ASCII", 1, |rounds| pieces(rounds, &"a".repeat(MIB))),
+        ("text, 1 MiB in pieces of 16 KiB, Korean", 1, |rounds| {
+            pieces(rounds, &KOREAN.repeat(MIB / KOREAN.len()))
+        }),
+    ];
+
+    /// Feeds the same window again and again.
+    fn run(
+        rounds: usize,
+        opcode: u8,
+        payload: &[u8],
+        messages: usize,
+        body: fn(&mut Path, &mut [u8]) -> usize,
+    ) -> Result<(), Box<dyn Error>> {
+        let mut window = masked_frame(opcode, payload, [0; 4]).repeat(messages);
+        let mut path = Path::default();
+        for _ in 0..rounds {
+            assert_eq!(body(&mut path, black_box(&mut window)), messages);
+        }
+        Ok(())
+    }
+
+    /// A message that comes in reads of 16 KiB.
+    fn pieces(rounds: usize, text: &str) -> Result<(), Box<dyn Error>> {
+        let mut window = masked_frame(TEXT, text.as_bytes(), [0; 4]);
+        let mut path = Path::default();
+        for _ in 0..rounds {
+            let messages: usize = window.chunks_mut(16 * 1024).map(|piece| path.decode(piece)).sum();
+            assert_eq!(messages, 1);
+        }
+        Ok(())
+    }
+}
+#[cfg(not(bench_internals))]
+mod internal {
+    pub(super) const CASES: &[super::Case] = &[];
+}
+
+fn borrowed(client: &mut Connection) -> threadws::Result<()> {
+    while let Some(mut received) = client.recv_ref()? {
+        received.write(received.message())?;
+    }
+    Ok(())
+}
+
+fn owned(client: &mut Connection) -> threadws::Result<()> {
+    while let Some(message) = client.recv()? {
+        client.write(message)?;
+    }
+    Ok(())
+}
+
+/// Sends a burst, reads all of its answers, and so on: what the server reads at a time is always the same.
+fn serve(
+    rounds: usize,
+    opcode: u8,
+    size: usize,
+    messages: usize,
+    echo: fn(&mut Connection) -> threadws::Result<()>,
+) -> Result<(), Box<dyn Error>> {
+    let server = Server::bind("127.0.0.1:0")?;
+    let to = server.local_addr()?;
+    let handle = server.spawn(move |client| Ok(echo(client)?))?;
+    let mut stream = open(to)?;
+    let payload = vec![b'a'; size];
+    let burst = client_frame(opcode, &payload).repeat(messages);
+    let mut answer = header(opcode, size);
+    answer.extend_from_slice(&payload);
+    let answer = answer.repeat(messages);
+    let mut octets = vec![0; answer.len()];
+    for _ in 0..rounds {
+        stream.write_all(&burst)?;
+        stream.read_exact(&mut octets)?;
+    }
+    assert_eq!(octets, answer);
+    drop(stream);
+    drop(handle);
+    Ok(())
+}

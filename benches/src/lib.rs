@@ -1,0 +1,74 @@
+//! Shared by the benchmarks: frames as a client sends them, and the handshake of one that trusts its server.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+/// Opcodes of RFC 6455 §5.2.
+pub const TEXT: u8 = 1;
+pub const BINARY: u8 = 2;
+
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+/// RFC 6455 §1.3 computes it for this key.
+const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+/// One masked frame.
+pub fn client_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    masked_frame(opcode, payload, [0x1f, 0xa2, 0x5c, 0x93])
+}
+
+/// One frame with this key. One of zeros leaves the payload as it is, however often it is unmasked in place.
+pub fn masked_frame(opcode: u8, payload: &[u8], key: [u8; 4]) -> Vec<u8> {
+    let mut frame = header(opcode, payload.len());
+    frame[1] |= 0x80;
+    frame.extend_from_slice(&key);
+    frame.extend(payload.iter().enumerate().map(|(at, octet)| octet ^ key[at % 4]));
+    frame
+}
+
+/// The header of an unmasked frame.
+pub fn header(opcode: u8, payload: usize) -> Vec<u8> {
+    let mut header = vec![0x80 | opcode];
+    if payload < 126 {
+        header.push(payload as u8);
+    } else if payload <= usize::from(u16::MAX) {
+        header.push(126);
+        header.extend_from_slice(&(payload as u16).to_be_bytes());
+    } else {
+        header.push(127);
+        header.extend_from_slice(&(payload as u64).to_be_bytes());
+    }
+    header
+}
+
+/// The request that opens a WebSocket.
+pub fn request(to: SocketAddr) -> Vec<u8> {
+    format!(
+        "GET / HTTP/1.1\r\nHost: {to}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+/// Where the head of an answer ends, once it is whole.
+pub fn head_end(octets: &[u8]) -> io::Result<Option<usize>> {
+    let Some(end) = octets.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
+    let head = String::from_utf8_lossy(&octets[..end]);
+    if head.starts_with("HTTP/1.1 101") && head.contains(ACCEPT) {
+        return Ok(Some(end + 4));
+    }
+    Err(io::Error::other(format!("no upgrade: {head}")))
+}
+
+/// Connects and shakes hands, blocking.
+pub fn open(to: SocketAddr) -> io::Result<TcpStream> {
+    let mut stream = TcpStream::connect(to)?;
+    stream.set_nodelay(true)?;
+    stream.write_all(&request(to))?;
+    let mut head = Vec::new();
+    while head_end(&head)?.is_none() {
+        let mut octet = [0];
+        stream.read_exact(&mut octet)?;
+        head.push(octet[0]);
+    }
+    Ok(stream)
+}

@@ -1,0 +1,37 @@
+//! Another thread sends while the client's own thread waits in `recv`.
+//!
+//! A `Sender` can be cloned and given to any thread. It sends at once: it does not wait for the `recv`, and there is no
+//! lock around the connection that either of them would hold.
+//!
+//! Run it with `cargo run --example push [ADDRESS]`, and connect with `npx wscat -c ws://127.0.0.1:8005/`.
+//!
+//! To see: `push 1`, `push 2`, ... come once a second although you send nothing. What you send is printed here at once,
+//! between two pushes. When you leave, so does the pushing thread, and says so.
+
+use std::time::Duration;
+use threadws::{Sender, Server};
+
+fn main() -> threadws::Result<()> {
+    let address = std::env::args().nth(1).unwrap_or("127.0.0.1:8005".into());
+    let server = Server::bind(address)?;
+    println!("listening on ws://{}/", server.local_addr()?);
+    server.run(|client| {
+        let sender = client.sender();
+        std::thread::Builder::new().name("pusher".into()).spawn(move || push(&sender))?;
+        while let Some(message) = client.recv()? {
+            println!("client {}: {message:?}", client.id());
+        }
+        Ok(())
+    })
+}
+
+/// Sends until the connection is over, which sending is the one to tell.
+fn push(sender: &Sender) {
+    for number in 1_u64.. {
+        if let Err(error) = sender.send(format!("push {number}")) {
+            println!("client {} is gone: {error}", sender.id());
+            return;
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}

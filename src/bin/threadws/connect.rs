@@ -1,0 +1,304 @@
+//! The client: stdin to the server, the server to stdout.
+//!
+//! Three threads: this one receives and prints, one reads stdin and sends, one waits for a signal.
+
+use crate::Failure;
+use crate::args::connect::Options;
+use crate::escape;
+use crate::signals::Stop;
+use crate::values;
+use log::{info, warn};
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, BufRead, BufWriter, ErrorKind, Read, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use threadws::{Config, Connect, Connection, Error, Message, Response, Sender, Timeout};
+
+/// As shells report a process ended by Ctrl-C: 128 and SIGINT.
+const INTERRUPTED: i32 = 130;
+/// What is shown of a refusal's body: enough for a sentence, not for a page.
+const MAX_BODY: usize = 200;
+/// How long the closing handshake may take at most: the library's default.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The most that a file of headers may hold, in bytes: four times what servers take.
+const MAX_HEADER_FILE: u64 = 64 * 1024;
+
+/// Connects, and talks until either side ends it.
+pub(crate) fn connect(options: &Options, stop: Stop) -> Result<(), Failure> {
+    let settings = settings(options)?;
+    let interrupt = Interrupt::watch(stop)?;
+    // All of it first: what a server says unasked, while stdin is still being written, is no reply.
+    let whole = if options.once { Some(read_whole(options.binary)?) } else { None };
+    let mut connection = settings.connect().map_err(not_connected)?;
+    interrupt.reach(connection.sender());
+    match connection.subprotocol() {
+        Some(name) => info!("connected to {}, subprotocol {name}", connection.peer_addr()),
+        None => info!("connected to {}", connection.peer_addr()),
+    }
+    let sender = connection.sender();
+    let closes = options.expect.is_none() && whole.is_none();
+    spawn("threadws-stdin", move || match whole {
+        // Why it failed, if it does, is seen by who receives.
+        Some(message) => drop(sender.send(message)),
+        None => send_lines(&sender, closes),
+    })?;
+    let talked = talk(&mut connection, options);
+    if let Some(closed) = connection.closed() {
+        info!("disconnected after {:.1}s: {closed}", closed.lifetime().as_secs_f64());
+    }
+    talked
+}
+
+fn settings(options: &Options) -> Result<Connect, Failure> {
+    let mut config = Config::new()
+        .handshake_timeout(options.timeout)
+        .max_message_size(options.max_message)
+        .ping_interval(options.ping);
+    if !options.ping.is_zero() {
+        config = config.ping_timeout(options.ping);
+    }
+    if options.waits() {
+        // A script that waits for so long does not want to wait much longer for the end.
+        config = config.close_timeout(options.timeout.min(CLOSE_TIMEOUT));
+    }
+    let mut settings = Connect::new(&options.url).subprotocols(&options.subprotocols).config(config);
+    if let Some(origin) = &options.origin {
+        settings = settings.origin(origin);
+    }
+    for (name, value) in options.headers.iter().chain(&headers_of_file(options)?) {
+        settings = settings.header(name, value);
+    }
+    Ok(settings)
+}
+
+fn headers_of_file(options: &Options) -> Result<Vec<(String, String)>, Failure> {
+    let Some(file) = &options.header_file else { return Ok(Vec::new()) };
+    let mut text = String::new();
+    let read = File::open(file).and_then(|file| file.take(MAX_HEADER_FILE + 1).read_to_string(&mut text));
+    let octets = read.map_err(|error| Failure::Run(format!("cannot read the --header-file: {error}")))?;
+    if octets as u64 > MAX_HEADER_FILE {
+        return Err(Failure::Usage(format!("--header-file: larger than {MAX_HEADER_FILE} bytes")));
+    }
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let header = |(at, line)| {
+        values::header(line)
+            .map_err(|error| Failure::Usage(format!("--header-file: line {}: {error}", at + 1)))
+    };
+    lines.map(header).collect()
+}
+
+/// Why there is no connection. Neither the URL nor a header is ever part of it.
+fn not_connected(error: Error) -> Failure {
+    match error {
+        Error::Invalid(what) => Failure::Usage(what.into_owned()),
+        Error::Refused(response) => Failure::Run(refusal(&response)),
+        error => Failure::Run(format!("cannot connect: {error}")),
+    }
+}
+
+fn refusal(response: &Response) -> String {
+    let mut line = escape::Line::new(MAX_BODY);
+    // A line takes everything.
+    let _ = line.write_str(String::from_utf8_lossy(response.body()).trim());
+    match line.finish().as_str() {
+        "" => format!("refused with {}", response.status()),
+        body => format!("refused with {}: {body}", response.status()),
+    }
+}
+
+/// What a signal ends.
+#[derive(Debug)]
+struct Interrupt(Mutex<Option<Sender>>);
+
+impl Interrupt {
+    /// Ends the process at the first signal, as long as there is nothing to close.
+    fn watch(stop: Stop) -> Result<Arc<Self>, Failure> {
+        let interrupt = Arc::new(Self(Mutex::new(None)));
+        let watching = Arc::clone(&interrupt);
+        spawn("threadws-signal", move || {
+            if let Err(error) = stop.wait() {
+                warn!("cannot wait for signals: {error}");
+                return;
+            }
+            let sender = watching.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            match sender {
+                // The peer's Close, or the lack of it, is seen by who receives.
+                Some(sender) => drop(sender.close(1000, "")),
+                None => std::process::exit(INTERRUPTED),
+            }
+        })?;
+        Ok(interrupt)
+    }
+
+    fn reach(&self, sender: Sender) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+    }
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+    // Nobody waits for these threads: what they wait for may never come.
+    match std::thread::Builder::new().name(name.to_owned()).spawn(body) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Failure::Run(format!("cannot start a thread: {error}"))),
+    }
+}
+
+fn read_whole(binary: bool) -> Result<Message, Failure> {
+    let mut octets = Vec::new();
+    let read = io::stdin().lock().read_to_end(&mut octets);
+    read.map_err(|error| Failure::Run(format!("cannot read stdin: {error}")))?;
+    Ok(if binary { Message::Binary(octets) } else { line_message(octets) })
+}
+
+/// Text without the line end; what is not UTF-8 is binary.
+fn line_message(mut line: Vec<u8>) -> Message {
+    if line.last() == Some(&b'\n') {
+        line.pop();
+        if line.last() == Some(&b'\r') {
+            line.pop();
+        }
+    }
+    match String::from_utf8(line) {
+        Ok(text) => Message::Text(text),
+        Err(error) => Message::Binary(error.into_bytes()),
+    }
+}
+
+fn send_lines(sender: &Sender, closes: bool) {
+    let mut stdin = io::stdin().lock();
+    loop {
+        let mut line = Vec::new();
+        match stdin.read_until(b'\n', &mut line) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) => {
+                warn!("cannot read stdin: {error}");
+                break;
+            }
+        }
+        if sender.send(line_message(line)).is_err() {
+            return; // Why is seen by who receives.
+        }
+    }
+    if closes {
+        // Both are allowed: 1000, and no reason.
+        drop(sender.close(1000, ""));
+    }
+}
+
+/// Prints what comes, until it has come or there is no more of it.
+fn talk(connection: &mut Connection, options: &Options) -> Result<(), Failure> {
+    let deadline = options.waits().then(|| Instant::now() + options.timeout);
+    let mut out = BufWriter::new(io::stdout().lock());
+    let printed = loop {
+        let message = match next(connection, &mut out, deadline) {
+            Ok(Ok(Some(message))) => message,
+            Ok(Ok(None)) => return missed(options, "the server closed the connection"),
+            Ok(Err(Error::Timeout(Timeout::Recv))) => {
+                let unmet = missed(options, &format!("within {:?}", options.timeout));
+                close(connection);
+                return unmet;
+            }
+            Ok(Err(error)) => return Err(Failure::Run(error.to_string())),
+            Err(error) => break Err(error),
+        };
+        if let Err(error) = print(&mut out, &message, options.binary) {
+            break Err(error);
+        }
+        let wanted = match &options.expect {
+            Some(expected) => message.as_text().is_some_and(|text| text.contains(expected)),
+            None => options.once,
+        };
+        if wanted {
+            break out.flush();
+        }
+    };
+    match printed {
+        Ok(()) => {
+            close(connection);
+            Ok(())
+        }
+        // Whoever has read enough may close the pipe. The server is told by 1001 when the connection is dropped.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(Failure::Run(format!("cannot write to stdout: {error}"))),
+    }
+}
+
+/// The end, or the last moment, before what was waited for.
+fn missed(options: &Options, how: &str) -> Result<(), Failure> {
+    match (&options.expect, options.once) {
+        (Some(_), _) => Err(Failure::Unmet(format!("no message had the expected text: {how}"))),
+        (None, true) => Err(Failure::Run(format!("no reply: {how}"))),
+        (None, false) => Ok(()),
+    }
+}
+
+/// What was asked for is done: an end that is not clean is no failure of it.
+fn close(connection: &mut Connection) {
+    if let Err(error) = connection.close(1000, "") {
+        warn!("not closed cleanly: {error}");
+    }
+}
+
+/// The next message. What is printed leaves the buffer before anything is waited for; an error of that is the outer one.
+fn next(
+    connection: &mut Connection,
+    out: &mut impl Write,
+    deadline: Option<Instant>,
+) -> io::Result<threadws::Result<Option<Message>>> {
+    // Asked first: messages that never pause leave no other moment for it.
+    if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        return out.flush().map(|()| Err(Error::Timeout(Timeout::Recv)));
+    }
+    match connection.try_recv() {
+        Err(Error::Empty) => out.flush()?,
+        received => {
+            if !matches!(received, Ok(Some(_))) {
+                out.flush()?;
+            }
+            return Ok(received);
+        }
+    }
+    Ok(match deadline {
+        Some(deadline) => connection.recv_timeout(deadline.saturating_duration_since(Instant::now())),
+        None => connection.recv(),
+    })
+}
+
+fn print(out: &mut impl Write, message: &Message, binary: bool) -> io::Result<()> {
+    match message {
+        Message::Text(text) => writeln!(out, "{text}"),
+        Message::Binary(octets) if binary => out.write_all(octets),
+        Message::Binary(octets) => {
+            for octet in octets {
+                write!(out, "{octet:02x}")?;
+            }
+            writeln!(out)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_text_without_its_end_or_binary() {
+        for (line, text) in [("a\n", "a"), ("a\r\n", "a"), ("a", "a"), ("\n", ""), ("a\r", "a\r"), ("", "")] {
+            assert_eq!(line_message(line.into()), Message::from(text), "{line:?}");
+        }
+        assert_eq!(line_message(b"\xff\n".to_vec()), Message::Binary(vec![0xff]));
+    }
+
+    #[test]
+    fn a_refusal_is_one_short_line() {
+        let mut response = Response::new(b" no\r\n\x1b[31m\xff ".to_vec());
+        *response.status_mut() = http::StatusCode::UNAUTHORIZED;
+        assert_eq!(refusal(&response), "refused with 401 Unauthorized: no\\r\\n\\u{1b}[31m\u{fffd}");
+        response.body_mut().clear();
+        assert_eq!(refusal(&response), "refused with 401 Unauthorized");
+        *response.body_mut() = vec![b'x'; 64 * 1024];
+        assert!(refusal(&response).len() < MAX_BODY + 80);
+    }
+}

@@ -1,0 +1,10 @@
+//! Long documents: how it is built, every limit, and what `ws` calls it. Their code runs as tests.
+
+#[doc = include_str!("design.md")]
+pub mod design {}
+
+#[doc = include_str!("defaults.md")]
+pub mod defaults {}
+
+#[doc = include_str!("coming_from_ws.md")]
+pub mod coming_from_ws {}

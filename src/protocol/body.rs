@@ -1,0 +1,112 @@
+//! The body of an answer (RFC 9112 §6): which of the octets behind the head are it, and whether it is all here.
+
+use super::list;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderValue, StatusCode};
+
+/// How the end of a body is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Framing {
+    Length(usize),
+    Chunked,
+    /// It ends with the stream.
+    UntilEnd,
+}
+
+impl Framing {
+    /// RFC 9112 §6.3, for the answer to a GET.
+    pub(crate) fn of(response: &http::Response<()>) -> Self {
+        let headers = response.headers();
+        if matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+            return Self::Length(0);
+        }
+        // "Transfer-Encoding overrides the Content-Length."
+        match list(headers, &TRANSFER_ENCODING).last() {
+            Some(last) if last.eq_ignore_ascii_case(b"chunked") => return Self::Chunked,
+            Some(_) => return Self::UntilEnd,
+            None => {}
+        }
+        let length = |value: &HeaderValue| value.to_str().ok()?.parse().ok();
+        headers.get(CONTENT_LENGTH).and_then(length).map_or(Self::UntilEnd, Self::Length)
+    }
+
+    /// The body as far as it is among `octets`, and whether nothing more is to come.
+    pub(crate) fn body(self, octets: &[u8]) -> (Vec<u8>, bool) {
+        match self {
+            Self::Length(length) => (octets[..octets.len().min(length)].to_vec(), octets.len() >= length),
+            Self::Chunked => {
+                let mut body = Vec::new();
+                let whole = dechunk(octets, &mut body);
+                (body, whole)
+            }
+            Self::UntilEnd => (octets.to_vec(), false),
+        }
+    }
+}
+
+/// Appends the chunks' content (§7.1); true if nothing more is to come, also because what came cannot be a chunk. What
+/// stands behind the last one, its trailers, is nobody's concern here.
+fn dechunk(mut octets: &[u8], body: &mut Vec<u8>) -> bool {
+    loop {
+        let Some(end) = octets.windows(2).position(|pair| pair == b"\r\n") else { return false };
+        let size = octets[..end].split(|&octet| octet == b';').next().unwrap_or_default();
+        let size =
+            std::str::from_utf8(size).ok().and_then(|size| usize::from_str_radix(size.trim(), 16).ok());
+        let Some(size) = size.filter(|&size| size > 0) else { return true };
+        octets = &octets[end + 2..];
+        body.extend_from_slice(&octets[..octets.len().min(size)]);
+        // "\r\n" stands behind each chunk as well.
+        let Some(rest) = size.checked_add(2).and_then(|size| octets.get(size..)) else { return false };
+        octets = rest;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn framing(headers: &[(&str, &str)], status: u16) -> Framing {
+        let mut response = http::Response::builder().status(status);
+        for (name, value) in headers {
+            response = response.header(*name, *value);
+        }
+        Framing::of(&response.body(()).expect("a response"))
+    }
+
+    #[test]
+    fn the_head_tells_where_the_body_ends() {
+        let rows: [(&[_], _); 7] = [
+            (&[], Framing::UntilEnd),
+            (&[("content-length", "5")], Framing::Length(5)),
+            (&[("content-length", "-5")], Framing::UntilEnd),
+            (&[("content-length", "99999999999999999999999")], Framing::UntilEnd),
+            (&[("transfer-encoding", "Chunked"), ("content-length", "5")], Framing::Chunked),
+            (&[("transfer-encoding", "gzip, chunked")], Framing::Chunked),
+            (&[("transfer-encoding", "gzip")], Framing::UntilEnd),
+        ];
+        for (headers, expected) in rows {
+            assert_eq!(framing(headers, 401), expected, "{headers:?}");
+        }
+        assert_eq!(framing(&[], 204), Framing::Length(0));
+    }
+
+    #[test]
+    fn a_body_is_found_as_far_as_it_is_there() {
+        let rows: [(Framing, &[u8], &[u8], bool); 11] = [
+            (Framing::Length(3), b"ab", b"ab", false),
+            (Framing::Length(3), b"abcd", b"abc", true),
+            (Framing::UntilEnd, b"abc", b"abc", false),
+            (Framing::Chunked, b"", b"", false),
+            (Framing::Chunked, b"3\r\nab", b"ab", false),
+            (Framing::Chunked, b"3\r\nabc\r\n", b"abc", false),
+            (Framing::Chunked, b"3\r\nabc\r\n0", b"abc", false),
+            (Framing::Chunked, b"3;x=y\r\nabc\r\nA\r\n0123456789\r\n0\r\n\r\n", b"abc0123456789", true),
+            (Framing::Chunked, b"x\r\nabc", b"", true),
+            (Framing::Chunked, b"-1\r\nabc", b"", true),
+            (Framing::Chunked, b"ffffffffffffffff\r\nabc", b"abc", false),
+        ];
+        for (framing, octets, body, whole) in rows {
+            assert_eq!(framing.body(octets), (body.to_vec(), whole), "{framing:?} {}", octets.escape_ascii());
+        }
+    }
+}

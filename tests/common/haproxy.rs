@@ -1,0 +1,54 @@
+//! A real HAProxy in front of a server.
+
+use super::process::Process;
+use super::time::PATIENCE;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// HAProxy on a free port, in the foreground, with a configuration of its own; ended when it is dropped.
+#[derive(Debug)]
+pub struct Haproxy {
+    process: Process,
+    addr: SocketAddr,
+    file: PathBuf,
+}
+
+impl Haproxy {
+    /// Passes everything on to `backend`. `settings` is what stands in the backend's section beside the server.
+    #[track_caller]
+    pub fn before(haproxy: &Path, backend: SocketAddr, settings: &str) -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("haproxy-{}-{count}.cfg", std::process::id()));
+        // As for nginx: it is handed a listener as its standard input, so that the port is free for sure and nothing has
+        // to be waited for.
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let addr = listener.local_addr().expect("it is bound");
+        let config = format!(
+            "defaults\n    mode http\n    timeout connect 5s\n    timeout client 30s\n    timeout server 30s\n    \
+             timeout tunnel 1h\nfrontend outside\n    bind fd@0\n    default_backend inside\nbackend inside\n\
+             {settings}\n    server one {backend}\n"
+        );
+        std::fs::write(&file, config).expect("a configuration");
+        let mut command = Command::new(haproxy);
+        command.arg("-db").arg("-f").arg(&file).stdin(OwnedFd::from(listener));
+        Self { process: Process::spawn_with_stdin(command), addr, file }
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+}
+
+impl Drop for Haproxy {
+    fn drop(&mut self) {
+        self.process.signal(rustix::process::Signal::TERM);
+        self.process.ended(PATIENCE);
+        drop(std::fs::remove_file(&self.file));
+    }
+}

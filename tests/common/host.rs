@@ -1,0 +1,265 @@
+//! A scripted server on a raw socket, for clients: it answers with any octets, expects masked frames, and remembers the
+//! wire.
+
+use super::frame::{self, Frame, excerpt};
+use super::peer::Wire;
+use super::time::PATIENCE;
+use std::io::{self, ErrorKind, Read, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tungstenite::handshake::derive_accept_key;
+
+/// A server that follows a script in a thread of its own.
+#[derive(Debug)]
+pub struct Host {
+    addr: SocketAddr,
+    script: Option<std::thread::JoinHandle<()>>,
+}
+
+/// Where the script lets clients in.
+#[derive(Debug)]
+pub struct Door(TcpListener);
+
+impl Host {
+    #[track_caller]
+    pub fn new(script: impl FnOnce(&Door) + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let addr = listener.local_addr().expect("it is bound");
+        listener.set_nonblocking(true).expect("O_NONBLOCK");
+        // The script's wires are those of this test.
+        let thread = std::thread::Builder::new().name(super::time::test_name());
+        let script = thread.spawn(move || script(&Door(listener))).expect("a thread for the script");
+        Self { addr, script: Some(script) }
+    }
+
+    /// One client, who is answered with these octets and then let go as soon as it goes.
+    #[track_caller]
+    pub fn answering(octets: impl Into<Vec<u8>>) -> Self {
+        let octets = octets.into();
+        Self::new(move |door| {
+            let mut guest = door.guest();
+            guest.write(octets);
+            guest.expect_gone();
+        })
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    pub fn url(&self) -> String {
+        format!("ws://{}/", self.addr)
+    }
+
+    /// Waits for the end of the script.
+    #[track_caller]
+    pub fn join(mut self) {
+        let script = self.script.take().expect("not joined before");
+        assert!(script.join().is_ok(), "the script failed");
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Some(script) = self.script.take() {
+            assert!(script.join().is_ok() || std::thread::panicking(), "the script failed");
+        }
+    }
+}
+
+impl Door {
+    /// The next client, and the head of its request.
+    #[track_caller]
+    pub fn guest(&self) -> Guest {
+        Guest::of(self.stream())
+    }
+
+    /// The next client, of whom nothing is read yet.
+    #[track_caller]
+    pub fn stream(&self) -> TcpStream {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.0.accept() {
+                Ok((stream, _)) => {
+                    stream.set_nonblocking(false).expect("blocking");
+                    return stream;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                Err(error) => panic!("no client came: {error}"),
+            }
+        }
+    }
+
+    /// Nobody else wants in, nor in a moment.
+    #[track_caller]
+    pub fn expect_nobody(&self) {
+        std::thread::sleep(super::time::ms(50));
+        if let Ok((_, addr)) = self.0.accept() {
+            panic!("nobody was expected, {addr} came");
+        }
+    }
+}
+
+/// A client, as the script sees it. On a panic it prints what was on the wire.
+#[derive(Debug)]
+pub struct Guest {
+    stream: TcpStream,
+    /// The first line and all header lines of its request.
+    pub head: String,
+    input: Vec<u8>,
+    wire: Arc<Wire>,
+}
+
+impl Guest {
+    /// Any connected stream socket, with a client at its other end.
+    #[track_caller]
+    pub fn of(stream: impl Into<OwnedFd>) -> Self {
+        // Reading, writing and their timeouts are the same for all stream sockets.
+        let stream = TcpStream::from(stream.into());
+        stream.set_write_timeout(Some(PATIENCE)).expect("a write timeout");
+        let mut guest = Self { stream, head: String::new(), input: Vec::new(), wire: Wire::new() };
+        let end = guest.until(|input| input.windows(4).position(|octets| octets == b"\r\n\r\n"));
+        guest.head = String::from_utf8(guest.input.drain(..end + 4).collect()).expect("a head in ASCII");
+        guest
+    }
+
+    /// Answers the request with a yes, and these headers beside.
+    #[track_caller]
+    pub fn welcome(&mut self, headers: &str) {
+        let head = self.welcome_head(headers);
+        self.write(head);
+    }
+
+    /// What [`welcome`](Self::welcome) writes. Each header line ends in "\r\n".
+    #[track_caller]
+    pub fn welcome_head(&self, headers: &str) -> String {
+        let accept = derive_accept_key(self.header("sec-websocket-key").expect("a key").as_bytes());
+        format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: {accept}\r\n{headers}\r\n"
+        )
+    }
+
+    /// The value of a header that comes at most once.
+    #[track_caller]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().skip(1).filter_map(|line| line.split_once(": "));
+        let mut values = lines.filter(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value);
+        let value = values.next();
+        assert!(values.next().is_none(), "{name} comes more than once in\n{}", self.head);
+        value
+    }
+
+    #[track_caller]
+    pub fn write(&mut self, octets: impl AsRef<[u8]>) {
+        let octets = octets.as_ref();
+        self.try_write(octets).unwrap_or_else(|error| panic!("cannot write {}: {error}", excerpt(octets)));
+    }
+
+    pub fn try_write(&mut self, octets: &[u8]) -> io::Result<()> {
+        self.wire.note(&format!("> {} octets {}", octets.len(), excerpt(octets)));
+        (&self.stream).write_all(octets)
+    }
+
+    /// Sends a frame as a server does, unless it was masked on purpose.
+    #[track_caller]
+    pub fn send(&mut self, frame: Frame) {
+        self.write(frame.unmasked().encode());
+    }
+
+    #[track_caller]
+    fn until<T>(&mut self, find: impl Fn(&[u8]) -> Option<T>) -> T {
+        loop {
+            if let Some(found) = find(&self.input) {
+                return found;
+            }
+            let more = self.fill();
+            assert!(more.as_ref().is_ok_and(|more| *more), "the client ended too early: {more:?}");
+        }
+    }
+
+    /// Reads some octets more; `false` at the end of the stream.
+    fn fill(&mut self) -> io::Result<bool> {
+        self.stream.set_read_timeout(Some(PATIENCE))?;
+        let mut buffer = vec![0; 64 * 1024];
+        let octets = (&self.stream).read(&mut buffer)?;
+        self.wire.note(&format!("< {octets} octets {}", excerpt(&buffer[..octets])));
+        self.input.extend_from_slice(&buffer[..octets]);
+        Ok(octets > 0)
+    }
+
+    /// The next frame, unmasked; `mask` has its key. What a client must not send is a panic.
+    #[track_caller]
+    pub fn frame(&mut self) -> Frame {
+        let (frame, octets) = self.until(|input| match frame::parse_masked(input) {
+            Ok(found) => found,
+            Err(fault) => panic!("the client sent a bad frame: {fault}"),
+        });
+        self.input.drain(..octets);
+        frame
+    }
+
+    #[track_caller]
+    pub fn expect_text(&mut self, text: &str) {
+        let frame = self.frame();
+        assert_eq!(frame.as_text(), text);
+    }
+
+    /// A Close with this code; gives its reason.
+    #[track_caller]
+    pub fn expect_close(&mut self, code: u16) -> String {
+        let frame = self.frame();
+        match frame.close_content() {
+            Some((found, reason)) if frame.opcode == frame::CLOSE && found == code => reason,
+            _ => panic!("expected Close {code}, got {frame:?}"),
+        }
+    }
+
+    /// Answers the client's Close, and ends the connection as a server does: first.
+    #[track_caller]
+    pub fn finish(mut self, code: u16) {
+        self.expect_close(code);
+        self.send(Frame::close(code, ""));
+        self.fin();
+        self.expect_eof();
+    }
+
+    pub fn fin(&mut self) {
+        drop(self.stream.shutdown(Shutdown::Write));
+    }
+
+    /// The end of the stream by a FIN, and nothing before it.
+    #[track_caller]
+    pub fn expect_eof(&mut self) {
+        match self.fill() {
+            Ok(false) if self.input.is_empty() => {}
+            other => panic!("expected the end of the stream, got {other:?} {}", excerpt(&self.input)),
+        }
+    }
+
+    /// The end of the stream by FIN or RST, whatever comes before it.
+    #[track_caller]
+    pub fn expect_gone(&mut self) {
+        loop {
+            match self.fill() {
+                Ok(true) => self.input.clear(),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    panic!("the client did not let go")
+                }
+                Ok(false) | Err(_) => return,
+            }
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("as a server: {}", self.wire.show());
+        }
+    }
+}

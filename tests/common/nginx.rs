@@ -1,0 +1,64 @@
+//! A real nginx in front of a server.
+
+use super::process::Process;
+use super::time::PATIENCE;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// nginx on a free port, in the foreground, with a configuration of its own; ended when it is dropped.
+#[derive(Debug)]
+pub struct Nginx {
+    process: Process,
+    addr: SocketAddr,
+    folder: PathBuf,
+}
+
+impl Nginx {
+    /// Passes everything on to `backend`. `settings` is what stands in `location /` beside `proxy_pass`.
+    #[track_caller]
+    pub fn before(nginx: &Path, backend: SocketAddr, settings: &str) -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let folder =
+            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("nginx-{}-{count}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder below the target folder");
+        // nginx takes no port 0, and a port that was free is taken a moment later. But it takes over a listener from the
+        // nginx before it by a number in the environment; we hand it one as its standard input. Connections wait in that
+        // listener's queue from now on, so there is nothing to wait for either.
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        listener.set_nonblocking(true).expect("O_NONBLOCK");
+        let addr = listener.local_addr().expect("it is bound");
+        let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|kind| format!("    {kind}_temp_path {}/{kind};\n", folder.display()))
+            .concat();
+        let config = format!(
+            "daemon off;\nworker_processes 1;\npid {folder}/nginx.pid;\nerror_log stderr notice;\nevents {{}}\n\
+             http {{\n    access_log off;\n{temp}    server {{\n        listen {addr};\n        location / {{\n\
+             proxy_pass http://{backend};\n{settings}\n        }}\n    }}\n}}\n",
+            folder = folder.display(),
+        );
+        let file = folder.join("nginx.conf");
+        std::fs::write(&file, config).expect("a configuration");
+        let mut command = Command::new(nginx);
+        command.arg("-p").arg(&folder).arg("-c").arg(&file).args(["-e", "stderr"]);
+        command.env("NGINX", "0;").stdin(OwnedFd::from(listener));
+        Self { process: Process::spawn_with_stdin(command), addr, folder }
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // Not SIGKILL, or its worker would live on. (With `master_process off` nginx 1.22 takes over no listener: it crashes.)
+        self.process.signal(rustix::process::Signal::TERM);
+        self.process.ended(PATIENCE);
+        drop(std::fs::remove_dir_all(&self.folder));
+    }
+}

@@ -1,0 +1,245 @@
+//! The real binary, and other programs that run beside a test.
+
+use super::time::{PATIENCE, ms};
+use rustix::process::{Pid, Signal, kill_process};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A running program; it is killed and reaped when this is dropped, and what it said is shown when the test fails.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: Arc<Lines>,
+    stderr: Arc<Lines>,
+    addr: Option<SocketAddr>,
+}
+
+/// Lines as they come.
+#[derive(Debug, Default)]
+struct Lines {
+    said: Mutex<(Vec<String>, bool)>,
+    news: Condvar,
+}
+
+impl Lines {
+    fn collect(source: impl Read + Send + 'static) -> Arc<Self> {
+        let lines = Arc::new(Self::default());
+        let collector = Arc::clone(&lines);
+        let body = move || {
+            let mut source = BufReader::new(source);
+            let mut octets = Vec::new();
+            while source.read_until(b'\n', &mut octets).is_ok_and(|octets| octets > 0) {
+                let line = String::from_utf8_lossy(&octets).trim_end_matches('\n').to_owned();
+                collector.said.lock().unwrap_or_else(PoisonError::into_inner).0.push(line);
+                collector.news.notify_all();
+                octets.clear();
+            }
+            collector.said.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
+            collector.news.notify_all();
+        };
+        std::thread::Builder::new().name("lines".into()).spawn(body).expect("a thread for the lines");
+        lines
+    }
+
+    /// What `find` makes of all that was said, as soon as it makes something; `None` if time or text run out before.
+    fn wait<T>(&self, timeout: Duration, mut find: impl FnMut(&[String], bool) -> Option<T>) -> Option<T> {
+        let deadline = Instant::now() + timeout;
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(found) = find(&said.0, said.1) {
+                return Some(found);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if said.1 || left.is_zero() {
+                return None;
+            }
+            said = self.news.wait_timeout(said, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn all(&self) -> Vec<String> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+    }
+}
+
+impl Process {
+    /// `threadws` on a free port, ready to be connected to.
+    #[track_caller]
+    pub fn threadws(options: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_threadws"));
+        command.args(["--listen", "127.0.0.1:0"]).args(options);
+        let mut process = Self::spawn(command);
+        let line = process.stdout.wait(PATIENCE, |lines, _| lines.first().cloned());
+        let addr = line.as_deref().and_then(|line| {
+            let rest = line.strip_prefix("threadws listening on http://")?;
+            let (addr, _) = rest.split_once('/')?;
+            (line == format!("threadws listening on http://{addr}/ (ws://{addr}/)"))
+                .then(|| addr.parse().ok())?
+        });
+        match addr {
+            Some(addr) => process.addr = Some(addr),
+            None => panic!("expected the line that tells the address, got {line:?}"),
+        }
+        process
+    }
+
+    /// Any program.
+    #[track_caller]
+    pub fn spawn(mut command: Command) -> Self {
+        for name in ["THREADWS_LOG", "RUST_LOG"] {
+            command.env_remove(name);
+        }
+        command.stdin(Stdio::null());
+        Self::spawn_with_stdin(command)
+    }
+
+    /// Any program, with the standard input that the command was given.
+    #[track_caller]
+    pub fn spawn_with_stdin(mut command: Command) -> Self {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        let stdout = Lines::collect(child.stdout.take().expect("a pipe"));
+        let stderr = Lines::collect(child.stderr.take().expect("a pipe"));
+        Self { stdin: child.stdin.take(), child, stdout, stderr, addr: None }
+    }
+
+    /// Any program, with a pipe for its standard input.
+    #[track_caller]
+    pub fn with_pipe(mut command: Command) -> Self {
+        for name in ["THREADWS_LOG", "RUST_LOG"] {
+            command.env_remove(name);
+        }
+        command.stdin(Stdio::piped());
+        Self::spawn_with_stdin(command)
+    }
+
+    /// Writes to the pipe.
+    #[track_caller]
+    pub fn write(&mut self, octets: impl AsRef<[u8]>) {
+        let stdin = self.stdin.as_mut().expect("a pipe that is open");
+        stdin.write_all(octets.as_ref()).and_then(|()| stdin.flush()).expect("the program reads");
+    }
+
+    /// Closes the pipe.
+    pub fn end_input(&mut self) {
+        drop(self.stdin.take());
+    }
+
+    /// Where the server listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr.expect("a server")
+    }
+
+    pub fn url(&self) -> String {
+        format!("ws://{}/", self.addr())
+    }
+
+    /// The first line of stderr with all these parts in this order.
+    #[track_caller]
+    pub fn wait_for_line(&self, parts: &[&str]) -> String {
+        self.wait_for_lines(parts, 1).remove(0)
+    }
+
+    /// The first `count` such lines.
+    #[track_caller]
+    pub fn wait_for_lines(&self, parts: &[&str], count: usize) -> Vec<String> {
+        let found = self.stderr.wait(PATIENCE, |lines, _| {
+            let found: Vec<_> =
+                lines.iter().filter(|line| has_parts(line, parts)).take(count).cloned().collect();
+            (found.len() == count).then_some(found)
+        });
+        found.unwrap_or_else(|| panic!("never logged {count} times: {parts:?}"))
+    }
+
+    /// The next thing said on stdout that `find` makes something of.
+    #[track_caller]
+    pub fn wait_for_stdout(&self, text: &str) -> String {
+        let found =
+            self.stdout.wait(PATIENCE, |lines, _| lines.iter().find(|line| line.contains(text)).cloned());
+        found.unwrap_or_else(|| panic!("never said on stdout: {text:?}"))
+    }
+
+    /// All of stderr so far.
+    pub fn log(&self) -> Vec<String> {
+        self.stderr.all()
+    }
+
+    /// All of stdout so far.
+    pub fn stdout(&self) -> Vec<String> {
+        self.stdout.all()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    #[track_caller]
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process(pid, signal).expect("the process is there");
+    }
+
+    /// Whether nobody holds the program's outputs any more, at most so long from now.
+    pub fn ended(&self, timeout: Duration) -> bool {
+        [&self.stdout, &self.stderr]
+            .iter()
+            .all(|lines| lines.wait(timeout, |_, ended| ended.then_some(())).is_some())
+    }
+
+    /// Waits for the end, at most so long.
+    #[track_caller]
+    pub fn wait(&mut self, timeout: Duration) -> ExitStatus {
+        assert!(self.ended(timeout), "not ended after {timeout:?}");
+        self.child.wait().expect("a child")
+    }
+
+    /// Waits for an end with status 0.
+    #[track_caller]
+    pub fn wait_for_success(&mut self, timeout: Duration) {
+        let status = self.wait(timeout);
+        assert!(status.success(), "ended with {status}");
+    }
+
+    /// SIGTERM, and a clean end.
+    #[track_caller]
+    pub fn stop(mut self) {
+        self.signal(Signal::TERM);
+        let status = self.wait(PATIENCE + ms(2000));
+        assert_eq!(status.code(), Some(0), "after SIGTERM: {status}");
+    }
+}
+
+fn has_parts(line: &str, parts: &[&str]) -> bool {
+    let mut rest = line;
+    parts.iter().all(|part| match rest.find(part) {
+        Some(at) => {
+            rest = &rest[at + part.len()..];
+            true
+        }
+        None => false,
+    })
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+        if std::thread::panicking() {
+            for (name, lines) in [("stdout", &self.stdout), ("stderr", &self.stderr)] {
+                // After its death the rest of what it said is still on the way.
+                lines.wait(ms(1000), |_, ended| ended.then_some(()));
+                let lines = lines.all();
+                let left_out = lines.len().saturating_sub(60);
+                eprintln!(
+                    "--- {name} of process {}, last lines\n{}",
+                    self.child.id(),
+                    lines[left_out..].join("\n")
+                );
+            }
+        }
+    }
+}

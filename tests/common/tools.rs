@@ -1,0 +1,105 @@
+//! Programs from outside: nginx, Node, Python. A test without its program is skipped, loudly.
+
+use super::time::test_name;
+use std::ffi::OsStr;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+
+/// npm's `ws` and Python's `websockets`, as they are tested against.
+const WS: &str = "ws@8.18.3";
+const WEBSOCKETS: &str = "websockets==15.0.1";
+
+/// Where a program is; `None` means that the test is to be skipped. With `THREADWS_REQUIRE_ALL=1` nothing may be missing.
+///
+/// ```ignore
+/// let Some(nginx) = program("nginx") else { return };
+/// ```
+pub fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
+    let found = folders.map(|folder| folder.join(name)).find(|file| file.is_file());
+    if found.is_none() {
+        skip(&format!("{name} is missing"));
+    }
+    found
+}
+
+/// Says why a test is skipped, past the captured output.
+fn skip(why: &str) {
+    assert!(
+        std::env::var_os("THREADWS_REQUIRE_ALL").is_none_or(|all| all != "1"),
+        "THREADWS_REQUIRE_ALL=1: {why}"
+    );
+    drop(writeln!(std::io::stderr(), "skipped: {}: {why}", test_name()));
+}
+
+/// `node` with npm's `ws` at hand: a script finds it in the folder that `THREADWS_WS` names.
+pub fn node(script: &str, arguments: &[&str]) -> Option<Command> {
+    let (node, npm) = (program("node")?, program("npm")?);
+    let folder = installed(WS, |folder| {
+        let mut install = Command::new(&npm);
+        install.args([
+            "install",
+            "--no-audit",
+            "--no-fund",
+            "--no-save",
+            "--ignore-scripts",
+            "--loglevel=error",
+        ]);
+        install.arg("--prefix").arg(folder).arg(WS);
+        install
+    })?;
+    let mut command = Command::new(node);
+    command.arg(script_path(script)).args(arguments).env("THREADWS_WS", folder);
+    Some(command)
+}
+
+/// `python3` with `websockets` at hand.
+pub fn python(script: &str, arguments: &[&str]) -> Option<Command> {
+    let python = program("python3")?;
+    let folder = installed(WEBSOCKETS, |folder| {
+        let mut install = Command::new(&python);
+        install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]);
+        install.arg("--target").arg(folder).arg(WEBSOCKETS);
+        install
+    })?;
+    let mut command = Command::new(python);
+    // -B: no bytecode beside the scripts.
+    command.arg("-B").arg(script_path(script)).args(arguments).env("PYTHONPATH", folder);
+    Some(command)
+}
+
+fn script_path(script: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop").join(script)
+}
+
+/// The folder in which a package is installed: once for all runs, below the target folder.
+fn installed(package: &str, install: impl FnOnce(&OsStr) -> Command) -> Option<PathBuf> {
+    // Tests of one process come one after the other; those of two would both install and the later rename loses.
+    static INSTALLING: Mutex<()> = Mutex::new(());
+    let _turn = INSTALLING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let done = target.join(package.replace(['@', '='], "-"));
+    if done.is_dir() {
+        return Some(done);
+    }
+    let fresh = target.join(format!("install-{}", std::process::id()));
+    std::fs::create_dir_all(&fresh).expect("a folder below the target folder");
+    let output = install(fresh.as_os_str()).stdin(Stdio::null()).output().expect("the installer starts");
+    if !output.status.success() {
+        drop(std::fs::remove_dir_all(&fresh));
+        let why = String::from_utf8_lossy(&output.stderr);
+        skip(&format!(
+            "{package} cannot be installed: {}",
+            why.trim().lines().next().unwrap_or("no word why")
+        ));
+        return None;
+    }
+    if std::fs::rename(&fresh, &done).is_err() {
+        assert!(done.is_dir(), "{} cannot be renamed to {}", fresh.display(), done.display());
+        drop(std::fs::remove_dir_all(&fresh));
+    }
+    Some(done)
+}

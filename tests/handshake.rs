@@ -1,0 +1,868 @@
+//! Every handshake ends: in a WebSocket, or in an HTTP answer that says why not.
+
+mod common;
+
+use common::peer::ACCEPT;
+use common::{Frame, PATIENCE, RawPeer, TestServer, echo, eventually, ms, next, upgrade_request, watchdog};
+use http::StatusCode;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Instant;
+use threadws::{Config, Reject, Response, Server};
+
+/// Headers of a request, and the statuses that are right for it.
+type Case<'a> = (&'a [(&'a str, &'a str)], &'a [u16]);
+
+/// The address in a request that nobody compares with a socket.
+const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 80);
+
+fn shows_that_it_works(server: &TestServer) {
+    let mut peer = RawPeer::open(server.addr());
+    peer.send_text("still there?");
+    peer.expect_text("still there?");
+    peer.close(1000);
+}
+
+#[test]
+fn a_handshake_is_answered_word_for_word() {
+    let _dog = watchdog(20);
+    let server = TestServer::new(echo);
+    let mut peer = RawPeer::connect(server.addr());
+    peer.ask(
+        "/any/path?with=query",
+        &[("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")],
+    );
+    let answer = peer.expect_101();
+    let mut lines = answer.head.split("\r\n");
+    assert_eq!(lines.next(), Some("HTTP/1.1 101 Switching Protocols"));
+    let mut headers: Vec<_> = lines.filter(|line| !line.is_empty()).map(str::to_ascii_lowercase).collect();
+    headers.sort();
+    let accept = format!("sec-websocket-accept: {}", ACCEPT.to_ascii_lowercase());
+    assert_eq!(headers, ["connection: upgrade", &accept, "upgrade: websocket"]);
+    assert_eq!(answer.header("sec-websocket-accept"), Some(ACCEPT));
+    peer.close(1000);
+}
+
+#[test]
+fn a_silent_client_is_let_go_at_the_handshake_timeout() {
+    let _dog = watchdog(20);
+    let config = Config::new().handshake_timeout(ms(300));
+    let server = TestServer::with(|server| server.config(config).max_clients(3), echo);
+    let start = Instant::now();
+    let mut silent: Vec<_> = (0..3).map(|_| RawPeer::connect(server.addr())).collect();
+    silent[1].write("GET / HTTP/1.1\r\nHost: x\r\n");
+    RawPeer::connect(server.addr()).expect_refusal(503); // They hold all the places there are ...
+    for mut peer in silent {
+        if let Ok(Some(answer)) = peer.try_answer() {
+            assert_eq!(answer.status, 408, "{}", answer.head);
+        }
+        peer.expect_gone();
+    }
+    let took = start.elapsed();
+    assert!(took >= ms(250) && took < ms(300) + PATIENCE / 2, "let go after {took:?}");
+    // ... until then, and have given them back. The server may need a moment to notice.
+    eventually("a place is free", || {
+        let mut peer = RawPeer::connect(server.addr());
+        peer.ask("/", &[]);
+        peer.answer().status == 101
+    });
+}
+
+#[test]
+fn one_octet_at_a_time_does_not_stretch_the_handshake() {
+    let _dog = watchdog(20);
+    let server = TestServer::with(|server| server.config(Config::new().handshake_timeout(ms(300))), echo);
+    let mut peer = RawPeer::connect(server.addr());
+    let request = upgrade_request(server.addr(), "/", &[]);
+    let start = Instant::now();
+    // The pace is the attack. The whole request would take about 4 s.
+    let read = request.as_bytes().iter().take_while(|octet| {
+        std::thread::sleep(ms(20));
+        peer.try_write(&[**octet]).is_ok()
+    });
+    let read = read.count();
+    assert!(read < request.len(), "the whole request was read, in {:?}", start.elapsed());
+    peer.expect_gone();
+}
+
+#[test]
+fn a_head_without_an_end_is_cut_at_its_limit() {
+    let _dog = watchdog(30);
+    let server = TestServer::new(echo);
+    let cases: [(&str, String, &[u16]); 4] = [
+        ("a target of 1 MB", format!("GET /{}", "a".repeat(1 << 20)), &[414, 431]),
+        ("a header line of 1 MB", format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}", "a".repeat(1 << 20)), &[431]),
+        ("2000 headers", format!("GET / HTTP/1.1\r\nHost: x\r\n{}", "X-Y: z\r\n".repeat(2000)), &[431]),
+        ("125 headers", format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "X-Y: z\r\n".repeat(125)), &[431]),
+    ];
+    for (what, head, statuses) in cases {
+        println!("{what}");
+        let mut peer = RawPeer::connect(server.addr());
+        drop(peer.try_write(head.as_bytes())); // The server need not read it all.
+        peer.expect_refusal_in(statuses);
+    }
+    shows_that_it_works(&server);
+}
+
+#[test]
+fn a_hundred_headers_are_taken_and_one_more_is_not() {
+    let _dog = watchdog(20);
+    let server = TestServer::new(echo);
+    for (more, status) in [(95, 101), (96, 431)] {
+        let headers = vec![("X-Filler", "y"); more]; // Beside the five that every upgrade has.
+        let mut peer = RawPeer::connect(server.addr());
+        peer.ask("/", &headers);
+        if status == 101 {
+            peer.expect_101();
+            peer.close(1000);
+        } else {
+            peer.expect_refusal(status);
+        }
+    }
+}
+
+#[test]
+fn what_is_not_http_1_1_is_refused_or_hung_up_on() {
+    let _dog = watchdog(60);
+    let server = TestServer::new(echo);
+    let cases: [(&str, &[u8], &[u16]); 10] = [
+        ("an unknown method", b"BREW / HTTP/1.1\r\nHost: x\r\n\r\n", &[400, 405, 501]),
+        ("POST", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", &[405]),
+        (
+            "an upgrade by POST",
+            b"POST / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+            &[400, 405],
+        ),
+        (
+            "HTTP/1.0",
+            b"GET / HTTP/1.0\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+            &[400, 426, 505],
+        ),
+        ("HTTP/2 with prior knowledge", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[400, 405, 505]),
+        ("a TLS ClientHello", b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03\x00\x01\x02\x03", &[400]),
+        ("an SSH banner", b"SSH-2.0-OpenSSH_9.2p1\r\n", &[400]),
+        ("noise", b"\x00\xff\xfe\x80\r\n\r\n\x01\x02", &[400]),
+        ("an empty request line", b"\r\n \r\n\r\n", &[400]),
+        ("no version", b"GET /\r\n\r\n", &[400, 505]),
+    ];
+    for (what, octets, statuses) in cases {
+        println!("{what}");
+        let start = Instant::now();
+        let mut peer = RawPeer::connect(server.addr());
+        peer.write(octets);
+        if let Ok(Some(answer)) = peer.try_answer() {
+            assert!(statuses.contains(&answer.status), "{what}: {}", answer.head);
+            if answer.status == 405 {
+                assert!(answer.header("allow").is_some_and(|allow| allow.contains("GET")), "{}", answer.head);
+            }
+        }
+        peer.expect_gone();
+        assert!(start.elapsed() < PATIENCE, "{what}: waited for a head that cannot come any more");
+    }
+    shows_that_it_works(&server);
+}
+
+#[test]
+fn an_upgrade_that_is_not_one_is_refused() {
+    let _dog = watchdog(30);
+    let server = TestServer::new(echo);
+    let cases: &[Case<'_>] = &[
+        (&[("Upgrade", "-")], &[400, 426]),
+        (&[("Upgrade", "h2c")], &[400, 426]),
+        (&[("Connection", "-")], &[400, 426]),
+        (&[("Connection", "keep-alive")], &[400, 426]),
+        (&[("Sec-WebSocket-Key", "-")], &[400]),
+        (&[("Sec-WebSocket-Key", "")], &[400]),
+        (&[("Sec-WebSocket-Key", "dGhlIHNhbXBsZQ==")], &[400]), // 10 octets
+        (&[("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZSE=")], &[400]), // 17
+        (&[("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25j!Q==")], &[400]),
+        (&[("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ")], &[400]), // no padding
+        (&[("Sec-WebSocket-Version", "-")], &[400, 426]),
+        (&[("Sec-WebSocket-Version", "12")], &[426]),
+        (&[("Sec-WebSocket-Version", "8")], &[426]),
+        (&[("Sec-WebSocket-Version", "013")], &[400, 426]),
+        (&[("Sec-WebSocket-Version", "x")], &[400, 426]),
+        // Twice what may come once:
+        (&[("Sec-WebSocket-Key", common::peer::KEY), ("Sec-WebSocket-Key", common::peer::KEY)], &[400]),
+        (&[("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Version", "13")], &[400, 426]),
+        (&[("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Version", "8")], &[400, 426]),
+        (&[("Host", "a.example"), ("Host", "b.example")], &[400]),
+        (&[("Host", "-")], &[400]),
+        // A body would be read as frames:
+        (&[("Content-Length", "5")], &[400]),
+        (&[("Content-Length", "x")], &[400]),
+        (&[("Content-Length", "0"), ("Content-Length", "5")], &[400]),
+        (&[("Transfer-Encoding", "chunked")], &[400]),
+        (&[("Transfer-Encoding", "identity")], &[400]),
+    ];
+    for (headers, statuses) in cases {
+        println!("{headers:?}");
+        let mut peer = RawPeer::connect(server.addr());
+        peer.ask("/", headers);
+        let answer = peer.expect_refusal_in(statuses);
+        if answer.status == 426 {
+            assert_eq!(answer.header("sec-websocket-version"), Some("13"), "{}", answer.head);
+        }
+    }
+    shows_that_it_works(&server);
+}
+
+#[test]
+fn lines_that_two_parsers_could_read_differently_are_refused() {
+    let _dog = watchdog(30);
+    let server = TestServer::new(echo);
+    let good = upgrade_request(server.addr(), "/", &[]);
+    let with = |line: &str| good.replacen("\r\n\r\n", &format!("\r\n{line}\r\n\r\n"), 1);
+    let cases = [
+        ("bare LF", good.replace("\r\n", "\n")),
+        ("one bare LF", good.replacen("\r\nUpgrade", "\nUpgrade", 1)),
+        ("a folded line", with("X-Long: one\r\n two")),
+        ("a space before the colon", with("X-Space : y")),
+        ("a NUL in a value", with("X-Nul: a\0b")),
+        ("a CR in a value", with("X-Cr: a\rb")),
+        ("a line without a colon", with("nothing")),
+        ("a line without a name", with(": y")),
+        ("a space in a name", with("X Y: z")),
+        ("a space in the target", good.replacen("GET / ", "GET /a b ", 1)),
+        ("a control character in the target", good.replacen("GET / ", "GET /\x01 ", 1)),
+    ];
+    for (what, request) in cases {
+        println!("{what}");
+        let mut peer = RawPeer::connect(server.addr());
+        peer.write(request);
+        peer.expect_refusal(400);
+    }
+    shows_that_it_works(&server);
+}
+
+#[test]
+fn what_real_browsers_and_proxies_send_is_accepted() {
+    let _dog = watchdog(20);
+    let server = TestServer::new(echo);
+    let cases: &[&[(&str, &str)]] = &[
+        &[("Connection", "keep-alive, Upgrade")],
+        &[("Connection", "keep-alive"), ("Connection", "Upgrade")],
+        &[("Connection", "UPGRADE")],
+        &[("Connection", "Upgrade,")],
+        &[("Upgrade", "WebSocket")],
+        &[("Upgrade", "h2c, websocket")],
+        &[("upgrade", "websocket"), ("connection", "upgrade"), ("HOST", "anything.example:8005")],
+        &[("Content-Length", "0")],
+        &[
+            ("Sec-WebSocket-Extensions", "permessage-deflate"),
+            ("Sec-WebSocket-Extensions", "x-unknown; a=\"b\""),
+        ],
+        &[("Sec-WebSocket-Protocol", "nobody, knows, these")],
+        &[("Cookie", "a=b; c=d"), ("User-Agent", "Mozilla/5.0 (X11; Linux x86_64)"), ("Pragma", "no-cache")],
+        &[("X-Empty", "")],
+    ];
+    for headers in cases {
+        println!("{headers:?}");
+        let mut peer = RawPeer::connect(server.addr());
+        let answer = peer.upgrade("/", headers);
+        assert_eq!(answer.header("sec-websocket-extensions"), None, "none was agreed on");
+        assert_eq!(answer.header("sec-websocket-protocol"), None, "none was agreed on");
+        peer.send_text("hello");
+        peer.expect_text("hello");
+        peer.close(1000);
+    }
+}
+
+#[test]
+fn octets_behind_the_head_are_the_first_frames() {
+    let _dog = watchdog(20);
+    let server = TestServer::new(echo);
+    let request = upgrade_request(server.addr(), "/", &[]).into_bytes();
+    let frame = Frame::text("early").encode();
+    let whole = [&request[..], &frame].concat();
+    // In one segment with the head, a moment later, and torn in the middle of the frame.
+    for first in [whole.len(), request.len(), request.len() + 3, request.len() - 2] {
+        let mut peer = RawPeer::connect(server.addr());
+        peer.write(&whole[..first]);
+        std::thread::sleep(ms(1)); // What is tested is that the pause makes no difference.
+        peer.write(&whole[first..]);
+        peer.expect_101();
+        peer.expect_text("early");
+        peer.close(1000);
+    }
+    // More than any read buffer holds.
+    let large = vec![7; 300_000];
+    let mut peer = RawPeer::connect(server.addr());
+    peer.write([&request[..], &Frame::binary(large.clone()).encode()].concat());
+    peer.expect_101();
+    peer.expect_binary(&large);
+    peer.close(1000);
+}
+
+#[test]
+fn nothing_is_sent_before_the_101() {
+    let _dog = watchdog(20);
+    let server = TestServer::new(|client| {
+        client.send("first words")?;
+        echo(client)
+    });
+    for _ in 0..20 {
+        let mut peer = RawPeer::connect(server.addr());
+        peer.ask("/", &[]);
+        peer.expect_101();
+        peer.expect_text("first words");
+        peer.close(1000);
+    }
+}
+
+#[test]
+fn a_plain_get_learns_that_this_is_a_websocket() {
+    let _dog = watchdog(20);
+    let server = TestServer::new(echo);
+    let mut peer = RawPeer::connect(server.addr());
+    peer.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    let answer = peer.expect_refusal(426);
+    assert!(!answer.body.is_empty(), "a person reads this");
+    assert_eq!(answer.header("sec-websocket-version"), Some("13"), "{}", answer.head);
+    // A port scan: nothing to answer, and nothing breaks.
+    let mut scan = RawPeer::connect(server.addr());
+    scan.fin();
+    scan.expect_gone();
+    RawPeer::connect(server.addr()).reset();
+    shows_that_it_works(&server);
+}
+
+#[test]
+fn on_http_answers_plain_get_and_head() {
+    let _dog = watchdog(20);
+    let page = |request: &threadws::Request| match request.path() {
+        "/page" => http::Response::builder()
+            .header("Content-Type", "text/plain")
+            .body(format!("hello, {:?}", request.query()).into_bytes())
+            .expect("a response"),
+        _ => Response::new(Vec::new()),
+    };
+    let server = TestServer::with(|server| server.on_http(page), echo);
+    let mut peer = RawPeer::connect(server.addr());
+    peer.write("GET /page?a=b HTTP/1.1\r\nHost: x\r\n\r\n");
+    let answer = peer.expect_refusal(200);
+    assert_eq!(answer.text(), r#"hello, Some("a=b")"#);
+    assert_eq!(answer.header("content-type"), Some("text/plain"));
+
+    let mut peer = RawPeer::connect(server.addr());
+    peer.write("HEAD /page?a=b HTTP/1.1\r\nHost: x\r\n\r\n");
+    let answer = peer.head_answer();
+    assert_eq!((answer.status, answer.header("content-length")), (200, Some("18")), "{}", answer.head);
+    peer.expect_eof(); // and no body
+
+    let mut peer = RawPeer::connect(server.addr());
+    peer.write("DELETE /page HTTP/1.1\r\nHost: x\r\n\r\n");
+    let answer = peer.expect_refusal(405);
+    assert!(answer.header("allow").is_some_and(|allow| allow.contains("GET") && allow.contains("HEAD")));
+    shows_that_it_works(&server);
+}
+
+#[test]
+fn a_path_is_the_only_one_that_upgrades() {
+    let _dog = watchdog(20);
+    let server = TestServer::with(|server| server.path("/ws"), echo);
+    for target in ["/ws", "/ws?token=1"] {
+        RawPeer::open_at(server.addr(), target, &[]).close(1000);
+    }
+    for target in ["/", "/ws/", "/wsx", "/WS", "/x/ws"] {
+        println!("{target}");
+        let mut peer = RawPeer::connect(server.addr());
+        peer.ask(target, &[]);
+        peer.expect_refusal(404);
+    }
+}
+
+#[test]
+fn the_header_callback_sees_adds_and_hands_over() {
+    #[derive(Clone, Debug, PartialEq)]
+    struct User(String);
+
+    let _dog = watchdog(20);
+    let server = TestServer::with(
+        |server| {
+            server.on_request(|request, response| {
+                assert_eq!((request.path(), request.query()), ("/room", Some("id=7")));
+                assert_eq!(request.method(), http::Method::GET);
+                assert!(request.peer_addr().ip().is_loopback());
+                let user = User(request.header("X-User").unwrap_or("nobody").to_owned());
+                request.extensions_mut().insert(user);
+                response.headers_mut().insert("X-Served-By", http::HeaderValue::from_static("thread 7"));
+                response.headers_mut().append("Set-Cookie", http::HeaderValue::from_static("a=1"));
+                response.headers_mut().append("Set-Cookie", http::HeaderValue::from_static("b=2"));
+                Ok(())
+            })
+        },
+        |client| {
+            let user = client.request().extensions().get::<User>().cloned();
+            let ip = client.ip();
+            client.send(format!("{user:?} from {ip}, header {:?}", client.request().header("x-user")))?;
+            echo(client)
+        },
+    );
+    let mut peer = RawPeer::connect(server.addr());
+    let answer =
+        peer.upgrade("/room?id=7", &[("X-User", "frog"), ("X-Forwarded-For", "198.51.100.1, 203.0.113.7")]);
+    assert_eq!(answer.header("x-served-by"), Some("thread 7"));
+    assert_eq!(answer.all("set-cookie"), ["a=1", "b=2"]);
+    peer.expect_text(r#"Some(User("frog")) from 203.0.113.7, header Some("frog")"#);
+    peer.close(1000);
+}
+
+#[test]
+fn the_header_callback_refuses_with_any_status() {
+    let _dog = watchdog(20);
+    let started = Arc::new(AtomicUsize::new(0));
+    let handlers = Arc::clone(&started);
+    let server = TestServer::with(
+        |server| {
+            server.on_request(|request, _| {
+                let status = request.path().trim_start_matches('/').parse().unwrap_or(StatusCode::OK);
+                match status {
+                    StatusCode::OK => Ok(()),
+                    StatusCode::UNAUTHORIZED => Err(Reject::new(status, "who are you?")
+                        .header("WWW-Authenticate", "Basic realm=\"frogs\"")),
+                    StatusCode::NO_CONTENT => Err(Reject::from(StatusCode::TOO_MANY_REQUESTS)),
+                    status => Err(Reject::new(status, "no")),
+                }
+            })
+        },
+        move |client| {
+            handlers.fetch_add(1, Ordering::Relaxed);
+            echo(client)
+        },
+    );
+    for (path, status, body) in
+        [("/401", 401, "who are you?"), ("/403", 403, "no"), ("/503", 503, "no"), ("/418", 418, "no")]
+    {
+        let mut peer = RawPeer::connect(server.addr());
+        peer.ask(path, &[]);
+        let answer = peer.expect_refusal(status);
+        assert_eq!(answer.text(), body);
+        if status == 401 {
+            assert_eq!(answer.header("www-authenticate"), Some("Basic realm=\"frogs\""));
+        }
+    }
+    let mut peer = RawPeer::connect(server.addr());
+    peer.ask("/204", &[]);
+    peer.expect_refusal(429);
+    assert_eq!(started.load(Ordering::Relaxed), 0, "a refused client has no handler");
+    shows_that_it_works(&server);
+}
+
+#[test]
+fn a_header_callback_that_panics_answers_500() {
+    let _dog = watchdog(20);
+    let server = TestServer::with(
+        |server| {
+            server.on_request(|request, _| {
+                assert!(request.path() != "/panic", "the callback's own fault, with a secret in it");
+                Ok(())
+            })
+        },
+        echo,
+    );
+    for _ in 0..3 {
+        let mut peer = RawPeer::connect(server.addr());
+        peer.ask("/panic", &[]);
+        let answer = peer.expect_refusal(500);
+        assert!(!answer.text().contains("secret"), "the inside shows: {}", answer.text());
+    }
+    shows_that_it_works(&server);
+}
+
+#[test]
+fn a_header_callback_that_blocks_holds_up_nobody_else() {
+    let _dog = watchdog(20);
+    let (entered, enters) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let server = TestServer::with(
+        |server| {
+            server.on_request(move |request, _| {
+                if request.path() == "/slow" {
+                    entered.send(()).expect("the test waits");
+                    released.lock().expect("one waits").recv().unwrap_or_default();
+                }
+                Ok(())
+            })
+        },
+        echo,
+    );
+    let mut slow = RawPeer::connect(server.addr());
+    slow.ask("/slow", &[]);
+    next(&enters, "the callback");
+    for _ in 0..5 {
+        shows_that_it_works(&server);
+    }
+    drop(release);
+    slow.expect_101();
+    slow.close(1000);
+}
+
+#[test]
+fn a_client_that_vanishes_during_the_handshake_leaves_nothing() {
+    let _dog = watchdog(30);
+    let (starts, ends) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let counts = (Arc::clone(&starts), Arc::clone(&ends));
+    let server = TestServer::new(move |client| {
+        counts.0.fetch_add(1, Ordering::SeqCst);
+        let result = echo(client);
+        counts.1.fetch_add(1, Ordering::SeqCst);
+        result
+    });
+    for _ in 0..20 {
+        RawPeer::connect(server.addr()).reset();
+        let mut half = RawPeer::connect(server.addr());
+        half.write("GET / HTTP/1.1\r\nHo");
+        half.reset();
+        let mut whole = RawPeer::connect(server.addr());
+        whole.ask("/", &[]);
+        whole.reset();
+        let mut done = RawPeer::connect(server.addr());
+        done.ask("/", &[]);
+        done.fin();
+        done.expect_gone();
+    }
+    shows_that_it_works(&server);
+    eventually("all are gone", || server.clients().is_empty());
+    eventually("each handler that began has ended", || {
+        starts.load(Ordering::SeqCst) == ends.load(Ordering::SeqCst) && starts.load(Ordering::SeqCst) > 0
+    });
+}
+
+#[test]
+fn a_full_server_says_503_at_once_and_recovers() {
+    let _dog = watchdog(30);
+    let server = TestServer::with(|server| server.max_clients(3), echo);
+    let mut inside: Vec<_> = (0..3).map(|_| RawPeer::open(server.addr())).collect();
+    for _ in 0..10 {
+        let start = Instant::now();
+        let mut peer = RawPeer::connect(server.addr());
+        peer.ask("/", &[]);
+        peer.expect_refusal(503);
+        assert!(start.elapsed() < ms(1000), "refused only after {:?}", start.elapsed());
+    }
+    for peer in &mut inside {
+        peer.send_text("hello");
+        peer.expect_text("hello");
+    }
+    inside.pop().expect("three").close(1000);
+    eventually("the place is free again", || {
+        let mut peer = RawPeer::connect(server.addr());
+        peer.ask("/", &[]);
+        peer.answer().status == 101
+    });
+}
+
+#[test]
+fn another_site_is_refused_unless_it_is_allowed() {
+    let _dog = watchdog(30);
+    let same: fn(Server) -> Server = |server| server;
+    let named: fn(Server) -> Server =
+        |server| server.allow_origin("https://app.example").allow_origin("https://*.wild.example");
+    let any: fn(Server) -> Server = |server| server.allow_any_origin();
+    let cases = [
+        (same, "chat.example", None, true),
+        (same, "chat.example", Some("http://chat.example"), true),
+        (same, "chat.example", Some("https://chat.example"), true), // TLS ends at the proxy
+        (same, "chat.example", Some("HTTPS://CHAT.Example"), true),
+        (same, "chat.example:8005", Some("http://chat.example:8005"), true),
+        (same, "127.0.0.1:8005", Some("http://127.0.0.1:8005"), true),
+        (same, "[::1]:8005", Some("http://[::1]:8005"), true),
+        (same, "chat.example", Some("http://evil.example"), false),
+        (same, "chat.example", Some("http://chat.example.evil.example"), false),
+        (same, "chat.example", Some("http://evilchat.example"), false),
+        (same, "chat.example:8005", Some("http://chat.example:9000"), false),
+        (same, "chat.example:8005", Some("http://chat.example"), false),
+        (same, "chat.example", Some("http://127.0.0.1"), false),
+        (same, "chat.example", Some("null"), false),
+        (same, "chat.example", Some("none"), false),
+        (same, "chat.example", Some(""), false),
+        (same, "chat.example", Some("http://chat.example@evil.example"), false),
+        (same, "chat.example", Some("chat.example"), false),
+        (named, "chat.example", Some("https://app.example"), true),
+        (named, "chat.example", Some("https://a.wild.example"), true),
+        (named, "chat.example", Some("https://evil-wild.example"), false),
+        (named, "chat.example", Some("http://app.example"), false),
+        (named, "chat.example", Some("https://app.example.evil.example"), false),
+        (named, "chat.example", Some("null"), false),
+        (any, "chat.example", Some("http://evil.example"), true),
+        (any, "chat.example", Some("null"), true),
+    ];
+    for (settings, host, origin, passes) in cases {
+        println!("Host {host}, Origin {origin:?}");
+        let server = TestServer::with(settings, echo);
+        let mut peer = RawPeer::connect(server.addr());
+        peer.ask("/", &[("Host", host), ("Origin", origin.unwrap_or("-"))]);
+        if passes {
+            peer.expect_101();
+            peer.close(1000);
+        } else {
+            peer.expect_refusal(403);
+        }
+    }
+    // Two of them can only be an attempt.
+    let server = TestServer::new(echo);
+    let mut peer = RawPeer::connect(server.addr());
+    peer.ask(
+        "/",
+        &[("Host", "a.example"), ("Origin", "http://a.example"), ("Origin", "http://evil.example")],
+    );
+    peer.expect_refusal_in(&[400, 403]);
+}
+
+#[test]
+fn octets_that_are_not_ascii_break_no_header() {
+    let _dog = watchdog(60);
+    let server = TestServer::with(
+        |server| {
+            server.subprotocols(["chat"]).on_request(|request, _| {
+                for name in request.headers().keys() {
+                    request.header(name.as_str());
+                }
+                Ok(())
+            })
+        },
+        echo,
+    );
+    let names = [
+        "Host",
+        "Origin",
+        "Upgrade",
+        "Connection",
+        "Cookie",
+        "X-Forwarded-For",
+        "Forwarded",
+        "User-Agent",
+        "Sec-WebSocket-Key",
+        "Sec-WebSocket-Version",
+        "Sec-WebSocket-Protocol",
+        "Sec-WebSocket-Extensions",
+        "Content-Length",
+        "Transfer-Encoding",
+        "Authorization",
+    ];
+    let values: [&[u8]; 6] = [
+        b"\xff",
+        b"\x80\x81\x82",
+        "caf\u{e9}".as_bytes(),
+        "\u{c548}\u{b155}".as_bytes(),
+        b"\xc3",
+        b"a\xf0\x9f,b",
+    ];
+    for name in names {
+        for value in values {
+            let request = upgrade_request(ANYWHERE, "/", &[(name, "-")]).into_bytes();
+            let line = [name.as_bytes(), b": ", value, b"\r\n\r\n"].concat();
+            let mut peer = RawPeer::connect(server.addr());
+            peer.write([&request[..request.len() - 2], &line].concat());
+            let answer = peer.answer();
+            assert!(matches!(answer.status, 101 | 400 | 403 | 426), "{name} {value:?}: {}", answer.head);
+        }
+    }
+    shows_that_it_works(&server);
+}
+
+#[test]
+fn any_octets_at_all_get_an_answer_or_an_end() {
+    let _dog = watchdog(60);
+    let server = TestServer::new(echo);
+    let good = upgrade_request(server.addr(), "/", &[]).into_bytes();
+    // A linear congruential generator (Knuth's MMIX): the same "random" requests every time.
+    let mut state = 8005_u64;
+    let mut below = |limit: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).expect("31 bits") % limit
+    };
+    for _ in 0..300 {
+        let mut request = good.clone();
+        for _ in 0..=below(3) {
+            let at = below(request.len());
+            match below(3) {
+                0 => request[at] = u8::try_from(below(256)).expect("an octet"),
+                1 => drop(request.remove(at)),
+                _ => request.insert(at, u8::try_from(below(256)).expect("an octet")),
+            }
+        }
+        let mut peer = RawPeer::connect(server.addr());
+        peer.write(&request);
+        peer.fin(); // Or it would wait for the end of a head that has none.
+        drop(peer.try_answer());
+        peer.expect_gone();
+    }
+    shows_that_it_works(&server);
+    eventually("all are gone", || server.clients().is_empty());
+}
+
+#[test]
+fn every_failed_handshake_is_told() {
+    let _dog = watchdog(20);
+    let (tell, told) = mpsc::channel();
+    let server = TestServer::with(
+        |server| {
+            server.path("/ws").on_handshake_error(move |error| {
+                let path = error.request().map(|request| request.path().to_owned());
+                let facts = (error.status().as_u16(), error.peer_addr(), error.client_ip(), path);
+                assert!(!error.reason().is_empty() && !error.to_string().is_empty());
+                tell.send(facts).unwrap_or(());
+            })
+        },
+        echo,
+    );
+    let mut peer = RawPeer::connect(server.addr());
+    let addr = peer.local_addr();
+    peer.ask("/ws", &[("Sec-WebSocket-Version", "8"), ("X-Forwarded-For", "203.0.113.7")]);
+    peer.expect_refusal(426);
+    let (status, peer_addr, client_ip, path) = next(&told, "the callback");
+    assert_eq!((status, peer_addr, path.as_deref()), (426, addr, Some("/ws")));
+    assert_eq!(client_ip.to_string(), "203.0.113.7");
+
+    for (target, headers, status) in [
+        ("/", &[][..], 404),
+        ("/ws", &[("Origin", "http://evil.example")][..], 403),
+        ("/ws", &[("Host", "-")][..], 400),
+    ] {
+        let mut peer = RawPeer::connect(server.addr());
+        peer.ask(target, headers);
+        peer.expect_refusal(status);
+        assert_eq!(next(&told, "the callback").0, status);
+    }
+    let mut garbage = RawPeer::connect(server.addr());
+    garbage.write("garbage\r\n\r\n");
+    garbage.expect_gone();
+    assert_eq!(next(&told, "the callback").0, 400);
+
+    RawPeer::open_at(server.addr(), "/ws", &[]).close(1000);
+    assert!(told.try_recv().is_err(), "what worked is no error");
+}
+
+#[test]
+fn a_callback_that_panics_when_told_harms_nobody() {
+    let _dog = watchdog(20);
+    let server = TestServer::with(
+        |server| {
+            server.on_handshake_error(|_| panic!("in on_handshake_error")).on_http(|request| {
+                assert!(request.path() != "/panic", "in on_http");
+                Response::new(b"ok".to_vec())
+            })
+        },
+        echo,
+    );
+    let mut peer = RawPeer::connect(server.addr());
+    peer.ask("/", &[("Sec-WebSocket-Version", "8")]);
+    peer.expect_refusal(426);
+    let mut peer = RawPeer::connect(server.addr());
+    peer.write("GET /panic HTTP/1.1\r\nHost: x\r\n\r\n");
+    peer.expect_refusal(500);
+    let mut peer = RawPeer::connect(server.addr());
+    peer.write("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(peer.expect_refusal(200).text(), "ok");
+    shows_that_it_works(&server);
+}
+
+#[test]
+fn a_subprotocol_is_agreed_on_or_none_is() {
+    let _dog = watchdog(20);
+    let server = TestServer::with(
+        |server| server.subprotocols(["chat", "v2"]),
+        |client| {
+            client.send(format!("{:?}", client.subprotocol()))?;
+            echo(client)
+        },
+    );
+    let cases = [
+        (&[][..], None),
+        (&[("Sec-WebSocket-Protocol", "v2")], Some("v2")),
+        (&[("Sec-WebSocket-Protocol", "x, v2")], Some("v2")),
+        (&[("Sec-WebSocket-Protocol", "x"), ("Sec-WebSocket-Protocol", "chat")], Some("chat")),
+        (&[("Sec-WebSocket-Protocol", "CHAT, V2")], None), // §11.3.4: compared as they are
+        (&[("Sec-WebSocket-Protocol", "x, y")], None),
+    ];
+    for (headers, agreed) in cases {
+        println!("{headers:?}");
+        let mut peer = RawPeer::connect(server.addr());
+        let answer = peer.upgrade("/", headers);
+        assert_eq!(answer.header("sec-websocket-protocol"), agreed);
+        peer.expect_text(&format!("{agreed:?}"));
+        peer.close(1000);
+    }
+}
+
+#[test]
+fn another_http_server_hands_a_connection_over() {
+    let _dog = watchdog(20);
+    let attached = Server::detached().path("/ws").spawn(echo).expect("a server without a port");
+    let attached = Arc::new(attached);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = listener.local_addr().expect("it is bound");
+    let handle = Arc::clone(&attached);
+    let other = std::thread::spawn(move || {
+        for stream in listener.incoming().take(3) {
+            hand_over(&handle, stream.expect("a connection"));
+        }
+    });
+    // With the first frame in the same segment, so that it is the leftover.
+    let mut peer = RawPeer::connect(addr);
+    peer.write([upgrade_request(addr, "/ws", &[]).as_bytes(), &Frame::text("early").encode()].concat());
+    peer.expect_101();
+    peer.expect_text("early");
+    peer.send_text("hello");
+    peer.expect_text("hello");
+    assert_eq!(attached.clients().len(), 1);
+    peer.close(1000);
+    // The checks are the same.
+    for (target, headers, status) in
+        [("/elsewhere", &[][..], 404), ("/ws", &[("Sec-WebSocket-Version", "8")][..], 426)]
+    {
+        let mut peer = RawPeer::connect(addr);
+        peer.ask(target, headers);
+        peer.expect_refusal(status);
+    }
+    other.join().expect("the other server's thread");
+}
+
+/// What a blocking HTTP server does with a request for an upgrade.
+fn hand_over(handle: &threadws::ServerHandle, mut stream: TcpStream) {
+    let mut octets = Vec::new();
+    let end = loop {
+        if let Some(end) = octets.windows(4).position(|octets| octets == b"\r\n\r\n") {
+            break end + 4;
+        }
+        let mut buffer = [0; 1024];
+        let read = stream.read(&mut buffer).expect("a request");
+        assert!(read > 0, "half a request");
+        octets.extend_from_slice(&buffer[..read]);
+    };
+    let head = std::str::from_utf8(&octets[..end]).expect("ASCII");
+    let mut lines = head.split("\r\n").filter(|line| !line.is_empty());
+    let target = lines.next().and_then(|line| line.split(' ').nth(1)).expect("a request line");
+    let mut request = http::Request::builder().method("GET").uri(target);
+    for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
+        request = request.header(name, value);
+    }
+    stream.flush().expect("a socket has no buffer of its own");
+    let request = request.body(()).expect("a request");
+    // Whether a refusal is an error here or was dealt with by then: the client has its answer.
+    drop(handle.upgrade(stream, &request, &octets[end..]));
+}
+
+#[test]
+fn settings_that_cannot_work_are_refused_before_anything_starts() {
+    let _dog = watchdog(20);
+    let invalid: [fn(Server) -> Server; 5] = [
+        |server| server.config(Config::new().max_message_size(0)),
+        |server| server.trust_proxy("not an address"),
+        |server| server.trust_proxy("10.0.0.0/33"),
+        |server| server.subprotocols(["with space"]),
+        |server| server.max_clients(0),
+    ];
+    for (number, settings) in invalid.into_iter().enumerate() {
+        let server = settings(Server::bind("127.0.0.1:0").expect("a free port"));
+        match server.spawn(echo) {
+            Err(threadws::Error::Invalid(what)) => assert!(!what.is_empty()),
+            other => panic!("setting {number}: {other:?}"),
+        }
+    }
+}

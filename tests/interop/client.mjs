@@ -1,0 +1,123 @@
+// npm's ws as a client of the tests: client.mjs MODE URL [ARGUMENT...]. Ends with status 0 if all was as it should be.
+// THREADWS_WS names the folder that has node_modules/ws.
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { createRequire } from 'node:module';
+
+const WebSocket = createRequire(`${process.env.THREADWS_WS}/`)('ws');
+const [mode, url, ...rest] = process.argv.slice(2);
+
+// Whatever should not happen ends the process with a message and status 1.
+setTimeout(() => { throw new Error('took too long'); }, 15_000).unref();
+
+async function open(options) {
+  const socket = new WebSocket(url, options);
+  socket.messages = [];
+  socket.waiting = [];
+  socket.on('message', (data, isBinary) => {
+    const message = { data, isBinary, at: performance.now() };
+    const waiter = socket.waiting.shift();
+    if (waiter) waiter(message); else socket.messages.push(message);
+  });
+  assert.equal(socket.readyState, WebSocket.CONNECTING);
+  await once(socket, 'open');
+  assert.equal(socket.readyState, WebSocket.OPEN);
+  assert.equal(socket.extensions, '');
+  console.log('open');
+  return socket;
+}
+
+function message(socket) {
+  return socket.messages.shift() ?? new Promise((resolve) => socket.waiting.push(resolve));
+}
+
+async function closed(socket) {
+  const [code, reason] = await once(socket, 'close');
+  assert.equal(socket.readyState, WebSocket.CLOSED);
+  return { code, reason: reason.toString() };
+}
+
+const modes = {
+  async talk(address) {
+    const socket = await open(address ? { headers: { 'X-Forwarded-For': address } } : {});
+    const texts = ['hello from the client', '', 'h\u00e9llo \uc548\ub155 \u{1f438}', 'x'.repeat(125), 'x'.repeat(126),
+      'x'.repeat(65_536), '\uac00'.repeat(349_525)];
+    for (const text of texts) {
+      socket.send(text);
+      const { data, isBinary } = await message(socket);
+      assert.equal(isBinary, false);
+      assert.equal(data.toString(), text);
+    }
+    for (const size of [0, 1, 126, 65_535, 65_536, 1 << 20]) {
+      const octets = randomBytes(size);
+      socket.send(octets);
+      const { data, isBinary } = await message(socket);
+      assert.equal(isBinary, true);
+      assert.ok(octets.equals(data), `${size} octets`);
+    }
+    for (const part of ['one ', 'two ', 'three']) socket.send(part, { fin: part === 'three' });
+    assert.equal((await message(socket)).data.toString(), 'one two three');
+    for (const payload of ['', 'ping', 'x'.repeat(125)]) {
+      socket.ping(payload);
+      const [answer] = await once(socket, 'pong');
+      assert.equal(answer.toString(), payload);
+    }
+    for (let number = 0; number < 1000; number++) socket.send(`${number}`);
+    for (let number = 0; number < 1000; number++) assert.equal((await message(socket)).data.toString(), `${number}`);
+    socket.close(4001, 'done');
+    assert.equal(socket.readyState, WebSocket.CLOSING);
+    assert.equal((await closed(socket)).code, 4001);
+  },
+
+  async ticks(count, interval, text) {
+    const socket = await open();
+    const start = performance.now();
+    let first;
+    for (let number = 0; number < Number(count); number++) {
+      const { data, at } = await message(socket);
+      assert.equal(data.toString(), text);
+      first ??= at;
+      const off = at - first - number * Number(interval);
+      assert.ok(Math.abs(off) < interval / 3, `tick ${number} is off by ${off} ms`);
+    }
+    assert.ok(first - start > interval / 2, 'the first came at once');
+    socket.close(1000);
+    assert.equal((await closed(socket)).code, 1000);
+    assert.ok(socket.messages.length <= 1, 'ticks after the close');
+  },
+
+  async big() {
+    const socket = await open();
+    socket.on('error', () => {}); // It may be writing still when it is refused.
+    socket.send(Buffer.alloc((1 << 20) + 1));
+    assert.equal((await closed(socket)).code, 1009);
+  },
+
+  async close() {
+    const socket = await open();
+    socket.close(1000, 'bye');
+    assert.equal((await closed(socket)).code, 1000);
+  },
+
+  async bare() {
+    const socket = await open();
+    socket.close();
+    assert.equal((await closed(socket)).code, 1005);
+  },
+
+  async wait() {
+    const socket = await open();
+    const { code, reason } = await closed(socket);
+    console.log(`closed ${code} ${reason}`);
+  },
+
+  async hear(text) {
+    const socket = await open();
+    assert.equal((await message(socket)).data.toString(), text);
+    socket.close(1000);
+    assert.equal((await closed(socket)).code, 1000);
+  },
+};
+
+await modes[mode](...rest);

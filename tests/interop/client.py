@@ -1,0 +1,109 @@
+"""Python's websockets as a client of the tests: client.py MODE URL [ARGUMENT...].
+
+Ends with status 0 if all was as it should be.
+"""
+
+import os
+import sys
+import time
+
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
+from websockets.sync.client import connect
+
+mode, url, *rest = sys.argv[1:]
+TIMEOUT = 10
+
+
+def opened(**options):
+    socket = connect(url, proxy=None, max_size=2**21, **options)
+    assert socket.protocol.extensions == [], socket.protocol.extensions
+    print("open", flush=True)
+    return socket
+
+
+def closed(socket):
+    """Reads to the end; what the server's Close carried, None if it carried nothing."""
+    try:
+        while True:
+            socket.recv(timeout=TIMEOUT)
+    except ConnectionClosed as end:
+        assert end.rcvd is not None, "no Close came"
+        return end.rcvd
+
+
+def talk(address=None):
+    headers = {"X-Forwarded-For": address} if address else {}
+    socket = opened(additional_headers=headers)
+    for text in ["hello from the client", "", "h\u00e9llo \uc548\ub155 \U0001f438", "x" * 65536, "\uac00" * 349525]:
+        socket.send(text)
+        assert socket.recv(timeout=TIMEOUT) == text, len(text)
+    for size in [0, 1, 126, 65535, 65536, 1 << 20]:
+        octets = os.urandom(size)
+        socket.send(octets)
+        assert socket.recv(timeout=TIMEOUT) == octets, size
+    socket.send(["one ", "two ", "three"])  # a fragmented message
+    assert socket.recv(timeout=TIMEOUT) == "one two three"
+    for payload in [b"", b"ping", b"x" * 125]:
+        assert socket.ping(payload).wait(TIMEOUT), "no pong"
+    for number in range(1000):
+        socket.send(str(number))
+    for number in range(1000):
+        assert socket.recv(timeout=TIMEOUT) == str(number)
+    socket.close(4001, "done")
+    assert socket.close_code == 4001, socket.close_code
+
+
+def ticks(count, interval, text):
+    socket = opened()
+    start, first, interval = time.monotonic(), None, int(interval) / 1000
+    for number in range(int(count)):
+        assert socket.recv(timeout=TIMEOUT) == text
+        now = time.monotonic()
+        first = first or now
+        off = now - first - number * interval
+        assert abs(off) < interval / 3, f"tick {number} is off by {off} s"
+    assert first - start > interval / 2, "the first came at once"
+    socket.close()
+    assert socket.close_code == 1000, socket.close_code
+
+
+def big():
+    socket = opened()
+    try:
+        socket.send(bytes(2**20 + 1))
+    except ConnectionClosed:
+        pass  # It may be refused before all is written.
+    assert closed(socket).code == 1009
+
+
+def close():
+    socket = opened()
+    socket.close(1000, "bye")
+    assert socket.close_code == 1000, socket.close_code
+
+
+def bare():
+    # close() always sends a code; one layer below, a Close without one can be sent.
+    socket = opened()
+    with socket.protocol_mutex:
+        socket.protocol.send_close()
+        for octets in socket.protocol.data_to_send():
+            if octets:
+                socket.socket.sendall(octets)
+    assert closed(socket).code == CloseCode.NO_STATUS_RCVD
+
+
+def wait():
+    frame = closed(opened())
+    print(f"closed {int(frame.code)} {frame.reason}", flush=True)
+
+
+def hear(text):
+    socket = opened()
+    assert socket.recv(timeout=TIMEOUT) == text
+    socket.close()
+    assert socket.close_code == 1000, socket.close_code
+
+
+{"talk": talk, "ticks": ticks, "big": big, "close": close, "bare": bare, "wait": wait, "hear": hear}[mode](*rest)

@@ -1,0 +1,25 @@
+// npm's ws as a server of the tests: it prints its port, then how each connection ended. It sends everything back, but
+// "ping me" (it does, and says "ponged PAYLOAD" when the pong has come), "in fragments" and "close CODE REASON".
+// THREADWS_WS names the folder that has node_modules/ws.
+import { createRequire } from 'node:module';
+
+const { WebSocketServer } = createRequire(`${process.env.THREADWS_WS}/`)('ws');
+const server = new WebSocketServer({ host: '127.0.0.1', port: 0, handleProtocols: (names) => names.has('chat') && 'chat' });
+server.on('headers', (headers) => headers.push('X-Server: the other one'));
+server.on('listening', () => console.log(server.address().port));
+server.on('connection', (socket, request) => {
+  socket.on('error', (error) => console.log(`error ${error.message}`));
+  socket.on('close', (code, reason) => console.log(`closed ${code} ${reason}`));
+  socket.on('ping', (data) => console.log(`pinged ${data}`));
+  socket.on('pong', (data) => socket.send(`ponged ${data}`));
+  socket.on('message', (data, isBinary) => {
+    const text = isBinary ? '' : data.toString();
+    const [, code, reason] = text.match(/^close (\d+) (.*)$/) ?? [];
+    if (text === 'ping me') socket.ping('from the server');
+    else if (text === 'who am I') socket.send(request.headers.authorization);
+    else if (text === 'in fragments') for (const part of ['one ', 'two ', 'three']) socket.send(part, { fin: part === 'three' });
+    else if (text === 'terminate') socket.terminate();
+    else if (code) socket.close(Number(code), reason);
+    else socket.send(data, { binary: isBinary });
+  });
+});

@@ -1,0 +1,62 @@
+"""Python's websockets as a server of the tests: it prints its port, then how each connection ended.
+
+It sends everything back, but "ping me" (it does, and says "ponged PAYLOAD" when the pong has come), "in fragments" and
+"close CODE REASON".
+"""
+
+import threading
+from socket import SHUT_RDWR
+
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.server import serve
+
+
+def say(text):
+    print(text, flush=True)
+
+
+def ping(socket):
+    if socket.ping(b"from the server").wait(10):
+        socket.send("ponged from the server")
+
+
+def answer(socket, message):
+    match message.split(" ", 2) if isinstance(message, str) else None:
+        case ["ping", "me"]:
+            # Pongs are seen by a thread of the library's own, but the answer may not hold up this one.
+            threading.Thread(target=ping, args=[socket], daemon=True).start()
+        case ["who", "am", "I"]:
+            socket.send(socket.request.headers["Authorization"])
+        case ["in", "fragments"]:
+            socket.send(["one ", "two ", "three"])
+        case ["terminate"]:
+            # Closing would wait for the library's thread that reads it.
+            socket.socket.shutdown(SHUT_RDWR)
+        case ["close", code, reason]:
+            socket.close(int(code), reason)
+        case _:
+            socket.send(message)
+
+
+def handler(socket):
+    try:
+        while True:
+            answer(socket, socket.recv())
+    except (ConnectionClosed, OSError):
+        pass
+    end = socket.protocol.close_rcvd
+    say(f"closed {int(end.code)} {end.reason}" if end else "closed 1006 ")
+
+
+def headers(connection, request, response):
+    response.headers["X-Server"] = "the other one"
+
+
+def subprotocol(connection, names):
+    return "chat" if "chat" in names else None
+
+
+options = {"process_response": headers, "subprotocols": ["chat"], "select_subprotocol": subprotocol}
+with serve(handler, "127.0.0.1", 0, **options) as server:
+    say(server.socket.getsockname()[1])
+    server.serve_forever()
