@@ -7,7 +7,8 @@ use crate::error::Cause;
 use crate::message::Message;
 use crate::outbox::Counts;
 use crate::protocol::Role;
-use crate::timer::{Action, Tick, Timer};
+use crate::tick::{Action, Tick};
+use crate::timer::Timer;
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
