@@ -418,7 +418,7 @@ impl Outbox {
         core.waiting += 1;
         if core.turn_taken {
             // Who has the turn keeps the write deadline, but may have gone to sleep before there was one for the Close.
-            let deadline = core.close_deadline;
+            let deadline = core.close_deadline.or(until);
             core = self.progress.wait_until(core, deadline.instant());
             core.waiting -= 1;
             self.expire(&mut core, now());

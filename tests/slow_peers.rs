@@ -327,10 +327,9 @@ fn a_reset_in_the_middle_of_a_frame_is_told_once_and_nothing_follows() {
         Ok(())
     });
     for _ in 0..10 {
-        let mut peer = RawPeer::open(server.addr());
-        // Some of it has come, so the rest is stuck in the middle of the frame.
-        let deadline = Instant::now() + ms(30);
-        assert!(peer.frame_until(deadline).is_err(), "32 MB in 30 ms");
+        let peer = RawPeer::open(server.addr());
+        // Some of it has come, and 4.3 MB fit into the kernel, so the rest is stuck in the middle of the frame.
+        std::io::Read::read_exact(&mut &peer.stream(), &mut vec![0; 1 << 20]).expect("a part of it");
         peer.reset();
         let (large, error, closed) = next(&told, "the end");
         let (sent, more) = large.expect("no panic");
@@ -348,10 +347,15 @@ fn a_large_message_takes_time_in_proportion_to_its_size() {
     let (tell, told) = mpsc::channel();
     let server = TestServer::new(move |client| {
         for size in [8 << 20, 64 << 20] {
-            let message = vec![5; size];
-            let start = Instant::now();
-            client.send(message)?;
-            tell.send(start.elapsed()).unwrap_or(());
+            // The quickest of three: what else the machine does is not what is measured.
+            let mut quickest = PATIENCE * 4;
+            for _ in 0..3 {
+                let message = vec![5; size];
+                let start = Instant::now();
+                client.send(message)?;
+                quickest = quickest.min(start.elapsed());
+            }
+            tell.send(quickest).unwrap_or(());
         }
         client.ignore()?;
         Ok(())
@@ -362,7 +366,7 @@ fn a_large_message_takes_time_in_proportion_to_its_size() {
     let reader = thread::spawn(move || {
         use std::io::Read as _;
         let mut octets = vec![0; 256 << 10];
-        let mut left = (8 << 20) + 10 + (64 << 20) + 10;
+        let mut left = 3 * ((8 << 20) + 10 + (64 << 20) + 10);
         while left > 0 {
             left -= (&stream).read(&mut octets).expect("open");
         }

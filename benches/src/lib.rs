@@ -59,16 +59,39 @@ pub fn head_end(octets: &[u8]) -> io::Result<Option<usize>> {
     Err(io::Error::other(format!("no upgrade: {head}")))
 }
 
+/// Where a request's head ends, once it is whole.
+pub fn head_end_of_request(octets: &[u8]) -> Option<usize> {
+    octets.windows(4).position(|four| four == b"\r\n\r\n").map(|end| end + 4)
+}
+
+/// The answer to our own [`request`], and to no other.
+pub fn response(request: &[u8]) -> Option<Vec<u8>> {
+    String::from_utf8_lossy(request).contains(KEY).then(|| {
+        format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: {ACCEPT}\r\n\r\n"
+        )
+        .into_bytes()
+    })
+}
+
 /// Connects and shakes hands, blocking.
 pub fn open(to: SocketAddr) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect(to)?;
     stream.set_nodelay(true)?;
     stream.write_all(&request(to))?;
     let mut head = Vec::new();
-    while head_end(&head)?.is_none() {
-        let mut octet = [0];
-        stream.read_exact(&mut octet)?;
-        head.push(octet[0]);
+    let mut octets = [0; 1024];
+    loop {
+        let count = stream.read(&mut octets)?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        head.extend_from_slice(&octets[..count]);
+        match head_end(&head)? {
+            Some(end) if end == head.len() => return Ok(stream),
+            Some(_) => return Err(io::Error::other("octets behind the 101, and nothing was asked")),
+            None => {}
+        }
     }
-    Ok(stream)
 }

@@ -314,12 +314,11 @@ mod tests {
     fn all_that_is_allocated_counts_and_little_more() {
         let mut pending = Pending::default();
         for size in (0..2000).chain([1, 100_000]) {
-            let unit = match size % 3 {
-                0 => Unit::Frames(vec![0; size + 1]),
-                1 => Unit::Shared(vec![0; size].into()),
-                _ => Unit::Payload { header: vec![0; 4], payload: Vec::with_capacity(size) },
+            match size % 3 {
+                0 => pending.push(Unit::Frames(vec![0; size + 1]), 0),
+                1 => pending.push(Unit::Shared(vec![0; size].into()), 0),
+                _ => pending.push(Unit::Payload { header: vec![0; 4], payload: Vec::with_capacity(size) }, 0),
             };
-            pending.push(unit, 0);
             let queue = pending.units.capacity() * size_of::<Unit>();
             let octets: usize = pending.units.iter().map(|unit| unit.cost() - BOOKKEEPING).sum();
             // An empty queue has room for four.

@@ -37,7 +37,7 @@ impl Outbox {
             return Fate::Gone;
         }
         if core.admit(frames.len(), Some(self.max_backlog)).is_ok() {
-            // It fails if the socket has.
+            // It fails where the socket has.
             let Ok((core, ticket)) = self.write_or_keep(core, frames, messages, || unit(frames)) else {
                 return Fate::Gone;
             };

@@ -337,11 +337,14 @@ impl Decoder {
 
     /// Copies and validates a text, to be lent by [`assembled`](Self::assembled): a borrowed `str` made where it lies could
     /// not be returned without validating it a second time.
+    #[inline]
     pub(crate) fn adopt(&mut self, octets: &[u8]) -> Result<(), Violation> {
+        let valid = text(octets)?;
         self.message.reset();
         self.message.is_text = true;
-        self.message.text.push(octets)?;
-        self.message.finish()
+        self.message.text.set(valid);
+        self.message.progress = Progress::Whole;
+        Ok(())
     }
 
     /// The message that [`Item::Assembled`] announced, or that was [adopted](Self::adopt).
@@ -380,6 +383,12 @@ impl Decoder {
         let Some(frame) = &mut self.frame else { return };
         let start = self.message.binary.len() - count;
         frame.unmask(&mut self.message.binary[start..]);
+    }
+
+    /// Octets of memory beside the window.
+    #[cfg(all(test, not(model)))]
+    pub(crate) fn held(&self) -> usize {
+        self.message.text.capacity() + self.message.binary.capacity()
     }
 
     /// Whether a message or frame has begun and not ended, not counting a header that is cut.

@@ -26,20 +26,38 @@ pub(crate) enum Role {
     Client,
 }
 
+/// What [`mask`] does at a time while there is so much.
+const BLOCK: usize = 32;
+
 /// Applies a mask (RFC 6455 §5.3) to octets that start `offset` octets into the payload. Masking twice unmasks.
 pub(crate) fn mask(octets: &mut [u8], key: [u8; 4], offset: usize) {
-    let mut key = key;
-    key.rotate_left(offset % 4);
-    let key = [key[0], key[1], key[2], key[3], key[0], key[1], key[2], key[3]];
-    let word = u64::from_ne_bytes(key);
-    let mut chunks = octets.chunks_exact_mut(size_of::<u64>());
-    for chunk in &mut chunks {
-        if let Ok(octets) = <[u8; 8]>::try_from(&*chunk) {
-            chunk.copy_from_slice(&(u64::from_ne_bytes(octets) ^ word).to_ne_bytes());
+    // Little-endian on every machine: the key's first octet is the lowest, and a rotation to the right drops it.
+    #[expect(clippy::cast_possible_truncation, reason = "it is below four")]
+    let turn = (offset % 4) as u32;
+    let key = u32::from_le_bytes(key).rotate_right(8 * turn);
+    let word = u64::from(key) << 32 | u64::from(key);
+    let mut blocks = octets.chunks_exact_mut(BLOCK);
+    for block in &mut blocks {
+        // Of a fixed size, so that it becomes a few vector instructions, with none to find out how many.
+        if let Ok(block) = <&mut [u8; BLOCK]>::try_from(block) {
+            for octets in block.chunks_exact_mut(size_of::<u64>()) {
+                xor(octets, word);
+            }
         }
     }
-    for (octet, key) in chunks.into_remainder().iter_mut().zip(key) {
+    let mut words = blocks.into_remainder().chunks_exact_mut(size_of::<u64>());
+    for octets in &mut words {
+        xor(octets, word);
+    }
+    for (octet, key) in words.into_remainder().iter_mut().zip(word.to_le_bytes()) {
         *octet ^= key;
+    }
+}
+
+#[inline]
+fn xor(octets: &mut [u8], word: u64) {
+    if let Ok(octets) = <&mut [u8; size_of::<u64>()]>::try_from(octets) {
+        *octets = (u64::from_le_bytes(*octets) ^ word).to_le_bytes();
     }
 }
 

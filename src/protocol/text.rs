@@ -48,6 +48,11 @@ impl Text {
         }
     }
 
+    /// Takes a whole text; there must be none yet.
+    pub(super) fn set(&mut self, valid: &str) {
+        self.valid.push_str(valid);
+    }
+
     /// Ends the text.
     ///
     /// # Errors

@@ -1,0 +1,426 @@
+//! The generator: one thread, epoll. It keeps so many messages in flight on each connection, and compares every octet
+//! that comes back.
+
+use crate::peers::Running;
+use hdrhistogram::Histogram;
+use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::fd::OwnedFd;
+use rustix::net::sockopt::set_socket_linger;
+use std::collections::VecDeque;
+use std::error::Error;
+use std::fs;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+use threadws_benches::{BINARY, client_frame, head_end, header, open, request};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Enough for any burst of the loads here.
+const READ: usize = 256 * 1024;
+/// Nobody is silent for so long but by a fault.
+const STALL: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Clone, Copy)]
+pub enum Load {
+    Echo { clients: usize, size: usize, in_flight: usize },
+    /// One client sends, all receive.
+    Broadcast { clients: usize, size: usize, in_flight: usize },
+    /// Handshakes one after the other, so many at a time.
+    Handshakes { parallel: usize },
+    /// Clients that said one thing and then nothing.
+    Idle { clients: usize },
+}
+
+/// How long a load runs unmeasured, and measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Length {
+    pub warm_up: Duration,
+    pub measured: Duration,
+}
+
+/// What one run gave. A message of a broadcast is one delivery.
+#[derive(Debug, Clone, Copy)]
+pub struct Outcome {
+    /// Messages, deliveries or handshakes a second; zero if that is not the question.
+    pub rate: f64,
+    /// Microseconds of the server's processor time for each, or KiB of its memory for each client.
+    pub cost: f64,
+    /// Round trips in microseconds: the median and the hundredth worst.
+    pub p50: u64,
+    pub p99: u64,
+}
+
+impl Load {
+    pub fn name(self) -> String {
+        match self {
+            Self::Echo { clients, size, in_flight } => {
+                format!("echo {}, {} clients, {in_flight} in flight", bytes(size), thousands(clients))
+            }
+            Self::Broadcast { clients, size, in_flight } => {
+                format!("broadcast {} to {}, {in_flight} in flight", bytes(size), thousands(clients))
+            }
+            Self::Handshakes { parallel } => format!("handshakes, {parallel} in parallel"),
+            Self::Idle { clients } => format!("memory of {} idle clients", thousands(clients)),
+        }
+    }
+
+    pub fn is_broadcast(self) -> bool {
+        matches!(self, Self::Broadcast { .. })
+    }
+
+    pub fn is_memory(self) -> bool {
+        matches!(self, Self::Idle { .. })
+    }
+
+    pub fn run(self, server: &Running, length: Length) -> Result<Outcome> {
+        match self {
+            Self::Echo { clients, size, in_flight } => echo(server, length, clients, size, in_flight),
+            Self::Broadcast { clients, size, in_flight } => {
+                broadcast(server, length, clients, size, in_flight)
+            }
+            Self::Handshakes { parallel } => handshakes(server, length, parallel),
+            Self::Idle { clients } => idle(server, clients),
+        }
+    }
+}
+
+pub fn bytes(size: usize) -> String {
+    match size {
+        0..1024 => format!("{size} B"),
+        0..1_048_576 => format!("{} KiB", size >> 10),
+        _ => format!("{} MiB", size >> 20),
+    }
+}
+
+pub fn thousands(count: usize) -> String {
+    if count < 1000 { count.to_string() } else { format!("{} {:03}", count / 1000, count % 1000) }
+}
+
+/// The window of time that counts, and what the server used of the processor in it.
+struct Meter<'a> {
+    server: &'a Running,
+    start: Instant,
+    length: Length,
+    cpu: Duration,
+    round_trips: Histogram<u64>,
+    count: u64,
+    measuring: bool,
+}
+
+impl<'a> Meter<'a> {
+    fn new(server: &'a Running, length: Length) -> Result<Self> {
+        let round_trips = Histogram::new_with_bounds(1, STALL.as_micros() as u64, 2)?;
+        let start = Instant::now();
+        Ok(Self { server, start, length, cpu: Duration::ZERO, round_trips, count: 0, measuring: false })
+    }
+
+    /// True while there is time.
+    fn goes_on(&mut self) -> Result<bool> {
+        if !self.measuring && self.start.elapsed() >= self.length.warm_up {
+            self.measuring = true;
+            self.round_trips.reset();
+            self.count = 0;
+            self.cpu = cpu(self.server)?;
+            self.start = Instant::now();
+        }
+        Ok(!self.measuring || self.start.elapsed() < self.length.measured)
+    }
+
+    fn outcome(self) -> Result<Outcome> {
+        let seconds = self.start.elapsed().as_secs_f64();
+        let cpu = cpu(self.server)? - self.cpu;
+        if self.count == 0 {
+            return Err("nothing came back".into());
+        }
+        let count = self.count as f64;
+        Ok(Outcome {
+            rate: count / seconds,
+            cost: cpu.as_secs_f64() * 1e6 / count,
+            p50: self.round_trips.value_at_quantile(0.5),
+            p99: self.round_trips.value_at_quantile(0.99),
+        })
+    }
+}
+
+/// User and system time of a process, its dead threads included (proc(5)).
+fn cpu(server: &Running) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", server.pid()))?;
+    let (_, fields) = stat.rsplit_once(") ").ok_or("stat")?;
+    let ticks: u64 = fields.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+}
+
+/// Resident memory in KiB.
+fn resident(server: &Running) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid()))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+struct Poll {
+    epoll: OwnedFd,
+    events: Vec<epoll::Event>,
+    last: Instant,
+}
+
+impl Poll {
+    fn new() -> Result<Self> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        Ok(Self { epoll, events: Vec::with_capacity(1024), last: Instant::now() })
+    }
+
+    fn add(&self, stream: &TcpStream, index: usize) -> Result<()> {
+        stream.set_nonblocking(true)?;
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
+        Ok(epoll::add(&self.epoll, stream, EventData::new_u64(index as u64), flags)?)
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        self.events.clear();
+        let timeout = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if !self.events.is_empty() {
+            self.last = Instant::now();
+        } else if self.last.elapsed() > STALL {
+            return Err("stalled".into());
+        }
+        Ok(())
+    }
+
+    fn ready(&self) -> impl Iterator<Item = usize> + use<> {
+        self.events.iter().map(|event| event.data.u64() as usize).collect::<Vec<_>>().into_iter()
+    }
+}
+
+/// What every connection sends and expects: always the same frame, so both directions are periodic.
+struct Wire {
+    frame: usize,
+    sent: Vec<u8>,
+    answer: usize,
+    expected: Vec<u8>,
+}
+
+impl Wire {
+    fn new(size: usize, in_flight: usize) -> Self {
+        let payload: Vec<u8> = (0..size).map(|at| (at * 31 + at / 251) as u8).collect();
+        let frame = client_frame(BINARY, &payload);
+        let mut answer = header(BINARY, size);
+        answer.extend_from_slice(&payload);
+        let sent = frame.repeat((READ / frame.len() + 1).clamp(1, in_flight + 1));
+        let expected = answer.repeat(READ / answer.len() + 2);
+        Self { frame: frame.len(), sent, answer: answer.len(), expected }
+    }
+}
+
+struct Client {
+    stream: TcpStream,
+    /// Octets yet to be written, and where in the frame they start.
+    owed: usize,
+    at: usize,
+    /// Where in an answer the next octet stands.
+    expects: usize,
+    messages: u64,
+    /// When how many were sent.
+    sent: VecDeque<(Instant, u64)>,
+}
+
+impl Client {
+    fn new(stream: TcpStream) -> Self {
+        Self { stream, owed: 0, at: 0, expects: 0, messages: 0, sent: VecDeque::new() }
+    }
+
+    fn send(&mut self, wire: &Wire, messages: u64, now: Instant) -> io::Result<()> {
+        self.owed += messages as usize * wire.frame;
+        self.sent.push_back((now, messages));
+        self.go_on(wire)
+    }
+
+    fn go_on(&mut self, wire: &Wire) -> io::Result<()> {
+        while self.owed > 0 {
+            let end = wire.sent.len().min(self.at + self.owed);
+            match self.stream.write(&wire.sent[self.at..end]) {
+                Ok(count) => {
+                    self.owed -= count;
+                    self.at = (self.at + count) % wire.frame;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads once; returns how many messages have become whole, and whether there may be more.
+    fn receive(&mut self, wire: &Wire, buffer: &mut [u8]) -> Result<(u64, bool)> {
+        let count = match self.stream.read(buffer) {
+            Ok(0) => return Err("closed by the server".into()),
+            Ok(count) => count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok((0, false)),
+            Err(error) => return Err(error.into()),
+        };
+        if buffer[..count] != wire.expected[self.expects..self.expects + count] {
+            return Err("not what was sent".into());
+        }
+        let whole = (self.expects + count) / wire.answer;
+        self.expects = (self.expects + count) % wire.answer;
+        self.messages += whole as u64;
+        Ok((whole as u64, count == buffer.len()))
+    }
+
+    /// Takes note of the round trips of `messages`.
+    fn returned(&mut self, mut messages: u64, now: Instant, round_trips: &mut Histogram<u64>) {
+        while let Some((sent, left)) = self.sent.front_mut() {
+            let taken = messages.min(*left);
+            round_trips.saturating_record_n((now - *sent).as_micros().max(1) as u64, taken);
+            *left -= taken;
+            messages -= taken;
+            if *left == 0 {
+                self.sent.pop_front();
+            }
+            if messages == 0 {
+                return;
+            }
+        }
+    }
+}
+
+/// Ends with RST: thousands of connections in TIME_WAIT would use up the ports.
+impl Drop for Client {
+    fn drop(&mut self) {
+        _ = set_socket_linger(&self.stream, Some(Duration::ZERO));
+    }
+}
+
+fn connect(server: &Running, poll: &Poll, clients: usize) -> Result<Vec<Client>> {
+    let mut connected = Vec::with_capacity(clients);
+    for index in 0..clients {
+        let stream = open(server.address)?;
+        poll.add(&stream, index)?;
+        connected.push(Client::new(stream));
+    }
+    Ok(connected)
+}
+
+fn echo(server: &Running, length: Length, clients: usize, size: usize, in_flight: usize) -> Result<Outcome> {
+    let wire = Wire::new(size, in_flight);
+    let mut poll = Poll::new()?;
+    let mut clients = connect(server, &poll, clients)?;
+    let mut buffer = vec![0; READ];
+    let mut meter = Meter::new(server, length)?;
+    for client in &mut clients {
+        client.send(&wire, in_flight as u64, Instant::now())?;
+    }
+    while meter.goes_on()? {
+        poll.wait()?;
+        for index in poll.ready() {
+            let client = &mut clients[index];
+            client.go_on(&wire)?;
+            loop {
+                let (messages, more) = client.receive(&wire, &mut buffer)?;
+                if messages > 0 {
+                    let now = Instant::now();
+                    client.returned(messages, now, &mut meter.round_trips);
+                    meter.count += messages;
+                    client.send(&wire, messages, now)?;
+                }
+                if !more {
+                    break;
+                }
+            }
+        }
+    }
+    if clients.iter().any(|client| client.messages == 0) {
+        return Err("somebody never got an answer".into());
+    }
+    meter.outcome()
+}
+
+fn broadcast(server: &Running, length: Length, clients: usize, size: usize, in_flight: usize) -> Result<Outcome> {
+    let wire = Wire::new(size, in_flight);
+    let mut poll = Poll::new()?;
+    let mut clients = connect(server, &poll, clients)?;
+    // The last to come is with the others when it has got something: broadcasts before that are not everybody's.
+    std::thread::sleep(Duration::from_millis(100));
+    let everybody = clients.len() as u64;
+    let mut buffer = vec![0; READ];
+    let mut meter = Meter::new(server, length)?;
+    let (mut delivered, mut rounds) = (0, 0);
+    clients[0].send(&wire, in_flight as u64, Instant::now())?;
+    while meter.goes_on()? {
+        poll.wait()?;
+        for index in poll.ready() {
+            loop {
+                let (messages, more) = clients[index].receive(&wire, &mut buffer)?;
+                delivered += messages;
+                meter.count += messages;
+                if !more {
+                    break;
+                }
+            }
+        }
+        clients[0].go_on(&wire)?;
+        let whole = delivered / everybody - rounds;
+        if whole > 0 {
+            rounds += whole;
+            let now = Instant::now();
+            clients[0].returned(whole, now, &mut meter.round_trips);
+            clients[0].send(&wire, whole, now)?;
+        }
+    }
+    meter.outcome()
+}
+
+fn handshakes(server: &Running, length: Length, parallel: usize) -> Result<Outcome> {
+    let request = request(server.address);
+    let mut poll = Poll::new()?;
+    let mut meter = Meter::new(server, length)?;
+    let begin = |poll: &Poll, index| -> Result<(Client, Vec<u8>, Instant)> {
+        let began = Instant::now();
+        let mut stream = TcpStream::connect(server.address)?;
+        stream.write_all(&request)?;
+        poll.add(&stream, index)?;
+        Ok((Client::new(stream), Vec::new(), began))
+    };
+    let mut slots = (0..parallel).map(|index| begin(&poll, index)).collect::<Result<Vec<_>>>()?;
+    let mut buffer = [0; 4096];
+    while meter.goes_on()? {
+        poll.wait()?;
+        for index in poll.ready() {
+            let (client, head, began) = &mut slots[index];
+            match client.stream.read(&mut buffer) {
+                Ok(0) => return Err("closed by the server".into()),
+                Ok(count) => head.extend_from_slice(&buffer[..count]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
+                Err(error) => return Err(error.into()),
+            }
+            if head_end(head)?.is_some() {
+                meter.count += 1;
+                meter.round_trips.saturating_record(began.elapsed().as_micros() as u64);
+                slots[index] = begin(&poll, index)?;
+            }
+        }
+    }
+    meter.outcome()
+}
+
+fn idle(server: &Running, clients: usize) -> Result<Outcome> {
+    let wire = Wire::new(32, 1);
+    let before = resident(server)?;
+    let mut connected = Vec::new();
+    for _ in 0..clients {
+        let mut client = Client::new(open(server.address)?);
+        client.send(&wire, 1, Instant::now())?;
+        let mut answer = vec![0; wire.answer];
+        client.stream.read_exact(&mut answer)?;
+        connected.push(client);
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    let cost = (resident(server)? - before) / clients as f64;
+    Ok(Outcome { rate: 0.0, cost, p50: 0, p99: 0 })
+}

@@ -1,0 +1,231 @@
+//! threadws beside its peers: every load on every peer in turn, the server on one core and the generator on another, and
+//! of several such rounds the medians, as a table and as plots.
+//!
+//! `cargo run --release --manifest-path benches/Cargo.toml -- --help`
+
+mod load;
+mod peers;
+mod report;
+
+use load::{Length, Load, Outcome};
+use peers::Peer;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use std::error::Error;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+const HELP: &str = "\
+Usage: matrix [OPTIONS]
+
+  --quick         one short round, under 2 minutes: to see that it works
+  --rounds N      how often each load meets each peer [default: 5]
+  --only WORDS    loads whose name contains this, such as '64 in flight'
+  --peers NAMES   threadws,threadws-recv,floor,tungstenite,
+                  tokio-tungstenite,node-ws [default: all that are here]
+  --out DIR       where the table and the plots go
+                  [default: benches/target/matrix]
+
+Node's `ws` takes part if `node` finds it: set NODE_PATH. Everything stays on
+the loopback interface. Nothing starts after 18 minutes. On a machine that
+others use, `chrt -f 10` in front keeps them away, but it starves Node.
+";
+
+/// After this nothing more starts, lest the whole take more than twenty minutes, or a quick one more than two.
+const LIMIT: Duration = Duration::from_secs(18 * 60);
+const QUICK_LIMIT: Duration = Duration::from_secs(100);
+
+const LOADS: [Load; 11] = [
+    Load::Echo { clients: 50, size: 32, in_flight: 1 },
+    Load::Echo { clients: 50, size: 32, in_flight: 64 },
+    Load::Echo { clients: 50, size: 1024, in_flight: 64 },
+    Load::Echo { clients: 50, size: 64 << 10, in_flight: 1 },
+    Load::Echo { clients: 2, size: 16 << 20, in_flight: 1 },
+    Load::Echo { clients: 500, size: 32, in_flight: 1 },
+    Load::Echo { clients: 2000, size: 32, in_flight: 1 },
+    Load::Broadcast { clients: 1000, size: 64, in_flight: 1 },
+    Load::Broadcast { clients: 1000, size: 64, in_flight: 16 },
+    Load::Handshakes { parallel: 32 },
+    Load::Idle { clients: 1000 },
+];
+
+/// What was asked for.
+struct Options {
+    quick: bool,
+    rounds: usize,
+    only: String,
+    peers: Vec<Peer>,
+    out: PathBuf,
+}
+
+/// Of one load, each peer's runs.
+pub struct Row {
+    pub load: Load,
+    pub runs: Vec<(Peer, Vec<Outcome>)>,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [word, name, mode] = args.as_slice() {
+        if word == "peer" {
+            let peer = Peer::ALL.into_iter().find(|peer| peer.name() == name).ok_or("no such peer")?;
+            raise_limits();
+            return peer.serve(mode == "broadcast");
+        }
+    }
+    let Some(options) = options(&args)? else {
+        print!("{HELP}");
+        return Ok(());
+    };
+    raise_limits();
+    let began = Instant::now();
+    let cores = Cores::find()?;
+    let rows = run(&options, &cores, began)?;
+    std::fs::create_dir_all(&options.out)?;
+    report::write(&options.out, &rows, &cores.describe(), &command(&args), began.elapsed())?;
+    println!("written to {}", options.out.display());
+    Ok(())
+}
+
+fn options(args: &[String]) -> Result<Option<Options>, Box<dyn Error>> {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let mut options = Options {
+        quick: false,
+        rounds: 5,
+        only: String::new(),
+        peers: Peer::ALL.to_vec(),
+        out: here.join("target/matrix"),
+    };
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().ok_or(format!("{arg} wants a value"));
+        match arg.as_str() {
+            "--quick" => (options.quick, options.rounds) = (true, 1),
+            "--rounds" => options.rounds = value()?.parse()?,
+            "--only" => options.only = value()?.clone(),
+            "--peers" => {
+                let names = value()?;
+                options.peers = Peer::ALL.to_vec();
+                options.peers.retain(|peer| names.split(',').any(|name| name == peer.name()));
+            }
+            "--out" => options.out = value()?.into(),
+            "--help" | "-h" => return Ok(None),
+            other => return Err(format!("{other}? See --help").into()),
+        }
+    }
+    options.peers.retain(|peer| {
+        let here = peer.is_here();
+        if !here {
+            println!("{} is not here, and takes no part", peer.name());
+        }
+        here
+    });
+    Ok(Some(options))
+}
+
+fn command(args: &[String]) -> String {
+    let mut command = "cargo run --release --manifest-path benches/Cargo.toml --".to_owned();
+    for (at, arg) in args.iter().enumerate() {
+        // Where the output went is nobody's business.
+        if arg == "--out" || at > 0 && args[at - 1] == "--out" {
+            continue;
+        }
+        command += if arg.contains(' ') { " '" } else { " " };
+        command += arg;
+        command += if arg.contains(' ') { "'" } else { "" };
+    }
+    command
+}
+
+fn run(options: &Options, cores: &Cores, began: Instant) -> Result<Vec<Row>, Box<dyn Error>> {
+    let length = if options.quick {
+        Length { warm_up: Duration::from_millis(200), measured: Duration::from_millis(600) }
+    } else {
+        Length { warm_up: Duration::from_millis(400), measured: Duration::from_millis(1500) }
+    };
+    let mut rows: Vec<Row> = Vec::new();
+    let few = |load: &Load| !options.quick || !matches!(load, Load::Echo { clients: 2000.., .. });
+    for load in LOADS.into_iter().filter(few).filter(|load| load.name().contains(&options.only)) {
+        let peers = options.peers.iter().filter(|peer| peer.has(load.is_broadcast()));
+        rows.push(Row { load, runs: peers.map(|peer| (*peer, Vec::new())).collect() });
+    }
+    let limit = if options.quick { QUICK_LIMIT } else { LIMIT };
+    let total = options.rounds * rows.iter().map(|row| row.runs.len()).sum::<usize>();
+    println!("{total} runs");
+    let mut done = 0;
+    for round in 0..options.rounds {
+        for row in &mut rows {
+            if began.elapsed() > limit {
+                println!("{} s have passed: no more runs", limit.as_secs());
+                return Ok(rows);
+            }
+            // Each load meets all peers in a row, so that they meet the same weather; not always the same one first.
+            let peers = row.runs.len();
+            for at in 0..peers {
+                let (peer, outcomes) = &mut row.runs[(at + round) % peers];
+                let outcome = one(*peer, row.load, cores, length);
+                done += 1;
+                let left = began.elapsed() / done as u32 * (total - done) as u32;
+                let what = match &outcome {
+                    Ok(outcome) => report::outcome(row.load, outcome),
+                    Err(error) => format!("FAILED: {error}"),
+                };
+                println!(
+                    "{done:4} of {total}, {:2}:{:02} to go | {:40} {:18} {what}",
+                    left.as_secs() / 60,
+                    left.as_secs() % 60,
+                    row.load.name(),
+                    peer.name(),
+                );
+                outcomes.extend(outcome);
+            }
+        }
+    }
+    Ok(rows)
+}
+
+/// A fresh server for each run.
+fn one(peer: Peer, load: Load, cores: &Cores, length: Length) -> Result<Outcome, Box<dyn Error>> {
+    cores.take(cores.server)?;
+    let server = peer.start(load.is_broadcast());
+    cores.take(cores.generator)?;
+    load.run(&server?, length)
+}
+
+/// Where the server runs, and where the generator does.
+struct Cores {
+    server: usize,
+    generator: usize,
+}
+
+impl Cores {
+    fn find() -> Result<Self, Box<dyn Error>> {
+        let ours = sched_getaffinity(None)?;
+        let mut ours = (0..CpuSet::MAX_CPU).filter(|core| ours.is_set(*core));
+        let server = ours.next().ok_or("no core")?;
+        // With one core alone, both share it.
+        let generator = ours.next().unwrap_or(server);
+        Ok(Self { server, generator })
+    }
+
+    /// Moves this thread, and what it starts from now on.
+    fn take(&self, core: usize) -> Result<(), Box<dyn Error>> {
+        let mut cores = CpuSet::new();
+        cores.set(core);
+        Ok(sched_setaffinity(None, &cores)?)
+    }
+
+    fn describe(&self) -> String {
+        if self.server == self.generator {
+            "server and generator share one core".to_owned()
+        } else {
+            format!("server on core {}, generator on core {}", self.server, self.generator)
+        }
+    }
+}
+
+/// As many descriptors as we may have; the loads tell if that is too few.
+fn raise_limits() {
+    let limit = getrlimit(Resource::Nofile);
+    _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}

@@ -1,0 +1,351 @@
+//! Who is measured: each an echo or a broadcast server on a free port of the loopback interface, in a process of its own.
+
+use futures_util::{SinkExt, StreamExt};
+use std::collections::HashMap;
+use std::error::Error;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+use threadws::{Config, Connection, Server};
+use threadws_benches::{head_end_of_request, header, response};
+use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite;
+
+type Done = Result<(), Box<dyn Error>>;
+
+/// Largest message anybody takes: one load has 16 MiB.
+const MAX_MESSAGE: usize = 64 << 20;
+/// Longer than any run: the generator expects answers, and no pings between them.
+const PING: Duration = Duration::from_secs(600);
+/// A thread's stack, for those whose threads are ours to start.
+const STACK: usize = 256 * 1024;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    Threadws,
+    ThreadwsOwned,
+    Floor,
+    Naive,
+    Tokio,
+    Node,
+}
+
+impl Peer {
+    pub const ALL: [Self; 6] =
+        [Self::Threadws, Self::ThreadwsOwned, Self::Floor, Self::Naive, Self::Tokio, Self::Node];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Threadws => "threadws",
+            Self::ThreadwsOwned => "threadws-recv",
+            Self::Floor => "floor",
+            Self::Naive => "tungstenite",
+            Self::Tokio => "tokio-tungstenite",
+            Self::Node => "node-ws",
+        }
+    }
+
+    pub fn what(self) -> &'static str {
+        match self {
+            Self::Threadws => "this crate: `recv_ref` and `Received::write`; `broadcast`",
+            Self::ThreadwsOwned => "this crate: `recv` and `write`",
+            Self::Floor => {
+                "a thread a client that reads, unmasks in place and writes back, with no checks, limits, timeouts or locks"
+            }
+            Self::Naive => "tungstenite on a thread a client: accept, read, send",
+            Self::Tokio => "tokio-tungstenite, one thread (`current_thread`)",
+            Self::Node => "the `ws` package on Node.js",
+        }
+    }
+
+    pub fn has(self, broadcast: bool) -> bool {
+        !broadcast || matches!(self, Self::Threadws | Self::Floor | Self::Tokio | Self::Node)
+    }
+
+    /// Whether it can be run here.
+    pub fn is_here(self) -> bool {
+        self != Self::Node
+            || Command::new("node")
+                .args(["-e", "require.resolve('ws')"])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()
+                .is_ok_and(|status| status.success())
+    }
+
+    /// Starts it, on the cores of the caller.
+    pub fn start(self, broadcast: bool) -> Result<Running, Box<dyn Error>> {
+        let mode = if broadcast { "broadcast" } else { "echo" };
+        let mut command = if self == Self::Node {
+            let mut node = Command::new("node");
+            node.args(["-e", include_str!("ws.js"), mode]);
+            node
+        } else {
+            let mut command = Command::new(std::env::current_exe()?);
+            command.args(["peer", self.name(), mode]);
+            command
+        };
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let stdout = child.stdout.take().ok_or("no stdout")?;
+        let running = |port| Running { child, address: SocketAddr::from(([127, 0, 0, 1], port)) };
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        match line.trim().parse() {
+            Ok(port) => Ok(running(port)),
+            Err(_) => {
+                drop(running(0));
+                Err(format!("{} did not start", self.name()).into())
+            }
+        }
+    }
+
+    /// What the process does that [`start`](Self::start) starts.
+    pub fn serve(self, broadcast: bool) -> Done {
+        match self {
+            Self::Threadws | Self::ThreadwsOwned => self.threadws(broadcast),
+            Self::Floor => floor(broadcast),
+            Self::Naive => naive(),
+            Self::Tokio => {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                runtime.block_on(tokio(broadcast))
+            }
+            Self::Node => Err("runs on its own".into()),
+        }
+    }
+
+    fn threadws(self, broadcast: bool) -> Done {
+        let config = Config::new().max_message_size(MAX_MESSAGE).ping_interval(PING);
+        let server = Server::bind("127.0.0.1:0")?.config(config);
+        println!("{}", server.local_addr()?.port());
+        let owned = self == Self::ThreadwsOwned;
+        server.run(move |client| {
+            if broadcast {
+                while let Some(message) = client.recv()? {
+                    client.broadcast(message);
+                }
+            } else if owned {
+                while let Some(message) = client.recv()? {
+                    client.write(message)?;
+                }
+            } else {
+                echo_borrowed(client)?;
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+}
+
+/// A peer's process, which ends with this.
+pub struct Running {
+    child: Child,
+    pub address: SocketAddr,
+}
+
+impl Running {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Either fails only if it is gone.
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
+
+fn echo_borrowed(client: &mut Connection) -> threadws::Result<()> {
+    while let Some(mut received) = client.recv_ref()? {
+        received.write(received.message())?;
+    }
+    Ok(())
+}
+
+fn listen() -> Result<TcpListener, Box<dyn Error>> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    // std's backlog is too short for hundreds who come at once.
+    rustix::net::listen(&listener, 4096)?;
+    println!("{}", listener.local_addr()?.port());
+    Ok(listener)
+}
+
+fn floor(broadcast: bool) -> Done {
+    let everybody = Arc::new(Mutex::new(Vec::new()));
+    for stream in listen()?.incoming() {
+        let stream = Arc::new(stream?);
+        stream.set_nodelay(true)?;
+        let everybody = Arc::clone(&everybody);
+        thread::Builder::new().stack_size(STACK).spawn(move || {
+            // Its end is its client's end.
+            _ = floor_of_one(&stream, broadcast.then_some(&everybody));
+        })?;
+    }
+    Ok(())
+}
+
+fn floor_of_one(
+    stream: &Arc<TcpStream>,
+    everybody: Option<&Mutex<Vec<Arc<TcpStream>>>>,
+) -> Result<(), Box<dyn Error>> {
+    let mut socket = &**stream;
+    let mut buffer = vec![0; 64 * 1024];
+    let mut filled = 0;
+    while head_end_of_request(&buffer[..filled]).is_none() {
+        match socket.read(&mut buffer[filled..])? {
+            0 => return Ok(()),
+            count => filled += count,
+        }
+    }
+    socket.write_all(&response(&buffer[..filled]).ok_or("no key")?)?;
+    if let Some(everybody) = everybody {
+        everybody.lock().map_err(|_| "poisoned")?.push(Arc::clone(stream));
+    }
+    filled = 0;
+    let mut out = Vec::new();
+    loop {
+        let count = socket.read(&mut buffer[filled..])?;
+        if count == 0 {
+            return Ok(());
+        }
+        filled += count;
+        let used = turn_around(&mut buffer[..filled], &mut out)?;
+        match everybody {
+            _ if out.is_empty() => {}
+            None => socket.write_all(&out)?,
+            Some(everybody) => {
+                for stream in everybody.lock().map_err(|_| "poisoned")?.iter() {
+                    (&**stream).write_all(&out)?;
+                }
+            }
+        }
+        out.clear();
+        buffer.copy_within(used..filled, 0);
+        filled -= used;
+        if filled == buffer.len() {
+            buffer.resize(filled * 2, 0);
+        }
+    }
+}
+
+/// Whole client frames to server frames; returns how many octets they took.
+fn turn_around(octets: &mut [u8], out: &mut Vec<u8>) -> Result<usize, &'static str> {
+    let mut used = 0;
+    loop {
+        let rest = &mut octets[used..];
+        let (at, payload) = match rest {
+            [_, 0xfe, a, b, ..] => (4, usize::from(u16::from_be_bytes([*a, *b]))),
+            [_, 0xff, length @ ..] => match length.first_chunk() {
+                Some(length) => (10, u64::from_be_bytes(*length) as usize),
+                None => return Ok(used),
+            },
+            [_, short, ..] if *short < 0x80 => return Err("not masked"),
+            [_, short, ..] if *short < 0xfe => (2, usize::from(*short & 0x7f)),
+            _ => return Ok(used),
+        };
+        if rest.len() < at + 4 + payload {
+            return Ok(used);
+        }
+        let first = rest[0];
+        if first & 0x0f == 8 {
+            return Err("closed");
+        }
+        let mut key = [0; 4];
+        key.copy_from_slice(&rest[at..at + 4]);
+        let octets = &mut rest[at + 4..at + 4 + payload];
+        unmask(octets, key);
+        match payload {
+            0..126 => out.extend_from_slice(&[first, payload as u8]),
+            _ => out.extend_from_slice(&header(first & 0x0f, payload)),
+        }
+        out.extend_from_slice(octets);
+        used += at + 4 + payload;
+    }
+}
+
+fn unmask(octets: &mut [u8], key: [u8; 4]) {
+    let word = u64::from(u32::from_ne_bytes(key));
+    let word = word << 32 | word;
+    let mut words = octets.chunks_exact_mut(8);
+    for octets in &mut words {
+        if let Ok(octets) = <&mut [u8; 8]>::try_from(octets) {
+            *octets = (u64::from_ne_bytes(*octets) ^ word).to_ne_bytes();
+        }
+    }
+    for (octet, key) in words.into_remainder().iter_mut().zip(word.to_ne_bytes()) {
+        *octet ^= key;
+    }
+}
+
+fn naive() -> Done {
+    for stream in listen()?.incoming() {
+        let stream = stream?;
+        stream.set_nodelay(true)?;
+        thread::Builder::new().stack_size(STACK).spawn(move || {
+            let Ok(mut socket) = tungstenite::accept(stream) else { return };
+            while let Ok(message) = socket.read() {
+                if (message.is_text() || message.is_binary()) && socket.send(message).is_err() {
+                    return;
+                }
+            }
+        })?;
+    }
+    Ok(())
+}
+
+type Queues = Arc<Mutex<HashMap<u64, mpsc::UnboundedSender<tungstenite::Message>>>>;
+
+async fn tokio(broadcast: bool) -> Done {
+    let listener = listen()?;
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let queues = Queues::default();
+    for id in 0.. {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        if broadcast {
+            drop(tokio::spawn(tokio_broadcast(stream, id, Arc::clone(&queues))));
+        } else {
+            drop(tokio::spawn(tokio_echo(stream)));
+        }
+    }
+    Ok(())
+}
+
+async fn tokio_echo(stream: tokio::net::TcpStream) {
+    let Ok(mut socket) = tokio_tungstenite::accept_async(stream).await else { return };
+    while let Some(Ok(message)) = socket.next().await {
+        if (message.is_text() || message.is_binary()) && socket.send(message).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn tokio_broadcast(stream: tokio::net::TcpStream, id: u64, queues: Queues) {
+    let Ok(socket) = tokio_tungstenite::accept_async(stream).await else { return };
+    let (mut sink, mut source) = socket.split();
+    let (queue, mut queued) = mpsc::unbounded_channel();
+    let everybody = || queues.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    everybody().insert(id, queue);
+    let writer = tokio::spawn(async move {
+        while let Some(message) = queued.recv().await {
+            if sink.send(message).await.is_err() {
+                return;
+            }
+        }
+    });
+    while let Some(Ok(message)) = source.next().await {
+        if message.is_text() || message.is_binary() {
+            for queue in everybody().values() {
+                // It fails only where the writer has ended.
+                _ = queue.send(message.clone());
+            }
+        }
+    }
+    everybody().remove(&id);
+    writer.abort();
+}

@@ -1,0 +1,245 @@
+//! The table and the plots.
+
+use crate::Row;
+use crate::load::{Load, Outcome};
+use crate::peers::Peer;
+use std::error::Error;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// What is told of a peer under a load.
+#[derive(Clone, Copy)]
+enum Figure {
+    Rate,
+    Cost,
+    P99,
+}
+
+/// One line for the progress.
+pub fn outcome(load: Load, outcome: &Outcome) -> String {
+    if load.is_memory() {
+        return format!("{:.1} KiB each", outcome.cost);
+    }
+    let Outcome { rate, cost, p50, p99 } = outcome;
+    format!("{}/s, {} µs of CPU each, p50 {p50} µs, p99 {p99} µs", count(*rate), short(*cost))
+}
+
+pub fn write(
+    out: &Path,
+    rows: &[Row],
+    cores: &str,
+    command: &str,
+    took: Duration,
+) -> Result<(), Box<dyn Error>> {
+    std::fs::write(out.join("results.md"), table(rows, cores, command, took)?)?;
+    let rates = "Messages a second beside the floor: longer is better";
+    std::fs::write(out.join("rates.svg"), plot(rows, Figure::Rate, rates))?;
+    let costs = "Server CPU a message, or memory a client, beside the floor: shorter is better";
+    std::fs::write(out.join("costs.svg"), plot(rows, Figure::Cost, costs))?;
+    std::fs::write(out.join("runs.csv"), runs(rows))?;
+    Ok(())
+}
+
+/// Every run, for whoever wants to see the spread.
+fn runs(rows: &[Row]) -> String {
+    let mut csv = "load;peer;per second;CPU µs or KiB each;p50 µs;p99 µs\n".to_owned();
+    for row in rows {
+        for (peer, outcomes) in &row.runs {
+            for Outcome { rate, cost, p50, p99 } in outcomes {
+                _ = writeln!(csv, "{};{};{rate:.0};{cost:.3};{p50};{p99}", row.load.name(), peer.name());
+            }
+        }
+    }
+    csv
+}
+
+fn table(rows: &[Row], cores: &str, command: &str, took: Duration) -> Result<String, Box<dyn Error>> {
+    let peers: Vec<Peer> =
+        Peer::ALL.into_iter().filter(|peer| rows.iter().any(|row| row.of(*peer).is_some())).collect();
+    let mut text = format!(
+        "# threadws beside its peers\n\n{}, {} minutes and {} seconds. {}; {cores}.\n\n    {command}\n\n",
+        said("date", &["-u", "+%Y-%m-%d %H:%M UTC"]),
+        took.as_secs() / 60,
+        took.as_secs() % 60,
+        machine(),
+    );
+    let rounds = rows.iter().flat_map(|row| &row.runs).map(|(_, runs)| runs.len());
+    let (least, most) = (rounds.clone().min().unwrap_or(0), rounds.max().unwrap_or(0));
+    let rounds = if least == most { most.to_string() } else { format!("{least} to {most}") };
+    _ = writeln!(
+        text,
+        "Medians of {rounds} runs, interleaved. In brackets: beside the floor in the same runs. The machine may be \
+         shared with others: **only the ratios inside one table mean something**, and of those a few per cent do \
+         not.\n"
+    );
+    for peer in &peers {
+        _ = writeln!(text, "- **{}**: {}", peer.name(), peer.what());
+    }
+    for (figure, title) in [
+        (Figure::Rate, "Messages, deliveries or handshakes a second: more is better"),
+        (Figure::Cost, "Server CPU µs for each, or KiB of memory a client: less is better"),
+        (Figure::P99, "Round trip, µs, the hundredth worst: less is better"),
+    ] {
+        _ = writeln!(text, "\n## {title}\n");
+        let names: Vec<_> = peers.iter().map(|peer| peer.name()).collect();
+        _ = writeln!(text, "| | {} |\n|---|{}", names.join(" | "), "--:|".repeat(peers.len()));
+        for row in rows.iter().filter(|row| matches!(figure, Figure::Cost) || !row.load.is_memory()) {
+            let cells: Vec<_> = peers.iter().map(|peer| row.cell(*peer, figure)).collect();
+            _ = writeln!(text, "| {} | {} |", row.load.name(), cells.join(" | "));
+        }
+    }
+    Ok(text)
+}
+
+impl Row {
+    fn of(&self, peer: Peer) -> Option<&[Outcome]> {
+        let (_, runs) = self.runs.iter().find(|(one, runs)| *one == peer && !runs.is_empty())?;
+        Some(runs)
+    }
+
+    fn median(&self, peer: Peer, figure: Figure) -> Option<f64> {
+        let mut values: Vec<f64> = self.of(peer)?.iter().map(|run| figure.of(run)).collect();
+        values.sort_by(f64::total_cmp);
+        let middle = values.len() / 2;
+        Some(if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 })
+    }
+
+    /// Beside the floor.
+    fn ratio(&self, peer: Peer, figure: Figure) -> Option<f64> {
+        Some(self.median(peer, figure)? / self.median(Peer::Floor, figure)?)
+    }
+
+    fn cell(&self, peer: Peer, figure: Figure) -> String {
+        let Some(value) = self.median(peer, figure) else { return "–".to_owned() };
+        let value = figure.show(value);
+        match self.ratio(peer, figure) {
+            Some(ratio) if peer != Peer::Floor => format!("{value} ({})", short(ratio)),
+            _ => value,
+        }
+    }
+}
+
+impl Figure {
+    fn of(self, run: &Outcome) -> f64 {
+        match self {
+            Self::Rate => run.rate,
+            Self::Cost => run.cost,
+            Self::P99 => run.p99 as f64,
+        }
+    }
+
+    fn show(self, value: f64) -> String {
+        match self {
+            Self::Rate | Self::P99 => count(value),
+            Self::Cost => short(value),
+        }
+    }
+}
+
+/// Three digits that count.
+fn short(value: f64) -> String {
+    match value {
+        ..10.0 => format!("{value:.2}"),
+        ..100.0 => format!("{value:.1}"),
+        _ => count(value),
+    }
+}
+
+fn count(value: f64) -> String {
+    match value {
+        ..10.0 => format!("{value:.1}"),
+        ..10_000.0 => format!("{value:.0}"),
+        ..10_000_000.0 => format!("{:.0}k", value / 1e3),
+        _ => format!("{:.1}M", value / 1e6),
+    }
+}
+
+/// What a program prints.
+fn said(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().map(|output| output.stdout).unwrap_or_default();
+    String::from_utf8_lossy(&output).trim().to_owned()
+}
+
+fn machine() -> String {
+    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpus.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split_once(": "));
+    let cores = cpus.lines().filter(|line| line.starts_with("processor")).count();
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    format!(
+        "{}, {cores} cores, Linux {}, {}; load average {}",
+        model.map_or("unknown processor", |(_, model)| model),
+        said("uname", &["-r"]),
+        said("rustc", &["--version"]),
+        load.split(' ').take(3).collect::<Vec<_>>().join(" "),
+    )
+}
+
+const WIDTH: f64 = 860.0;
+const LEFT: f64 = 150.0;
+/// Where a bar ends that is as long as the floor's.
+const UNIT: f64 = 270.0;
+/// No bar is longer; a longer one is cut, and its figure says what it is.
+const LONGEST: f64 = 2.0;
+const BAR: f64 = 16.0;
+
+/// A group of bars for each load. Hues that are told apart on white and on black, and without colours by their order.
+fn plot(rows: &[Row], figure: Figure, title: &str) -> String {
+    let mut y = 58.0;
+    let mut body = String::new();
+    for row in rows.iter().filter(|row| matches!(figure, Figure::Cost) || !row.load.is_memory()) {
+        let bars: Vec<_> =
+            row.runs.iter().filter_map(|(peer, _)| Some((*peer, row.ratio(*peer, figure)?))).collect();
+        if bars.is_empty() {
+            continue;
+        }
+        _ = writeln!(body, r#"<text class="load" x="10" y="{}">{}</text>"#, y + 12.0, row.load.name());
+        y += 20.0;
+        let top = y;
+        for (peer, ratio) in bars {
+            let long = ratio.min(LONGEST) * UNIT;
+            let fill = match peer {
+                Peer::Threadws => "#2f81d6",
+                Peer::ThreadwsOwned => "#7fb2e5",
+                Peer::Floor => "#8b949e",
+                Peer::Naive => "#d9822b",
+                Peer::Tokio => "#c0504d",
+                Peer::Node => "#5a9e57",
+            };
+            let unit = match figure {
+                Figure::Rate => "/s",
+                _ if row.load.is_memory() => " KiB",
+                _ => " µs",
+            };
+            let value = row.median(peer, figure).map_or_else(String::new, |value| figure.show(value));
+            let cut = if ratio > LONGEST { " »" } else { "" };
+            _ = writeln!(
+                body,
+                r#"<text x="{}" y="{}" text-anchor="end">{}</text><rect x="{LEFT}" y="{y}" width="{long:.1}" height="{}" fill="{fill}"/><text x="{:.1}" y="{}">{cut} {} · {value}{unit}</text>"#,
+                LEFT - 6.0,
+                y + 11.0,
+                peer.name(),
+                BAR - 3.0,
+                LEFT + long + 4.0,
+                y + 11.0,
+                short(ratio),
+            );
+            y += BAR;
+        }
+        let x = LEFT + UNIT;
+        _ = writeln!(body, r#"<line x1="{x}" x2="{x}" y1="{top}" y2="{}"/>"#, y - 3.0);
+        y += 12.0;
+    }
+    format!(
+        r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" height="{y}" font-family="system-ui, sans-serif" font-size="12">
+<style>
+text {{ fill: #1f2328 }} .load {{ font-weight: 600 }} .note {{ fill: #6e7781 }} line {{ stroke: #6e7781; stroke-dasharray: 3 3 }}
+@media (prefers-color-scheme: dark) {{ text {{ fill: #d1d7e0 }} .note {{ fill: #9198a1 }} line {{ stroke: #9198a1 }} }}
+</style>
+<text x="10" y="22" font-size="16" font-weight="600">{title}</text>
+<text class="note" x="10" y="42">Medians. The dashed line is the floor, a thread a client with nothing but the parser. A bar that ends in » is cut.</text>
+{body}</svg>
+"#
+    )
+}
