@@ -245,6 +245,7 @@ impl Connect {
             response: Some(Box::new(response.map(|()| Vec::new()))),
             subprotocol,
             hub: Hub::default(),
+            hooks: Arc::default(),
             timer,
         };
         Connection::new(Role::Client, &self.config, stream, &early, parts)

@@ -17,12 +17,25 @@ use std::time::Duration;
 pub struct Config {
     pub(crate) max_message_size: usize,
     pub(crate) max_backlog: usize,
+    pub(crate) slow_peer: SlowPeer,
+    pub(crate) max_topics: usize,
     pub(crate) handshake_timeout: Duration,
     pub(crate) message_timeout: Duration,
     pub(crate) ping_interval: Duration,
     pub(crate) ping_timeout: Duration,
     pub(crate) write_timeout: Duration,
     pub(crate) close_timeout: Duration,
+}
+
+/// What becomes of a client that a broadcast finds with a full backlog: nobody waits for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SlowPeer {
+    /// Its connection is ended at once, and reported here as 1013: what it holds of the conversation would have a hole.
+    #[default]
+    Close,
+    /// It misses the message, which is counted. For messages that the next one makes stale.
+    Skip,
 }
 
 /// A request or response head: 16 KiB hold any cookie a browser sends, and no more is ever buffered.
@@ -46,11 +59,25 @@ impl Config {
         self
     }
 
-    /// How many bytes may wait for a peer that reads slowly, frame headers included: what
+    /// How many bytes may wait for a peer that reads slowly, frame headers and bookkeeping included: what
     /// [`try_send`](crate::Sender::try_send), ticks and broadcasts may queue. A blocking
     /// [`send`](crate::Sender::send) waits instead and does not count. Defaults to 1 MiB.
     pub fn max_backlog(mut self, bytes: usize) -> Self {
         self.max_backlog = bytes;
+        self
+    }
+
+    /// What becomes of a client that does not take a broadcast or published message because its backlog is full. Ticks and
+    /// [`try_send`](crate::Sender::try_send) keep their own ways: they are skipped, and [`Error::Full`]. Defaults to
+    /// [`SlowPeer::Close`].
+    pub fn slow_peer(mut self, policy: SlowPeer) -> Self {
+        self.slow_peer = policy;
+        self
+    }
+
+    /// To how many topics one client may be subscribed at a time. Defaults to 128, of at most 256 bytes each.
+    pub fn max_topics(mut self, topics: usize) -> Self {
+        self.max_topics = topics;
         self
     }
 
@@ -129,6 +156,8 @@ impl Default for Config {
         Self {
             max_message_size: 1 << 20,
             max_backlog: 1 << 20,
+            slow_peer: SlowPeer::Close,
+            max_topics: 128,
             handshake_timeout: Duration::from_secs(10),
             message_timeout: Duration::from_secs(30),
             ping_interval: Duration::from_secs(20),

@@ -5,6 +5,7 @@ mod closing;
 mod cork;
 mod facts;
 mod keepalive;
+mod publishing;
 mod reader;
 mod received;
 mod sending;
@@ -13,7 +14,7 @@ pub use received::Received;
 
 use crate::config::Config;
 use crate::error::{Cause, Closed, Error, Result, Timeout};
-use crate::hub::Hub;
+use crate::hub::{Hooks, Hub};
 use crate::message::{Event, Message, State};
 use crate::net::{Deadline, Stream};
 use crate::protocol::Role;
@@ -23,7 +24,7 @@ use crate::sender::Sender;
 use crate::sync::Arc;
 use crate::tick::Tick;
 use crate::timer::Timer;
-use cork::Cork;
+use cork::{Cork, To};
 use keepalive::{Due, Keepalive};
 use reader::Reader;
 use std::io::ErrorKind;
@@ -49,6 +50,8 @@ pub struct Connection {
     response: Option<Box<Response>>,
     subprotocol: Option<Box<str>>,
     hub: Hub,
+    hooks: Arc<Hooks>,
+    max_topics: usize,
     timer: Arc<Timer>,
     ticks: Vec<Tick>,
     /// When a receiving call last came back empty: until the next one the message clock stands still.
@@ -65,6 +68,7 @@ pub(crate) struct Parts {
     pub(crate) response: Option<Box<Response>>,
     pub(crate) subprotocol: Option<String>,
     pub(crate) hub: Hub,
+    pub(crate) hooks: Arc<Hooks>,
     pub(crate) timer: Arc<Timer>,
 }
 
@@ -85,16 +89,18 @@ impl Connection {
         early: &[u8],
         parts: Parts,
     ) -> Result<Self> {
-        let Parts { sender, request, response, subprotocol, hub, timer } = parts;
+        let Parts { sender, request, response, subprotocol, hub, hooks, timer } = parts;
         Ok(Self {
             sender,
             reader: Reader::new(role, config, stream, early)?,
             keepalive: Keepalive::new(config),
-            cork: Cork::default(),
+            cork: Cork::new(config),
             request: Box::new(request),
             response,
             subprotocol: subprotocol.map(String::into_boxed_str),
             hub,
+            hooks,
+            max_topics: config.max_topics,
             timer,
             ticks: Vec::new(),
             paused: None,
@@ -104,7 +110,8 @@ impl Connection {
 
     /// Receives the next message; `None` is the end after a closing handshake with 1000, 1001 or no code.
     ///
-    /// Pings are answered, pongs noted and Closes answered on the way. What [`write`](Self::write) holds is sent first.
+    /// Pings are answered, pongs noted and Closes answered on the way. What [`write`](Self::write) and
+    /// [`broadcast`](Self::broadcast) hold is sent first.
     ///
     /// # Blocking
     ///
@@ -189,7 +196,8 @@ impl Connection {
     #[inline]
     fn lend(&mut self, item: Item) -> Received<'_> {
         let hold = self.reader.has_unread();
-        Received { message: self.reader.view(item), outbox: self.sender.outbox(), cork: &mut self.cork, hold }
+        let to = To { sender: &self.sender, hub: &self.hub };
+        Received { message: self.reader.view(item), to, cork: &mut self.cork, hold }
     }
 
     /// Receives the next message or control frame, for those who want to see pings, pongs and the Close too.
@@ -295,7 +303,11 @@ impl Connection {
                 // Fails only if a Close is out, and then nothing may follow it.
                 drop(self.sender.outbox().pong(self.reader.octets(span)));
             }
-            Item::Pong(span) => self.keepalive.pong(self.reader.octets(span), self.reader.last_life),
+            Item::Pong(span) => {
+                if let Some(time) = self.keepalive.pong(self.reader.octets(span), self.reader.last_life) {
+                    self.sender.outbox().tally().round_trip(time);
+                }
+            }
             Item::Close(span) => {
                 let content = close_frame(self.reader.octets(span))?;
                 self.answer_close(content);
@@ -311,6 +323,8 @@ impl Connection {
         let now = Instant::now();
         let outbox = self.sender.outbox();
         let closing = outbox.state() != State::Open;
+        let counts = self.reader.counts();
+        outbox.tally().received(counts.messages, counts.octets);
         let close = if closing { outbox.close_deadline() } else { Deadline::NEVER };
         let message = self.reader.message_deadline(now);
         if close.has_passed(now) {
@@ -357,6 +371,7 @@ impl Connection {
             Due::Ping(payload) => {
                 // Fails only if the connection is closing, which the next read tells.
                 drop(outbox.ping(&payload));
+                outbox.tally().pinged();
                 self.reader.rest();
                 self.cork.rest();
                 Ok(())

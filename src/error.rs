@@ -36,6 +36,11 @@ pub enum Error {
     Full,
     /// [`try_recv`](crate::Connection::try_recv) found no whole message.
     Empty,
+    /// A client would be subscribed to more topics than the limit. Nothing was done.
+    TooManyTopics {
+        /// The limit: [`Config::max_topics`](crate::Config::max_topics).
+        limit: usize,
+    },
     /// A setting or an argument that cannot be used. Nothing was done with it.
     Invalid(Cow<'static, str>),
     /// The operating system said no.
@@ -54,8 +59,8 @@ impl Error {
             | Self::MessageTooBig { .. }
             | Self::Refused(_)
             | Self::Io(_) => true,
-            Self::Timeout(timeout) => *timeout != Timeout::Recv,
-            Self::Full | Self::Empty | Self::Invalid(_) => false,
+            Self::Timeout(timeout) => !matches!(timeout, Timeout::Recv | Timeout::Drained),
+            Self::Full | Self::Empty | Self::TooManyTopics { .. } | Self::Invalid(_) => false,
         }
     }
 
@@ -68,7 +73,7 @@ impl Error {
     /// | [`Timeout::Message`] | 1008 |
     /// | [`Timeout::Write`] | 1013: kept for the report, the peer does not read |
     /// | [`Timeout::Ping`], [`Timeout::Close`], [`Error::Io`] | 1006: nothing can be sent any more |
-    /// | [`Closed`](Error::Closed) | the code it ended with |
+    /// | [`Closed`](Error::Closed) | the code it ended with: 1013 after [`SlowPeer::Close`](crate::SlowPeer::Close) |
     /// | any other, so a handler's own | 1011 |
     pub fn close_code(&self) -> CloseCode {
         match self {
@@ -108,6 +113,7 @@ impl fmt::Debug for Error {
             }
             Self::Full => f.write_str("Full"),
             Self::Empty => f.write_str("Empty"),
+            Self::TooManyTopics { limit } => f.debug_struct("TooManyTopics").field("limit", limit).finish(),
             Self::Invalid(what) => f.debug_tuple("Invalid").field(what).finish(),
             Self::Io(error) => f.debug_tuple("Io").field(error).finish(),
         }
@@ -124,6 +130,7 @@ impl fmt::Display for Error {
             Self::Refused(response) => write!(f, "handshake refused with status {}", response.status()),
             Self::Full => f.write_str("backlog full"),
             Self::Empty => f.write_str("no message waiting"),
+            Self::TooManyTopics { limit } => write!(f, "more than {limit} topics"),
             Self::Invalid(what) => write!(f, "invalid input: {what}"),
             Self::Io(error) => error.fmt(f),
         }
@@ -225,6 +232,8 @@ pub enum Timeout {
     Close,
     /// The caller's own timeout, in [`recv_timeout`](crate::Connection::recv_timeout). The connection goes on.
     Recv,
+    /// The caller's own timeout, in [`drained`](crate::Sender::drained). The connection goes on.
+    Drained,
 }
 
 impl fmt::Display for Timeout {
@@ -236,6 +245,7 @@ impl fmt::Display for Timeout {
             Self::Write => "write timed out: the peer reads too slowly",
             Self::Close => "closing handshake timed out",
             Self::Recv => "no message in time",
+            Self::Drained => "the backlog did not drain in time",
         })
     }
 }
@@ -269,6 +279,8 @@ pub(crate) enum Cause {
     Eof,
     Io(io::ErrorKind),
     Timeout(Timeout),
+    /// A broadcast found the backlog full, and the policy is to close.
+    SlowPeer,
     Violation(Violation),
     MessageTooBig {
         limit: usize,
@@ -284,7 +296,7 @@ impl Cause {
             Self::Timeout(timeout) => Some(Error::Timeout(timeout)),
             Self::Violation(violation) => Some(Error::Violation(violation)),
             Self::MessageTooBig { limit } => Some(Error::MessageTooBig { limit }),
-            Self::Eof | Self::Io(_) | Self::Terminated => None,
+            Self::Eof | Self::Io(_) | Self::SlowPeer | Self::Terminated => None,
         }
     }
 
@@ -306,6 +318,7 @@ impl fmt::Display for Cause {
             Self::Eof => f.write_str("end of stream"),
             Self::Io(kind) => kind.fmt(f),
             Self::Terminated => f.write_str("terminated"),
+            Self::SlowPeer => f.write_str("slow peer: its backlog was full"),
             Self::Timeout(timeout) => timeout.fmt(f),
             Self::Violation(violation) => violation.fmt(f),
             Self::MessageTooBig { limit } => Error::MessageTooBig { limit: *limit }.fmt(f),
@@ -324,7 +337,7 @@ impl Closed {
         match (&self.0.received, self.0.cause) {
             (Some(Some(frame)), _) => frame.code,
             (Some(None), _) => CloseCode::NO_STATUS,
-            (None, Some(Cause::Timeout(Timeout::Write))) => CloseCode::TRY_AGAIN_LATER,
+            (None, Some(Cause::SlowPeer | Cause::Timeout(Timeout::Write))) => CloseCode::TRY_AGAIN_LATER,
             (None, _) => CloseCode::ABNORMAL,
         }
     }
@@ -456,7 +469,9 @@ mod tests {
 
     #[test]
     fn errors_that_are_the_callers_leave_the_connection_usable() {
-        for error in [Error::Full, Error::Empty, Error::Timeout(Timeout::Recv), Error::invalid("x")] {
+        let timeouts = [Error::Timeout(Timeout::Recv), Error::Timeout(Timeout::Drained)];
+        let others = [Error::Full, Error::Empty, Error::TooManyTopics { limit: 1 }, Error::invalid("x")];
+        for error in timeouts.into_iter().chain(others) {
             assert!(!error.is_fatal(), "{error}");
         }
         assert!(Error::Timeout(Timeout::Write).is_fatal());

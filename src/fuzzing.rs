@@ -4,6 +4,7 @@
 
 use crate::config::{MAX_HEAD_SIZE, MAX_HEADERS};
 use crate::message::{CloseCode, CloseFrame};
+use crate::protocol::body::Framing;
 use crate::protocol::decoder::{self, Decoder, Item, MAX_CONTROL};
 use crate::protocol::encoder::{self, MAX_REASON, Opcode};
 use crate::protocol::forwarded::{ForwardedHeader, Trust, client_ip};
@@ -107,6 +108,7 @@ pub fn response_head(input: &[u8]) {
         assert!(response.headers().get_all(SEC_WEBSOCKET_ACCEPT).iter().eq([ACCEPT]));
         assert!([None, Some("chat"), Some("v2")].contains(&subprotocol.as_deref()));
     }
+    check_body(Framing::of(&response), &octets[head.len()..], usize::from(*piece));
     // Wherever an answer leads, what is asked there is one request.
     let from = Target::parse("ws://example.com:8005/a/b?c").expect("a target");
     let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
@@ -114,6 +116,25 @@ pub fn response_head(input: &[u8]) {
         let (_, asked) = Offer::new(&target, None, &[], &HeaderMap::new()).expect("an offer");
         parse_request(&asked, Limits { size: 2 * MAX_HEAD_SIZE, headers: MAX_HEADERS }).expect("one request");
     }
+}
+
+/// What has come of a body stays, whatever comes after it; and chunks are what httparse takes for chunks.
+fn check_body(framing: Framing, octets: &[u8], cut: usize) {
+    let (body, whole) = framing.body(octets);
+    let (start, early) = framing.body(&octets[..cut.min(octets.len())]);
+    assert!(body.starts_with(&start) && (!early || whole && body == start));
+    if framing != Framing::Chunked {
+        assert!(octets.starts_with(&body));
+        return;
+    }
+    let (mut theirs, mut rest) = (Vec::new(), octets);
+    while let Ok(httparse::Status::Complete((start, size @ 1..))) = httparse::parse_chunk_size(rest) {
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        rest = &rest[start..];
+        theirs.extend_from_slice(&rest[..size.min(rest.len())]);
+        rest = size.checked_add(2).and_then(|size| rest.get(size..)).unwrap_or_default();
+    }
+    assert!(body.starts_with(&theirs));
 }
 
 /// The client's address is the peer's or one that the header holds; and what a trusted proxy appended stands, whatever the

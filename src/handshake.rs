@@ -8,6 +8,8 @@ use crate::protocol::forwarded::{self, ForwardedHeader, Trust};
 use crate::protocol::head::{self, Limits, Scanner};
 use crate::protocol::upgrade::{self, Asked, Policy, Upgrade};
 use crate::request::{HandshakeError, Reject, Request, Response};
+use crate::stats::Counters;
+use crate::sync::Arc;
 use http::{Method, StatusCode};
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::SocketAddr;
@@ -44,6 +46,7 @@ pub(crate) struct Rules {
     pub(crate) on_request: Option<Box<OnRequest>>,
     pub(crate) on_http: Option<Box<OnHttp>>,
     pub(crate) on_handshake_error: Option<Box<OnHandshakeError>>,
+    pub(crate) counters: Arc<Counters>,
 }
 
 /// A handshake that succeeded; its 101 is out.
@@ -214,6 +217,7 @@ impl Exchange<'_> {
         let without_body = request.as_ref().is_some_and(|request| request.method() == Method::HEAD);
         self.answer(reject.response(), without_body);
         let reason = reject.text().to_owned();
+        self.rules.counters.handshake_failed(reject.status().as_u16());
         let error = HandshakeError::new(reject.status(), reason, self.peer_addr, request);
         log::debug!(target: "threadws::handshake", "{error}");
         if let Some(callback) = &self.rules.on_handshake_error {

@@ -6,9 +6,13 @@
 
 mod core;
 mod pending;
+mod shared;
+mod watched;
+
+pub(crate) use shared::Fate;
 
 use self::core::{Core, Refusal};
-use crate::config::Config;
+use crate::config::{Config, SlowPeer};
 use crate::error::{Cause, Closed, Ending, Result, Timeout};
 use crate::flush::{Flush, Next, Refused};
 use crate::message::{CloseFrame, IntoMessage, State};
@@ -16,7 +20,8 @@ use crate::net::{Deadline, Transport};
 use crate::protocol::Role;
 use crate::protocol::encoder::{self, Header, Opcode};
 use crate::protocol::gate::Gate;
-use crate::sync::{Arc, AtomicU8, Condvar, Mutex, MutexGuard, Ordering, Weak, now};
+use crate::stats::Tally;
+use crate::sync::{Arc, AtomicBool, AtomicU8, Condvar, Mutex, MutexGuard, Ordering, Weak, now};
 use pending::{Pending, Unit};
 use std::io::{ErrorKind, IoSlice};
 use std::time::{Duration, Instant};
@@ -38,6 +43,9 @@ pub(crate) struct Outbox {
     this: Weak<Self>,
     /// Mirrors the gate as a hint for `state()`. Relaxed: it guards nothing, every write asks the gate under the lock.
     state: AtomicU8,
+    /// A broadcast that finds the backlog full is left out. Relaxed: a setting.
+    skips: AtomicBool,
+    tally: Tally,
     core: Mutex<Core>,
     /// Tells waiting senders that octets went out, that the turn is free, or that the connection broke.
     progress: Condvar,
@@ -59,6 +67,8 @@ impl Outbox {
             flush,
             this: Weak::clone(this),
             state: AtomicU8::new(State::Open as u8),
+            skips: AtomicBool::new(config.slow_peer == SlowPeer::Skip),
+            tally: Tally::default(),
             core: Mutex::new(Core {
                 gate: Gate::Open,
                 stream: Some(stream),
@@ -68,6 +78,7 @@ impl Outbox {
                 waiting: 0,
                 watched: false,
                 close_deadline: Deadline::NEVER,
+                skipped: 0,
                 ending: Ending::default(),
             }),
             progress: Condvar::default(),
@@ -90,11 +101,6 @@ impl Outbox {
         }
     }
 
-    /// Octets of data frames that wait for the peer.
-    pub(crate) fn backlog(&self) -> usize {
-        self.core.lock().pending.octets()
-    }
-
     /// Sends one message, and waits until the socket has taken it.
     pub(crate) fn send(&self, message: impl IntoMessage) -> Result<()> {
         let (core, ticket) = self.queue(message, None)?;
@@ -104,16 +110,6 @@ impl Outbox {
     /// Sends one message or queues it, without waiting; the ticket tells [`is_out`](Self::is_out) of it.
     pub(crate) fn try_send(&self, message: impl IntoMessage) -> Result<u64> {
         let (core, ticket) = self.queue(message, Some(self.max_backlog))?;
-        self.leave(core);
-        Ok(ticket)
-    }
-
-    /// Sends or queues a frame that is encoded already, without waiting. Only a server has such frames to share.
-    pub(crate) fn try_send_shared(&self, frame: &Arc<[u8]>) -> Result<u64> {
-        let core = self.admit(frame.len(), Some(self.max_backlog))?;
-        let (core, ticket) = self.write_or_keep(core, frame, 1, || {
-            if frame.len() < COPIED { Unit::Frames(frame.to_vec()) } else { Unit::Shared(Arc::clone(frame)) }
-        })?;
         self.leave(core);
         Ok(ticket)
     }
@@ -215,7 +211,7 @@ impl Outbox {
         let mut core = self.core.lock();
         let ticket = core.pending.ticket();
         while core.stream.is_some() && !core.pending.is_empty() {
-            core = self.wait_turn(core, ticket)?;
+            core = self.wait_turn(core, ticket, Deadline::NEVER)?;
         }
         Ok(())
     }
@@ -242,6 +238,7 @@ impl Outbox {
             core.ending.bytes_received = counts.octets;
         }
         core.pending.clear();
+        self.tally.received(counts.messages, counts.octets);
         self.state.store(State::Closed as u8, Ordering::Relaxed);
         self.progress.notify_all();
         core.closed()
@@ -403,20 +400,25 @@ impl Outbox {
     /// Waits until the octets up to `ticket` are out.
     fn wait_out<'a>(&'a self, mut core: MutexGuard<'a, Core>, ticket: u64) -> Result<()> {
         while !core.pending.is_out(ticket) {
-            core = self.wait_turn(core, ticket)?;
+            core = self.wait_turn(core, ticket, Deadline::NEVER)?;
         }
         self.leave(core);
         Ok(())
     }
 
-    /// Waits for progress: in the socket if nobody does, else for whoever does.
-    fn wait_turn<'a>(&'a self, mut core: MutexGuard<'a, Core>, ticket: u64) -> Result<MutexGuard<'a, Core>> {
+    /// Waits for progress, at most until `until`: in the socket if nobody does, else for whoever does.
+    fn wait_turn<'a>(
+        &'a self,
+        mut core: MutexGuard<'a, Core>,
+        ticket: u64,
+        until: Deadline,
+    ) -> Result<MutexGuard<'a, Core>> {
         let Some(stream) = core.stream.clone() else { return Err(core.failure()) };
-        let deadline = core.deadline();
+        let deadline = core.deadline().or(until);
         core.waiting += 1;
         if core.turn_taken {
             // Who has the turn keeps the write deadline, but may have gone to sleep before there was one for the Close.
-            let deadline = core.close_deadline;
+            let deadline = core.close_deadline.or(until);
             core = self.progress.wait_until(core, deadline.instant());
             core.waiting -= 1;
             self.expire(&mut core, now());

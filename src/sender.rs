@@ -2,9 +2,11 @@
 
 use crate::error::{Cause, Result};
 use crate::message::{CloseCode, CloseFrame, IntoMessage, State};
+use crate::net::Deadline;
 use crate::outbox::Outbox;
 use crate::protocol::encoder;
 use crate::sync::Arc;
+use std::time::Duration;
 
 /// Sends on a connection from any thread, while its own thread waits in [`recv`](crate::Connection::recv).
 ///
@@ -137,6 +139,29 @@ impl Sender {
     /// How many bytes of data frames wait for the peer, in this process; the operating system's buffers hold more.
     pub fn backlog(&self) -> usize {
         self.outbox.backlog()
+    }
+
+    /// The most bytes that ever waited for the peer: how near the [`backlog`](Self::backlog) came to
+    /// [`max_backlog`](crate::Config::max_backlog).
+    pub fn high_water(&self) -> usize {
+        self.outbox.high_water()
+    }
+
+    /// Waits until everything that waits for the peer now has left this process: the backlog's own backpressure, for who
+    /// uses [`try_send`](Self::try_send).
+    ///
+    /// # Blocking
+    ///
+    /// At most `timeout`, or until the connection ends. Zero only looks.
+    ///
+    /// # Errors
+    ///
+    /// * [`Error::Timeout`](crate::Error::Timeout) with [`Timeout::Drained`](crate::Timeout::Drained): the peer has not
+    ///   read enough yet. The connection goes on.
+    /// * [`Error::Timeout`](crate::Error::Timeout) with another clock, or [`Error::Closed`](crate::Error::Closed): the
+    ///   connection ended.
+    pub fn drained(&self, timeout: Duration) -> Result<()> {
+        self.outbox.wait_drained(Deadline::after(timeout))
     }
 
     /// The connection's number. It is never used again in this process.

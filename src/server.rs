@@ -17,7 +17,7 @@ use crate::connection::Connection;
 use crate::error::{BoxError, Error, Result};
 use crate::flush::Flush;
 use crate::handshake::Rules;
-use crate::hub::Hub;
+use crate::hub::{Client as Member, Hooks, Hub};
 use crate::protocol::forwarded::{ForwardedHeader, Trust};
 use crate::protocol::origin::Origins;
 use crate::protocol::upgrade::Policy;
@@ -62,6 +62,8 @@ pub struct Server {
     listener: Option<TcpListener>,
     config: Config,
     rules: Rules,
+    hub: Hub,
+    hooks: Hooks,
     path: Option<String>,
     subprotocols: Vec<String>,
     origins: Origins,
@@ -96,10 +98,13 @@ impl Server {
     }
 
     fn new(listener: Option<TcpListener>) -> Self {
+        let hub = Hub::default();
         Self {
             listener,
             config: Config::default(),
-            rules: Rules::default(),
+            rules: Rules { counters: Arc::clone(hub.counters()), ..Rules::default() },
+            hub,
+            hooks: Hooks::default(),
             path: None,
             subprotocols: Vec::new(),
             origins: Origins::default(),
@@ -225,6 +230,38 @@ impl Server {
         self
     }
 
+    /// Is told when a client subscribes to a topic.
+    ///
+    /// It runs in the client's thread, under no lock, when the client is a member already. If it panics, that is logged
+    /// and nothing else. To tell the others, clone [`hub`](Self::hub) into it.
+    pub fn on_join(mut self, callback: impl Fn(&Member, &str) + Send + Sync + 'static) -> Self {
+        self.hooks.on_join = Some(Box::new(callback));
+        self
+    }
+
+    /// Is told when a client leaves a topic: by itself, or because its handler has ended. It runs as
+    /// [`on_join`](Self::on_join) does, when the client is no member any more.
+    ///
+    /// ```
+    /// # fn main() -> threadws::Result<()> {
+    /// let server = threadws::Server::bind("127.0.0.1:0")?;
+    /// let hub = server.hub().clone();
+    /// let server = server.on_leave(move |client, topic| {
+    ///     hub.publish(topic, format!("{} is gone", client.id()));
+    /// });
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn on_leave(mut self, callback: impl Fn(&Member, &str) + Send + Sync + 'static) -> Self {
+        self.hooks.on_leave = Some(Box::new(callback));
+        self
+    }
+
+    /// All clients it will have: for callbacks that tell them something. The handle and each connection have the same.
+    pub fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
     /// Is told of the server's own errors: accepting fails, a thread cannot be started. Serving goes on after each.
     pub fn on_error(mut self, callback: impl Fn(&Error) + Send + Sync + 'static) -> Self {
         self.on_error = Some(Box::new(callback));
@@ -291,9 +328,10 @@ impl Server {
             rules: self.rules,
             handler,
             on_error: self.on_error,
-            hub: Hub::default(),
             live: Live::default(),
-            pool: Arc::new(Pool::new(self.stack_size)),
+            pool: Arc::new(Pool::new(self.stack_size, Arc::clone(self.hub.counters()))),
+            hub: self.hub,
+            hooks: Arc::new(self.hooks),
             flush,
             timer: timer.0,
             own: crate::sync::Mutex::new(vec![flush_thread, timer.1]),
@@ -329,6 +367,7 @@ struct Shared {
     handler: Box<Handler>,
     on_error: Option<Box<OnError>>,
     hub: Hub,
+    hooks: Arc<Hooks>,
     live: Live,
     pool: Arc<Pool<Client>>,
     flush: Arc<Flush>,

@@ -5,6 +5,7 @@ use crate::message::{Message, State};
 use crate::outbox::Outbox;
 use crate::protocol::Role;
 use crate::protocol::encoder;
+use crate::stats::Counters;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Weak, now};
 use crate::timer::{Due, Timer};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -46,6 +47,8 @@ struct Pace {
     over: AtomicBool,
     sent: AtomicU64,
     skipped: AtomicU64,
+    /// The server's own, which count these along.
+    counters: Arc<Counters>,
 }
 
 struct What {
@@ -71,6 +74,7 @@ impl Tick {
     pub(crate) fn start(
         timer: &Arc<Timer>,
         outbox: &Arc<Outbox>,
+        counters: &Arc<Counters>,
         delay: Duration,
         interval: Option<Duration>,
         action: Action,
@@ -90,6 +94,7 @@ impl Tick {
             over: AtomicBool::new(false),
             sent: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
+            counters: Arc::clone(counters),
         });
         let target: Weak<Pace> = Arc::downgrade(&pace);
         // What overflows an `Instant` is never due.
@@ -121,6 +126,11 @@ impl Tick {
 }
 
 impl Pace {
+    fn skip(&self, count: u64) {
+        self.skipped.fetch_add(count, Ordering::Relaxed);
+        self.counters.ticks_skipped(count);
+    }
+
     /// Sends what is due. False: it is over.
     fn send(&self) -> bool {
         let Some(outbox) = self.outbox.upgrade() else { return false };
@@ -154,11 +164,10 @@ impl Pace {
             Ok(Some(ticket)) => {
                 what.ticket = Some(ticket);
                 self.sent.fetch_add(1, Ordering::Relaxed);
+                self.counters.tick_sent();
             }
             Ok(None) => {}
-            Err(Error::Full) => {
-                self.skipped.fetch_add(1, Ordering::Relaxed);
-            }
+            Err(Error::Full) => self.skip(1),
             Err(_) => return false,
         }
         true
@@ -179,7 +188,7 @@ impl Due for Pace {
         let mut next = due.checked_add(interval)?;
         if next <= now {
             let late = (now - due).as_nanos() / interval.as_nanos();
-            self.skipped.fetch_add(u64::try_from(late).unwrap_or(u64::MAX), Ordering::Relaxed);
+            self.skip(u64::try_from(late).unwrap_or(u64::MAX));
             let late = u32::try_from(late).unwrap_or(u32::MAX);
             next = due.checked_add(interval.checked_mul(late.saturating_add(1))?)?;
         }

@@ -164,8 +164,8 @@ impl Peer {
 fn help_and_version_go_to_stdout_and_exit_with_0() {
     let help = output(&["--help"]);
     assert_eq!((help.status.code(), text(&help.stderr)), (Some(0), ""));
-    let options = "every message echo broadcast no-page listen path allow-origin trust-proxy max-clients max-message \
-                   ping log quiet verbose help version";
+    let options = "every message echo broadcast topics no-page listen path allow-origin trust-proxy max-clients \
+                   max-message slow-peer ping log quiet verbose help version";
     for option in options.split_whitespace() {
         assert!(text(&help.stdout).contains(&format!("--{option}")), "{option}");
     }
@@ -188,9 +188,13 @@ fn help_into_a_closed_pipe_is_quiet() {
 
 #[test]
 fn a_usage_error_exits_with_2_and_says_what_to_try() {
-    let cases: [(&[&str], &str); 5] = [
+    let cases: [(&[&str], &str); 9] = [
         (&["--ehco"], "did you mean '--echo'?"),
         (&["--echo", "--broadcast"], "--echo and --broadcast"),
+        (&["--topics", "--echo"], "--echo and --topics"),
+        (&["--topics", "--broadcast"], "--broadcast and --topics"),
+        (&["--topics", "--path", "/ws"], "--topics and --path"),
+        (&["--slow-peer", "wait"], "--slow-peer: expected close or skip"),
         (&["--every", "3"], "--every: \"3\" needs a unit"),
         (&["--listen"], "--listen"),
         (&["nonsense"], "nonsense"),

@@ -1,160 +1,12 @@
 //! Each example does what its comment promises. It is run as it was built, on a free port, by a client of its own.
 
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
-use tungstenite::client::IntoClientRequest;
-use tungstenite::handshake::HandshakeError;
-use tungstenite::http::HeaderValue;
-use tungstenite::{Message, WebSocket};
+#[path = "common/example.rs"]
+mod example;
 
-/// Much longer than anything here takes, and yet an end.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A running example; it is killed when this is dropped.
-struct Example {
-    child: Child,
-    lines: Receiver<String>,
-    addr: SocketAddr,
-}
-
-impl Example {
-    #[track_caller]
-    fn run(name: &str) -> Self {
-        let file = built(name);
-        let mut child = Command::new(&file)
-            .arg("127.0.0.1:0")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| {
-                panic!("{}: {error}; `cargo build --examples` builds it", file.display())
-            });
-        let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
-        let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        let mut example = Self { child, lines, addr: SocketAddr::from(([0; 4], 0)) };
-        let line = example.line();
-        let addr = line.strip_prefix("listening on ").and_then(|url| url.split("//").nth(1));
-        example.addr = addr
-            .and_then(|addr| addr.trim_end_matches('/').parse().ok())
-            .unwrap_or_else(|| panic!("expected an address, got {line:?}"));
-        example
-    }
-
-    /// The next line that it prints.
-    #[track_caller]
-    fn line(&self) -> String {
-        self.lines.recv_timeout(PATIENCE).expect("a line")
-    }
-
-    /// The next line with this in it.
-    #[track_caller]
-    fn line_with(&self, part: &str) -> String {
-        loop {
-            let line = self.line();
-            if line.contains(part) {
-                return line;
-            }
-        }
-    }
-
-    fn socket(&self) -> TcpStream {
-        let socket = TcpStream::connect(self.addr).expect("the example listens");
-        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        socket
-    }
-
-    #[track_caller]
-    fn connect(&self) -> Client {
-        self.ask("/", &[]).unwrap_or_else(|status| panic!("refused with {status}"))
-    }
-
-    /// Asks for a WebSocket; the status if it is refused.
-    #[track_caller]
-    fn ask(&self, target: &str, headers: &[(&'static str, &'static str)]) -> Result<Client, u16> {
-        let mut request =
-            format!("ws://{}{target}", self.addr).into_client_request().expect("a valid request");
-        for (name, value) in headers {
-            request.headers_mut().insert(*name, HeaderValue::from_static(value));
-        }
-        match tungstenite::client(request, self.socket()) {
-            Ok((socket, _)) => Ok(Client(socket)),
-            Err(HandshakeError::Failure(tungstenite::Error::Http(response))) => {
-                Err(response.status().as_u16())
-            }
-            Err(error) => panic!("the handshake failed: {error}"),
-        }
-    }
-
-    /// The whole answer to a plain GET.
-    #[track_caller]
-    fn get(&self, path: &str) -> String {
-        let mut socket = self.socket();
-        write!(socket, "GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.addr).expect("written");
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).expect("an answer, and its end");
-        answer
-    }
-}
-
-impl Drop for Example {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-/// Cargo builds examples for `cargo test`, beside the folder of the tests.
-fn built(name: &str) -> PathBuf {
-    let mut path = std::env::current_exe().expect("this test's path");
-    path.pop();
-    if path.ends_with("deps") {
-        path.pop();
-    }
-    path.join("examples").join(name)
-}
-
-struct Client(WebSocket<TcpStream>);
-
-impl Client {
-    #[track_caller]
-    fn send(&mut self, message: impl Into<Message>) {
-        self.0.send(message.into()).expect("sent");
-    }
-
-    #[track_caller]
-    fn recv(&mut self) -> Message {
-        self.0.read().expect("a message")
-    }
-
-    #[track_caller]
-    fn expect(&mut self, text: &str) {
-        assert_eq!(self.recv(), Message::text(text));
-    }
-
-    /// The closing handshake, begun by us; the code of the answer.
-    #[track_caller]
-    fn close(mut self) -> Option<u16> {
-        self.0.close(None).expect("a Close is sent");
-        loop {
-            match self.0.read() {
-                Ok(Message::Close(frame)) => return frame.map(|frame| frame.code.into()),
-                Ok(_) => {}
-                Err(error) => panic!("no Close came: {error}"),
-            }
-        }
-    }
-}
+use example::Example;
+use serde_json::json;
+use std::io::{ErrorKind, Read, Write};
+use tungstenite::Message;
 
 #[test]
 fn hello_prints_what_comes_and_sends_every_3_seconds() {
@@ -204,29 +56,57 @@ fn push_sends_from_another_thread_while_the_handler_waits() {
 }
 
 #[test]
-fn chat_passes_on_to_everyone_and_tells_who_comes_and_goes() {
+fn chat_has_names_and_rooms_and_tells_who_comes_and_goes() {
     let example = Example::run("chat");
-    let page = example.get("/");
-    assert!(page.starts_with("HTTP/1.1 200 OK\r\n") && page.ends_with("</script>\n"), "{page}");
+    assert!(example.get("/").to_ascii_lowercase().contains("\r\nlocation: /room/lobby\r\n"));
+    let page = example.get("/room/lobby");
+    assert!(page.starts_with("HTTP/1.1 200 OK\r\n") && page.ends_with("</html>\n"), "{page}");
+    assert!(!page.contains("{{"), "a nonce is missing");
     assert!(example.get("/other").starts_with("HTTP/1.1 404 "));
-
-    let mut first = example.connect();
-    let Message::Text(welcome) = first.recv() else { panic!("expected text") };
-    let name = welcome.as_str().strip_suffix(" is here, 1 in all").expect("a welcome").to_owned();
-    let mut second = example.connect();
-    let Message::Text(welcome) = second.recv() else { panic!("expected text") };
-    assert!(welcome.as_str().ends_with(" is here, 2 in all"), "{welcome}");
-    assert_eq!(first.recv(), Message::Text(welcome));
-
-    first.send("hello, all");
-    for client in [&mut first, &mut second] {
-        client.expect(&format!("{name}: hello, all"));
+    for nowhere in ["/", "/room/", "/room/a/b", &format!("/room/{}", "x".repeat(201))] {
+        assert_eq!(example.ask(nowhere, &[]).err(), Some(404), "{nowhere}");
     }
-    first.send(vec![1, 2]);
-    first.expect("only text, please");
+    let enter = |room: &str, name: &str| {
+        let mut client = example.ask(&format!("/room/{room}"), &[]).expect("let in");
+        client.send(name);
+        client
+    };
+
+    let mut ann = enter("tea", "Ann");
+    let joined = |name: &str, people: &[&str]| json!({ "type": "join", "name": name, "people": people });
+    assert_eq!(ann.json(), joined("Ann", &["Ann"]));
+    let mut elsewhere = enter("coffee", "Ann");
+    assert_eq!(elsewhere.json(), joined("Ann", &["Ann"]));
+
+    // A name is asked for until there is a good one.
+    let mut other = enter("tea", " ann ");
+    assert_eq!(other.json(), json!({ "type": "refused", "why": "ann is taken here" }));
+    let long = "x".repeat(25);
+    for odd in ["", "\t", "a\u{202e}b", "a\nb", &long] {
+        other.send(odd);
+        assert_eq!(other.json()["type"], "refused", "{odd:?}");
+    }
+    other.send("<b>Bo</b>");
+    for client in [&mut ann, &mut other] {
+        assert_eq!(client.json(), joined("<b>Bo</b>", &["Ann", "<b>Bo</b>"]));
+    }
+
+    ann.send("hello, \"all\"");
+    for client in [&mut ann, &mut other] {
+        assert_eq!(client.json(), json!({ "type": "text", "name": "Ann", "text": "hello, \"all\"" }));
+    }
+    ann.send(vec![1, 2]);
+    assert_eq!(ann.json(), json!({ "type": "refused", "why": "only text, please" }));
     // Without a Close: whoever breaks off is missed, too.
-    drop(first);
-    second.expect(&format!("{name} is gone"));
+    drop(ann);
+    assert_eq!(other.json(), json!({ "type": "leave", "name": "Ann", "people": ["<b>Bo</b>"] }));
+
+    // Nothing of all this was heard in the other room: its own message is the next.
+    elsewhere.send("x".repeat(3000));
+    assert_eq!(elsewhere.json()["text"].as_str().map(str::len), Some(3000));
+    elsewhere.send("x".repeat(3001));
+    let Message::Close(Some(frame)) = elsewhere.recv() else { panic!("expected a Close") };
+    assert_eq!(u16::from(frame.code), 1009);
 }
 
 #[test]

@@ -195,6 +195,41 @@ fn a_deliberate_disconnect_stays_disconnected_until_connect() {
     assert_eq!(sockets(&mut browser), 2);
 }
 
+#[test]
+fn with_topics_the_page_is_in_the_room_that_its_address_names() {
+    let _turn = turn();
+    let Some(mut browser) = Chromium::start() else { return };
+    let server = Server::start_with(0, &["--topics"]);
+    browser.open(&format!("{}room/7", server.url()));
+    browser.wait_until("state OPEN", &state_is("OPEN"));
+    let address = browser.text("document.getElementById('address').textContent");
+    assert_eq!(address, format!("ws://{}/room/7", server.host()));
+    let came = |text: &str| {
+        format!(
+            "[...document.querySelectorAll('#entries .received')].some((entry) => entry.textContent.includes('{text}'))"
+        )
+    };
+
+    let second = browser.new_tab();
+    browser.open(&format!("{}room/7?again", server.url()));
+    browser.wait_until("its greeting is passed on to itself", &came("Hello from the browser!"));
+    let third = browser.new_tab();
+    browser.open(&format!("{}room/8", server.url()));
+    browser.wait_until("its greeting is passed on to itself", &came("Hello from the browser!"));
+
+    browser.turn_to(second);
+    browser.evaluate("send('only in room 7'), 0");
+    for tab in [0, second] {
+        browser.turn_to(tab);
+        browser.wait_until("it comes to the room", &came("only in room 7"));
+    }
+    browser.turn_to(third);
+    browser.evaluate("send('only in room 8'), 0");
+    browser.wait_until("the other room goes on", &came("only in room 8"));
+    assert_eq!(browser.evaluate(&came("only in room 7")), false);
+    assert_eq!(browser.complaints(), [""; 0]);
+}
+
 /// The word on the page and the socket's own state say the same.
 fn state_is(state: &str) -> String {
     format!(
@@ -276,8 +311,13 @@ struct Server {
 impl Server {
     /// Starts the server on this port; 0 takes a free one.
     fn start(port: u16) -> Server {
+        Self::start_with(port, &[])
+    }
+
+    fn start_with(port: u16, options: &[&str]) -> Server {
         let mut child = Command::new(env!("CARGO_BIN_EXE_threadws"))
             .args(["--every", "1s", "--listen", &format!("127.0.0.1:{port}")])
+            .args(options)
             .env_remove("THREADWS_LOG")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -12,21 +12,26 @@ const DOORS: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("sync", &[]),
     ("request", &[]),
+    // Numbers: whoever counts has a door to it.
+    ("stats", &[]),
     // The pure room, and the room of sockets.
     ("protocol", &["message", "error"]),
     ("net", &["error", "sync"]),
     // `timer` and `flush` know a `Weak<dyn ...>` of what they serve, and nothing more of it.
     ("timer", &[]),
     ("flush", &["net"]),
-    ("outbox", &["net", "flush", "protocol"]),
+    ("outbox", &["net", "flush", "protocol", "stats"]),
     ("sender", &["outbox", "net", "flush", "protocol"]),
     // It encodes a message once for all.
-    ("hub", &["sender", "outbox", "protocol"]),
+    ("hub", &["sender", "outbox", "protocol", "stats"]),
     // What `every` hands out: a timer's customer.
-    ("tick", &["timer", "outbox", "protocol"]),
-    ("connection", &["net", "protocol", "outbox", "sender", "timer", "tick", "hub", "flush"]),
-    ("handshake", &["net", "protocol"]),
-    ("server", &["handshake", "connection", "sender", "outbox", "hub", "timer", "flush", "net", "protocol"]),
+    ("tick", &["timer", "outbox", "protocol", "stats"]),
+    ("connection", &["net", "protocol", "outbox", "sender", "timer", "tick", "hub", "flush", "stats"]),
+    ("handshake", &["net", "protocol", "stats"]),
+    (
+        "server",
+        &["handshake", "connection", "sender", "outbox", "hub", "timer", "flush", "net", "protocol", "stats"],
+    ),
     ("client", &["handshake", "connection", "sender", "outbox", "hub", "timer", "flush", "net", "protocol"]),
     ("guide", &[]),
 ];

@@ -562,13 +562,13 @@ fn a_broadcast_reaches_everyone_its_sender_included() {
             peer.expect_text(&format!("from {number}"));
         }
     }
-    assert_eq!(server.hub().broadcast("from the server"), 5);
+    assert_eq!(server.hub().broadcast("from the server").reached(), 5);
     for peer in &mut peers {
         peer.expect_text("from the server");
     }
     peers.pop().expect("five").close(1000);
     eventually("one left", || server.hub().len() == 4);
-    assert_eq!(server.hub().broadcast("to the rest"), 4);
+    assert_eq!(server.hub().broadcast("to the rest").reached(), 4);
 }
 
 #[test]

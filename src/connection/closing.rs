@@ -1,5 +1,6 @@
 //! The closing handshake (RFC 6455 §7), in all its orders, under one deadline.
 
+use super::cork::To;
 use super::{Connection, Wait};
 use crate::error::{Cause, Closed, Error, Result};
 use crate::message::{CloseCode, CloseFrame, State};
@@ -23,7 +24,7 @@ pub(super) fn outcome<T>(closed: &Closed) -> Result<Option<T>> {
 }
 
 impl Connection {
-    /// Closes the connection: sends what [`write`](Self::write) holds and a Close, and waits for the peer's.
+    /// Closes the connection: sends what is held and a Close, and waits for the peer's.
     ///
     /// Messages that come meanwhile are discarded. If the peer has closed already, or the connection is over, nothing is
     /// sent. [`closed`](Self::closed) tells how it ended.
@@ -43,7 +44,7 @@ impl Connection {
         if let Some(closed) = &self.closed {
             return if closed.is_clean() { Ok(()) } else { outcome(closed).map(|_: Option<()>| ()) };
         }
-        self.cork.let_go(self.sender.outbox());
+        self.let_go();
         self.sender.outbox().close(Some(CloseFrame::new(code, reason)));
         loop {
             match self.next_item(Wait::Forever) {
@@ -62,8 +63,8 @@ impl Connection {
 
     /// The peer's Close: answered with the same code (§5.5.1) unless it is itself the answer.
     pub(super) fn answer_close(&mut self, content: Option<CloseFrame>) {
+        self.let_go();
         let outbox = self.sender.outbox();
-        self.cork.let_go(outbox);
         outbox.close_received(content.clone());
         // The reason is the peer's own: it need not be told.
         outbox.close(content.map(|frame| CloseFrame::new(frame.code, "")));
@@ -72,8 +73,8 @@ impl Connection {
 
     /// Ends the connection for an error of the peer's: tells it by the close code, and returns the error.
     pub(super) fn fail(&mut self, error: Error) -> Error {
+        self.let_go();
         let outbox = self.sender.outbox();
-        self.cork.let_go(outbox);
         outbox.close(Some(CloseFrame::new(error.close_code(), "")));
         self.finish(Some(Cause::from_error(&error)));
         error
@@ -81,6 +82,8 @@ impl Connection {
 
     /// Ends a connection on which nothing can be said any more, and returns the error for it.
     pub(super) fn lost(&mut self, cause: Cause) -> Error {
+        // Others are still told what this one said last.
+        self.let_go();
         let outbox = self.sender.outbox();
         outbox.break_off(cause);
         // Another thread may have been first.
@@ -108,6 +111,11 @@ impl Connection {
         self.over(closed);
     }
 
+    /// Sends or queues what is held, for a Close to go behind it.
+    fn let_go(&mut self) {
+        self.cork.let_go(To { sender: &self.sender, hub: &self.hub });
+    }
+
     fn over(&mut self, closed: Closed) {
         for tick in self.ticks.drain(..) {
             tick.cancel();
@@ -119,9 +127,9 @@ impl Connection {
 /// Nobody waits for a connection that is let go: it says that it goes away if that can be said at once.
 impl Drop for Connection {
     fn drop(&mut self) {
-        let outbox = self.sender.outbox();
         if self.closed.is_none() {
-            self.cork.let_go(outbox);
+            self.let_go();
+            let outbox = self.sender.outbox();
             if outbox.state() == State::Open {
                 outbox.close(Some(CloseFrame::new(CloseCode::GOING_AWAY, "")));
             }

@@ -1,9 +1,12 @@
-//! Answers that pile up while more input is already here, and leave in one system call.
+//! Answers and broadcasts that pile up while more input is already here, and leave in one system call a receiver.
 
+use crate::config::Config;
 use crate::error::Result;
+use crate::hub::Hub;
 use crate::message::IntoMessage;
-use crate::outbox::Outbox;
 use crate::protocol::encoder;
+use crate::sender::Sender;
+use crate::sync::Arc;
 
 /// A full cork is flushed. Measured: nothing is gained beyond it.
 const MAX_CORK: usize = 64 * 1024;
@@ -11,50 +14,121 @@ const MAX_CORK: usize = 64 * 1024;
 const KEPT: usize = 1024;
 
 /// Whole frames that only the reader's own thread writes, so without a lock.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Cork {
+    /// For our own client: answers, and broadcasts in their places between them.
     frames: Vec<u8>,
     messages: u64,
+    /// Whether there are answers among them: they may wait for the client, which broadcasts do not.
+    has_answers: bool,
+    /// Broadcasts, for everybody else: all of them are among `frames`, too, and leave when those do.
+    batch: Vec<u8>,
+    batch_messages: u64,
+    max_batch: usize,
+}
+
+/// Where it all goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct To<'a> {
+    pub(super) sender: &'a Sender,
+    pub(super) hub: &'a Hub,
 }
 
 impl Cork {
-    /// Appends a message if `hold`, else sends it behind what is held.
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
+            frames: Vec::new(),
+            messages: 0,
+            has_answers: false,
+            batch: Vec::new(),
+            batch_messages: 0,
+            // A backlog takes a batch whole or not at all: a small backlog shall have a choice.
+            max_batch: MAX_CORK.min(config.max_backlog / 4),
+        }
+    }
+
+    /// Appends an answer if `hold`, else sends it behind what is held.
     #[inline]
-    pub(super) fn write(&mut self, outbox: &Outbox, message: impl IntoMessage, hold: bool) -> Result<()> {
+    pub(super) fn write(&mut self, to: To<'_>, message: impl IntoMessage, hold: bool) -> Result<()> {
         let view = message.as_message();
         let payload = view.as_bytes();
         let alone = !hold && self.frames.is_empty();
         if alone || payload.len() >= MAX_CORK {
-            self.flush(outbox)?;
-            return outbox.send(message);
+            self.flush(to)?;
+            return to.sender.outbox().send(message);
         }
         if self.frames.len() + payload.len() > MAX_CORK {
-            self.flush(outbox)?;
+            self.flush(to)?;
         }
-        encoder::append(outbox.role(), view.into(), payload, &mut self.frames);
+        encoder::append(to.sender.outbox().role(), view.into(), payload, &mut self.frames);
         self.messages += 1;
+        self.has_answers = true;
         // The last answer of a burst leaves with the others.
-        if hold { Ok(()) } else { self.flush(outbox) }
+        if hold { Ok(()) } else { self.flush(to) }
+    }
+
+    /// Appends a broadcast if `hold`, else sends it behind what is held. Only a server has anybody to tell.
+    pub(super) fn broadcast(&mut self, to: To<'_>, message: impl IntoMessage, hold: bool) -> Result<()> {
+        let view = message.as_message();
+        let payload = view.as_bytes();
+        let alone = !hold && self.frames.is_empty();
+        if alone || payload.len() >= self.max_batch {
+            let flushed = self.flush(to);
+            // Everybody else is told although our own client cannot be.
+            to.hub.broadcast(message);
+            return flushed;
+        }
+        let flushed =
+            if self.frames.len() + payload.len() > self.max_batch { self.flush(to) } else { Ok(()) };
+        let start = self.batch.len();
+        encoder::append(to.sender.outbox().role(), view.into(), payload, &mut self.batch);
+        self.frames.extend_from_slice(&self.batch[start..]);
+        self.batch_messages += 1;
+        self.messages += 1;
+        if hold { flushed } else { self.flush(to) }
     }
 
     /// Sends what is held.
     #[inline]
-    pub(super) fn flush(&mut self, outbox: &Outbox) -> Result<()> {
+    pub(super) fn flush(&mut self, to: To<'_>) -> Result<()> {
         if self.frames.is_empty() {
             return Ok(());
         }
-        outbox.send_frames(&mut self.frames, std::mem::take(&mut self.messages))
+        self.send_batch(to);
+        if self.frames.is_empty() {
+            return Ok(());
+        }
+        self.has_answers = false;
+        to.sender.outbox().send_frames(&mut self.frames, std::mem::take(&mut self.messages))
     }
 
-    /// Queues what is held without waiting for the socket: a Close goes behind it.
-    pub(super) fn let_go(&mut self, outbox: &Outbox) {
+    /// Sends or queues what is held, without waiting for the socket: a Close goes behind it, or nothing at all.
+    pub(super) fn let_go(&mut self, to: To<'_>) {
+        self.send_batch(to);
+        self.has_answers = false;
         if !self.frames.is_empty() {
             // It fails only where nothing can be sent any more.
-            drop(outbox.queue_frames(&mut self.frames, std::mem::take(&mut self.messages)));
+            drop(to.sender.outbox().queue_frames(&mut self.frames, std::mem::take(&mut self.messages)));
         }
+    }
+
+    /// Tells everybody; our own client too, unless answers stand before or between.
+    fn send_batch(&mut self, to: To<'_>) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let frames: Arc<[u8]> = self.batch.as_slice().into();
+        self.batch.clear();
+        let own = self.has_answers.then(|| to.sender.id());
+        if own.is_none() {
+            self.frames.clear();
+            self.messages = 0;
+        }
+        to.hub.broadcast_frames(own, &frames, std::mem::take(&mut self.batch_messages));
     }
 
     pub(super) fn rest(&mut self) {
         self.frames.shrink_to(KEPT);
+        self.batch.shrink_to(0);
     }
 }

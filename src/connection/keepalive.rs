@@ -58,12 +58,12 @@ impl Keepalive {
         }
     }
 
-    /// Takes note of a pong. One with a foreign payload says nothing of the round-trip time.
-    pub(super) fn pong(&mut self, payload: &[u8], now: Instant) {
-        if let Some(pinged) = self.pinged.filter(|_| payload == self.number.to_be_bytes()) {
-            self.round_trip = Some(now - pinged);
-            self.pinged = None;
-        }
+    /// Takes note of a pong, and returns the round-trip time. One with a foreign payload says nothing of it.
+    pub(super) fn pong(&mut self, payload: &[u8], now: Instant) -> Option<Duration> {
+        let pinged = self.pinged.filter(|_| payload == self.number.to_be_bytes())?;
+        self.pinged = None;
+        self.round_trip = Some(now - pinged);
+        self.round_trip
     }
 
     pub(super) fn round_trip(&self) -> Option<Duration> {

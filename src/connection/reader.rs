@@ -230,3 +230,47 @@ impl Reader {
         self.make_room();
     }
 }
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use super::*;
+    use crate::protocol::encoder::{Opcode, append};
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_client_that_rests_holds_no_more_than_before_its_large_message() {
+        const SIZE: usize = 1 << 20;
+        let (ours, peers) = UnixStream::pair().expect("a pair");
+        let stream = Arc::new(Stream::new(ours).expect("a stream"));
+        let config = Config::new();
+        let mut reader = Reader::new(Role::Server, &config, stream, &[]).expect("a reader");
+        let before = reader.buffer.capacity();
+        let mut frames = Vec::new();
+        for opcode in [Opcode::Binary, Opcode::Text] {
+            append(Role::Client, opcode, &vec![b'x'; SIZE], &mut frames);
+        }
+        let writer = std::thread::spawn(move || {
+            use std::io::Write as _;
+            (&peers).write_all(&frames).expect("it is read");
+            peers
+        });
+        for _ in 0..2 {
+            let item = loop {
+                match reader.next().expect("well formed") {
+                    Some(item) => break item,
+                    None => assert!(reader.fill(Instant::now(), Some(Deadline::NEVER)).expect("open") > 0),
+                }
+            };
+            let message = reader.take(item).expect("UTF-8").expect("data");
+            assert_eq!(message.len(), SIZE);
+            if let Message::Binary(octets) = message {
+                assert_eq!(octets.capacity(), SIZE, "a kept message pins no more than itself");
+            }
+        }
+        drop(writer.join().expect("it ends"));
+        reader.rest();
+        assert_eq!(reader.buffer.capacity(), before);
+        assert!(!reader.has_unread());
+        assert_eq!(reader.decoder.held(), 0, "what the decoder holds");
+    }
+}

@@ -1,15 +1,14 @@
 //! A message that is lent to the handler together with the way to answer it.
 
-use super::cork::Cork;
+use super::cork::{Cork, To};
 use crate::error::Result;
 use crate::message::{IntoMessage, MessageRef};
-use crate::outbox::Outbox;
 
 /// A message that is lent, and a way to answer it: what [`Connection::recv_ref`](crate::Connection::recv_ref) returns.
 #[derive(Debug)]
 pub struct Received<'a> {
     pub(super) message: MessageRef<'a>,
-    pub(super) outbox: &'a Outbox,
+    pub(super) to: To<'a>,
     pub(super) cork: &'a mut Cork,
     pub(super) hold: bool,
 }
@@ -31,6 +30,6 @@ impl<'a> Received<'a> {
     /// As for [`Sender::send`](crate::Sender::send).
     #[inline]
     pub fn write(&mut self, message: impl IntoMessage) -> Result<()> {
-        self.cork.write(self.outbox, message, self.hold)
+        self.cork.write(self.to, message, self.hold)
     }
 }

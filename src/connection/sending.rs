@@ -1,6 +1,7 @@
-//! What a connection sends: messages, at once or corked, to all clients, and at times.
+//! What a connection sends: messages, at once or corked, and at times.
 
 use super::Connection;
+use super::cork::To;
 use crate::error::Result;
 use crate::message::{IntoMessage, Message};
 use crate::tick::{Action, Tick};
@@ -17,7 +18,7 @@ impl Connection {
     ///
     /// As for [`Sender::send`](crate::Sender::send).
     pub fn send(&mut self, message: impl IntoMessage) -> Result<()> {
-        self.cork.write(self.sender.outbox(), message, false)
+        self.cork.write(To { sender: &self.sender, hub: &self.hub }, message, false)
     }
 
     /// Sends one message or queues it, as [`Sender::try_send`](crate::Sender::try_send) does, behind what [`write`](Self::write) holds.
@@ -51,10 +52,10 @@ impl Connection {
     #[inline]
     pub fn write(&mut self, message: impl IntoMessage) -> Result<()> {
         let hold = self.reader.has_unread();
-        self.cork.write(self.sender.outbox(), message, hold)
+        self.cork.write(To { sender: &self.sender, hub: &self.hub }, message, hold)
     }
 
-    /// Sends what [`write`](Self::write) holds.
+    /// Sends what [`write`](Self::write) and [`broadcast`](Self::broadcast) hold.
     ///
     /// # Blocking
     ///
@@ -64,7 +65,7 @@ impl Connection {
     ///
     /// As for [`Sender::send`](crate::Sender::send).
     pub fn flush(&mut self) -> Result<()> {
-        self.cork.flush(self.sender.outbox())
+        self.cork.flush(To { sender: &self.sender, hub: &self.hub })
     }
 
     /// Sends a ping, as [`Sender::ping`](crate::Sender::ping) does.
@@ -74,15 +75,6 @@ impl Connection {
     /// As for [`Sender::ping`](crate::Sender::ping).
     pub fn ping(&self, payload: &[u8]) -> Result<()> {
         self.sender.ping(payload)
-    }
-
-    /// Sends one message to every client of this server, this one included; a client whose backlog is full misses it.
-    ///
-    /// # Blocking
-    ///
-    /// Never waits for a peer.
-    pub fn broadcast(&self, message: impl IntoMessage) {
-        self.hub.broadcast(message);
     }
 
     /// Sends `message` every `interval` until the connection is closed or the tick is cancelled, starting one interval
@@ -132,7 +124,8 @@ impl Connection {
     }
 
     fn start_tick(&mut self, delay: Duration, interval: Option<Duration>, action: Action) -> Tick {
-        let tick = Tick::start(&self.timer, self.sender.outbox(), delay, interval, action);
+        let tick =
+            Tick::start(&self.timer, self.sender.outbox(), self.hub.counters(), delay, interval, action);
         self.ticks.retain(|tick| !tick.is_over());
         self.ticks.push(tick.clone());
         tick

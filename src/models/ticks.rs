@@ -31,7 +31,14 @@ fn an_earlier_tick_wakes_the_timer() {
             let (timer, link) = (timer.clone(), link.clone());
             go(move || {
                 let action = Action::message(message_of(sender));
-                Tick::start(&timer, &link.outbox, SECOND * seconds, Some(SECOND * seconds), action)
+                Tick::start(
+                    &timer,
+                    &link.outbox,
+                    &crate::sync::Arc::default(),
+                    SECOND * seconds,
+                    Some(SECOND * seconds),
+                    action,
+                )
             })
         });
         let ticks = ticks.map(join);
@@ -62,7 +69,14 @@ fn ticks_end_with_their_connection_and_a_stuck_peer_skips_its_own() {
         let stuck = Link::new(Role::Server, 3, &flushing);
         let well = Link::new(Role::Server, 1 << 20, &flushing);
         let start = |link: &Link, sender| {
-            Tick::start(&timer, &link.outbox, SECOND, Some(SECOND), Action::message(message_of(sender)))
+            Tick::start(
+                &timer,
+                &link.outbox,
+                &crate::sync::Arc::default(),
+                SECOND,
+                Some(SECOND),
+                Action::message(message_of(sender)),
+            )
         };
         let ticks = [start(&stuck, 1), start(&well, 2)];
         let closer = go({

@@ -23,6 +23,8 @@ pub(super) struct Core {
     pub(super) watched: bool,
     /// Runs from the first Close, whoever sent it.
     pub(super) close_deadline: Deadline,
+    /// Messages for many that a full backlog missed.
+    pub(super) skipped: u64,
     /// What [`Closed`] will tell.
     pub(super) ending: Ending,
 }
@@ -45,7 +47,7 @@ impl Core {
         self.check_open()?;
         let waiting = self.pending.octets();
         match bound {
-            Some(bound) if waiting > 0 && waiting.saturating_add(len) > bound => Err(Error::Full),
+            Some(bound) if waiting > 0 && self.pending.held().saturating_add(len) > bound => Err(Error::Full),
             _ => Ok(()),
         }
     }

@@ -9,6 +9,9 @@ const MAX_SLICES: usize = 64;
 /// Small frames are copied into one unit up to this size, so that a thousand of them are not a thousand allocations. A
 /// control frame waits for the end of the unit that is being written.
 const UNIT: usize = 16 * 1024;
+/// What a unit takes beside its octets: its place in the queue, which may have twice the room it needs, and the allocator's
+/// word for each of two allocations. It counts: a peer that does not read shall not cost more than it may.
+const BOOKKEEPING: usize = 2 * size_of::<Unit>() + 2 * size_of::<usize>();
 
 /// Whole frames that are written one after the other.
 #[derive(Debug)]
@@ -33,6 +36,16 @@ impl Unit {
     fn len(&self) -> usize {
         self.slices().iter().map(|slice| slice.len()).sum()
     }
+
+    /// The memory it takes. A shared frame counts in full for each peer that it waits for: they may be the last to hold it.
+    fn cost(&self) -> usize {
+        BOOKKEEPING
+            + match self {
+                Self::Frames(frames) => frames.capacity(),
+                Self::Shared(frame) => frame.len(),
+                Self::Payload { header, payload } => header.capacity() + payload.capacity(),
+            }
+    }
 }
 
 /// A queue of frames, and a slot for each kind of control frame.
@@ -50,6 +63,9 @@ pub(super) struct Pending {
     /// behind it.
     queued: u64,
     written: u64,
+    /// The memory of all units, written octets included: they are freed with their unit.
+    held: usize,
+    high_water: usize,
 }
 
 impl Pending {
@@ -62,6 +78,16 @@ impl Pending {
     /// Octets of data frames that wait.
     pub(super) fn octets(&self) -> usize {
         usize::try_from(self.queued - self.written).unwrap_or(usize::MAX)
+    }
+
+    /// The memory that the data frames take.
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+
+    /// The most octets that ever waited.
+    pub(super) fn high_water(&self) -> usize {
+        self.high_water
     }
 
     /// What [`written`](Self::is_out) must reach for everything queued so far to be out.
@@ -85,14 +111,23 @@ impl Pending {
         let len = unit.len();
         self.queued += len as u64;
         self.written += written as u64;
+        self.high_water = self.high_water.max(self.octets());
         if written > 0 {
             self.start = written;
         } else if let (Some(Unit::Frames(last)), Unit::Frames(frames)) = (self.units.back_mut(), &unit) {
-            if last.len() + len <= UNIT {
+            let joined = last.len() + len;
+            if joined <= UNIT {
+                let before = last.capacity();
+                if before < joined {
+                    // Doubled, but never beyond a unit: what is allocated counts.
+                    last.reserve_exact(joined.max(2 * before).min(UNIT) - last.len());
+                    self.held += last.capacity() - before;
+                }
                 last.extend_from_slice(frames);
                 return self.queued;
             }
         }
+        self.held += unit.cost();
         self.units.push_back(unit);
         self.queued
     }
@@ -112,7 +147,8 @@ impl Pending {
 
     /// Drops everything: nothing follows a torn frame.
     pub(super) fn clear(&mut self) {
-        *self = Self { queued: self.written, written: self.written, ..Self::default() };
+        let Self { written, high_water, .. } = *self;
+        *self = Self { queued: written, written, high_water, ..Self::default() };
     }
 
     /// Whether a ping has not left yet.
@@ -176,6 +212,7 @@ impl Pending {
         let taken = count.min(left);
         self.written += taken as u64;
         if taken == left {
+            self.held -= unit.cost();
             self.units.pop_front();
             self.start = 0;
             if self.units.is_empty() {
@@ -216,7 +253,7 @@ mod tests {
             wire.extend_from_slice(&all[..count]);
             pending.advance(count);
         }
-        assert_eq!(pending.octets(), 0);
+        assert_eq!((pending.octets(), pending.held()), (0, 0));
         wire
     }
 
@@ -271,6 +308,32 @@ mod tests {
             pending.push(Unit::Frames(b"\x81\x01x".to_vec()), 0);
         }
         assert_eq!((pending.units.len(), pending.octets()), (1, 3000));
+    }
+
+    #[test]
+    fn all_that_is_allocated_counts_and_little_more() {
+        let mut pending = Pending::default();
+        for size in (0..2000).chain([1, 100_000]) {
+            match size % 3 {
+                0 => pending.push(Unit::Frames(vec![0; size + 1]), 0),
+                1 => pending.push(Unit::Shared(vec![0; size].into()), 0),
+                _ => pending.push(Unit::Payload { header: vec![0; 4], payload: Vec::with_capacity(size) }, 0),
+            };
+            let queue = pending.units.capacity() * size_of::<Unit>();
+            let octets: usize = pending.units.iter().map(|unit| unit.cost() - BOOKKEEPING).sum();
+            // An empty queue has room for four.
+            assert!(pending.held() + 4 * size_of::<Unit>() >= queue + octets, "{size}");
+            assert!(pending.held() <= 2 * queue + octets + pending.units.len() * 16, "{size}");
+        }
+        let mut small = Pending::default();
+        for _ in 0..100_000 {
+            small.push(Unit::Frames(vec![0; 10]), 0);
+        }
+        assert!(
+            small.held() >= 1_000_000 && small.held() < 1_040_000,
+            "{} for a million octets",
+            small.held()
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The body of an answer (RFC 9112 §6): which of the octets behind the head are it, and whether it is all here.
 
-use super::list;
+use super::{list, trim_ows};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderValue, StatusCode};
 
@@ -26,7 +26,12 @@ impl Framing {
             Some(_) => return Self::UntilEnd,
             None => {}
         }
-        let length = |value: &HeaderValue| value.to_str().ok()?.parse().ok();
+        let length = |value: &HeaderValue| {
+            // `parse` would take a sign.
+            let digits =
+                value.to_str().ok().filter(|text| text.bytes().all(|octet| octet.is_ascii_digit()))?;
+            digits.parse().ok()
+        };
         headers.get(CONTENT_LENGTH).and_then(length).map_or(Self::UntilEnd, Self::Length)
     }
 
@@ -50,15 +55,22 @@ fn dechunk(mut octets: &[u8], body: &mut Vec<u8>) -> bool {
     loop {
         let Some(end) = octets.windows(2).position(|pair| pair == b"\r\n") else { return false };
         let size = octets[..end].split(|&octet| octet == b';').next().unwrap_or_default();
-        let size =
-            std::str::from_utf8(size).ok().and_then(|size| usize::from_str_radix(size.trim(), 16).ok());
-        let Some(size) = size.filter(|&size| size > 0) else { return true };
+        let Some(size) = chunk_size(size).filter(|&size| size > 0) else { return true };
         octets = &octets[end + 2..];
         body.extend_from_slice(&octets[..octets.len().min(size)]);
         // "\r\n" stands behind each chunk as well.
         let Some(rest) = size.checked_add(2).and_then(|size| octets.get(size..)) else { return false };
         octets = rest;
     }
+}
+
+/// `from_str_radix` would take a sign.
+fn chunk_size(text: &[u8]) -> Option<usize> {
+    let digits = trim_ows(text);
+    if !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    usize::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
 #[cfg(test)]
@@ -75,10 +87,11 @@ mod tests {
 
     #[test]
     fn the_head_tells_where_the_body_ends() {
-        let rows: [(&[_], _); 7] = [
+        let rows: [(&[_], _); 8] = [
             (&[], Framing::UntilEnd),
             (&[("content-length", "5")], Framing::Length(5)),
             (&[("content-length", "-5")], Framing::UntilEnd),
+            (&[("content-length", "+5")], Framing::UntilEnd),
             (&[("content-length", "99999999999999999999999")], Framing::UntilEnd),
             (&[("transfer-encoding", "Chunked"), ("content-length", "5")], Framing::Chunked),
             (&[("transfer-encoding", "gzip, chunked")], Framing::Chunked),
@@ -92,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_body_is_found_as_far_as_it_is_there() {
-        let rows: [(Framing, &[u8], &[u8], bool); 11] = [
+        let rows: [(Framing, &[u8], &[u8], bool); 13] = [
             (Framing::Length(3), b"ab", b"ab", false),
             (Framing::Length(3), b"abcd", b"abc", true),
             (Framing::UntilEnd, b"abc", b"abc", false),
@@ -103,6 +116,8 @@ mod tests {
             (Framing::Chunked, b"3;x=y\r\nabc\r\nA\r\n0123456789\r\n0\r\n\r\n", b"abc0123456789", true),
             (Framing::Chunked, b"x\r\nabc", b"", true),
             (Framing::Chunked, b"-1\r\nabc", b"", true),
+            (Framing::Chunked, b"+1\r\nabc", b"", true),
+            (Framing::Chunked, b" 1 \r\na\r\n\t1\t;x\r\nbc", b"ab", false),
             (Framing::Chunked, b"ffffffffffffffff\r\nabc", b"abc", false),
         ];
         for (framing, octets, body, whole) in rows {

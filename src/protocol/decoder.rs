@@ -385,6 +385,12 @@ impl Decoder {
         frame.unmask(&mut self.message.binary[start..]);
     }
 
+    /// Octets of memory beside the window.
+    #[cfg(all(test, not(model)))]
+    pub(crate) fn held(&self) -> usize {
+        self.message.text.capacity() + self.message.binary.capacity()
+    }
+
     /// Whether a message or frame has begun and not ended, not counting a header that is cut.
     pub(crate) fn is_inside_message(&self) -> bool {
         self.frame.is_some() || self.message.progress == Progress::Started

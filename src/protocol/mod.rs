@@ -32,7 +32,9 @@ const BLOCK: usize = 32;
 /// Applies a mask (RFC 6455 §5.3) to octets that start `offset` octets into the payload. Masking twice unmasks.
 pub(crate) fn mask(octets: &mut [u8], key: [u8; 4], offset: usize) {
     // Little-endian on every machine: the key's first octet is the lowest, and a rotation to the right drops it.
-    let key = u32::from_le_bytes(key).rotate_right([0, 8, 16, 24][offset % 4]);
+    #[expect(clippy::cast_possible_truncation, reason = "it is below four")]
+    let turn = (offset % 4) as u32;
+    let key = u32::from_le_bytes(key).rotate_right(8 * turn);
     let word = u64::from(key) << 32 | u64::from(key);
     let mut blocks = octets.chunks_exact_mut(BLOCK);
     for block in &mut blocks {

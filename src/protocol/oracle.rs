@@ -13,7 +13,7 @@ use super::decoder::MAX_CONTROL;
 use crate::error::{Error, Violation};
 use crate::message::{CloseFrame, Message};
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io;
 use tungstenite::error::ProtocolError;
 use tungstenite::protocol::{self as other, WebSocketConfig, WebSocketContext};
@@ -126,7 +126,7 @@ impl Case<'_> {
                 exact.event == cut.event && cut.before < exact.octets && exact.octets <= cut.after
             });
         if !same {
-            self.fail("ours depends on where the octets are cut", &format!("{cut:#?}"));
+            self.fail("ours depends on where the octets are cut", &cut);
         }
     }
 
@@ -227,11 +227,11 @@ impl Case<'_> {
         found
     }
 
-    fn fail(&self, why: &str, theirs: &(impl std::fmt::Debug + ?Sized)) -> ! {
-        let mut report =
-            format!("{why}\n{:?}\nours: {:#?}\ntheirs: {theirs:#?}\nframes:\n", self.setting, self.ours);
+    fn fail(&self, why: &str, theirs: &impl fmt::Debug) -> ! {
+        let mut report = format!("{why}\n{:?}\n", self.setting);
+        writeln!(report, "ours:   {:02x?}\ntheirs: {theirs:02x?}\nframes:", self.ours).ok();
         for frame in Frames::new(self.octets).take(64) {
-            writeln!(report, "  {frame:?}").ok();
+            writeln!(report, "  {frame:02x?}").ok();
         }
         writeln!(report, "{} octets:", self.octets.len()).ok();
         for (row, octets) in self.octets.chunks(16).enumerate().take(128) {

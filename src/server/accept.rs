@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::handshake;
 use crate::net::stream::poll_until;
 use crate::net::{Deadline, Stream, Wake};
+use crate::stats::Refusal;
 use crate::sync::{Arc, AtomicBool, Ordering};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::AsFd;
@@ -120,9 +121,12 @@ impl Acceptor {
 
     /// Hands a connection to a thread, or turns it away.
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
+        let counters = Arc::clone(self.shared.hub.counters());
+        counters.accepted();
         let place =
             if self.shared.live.count() < self.shared.capacity.clients() { Place::take() } else { None };
         let Some(place) = place else {
+            counters.refused(Refusal::Full);
             self.complain(&format!("full: {}", self.shared.capacity), None);
             if let Ok(stream) = Stream::new(stream) {
                 self.turn_away(Arc::new(stream));
@@ -130,9 +134,13 @@ impl Acceptor {
             return;
         };
         let Ok(stream) = Stream::new(stream).map(Arc::new) else { return };
-        let Some(client) = Client::accepted(&self.shared, &stream, peer, place, None) else { return };
+        let Some(client) = Client::accepted(&self.shared, &stream, peer, place, None) else {
+            counters.refused(Refusal::Stopping);
+            return;
+        };
         if let Err((client, error)) = self.shared.pool.run(client) {
             drop(client);
+            counters.refused(Refusal::NoThread);
             self.complain("no thread for a client", Some(error));
             self.turn_away(stream);
         }

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::hub::{Client as Member, Hub};
 use crate::message::{CloseCode, CloseFrame};
 use crate::net::Stream;
+use crate::stats::Refusal;
 use crate::sync::{Arc, Mutex, now, spawn, this_thread};
 use std::fmt;
 use std::net::{SocketAddr, TcpStream};
@@ -108,8 +109,11 @@ impl ServerHandle {
     pub fn upgrade(&self, stream: TcpStream, head: &http::Request<()>, leftover: &[u8]) -> Result<()> {
         let peer_addr = stream.peer_addr()?;
         let stream = Arc::new(Stream::new(stream)?);
+        let counters = self.shared.hub.counters();
+        counters.accepted();
         let full = self.shared.live.count() >= self.shared.capacity.clients();
         let Some(place) = (if full { None } else { Place::take() }) else {
+            counters.refused(Refusal::Full);
             crate::handshake::answer_unavailable(&stream);
             return Err(Error::Full);
         };
@@ -120,11 +124,13 @@ impl ServerHandle {
         *request.headers_mut() = head.headers().clone();
         let head = Head { request, early: leftover.to_vec() };
         let Some(client) = Client::accepted(&self.shared, &stream, peer_addr, place, Some(head)) else {
+            counters.refused(Refusal::Stopping);
             crate::handshake::answer_unavailable(&stream);
             return Err(Error::invalid("the server stops"));
         };
         if let Err((client, error)) = self.shared.pool.run(client) {
             drop(client);
+            counters.refused(Refusal::NoThread);
             crate::handshake::answer_unavailable(&stream);
             return Err(Error::Io(error));
         }

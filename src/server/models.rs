@@ -63,7 +63,7 @@ fn serve(shared: &Shared, id: u64, script: Arc<Script>) {
         join(peer);
         let told = Some(CloseFrame::new(CloseCode::GOING_AWAY, ""));
         assert_eq!(link.wire().close, Some(told), "I10: {closed}");
-        shared.hub.leave(id);
+        shared.hub.leave(id, &crate::hub::Hooks::default());
     } else {
         assert!(shared.live.is_stopping(), "a request that ends without a reason");
     }
@@ -126,7 +126,7 @@ impl Job for Counted {
 fn every_job_is_done_though_threads_park_and_leave() {
     check(|| {
         let clock = clock::Running::racing();
-        let pool = Arc::new(Pool::new(1 << 16));
+        let pool = Arc::new(Pool::new(1 << 16, Arc::default()));
         let done = Arc::new(AtomicUsize::new(0));
         let givers = [true, false].map(|again| {
             let (pool, done) = (Arc::clone(&pool), Arc::clone(&done));

@@ -65,6 +65,7 @@ impl Client {
             response: None,
             subprotocol: opened.subprotocol,
             hub: shared.hub.clone(),
+            hooks: Arc::clone(&shared.hooks),
             timer: Arc::clone(&shared.timer),
         };
         let connection =
@@ -82,7 +83,7 @@ impl Client {
         let result = catch_unwind(AssertUnwindSafe(|| (shared.handler)(&mut connection)));
         let panicked = result.is_err();
         end(&mut connection, *id, result.ok());
-        shared.hub.leave(*id);
+        shared.hub.leave(*id, &shared.hooks);
         !panicked
     }
 }

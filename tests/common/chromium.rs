@@ -34,11 +34,13 @@ const FLAGS: [&str; 10] = [
     "--remote-debugging-port=0",
 ];
 
-/// One browser with one page. Dropping it ends the browser and removes its profile.
+/// One browser with one page or more. Dropping it ends the browser and removes its profile.
 pub(crate) struct Chromium {
     // In the order of their ends: the connection, the processes, then the files that these had open.
     socket: WebSocket<TcpStream>,
     _process: Process,
+    /// The pages' sessions, and that of the page that is in front: none as long as there is no page.
+    tabs: Vec<String>,
     session: String,
     last_id: u64,
     events: Vec<Value>,
@@ -70,16 +72,36 @@ impl Chromium {
         // From here on a read that times out only means that nothing has come yet.
         socket.get_ref().set_read_timeout(Some(POLL)).expect("set the timeout of a poll");
 
-        let mut browser =
-            Chromium { socket, _process: process, session: String::new(), last_id: 0, events: Vec::new() };
-        let target = browser.command("Target.createTarget", &json!({ "url": "about:blank" }));
-        let attach = json!({ "targetId": target["targetId"], "flatten": true });
-        let session = browser.command("Target.attachToTarget", &attach);
-        browser.session = session["sessionId"].as_str().expect("a session").to_owned();
-        for domain in ["Page", "Runtime", "Log", "Network", "Audits"] {
-            browser.command(&format!("{domain}.enable"), &json!({}));
-        }
+        let mut browser = Chromium {
+            socket,
+            _process: process,
+            tabs: Vec::new(),
+            session: String::new(),
+            last_id: 0,
+            events: Vec::new(),
+        };
+        browser.new_tab();
         Some(browser)
+    }
+
+    /// Opens one more page, puts it in front, and returns its number: the first one's is 0.
+    pub(crate) fn new_tab(&mut self) -> usize {
+        self.session.clear(); // the browser itself is asked
+        let target = self.command("Target.createTarget", &json!({ "url": "about:blank" }));
+        let attach = json!({ "targetId": target["targetId"], "flatten": true });
+        let session = self.command("Target.attachToTarget", &attach);
+        self.session = session["sessionId"].as_str().expect("a session").to_owned();
+        self.tabs.push(self.session.clone());
+        for domain in ["Page", "Runtime", "Log", "Network", "Audits"] {
+            self.command(&format!("{domain}.enable"), &json!({}));
+        }
+        self.tabs.len() - 1
+    }
+
+    /// Puts a page in front: everything from here on is done there.
+    pub(crate) fn turn_to(&mut self, tab: usize) {
+        self.session.clone_from(&self.tabs[tab]);
+        self.command("Page.bringToFront", &json!({}));
     }
 
     /// Goes to an address and returns when the page has loaded.

@@ -8,6 +8,7 @@ use lexopt::prelude::{Long, Short, Value, ValueExt};
 use log::LevelFilter;
 use std::ffi::OsString;
 use std::time::Duration;
+use threadws::SlowPeer;
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq)]
@@ -32,6 +33,7 @@ pub(crate) struct Options {
     pub(crate) path: Option<String>,
     pub(crate) max_clients: Option<usize>,
     pub(crate) max_message: usize,
+    pub(crate) slow_peer: SlowPeer,
     /// Zero: never.
     pub(crate) ping: Duration,
     pub(crate) page: bool,
@@ -44,6 +46,8 @@ pub(crate) enum Answer {
     Nothing,
     Echo,
     Broadcast,
+    /// To the clients whose requests had the same path.
+    Topics,
 }
 
 /// Whose `x-forwarded-for` is believed.
@@ -79,6 +83,7 @@ Examples:
   threadws --listen 0.0.0.0:8080 --every 500ms --message tick
   threadws --echo --every 0 --max-message 16MiB
   threadws --broadcast --every 0 --trust-proxy 10.0.0.0/8
+  threadws --topics --every 0 --slow-peer skip
 
 What clients get:
   --every DURATION      how often to send the message: 500ms, 3s, 1m;
@@ -88,6 +93,9 @@ What clients get:
                         kind [default: off]
   --broadcast           pass each message on to every client, its sender
                         included, as the same kind [default: off]
+  --topics              pass each message on to the clients of its sender's
+                        path, as the same kind: /room/7 is a room, and so is
+                        every other path, without its query [default: off]
   --no-page             answer a plain GET with 426 instead of a page to
                         try it out [default: the page]
 
@@ -106,6 +114,9 @@ Limits:
   --max-clients N       clients at a time [default: the machine's capacity]
   --max-message SIZE    largest message: 64KiB, 16MiB, plain bytes
                         [default: 1MiB]
+  --slow-peer WHAT      what becomes of a client for whom 1 MiB of passed-on
+                        messages waits: close, or skip, by which it misses
+                        what comes [default: close]
   --ping DURATION       after how long a silence to send a ping, and how long
                         to wait for the answer; 0 for never [default: 20s]
 
@@ -120,17 +131,19 @@ Other:
   -h, --help            print this help
   -V, --version         print the version
 
+GET /healthz is answered with ok, GET /metrics with counters for Prometheus.
 Stdout gets one line, with the addresses, when the server listens.
 Exit status: 0 after SIGINT or SIGTERM, 1 when it cannot run, 2 for a command
 line it does not understand, 130 at once on a second signal.
 ";
 
 /// Every long option, to guess which one was meant.
-const OPTIONS: [&str; 17] = [
+const OPTIONS: [&str; 19] = [
     "every",
     "message",
     "echo",
     "broadcast",
+    "topics",
     "no-page",
     "listen",
     "path",
@@ -138,6 +151,7 @@ const OPTIONS: [&str; 17] = [
     "trust-proxy",
     "max-clients",
     "max-message",
+    "slow-peer",
     "ping",
     "log",
     "quiet",
@@ -158,6 +172,7 @@ impl Default for Options {
             path: None,
             max_clients: None,
             max_message: 1 << 20,
+            slow_peer: SlowPeer::Close,
             ping: Duration::from_secs(20),
             page: true,
             log: Filter::level(LevelFilter::Info),
@@ -187,6 +202,7 @@ pub(crate) fn parse(
             Long("message") => options.message = value(&mut parser, "message", |text| Ok(text.to_owned()))?,
             Long("echo") => given.echo = true,
             Long("broadcast") => given.broadcast = true,
+            Long("topics") => given.topics = true,
             Long("no-page") => options.page = false,
             Long("listen") => options.listen = value(&mut parser, "listen", values::listen_address)?,
             Long("path") => options.path = Some(value(&mut parser, "path", values::path)?),
@@ -204,6 +220,7 @@ pub(crate) fn parse(
                 options.max_clients = Some(value(&mut parser, "max-clients", values::count)?);
             }
             Long("max-message") => options.max_message = value(&mut parser, "max-message", values::size)?,
+            Long("slow-peer") => options.slow_peer = value(&mut parser, "slow-peer", values::slow_peer)?,
             Long("ping") => options.ping = value(&mut parser, "ping", values::duration)?,
             Long("log") => given.level.set(value(&mut parser, "log", Filter::parse)?),
             Short('q') | Long("quiet") => given.level.quiet(),
@@ -219,13 +236,11 @@ pub(crate) fn parse(
         }
         first = false;
     }
+    options.answer = answer(&given)?;
+    if given.topics && options.path.is_some() {
+        return Err("--topics and --path cannot be combined".to_owned());
+    }
     options.log = given.level.resolve(env_log)?;
-    options.answer = match (given.echo, given.broadcast) {
-        (false, false) => Answer::Nothing,
-        (true, false) => Answer::Echo,
-        (false, true) => Answer::Broadcast,
-        (true, true) => return Err("--echo and --broadcast cannot be combined".to_owned()),
-    };
     options.trust = trust(given.trust)?.unwrap_or(options.trust);
     options.origins = origins(given.origins);
     Ok(Command::Serve(Box::new(options)))
@@ -236,6 +251,7 @@ pub(crate) fn parse(
 struct Given {
     echo: bool,
     broadcast: bool,
+    topics: bool,
     trust: Vec<String>,
     origins: Vec<String>,
     level: Level,
@@ -280,6 +296,18 @@ fn value<T>(
 ) -> Result<T, String> {
     let text = parser.value().map_err(one_line)?.string().map_err(one_line)?;
     read(&text).map_err(|error| format!("--{name}: {error}"))
+}
+
+fn answer(given: &Given) -> Result<Answer, String> {
+    match (given.echo, given.broadcast, given.topics) {
+        (false, false, false) => Ok(Answer::Nothing),
+        (true, false, false) => Ok(Answer::Echo),
+        (false, true, false) => Ok(Answer::Broadcast),
+        (false, false, true) => Ok(Answer::Topics),
+        (true, true, _) => Err("--echo and --broadcast cannot be combined".to_owned()),
+        (true, _, true) => Err("--echo and --topics cannot be combined".to_owned()),
+        (_, true, true) => Err("--broadcast and --topics cannot be combined".to_owned()),
+    }
 }
 
 fn trust(given: Vec<String>) -> Result<Option<Trust>, String> {
@@ -366,7 +394,7 @@ mod tests {
     #[test]
     fn every_option_is_understood() {
         let line = "--listen [::1]:0 --every 500ms --message hi --broadcast --no-page --path /ws --max-clients 9 \
-                    --allow-origin https://a.example --allow-origin=https://b.example --max-message 64KiB --ping 0 \
+                    --allow-origin https://a.example --allow-origin=https://b.example --max-message 64KiB --ping 0 --slow-peer skip \
                     --trust-proxy 10.0.0.0/8 --trust-proxy loopback --log threadws=debug";
         let expected = Options {
             listen: "[::1]:0".to_owned(),
@@ -378,6 +406,7 @@ mod tests {
             path: Some("/ws".to_owned()),
             max_clients: Some(9),
             max_message: 64 * 1024,
+            slow_peer: SlowPeer::Skip,
             ping: Duration::ZERO,
             page: false,
             log: Filter::parse("threadws=debug").expect("a filter"),
@@ -385,6 +414,8 @@ mod tests {
         assert_eq!(options(line), expected);
         assert_eq!(options("--trust-proxy none").trust, Trust::Nobody);
         assert_eq!(options("--trust-proxy any").trust, Trust::Anybody);
+        assert_eq!(options("--topics").answer, Answer::Topics);
+        assert_eq!(options("--slow-peer skip --slow-peer close").slow_peer, SlowPeer::Close);
         assert_eq!(options("--allow-origin any").origins, Origins::Any);
         assert_eq!(options("--every 1s --every 0").every, Duration::ZERO);
     }
@@ -443,6 +474,10 @@ mod tests {
         let lines = [
             "--echo --broadcast",
             "--broadcast --echo",
+            "--echo --topics",
+            "--topics --broadcast",
+            "--topics --path /ws",
+            "--slow-peer wait",
             "--trust-proxy none --trust-proxy 10.0.0.0/8",
             "--trust-proxy any --trust-proxy loopback",
             "--trust-proxy nowhere",

@@ -1,7 +1,8 @@
-//! What plain HTTP requests get: the page, the health check, and what is wrong with anything else. No I/O.
+//! What plain HTTP requests get: the page, the health check, the metrics, and what is wrong with anything else. No I/O.
 
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
+use threadws::Stats;
 
 /// The page. `{{nonce}}` stands where its one script and its one style carry their nonce.
 const PAGE: &str = include_str!("page.html");
@@ -14,6 +15,8 @@ pub(crate) struct Plain {
     pub(crate) page: bool,
     /// The only path that upgrades, if there is only one.
     pub(crate) path: Option<String>,
+    /// Whether each path means something of its own, and so has the page.
+    pub(crate) topics: bool,
 }
 
 impl Plain {
@@ -21,7 +24,7 @@ impl Plain {
     pub(crate) fn answer(&self, path: &str, host: Option<&str>) -> Response<Vec<u8>> {
         match path {
             "/healthz" => text(StatusCode::OK, "ok"),
-            path if path == self.home() && self.page => page(host),
+            path if self.page && (self.topics || path == self.home()) => page(host),
             "/" if self.page => see_other(self.home()),
             // Where a WebSocket would open, the request lacks nothing but the upgrade.
             path if self.path.as_deref() == Some(path) => upgrade_required(),
@@ -33,6 +36,16 @@ impl Plain {
     fn home(&self) -> &str {
         self.path.as_deref().unwrap_or("/")
     }
+}
+
+/// The answer to a GET of `/metrics`.
+pub(crate) fn metrics(stats: &Stats) -> Response<Vec<u8>> {
+    let mut text = Vec::new();
+    // A vector takes whatever is written.
+    drop(stats.write_prometheus(&mut text));
+    let mut response = Response::new(text);
+    set(&mut response, header::CONTENT_TYPE, Stats::CONTENT_TYPE);
+    response
 }
 
 fn page(host: Option<&str>) -> Response<Vec<u8>> {
@@ -99,7 +112,7 @@ fn set(response: &mut Response<Vec<u8>>, name: HeaderName, value: &'static str) 
 mod tests {
     use super::*;
 
-    const OPEN: Plain = Plain { page: true, path: None };
+    const OPEN: Plain = Plain { page: true, path: None, topics: false };
 
     fn status(plain: &Plain, path: &str) -> u16 {
         plain.answer(path, Some("127.0.0.1:8005")).status().as_u16()
@@ -113,9 +126,11 @@ mod tests {
 
     #[test]
     fn each_path_gets_its_status() {
-        let closed = Plain { page: false, path: None };
-        let at_ws = Plain { page: true, path: Some("/ws".to_owned()) };
-        let only_ws = Plain { page: false, path: Some("/ws".to_owned()) };
+        let closed = Plain { page: false, ..OPEN };
+        let at_ws = Plain { path: Some("/ws".to_owned()), ..OPEN };
+        let only_ws = Plain { page: false, ..at_ws.clone() };
+        let topics = Plain { topics: true, ..OPEN };
+        let bare_topics = Plain { page: false, topics: true, ..OPEN };
         for (plain, path, expected) in [
             (&OPEN, "/", 200),
             (&OPEN, "/healthz", 200),
@@ -128,6 +143,10 @@ mod tests {
             (&at_ws, "/other", 404),
             (&only_ws, "/ws", 426),
             (&only_ws, "/", 404),
+            (&topics, "/", 200),
+            (&topics, "/room/7", 200),
+            (&topics, "/healthz", 200),
+            (&bare_topics, "/room/7", 426),
         ] {
             assert_eq!(status(plain, path), expected, "{plain:?} {path}");
         }
@@ -140,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_426_names_the_upgrade_it_wants() {
-        let response = Plain { page: false, path: None }.answer("/", None);
+        let response = Plain { page: false, ..OPEN }.answer("/", None);
         assert_eq!(response.headers()["upgrade"], "websocket");
         assert_eq!(response.headers()["sec-websocket-version"], "13");
     }

@@ -2,17 +2,20 @@
 
 use crate::Failure;
 use crate::args::{Answer, Options, Origins, Trust};
-use crate::plain::Plain;
+use crate::plain::{self, Plain};
 use crate::show::Shown;
 use crate::signals::Stop;
-use log::{Level, info, log_enabled, warn};
+use log::{Level, debug, info, log_enabled, warn};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
-use threadws::{BoxError, Config, Connection, Error, MessageRef, Request, Server};
+use threadws::{BoxError, Config, Connection, Error, MessageRef, Reject, Request, Response, Server};
 
 /// How long clients may take to leave when the process ends.
 const SHUTDOWN: Duration = Duration::from_secs(5);
+
+/// The longest path that can be a topic, in bytes: the library's own limit.
+const MAX_TOPIC: usize = 256;
 
 /// Serves until a signal comes. That it listens and that it has stopped is logged by the library.
 pub(crate) fn serve(options: &Options, stop: Stop) -> Result<(), Failure> {
@@ -31,14 +34,29 @@ pub(crate) fn serve(options: &Options, stop: Stop) -> Result<(), Failure> {
 }
 
 fn configure(server: Server, options: &Options) -> Server {
-    let mut config = Config::new().max_message_size(options.max_message).ping_interval(options.ping);
+    let mut config = Config::new()
+        .max_message_size(options.max_message)
+        .slow_peer(options.slow_peer)
+        .ping_interval(options.ping);
     if !options.ping.is_zero() {
         config = config.ping_timeout(options.ping);
     }
-    let plain = Plain { page: options.page, path: options.path.clone() };
-    let mut server = server
-        .config(config)
-        .on_http(move |request: &Request| plain.answer(request.path(), request.header("host")));
+    let topics = options.answer == Answer::Topics;
+    let plain = Plain { page: options.page, path: options.path.clone(), topics };
+    let hub = server.hub().clone();
+    let mut server = server.config(config).on_http(move |request: &Request| match request.path() {
+        "/metrics" => plain::metrics(&hub.stats()),
+        path => plain.answer(path, request.header("host")),
+    });
+    if topics {
+        server = server
+            .on_request(|request: &mut Request, _: &mut Response| match request.path().len() {
+                0..=MAX_TOPIC => Ok(()),
+                _ => Err(Reject::new(414, "the path is too long for a topic")),
+            })
+            .on_join(|client, topic| debug!("client {} joined {topic:?}", client.id()))
+            .on_leave(|client, topic| debug!("client {} left {topic:?}", client.id()));
+    }
     server = match &options.trust {
         Trust::Nobody => server.trust_no_proxy(),
         Trust::Anybody => server.trust_any_proxy(),
@@ -103,6 +121,11 @@ impl Job {
 
     fn answer_all(&self, client: &mut Connection) -> threadws::Result<()> {
         let id = client.id();
+        // The query is no part of it.
+        let topic = client.request().path().to_owned();
+        if self.answer == Answer::Topics {
+            client.subscribe(&topic)?;
+        }
         // The levels do not change while the process runs. Asked for once, they cost an echo nothing.
         let logged = log_enabled!(Level::Info);
         let log = |message: MessageRef<'_>| {
@@ -118,6 +141,10 @@ impl Job {
                 Answer::Broadcast => {
                     let message = received.message().to_message();
                     client.broadcast(message);
+                }
+                Answer::Topics => {
+                    let message = received.message().to_message();
+                    client.publish(&topic, message);
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+use threadws::SlowPeer;
 
 /// The longest duration an option takes: a year, so that no sum of instants overflows.
 const MAX_SECONDS: u64 = 365 * 24 * 60 * 60;
@@ -67,6 +68,15 @@ pub(crate) fn count(text: &str) -> Result<usize, String> {
         Ok(0) => Err("must be at least 1".to_owned()),
         Ok(count) => Ok(count),
         Err(_) => Err(expected("a number", text)),
+    }
+}
+
+/// `close` or `skip`.
+pub(crate) fn slow_peer(text: &str) -> Result<SlowPeer, String> {
+    match text {
+        "close" => Ok(SlowPeer::Close),
+        "skip" => Ok(SlowPeer::Skip),
+        _ => Err(expected("close or skip", text)),
     }
 }
 

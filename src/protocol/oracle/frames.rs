@@ -194,11 +194,11 @@ pub(super) fn end_inside_message(octets: &[u8]) -> bool {
 /// The unfinished message's payload before the octet at `at`.
 pub(super) fn text_before(octets: &[u8], at: usize) -> Vec<u8> {
     let mut text = Vec::new();
-    for frame in Frames::new(octets).filter(|frame| !frame.is_control() && frame.payload < at) {
+    for frame in Frames::new(octets).filter(|frame| !frame.is_control() && frame.start < at) {
         if frame.opcode() != 0 {
             text.clear();
         }
-        let mut payload = octets[frame.payload..frame.end().min(at)].to_vec();
+        let mut payload = octets.get(frame.payload..frame.end().min(at)).unwrap_or_default().to_vec();
         mask(&mut payload, frame.key.unwrap_or_default(), 0);
         text.extend(payload);
     }

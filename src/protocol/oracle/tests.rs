@@ -119,7 +119,7 @@ impl Peer {
     fn send_message(&mut self) {
         let is_text = self.noise.below(3) > 0;
         let length = self.length(self.setting.max_message.min(2000));
-        let payload = if is_text { self.text(length) } else { vec![7; length] };
+        let payload = if is_text { self.text(length) } else { vec![0xff; length] };
         let fragments = if self.one_in(2) { 1 } else { 1 + self.noise.below(5) };
         let mut rest = payload.as_slice();
         for fragment in 0..fragments {

@@ -1,0 +1,54 @@
+//! One client as everybody may see it.
+
+use crate::message::State;
+use crate::sender::Sender;
+use crate::stats::ClientStats;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+/// One client as everybody may see it.
+#[derive(Debug, Clone)]
+pub struct Client {
+    pub(crate) sender: Sender,
+    pub(crate) ip: IpAddr,
+    pub(crate) peer_addr: SocketAddr,
+}
+
+impl Client {
+    /// Its number. It is never used again in this process.
+    pub fn id(&self) -> u64 {
+        self.sender.id()
+    }
+
+    /// Its address: from the headers of a trusted proxy, else the socket's.
+    pub fn ip(&self) -> IpAddr {
+        self.ip
+    }
+
+    /// The address of the socket's other end.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.peer_addr
+    }
+
+    /// When its handshake ended.
+    pub fn since(&self) -> Instant {
+        self.sender.outbox().opened()
+    }
+
+    /// Where its connection stands.
+    pub fn state(&self) -> State {
+        self.sender.state()
+    }
+
+    /// Sends to it.
+    pub fn sender(&self) -> Sender {
+        self.sender.clone()
+    }
+
+    /// What it has sent and received so far, what waits for it, and how far away it is.
+    ///
+    /// They can be asked for after its end, too.
+    pub fn stats(&self) -> ClientStats {
+        self.sender.outbox().stats()
+    }
+}

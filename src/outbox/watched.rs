@@ -1,0 +1,67 @@
+//! What others may know of an outbox: how much waits, how much went through, and when nothing waits any more.
+
+use super::Outbox;
+use crate::error::{Cause, Error, Result, Timeout};
+use crate::net::Deadline;
+use crate::stats::{ClientStats, Tally, Traffic};
+use crate::sync::now;
+
+impl Outbox {
+    /// Octets of data frames that wait for the peer.
+    pub(crate) fn backlog(&self) -> usize {
+        self.core.lock().pending.octets()
+    }
+
+    /// The most octets that ever waited.
+    pub(crate) fn high_water(&self) -> usize {
+        self.core.lock().pending.high_water()
+    }
+
+    /// What the reader counts.
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    pub(crate) fn stats(&self) -> ClientStats {
+        let core = self.core.lock();
+        let slow = matches!(core.ending.cause, Some(Cause::SlowPeer | Cause::Timeout(Timeout::Write)));
+        let traffic = Traffic {
+            messages_sent: core.ending.messages_sent,
+            bytes_sent: core.ending.bytes_sent,
+            messages_skipped: core.skipped,
+            slow_peers: u64::from(slow),
+            ..Traffic::default()
+        };
+        let (backlog, high_water) = (core.pending.octets(), core.pending.high_water());
+        drop(core);
+        ClientStats {
+            traffic: self.tally.add_to(traffic),
+            backlog,
+            high_water,
+            round_trip: self.tally.last_round_trip(),
+            state: self.state(),
+            since: self.opened,
+        }
+    }
+
+    /// Waits until everything that waits now is out.
+    pub(crate) fn wait_drained(&self, until: Deadline) -> Result<()> {
+        let mut core = self.core.lock();
+        let ticket = core.pending.ticket();
+        loop {
+            if core.gate.is_broken() {
+                return Err(core.failure());
+            }
+            if core.pending.is_out(ticket) {
+                self.leave(core);
+                return Ok(());
+            }
+            if until.has_passed(now()) {
+                // The flush thread may have to take over.
+                self.leave(core);
+                return Err(Error::Timeout(Timeout::Drained));
+            }
+            core = self.wait_turn(core, ticket, until)?;
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! What a server's own threads count: nothing here is touched for each message of a client.
+
+use super::Stats;
+use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering};
+use std::collections::BTreeMap;
+
+/// Counters of one server. Relaxed: each number stands for itself.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    /// By the acceptor, and by who hands connections over.
+    accepted: AtomicU64,
+    /// In the order of [`Refusal`].
+    refused: [AtomicU64; Refusal::NAMES.len()],
+    /// By HTTP status. A lock, because a failed handshake costs far more than one.
+    failures: Mutex<BTreeMap<u16, u64>>,
+    /// By the timer thread alone.
+    ticks_sent: AtomicU64,
+    ticks_skipped: AtomicU64,
+    /// Client threads that run now.
+    threads: AtomicUsize,
+}
+
+/// Why a connection is turned away before its handshake.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Refusal {
+    Full,
+    NoThread,
+    Stopping,
+}
+
+impl Refusal {
+    const NAMES: [&str; 3] = ["full", "no_thread", "stopping"];
+}
+
+impl Counters {
+    pub(crate) fn accepted(&self) {
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn refused(&self, reason: Refusal) {
+        self.refused[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn handshake_failed(&self, status: u16) {
+        *self.failures.lock().entry(status).or_default() += 1;
+    }
+
+    pub(crate) fn tick_sent(&self) {
+        self.ticks_sent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn ticks_skipped(&self, count: u64) {
+        self.ticks_skipped.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn thread_started(&self) {
+        self.threads.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn thread_ended(&self) {
+        self.threads.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Fills in what is counted here.
+    pub(crate) fn fill(&self, stats: &mut Stats) {
+        stats.accepted = self.accepted.load(Ordering::Relaxed);
+        let counts = self.refused.iter().map(|count| count.load(Ordering::Relaxed));
+        stats.refused = Refusal::NAMES.into_iter().zip(counts).collect();
+        stats.handshake_failures = self.failures.lock().clone();
+        stats.ticks_sent = self.ticks_sent.load(Ordering::Relaxed);
+        stats.ticks_skipped = self.ticks_skipped.load(Ordering::Relaxed);
+        stats.threads = self.threads.load(Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,75 @@
+//! The text exposition format, version 0.0.4: a HELP and a TYPE line for each metric, then its samples.
+//!
+//! Names as Prometheus wants them: the unit in full at the end, base units, `_total` for what only grows.
+
+use super::Stats;
+use std::fmt::Display;
+use std::io::{Result, Write};
+
+pub(super) fn write(stats: &Stats, out: &mut impl Write) -> Result<()> {
+    let mut text = Text { out };
+    let Stats { traffic, .. } = stats;
+    text.counter("connections_accepted", "Connections accepted or handed over.", stats.accepted)?;
+    text.counter("connections_opened", "Handshakes that succeeded.", stats.opened)?;
+    text.gauge("connections_open", "Clients that are connected now.", stats.open)?;
+    text.family("connections_refused_total", "Connections turned away before a handshake.", "counter")?;
+    for (reason, count) in &stats.refused {
+        text.labelled("connections_refused_total", "reason", reason, count)?;
+    }
+    text.family("handshake_failures_total", "Handshakes answered with another status than 101.", "counter")?;
+    for (status, count) in &stats.handshake_failures {
+        text.labelled("handshake_failures_total", "status", status, count)?;
+    }
+    text.counter("messages_received", "Data messages received.", traffic.messages_received)?;
+    text.counter("messages_sent", "Data messages queued for clients.", traffic.messages_sent)?;
+    text.counter(
+        "messages_skipped",
+        "Broadcast messages that a full backlog missed.",
+        traffic.messages_skipped,
+    )?;
+    text.counter("received_bytes", "Bytes received after handshakes.", traffic.bytes_received)?;
+    text.counter("sent_bytes", "Bytes sent after handshakes.", traffic.bytes_sent)?;
+    text.gauge("backlog_bytes", "Bytes that wait for clients now.", stats.backlog)?;
+    text.counter("ticks_sent", "Ticks sent.", stats.ticks_sent)?;
+    text.counter("ticks_skipped", "Ticks left out.", stats.ticks_skipped)?;
+    text.counter("pings_sent", "Keepalive pings sent.", traffic.pings)?;
+    text.family("round_trip_seconds", "Round-trip times measured by keepalive pings.", "summary")?;
+    text.sample("round_trip_seconds_sum", traffic.round_trip_sum.as_secs_f64())?;
+    text.sample("round_trip_seconds_count", traffic.round_trips)?;
+    text.counter(
+        "slow_peers_closed",
+        "Connections ended because the peer read too slowly.",
+        traffic.slow_peers,
+    )?;
+    text.gauge("threads", "Client threads, those included that wait for a client.", stats.threads)
+}
+
+struct Text<'a, W> {
+    out: &'a mut W,
+}
+
+impl<W: Write> Text<'_, W> {
+    fn family(&mut self, name: &str, help: &str, kind: &str) -> Result<()> {
+        writeln!(self.out, "# HELP threadws_{name} {help}\n# TYPE threadws_{name} {kind}")
+    }
+
+    fn sample(&mut self, name: &str, value: impl Display) -> Result<()> {
+        writeln!(self.out, "threadws_{name} {value}")
+    }
+
+    /// The labels' values are ours: there is nothing to escape in them.
+    fn labelled(&mut self, name: &str, label: &str, value: impl Display, count: &u64) -> Result<()> {
+        writeln!(self.out, "threadws_{name}{{{label}=\"{value}\"}} {count}")
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> Result<()> {
+        let name = format!("{name}_total");
+        self.family(&name, help, "counter")?;
+        self.sample(&name, value)
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: usize) -> Result<()> {
+        self.family(name, help, "gauge")?;
+        self.sample(name, value)
+    }
+}

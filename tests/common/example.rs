@@ -1,0 +1,166 @@
+//! Examples, run as they were built, on a free port.
+#![allow(dead_code, reason = "each test file compiles this module and uses its own part of it")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+use tungstenite::client::IntoClientRequest;
+use tungstenite::handshake::HandshakeError;
+use tungstenite::http::HeaderValue;
+use tungstenite::{Message, WebSocket};
+
+/// Much longer than anything here takes, and yet an end.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running example; it is killed when this is dropped.
+pub(crate) struct Example {
+    child: Child,
+    lines: Receiver<String>,
+    pub(crate) addr: SocketAddr,
+}
+
+impl Example {
+    #[track_caller]
+    pub(crate) fn run(name: &str) -> Self {
+        let file = built(name);
+        let mut child = Command::new(&file)
+            .arg("127.0.0.1:0")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| {
+                panic!("{}: {error}; `cargo build --examples` builds it", file.display())
+            });
+        let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut example = Self { child, lines, addr: SocketAddr::from(([0; 4], 0)) };
+        let line = example.line();
+        let addr = line.strip_prefix("listening on ").and_then(|url| url.split("//").nth(1));
+        example.addr = addr
+            .and_then(|addr| addr.trim_end_matches('/').parse().ok())
+            .unwrap_or_else(|| panic!("expected an address, got {line:?}"));
+        example
+    }
+
+    /// The next line that it prints.
+    #[track_caller]
+    pub(crate) fn line(&self) -> String {
+        self.lines.recv_timeout(PATIENCE).expect("a line")
+    }
+
+    /// The next line with this in it.
+    #[track_caller]
+    pub(crate) fn line_with(&self, part: &str) -> String {
+        loop {
+            let line = self.line();
+            if line.contains(part) {
+                return line;
+            }
+        }
+    }
+
+    pub(crate) fn socket(&self) -> TcpStream {
+        let socket = TcpStream::connect(self.addr).expect("the example listens");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        socket
+    }
+
+    #[track_caller]
+    pub(crate) fn connect(&self) -> Client {
+        self.ask("/", &[]).unwrap_or_else(|status| panic!("refused with {status}"))
+    }
+
+    /// Asks for a WebSocket; the status if it is refused.
+    #[track_caller]
+    pub(crate) fn ask(&self, target: &str, headers: &[(&'static str, &'static str)]) -> Result<Client, u16> {
+        let mut request =
+            format!("ws://{}{target}", self.addr).into_client_request().expect("a valid request");
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, HeaderValue::from_static(value));
+        }
+        match tungstenite::client(request, self.socket()) {
+            Ok((socket, _)) => Ok(Client(socket)),
+            Err(HandshakeError::Failure(tungstenite::Error::Http(response))) => {
+                Err(response.status().as_u16())
+            }
+            Err(error) => panic!("the handshake failed: {error}"),
+        }
+    }
+
+    /// The whole answer to a plain GET.
+    #[track_caller]
+    pub(crate) fn get(&self, path: &str) -> String {
+        let mut socket = self.socket();
+        write!(socket, "GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.addr).expect("written");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).expect("an answer, and its end");
+        answer
+    }
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Cargo builds examples for `cargo test`, beside the folder of the tests.
+fn built(name: &str) -> PathBuf {
+    let mut path = std::env::current_exe().expect("this test's path");
+    path.pop();
+    if path.ends_with("deps") {
+        path.pop();
+    }
+    path.join("examples").join(name)
+}
+
+pub(crate) struct Client(pub(crate) WebSocket<TcpStream>);
+
+impl Client {
+    #[track_caller]
+    pub(crate) fn send(&mut self, message: impl Into<Message>) {
+        self.0.send(message.into()).expect("sent");
+    }
+
+    #[track_caller]
+    pub(crate) fn recv(&mut self) -> Message {
+        self.0.read().expect("a message")
+    }
+
+    /// The next message as JSON.
+    #[track_caller]
+    pub(crate) fn json(&mut self) -> serde_json::Value {
+        let message = self.recv();
+        let text = message.to_text().unwrap_or_else(|_| panic!("expected text, got {message:?}"));
+        serde_json::from_str(text).unwrap_or_else(|error| panic!("{error} in {text}"))
+    }
+
+    #[track_caller]
+    pub(crate) fn expect(&mut self, text: &str) {
+        assert_eq!(self.recv(), Message::text(text));
+    }
+
+    /// The closing handshake, begun by us; the code of the answer.
+    #[track_caller]
+    pub(crate) fn close(mut self) -> Option<u16> {
+        self.0.close(None).expect("a Close is sent");
+        loop {
+            match self.0.read() {
+                Ok(Message::Close(frame)) => return frame.map(|frame| frame.code.into()),
+                Ok(_) => {}
+                Err(error) => panic!("no Close came: {error}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,645 @@
+//! Many clients at once: who reads gets everything, in order and in time, beside those who do not.
+//!
+//! The large ones take their time. All of them: `cargo test --release --test crowd -- --include-ignored --nocapture`; the
+//! soak for a minute: `THREADWS_SOAK=60 cargo test --release --test crowd soak -- --nocapture`.
+
+mod common;
+
+use common::frame::{self, BINARY, CLOSE, PING, TEXT};
+use common::{Frame, PATIENCE, RawPeer, TestServer, eventually, ms, upgrade_request, watchdog};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+use threadws::{BoxError, Connection, Delivery, Error};
+
+/// One at a time: they measure, and the machine is small.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Room for so many sockets, both ends of each; false, and said so, if the process may not have it.
+fn room_for(clients: usize) -> bool {
+    let wanted = clients as u64 * 2 + 500;
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.unwrap_or(u64::MAX);
+    if limit.current.is_some_and(|current| current < wanted) && most >= wanted {
+        let raised = Rlimit { current: Some(wanted.max(most.min(20_000))), maximum: limit.maximum };
+        // If it may not, the check below says so.
+        _ = setrlimit(Resource::Nofile, raised);
+    }
+    let enough = getrlimit(Resource::Nofile).current.is_none_or(|current| current >= wanted);
+    if !enough {
+        println!("skipped: {clients} clients need {wanted} descriptors, the limit is {most}");
+    }
+    enough
+}
+
+/// A client without a thread of its own.
+struct Light {
+    stream: TcpStream,
+    input: Vec<u8>,
+    taken: usize,
+    over: bool,
+}
+
+impl Light {
+    /// With a small receive buffer, if one is given: then it is the server's side that has to wait.
+    fn open(addr: SocketAddr, target: &str, receive_buffer: Option<usize>) -> Self {
+        use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+        if let Some(octets) = receive_buffer {
+            sockopt::set_socket_recv_buffer_size(&socket, octets).expect("SO_RCVBUF");
+        }
+        connect(&socket, &addr).expect("the server accepts");
+        let mut stream = TcpStream::from(socket);
+        stream.set_nodelay(true).expect("TCP_NODELAY");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream.write_all(upgrade_request(addr, target, &[]).as_bytes()).expect("it reads");
+        let mut input = Vec::new();
+        let end = loop {
+            let mut octets = [0; 2048];
+            let count = stream.read(&mut octets).expect("an answer");
+            assert!(count > 0, "no 101");
+            input.extend_from_slice(&octets[..count]);
+            if let Some(at) = input.windows(4).position(|four| four == b"\r\n\r\n") {
+                break at + 4;
+            }
+        };
+        assert!(input.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&input));
+        input.drain(..end);
+        stream.set_nonblocking(true).expect("a mode");
+        Self { stream, input, taken: 0, over: false }
+    }
+
+    /// Reads at most `most` octets that are there, and hands out the frames that are whole; pings are answered.
+    fn read(&mut self, most: usize, mut frame: impl FnMut(Frame)) {
+        let mut octets = [0; 16 << 10];
+        let most = most.min(octets.len());
+        match self.stream.read(&mut octets[..most]) {
+            Ok(0) => self.over = true,
+            Ok(count) => self.input.extend_from_slice(&octets[..count]),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(_) => self.over = true,
+        }
+        while let Some((whole, octets)) =
+            frame::parse(&self.input[self.taken..]).expect("what a server may send")
+        {
+            self.taken += octets;
+            if whole.opcode == PING {
+                // Small, and seldom: the socket has room for it. A server that is gone shows at the next read.
+                drop(self.stream.write_all(&Frame::pong(whole.payload).encode()));
+            } else {
+                frame(whole);
+            }
+        }
+        self.input.drain(..std::mem::take(&mut self.taken));
+    }
+}
+
+/// Reads what comes to all of them until `enough`.
+fn drive(clients: &mut [Light], mut enough: impl FnMut() -> bool, mut frame: impl FnMut(usize, Frame)) {
+    while !enough() {
+        let open: Vec<usize> = (0..clients.len()).filter(|client| !clients[*client].over).collect();
+        let mut fds: Vec<_> =
+            open.iter().map(|client| PollFd::new(&clients[*client].stream, PollFlags::IN)).collect();
+        let timeout = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+        if !matches!(poll(&mut fds, Some(&timeout)), Ok(1..)) {
+            continue;
+        }
+        let ready: Vec<usize> = fds
+            .iter()
+            .zip(&open)
+            .filter(|(fd, _)| !fd.revents().is_empty())
+            .map(|(_, client)| *client)
+            .collect();
+        drop(fds);
+        for client in ready {
+            clients[client].read(usize::MAX, |one| frame(client, one));
+        }
+    }
+}
+
+/// A message of 1 KiB that tells its number and when it was sent.
+fn stamped(number: u64, start: Instant) -> Vec<u8> {
+    let mut message = vec![b'.'; 1024];
+    message[..8].copy_from_slice(&number.to_be_bytes());
+    let nanos = u64::try_from(start.elapsed().as_nanos()).expect("a short test");
+    message[8..16].copy_from_slice(&nanos.to_be_bytes());
+    message
+}
+
+/// The number, and how long it took.
+fn stamp_of(frame: &Frame, start: Instant) -> (u64, Duration) {
+    assert_eq!((frame.opcode, frame.payload.len()), (BINARY, 1024), "{frame:?}");
+    let word = |at: usize| u64::from_be_bytes(*frame.payload[at..].first_chunk().expect("eight octets"));
+    (word(0), start.elapsed().saturating_sub(Duration::from_nanos(word(8))))
+}
+
+fn percentile(times: &[Duration], percent: usize) -> Duration {
+    times[(times.len() - 1) * percent / 100]
+}
+
+/// The memory that this process has, in octets.
+fn memory() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").expect("Linux");
+    pages.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).expect("a number") * 4096
+}
+
+/// One stuck, one that reads an octet at a time, one that closes, and many who are well.
+fn crowd(clients: usize, broadcasts: u64) {
+    let _alone = alone();
+    let _dog = watchdog(120);
+    if !room_for(clients) {
+        return;
+    }
+    let (tell, told) = mpsc::channel();
+    let server = TestServer::new(move |client| {
+        let end = client.ignore();
+        if client.request().path() == "/stuck" {
+            tell.send((end, client.closed().cloned())).unwrap_or(());
+        }
+        Ok(())
+    });
+    let hub = server.hub();
+    let stuck = Light::open(server.addr(), "/stuck", None);
+    eventually("the stuck one is in", || hub.len() == 1);
+    // Far beyond what the kernel swallows, and most of its backlog; the rest follows in the middle of it all.
+    let stuck_client = hub.clients().remove(0);
+    let fill_up = |backlog: usize, size: usize| {
+        while stuck_client.sender().backlog() < backlog {
+            match stuck_client.sender().try_send(vec![0; size]) {
+                Ok(()) => {}
+                Err(Error::Full) => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    fill_up(500 << 10, 64 << 10);
+    let mut trickling = Light::open(server.addr(), "/trickle", Some(4096));
+    let mut closing = [Light::open(server.addr(), "/closing", None)];
+    let mut healthy: Vec<_> = (3..clients).map(|_| Light::open(server.addr(), "/", None)).collect();
+    eventually("all are in", || hub.len() == clients);
+    let before = memory();
+    let start = Instant::now();
+    let over = AtomicBool::new(false);
+    let half = healthy.len() / 2;
+    let (left, right) = healthy.split_at_mut(half);
+    let (total, mut times) = thread::scope(|scope| {
+        let readers: Vec<_> = [left, right]
+            .into_iter()
+            .map(|share| {
+                scope.spawn(move || {
+                    let mut next = vec![0; share.len()];
+                    let mut times = Vec::new();
+                    let mut missing = share.len();
+                    let deadline = Instant::now()
+                        + Duration::from_millis(50) * u32::try_from(broadcasts).expect("few")
+                        + PATIENCE;
+                    let missing_now = std::cell::Cell::new(missing);
+                    drive(
+                        share,
+                        || {
+                            assert!(Instant::now() < deadline, "{} still wait", missing_now.get());
+                            missing_now.get() == 0
+                        },
+                        |client, frame| {
+                            let (number, took) = stamp_of(&frame, start);
+                            assert_eq!(number, next[client], "out of order");
+                            next[client] += 1;
+                            times.push(took);
+                            if next[client] == broadcasts {
+                                missing -= 1;
+                                missing_now.set(missing);
+                            }
+                        },
+                    );
+                    assert!(share.iter().all(|client| !client.over), "a healthy client was let go");
+                    times
+                })
+            })
+            .collect();
+        let over = &over;
+        let trickle = scope.spawn(move || {
+            let mut next = 0;
+            while !over.load(Ordering::Relaxed) {
+                trickling.read(1, |frame| {
+                    assert_eq!(stamp_of(&frame, start).0, next, "out of order");
+                    next += 1;
+                });
+                assert!(!trickling.over, "it reads, if slowly");
+                thread::sleep(Duration::from_micros(200));
+            }
+            next
+        });
+        let closer = scope.spawn(move || {
+            let mut next = 0;
+            let closed = std::cell::Cell::new(false);
+            let stream = closing[0].stream.try_clone().expect("a descriptor");
+            let deadline = Instant::now() + PATIENCE * 4;
+            drive(
+                &mut closing,
+                || {
+                    assert!(Instant::now() < deadline, "no Close came back");
+                    closed.get()
+                },
+                |_, frame| {
+                    assert!(!closed.get(), "after the Close came {frame:?}");
+                    if frame.opcode == CLOSE {
+                        closed.set(true);
+                        return;
+                    }
+                    assert_eq!(stamp_of(&frame, start).0, next, "out of order");
+                    next += 1;
+                    if next == broadcasts / 3 {
+                        (&stream).write_all(&Frame::close(1000, "").encode()).expect("the server reads");
+                    }
+                },
+            );
+        });
+        let mut total = [0; 4];
+        let mut due = Instant::now();
+        for number in 0..broadcasts {
+            if number == broadcasts / 2 {
+                fill_up(1 << 20, 1024);
+            }
+            let delivery: Delivery = hub.broadcast(stamped(number, start));
+            for (sum, part) in total.iter_mut().zip([
+                delivery.sent(),
+                delivery.queued(),
+                delivery.skipped(),
+                delivery.closed(),
+            ]) {
+                *sum += part;
+            }
+            due += ms(50);
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
+        let times: Vec<_> = readers.into_iter().flat_map(|reader| reader.join().expect("a reader")).collect();
+        over.store(true, Ordering::Relaxed);
+        closer.join().expect("the closer");
+        assert!(trickle.join().expect("the trickling one") > 0, "nothing came an octet at a time");
+        (total, times)
+    });
+    let grown = memory().saturating_sub(before);
+    times.sort_unstable();
+    let [sent, queued, skipped, closed] = total;
+    println!(
+        "{clients} clients, {broadcasts} broadcasts: p50 {:?}, p99 {:?}, max {:?}; {sent} sent, {queued} queued, {skipped} \
+         skipped, {closed} closed; {} KiB more memory",
+        percentile(&times, 50),
+        percentile(&times, 99),
+        percentile(&times, 100),
+        grown >> 10
+    );
+    assert_eq!(times.len() as u64, broadcasts * (clients as u64 - 3), "each message once to each");
+    assert!(percentile(&times, 99) <= ms(250), "p99 {:?}", percentile(&times, 99));
+    // The stuck one: closed once, by the policy, reported as a slow peer, and within its bound.
+    assert_eq!((skipped, closed), (0, 1));
+    let (end, ended) = told.recv_timeout(PATIENCE).expect("the stuck one's end");
+    assert!(matches!(end, Err(Error::Closed(_))), "{end:?}");
+    assert_eq!(u16::from(ended.expect("closed").code()), 1013);
+    assert!(stuck_client.sender().high_water() <= 1 << 20);
+    assert_eq!(hub.stats().slow_peers_closed(), 1);
+    // A MiB for the stuck one, and what this test itself keeps: 16 octets a delivery, at most twice.
+    let own = times.len() * 4 * size_of::<Duration>();
+    assert!(grown < own + (24 << 20), "{} KiB more memory, {} KiB of them are ours", grown >> 10, own >> 10);
+    drop(stuck);
+    drop(healthy);
+    eventually("all are out", || hub.is_empty());
+}
+
+#[test]
+fn three_who_misbehave_delay_none_of_hundreds() {
+    crowd(300, 40);
+}
+
+#[test]
+#[ignore = "takes about 15 s: cargo test --release --test crowd two_thousand -- --ignored --nocapture"]
+fn three_who_misbehave_delay_none_of_two_thousand() {
+    crowd(2000, 120);
+}
+
+/// How far off others are while one thread broadcasts to a thousand: a tick, an echo.
+#[test]
+#[ignore = "measures, for about 15 s: cargo test --release --test crowd thousand_starves -- --ignored --nocapture"]
+fn a_broadcast_to_a_thousand_starves_nobody() {
+    const TICK: Duration = Duration::from_millis(100);
+
+    let _alone = alone();
+    let _dog = watchdog(120);
+    if !room_for(1000) {
+        return;
+    }
+    let server = TestServer::new(|client: &mut Connection| -> Result<(), BoxError> {
+        match client.request().path() {
+            "/tick" => {
+                client.every(TICK, "tick");
+                client.ignore()?;
+            }
+            "/echo" => {
+                while let Some(message) = client.recv()? {
+                    if message.as_bytes().len() < 100 {
+                        client.send(message)?;
+                    }
+                }
+            }
+            _ => {
+                client.subscribe("all")?;
+                client.ignore()?;
+            }
+        }
+        Ok(())
+    });
+    let hub = server.hub();
+    let mut many: Vec<_> = (0..1000).map(|_| Light::open(server.addr(), "/", None)).collect();
+    eventually("all listen", || hub.members("all").len() == 1000);
+    // The pause between two broadcasts; none is as fast as one thread can.
+    for pause in [None, Some(50), Some(10), Some(0)] {
+        let over = AtomicBool::new(false);
+        let (over, many) = (&over, &mut many);
+        let addr = server.addr();
+        thread::scope(|scope| {
+            let reader = scope.spawn(move || {
+                let mut count = 0_u64;
+                drive(many, || over.load(Ordering::Relaxed), |_, _| count += 1);
+                count
+            });
+            let ticks = scope.spawn(move || {
+                // Each at another phase of the broadcasts.
+                let mut peers: Vec<_> = (0..20)
+                    .map(|_| {
+                        thread::sleep(TICK / 20);
+                        Light::open(addr, "/tick", None)
+                    })
+                    .collect();
+                let mut arrivals = vec![Vec::new(); peers.len()];
+                drive(
+                    &mut peers,
+                    || over.load(Ordering::Relaxed),
+                    |peer, _| arrivals[peer].push(Instant::now()),
+                );
+                let mut late = Vec::new();
+                for arrivals in arrivals.iter().filter(|arrivals| !arrivals.is_empty()) {
+                    let due = |number: u32, late: &Instant| {
+                        (*late - arrivals[0]).as_secs_f64() - (TICK * number).as_secs_f64()
+                    };
+                    let offsets: Vec<f64> =
+                        (0..).zip(arrivals).map(|(number, arrival)| due(number, arrival)).collect();
+                    // From the earliest phase: a first tick that came late would make the others seem early.
+                    let phase = offsets.iter().copied().fold(f64::INFINITY, f64::min);
+                    late.extend(offsets.iter().map(|offset| Duration::from_secs_f64(offset - phase)));
+                }
+                late.sort_unstable();
+                late
+            });
+            let echo = scope.spawn(move || {
+                let mut peer = RawPeer::open_at(addr, "/echo", &[]);
+                let mut times = Vec::new();
+                while !over.load(Ordering::Relaxed) {
+                    let asked = Instant::now();
+                    peer.send_text("ping");
+                    while peer.message().opcode != TEXT {}
+                    times.push(asked.elapsed());
+                    thread::sleep(Duration::from_millis(2));
+                }
+                times.sort_unstable();
+                times
+            });
+            let end = Instant::now() + Duration::from_secs(3);
+            let mut calls = Vec::new();
+            while Instant::now() < end {
+                match pause {
+                    None => thread::sleep(Duration::from_millis(10)),
+                    Some(pause) => {
+                        let start = Instant::now();
+                        let delivery = hub.publish("all", stamped(0, start));
+                        assert_eq!(delivery.reached(), 1000, "{delivery}");
+                        calls.push(start.elapsed());
+                        thread::sleep(Duration::from_millis(pause));
+                        // As fast as it can, but not faster than they read.
+                        while pause == 0 && hub.stats().backlog() > 1 << 20 {
+                            thread::sleep(Duration::from_millis(1));
+                        }
+                    }
+                }
+            }
+            over.store(true, Ordering::Relaxed);
+            let count = reader.join().expect("the reader");
+            let (late, times) = (ticks.join().expect("ticks"), echo.join().expect("echo"));
+            calls.sort_unstable();
+            println!(
+                "pause {pause:?} ms: {} broadcasts, {count} deliveries; a broadcast takes p50 {:?}; ticks late p50 {:?}, p99 {:?}, \
+                 max {:?}; echo p50 {:?}, p99 {:?}, max {:?}",
+                calls.len(),
+                if calls.is_empty() { Duration::ZERO } else { percentile(&calls, 50) },
+                percentile(&late, 50),
+                percentile(&late, 99),
+                percentile(&late, 100),
+                percentile(&times, 50),
+                percentile(&times, 99),
+                percentile(&times, 100),
+            );
+            assert!(percentile(&late, 99) < ms(100) && percentile(&times, 99) < ms(100), "somebody starves");
+        });
+    }
+}
+
+/// What one publisher's messages look like to one client: `publisher number`, without a hole from the first one on.
+#[derive(Default, Clone)]
+struct Heard(Vec<Option<u64>>);
+
+impl Heard {
+    fn note(&mut self, frame: &Frame) {
+        let (publisher, number) = frame.as_text().split_once(' ').expect("two words");
+        let (publisher, number) =
+            (publisher.parse::<usize>().expect("a publisher"), number.parse::<u64>().expect("a number"));
+        self.0.resize(self.0.len().max(publisher + 1), None);
+        if let Some(last) = self.0[publisher] {
+            assert_eq!(number, last + 1, "publisher {publisher}");
+        }
+        self.0[publisher] = Some(number);
+    }
+
+    fn has_all_of(&self, published: &[u64]) -> bool {
+        published
+            .iter()
+            .enumerate()
+            .all(|(publisher, count)| self.0.get(publisher).copied().flatten() == count.checked_sub(1))
+    }
+}
+
+#[test]
+fn soak_nothing_is_lost_while_many_join_leave_and_broadcast() {
+    const STAYERS: usize = 40;
+    const THREADS: usize = 3;
+    const HANDLERS: usize = 2;
+
+    let _alone = alone();
+    let seconds = std::env::var("THREADWS_SOAK").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(5);
+    let _dog = watchdog(seconds + 60);
+    let server = TestServer::new(|client| {
+        client.subscribe("all")?;
+        while let Some(message) = client.recv()? {
+            match message.as_text().unwrap_or_default().split_once('#') {
+                // Churn for the lists of topics.
+                Some(("+", topic)) => client.subscribe(topic)?,
+                Some(("-", topic)) => drop(client.unsubscribe(topic)),
+                _ => client.broadcast(message),
+            }
+        }
+        Ok(())
+    });
+    let (hub, addr) = (server.hub(), server.addr());
+    let mut stayers: Vec<_> = (0..STAYERS).map(|_| Light::open(addr, "/", None)).collect();
+    eventually("all listen", || hub.members("all").len() == STAYERS);
+    let over = AtomicBool::new(false);
+    let (came, asked) = (AtomicU64::new(0), AtomicU64::new(0));
+    let published = Mutex::new(None::<Vec<u64>>);
+    let deliveries = AtomicU64::new(0);
+    thread::scope(|scope| {
+        let (over, came, asked, published, deliveries) = (&over, &came, &asked, &published, &deliveries);
+        let half = STAYERS / 2;
+        let (left, right) = stayers.split_at_mut(half);
+        for share in [left, right] {
+            scope.spawn(move || {
+                let heard = std::cell::RefCell::new(vec![Heard::default(); share.len()]);
+                let mut deadline = None;
+                let enough = || {
+                    let published = published.lock().expect("no panic");
+                    let Some(published) = &*published else { return false };
+                    let deadline = *deadline.get_or_insert(Instant::now() + PATIENCE);
+                    let done = heard.borrow().iter().all(|heard| heard.has_all_of(published));
+                    assert!(
+                        done || Instant::now() < deadline,
+                        "{published:?} were published, {:?} came",
+                        heard.borrow()[0].0
+                    );
+                    done
+                };
+                drive(share, enough, |client, frame| {
+                    heard.borrow_mut()[client].note(&frame);
+                    deliveries.fetch_add(1, Ordering::Relaxed);
+                });
+            });
+        }
+        let publishers: Vec<_> = (0..THREADS)
+            .map(|publisher| {
+                scope.spawn(move || {
+                    let mut number = 0;
+                    while !over.load(Ordering::Relaxed) {
+                        let text = format!("{publisher} {number}");
+                        let delivery = match publisher {
+                            0 => hub.publish("all", text),
+                            1 => hub.broadcast(text),
+                            _ => hub.broadcast_except(0, text), // nobody has this number
+                        };
+                        assert_eq!(delivery.closed() + delivery.skipped(), 0, "{delivery}");
+                        number += 1;
+                        thread::sleep(Duration::from_micros(500));
+                    }
+                    number
+                })
+            })
+            .collect();
+        let handlers: Vec<_> = (THREADS..THREADS + HANDLERS)
+            .map(|publisher| {
+                scope.spawn(move || {
+                    let mut peer = [Light::open(addr, "/", None)];
+                    let stream = peer[0].stream.try_clone().expect("a descriptor");
+                    let mut number = 0_u64;
+                    let heard = std::cell::RefCell::new(Heard::default());
+                    while !over.load(Ordering::Relaxed) {
+                        let burst: Vec<u8> = (number..number + 10)
+                            .flat_map(|number| Frame::text(&format!("{publisher} {number}")).encode())
+                            .collect();
+                        (&stream).write_all(&burst).expect("the server reads");
+                        number += 10;
+                        let deadline = Instant::now() + PATIENCE;
+                        let own = || {
+                            assert!(Instant::now() < deadline, "its own words do not come back");
+                            heard.borrow().0.get(publisher).copied().flatten() == Some(number - 1)
+                        };
+                        drive(&mut peer, own, |_, frame| heard.borrow_mut().note(&frame));
+                    }
+                    (number, peer)
+                })
+            })
+            .collect();
+        for churner in 0..4_u64 {
+            scope.spawn(move || {
+                let mut round = churner;
+                while !over.load(Ordering::Relaxed) {
+                    round += 1;
+                    let mut peer = [Light::open(addr, "/", None)];
+                    let stream = peer[0].stream.try_clone().expect("a descriptor");
+                    for number in 0..round % 5 {
+                        for sign in ["+", "-", "+"] {
+                            let text = Frame::text(&format!("{sign}#{}", (round + number) % 7)).encode();
+                            (&stream).write_all(&text).expect("the server reads");
+                        }
+                    }
+                    let (heard, count) = (std::cell::RefCell::new(Heard::default()), std::cell::Cell::new(0));
+                    let enough = || count.get() > 20 || over.load(Ordering::Relaxed);
+                    drive(&mut peer, enough, |_, frame| {
+                        heard.borrow_mut().note(&frame);
+                        count.set(count.get() + 1);
+                    });
+                    came.fetch_add(1, Ordering::Relaxed);
+                    if round % 3 == 0 {
+                        // A Close of its own, and the answer.
+                        drop((&stream).write_all(&Frame::close(1000, "").encode()));
+                        let closed = std::cell::Cell::new(false);
+                        let deadline = Instant::now() + PATIENCE;
+                        let enough = || {
+                            assert!(Instant::now() < deadline, "no Close came back");
+                            closed.get()
+                        };
+                        drive(&mut peer, enough, |_, frame| match frame.opcode {
+                            CLOSE => closed.set(true),
+                            _ => heard.borrow_mut().note(&frame),
+                        });
+                    }
+                }
+            });
+        }
+        scope.spawn(move || {
+            let mut before = 0;
+            while !over.load(Ordering::Relaxed) {
+                let stats = hub.stats();
+                assert!(stats.messages_sent() >= before && stats.slow_peers_closed() == 0, "{stats:?}");
+                assert!(hub.topics().iter().all(|(_, members)| *members > 0), "a topic without members");
+                before = stats.messages_sent();
+                asked.fetch_add(1, Ordering::Relaxed);
+                thread::sleep(Duration::from_millis(2));
+            }
+        });
+        thread::sleep(Duration::from_secs(seconds));
+        over.store(true, Ordering::Relaxed);
+        let mut counts: Vec<u64> =
+            publishers.into_iter().map(|thread| thread.join().expect("a publisher")).collect();
+        let mut peers = Vec::new();
+        for thread in handlers {
+            let (number, peer) = thread.join().expect("a handler's client");
+            counts.push(number);
+            peers.push(peer);
+        }
+        *published.lock().expect("no panic") = Some(counts.clone());
+        println!("published {counts:?} in {seconds} s");
+        // The publishing clients stay until all have heard them: the scope's end.
+        scope.spawn(move || {
+            thread::sleep(Duration::from_millis(300));
+            drop(peers);
+        });
+    });
+    println!(
+        "{came:?} came and went, {deliveries:?} deliveries to {STAYERS} who stayed, {asked:?} looks at the numbers"
+    );
+    drop(stayers);
+    eventually("all are out", || hub.is_empty() && hub.topics().is_empty());
+}
