@@ -2,7 +2,7 @@
 
 use super::transport::Input;
 use super::wire::Wire;
-use super::{Flushing, Link, check, clock, go, join};
+use super::{Flushing, Link, NOISE, check, clock, go, join};
 use crate::config::Config;
 use crate::error::{Cause, Timeout};
 use crate::message::CloseFrame;
@@ -38,9 +38,10 @@ fn two_closes_against_the_peers_and_the_deadline() {
             let link = link.clone();
             move || link.watch_state()
         });
+        let whim = thread_rng().gen_range(0..5);
         let peer = go({
             let link = link.clone();
-            move || match thread_rng().gen_range(0..4) {
+            move || match whim {
                 // It reads, and closes by itself.
                 0 => {
                     link.script.drain();
@@ -52,6 +53,11 @@ fn two_closes_against_the_peers_and_the_deadline() {
                 2 => {
                     link.script.drain();
                     answer(&link);
+                }
+                // It reads, and breaks the protocol.
+                3 => {
+                    link.script.drain();
+                    link.script.say(Input::Noise);
                 }
                 // It is dead.
                 _ => {}
@@ -69,6 +75,9 @@ fn two_closes_against_the_peers_and_the_deadline() {
         if first == [false, false] {
             // Then it was the answer to the peer's, or too late for any.
             assert!(closed.received().is_some() || closed.cause().is_some(), "{closed}");
+        }
+        if whim == 3 {
+            assert!(matches!(closed.cause(), Some(NOISE | Cause::Timeout(_))), "I5: {closed}");
         }
         if closed.is_clean() && closed.cause().is_none() {
             assert!(wire.close.is_some(), "{closed}, but no Close is on the wire");

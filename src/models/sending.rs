@@ -5,6 +5,7 @@ use super::{BACKLOG, Flushing, Link, check, clock, go, join};
 use crate::config::SlowPeer;
 use crate::error::{Cause, Error, Timeout};
 use crate::hub::{Client, Hub};
+use crate::net::Deadline;
 use crate::outbox::Counts;
 use crate::protocol::Role;
 use crate::sender::Sender;
@@ -214,20 +215,24 @@ fn a_slow_peer_and_the_write_deadline_are_never_both_reported() {
     });
 }
 
+fn hub_of(links: &[&Link]) -> Hub {
+    let hub = Hub::default();
+    for link in links {
+        let sender = Sender::new(next_id(), link.outbox.clone());
+        let peer_addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        hub.join(Client { sender, ip: peer_addr.ip(), peer_addr });
+    }
+    hub
+}
+
 #[test]
 fn a_stuck_peer_delays_nobody_and_holds_no_more_than_its_backlog() {
     check(|| {
         let flushing = Flushing::start();
         let stuck = Link::new(Role::Server, 3, &flushing);
-        let well = Link::new(Role::Server, 1 << 20, &flushing);
-        let hub = Hub::default();
-        for link in [&stuck, &well] {
-            let sender = Sender::new(next_id(), link.outbox.clone());
-            let peer_addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-            hub.join(Client { sender, ip: peer_addr.ip(), peer_addr });
-        }
-        // Else a broadcast that finds its backlog full would end it.
         stuck.outbox.set_slow_peer(SlowPeer::Skip);
+        let well = Link::new(Role::Server, 1 << 20, &flushing);
+        let hub = hub_of(&[&stuck, &well]);
         let waiting = go({
             let stuck = stuck.clone();
             move || stuck.send(1, 0, 40)
@@ -252,5 +257,61 @@ fn a_stuck_peer_delays_nobody_and_holds_no_more_than_its_backlog() {
         let closed = stuck.read();
         flushing.stop();
         stuck.judge(&closed, &sent);
+    });
+}
+
+#[test]
+fn one_broadcast_ends_a_peer_whose_backlog_is_full() {
+    check(|| {
+        let flushing = Flushing::start();
+        let stuck = Link::new(Role::Server, 3, &flushing);
+        let well = Link::new(Role::Server, 1 << 20, &flushing);
+        let hub = hub_of(&[&stuck, &well]);
+        let waiting = go({
+            let stuck = stuck.clone();
+            move || stuck.send(1, 0, 40)
+        });
+        let publishers = [2, 3].map(|sender| {
+            let hub = hub.clone();
+            go(move || {
+                [0, 1, 2].map(|number| hub.broadcast(super::wire::message(sender, number, 30)).closed())
+            })
+        });
+        let closed = stuck.read();
+        let sent = [join(waiting)];
+        let ended: usize = publishers.map(join).as_flattened().iter().sum();
+        flushing.stop();
+        assert_eq!((ended, closed.cause()), (1, Some(Cause::SlowPeer)), "I5");
+        assert_eq!(well.wire().messages.len(), 6, "I12");
+        stuck.judge(&closed, &sent);
+    });
+}
+
+#[test]
+fn who_waits_for_less_time_hands_its_turn_on() {
+    check(|| {
+        let flushing = Flushing::start();
+        let clock = clock::Running::patient();
+        let link = Link::new(Role::Server, 3, &flushing);
+        let queued = link.try_send(1, 0, 20);
+        assert!(queued.result.is_ok(), "{queued:?}");
+        let waiting = [1, 2].map(|seconds| {
+            let link = link.clone();
+            go(move || link.outbox.wait_drained(Deadline::after(Duration::from_secs(seconds))))
+        });
+        let sender = go({
+            let link = link.clone();
+            move || link.send(2, 0, 20)
+        });
+        for result in waiting.map(join) {
+            assert!(matches!(result, Err(Error::Timeout(Timeout::Drained))), "{result:?}");
+        }
+        assert_eq!(clock::elapsed(), Duration::from_secs(2), "I7");
+        link.script.drain();
+        assert!(join(sender).result.is_ok());
+        assert_eq!(clock::elapsed(), Duration::from_secs(2), "I7");
+        assert!(link.outbox.wait_drained(Deadline::NEVER).is_ok());
+        flushing.stop();
+        clock.stop();
     });
 }

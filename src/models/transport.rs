@@ -53,6 +53,8 @@ struct Socket {
 pub(crate) enum Input {
     Ping(u8),
     Close(Option<CloseFrame>),
+    /// Octets against the protocol.
+    Noise,
     /// The end of the stream.
     End,
 }

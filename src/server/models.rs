@@ -143,3 +143,34 @@ fn every_job_is_done_though_threads_park_and_leave() {
         assert_eq!(done.load(Ordering::Relaxed), 4, "I7: a job was forgotten");
     });
 }
+
+#[test]
+fn a_parked_thread_takes_a_job_at_once() {
+    check(|| {
+        let clock = clock::Running::patient();
+        let pool = Arc::new(Pool::new(1 << 16, Arc::default()));
+        let done = Arc::new(AtomicUsize::new(0));
+        let (tell, told) = shuttle::sync::mpsc::channel();
+        for _ in 0..3 {
+            pool.run(Told(Counted(done.clone(), true), tell.clone()))
+                .map_err(|(_, error)| error)
+                .expect("a thread");
+            told.recv().expect("it is done");
+        }
+        assert_eq!(clock::elapsed(), Duration::ZERO, "I7: a job waited for its thread's time to end");
+        pool.stop();
+        pool.join(now() + Duration::from_secs(1_000_000));
+        clock.stop();
+    });
+}
+
+/// Tells that it was done.
+struct Told(Counted, shuttle::sync::mpsc::Sender<()>);
+
+impl Job for Told {
+    fn run(self) -> bool {
+        let again = self.0.run();
+        self.1.send(()).expect("somebody waits");
+        again
+    }
+}
