@@ -30,6 +30,9 @@ use reader::Reader;
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
+/// A peer that has been silent for so long, when a read finds nothing, may be so for longer: its memory is given back.
+const REST_AFTER: Duration = Duration::from_secs(1);
+
 /// One WebSocket connection, in the hands of the thread that reads it.
 ///
 /// # Keep reading
@@ -363,6 +366,10 @@ impl Connection {
     fn keep_alive(&mut self) -> Result<()> {
         let now = Instant::now();
         let last_life = self.reader.last_life;
+        if now.saturating_duration_since(last_life) >= REST_AFTER {
+            self.reader.rest();
+            self.cork.rest();
+        }
         let outbox = self.sender.outbox();
         if outbox.state() != State::Open || !self.keepalive.deadline(last_life).has_passed(now) {
             return Ok(());
@@ -372,8 +379,6 @@ impl Connection {
                 // Fails only if the connection is closing, which the next read tells.
                 drop(outbox.ping(&payload));
                 outbox.tally().pinged();
-                self.reader.rest();
-                self.cork.rest();
                 Ok(())
             }
             Due::Dead => Err(self.lost(Cause::Timeout(Timeout::Ping))),

@@ -25,13 +25,25 @@ const STALL: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy)]
 pub enum Load {
-    Echo { clients: usize, size: usize, in_flight: usize },
+    Echo {
+        clients: usize,
+        size: usize,
+        in_flight: usize,
+    },
     /// One client sends, all receive.
-    Broadcast { clients: usize, size: usize, in_flight: usize },
+    Broadcast {
+        clients: usize,
+        size: usize,
+        in_flight: usize,
+    },
     /// Handshakes one after the other, so many at a time.
-    Handshakes { parallel: usize },
+    Handshakes {
+        parallel: usize,
+    },
     /// Clients that said one thing and then nothing.
-    Idle { clients: usize },
+    Idle {
+        clients: usize,
+    },
 }
 
 /// How long a load runs unmeasured, and measured.
@@ -341,7 +353,13 @@ fn echo(server: &Running, length: Length, clients: usize, size: usize, in_flight
     meter.outcome()
 }
 
-fn broadcast(server: &Running, length: Length, clients: usize, size: usize, in_flight: usize) -> Result<Outcome> {
+fn broadcast(
+    server: &Running,
+    length: Length,
+    clients: usize,
+    size: usize,
+    in_flight: usize,
+) -> Result<Outcome> {
     let wire = Wire::new(size, in_flight);
     let mut poll = Poll::new()?;
     let mut clients = connect(server, &poll, clients)?;

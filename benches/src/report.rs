@@ -164,7 +164,8 @@ fn said(program: &str, args: &[&str]) -> String {
 
 fn machine() -> String {
     let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpus.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split_once(": "));
+    let model =
+        cpus.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split_once(": "));
     let cores = cpus.lines().filter(|line| line.starts_with("processor")).count();
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     format!(

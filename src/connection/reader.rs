@@ -183,6 +183,8 @@ impl Reader {
                     // read fills all the room there is.
                     if message.capacity() == message.len() {
                         message.reserve_exact(left.min(message.len().max(BULK_BUFFER)));
+                    } else if message.capacity() - message.len() > left {
+                        message.shrink_to(message.len() + left);
                     }
                     if message.capacity() - message.len() <= left {
                         let count = self.stream.read_to_end_of(message, wait)?;
@@ -209,6 +211,7 @@ impl Reader {
         let size = if self.last_was_full {
             BULK_BUFFER
         } else if self.small_reads >= SMALL_READS {
+            self.decoder.rest();
             IDLE_BUFFER
         } else {
             self.buffer.len()
@@ -271,6 +274,43 @@ mod tests {
         reader.rest();
         assert_eq!(reader.buffer.capacity(), before);
         assert!(!reader.has_unread());
+        assert_eq!(reader.decoder.held(), 0, "what the decoder holds");
+    }
+
+    #[test]
+    fn a_lent_message_leaves_its_memory_to_the_next_one_until_the_peer_rests() {
+        const SIZE: usize = 1 << 20;
+        let (ours, peers) = UnixStream::pair().expect("a pair");
+        let stream = Arc::new(Stream::new(ours).expect("a stream"));
+        let mut reader = Reader::new(Role::Server, &Config::new(), stream, &[]).expect("a reader");
+        let mut frames = Vec::new();
+        // The last is smaller, and yet so large that it is read to where it goes.
+        for size in [SIZE, SIZE, SIZE - 100_000] {
+            append(Role::Client, Opcode::Binary, &vec![b'x'; size], &mut frames);
+        }
+        let writer = std::thread::spawn(move || {
+            use std::io::Write as _;
+            (&peers).write_all(&frames).expect("it is read");
+            peers
+        });
+        let mut places = Vec::new();
+        for size in [SIZE, SIZE, SIZE - 100_000] {
+            let item = loop {
+                match reader.next().expect("well formed") {
+                    Some(item) => break item,
+                    None => assert!(reader.fill(Instant::now(), Some(Deadline::NEVER)).expect("open") > 0),
+                }
+            };
+            let item = reader.prepare(item).expect("valid");
+            let octets = reader.view(item).as_bytes();
+            assert!(octets.len() == size && octets.iter().all(|octet| *octet == b'x'));
+            places.push(octets.as_ptr());
+        }
+        assert_eq!(places[0], places[1], "no memory was asked for");
+        assert!(reader.next().expect("nothing more").is_none());
+        assert!(reader.decoder.held() > 0);
+        drop(writer.join().expect("it ends"));
+        reader.rest();
         assert_eq!(reader.decoder.held(), 0, "what the decoder holds");
     }
 }

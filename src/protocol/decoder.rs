@@ -16,7 +16,7 @@ pub(crate) const MAX_CONTROL: usize = 125;
 /// `OCTETS_PER_FRAGMENT` received allow one more; empty fragments, which carry nothing, stay bounded.
 const FREE_FRAGMENTS: usize = 4096;
 const OCTETS_PER_FRAGMENT: usize = 16;
-/// A message under construction that was only lent keeps its memory up to this size, for the next one.
+/// A message that was only lent leaves its memory to the next one; of so much there may always be too much.
 const KEPT_CAPACITY: usize = 4096;
 
 /// What one call of [`Decoder::next`] did.
@@ -361,7 +361,12 @@ impl Decoder {
         let message = if self.message.is_text {
             Message::Text(self.message.text.take())
         } else {
-            Message::Binary(std::mem::take(&mut self.message.binary))
+            let mut binary = std::mem::take(&mut self.message.binary);
+            if binary.capacity() > KEPT_CAPACITY.max(2 * binary.len()) {
+                // What is given away may be kept for long: it does not hold what a larger one before it needed.
+                binary.shrink_to_fit();
+            }
+            Message::Binary(binary)
         };
         self.message.reset();
         message
@@ -389,6 +394,14 @@ impl Decoder {
     #[cfg(all(test, not(model)))]
     pub(crate) fn held(&self) -> usize {
         self.message.text.capacity() + self.message.binary.capacity()
+    }
+
+    /// Gives back what a large message left to the next one, unless that has begun.
+    pub(crate) fn rest(&mut self) {
+        if self.message.progress == Progress::None {
+            // Empty now, so that all is too much.
+            self.message.reset();
+        }
     }
 
     /// Whether a message or frame has begun and not ended, not counting a header that is cut.
@@ -441,10 +454,11 @@ impl Assembly {
         self.progress = Progress::None;
         self.is_text = false;
         self.fragments = 0;
-        if self.text.capacity() > KEPT_CAPACITY {
+        // Fresh memory costs a page fault for each 4 KiB: more than to receive and to send what goes into them.
+        if self.text.capacity() > KEPT_CAPACITY.max(2 * self.text.len()) {
             self.text = Text::default();
         }
-        if self.binary.capacity() > KEPT_CAPACITY {
+        if self.binary.capacity() > KEPT_CAPACITY.max(2 * self.binary.len()) {
             self.binary = Vec::new();
         }
         self.text.clear();

@@ -1,5 +1,6 @@
 //! The command line: what can be asked for, and what is refused before anything starts. No I/O.
 
+pub(crate) mod bench;
 pub(crate) mod connect;
 
 use crate::filter::Filter;
@@ -18,6 +19,8 @@ pub(crate) enum Command {
     Serve(Box<Options>),
     ConnectHelp,
     Connect(Box<connect::Options>),
+    BenchHelp,
+    Bench(Box<bench::Options>),
 }
 
 /// What a server shall do.
@@ -72,11 +75,13 @@ pub(crate) const VERSION: &str = concat!("threadws ", env!("CARGO_PKG_VERSION"),
 pub(crate) const HELP: &str = "\
 Usage: threadws [serve] [OPTIONS]
    or: threadws connect [OPTIONS] URL
+   or: threadws bench [OPTIONS] URL
 
 Serves WebSockets on plain threads, one for each client: logs what they send,
 and sends each of them a message every 3 seconds until they leave. Open the
 printed address in a browser to see both sides talk. 'threadws connect' is the
-other side for a terminal or a script: see 'threadws connect --help'.
+other side for a terminal or a script, 'threadws bench' many of them at once:
+see 'threadws connect --help' and 'threadws bench --help'.
 
 Examples:
   threadws
@@ -228,6 +233,7 @@ pub(crate) fn parse(
             Long(name) => return Err(unknown_option(name, &OPTIONS)),
             Value(word) if first && word == "serve" => {}
             Value(word) if first && word == "connect" => return connect::parse(parser, env_log),
+            Value(word) if first && word == "bench" => return bench::parse(parser, env_log),
             // It may hold a password, so it is not repeated.
             Value(word) if word.to_string_lossy().contains("://") => {
                 return Err("a URL is for 'threadws connect'".to_owned());

@@ -1,12 +1,14 @@
-//! `threadws`: a WebSocket server on plain threads, to try, to test against and to run; and a client for terminals and
-//! scripts.
+//! `threadws`: a WebSocket server on plain threads, to try, to test against and to run; a client for terminals and
+//! scripts; and a load for echo servers.
 
 #![forbid(unsafe_code)]
 
 mod args;
+mod bench;
 mod connect;
 mod escape;
 mod filter;
+mod histogram;
 mod logger;
 mod plain;
 mod serve;
@@ -48,6 +50,11 @@ fn main() -> ExitCode {
         }),
         Ok(Command::ConnectHelp) => print(args::connect::HELP),
         Ok(Command::Connect(options)) => run(options.log.clone(), |stop| connect::connect(&options, stop)),
+        Ok(Command::BenchHelp) => print(args::bench::HELP),
+        Ok(Command::Bench(options)) => run(options.log.clone(), |stop| {
+            raise_descriptor_limit();
+            bench::bench(&options, stop)
+        }),
         Err(error) => misunderstood(&error),
     }
 }
@@ -95,8 +102,11 @@ fn print(text: &str) -> ExitCode {
 }
 
 fn misunderstood(error: &str) -> ExitCode {
-    let connect = std::env::args_os().nth(1).is_some_and(|word| word == "connect");
-    let command = if connect { "threadws connect" } else { "threadws" };
+    let command = match std::env::args_os().nth(1) {
+        Some(word) if word == "connect" => "threadws connect",
+        Some(word) if word == "bench" => "threadws bench",
+        _ => "threadws",
+    };
     fail(USAGE, &format!("{error}\ntry '{command} --help'"))
 }
 

@@ -270,3 +270,35 @@ fn a_frame_read_directly_is_unmasked_where_it_goes_on() {
     assert_eq!(decoder.next(&mut []).expect("whole").item, Some(Item::Assembled));
     assert_eq!(decoder.take(), Message::Binary(payload));
 }
+
+#[test]
+fn a_short_message_is_the_same_by_either_way() {
+    for role in [Role::Server, Role::Client] {
+        for length in 0..=130 {
+            for first in [0x01, 0x02, 0x80, 0x81, 0x82, 0x83, 0x89, 0x91, 0xc1] {
+                let payload = vec![b'a'; length];
+                let mut wire = frame(first, &payload);
+                if role == Role::Client {
+                    let Ok(length @ 0..=125) = u8::try_from(length) else { continue };
+                    wire = [&[first, length], &payload[..]].concat();
+                }
+                for cut in [wire.len(), wire.len() - 1, 1, 0] {
+                    for limit in [LIMIT, 100] {
+                        let (mut one, mut other) = (wire[..cut].to_vec(), wire[..cut].to_vec());
+                        let short = Decoder::new(role, limit).small(&mut one);
+                        let long = Decoder::new(role, limit).any(&mut other);
+                        if let Some(step) = short {
+                            assert_eq!(
+                                (step, one),
+                                (long.expect("valid"), other),
+                                "{first:02x} {length} {cut}"
+                            );
+                        } else {
+                            assert_eq!(one, wire[..cut], "nothing was touched");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

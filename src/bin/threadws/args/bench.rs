@@ -1,0 +1,204 @@
+//! The command line of `threadws bench`. No I/O.
+
+use super::{Command, Level, one_line, unknown_option, value};
+use crate::filter::Filter;
+use crate::values;
+use lexopt::prelude::{Long, Short, Value, ValueExt};
+use std::ffi::OsString;
+use std::time::Duration;
+
+/// What load shall be laid on whom.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Options {
+    /// It may hold a password: never to be shown.
+    pub(crate) url: String,
+    pub(crate) clients: usize,
+    pub(crate) size: usize,
+    pub(crate) in_flight: usize,
+    pub(crate) duration: Duration,
+    pub(crate) binary: bool,
+    pub(crate) json: bool,
+    pub(crate) allow_remote: bool,
+    pub(crate) log: Filter,
+}
+
+pub(crate) const HELP: &str = "\
+Usage: threadws bench [OPTIONS] URL
+
+Loads a WebSocket echo server, and tells how many messages a second it sends
+back and how long they take. Each client has a thread and keeps some messages
+in flight; what comes back is checked: its order, its length and its content.
+
+Examples:
+  threadws bench ws://127.0.0.1:8005/
+  threadws bench --clients 500 --size 1KiB --duration 30s ws://127.0.0.1:8005/
+  threadws bench --in-flight 64 --binary --json ws://127.0.0.1:8005/
+
+The load:
+  --clients N           connections at a time [default: 50]
+  --size SIZE           payload of a message: 32, 64KiB, 16MiB [default: 32]
+  --in-flight N         messages that each client has on the way [default: 1]
+  --duration DURATION   how long: 500ms, 30s, 1m [default: 10s]
+  --binary              binary messages instead of text [default: off]
+  --allow-remote        load a server that is not on this machine: only one
+                        whose owner agrees [default: loopback only]
+
+The report:
+  --json                one JSON object instead of tables [default: off]
+
+Logs, on stderr:
+  --log LEVEL           off, error, warn, info, debug or trace, or a list
+                        such as info,threadws=debug
+                        [env: THREADWS_LOG] [default: info]
+  -q, --quiet           warnings and errors only
+  -v, --verbose         debug; twice for trace
+
+Other:
+  -h, --help            print this help
+
+Server and clients share the machine: compare two servers by the same load, not
+with figures from elsewhere. SIGINT or SIGTERM ends the load early and reports
+what there is.
+Exit status: 0 when all that came back was right, 1 when something was not, or
+when there is no connection, 2 for a command line it does not understand or a
+server it may not load, 130 at once on a second signal.
+";
+
+const OPTIONS: [&str; 11] = [
+    "clients",
+    "size",
+    "in-flight",
+    "duration",
+    "binary",
+    "allow-remote",
+    "json",
+    "log",
+    "quiet",
+    "verbose",
+    "help",
+];
+
+impl Options {
+    fn new(url: String) -> Self {
+        Self {
+            url,
+            clients: 50,
+            size: 32,
+            in_flight: 1,
+            duration: Duration::from_secs(10),
+            binary: false,
+            json: false,
+            allow_remote: false,
+            log: Filter::level(log::LevelFilter::Info),
+        }
+    }
+}
+
+/// Reads what stands behind `bench`. No error shows the URL.
+pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Result<Command, String> {
+    let mut options = Options::new(String::new());
+    let mut url = None;
+    let mut level = Level::default();
+    while let Some(arg) = parser.next().map_err(one_line)? {
+        match arg {
+            Short('h') | Long("help") => return Ok(Command::BenchHelp),
+            Long("clients") => options.clients = value(&mut parser, "clients", values::count)?,
+            Long("size") => options.size = value(&mut parser, "size", values::size)?,
+            Long("in-flight") => options.in_flight = value(&mut parser, "in-flight", values::count)?,
+            Long("duration") => options.duration = value(&mut parser, "duration", values::timeout)?,
+            Long("binary") => options.binary = true,
+            Long("allow-remote") => options.allow_remote = true,
+            Long("json") => options.json = true,
+            Long("log") => level.set(value(&mut parser, "log", Filter::parse)?),
+            Short('q') | Long("quiet") => level.quiet(),
+            Short('v') | Long("verbose") => level.verbose(),
+            Long(name) => return Err(unknown_option(name, &OPTIONS)),
+            Value(word) if url.is_none() => {
+                url = Some(word.string().map_err(|_| "the URL is not UTF-8".to_owned())?);
+            }
+            Value(_) => return Err("more than one URL".to_owned()),
+            other => return Err(one_line(other.unexpected())),
+        }
+    }
+    options.url = url.ok_or("no URL: threadws bench ws://127.0.0.1:8005/")?;
+    options.log = level.resolve(env_log)?;
+    Ok(Command::Bench(Box::new(options)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command(line: &str) -> Result<Command, String> {
+        super::super::parse(line.split_whitespace().map(OsString::from), None)
+    }
+
+    fn options(line: &str) -> Options {
+        match command(line) {
+            Ok(Command::Bench(options)) => *options,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_option_is_understood() {
+        assert_eq!(options("bench ws://a/"), Options::new("ws://a/".to_owned()));
+        let line = "bench --clients 9 --size 64KiB --in-flight 3 --duration 500ms --binary ws://a/ --json \
+                    --allow-remote -q";
+        let expected = Options {
+            url: "ws://a/".to_owned(),
+            clients: 9,
+            size: 64 * 1024,
+            in_flight: 3,
+            duration: Duration::from_millis(500),
+            binary: true,
+            json: true,
+            allow_remote: true,
+            log: Filter::level(log::LevelFilter::Warn),
+        };
+        assert_eq!(options(line), expected);
+        for line in ["bench -h", "bench ws://a/ --help", "bench --json -h --nonsense"] {
+            assert_eq!(command(line), Ok(Command::BenchHelp), "{line}");
+        }
+    }
+
+    #[test]
+    fn help_names_every_option_with_its_default_in_less_than_80_columns() {
+        assert!(HELP.starts_with("Usage: threadws bench "));
+        for name in OPTIONS {
+            assert!(HELP.contains(&format!("--{name}")), "{name}");
+        }
+        for line in HELP.lines() {
+            assert!(line.chars().count() < 80, "{line}");
+        }
+        let defaults = Options::new(String::new());
+        assert!(HELP.contains(&format!("at a time [default: {}]", defaults.clients)));
+        assert!(HELP.contains(&format!("16MiB [default: {}]", defaults.size)));
+        assert!(HELP.contains(&format!("on the way [default: {}]", defaults.in_flight)));
+        assert!(HELP.contains(&format!("1m [default: {}s]", defaults.duration.as_secs())));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_in_one_line() {
+        let lines = [
+            "bench",
+            "bench --json",
+            "bench ws://user:secret@a/ ws://user:secret@b/",
+            "bench --clients 0 ws://a/",
+            "bench --in-flight 0 ws://a/",
+            "bench --size 0 ws://a/",
+            "bench --duration 0 ws://a/",
+            "bench --duration 3 ws://a/",
+            "bench --echo ws://a/",
+            "bench --json=yes ws://a/",
+            "--echo bench ws://a/",
+        ];
+        for line in lines {
+            let error = command(line).expect_err(line);
+            assert!(
+                !error.contains("secret") && !error.contains('\n') && !error.is_empty(),
+                "{line}: {error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,544 @@
+//! The load: many clients that send to an echo server and check what comes back.
+//!
+//! A thread for each client, and this one, which keeps the time and shows how it goes.
+
+use crate::Failure;
+use crate::args::bench::Options;
+use crate::histogram::Histogram;
+use crate::signals::Stop;
+use http::Uri;
+use log::{info, warn};
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+use threadws::{Config, Connect, Connection, Error, MessageRef};
+
+/// Enough for a handshake and the read path.
+const STACK: usize = 128 * 1024;
+/// How often the line on a terminal is written anew.
+const PROGRESS: Duration = Duration::from_millis(200);
+/// How long the connections may take to close, when the load is over.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a connection may take to come about.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// While so many bytes a client are on the way, no two buffers between the ends can fill up and hold both of them.
+const UNDER_WAY: usize = 64 * 1024;
+/// A frame's header, key included, takes at most this.
+const HEADER: usize = 14;
+/// Of longer messages, the number, so much of their middle and the end are compared.
+const SAMPLE: usize = 1024;
+/// Digits of a message's number.
+const DIGITS: usize = 16;
+/// Rows of the histogram.
+const ROWS: u32 = 12;
+/// The longest bar.
+const BAR: u64 = 40;
+
+/// What a client tells.
+enum News {
+    Connected(threadws::Sender),
+    NotConnected(Failure),
+    Ended(Result<Histogram, String>),
+    Interrupted,
+}
+
+/// What all threads know.
+#[derive(Debug)]
+struct Shared {
+    options: Options,
+    /// Set when the time is over. It guards nothing: a message more or less makes no difference.
+    over: AtomicBool,
+    /// Round trips of all clients. For the eye alone: what counts is what each client adds up on its own.
+    messages: AtomicU64,
+}
+
+/// What there is to tell in the end.
+#[derive(Debug)]
+struct Report<'a> {
+    options: &'a Options,
+    address: SocketAddr,
+    took: Duration,
+    interrupted: bool,
+    latency: Histogram,
+}
+
+/// Connects all clients, lets them send for a while, and reports.
+pub(crate) fn bench(options: &Options, stop: Stop) -> Result<(), Failure> {
+    let address = target(options)?;
+    let shared = Arc::new(Shared {
+        options: options.clone(),
+        over: AtomicBool::new(false),
+        messages: AtomicU64::new(0),
+    });
+    let (sender, news) = channel();
+    let interrupt = sender.clone();
+    spawn("threadws-signal", move || {
+        if let Err(error) = stop.wait() {
+            warn!("cannot wait for signals: {error}");
+            return;
+        }
+        // It fails only when the process ends anyway.
+        drop(interrupt.send(News::Interrupted));
+    })?;
+    let mut senders = Vec::with_capacity(options.clients);
+    let mut begin = Vec::with_capacity(options.clients);
+    for _ in 0..options.clients {
+        let (go, wait) = channel();
+        begin.push(go);
+        let (shared, sender) = (Arc::clone(&shared), sender.clone());
+        spawn("threadws-bench", move || client(&shared, address, &wait, &sender))?;
+        // One after the other: a server's listen queue may be short.
+        match news.recv() {
+            Ok(News::Connected(sender)) => senders.push(sender),
+            Ok(News::NotConnected(failure)) => return Err(failure),
+            _ => return Err(Failure::Run("interrupted before all clients were connected".to_owned())),
+        }
+    }
+    drop(sender);
+    info!("{} clients connected to {address}, for {:?}", options.clients, options.duration);
+    let start = Instant::now();
+    for go in begin {
+        // It fails only where the client has failed, which it told.
+        let _ = go.send(());
+    }
+    let interrupted = watch(&shared, &news, start)?;
+    shared.over.store(true, Ordering::Relaxed);
+    let took = start.elapsed();
+    for sender in senders {
+        // It fails where the connection is over already; and who waits for a message is woken by the end.
+        drop(sender.close(1000, ""));
+    }
+    let mut latency = Histogram::new();
+    for _ in 0..options.clients {
+        match next_end(&news) {
+            Some(Ok(part)) => latency.merge(&part),
+            Some(Err(error)) => return Err(Failure::Run(error)),
+            None => return Err(Failure::Run("a client's thread is gone".to_owned())),
+        }
+    }
+    if latency.count() == 0 {
+        return Err(Failure::Run("nothing came back".to_owned()));
+    }
+    let report = Report { options, address, took, interrupted, latency };
+    let text = if options.json { report.json() } else { report.tables() };
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
+        .map_err(|error| Failure::Run(format!("cannot write to stdout: {error}")))
+}
+
+/// The address to load: resolved once, so that what is checked is what is connected to.
+fn target(options: &Options) -> Result<SocketAddr, Failure> {
+    let usage = |text: &str| Failure::Usage(text.to_owned());
+    let uri: Uri = options.url.parse().map_err(|_| usage("this is no URL"))?;
+    if !uri.scheme_str().is_some_and(|scheme| scheme.eq_ignore_ascii_case("ws")) {
+        return Err(usage("only a URL with ws:// can be loaded"));
+    }
+    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    let addresses = (host, uri.port_u16().unwrap_or(80)).to_socket_addrs();
+    let addresses: Vec<_> =
+        addresses.map_err(|error| Failure::Run(format!("cannot resolve the host: {error}")))?.collect();
+    let is_loopback = |address: &SocketAddr| address.ip().to_canonical().is_loopback();
+    if !options.allow_remote && !addresses.iter().all(is_loopback) {
+        return Err(usage("the server is not on this machine; --allow-remote loads it all the same"));
+    }
+    let address = match addresses.as_slice() {
+        [address] => Some(*address),
+        // A name may stand for both families where the server has one.
+        several => {
+            several.iter().copied().find(|one| TcpStream::connect_timeout(one, HANDSHAKE_TIMEOUT).is_ok())
+        }
+    };
+    address.ok_or_else(|| Failure::Run("cannot connect: nobody listens there".to_owned()))
+}
+
+/// Waits until the time is over, an interrupt or a failure; true for an interrupt.
+fn watch(shared: &Shared, news: &Receiver<News>, start: Instant) -> Result<bool, Failure> {
+    let deadline = start + shared.options.duration;
+    let mut line = Line::new();
+    let (mut before, mut seen) = (start, 0);
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            line.clear();
+            return Ok(false);
+        }
+        match news.recv_timeout(left.min(PROGRESS)) {
+            Ok(News::Interrupted) => {
+                line.clear();
+                return Ok(true);
+            }
+            Ok(News::Ended(Err(error))) => {
+                line.clear();
+                return Err(Failure::Run(error));
+            }
+            Ok(_) => {}
+            Err(RecvTimeoutError::Disconnected) => return Err(Failure::Run("no client is left".to_owned())),
+            Err(RecvTimeoutError::Timeout) => {
+                let (now, messages) = (Instant::now(), shared.messages.load(Ordering::Relaxed));
+                let rate = (messages - seen) as f64 / (now - before).as_secs_f64();
+                (before, seen) = (now, messages);
+                line.show(&format!("{:5.1} s left, {} messages/s", left.as_secs_f64(), grouped(rate)));
+            }
+        }
+    }
+}
+
+/// What the next client to end tells.
+fn next_end(news: &Receiver<News>) -> Option<Result<Histogram, String>> {
+    loop {
+        if let News::Ended(end) = news.recv().ok()? {
+            return Some(end);
+        }
+    }
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+    // Nobody waits for these threads themselves: they tell when they are done.
+    let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK);
+    match thread.spawn(body) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Failure::Run(format!("cannot start a thread: {error}"))),
+    }
+}
+
+/// The whole life of a client.
+fn client(shared: &Shared, address: SocketAddr, wait: &Receiver<()>, news: &Sender<News>) {
+    let told = match connect(&shared.options, address) {
+        Ok(mut connection) => {
+            // Whether anybody listens does not matter: if not, the process is about to end.
+            drop(news.send(News::Connected(connection.sender())));
+            if wait.recv().is_err() {
+                return;
+            }
+            News::Ended(load(shared, &mut connection))
+        }
+        Err(failure) => News::NotConnected(failure),
+    };
+    drop(news.send(told));
+}
+
+fn connect(options: &Options, address: SocketAddr) -> Result<Connection, Failure> {
+    let on_the_way = (options.size + HEADER).saturating_mul(options.in_flight);
+    let config = Config::new()
+        .handshake_timeout(HANDSHAKE_TIMEOUT)
+        .close_timeout(CLOSE_TIMEOUT)
+        .max_message_size(options.size)
+        .max_backlog(on_the_way);
+    let connect = || -> threadws::Result<Connection> {
+        let stream = TcpStream::connect_timeout(&address, HANDSHAKE_TIMEOUT)?;
+        Connect::new(&options.url).config(config).from_stream(stream)
+    };
+    connect().map_err(|error| match error {
+        Error::Invalid(what) => Failure::Usage(what.into_owned()),
+        Error::Refused(response) => Failure::Run(format!("refused with {}", response.status())),
+        error => Failure::Run(format!("cannot connect: {error}")),
+    })
+}
+
+/// Sends, receives and compares until the time is over.
+fn load(shared: &Shared, connection: &mut Connection) -> Result<Histogram, String> {
+    let Options { size, in_flight, binary, .. } = shared.options;
+    let on_the_way = (size + HEADER).saturating_mul(in_flight);
+    let sender = connection.sender();
+    let mut latency = Histogram::new();
+    let mut sent = VecDeque::with_capacity(in_flight.min(SAMPLE));
+    let mut outgoing = Payload::new(size, binary);
+    let mut expected = Payload::new(size, binary);
+    for _ in 0..in_flight {
+        sent.push_back(Instant::now());
+        // More than the buffers between take must not wait here: nobody would read what comes back.
+        let result = if on_the_way <= UNDER_WAY {
+            connection.write(outgoing.message())
+        } else {
+            sender.try_send(outgoing.message())
+        };
+        match result {
+            Ok(()) => {}
+            // The time was too short even for this.
+            Err(_) if shared.over.load(Ordering::Relaxed) => return Ok(latency),
+            Err(error) => return Err(error.to_string()),
+        }
+        outgoing.count();
+    }
+    loop {
+        let received = connection.recv_ref();
+        let over = shared.over.load(Ordering::Relaxed);
+        let mut received = match received {
+            Ok(Some(received)) => received,
+            Ok(None) | Err(_) if over => return Ok(latency),
+            Ok(None) => return Err("the server closed a connection".to_owned()),
+            Err(error) => return Err(error.to_string()),
+        };
+        if over {
+            continue; // What comes until the connection is closed comes too late to count.
+        }
+        if !expected.is(received.message()) {
+            return Err("what came back is not what was sent: is this an echo server?".to_owned());
+        }
+        expected.count();
+        let now = Instant::now();
+        if let Some(sent) = sent.pop_front() {
+            latency.add(now - sent);
+        }
+        shared.messages.fetch_add(1, Ordering::Relaxed);
+        sent.push_back(now);
+        let result = if on_the_way <= UNDER_WAY {
+            received.write(outgoing.message())
+        } else {
+            sender.try_send(outgoing.message())
+        };
+        outgoing.count();
+        match result {
+            Ok(()) => {}
+            Err(_) if shared.over.load(Ordering::Relaxed) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+}
+
+/// A message with a number: letters in both kinds, so that the two differ in nothing but the kind.
+#[derive(Debug)]
+struct Payload {
+    octets: Vec<u8>,
+    number: u64,
+    binary: bool,
+}
+
+impl Payload {
+    fn new(size: usize, binary: bool) -> Self {
+        let mut payload = Self { octets: (b'a'..=b'z').cycle().take(size).collect(), number: 0, binary };
+        payload.write_number();
+        payload
+    }
+
+    /// Goes on to the next message.
+    fn count(&mut self) {
+        self.number += 1;
+        self.write_number();
+    }
+
+    /// As many of its hexadecimal digits as there is room for, the last ones first.
+    fn write_number(&mut self) {
+        let mut rest = self.number;
+        for octet in self.octets.iter_mut().take(DIGITS) {
+            let digit = rest % 16;
+            *octet = b"0123456789abcdef"[digit as usize];
+            if digit != 0 {
+                break; // No carry: the digits behind it are as they were.
+            }
+            rest /= 16;
+        }
+    }
+
+    fn message(&self) -> MessageRef<'_> {
+        match std::str::from_utf8(&self.octets) {
+            Ok(text) if !self.binary => MessageRef::Text(text),
+            _ => MessageRef::Binary(&self.octets),
+        }
+    }
+
+    /// Whether this came back: its kind, its length, its number and, if it is long, a sample of the rest.
+    fn is(&self, message: MessageRef<'_>) -> bool {
+        let (ours, theirs) = (&self.octets, message.as_bytes());
+        if message.as_text().is_some() == self.binary || theirs.len() != ours.len() {
+            return false;
+        }
+        if ours.len() <= SAMPLE {
+            return ours == theirs;
+        }
+        let last = ours.len() - DIGITS;
+        // Another place each time; by a step that shares no factor with most sizes.
+        let middle = usize::try_from(self.number.wrapping_mul(7919)).unwrap_or(0) % last;
+        [0, middle, last].into_iter().all(|at| ours[at..at + DIGITS] == theirs[at..at + DIGITS])
+    }
+}
+
+impl Report<'_> {
+    /// Messages a second.
+    fn rate(&self) -> f64 {
+        self.latency.count() as f64 / self.took.as_secs_f64()
+    }
+
+    fn quantiles(&self) -> [(&'static str, Duration); 5] {
+        [
+            ("p50", self.latency.quantile(500_000)),
+            ("p90", self.latency.quantile(900_000)),
+            ("p99", self.latency.quantile(990_000)),
+            ("p99.9", self.latency.quantile(999_000)),
+            ("max", self.latency.max()),
+        ]
+    }
+
+    fn json(&self) -> String {
+        let Options { clients, size, in_flight, binary, .. } = self.options;
+        let micros = |duration: Duration| duration.as_nanos() as f64 / 1e3;
+        let latency: Vec<_> =
+            self.quantiles().map(|(name, value)| format!("\"{name}\":{:.1}", micros(value))).into();
+        format!(
+            "{{\"target\":\"{}\",\"clients\":{clients},\"size\":{size},\"in_flight\":{in_flight},\"binary\":{binary},\
+             \"seconds\":{:.3},\"interrupted\":{},\"messages\":{},\"messages_per_second\":{:.1},\
+             \"latency_us\":{{{}}}}}\n",
+            self.address,
+            self.took.as_secs_f64(),
+            self.interrupted,
+            self.latency.count(),
+            self.rate(),
+            latency.join(","),
+        )
+    }
+
+    fn tables(&self) -> String {
+        let Options { clients, size, in_flight, binary, .. } = self.options;
+        let kind = if *binary { "binary" } else { "text" };
+        let mut text = format!(
+            "{}: {clients} clients, {size} bytes of {kind}, {in_flight} in flight, {:.1} s{}\n\n",
+            self.address,
+            self.took.as_secs_f64(),
+            if self.interrupted { ", interrupted" } else { "" },
+        );
+        let rate = self.rate();
+        let mebibytes = rate * *size as f64 / f64::from(1 << 20);
+        // A `String` takes everything, here and below.
+        let _ = writeln!(text, "messages/s  {}", grouped(rate));
+        let _ = writeln!(text, "MiB/s       {mebibytes:.1} each way\n");
+        for (name, value) in self.quantiles() {
+            let _ = writeln!(text, "{name:<10}  {:>9}", shown(value));
+        }
+        let _ = writeln!(text);
+        for (from, to, count) in self.rows() {
+            let of_all = count as f64 / self.latency.count() as f64;
+            let bar = "#".repeat(usize::try_from(count * BAR / self.latency.count()).unwrap_or(0));
+            let from = if from.is_zero() { "up".to_owned() } else { shown(from) };
+            let _ = writeln!(text, "{from:>9} to {:>9}  {:5.1} %  {bar}", shown(to), of_all * 100.0);
+        }
+        text
+    }
+
+    /// Powers of two from where nearly all begin to the maximum: at most so many that the first one holds the rest.
+    fn rows(&self) -> Vec<(Duration, Duration, u64)> {
+        let power = |duration: Duration| duration.as_nanos().max(1).ilog2();
+        let (first, last) = (power(self.latency.quantile(1_000)), power(self.latency.max()));
+        let first = first.max(last.saturating_sub(ROWS - 1));
+        let nanos = |power: u32| Duration::from_nanos(1_u64.checked_shl(power).unwrap_or(u64::MAX));
+        (first..=last)
+            .map(|power| {
+                let from = if power == first { Duration::ZERO } else { nanos(power) };
+                (from, nanos(power + 1), self.latency.between(from, nanos(power + 1)))
+            })
+            .collect()
+    }
+}
+
+/// One line on stderr that is written over, if that is a terminal.
+#[derive(Debug)]
+struct Line {
+    is_terminal: bool,
+}
+
+impl Line {
+    fn new() -> Self {
+        Self { is_terminal: io::stderr().is_terminal() }
+    }
+
+    fn show(&mut self, text: &str) {
+        if self.is_terminal {
+            // Progress that nobody can see is no failure.
+            drop(write!(io::stderr(), "\r{text}\x1b[K"));
+        }
+    }
+
+    fn clear(&mut self) {
+        self.show("");
+    }
+}
+
+/// Digits in groups of three.
+fn grouped(value: f64) -> String {
+    let digits = format!("{value:.0}");
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
+            text.push(' ');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Three digits that count.
+fn shown(duration: Duration) -> String {
+    let nanos = duration.as_nanos() as f64;
+    let (value, unit) = match nanos {
+        ..1e3 => (nanos, "ns"),
+        ..1e6 => (nanos / 1e3, "µs"),
+        ..1e9 => (nanos / 1e6, "ms"),
+        _ => (nanos / 1e9, "s"),
+    };
+    let decimals = if value >= 100.0 || unit == "ns" {
+        0
+    } else if value >= 10.0 {
+        1
+    } else {
+        2
+    };
+    format!("{value:.decimals$} {unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_messages_are_the_same_and_each_is_recognized() {
+        for (size, binary) in [(1, true), (3, false), (32, false), (1024, true), (5000, false)] {
+            let mut one = Payload::new(size, binary);
+            let mut other = Payload::new(size, binary);
+            for _ in 0..10 {
+                assert!(one.is(other.message()));
+                other.count();
+                assert!(!one.is(other.message()), "{size}");
+                one.count();
+            }
+        }
+    }
+
+    #[test]
+    fn a_number_is_written_as_if_it_were_new() {
+        let mut payload = Payload::new(20, false);
+        for number in 0..70_000_u64 {
+            let digits: String = format!("{number:016x}").chars().rev().collect();
+            assert_eq!(payload.octets[..16], *digits.as_bytes(), "{number}");
+            payload.count();
+        }
+    }
+
+    #[test]
+    fn another_kind_length_number_or_content_is_not_what_was_sent() {
+        let mut payload = Payload::new(5000, false);
+        let text = payload.message().as_text().expect("text").to_owned();
+        assert!(!payload.is(MessageRef::Binary(text.as_bytes())));
+        assert!(!payload.is(MessageRef::Text(&text[..4999])));
+        assert!(!payload.is(MessageRef::Text(&text.replace('z', "y"))));
+        payload.count();
+        assert!(!payload.is(MessageRef::Text(&text)));
+    }
+
+    #[test]
+    fn figures_are_short() {
+        for (nanos, text) in
+            [(0, "0 ns"), (999, "999 ns"), (1_500, "1.50 µs"), (123_456, "123 µs"), (2_000_000_000, "2.00 s")]
+        {
+            assert_eq!(shown(Duration::from_nanos(nanos)), text);
+        }
+        for (value, text) in [(0.0, "0"), (999.0, "999"), (1000.0, "1 000"), (1_234_567.4, "1 234 567")] {
+            assert_eq!(grouped(value), text);
+        }
+    }
+}
