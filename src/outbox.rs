@@ -22,7 +22,7 @@ use crate::protocol::encoder::{self, Header, Opcode};
 use crate::protocol::gate::Gate;
 use crate::stats::Tally;
 use crate::sync::{Arc, AtomicBool, AtomicU8, Condvar, Mutex, MutexGuard, Ordering, Weak, now};
-use pending::{Pending, Unit};
+use pending::{Lent, Pending, Unit};
 use std::io::{ErrorKind, IoSlice};
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,9 @@ use std::time::{Duration, Instant};
 const COPIED: usize = 1024;
 /// The write timeout is granted once for each started piece of this size.
 const WRITE_UNIT: usize = 1 << 20;
+
+/// What is lent by those who have given what they send.
+const NOTHING: Lent<'static> = [&[]; 2];
 
 /// The sending side of a connection, shared by everybody who sends on it.
 #[derive(Debug)]
@@ -103,8 +106,18 @@ impl Outbox {
 
     /// Sends one message, and waits until the socket has taken it.
     pub(crate) fn send(&self, message: impl IntoMessage) -> Result<()> {
-        let (core, ticket) = self.queue(message, None)?;
-        self.wait_out(core, ticket)
+        let view = message.as_message();
+        let payload = view.as_bytes();
+        if payload.len() < COPIED {
+            let (core, ticket) = self.queue(view, None)?;
+            return self.wait_out(core, ticket, NOTHING);
+        }
+        if self.role == Role::Client {
+            let mut frame = Vec::new();
+            encoder::append(self.role, view.into(), payload, &mut frame);
+            return self.lend([&frame, &[]], 1);
+        }
+        self.lend([Header::new(self.role, view.into(), payload.len()).as_bytes(), payload], 1)
     }
 
     /// Sends one message or queues it, without waiting; the ticket tells [`is_out`](Self::is_out) of it.
@@ -117,20 +130,39 @@ impl Outbox {
     /// Sends a batch of whole frames, `messages` in number, and waits until the socket has taken them. `frames` is left
     /// empty.
     pub(crate) fn send_frames(&self, frames: &mut Vec<u8>, messages: u64) -> Result<()> {
-        self.frames(frames, messages).and_then(|(core, ticket)| self.wait_out(core, ticket))
+        let result = self.lend([frames, &[]], messages);
+        frames.clear();
+        result
     }
 
     /// Like [`send_frames`](Self::send_frames), but does not wait for the socket.
     pub(crate) fn queue_frames(&self, frames: &mut Vec<u8>, messages: u64) -> Result<()> {
-        self.frames(frames, messages).map(|(core, _)| self.leave(core))
-    }
-
-    fn frames(&self, frames: &mut Vec<u8>, messages: u64) -> Result<(MutexGuard<'_, Core>, u64)> {
         let result = self.admit(frames.len(), None);
         let result = result
             .and_then(|core| self.write_or_keep(core, frames, messages, || Unit::Frames(frames.clone())));
         frames.clear();
-        result
+        result.map(|(core, _)| self.leave(core))
+    }
+
+    /// Sends whole frames, `messages` in number, and waits until the socket has taken them, without copying what it does
+    /// not take at once.
+    fn lend(&self, frames: Lent<'_>, messages: u64) -> Result<()> {
+        let len = frames[0].len() + frames[1].len();
+        let mut core = self.admit(len, None)?;
+        let written = self.write_now(&mut core, &frames.map(IoSlice::new));
+        core.ending.messages_sent += messages;
+        if written == len {
+            core.pending.passed(len);
+            return Ok(());
+        }
+        // Who has the turn pushes for all, and cannot push what is in our hands.
+        let (unit, lent) = if core.turn_taken {
+            (Unit::Frames(frames.concat()), NOTHING)
+        } else {
+            (Unit::Lent(len), frames)
+        };
+        let ticket = self.keep(&mut core, unit, written, lent)?;
+        self.wait_out(core, ticket, lent)
     }
 
     /// Whether a ping has not left yet: its pong cannot be late.
@@ -159,7 +191,7 @@ impl Outbox {
         core.check_open()?;
         set(&mut core.pending, frame);
         if core.refusal.is_none() {
-            self.push(&mut core);
+            self.push(&mut core, NOTHING);
         }
         if core.gate.is_broken() {
             return Err(core.failure());
@@ -182,7 +214,7 @@ impl Outbox {
         core.start_close_clock(self.close_timeout);
         core.pending.set_close(frame);
         if core.refusal.is_none() {
-            self.push(&mut core);
+            self.push(&mut core, NOTHING);
         }
         // A reader that closes waits for the peer's Close next: it does not push ours on.
         self.leave(core);
@@ -211,7 +243,7 @@ impl Outbox {
         let mut core = self.core.lock();
         let ticket = core.pending.ticket();
         while core.stream.is_some() && !core.pending.is_empty() {
-            core = self.wait_turn(core, ticket, Deadline::NEVER)?;
+            core = self.wait_turn(core, ticket, Deadline::NEVER, NOTHING)?;
         }
         Ok(())
     }
@@ -288,7 +320,7 @@ impl Outbox {
             core.pending.passed(len)
         } else {
             let header = header.to_vec();
-            self.keep(&mut core, Unit::Payload { header, payload: message.into_payload() }, written)?
+            self.keep(&mut core, Unit::Payload { header, payload: message.into_payload() }, written, NOTHING)?
         };
         Ok((core, ticket))
     }
@@ -306,7 +338,7 @@ impl Outbox {
         let ticket = if written == frames.len() {
             core.pending.passed(written)
         } else {
-            self.keep(&mut core, unit(), written)?
+            self.keep(&mut core, unit(), written, NOTHING)?
         };
         Ok((core, ticket))
     }
@@ -335,10 +367,16 @@ impl Outbox {
     }
 
     /// Queues what the socket did not take, and asks it once more if nobody has yet.
-    fn keep(&self, core: &mut MutexGuard<'_, Core>, unit: Unit, written: usize) -> Result<u64> {
+    fn keep(
+        &self,
+        core: &mut MutexGuard<'_, Core>,
+        unit: Unit,
+        written: usize,
+        lent: Lent<'_>,
+    ) -> Result<u64> {
         let ticket = core.pending.push(unit, written);
         if core.refusal.is_none() {
-            self.push(core);
+            self.push(core, lent);
         }
         // A break has emptied the queue: nothing waits any more, but this is not out.
         if core.gate.is_broken() { Err(core.failure()) } else { Ok(ticket) }
@@ -346,13 +384,15 @@ impl Outbox {
 
     /// Writes what waits until the socket refuses; keeps the clock of the refusal, and breaks the connection when it has
     /// run out.
-    fn push(&self, core: &mut MutexGuard<'_, Core>) {
+    fn push(&self, core: &mut MutexGuard<'_, Core>, lent: Lent<'_>) {
         while let Some(stream) = core.stream.clone() {
             let core = &mut **core;
             let mut slices = Vec::new();
-            let octets = core.pending.gather(&mut slices);
+            let octets = core.pending.gather(&mut slices, lent);
             if octets == 0 {
-                core.refusal = None;
+                if core.pending.is_empty() {
+                    core.refusal = None;
+                }
                 return;
             }
             let result = stream.try_write(&slices);
@@ -398,9 +438,9 @@ impl Outbox {
     }
 
     /// Waits until the octets up to `ticket` are out.
-    fn wait_out<'a>(&'a self, mut core: MutexGuard<'a, Core>, ticket: u64) -> Result<()> {
+    fn wait_out<'a>(&'a self, mut core: MutexGuard<'a, Core>, ticket: u64, lent: Lent<'_>) -> Result<()> {
         while !core.pending.is_out(ticket) {
-            core = self.wait_turn(core, ticket, Deadline::NEVER)?;
+            core = self.wait_turn(core, ticket, Deadline::NEVER, lent)?;
         }
         self.leave(core);
         Ok(())
@@ -412,6 +452,7 @@ impl Outbox {
         mut core: MutexGuard<'a, Core>,
         ticket: u64,
         until: Deadline,
+        lent: Lent<'_>,
     ) -> Result<MutexGuard<'a, Core>> {
         let Some(stream) = core.stream.clone() else { return Err(core.failure()) };
         let deadline = core.deadline().or(until);
@@ -431,7 +472,7 @@ impl Outbox {
             // On every way out: a turn that is never given back would wedge all other senders.
             core.turn_taken = false;
             core.waiting -= 1;
-            self.push(&mut core);
+            self.push(&mut core, lent);
             self.expire(&mut core, now());
             self.progress.notify_all();
         }
@@ -480,7 +521,7 @@ impl Refused for Outbox {
     fn push_on(&self, now: Instant) -> Next {
         let mut core = self.core.lock();
         if core.waiting == 0 && core.refusal.is_some() {
-            self.push(&mut core);
+            self.push(&mut core, NOTHING);
         }
         self.expire(&mut core, now);
         core.watched = core.refusal.is_some() && core.waiting == 0 && core.stream.is_some();

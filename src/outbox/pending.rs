@@ -22,19 +22,34 @@ pub(super) enum Unit {
     Shared(Arc<[u8]>),
     /// A large payload that was given to us, behind its header.
     Payload { header: Vec<u8>, payload: Vec<u8> },
+    /// So many octets of a sender that waits until they are out, and alone can write them. There is one at a time.
+    Lent(usize),
 }
 
+/// The octets of [`Unit::Lent`], in the hands of who lends them; empty in everybody else's.
+pub(super) type Lent<'a> = [&'a [u8]; 2];
+
 impl Unit {
-    fn slices(&self) -> [&[u8]; 2] {
+    fn slices<'a>(&'a self, lent: Lent<'a>) -> [&'a [u8]; 2] {
         match self {
             Self::Frames(frames) => [frames, &[]],
             Self::Shared(frame) => [frame, &[]],
             Self::Payload { header, payload } => [header, payload],
+            Self::Lent(_) => lent,
         }
     }
 
     fn len(&self) -> usize {
-        self.slices().iter().map(|slice| slice.len()).sum()
+        match self {
+            Self::Frames(frames) => frames.len(),
+            Self::Shared(frame) => frame.len(),
+            Self::Payload { header, payload } => header.len() + payload.len(),
+            Self::Lent(len) => *len,
+        }
+    }
+
+    fn is_out_of_reach(&self, lent: Lent<'_>) -> bool {
+        matches!(self, Self::Lent(_)) && lent[0].is_empty()
     }
 
     /// The memory it takes. A shared frame counts in full for each peer that it waits for: they may be the last to hold it.
@@ -44,6 +59,7 @@ impl Unit {
                 Self::Frames(frames) => frames.capacity(),
                 Self::Shared(frame) => frame.len(),
                 Self::Payload { header, payload } => header.capacity() + payload.capacity(),
+                Self::Lent(_) => 0,
             }
     }
 }
@@ -156,8 +172,9 @@ impl Pending {
         !self.ping.is_empty()
     }
 
-    /// Fills `slices` with what is to be written next, in order, and returns how many octets that is.
-    pub(super) fn gather<'a>(&'a self, slices: &mut Vec<IoSlice<'a>>) -> usize {
+    /// Fills `slices` with what is to be written next, in order, and returns how many octets that is. Without what is lent
+    /// it ends before that.
+    pub(super) fn gather<'a>(&'a self, slices: &mut Vec<IoSlice<'a>>, lent: Lent<'a>) -> usize {
         let mut octets = 0;
         let mut add = |slice: &'a [u8]| {
             if !slice.is_empty() && slices.len() < MAX_SLICES {
@@ -171,15 +188,22 @@ impl Pending {
         if self.start > 0 {
             // A unit of which a part is out comes before the control frames: they go between frames.
             let mut skip = self.start;
-            for slice in units.next().map_or([&[][..]; 2], Unit::slices) {
+            let Some(unit) = units.next() else { return octets };
+            for slice in unit.slices(lent) {
                 add(&slice[skip.min(slice.len())..]);
                 skip = skip.saturating_sub(slice.len());
+            }
+            if unit.is_out_of_reach(lent) {
+                return octets;
             }
         }
         add(&self.ping);
         add(&self.pong);
         for unit in units {
-            for slice in unit.slices() {
+            if unit.is_out_of_reach(lent) {
+                return octets;
+            }
+            for slice in unit.slices(lent) {
                 if !add(slice) {
                     // Only whole prefixes are written, so a full list may end anywhere.
                     return octets;
@@ -241,12 +265,14 @@ impl Pending {
 mod tests {
     use super::*;
 
+    const LENT: Lent<'static> = [b"le", b"nt"];
+
     /// Writes `pending` in pieces of at most `piece` octets.
     fn written(mut pending: Pending, piece: usize) -> Vec<u8> {
         let mut wire = Vec::new();
         while !pending.is_empty() {
             let mut slices = Vec::new();
-            let octets = pending.gather(&mut slices);
+            let octets = pending.gather(&mut slices, LENT);
             let all: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
             assert_eq!(all.len(), octets);
             let count = piece.min(octets);
@@ -261,6 +287,7 @@ mod tests {
         let mut pending = Pending::default();
         pending.push(Unit::Frames(b"first".to_vec()), 0);
         pending.push(Unit::Payload { header: b"he".to_vec(), payload: b"ad".to_vec() }, 0);
+        pending.push(Unit::Lent(4), 0);
         pending.push(Unit::Shared(Arc::from(&b"shared"[..])), 0);
         pending
     }
@@ -268,7 +295,7 @@ mod tests {
     #[test]
     fn frames_leave_whole_and_in_order_however_little_the_socket_takes() {
         for piece in 1..30 {
-            assert_eq!(written(queue(), piece), b"firstheadshared");
+            assert_eq!(written(queue(), piece), b"firstheadlentshared");
         }
     }
 
@@ -282,13 +309,28 @@ mod tests {
                 pending.set_close(b"CLOSE".to_vec());
                 let rest = written(pending, piece);
                 let expected = if torn == 0 {
-                    b"PONGfirstheadsharedCLOSE".to_vec()
+                    b"PONGfirstheadlentsharedCLOSE".to_vec()
                 } else {
-                    [&b"first"[torn..], b"PONGheadsharedCLOSE"].concat()
+                    [&b"first"[torn..], b"PONGheadlentsharedCLOSE"].concat()
                 };
                 assert_eq!(rest, expected, "{torn} octets out, then pieces of {piece}");
             }
         }
+    }
+
+    #[test]
+    fn nobody_writes_what_another_has_lent_nor_what_stands_behind_it() {
+        let mut pending = queue();
+        pending.set_close(b"CLOSE".to_vec());
+        for expected in ["firsthead", "", ""] {
+            let mut slices = Vec::new();
+            let octets = pending.gather(&mut slices, [&[]; 2]);
+            let all: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+            assert_eq!((all.as_slice(), octets), (expected.as_bytes(), expected.len()));
+            // The second time it stands at the front, the third time a part of it is out.
+            pending.advance(octets.max(1));
+        }
+        assert_eq!(written(pending, 100), b"ntsharedCLOSE");
     }
 
     #[test]
@@ -341,7 +383,7 @@ mod tests {
         let mut pending = queue();
         let ticket = pending.ticket();
         pending.push(Unit::Frames(b"later".to_vec()), 0);
-        pending.advance(14);
+        pending.advance(18);
         assert!(!pending.is_out(ticket));
         pending.advance(1);
         assert!(pending.is_out(ticket));

@@ -61,7 +61,7 @@ impl Outbox {
                 self.leave(core);
                 return Err(Error::Timeout(Timeout::Drained));
             }
-            core = self.wait_turn(core, ticket, until)?;
+            core = self.wait_turn(core, ticket, until, super::NOTHING)?;
         }
     }
 }
