@@ -241,14 +241,14 @@ impl Connect {
         let outbox = Outbox::new(Role::Client, &self.config, Arc::clone(&stream), flush);
         let parts = Parts {
             sender: Sender::new(next_id(), outbox),
-            request: Request::new(request, peer_addr, peer_addr.ip()),
+            request: Box::new(Request::new(request, peer_addr, peer_addr.ip())),
             response: Some(Box::new(response.map(|()| Vec::new()))),
             subprotocol,
             hub: Hub::default(),
             hooks: Arc::default(),
             timer,
         };
-        Connection::new(Role::Client, &self.config, stream, &early, parts)
+        Connection::new(Role::Client, &self.config, stream, &early, parts).map(|connection| *connection)
     }
 }
 

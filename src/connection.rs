@@ -66,7 +66,7 @@ pub struct Connection {
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) sender: Sender,
-    pub(crate) request: Request,
+    pub(crate) request: Box<Request>,
     /// The server's 101, if we are the client.
     pub(crate) response: Option<Box<Response>>,
     pub(crate) subprotocol: Option<String>,
@@ -85,20 +85,21 @@ enum Wait {
 
 impl Connection {
     /// Takes over after the handshake; `early` are octets that came behind it.
+    #[inline(never)]
     pub(crate) fn new(
         role: Role,
         config: &Config,
         stream: Arc<Stream>,
         early: &[u8],
         parts: Parts,
-    ) -> Result<Self> {
+    ) -> Result<Box<Self>> {
         let Parts { sender, request, response, subprotocol, hub, hooks, timer } = parts;
-        Ok(Self {
+        Ok(Box::new(Self {
             sender,
             reader: Reader::new(role, config, stream, early)?,
             keepalive: Keepalive::new(config),
             cork: Cork::new(config),
-            request: Box::new(request),
+            request,
             response,
             subprotocol: subprotocol.map(String::into_boxed_str),
             hub,
@@ -108,7 +109,7 @@ impl Connection {
             ticks: Vec::new(),
             paused: None,
             closed: None,
-        })
+        }))
     }
 
     /// Receives the next message; `None` is the end after a closing handshake with 1000, 1001 or no code.

@@ -52,7 +52,7 @@ pub(crate) struct Rules {
 /// A handshake that succeeded; its 101 is out.
 #[derive(Debug)]
 pub(crate) struct Opened {
-    pub(crate) request: Request,
+    pub(crate) request: Box<Request>,
     pub(crate) subprotocol: Option<String>,
     /// Octets that came behind the head: frames already.
     pub(crate) early: Vec<u8>,
@@ -65,7 +65,7 @@ pub(crate) fn serve(
     rules: &Rules,
     timeout: Duration,
     is_stopping: &dyn Fn() -> bool,
-) -> Option<Opened> {
+) -> Option<Box<Opened>> {
     let exchange = Exchange { stream, peer_addr, rules, deadline: Deadline::after(timeout) };
     match exchange.read_head(is_stopping) {
         Ok((request, early)) => exchange.serve(request, early),
@@ -86,7 +86,7 @@ pub(crate) fn serve_request(
     timeout: Duration,
     request: http::Request<()>,
     early: Vec<u8>,
-) -> Option<Opened> {
+) -> Option<Box<Opened>> {
     Exchange { stream, peer_addr, rules, deadline: Deadline::after(timeout) }.serve(request, early)
 }
 
@@ -123,6 +123,9 @@ struct Exchange<'a> {
 
 impl Exchange<'_> {
     /// A whole head, and what came behind it.
+    ///
+    /// Apart from what follows: a client thread's stack shall not be deeper than its deepest step.
+    #[inline(never)]
     fn read_head(&self, is_stopping: &dyn Fn() -> bool) -> Result<(http::Request<()>, Vec<u8>), Failure> {
         let mut scanner = Scanner::request(LIMITS);
         let mut octets = vec![0; FIRST_READ];
@@ -169,10 +172,10 @@ impl Exchange<'_> {
     }
 
     /// Judges a request, and answers it.
-    fn serve(&self, head: http::Request<()>, early: Vec<u8>) -> Option<Opened> {
+    fn serve(&self, head: http::Request<()>, early: Vec<u8>) -> Option<Box<Opened>> {
         let Rules { trust, forwarded_header, .. } = self.rules;
         let client_ip = forwarded::client_ip(self.peer_addr.ip(), head.headers(), trust, *forwarded_header);
-        let request = Request::new(head, self.peer_addr, client_ip);
+        let request = Box::new(Request::new(head, self.peer_addr, client_ip));
         match upgrade::check(request.head(), &self.rules.policy) {
             Ok(Asked::WebSocket(upgrade)) => self.open(request, &upgrade, early),
             Ok(Asked::Http) => self.serve_http(request),
@@ -180,7 +183,7 @@ impl Exchange<'_> {
         }
     }
 
-    fn serve_http(&self, request: Request) -> Option<Opened> {
+    fn serve_http(&self, request: Box<Request>) -> Option<Box<Opened>> {
         let Some(on_http) = &self.rules.on_http else {
             return self.refuse(&Reject::from(upgrade::UPGRADE_REQUIRED), Some(request));
         };
@@ -193,7 +196,7 @@ impl Exchange<'_> {
         }
     }
 
-    fn open(&self, mut request: Request, upgrade: &Upgrade, early: Vec<u8>) -> Option<Opened> {
+    fn open(&self, mut request: Box<Request>, upgrade: &Upgrade, early: Vec<u8>) -> Option<Box<Opened>> {
         let mut response = upgrade.response();
         if let Some(on_request) = &self.rules.on_request {
             let refused = catch_unwind(AssertUnwindSafe(|| on_request(&mut request, &mut response).err()));
@@ -209,15 +212,16 @@ impl Exchange<'_> {
             log::debug!(target: "threadws::handshake", "{} left before the 101: {error}", self.peer_addr);
             return None;
         }
-        Some(Opened { request, subprotocol, early })
+        Some(Box::new(Opened { request, subprotocol, early }))
     }
 
     /// Answers with a refusal, and tells of it.
-    fn refuse(&self, reject: &Reject, request: Option<Request>) -> Option<Opened> {
+    fn refuse(&self, reject: &Reject, request: Option<Box<Request>>) -> Option<Box<Opened>> {
         let without_body = request.as_ref().is_some_and(|request| request.method() == Method::HEAD);
+        // First: whoever has read the answer finds it counted.
+        self.rules.counters.handshake_failed(reject.status().as_u16());
         self.answer(reject.response(), without_body);
         let reason = reject.text().to_owned();
-        self.rules.counters.handshake_failed(reject.status().as_u16());
         let error = HandshakeError::new(reject.status(), reason, self.peer_addr, request);
         log::debug!(target: "threadws::handshake", "{error}");
         if let Some(callback) = &self.rules.on_handshake_error {

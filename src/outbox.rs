@@ -55,6 +55,8 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
+    /// Apart from who calls it: it is built on a stack that shall not be deep.
+    #[inline(never)]
     pub(crate) fn new(
         role: Role,
         config: &Config,

@@ -225,10 +225,10 @@ impl HandshakeError {
         status: StatusCode,
         reason: impl Into<Cow<'static, str>>,
         peer_addr: SocketAddr,
-        request: Option<Request>,
+        request: Option<Box<Request>>,
     ) -> Self {
-        let client_ip = request.as_ref().map_or(peer_addr.ip().to_canonical(), Request::client_ip);
-        Self { status, reason: reason.into(), peer_addr, client_ip, request: request.map(Box::new) }
+        let client_ip = request.as_deref().map_or(peer_addr.ip().to_canonical(), Request::client_ip);
+        Self { status, reason: reason.into(), peer_addr, client_ip, request }
     }
 
     /// The status the client was answered with, or would have been, had it still been there.
@@ -329,7 +329,8 @@ mod tests {
     fn no_secret_is_shown_by_any_debug_or_display() {
         let request = request();
         let shown = format!("{request:?} {:?}", request.headers());
-        let error = HandshakeError::new(StatusCode::FORBIDDEN, "no", request.peer_addr(), Some(request));
+        let error =
+            HandshakeError::new(StatusCode::FORBIDDEN, "no", request.peer_addr(), Some(Box::new(request)));
         let shown = format!("{shown} {error} {error:?}");
         assert!(!shown.contains("hunter2"), "{shown}");
         assert!(shown.contains("a.example"), "{shown}");
@@ -338,8 +339,13 @@ mod tests {
     #[test]
     fn what_came_from_the_wire_is_escaped_and_cut() {
         let reason = format!("\r\n\u{1b}[31m{}", "x".repeat(1000));
-        let text = HandshakeError::new(StatusCode::FORBIDDEN, reason, request().peer_addr(), Some(request()))
-            .to_string();
+        let text = HandshakeError::new(
+            StatusCode::FORBIDDEN,
+            reason,
+            request().peer_addr(),
+            Some(Box::new(request())),
+        )
+        .to_string();
         assert!(text.chars().all(|c| !c.is_control()), "{text:?}");
         assert!(text.len() < 500, "{} bytes", text.len());
         assert!(text.contains("client 203.0.113.9") && text.contains(r#"GET "/chat""#), "{text}");

@@ -122,7 +122,7 @@ impl ServerHandle {
         *request.uri_mut() = head.uri().clone();
         *request.version_mut() = head.version();
         *request.headers_mut() = head.headers().clone();
-        let head = Head { request, early: leftover.to_vec() };
+        let head = Box::new(Head { request, early: leftover.to_vec() });
         let Some(client) = Client::accepted(&self.shared, &stream, peer_addr, place, Some(head)) else {
             counters.refused(Refusal::Stopping);
             crate::handshake::answer_unavailable(&stream);

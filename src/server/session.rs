@@ -23,7 +23,7 @@ pub(super) struct Client {
     stream: Arc<Stream>,
     peer_addr: SocketAddr,
     /// What another HTTP server has read already.
-    head: Option<Head>,
+    head: Option<Box<Head>>,
     _place: Place,
 }
 
@@ -40,56 +40,80 @@ impl Client {
         stream: &Arc<Stream>,
         peer_addr: SocketAddr,
         place: Place,
-        head: Option<Head>,
-    ) -> Option<Self> {
+        head: Option<Box<Head>>,
+    ) -> Option<Box<Self>> {
         let id = next_id();
-        shared.live.accepted(id, stream.clone()).then(|| Self {
-            id,
-            shared: Arc::clone(shared),
-            stream: Arc::clone(stream),
-            peer_addr,
-            head,
-            _place: place,
+        shared.live.accepted(id, stream.clone()).then(|| {
+            Box::new(Self {
+                id,
+                shared: Arc::clone(shared),
+                stream: Arc::clone(stream),
+                peer_addr,
+                head,
+                _place: place,
+            })
         })
     }
 
-    /// Hands an opened connection to the handler, and closes it afterwards. False if the handler panicked.
-    fn serve(&self, opened: Opened) -> bool {
+    /// Apart from what follows, as the next one: what is deep here would else be deep for as long as the client stays.
+    #[inline(never)]
+    fn shake_hands(&mut self) -> Option<Box<Opened>> {
+        let Self { shared, stream, peer_addr, head, .. } = self;
+        let timeout = shared.config.handshake_timeout;
+        let is_stopping = || shared.live.is_stopping();
+        match head.take() {
+            None => handshake::serve(stream, *peer_addr, &shared.rules, timeout, &is_stopping),
+            Some(head) => {
+                let Head { request, early } = *head;
+                handshake::serve_request(stream, *peer_addr, &shared.rules, timeout, request, early)
+            }
+        }
+    }
+
+    /// Lets a connection in whose handshake is done; `None` if it is gone.
+    #[inline(never)]
+    fn open(&self, Opened { request, subprotocol, early }: Opened) -> Option<Box<Connection>> {
         let Self { id, shared, stream, peer_addr, .. } = self;
         let outbox = Outbox::new(Role::Server, &shared.config, Arc::clone(stream), Arc::clone(&shared.flush));
         let sender = Sender::new(*id, outbox);
-        let ip = opened.request.client_ip();
+        let ip = request.client_ip();
         let parts = Parts {
             sender: sender.clone(),
-            request: opened.request,
+            request,
             response: None,
-            subprotocol: opened.subprotocol,
+            subprotocol,
             hub: shared.hub.clone(),
             hooks: Arc::clone(&shared.hooks),
             timer: Arc::clone(&shared.timer),
         };
-        let connection =
-            Connection::new(Role::Server, &shared.config, Arc::clone(stream), &opened.early, parts);
-        let mut connection = match connection {
-            Ok(connection) => connection,
-            Err(error) => {
+        let connection = Connection::new(Role::Server, &shared.config, Arc::clone(stream), &early, parts)
+            .inspect_err(|error| {
                 log::debug!(target: "threadws::connection", "client {id} is gone: {error}");
-                return true;
-            }
-        };
+            })
+            .ok()?;
         log::debug!(target: "threadws::connection", "client {id} opened from {ip} via {peer_addr}");
         shared.hub.join(Member { sender: sender.clone(), ip, peer_addr: *peer_addr });
         shared.live.opened(*id, &sender);
-        let result = catch_unwind(AssertUnwindSafe(|| (shared.handler)(&mut connection)));
+        Some(connection)
+    }
+
+    /// Hands an opened connection to the handler, and closes it afterwards. False if the handler panicked.
+    fn serve(&self, mut connection: Box<Connection>) -> bool {
+        let result = catch_unwind(AssertUnwindSafe(|| (self.shared.handler)(&mut connection)));
         let panicked = result.is_err();
-        end(&mut connection, *id, result.ok());
-        shared.hub.leave(*id, &shared.hooks);
+        self.end(&mut connection, result.ok());
         !panicked
+    }
+
+    #[inline(never)]
+    fn end(&self, connection: &mut Connection, result: Option<Result<(), BoxError>>) {
+        close(connection, self.id, result);
+        self.shared.hub.leave(self.id, &self.shared.hooks);
     }
 }
 
 /// Closes what a handler has left: with 1000 after `Ok`, with 1011 after an error or a panic.
-fn end(connection: &mut Connection, id: u64, result: Option<Result<(), BoxError>>) {
+fn close(connection: &mut Connection, id: u64, result: Option<Result<(), BoxError>>) {
     let code = match &result {
         Some(Ok(())) => CloseCode::NORMAL,
         Some(Err(error)) if is_end_of(connection, error) => CloseCode::NORMAL,
@@ -119,19 +143,10 @@ fn is_end_of(connection: &Connection, error: &BoxError) -> bool {
     is_end && (connection.closed().is_some() || connection.state() != crate::State::Open)
 }
 
-impl Job for Client {
+impl Job for Box<Client> {
     fn run(mut self) -> bool {
-        let shared = Arc::clone(&self.shared);
-        let head = self.head.take();
-        let is_stopping = || shared.live.is_stopping();
-        let timeout = shared.config.handshake_timeout;
-        let opened = match head {
-            None => handshake::serve(&self.stream, self.peer_addr, &shared.rules, timeout, &is_stopping),
-            Some(Head { request, early }) => {
-                handshake::serve_request(&self.stream, self.peer_addr, &shared.rules, timeout, request, early)
-            }
-        };
-        opened.is_none_or(|opened| self.serve(opened))
+        let connection = self.shake_hands().and_then(|opened| self.open(*opened));
+        connection.is_none_or(|connection| self.serve(connection))
     }
 }
 
