@@ -11,7 +11,9 @@ use crate::sync::Arc;
 use std::io;
 use std::time::{Duration, Instant};
 
-/// What an idle connection holds.
+/// What a connection holds that is new or at rest: room for any control frame, and for what most clients say at a time.
+const RESTING_BUFFER: usize = 512;
+/// What it holds once a read has filled that.
 const IDLE_BUFFER: usize = 4 * 1024;
 /// What a busy one reads into. Measured: 64 KiB is the worst size for messages of 64 KiB, whose headers make them need
 /// two reads.
@@ -49,7 +51,7 @@ impl Reader {
     pub(super) fn new(role: Role, config: &Config, stream: Arc<Stream>, early: &[u8]) -> io::Result<Self> {
         let armed = config.keepalive().unwrap_or(MAX_ARMED).min(config.message_timeout).min(MAX_ARMED);
         stream.set_read_timeout(Some(armed))?;
-        let mut buffer = vec![0; IDLE_BUFFER.max(early.len())];
+        let mut buffer = vec![0; RESTING_BUFFER.max(early.len())];
         buffer[..early.len()].copy_from_slice(early);
         Ok(Self {
             stream,
@@ -207,15 +209,19 @@ impl Reader {
     /// Moves what is unread to the front, into a larger buffer while reads come back full, into a small one after a
     /// number of small reads.
     fn make_room(&mut self) {
-        let unread = self.start..self.end;
-        let size = if self.last_was_full {
-            BULK_BUFFER
+        let mut size = self.buffer.len();
+        if self.last_was_full {
+            size = if size < IDLE_BUFFER { IDLE_BUFFER } else { BULK_BUFFER };
         } else if self.small_reads >= SMALL_READS {
             self.decoder.rest();
-            IDLE_BUFFER
-        } else {
-            self.buffer.len()
-        };
+            size = size.min(IDLE_BUFFER);
+        }
+        self.resize(size);
+    }
+
+    /// Moves what is unread to the front of a buffer of that size, if it fits.
+    fn resize(&mut self, size: usize) {
+        let unread = self.start..self.end;
         if size != self.buffer.len() && unread.len() < size {
             let mut buffer = vec![0; size];
             buffer[..unread.len()].copy_from_slice(&self.buffer[unread.clone()]);
@@ -229,8 +235,8 @@ impl Reader {
     /// Gives memory back that only a busy connection needs.
     pub(super) fn rest(&mut self) {
         self.last_was_full = false;
-        self.small_reads = SMALL_READS;
-        self.make_room();
+        self.decoder.rest();
+        self.resize(RESTING_BUFFER);
     }
 }
 
