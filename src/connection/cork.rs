@@ -8,8 +8,8 @@ use crate::protocol::encoder;
 use crate::sender::Sender;
 use crate::sync::Arc;
 
-/// A full cork is flushed. Measured: nothing is gained beyond it.
-const MAX_CORK: usize = 64 * 1024;
+/// A full cork is flushed. Measured: with as much as a large read brings, echoes of 1 KiB are a tenth faster than with half.
+const MAX_CORK: usize = 128 * 1024;
 /// What a cork keeps when its connection rests.
 const KEPT: usize = 1024;
 

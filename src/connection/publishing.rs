@@ -12,7 +12,7 @@ impl Connection {
     /// here: what a burst is passed on as leaves in one system call a receiver.
     ///
     /// It is the contract of [`write`](Self::write): what is held is sent before any receiving call waits or returns
-    /// empty, at 64 KiB, by [`flush`](Self::flush), and at the end; to this connection's own client in its place between
+    /// empty, at 128 KiB, by [`flush`](Self::flush), and at the end; to this connection's own client in its place between
     /// the answers. Who wants to know what became of a message uses [`Hub::broadcast`](crate::Hub::broadcast), which does
     /// not hold.
     ///

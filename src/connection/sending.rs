@@ -39,7 +39,7 @@ impl Connection {
     /// one system call.
     ///
     /// It is `BufWriter`'s contract. What is held is sent before any receiving call waits or returns empty, before
-    /// [`send`](Self::send), at 64 KiB, by [`flush`](Self::flush), and at the end. So an answer is late only if the
+    /// [`send`](Self::send), at 128 KiB, by [`flush`](Self::flush), and at the end. So an answer is late only if the
     /// handler does something slow between two messages that came together.
     ///
     /// # Blocking
