@@ -7,7 +7,7 @@ use common::{Frame, PATIENCE, RawPeer, TestServer, echo, eventually, ms, next, w
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
-use threadws::{Error, Event, Message, MessageRef, State, Timeout};
+use threadws::{Config, Error, Event, Message, MessageRef, State, Timeout};
 
 const fn assert_send_and_sync<T: Send + Sync + Clone + 'static>() {}
 const _: () = assert_send_and_sync::<threadws::Sender>();
@@ -98,7 +98,9 @@ fn a_ping_is_answered_with_its_own_payload_while_the_handler_waits_in_recv() {
 #[test]
 fn a_flood_of_pings_is_answered_by_the_last_pong_at_least() {
     let _dog = watchdog(120);
-    let server = TestServer::new(echo);
+    // On a slow machine we read nothing for longer than a server is patient with by default.
+    let config = Config::new().write_timeout(Duration::from_secs(100));
+    let server = TestServer::with(|server| server.config(config), echo);
     let mut peer = RawPeer::open(server.addr());
     // 20 MB of pongs if each were kept: far more than the kernel's buffers hold, and we read none until all is written.
     const PINGS: u32 = 160_000;
