@@ -280,6 +280,9 @@ impl Connection {
             if let Some(cause) = self.sender.outbox().broken_hint() {
                 return Err(self.lost(cause));
             }
+            if self.cork.may_wait() && self.read_late()? {
+                continue;
+            }
             if let Err(error) = self.flush() {
                 // A Close of ours went out meanwhile: what was held is lost, but the peer may still say something.
                 if self.sender.outbox().broken().is_some() {
@@ -360,6 +363,21 @@ impl Connection {
                 Ok(true)
             }
             Err(error) => Err(self.lost(Cause::Io(error.kind()))),
+        }
+    }
+
+    /// Reads what is there without waiting, once while broadcasts are held: a burst that comes in two pieces is passed on in
+    /// one. False if there is nothing.
+    #[inline(never)]
+    fn read_late(&mut self) -> Result<bool> {
+        self.cork.waited();
+        match self.reader.fill(Instant::now(), None) {
+            Ok(count) => Ok(count > 0),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(error) => {
+                drop(self.flush());
+                Err(self.lost(Cause::Io(error.kind())))
+            }
         }
     }
 

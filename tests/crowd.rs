@@ -161,13 +161,16 @@ fn crowd(clients: usize, broadcasts: u64) {
     let (tell, told) = mpsc::channel();
     // The policy is what is looked at: the stuck one is not to be let go for its slowness before, on a busy machine.
     let config = Config::new().write_timeout(Duration::from_secs(100));
-    let server = TestServer::with(|server| server.config(config), move |client| {
-        let end = client.ignore();
-        if client.request().path() == "/stuck" {
-            tell.send((end, client.closed().cloned())).unwrap_or(());
-        }
-        Ok(())
-    });
+    let server = TestServer::with(
+        |server| server.config(config),
+        move |client| {
+            let end = client.ignore();
+            if client.request().path() == "/stuck" {
+                tell.send((end, client.closed().cloned())).unwrap_or(());
+            }
+            Ok(())
+        },
+    );
     let hub = server.hub();
     let stuck = Light::open(server.addr(), "/stuck", None);
     eventually("the stuck one is in", || hub.len() == 1);

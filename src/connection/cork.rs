@@ -25,6 +25,8 @@ pub(super) struct Cork {
     batch: Vec<u8>,
     batch_messages: u64,
     max_batch: usize,
+    /// One more read has been made while they were held.
+    has_waited: bool,
 }
 
 /// Where it all goes.
@@ -44,6 +46,7 @@ impl Cork {
             batch_messages: 0,
             // A backlog takes a batch whole or not at all: a small backlog shall have a choice.
             max_batch: MAX_CORK.min(config.max_backlog / 4),
+            has_waited: false,
         }
     }
 
@@ -102,6 +105,16 @@ impl Cork {
         to.sender.outbox().send_frames(&mut self.frames, std::mem::take(&mut self.messages))
     }
 
+    /// Whether one more read is worth its while before broadcasts leave: it costs as much as one of their receivers.
+    #[inline]
+    pub(super) fn may_wait(&self) -> bool {
+        !self.batch.is_empty() && !self.has_waited
+    }
+
+    pub(super) fn waited(&mut self) {
+        self.has_waited = true;
+    }
+
     /// Sends or queues what is held, without waiting for the socket: a Close goes behind it, or nothing at all.
     pub(super) fn let_go(&mut self, to: To<'_>) {
         self.send_batch(to);
@@ -119,6 +132,7 @@ impl Cork {
         }
         let frames: Arc<[u8]> = self.batch.as_slice().into();
         self.batch.clear();
+        self.has_waited = false;
         let own = self.has_answers.then(|| to.sender.id());
         if own.is_none() {
             self.frames.clear();

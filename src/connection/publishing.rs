@@ -21,7 +21,8 @@ impl Connection {
     /// Waits for no other client: see [`SlowPeer`]. As [`flush`](Self::flush), if [`write`](Self::write) holds answers.
     pub fn broadcast(&mut self, message: impl IntoMessage) {
         // After the end nobody would ask for what is held.
-        let hold = self.closed.is_none() && self.reader.has_unread();
+        let hold = self.closed.is_none()
+            && (self.reader.has_unread() || self.cork.may_wait() && self.reader.stream().has_input());
         // What fails is this connection: its next call tells.
         drop(self.cork.broadcast(To { sender: &self.sender, hub: &self.hub }, message, hold));
     }

@@ -110,6 +110,11 @@ impl Stream {
         wait(self.as_fd(), PollFlags::IN, deadline)
     }
 
+    /// Whether there is something to read, an end or an error, at this moment.
+    pub(crate) fn has_input(&self) -> bool {
+        self.wait_readable(Deadline::at(Instant::now())).unwrap_or(true)
+    }
+
     /// Waits until the socket takes octets, or has failed; false if the deadline came first.
     pub(crate) fn wait_writable(&self, deadline: Deadline) -> io::Result<bool> {
         wait(self.as_fd(), PollFlags::OUT, deadline)
