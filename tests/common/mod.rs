@@ -38,7 +38,7 @@ pub use netns::Network;
 pub use peer::{Answer, RawPeer, upgrade_request};
 pub use server::{TestServer, echo};
 pub use time::{PATIENCE, eventually, ms, watchdog, within};
-pub use tools::program;
+pub use tools::{program, skip};
 pub use usage::Usage;
 
 #[cfg(feature = "cli")]
