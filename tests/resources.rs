@@ -105,7 +105,7 @@ fn the_capacity_leaves_a_sixteenth_of_the_mappings() {
 
 #[test]
 fn with_little_address_space_it_refuses_clients_and_does_not_die() {
-    const MANY: usize = 500;
+    const MANY: usize = 200;
     let (_alone, _dog) = (alone(), watchdog(60));
     if !room_for(MANY) {
         return;
