@@ -77,11 +77,13 @@ impl Process {
     /// The same, started by a program that ends as it: `prlimit`, `env`, `strace -D`.
     #[track_caller]
     pub fn threadws_under(wrapper: &[&str], options: &[&str]) -> Self {
-        let threadws = [env!("CARGO_BIN_EXE_threadws"), "--listen", "127.0.0.1:0"];
-        let words = [wrapper, &threadws, options].concat();
-        let mut command = Command::new(words[0]);
-        command.args(&words[1..]);
-        Self::server(command)
+        Self::threadws_at("127.0.0.1:0", wrapper, options)
+    }
+
+    /// The same, on any address.
+    #[track_caller]
+    pub fn threadws_at(listen: &str, wrapper: &[&str], options: &[&str]) -> Self {
+        Self::server(threadws_command(listen, wrapper, options))
     }
 
     /// A program that tells where it listens as `threadws` does, ready to be connected to.
@@ -251,6 +253,14 @@ impl Process {
         let status = self.wait(PATIENCE + ms(2000));
         assert_eq!(status.code(), Some(0), "after SIGTERM: {status}");
     }
+}
+
+/// What starts `threadws` below other programs.
+pub fn threadws_command(listen: &str, wrapper: &[&str], options: &[&str]) -> Command {
+    let words = [wrapper, &[env!("CARGO_BIN_EXE_threadws"), "--listen", listen], options].concat();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]);
+    command
 }
 
 /// The whole of the line has to be as it is promised.
