@@ -213,8 +213,10 @@ impl Process {
     #[track_caller]
     pub fn expect_no_panic(&self) {
         let log = self.log();
-        let bad =
-            log.iter().find(|line| ["panicked", "[ERROR]", "abort"].iter().any(|word| line.contains(word)));
+        let is_bad = |line: &&String| {
+            line.split_whitespace().nth(1) == Some("[ERROR]") || line.contains("panicked at")
+        };
+        let bad = log.iter().find(is_bad);
         assert!(bad.is_none(), "{}", bad.map_or("", |line| line));
     }
 
