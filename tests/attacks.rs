@@ -8,11 +8,11 @@ mod common;
 use common::frame::{BINARY, CONTINUATION, PING};
 use common::{
     Canary, Chaos, Frame, PATIENCE, Process, Proxy, RawPeer, alone, child, eventually, header, ms, room_for,
-    upgrade_request, watchdog, within,
+    unsent_by, upgrade_request, watchdog, within,
 };
 use rustix::net::sockopt;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 use threadws::{Config, Server};
 
@@ -300,6 +300,53 @@ fn who_only_writes_or_reads_an_octet_at_a_time_is_cut_at_the_write_timeout() {
     canary.expect_well();
     server.expect_settled(&before, SHORT * 2 + ms(2000) + PATIENCE);
     server.stop();
+}
+
+/// Clients with the smallest receive buffer, who never read.
+fn deaf(addr: SocketAddr, count: usize) -> Vec<RawPeer> {
+    let open = |_| {
+        let peer = RawPeer::open(addr);
+        sockopt::set_socket_recv_buffer_size(peer.stream(), 2048).expect("SO_RCVBUF");
+        peer
+    };
+    (0..count).map(open).collect()
+}
+
+/// Those whose backlog is full are closed; the kernel must not keep for minutes what they will never read.
+fn evict(count: usize) {
+    let (_alone, _dog) = (alone(), watchdog(60 + count as u64 / 5));
+    if !room_for(count) {
+        return;
+    }
+    let server = Process::threadws(&["--broadcast", "--every", "0", "--log", "warn"]);
+    let deaf = deaf(server.addr(), count);
+    let mut talker = RawPeer::open(server.addr());
+    let before = server.usage();
+    let message = Frame::binary(vec![5; 1 << 20]);
+    let mut most = 0;
+    within(ms(1000) * 60, "all who never read are closed", || {
+        talker.send(&message);
+        talker.message();
+        most = most.max(unsent_by(server.addr()));
+        server.usage().descriptors + count <= before.descriptors
+    });
+    assert!(most > count << 18, "the kernel took only {most} octets for {count}");
+    within(PATIENCE, "the kernel keeps nothing for them", || unsent_by(server.addr()) == 0);
+    // They are still there, and still do not read.
+    drop(deaf);
+    talker.close(1000);
+    server.stop();
+}
+
+#[test]
+fn whoever_is_closed_for_not_reading_leaves_nothing_in_the_kernel() {
+    evict(20);
+}
+
+#[test]
+#[ignore = "takes 3 GB of the kernel's memory: cargo test --release --test attacks -- --ignored"]
+fn a_thousand_who_are_closed_for_not_reading_leave_nothing_in_the_kernel() {
+    evict(1000);
 }
 
 #[test]
