@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// 20 messages a second.
 const PACE: Duration = Duration::from_millis(50);
+/// So many at least, however short the attack.
+const LEAST: usize = 10;
 /// A fresh connection so often, in messages.
 const FRESH: usize = 10;
 
@@ -39,8 +41,12 @@ impl Canary {
         let body = move || {
             let mut machine = plain_echo();
             let mut delays = Delays::default();
-            while stopped.recv_timeout(PACE) == Err(RecvTimeoutError::Timeout) {
+            loop {
+                let over = stopped.recv_timeout(PACE) != Err(RecvTimeoutError::Timeout);
                 let number = delays.echoes.len();
+                if over && number >= LEAST {
+                    return delays;
+                }
                 delays.machine.push(timed(|| {
                     machine.write_all(b"?").expect("the plain echo reads");
                     machine.read_exact(&mut [0]).expect("the plain echo writes");
@@ -50,7 +56,6 @@ impl Canary {
                     delays.connects.push(timed(|| echo(&mut RawPeer::open(addr), number)));
                 }
             }
-            delays
         };
         Self { stop, thread: thread.spawn(body).expect("a thread for the canary") }
     }
@@ -61,15 +66,18 @@ impl Canary {
     pub fn expect_well(self) {
         drop(self.stop);
         let Ok(delays) = self.thread.join() else { panic!("the canary died") };
-        assert!(delays.echoes.len() >= 5, "the attack was over before the canary sang");
-        let machine = 4 * quantile(&delays.machine, 1.0);
+        // Several threads have to wake up where the plain echo has one.
+        let machine = 10 * quantile(&delays.machine, 1.0);
         let echo = quantile(&delays.echoes, 0.99);
         let connect = quantile(&delays.connects, 1.0);
         assert!(
             echo <= ms(100) + machine,
-            "99 % of the echoes took up to {echo:?}, a plain echo {machine:?} / 4"
+            "99 % of the echoes took up to {echo:?}, a plain echo {machine:?} / 10"
         );
-        assert!(connect <= ms(1000) + machine, "a new client took {connect:?}, a plain echo {machine:?} / 4");
+        assert!(
+            connect <= ms(1000) + machine,
+            "a new client took {connect:?}, a plain echo {machine:?} / 10"
+        );
     }
 }
 
