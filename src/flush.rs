@@ -4,6 +4,7 @@
 //! one peer: what it serves does not block.
 
 use crate::net::{Deadline, Transport, Wake};
+use crate::report::report;
 use crate::sync::{Arc, JoinHandle, Mutex, Weak, now, spawn};
 use std::collections::HashMap;
 use std::io;
@@ -105,7 +106,7 @@ impl Flush {
         }
         let ready = self.wake.wait(&refused, deadline).unwrap_or_else(|error| {
             // ENOMEM, or more sockets than RLIMIT_NOFILE now allows: the deadlines must be kept all the same.
-            log::warn!(target: "threadws::flush", "poll failed: {error}");
+            report!(Warn, "threadws::flush", "poll failed: {error}");
             std::thread::sleep(std::time::Duration::from_millis(50));
             Vec::new()
         });

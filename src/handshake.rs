@@ -7,6 +7,7 @@ use crate::protocol::Refusal;
 use crate::protocol::forwarded::{self, ForwardedHeader, Trust};
 use crate::protocol::head::{self, Limits, Scanner};
 use crate::protocol::upgrade::{self, Asked, Policy, Upgrade};
+use crate::report::report;
 use crate::request::{HandshakeError, Reject, Request, Response};
 use crate::stats::Counters;
 use crate::sync::Arc;
@@ -71,7 +72,7 @@ pub(crate) fn serve(
         Ok((request, early)) => exchange.serve(request, early),
         Err(Failure::Silent) => {
             // A port scan, or a browser's spare connection: nothing to tell anybody.
-            log::trace!(target: "threadws::handshake", "{peer_addr} came and went without a word");
+            report!(Trace, "threadws::handshake", "{peer_addr} came and went without a word");
             None
         }
         Err(Failure::Refused(refusal)) => exchange.refuse(&Reject::from(refusal), None),
@@ -209,7 +210,7 @@ impl Exchange<'_> {
             Err(refusal) => return self.refuse(&Reject::from(refusal), Some(request)),
         };
         if let Err(error) = self.write(&head::write_switching(response.headers())) {
-            log::debug!(target: "threadws::handshake", "{} left before the 101: {error}", self.peer_addr);
+            report!(Debug, "threadws::handshake", "{} left before the 101: {error}", self.peer_addr);
             return None;
         }
         Some(Box::new(Opened { request, subprotocol, early }))
@@ -223,10 +224,10 @@ impl Exchange<'_> {
         self.answer(reject.response(), without_body);
         let reason = reject.text().to_owned();
         let error = HandshakeError::new(reject.status(), reason, self.peer_addr, request);
-        log::debug!(target: "threadws::handshake", "{error}");
+        report!(Debug, "threadws::handshake", "{error}");
         if let Some(callback) = &self.rules.on_handshake_error {
             if catch_unwind(AssertUnwindSafe(|| callback(&error))).is_err() {
-                log::error!(target: "threadws::handshake", "the callback on_handshake_error panicked");
+                report!(Error, "threadws::handshake", "the callback on_handshake_error panicked");
             }
         }
         None

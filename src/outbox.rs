@@ -428,6 +428,9 @@ impl Outbox {
         core.ending.cause = Some(cause);
         self.state.store(State::Closed as u8, Ordering::Relaxed);
         if let Some(stream) = &core.stream {
+            if core.refusal.is_some() {
+                stream.forget_unsent();
+            }
             // Half a frame may be out: nothing follows it. Whoever reads or waits on this socket wakes up.
             stream.shutdown_both();
         }

@@ -21,6 +21,7 @@ use crate::hub::{Client as Member, Hooks, Hub};
 use crate::protocol::forwarded::{ForwardedHeader, Trust};
 use crate::protocol::origin::Origins;
 use crate::protocol::upgrade::Policy;
+use crate::report::report;
 use crate::request::{HandshakeError, Reject, Request, Response};
 use crate::sync::{Arc, JoinHandle};
 use crate::timer::Timer;
@@ -317,7 +318,7 @@ impl Server {
         let process = Capacity::of_process();
         let capacity = process.at_most(self.max_clients.unwrap_or(usize::MAX));
         if let Some(wanted) = self.max_clients.filter(|wanted| *wanted > process.clients()) {
-            log::warn!(target: "threadws::server", "max_clients {wanted} is more than there can be: {process}");
+            report!(Warn, "threadws::server", "max_clients {wanted} is more than there can be: {process}");
         }
         let (flush, flush_thread) = Flush::start()?;
         let timer = Timer::start().inspect_err(|_| flush.stop())?;
@@ -338,7 +339,7 @@ impl Server {
         });
         let acceptor = Acceptor::new(self.listener, Arc::clone(&shared))?;
         if let Some(address) = shared.address {
-            log::info!(target: "threadws::server", "listening on {address}, {capacity}");
+            report!(Info, "threadws::server", "listening on {address}, {capacity}");
         }
         Ok((shared, acceptor))
     }

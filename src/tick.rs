@@ -5,6 +5,7 @@ use crate::message::{Message, State};
 use crate::outbox::Outbox;
 use crate::protocol::Role;
 use crate::protocol::encoder;
+use crate::report::report;
 use crate::stats::Counters;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Weak, now};
 use crate::timer::{Due, Timer};
@@ -152,7 +153,7 @@ impl Pace {
                     Ok(Some(message)) => outbox.try_send(message).map(Some),
                     Ok(None) => Ok(None),
                     Err(_) => {
-                        log::error!(target: "threadws::timer", "a tick panicked and is cancelled");
+                        report!(Error, "threadws::timer", "a tick panicked and is cancelled");
                         return false;
                     }
                 },

@@ -6,39 +6,17 @@
 mod common;
 
 use common::frame::{self, BINARY, CLOSE, PING, TEXT};
-use common::{Frame, PATIENCE, RawPeer, TestServer, eventually, ms, upgrade_request, watchdog};
+use common::{
+    Frame, PATIENCE, RawPeer, TestServer, alone, eventually, ms, room_for, upgrade_request, watchdog,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 use threadws::{BoxError, Config, Connection, Delivery, Error};
-
-/// One at a time: they measure, and the machine is small.
-fn alone() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Room for so many sockets, both ends of each; false, and said so, if the process may not have it.
-fn room_for(clients: usize) -> bool {
-    let wanted = clients as u64 * 2 + 500;
-    let limit = getrlimit(Resource::Nofile);
-    let most = limit.maximum.unwrap_or(u64::MAX);
-    if limit.current.is_some_and(|current| current < wanted) && most >= wanted {
-        let raised = Rlimit { current: Some(wanted.max(most.min(20_000))), maximum: limit.maximum };
-        // If it may not, the check below says so.
-        _ = setrlimit(Resource::Nofile, raised);
-    }
-    let enough = getrlimit(Resource::Nofile).current.is_none_or(|current| current >= wanted);
-    if !enough {
-        println!("skipped: {clients} clients need {wanted} descriptors, the limit is {most}");
-    }
-    enough
-}
 
 /// A client without a thread of its own.
 struct Light {

@@ -11,6 +11,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("config", &[]),
     ("sync", &[]),
+    ("report", &[]),
     ("request", &[]),
     // Numbers: whoever counts has a door to it.
     ("stats", &[]),
@@ -37,7 +38,7 @@ const DOORS: &[(&str, &[&str])] = &[
 ];
 /// Rooms that no library is built with: they may enter all others.
 const TEST_ROOMS: [&str; 3] = ["fuzzing", "internals", "models"];
-const BASE: [&str; 5] = ["message", "error", "config", "sync", "request"];
+const BASE: [&str; 6] = ["message", "error", "config", "sync", "report", "request"];
 
 /// A file of over so many lines, its tests aside, is two files.
 const MOST_LINES: usize = 500;
@@ -334,6 +335,15 @@ fn nobody_prints_or_exits_from_the_library() {
         .flat_map(|source| named(source, &words))
         .collect();
     nothing(found, "a library logs through `log` and leaves its host alone");
+}
+
+#[test]
+fn what_is_logged_is_contained() {
+    let words = ["log::error!", "log::warn!", "log::info!", "log::debug!", "log::trace!", "log::log!"];
+    let sources = sources();
+    let library = sources.iter().filter(|source| !["bin", "report"].contains(&source.room.as_str()));
+    let found = library.flat_map(|source| named(source, &words)).collect();
+    nothing(found, "a logger may panic: `report!` ends no thread");
 }
 
 #[test]

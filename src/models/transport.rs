@@ -206,6 +206,8 @@ impl Transport for Script {
         self.change(|socket| socket.down = true);
     }
 
+    fn forget_unsent(&self) {}
+
     fn as_fd(&self) -> BorrowedFd<'_> {
         unreachable!("a model's wake polls no descriptors")
     }

@@ -5,7 +5,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::{ioctl_fionbio, retry_on_intr};
-use rustix::net::sockopt::{Timeout, set_socket_timeout, set_tcp_nodelay};
+use rustix::net::sockopt::{Timeout, set_socket_linger, set_socket_timeout, set_tcp_nodelay};
 use rustix::net::{
     RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, getpeername, recv, send, sendmsg, shutdown,
 };
@@ -136,6 +136,13 @@ impl Stream {
     pub(crate) fn shutdown_both(&self) {
         // It fails only where the connection is gone already.
         _ = shutdown(&self.socket, Shutdown::Both);
+    }
+
+    /// Has the close send RST and drop what the peer has not taken: the kernel would keep some MB for it, and go on trying
+    /// for minutes.
+    pub(crate) fn forget_unsent(&self) {
+        // Refused only by sockets that have no such option, nor such a queue.
+        _ = set_socket_linger(&self.socket, Some(Duration::ZERO));
     }
 }
 

@@ -22,6 +22,9 @@ pub(crate) trait Transport: Send + Sync + Debug {
     /// Ends both directions. Whoever waits for it, in any thread, wakes up.
     fn shutdown_both(&self);
 
+    /// For a peer that does not read: what it has not taken is dropped when the socket is closed.
+    fn forget_unsent(&self);
+
     /// What is polled for room.
     fn as_fd(&self) -> BorrowedFd<'_>;
 }
@@ -42,6 +45,10 @@ impl Transport for Stream {
 
     fn shutdown_both(&self) {
         self.shutdown_both();
+    }
+
+    fn forget_unsent(&self) {
+        self.forget_unsent();
     }
 
     fn as_fd(&self) -> BorrowedFd<'_> {

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::handshake;
 use crate::net::stream::poll_until;
 use crate::net::{Deadline, Stream, Wake};
+use crate::report::report;
 use crate::stats::Refusal;
 use crate::sync::{Arc, AtomicBool, Ordering};
 use rustix::event::{PollFd, PollFlags};
@@ -179,9 +180,9 @@ impl Acceptor {
         let more = std::mem::take(&mut self.unlogged);
         match &error {
             Some(error) => {
-                log::warn!(target: "threadws::server", "{what}: {error} ({more} more since the last line)")
+                report!(Warn, "threadws::server", "{what}: {error} ({more} more since the last line)")
             }
-            None => log::warn!(target: "threadws::server", "{what} ({more} more since the last line)"),
+            None => report!(Warn, "threadws::server", "{what} ({more} more since the last line)"),
         }
         if let (Some(error), Some(callback)) = (error, &self.shared.on_error) {
             contained("on_error", || callback(&Error::Io(error)));

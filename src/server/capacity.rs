@@ -11,6 +11,12 @@ const MAPPINGS_PER_THREAD: u64 = 4;
 /// Descriptors, threads and mappings that are left to the rest of the program: files, allocators, its own threads. A
 /// sixteenth of each limit, and at least so many.
 const SPARE: u64 = 64;
+/// Memory that a client may take: a stack, buffers, a message on its way in and one on its way out, all of default sizes. An
+/// allocation that fails ends the process.
+const MEMORY_PER_CLIENT: u64 = 4 << 20;
+/// Addresses that glibc's allocator reserves for a thread, for up to 8 threads a processor (mallopt(3), `M_ARENA_MAX`).
+const ARENA: u64 = 64 << 20;
+const ARENAS_PER_PROCESSOR: u64 = 8;
 /// What a limit that cannot be read is taken for.
 const UNKNOWN: u64 = 1 << 20;
 
@@ -126,10 +132,42 @@ fn limits() -> Vec<Limit> {
     if let Some(limit) = getrlimit(Resource::Nproc).current {
         limits.push(Limit { name: "RLIMIT_NPROC", limit, in_use: threads, per_client: 1 });
     }
+    if let Some(limit) = getrlimit(Resource::As).current {
+        limits.push(address_space(limit, status("VmSize:"), arenas()));
+    }
+    if let Some(limit) = getrlimit(Resource::Data).current {
+        let in_use = status("VmData:");
+        limits.push(Limit { name: "RLIMIT_DATA", limit, in_use, per_client: MEMORY_PER_CLIENT });
+    }
     if let Some(limit) = cgroup_pids() {
         limits.push(Limit { name: "cgroup pids.max", limit, in_use: threads, per_client: 1 });
     }
     limits
+}
+
+/// The first clients' threads reserve an arena each, the others share them.
+fn address_space(limit: u64, in_use: u64, arenas: u64) -> Limit {
+    let name = "RLIMIT_AS";
+    let first = MEMORY_PER_CLIENT + ARENA;
+    let room = (limit - limit / 16).saturating_sub(in_use);
+    if room / first < arenas {
+        Limit { name, limit, in_use, per_client: first }
+    } else {
+        Limit { name, limit, in_use: in_use + arenas * ARENA, per_client: MEMORY_PER_CLIENT }
+    }
+}
+
+fn arenas() -> u64 {
+    let set = std::env::var("MALLOC_ARENA_MAX").ok().and_then(|arenas| arenas.parse().ok());
+    let processors = std::thread::available_parallelism().map_or(1, |number| number.get() as u64);
+    set.unwrap_or(ARENAS_PER_PROCESSOR * processors)
+}
+
+/// A number of kB in /proc/self/status, in bytes.
+fn status(name: &str) -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let value = status.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"));
+    value.and_then(|kilobytes| kilobytes.parse().ok()).map_or(0, |kilobytes: u64| kilobytes << 10)
 }
 
 /// The lowest `pids.max` of this process's control group and those above it, in version 1 and 2.
@@ -173,6 +211,16 @@ mod tests {
         assert_eq!(lowest(&limits).to_string(), "capacity 126 clients (limited by few)");
         assert_eq!(lowest(&limits[..2]).limited_by(), "descriptors");
         assert_eq!(lowest(&[limit("nothing left", 5, 1)]).clients(), 1);
+    }
+
+    #[test]
+    fn addresses_are_left_for_the_arenas_of_the_allocator() {
+        let clients = |mib: u64| lowest(&[address_space(mib << 20, 0, 16)]).clients();
+        assert_eq!(clients(16), 1);
+        assert_eq!(clients(680), 9);
+        // 16 GiB but for a sixteenth, and 16 arenas.
+        assert_eq!(clients(16 << 10), (15 * 1024 - 16 * 64) / 4);
+        assert!((1..2000).all(|mib| clients(mib) <= clients(mib + 1)), "more memory, fewer clients");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::hub::{Client as Member, Hub};
 use crate::message::{CloseCode, CloseFrame};
 use crate::net::Stream;
+use crate::report::report;
 use crate::stats::Refusal;
 use crate::sync::{Arc, Mutex, now, spawn, this_thread};
 use std::fmt;
@@ -178,9 +179,9 @@ impl ServerHandle {
         }
         let report = Report { closed: count.saturating_sub(left.len()), abandoned: left };
         if report.is_complete() {
-            log::info!(target: "threadws::server", "stopped: {report}");
+            report!(Info, "threadws::server", "stopped: {report}");
         } else {
-            log::warn!(target: "threadws::server", "stopped: {report}");
+            report!(Warn, "threadws::server", "stopped: {report}");
         }
         report
     }

@@ -11,6 +11,7 @@ use crate::message::CloseCode;
 use crate::net::Stream;
 use crate::outbox::Outbox;
 use crate::protocol::Role;
+use crate::report::report;
 use crate::sender::Sender;
 use crate::sync::{Arc, next_id};
 use std::net::SocketAddr;
@@ -88,10 +89,10 @@ impl Client {
         };
         let connection = Connection::new(Role::Server, &shared.config, Arc::clone(stream), &early, parts)
             .inspect_err(|error| {
-                log::debug!(target: "threadws::connection", "client {id} is gone: {error}");
+                report!(Debug, "threadws::connection", "client {id} is gone: {error}");
             })
             .ok()?;
-        log::debug!(target: "threadws::connection", "client {id} opened from {ip} via {peer_addr}");
+        report!(Debug, "threadws::connection", "client {id} opened from {ip} via {peer_addr}");
         shared.hub.join(Member { sender: sender.clone(), ip, peer_addr: *peer_addr });
         shared.live.opened(*id, &sender);
         Some(connection)
@@ -118,21 +119,23 @@ fn close(connection: &mut Connection, id: u64, result: Option<Result<(), BoxErro
         Some(Ok(())) => CloseCode::NORMAL,
         Some(Err(error)) if is_end_of(connection, error) => CloseCode::NORMAL,
         Some(Err(error)) => {
-            log::error!(target: "threadws::connection", "the handler of client {id} failed: {error}");
+            report!(Error, "threadws::connection", "the handler of client {id} failed: {error}");
             CloseCode::INTERNAL_ERROR
         }
         None => {
             // The panic itself was told by the panic hook.
-            log::error!(target: "threadws::connection", "the handler of client {id} panicked");
+            report!(Error, "threadws::connection", "the handler of client {id} panicked");
             CloseCode::INTERNAL_ERROR
         }
     };
     // How it ended is told below. The text of a failure is nothing for the peer.
     drop(connection.close(code, ""));
     if let Some(closed) = connection.closed() {
-        log::debug!(
-            target: "threadws::connection",
-            "client {id} closed after {:.1} s: {closed}", closed.lifetime().as_secs_f64()
+        report!(
+            Debug,
+            "threadws::connection",
+            "client {id} closed after {:.1} s: {closed}",
+            closed.lifetime().as_secs_f64()
         );
     }
 }
@@ -160,6 +163,6 @@ impl Drop for Client {
 /// Runs a callback; a panic in it is logged and goes no further.
 pub(super) fn contained(name: &str, callback: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(callback)).is_err() {
-        log::error!(target: "threadws::server", "the callback {name} panicked");
+        report!(Error, "threadws::server", "the callback {name} panicked");
     }
 }

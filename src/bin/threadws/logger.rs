@@ -5,12 +5,14 @@
 
 use crate::escape;
 use crate::filter::Filter;
+use crate::stderr;
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use simplelog::{ColorChoice, ConfigBuilder, TermLogger, TerminalMode};
+use simplelog::{ColorChoice, ConfigBuilder, TermLogger, TerminalMode, WriteLogger};
 use std::collections::VecDeque;
 use std::fmt::Write;
 use std::io::{self, IsTerminal};
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -33,9 +35,11 @@ pub(crate) struct Logger(Arc<Queue>);
 /// Starts the writer thread and takes over `log` and the panic messages.
 pub(crate) fn start(filter: Filter) -> io::Result<Logger> {
     let queue = Arc::new(Queue::default());
-    let sink = stderr_sink();
+    let refused = Arc::new(AtomicBool::new(false));
+    let sink = stderr_sink(&refused);
     let lines = Arc::clone(&queue);
-    std::thread::Builder::new().name("threadws-log".to_owned()).spawn(move || lines.write_to(&*sink))?;
+    let write = move || lines.write_to(&*sink, &refused);
+    std::thread::Builder::new().name("threadws-log".to_owned()).spawn(write)?;
     let max = filter.max();
     let front = Front { filter, queue: Arc::clone(&queue) };
     log::set_boxed_logger(Box::new(front)).map_err(io::Error::other)?;
@@ -52,7 +56,8 @@ impl Logger {
     }
 }
 
-fn stderr_sink() -> Box<TermLogger> {
+/// Where lines are written; `refused` is set when one cannot be.
+fn stderr_sink(refused: &Arc<AtomicBool>) -> Box<dyn Log> {
     let config = ConfigBuilder::new()
         .set_time_format_rfc3339() // with the date, in UTC
         .set_thread_level(LevelFilter::Off) // it would name the writer thread
@@ -60,7 +65,14 @@ fn stderr_sink() -> Box<TermLogger> {
         .set_target_level(LevelFilter::Debug)
         .build();
     let env = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
-    TermLogger::new(LevelFilter::Trace, config, TerminalMode::Stderr, color(io::stderr().is_terminal(), env))
+    match color(io::stderr().is_terminal(), env) {
+        ColorChoice::Never => {
+            let stderr = stderr::Lines::new(io::stderr(), Arc::clone(refused));
+            WriteLogger::new(LevelFilter::Trace, config, stderr)
+        }
+        // It does not tell of errors. A terminal has none that pass.
+        color => TermLogger::new(LevelFilter::Trace, config, TerminalMode::Stderr, color),
+    }
 }
 
 /// Colours are for people: never into files and pipes, unless they are forced (<https://no-color.org>,
@@ -188,34 +200,43 @@ impl Queue {
         self.pushed.notify_one();
     }
 
-    /// The writer's next line; waits for one.
-    fn pop(&self) -> Line {
+    /// What is next for the writer: how many lines were dropped, and the line behind them, if there is one. Waits for it.
+    fn pop(&self) -> (u64, Option<Line>) {
         let mut waiting = self.lock();
         waiting.writing = false;
         loop {
             if let Some(line) = waiting.lines.pop_front() {
                 waiting.bytes -= line.size();
                 waiting.writing = true;
-                return line;
+                return (line.dropped, Some(line));
             }
-            // Nothing came after what was dropped, so it has a line of its own.
+            // Nothing came after what was dropped.
             if waiting.dropped > 0 {
                 waiting.writing = true;
-                return Line::lost(std::mem::take(&mut waiting.dropped));
+                return (std::mem::take(&mut waiting.dropped), None);
             }
             self.empty.notify_all();
             waiting = self.pushed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// The writer thread's whole life.
-    fn write_to(&self, sink: &dyn Log) {
-        loop {
-            let line = self.pop();
-            if line.dropped > 0 {
-                Line::lost(line.dropped).write_to(sink);
-            }
+    /// The writer thread's whole life. `refused` is set when the sink could not write a line.
+    fn write_to(&self, sink: &dyn Log, refused: &AtomicBool) {
+        let taken = |line: &Line| {
             line.write_to(sink);
+            !refused.swap(false, Ordering::Relaxed)
+        };
+        let mut lost = 0;
+        loop {
+            let (dropped, line) = self.pop();
+            lost += dropped;
+            if lost > 0 && taken(&Line::lost(lost)) {
+                lost = 0;
+            }
+            // What a full disk refuses is told with the next line that it takes.
+            if line.is_some_and(|line| !taken(&line)) {
+                lost += 1;
+            }
         }
     }
 
@@ -291,7 +312,7 @@ mod tests {
             let sink = Sink { lines: Mutex::new(to_lines), gate: Mutex::new(from_gate) };
             let queue = Arc::new(Queue::default());
             let front = Front { filter: Filter::parse(filter).expect(filter), queue: Arc::clone(&queue) };
-            std::thread::spawn(move || queue.write_to(&sink));
+            std::thread::spawn(move || queue.write_to(&sink, &AtomicBool::new(false)));
             Self { front, lines, gate: Some(gate) }
         }
 

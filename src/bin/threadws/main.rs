@@ -14,6 +14,7 @@ mod plain;
 mod serve;
 mod show;
 mod signals;
+mod stderr;
 mod values;
 
 use args::Command;

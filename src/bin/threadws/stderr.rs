@@ -1,0 +1,95 @@
+//! Stderr, a whole line at a time, and whether it took the last one: the disk below it may be full.
+
+use std::io::{self, ErrorKind, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Collects what belongs to one line and writes it in one call, so lines of several processes do not tear.
+#[derive(Debug)]
+pub(crate) struct Lines<W> {
+    to: W,
+    line: Vec<u8>,
+    /// Half a line was taken: the next one does not stand behind it.
+    torn: bool,
+    refused: Arc<AtomicBool>,
+}
+
+impl<W: Write> Lines<W> {
+    /// `refused` is set by each line that is not taken whole. Relaxed will do: it is asked by the thread that writes.
+    pub(crate) fn new(to: W, refused: Arc<AtomicBool>) -> Self {
+        Self { to, line: Vec::new(), torn: false, refused }
+    }
+
+    fn end_line(&mut self) {
+        let mut written = 0;
+        while written < self.line.len() {
+            match self.to.write(&self.line[written..]) {
+                Ok(octets @ 1..) => written += octets,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) => {
+                    self.refused.store(true, Ordering::Relaxed);
+                    break;
+                }
+            }
+        }
+        if let Some(last) = self.line[..written].last() {
+            self.torn = *last != b'\n';
+        }
+        self.line.clear();
+    }
+}
+
+impl<W: Write> Write for Lines<W> {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        if self.line.is_empty() && self.torn {
+            self.line.push(b'\n');
+        }
+        self.line.extend_from_slice(octets);
+        if octets.ends_with(b"\n") {
+            self.end_line();
+        }
+        Ok(octets.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk with room for so many octets.
+    struct Disk(Vec<u8>, usize);
+
+    impl Write for Disk {
+        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+            let room = self.1.saturating_sub(self.0.len()).min(octets.len());
+            self.0.extend_from_slice(&octets[..room]);
+            if room == 0 { Err(ErrorKind::StorageFull.into()) } else { Ok(room) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_that_a_full_disk_refuses_is_told_and_the_next_begins_anew() {
+        let refused = Arc::new(AtomicBool::new(false));
+        let mut lines = Lines::new(Disk(Vec::new(), 10), Arc::clone(&refused));
+        let write = |lines: &mut Lines<Disk>, text: &str| {
+            for piece in text.split_inclusive(' ') {
+                lines.write_all(piece.as_bytes()).expect("it never fails");
+            }
+            refused.swap(false, Ordering::Relaxed)
+        };
+        assert!(!write(&mut lines, "a line\n"));
+        assert!(write(&mut lines, "torn here\n"));
+        assert!(write(&mut lines, "lost\n"));
+        lines.to.1 = 100;
+        assert!(!write(&mut lines, "room again\n"));
+        assert_eq!(String::from_utf8_lossy(&lines.to.0), "a line\ntor\nroom again\n");
+    }
+}

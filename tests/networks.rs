@@ -1,0 +1,184 @@
+//! Between the two ends anything may happen: delays, cuts, half closes, resets, urgent octets, a client that is killed. It
+//! is told once, and nothing wrong is delivered.
+
+#![cfg(feature = "cli")]
+
+mod common;
+
+use common::frame::BINARY;
+use common::{Chaos, Frame, PATIENCE, Process, Proxy, RawPeer, eventually, ms, upgrade_request, watchdog};
+use rustix::net::{SendFlags, send};
+use rustix::process::Signal;
+use std::process::Command;
+use std::time::Instant;
+
+fn server() -> Process {
+    Process::threadws(&["--echo", "--every", "0"])
+}
+
+/// Each client that came has left, once.
+#[track_caller]
+fn each_left_once(server: &Process, clients: usize) -> Vec<String> {
+    let lines = |what: &str| server.log().into_iter().filter(|line| line.contains(what)).collect::<Vec<_>>();
+    eventually("each has left", || lines(" disconnected ").len() >= clients);
+    let (came, left) = (lines(" connected from "), lines(" disconnected "));
+    assert_eq!((came.len(), left.len()), (clients, clients), "{left:?}");
+    left
+}
+
+#[test]
+fn delays_and_trickles_change_nothing_but_the_time() {
+    let _dog = watchdog(60);
+    let server = server();
+    let slow = [
+        (Chaos::Delay(ms(20)), Chaos::Delay(ms(20))),
+        (Chaos::Trickle { after: 40, every: ms(1) }, Chaos::Pass),
+        (Chaos::Pass, Chaos::Trickle { after: 40, every: ms(1) }),
+    ];
+    for (there, back) in slow {
+        let proxy = Proxy::before(server.addr(), there, back);
+        let mut peer = RawPeer::connect(proxy.addr());
+        peer.write(upgrade_request(server.addr(), "/", &[]));
+        peer.expect_101();
+        for text in ["", "a", &"b".repeat(300)] {
+            peer.send_text(text);
+            peer.expect_text(text);
+        }
+        peer.close(1000);
+    }
+    let left = each_left_once(&server, slow.len());
+    assert!(left.iter().all(|line| line.contains("1000")), "{left:?}");
+    server.stop();
+}
+
+#[test]
+fn a_connection_that_is_cut_anywhere_ends_once_and_delivers_nothing_torn() {
+    let _dog = watchdog(90);
+    let server = server();
+    let addr = server.addr();
+    let head = upgrade_request(addr, "/", &[]).len();
+    let message = Frame::binary(vec![5; 500_000]).encode();
+    let cuts = [head + 1, head + 9, head + 100_000, head + message.len() - 1];
+    for after in cuts {
+        for chaos in [Chaos::Reset { after }, Chaos::HalfClose { after }] {
+            let proxy = Proxy::before(addr, chaos, Chaos::Pass);
+            let mut peer = RawPeer::connect(proxy.addr());
+            peer.write(upgrade_request(addr, "/", &[]));
+            peer.expect_101();
+            drop(peer.try_write(&message));
+            // Not the message, nor a part of it.
+            let until = Instant::now() + PATIENCE;
+            assert!(!matches!(peer.frame_until(until), Ok(Some(frame)) if frame.opcode == BINARY));
+        }
+    }
+    let left = each_left_once(&server, 2 * cuts.len());
+    assert!(left.iter().all(|line| line.contains("no Close either way")), "{left:?}");
+    assert!(!server.log().iter().any(|line| line.contains("sent binary")), "torn, and delivered");
+    server.stop();
+}
+
+#[test]
+fn an_answer_that_is_cut_is_followed_by_nothing() {
+    let _dog = watchdog(90);
+    let server = server();
+    let addr = server.addr();
+    let message = Frame::binary(vec![5; 500_000]).encode();
+    let chaos = [
+        Chaos::Reset { after: 100_000 },
+        Chaos::HalfClose { after: 100_000 },
+        Chaos::Stall { after: 100_000 },
+    ];
+    for chaos in chaos {
+        let proxy = Proxy::before(addr, Chaos::Pass, chaos);
+        let mut peer = RawPeer::connect(proxy.addr());
+        peer.write(upgrade_request(addr, "/", &[]));
+        peer.expect_101();
+        peer.write(&message);
+        if matches!(chaos, Chaos::Stall { .. }) {
+            peer.expect_silence(ms(500));
+            assert!(peer.torn() > 0);
+            continue;
+        }
+        let until = Instant::now() + PATIENCE;
+        assert!(!matches!(peer.frame_until(until), Ok(Some(_))), "half a frame was followed by another");
+    }
+    each_left_once(&server, chaos.len());
+    server.stop();
+}
+
+#[test]
+fn a_client_that_is_killed_is_noticed_at_once() {
+    let _dog = watchdog(60);
+    let server = server();
+    for _ in 0..5 {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_threadws"));
+        command.args(["connect", &server.url()]);
+        let mut client = Process::with_pipe(command);
+        client.write("here\n");
+        client.wait_for_stdout("here");
+        client.signal(Signal::KILL);
+    }
+    let left = each_left_once(&server, 5);
+    assert!(left.iter().all(|line| line.contains("no Close either way")), "{left:?}");
+    server.stop();
+}
+
+#[test]
+fn urgent_octets_are_in_nobodys_way() {
+    let _dog = watchdog(60);
+    let server = server();
+    let mut peer = RawPeer::connect(server.addr());
+    let urgent = |peer: &RawPeer| send(peer.stream(), b"!", SendFlags::OOB).expect("an urgent octet");
+    urgent(&peer);
+    peer.ask("/", &[]);
+    urgent(&peer);
+    peer.expect_101();
+    let start = server.usage();
+    for round in 0..20 {
+        urgent(&peer);
+        let text = format!("round {round}");
+        peer.send_text(&text);
+        peer.expect_text(&text);
+    }
+    urgent(&peer);
+    std::thread::sleep(ms(500));
+    let load = server.usage().load_since(&start);
+    assert!(load < 0.3, "it spins on what it does not read: {load:.2} of a processor");
+    peer.close(1000);
+    server.stop();
+}
+
+#[test]
+fn a_log_that_has_no_descriptor_does_not_go_to_a_client() {
+    let _dog = watchdog(60);
+    // The next descriptors that are opened would be 0 and 2.
+    let server = Process::threadws_under(
+        &["sh", "-c", "exec \"$@\" <&- 2>&-", "sh"],
+        &["--echo", "--every", "0", "--log", "trace"],
+    );
+    let mut peers: Vec<_> = (0..10).map(|_| RawPeer::open(server.addr())).collect();
+    for peer in &mut peers {
+        peer.send_text("log this");
+        peer.expect_text("log this");
+    }
+    for mut peer in peers {
+        peer.expect_silence(ms(20));
+        peer.close(1000);
+    }
+    server.stop();
+}
+
+#[test]
+fn what_follows_a_refused_handshake_is_not_answered() {
+    let _dog = watchdog(60);
+    let server = server();
+    let request = upgrade_request(server.addr(), "/", &[]);
+    let bad = upgrade_request(server.addr(), "/", &[("Sec-WebSocket-Version", "8")]);
+    let mut peer = RawPeer::connect(server.addr());
+    peer.write([bad, request.clone(), request].concat());
+    // One answer, and the end of the stream behind it.
+    peer.expect_refusal(426);
+    let log = server.log();
+    assert!(!log.iter().any(|line| line.contains(" connected from ")), "{log:?}");
+    server.stop();
+}

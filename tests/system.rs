@@ -1,0 +1,348 @@
+//! What the system does to a process: signals, clocks, full disks, starvation, cables that are pulled.
+
+#![cfg(feature = "cli")]
+
+mod common;
+
+use common::{
+    Cgroup, Frame, Network, PATIENCE, Process, RawPeer, TestServer, alone, eventually, ms, next, program,
+    skip, watchdog, within,
+};
+use rustix::process::Signal;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
+use threadws::Closed;
+
+/// Clients that read until their end, and tell it.
+fn clients(url: &str, count: usize) -> Receiver<(Option<Closed>, usize)> {
+    let (tell, told) = mpsc::channel();
+    for _ in 0..count {
+        let mut client = threadws::connect(url).expect("a connection");
+        let tell = tell.clone();
+        std::thread::spawn(move || {
+            let mut messages = 0;
+            while let Ok(Some(_)) = client.recv() {
+                messages += 1;
+            }
+            // The test may be over.
+            drop(tell.send((client.closed().cloned(), messages)));
+        });
+    }
+    told
+}
+
+/// SIGTERM; each of these clients must have been there until then.
+#[track_caller]
+fn all_stayed(server: Process, told: &Receiver<(Option<Closed>, usize)>, count: usize) {
+    assert!(told.try_recv().is_err(), "a client was closed");
+    server.stop();
+    for _ in 0..count {
+        let (closed, _) = next(told, "a client's end");
+        let code = closed.map(|closed| u16::from(closed.code()));
+        assert_eq!(code, Some(1001), "closed for another reason");
+    }
+}
+
+/// A folder of the test's own.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("threadws-test-{}-{name}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        Self(folder)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
+
+#[test]
+fn a_server_that_was_stopped_for_a_while_has_lost_nobody() {
+    let _dog = watchdog(60);
+    let server = Process::threadws(&["--every", "0", "--ping", "1s"]);
+    let told = clients(&server.url(), 20);
+    // Through several pings, then through twice the time that a silent client has.
+    std::thread::sleep(ms(1500));
+    server.signal(Signal::STOP);
+    std::thread::sleep(ms(4000));
+    server.signal(Signal::CONT);
+    std::thread::sleep(ms(1500));
+    all_stayed(server, &told, 20);
+}
+
+#[test]
+fn a_client_that_is_stopped_is_let_go_and_ends_when_it_goes_on() {
+    let _dog = watchdog(60);
+    let server = Process::threadws(&["--echo", "--every", "0", "--ping", "1s"]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_threadws"));
+    command.args(["connect", &server.url()]);
+    let mut client = Process::with_pipe(command);
+    client.write("before\n");
+    client.wait_for_stdout("before");
+    let told = clients(&server.url(), 3);
+    client.signal(Signal::STOP);
+    server.wait_for_line(&["client 1 disconnected", "ping"]);
+    client.signal(Signal::CONT);
+    let status = client.wait(PATIENCE);
+    assert_eq!(status.code(), Some(1), "it was cut off");
+    all_stayed(server, &told, 3);
+}
+
+/// Busy loops, which end with this.
+struct Busy(Vec<Child>);
+
+impl Busy {
+    fn loops(count: usize) -> Self {
+        let start = |_| Command::new("sh").args(["-c", "while :; do :; done"]).spawn().expect("a shell");
+        Self((0..count).map(start).collect())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
+
+#[test]
+fn two_busy_loops_a_processor_let_nobody_time_out() {
+    let (_alone, _dog) = (alone(), watchdog(60));
+    let _busy = Busy::loops(std::thread::available_parallelism().map_or(2, usize::from) * 2);
+    let server = Process::threadws_under(&["nice", "-n", "10"], &["--every", "0", "--ping", "1s"]);
+    let told = clients(&server.url(), 20);
+    std::thread::sleep(ms(4000));
+    all_stayed(server, &told, 20);
+}
+
+#[test]
+fn a_tenth_of_a_processor_lets_nobody_time_out() {
+    let (_alone, _dog) = (alone(), watchdog(60));
+    let version1 = [("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "10000")];
+    let Some(group) = Cgroup::new("cpu", &version1, &[("cpu.max", "10000 100000")]) else { return };
+    let wrapper = group.wrapper();
+    let options = ["--every", "100ms", "--ping", "1s"];
+    let server = Process::threadws_under(&wrapper.each_ref().map(String::as_str), &options);
+    let told = clients(&server.url(), 20);
+    let start = server.usage();
+    std::thread::sleep(ms(4000));
+    let load = server.usage().load_since(&start);
+    assert!(load < 0.2, "it has more than its tenth: {load:.2}");
+    all_stayed(server, &told, 20);
+}
+
+#[test]
+fn a_clock_that_is_set_back_and_forth_by_a_day_changes_no_pace() {
+    let _dog = watchdog(60);
+    let libraries = fs::read_dir("/usr/lib").expect("Linux").flatten().map(|entry| entry.path());
+    let found =
+        libraries.map(|folder| folder.join("faketime/libfaketimeMT.so.1")).find(|file| file.is_file());
+    let Some(library) = found else { return skip("libfaketime is missing") };
+    let folder = Folder::new("clock");
+    let offset = folder.0.join("offset");
+    fs::write(&offset, "+0").expect("a file");
+    let preload = format!("LD_PRELOAD={}", library.display());
+    let file = format!("FAKETIME_TIMESTAMP_FILE={}", offset.display());
+    let environment = ["env", &preload, &file, "FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1"];
+    let server = Process::threadws_under(&environment, &["--every", "100ms", "--ping", "1s", "--echo"]);
+    let told = clients(&server.url(), 10);
+    let mut peer = RawPeer::open(server.addr());
+    let dates: Vec<String> = ["+0", "+1d", "-1d", "+0"]
+        .into_iter()
+        .map(|clock| {
+            fs::write(&offset, clock).expect("a file");
+            let start = Instant::now();
+            for _ in 0..8 {
+                peer.message();
+            }
+            // Neither a burst nor a pause of a day.
+            assert!(start.elapsed() >= ms(600), "{clock}: 8 ticks of 100 ms in {:?}", start.elapsed());
+            peer.send_text(clock);
+            server.wait_for_line(&["sent text", clock])[..10].to_owned()
+        })
+        .collect();
+    // The clock of the process did change: lines begin with the date.
+    assert!(dates[0] != dates[1] && dates[1] != dates[2] && dates[0] != dates[2], "{dates:?}");
+    drop(peer);
+    all_stayed(server, &told, 10);
+}
+
+#[test]
+fn a_full_disk_below_the_log_stops_nobody() {
+    let _dog = watchdog(60);
+    let options = ["--echo", "--every", "0"];
+    let server = Process::threadws_under(&["sh", "-c", "exec \"$@\" 2>/dev/full", "sh"], &options);
+    let mut peer = RawPeer::open(server.addr());
+    for _ in 0..500 {
+        peer.send_text("is anybody there?");
+        peer.expect_text("is anybody there?");
+    }
+    peer.close(1000);
+    server.stop();
+}
+
+#[test]
+fn a_log_on_a_disk_that_was_full_goes_on_when_there_is_room() {
+    let _dog = watchdog(60);
+    let folder = Folder::new("disk");
+    let log = folder.0.join("log");
+    // A disk of 64 KiB that only this process sees.
+    let script =
+        format!("mount -t tmpfs -o size=64k none {} && exec \"$@\" 2>>{}", folder.0.display(), log.display());
+    if !Command::new("unshare")
+        .args(["-m", "true"])
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|it| it.success())
+    {
+        return skip("no file system can be mounted");
+    }
+    let wrapper = ["unshare", "-m", "sh", "-c", &script, "sh"];
+    let server = Process::threadws_under(&wrapper, &["--echo", "--every", "0"]);
+    let log = PathBuf::from(format!("/proc/{}/root{}", server.pid(), log.display()));
+    let mut peer = RawPeer::open(server.addr());
+    let text = "x".repeat(150);
+    for _ in 0..2000 {
+        peer.send_text(&text);
+        peer.expect_text(&text);
+    }
+    let size = fs::metadata(&log).expect("the log").len();
+    assert!((60 << 10..=64 << 10).contains(&size), "the disk is not full: {size}");
+    fs::File::options().write(true).open(&log).and_then(|file| file.set_len(0)).expect("room is made");
+    let told = |path: &Path, what: &str| fs::read_to_string(path).is_ok_and(|log| log.contains(what));
+    eventually("the log goes on", || {
+        peer.send_text("room again");
+        peer.expect_text("room again");
+        told(&log, "room again")
+    });
+    eventually("what was lost is counted", || told(&log, " lines dropped"));
+    peer.close(1000);
+    server.stop();
+}
+
+#[test]
+fn a_program_that_a_handler_starts_inherits_no_socket() {
+    let _dog = watchdog(30);
+    let server = TestServer::new(|client| {
+        let _file = fs::File::open("/proc/self/status")?;
+        let mut list = Command::new("ls");
+        let output =
+            list.args(["-l", "/proc/self/fd"]).stdin(Stdio::null()).stderr(Stdio::null()).output()?;
+        client.send(String::from_utf8_lossy(&output.stdout).into_owned())?;
+        Ok(())
+    });
+    let _others: Vec<_> = (0..5).map(|_| RawPeer::connect(server.addr())).collect();
+    let mut peer = RawPeer::open(server.addr());
+    let list = peer.message();
+    assert!(list.as_text().contains("/dev/null"), "that is no list: {list:?}");
+    assert!(!list.as_text().contains("socket:"), "{}", list.as_text());
+}
+
+#[test]
+fn nobody_is_sent_a_sigpipe() {
+    let _dog = watchdog(60);
+    let Some(strace) = program("strace") else { return };
+    let folder = Folder::new("sigpipe");
+    let trace = folder.0.join("trace");
+    let (strace, trace_path) = (strace.to_string_lossy(), trace.to_string_lossy());
+    // It shows signals that are ignored, too: std ignores this one, but a program in C or Python that has us as a part
+    // would die of it.
+    let wrapper =
+        [&strace, "-D", "-f", "-qq", "-o", &*trace_path, "-e", "trace=none", "-e", "signal=SIGPIPE"];
+    let pipes = |trace: &Path| fs::read_to_string(trace).map_or(0, |text| text.matches("SIGPIPE").count());
+
+    // That it would be seen: a log that nobody takes.
+    let closed = ["sh", "-c", "mkfifo \"$0\"; (exec <\"$0\") & exec 2>\"$0\"; sleep 0.2; exec \"$@\""];
+    let fifo = folder.0.join("fifo").to_string_lossy().into_owned();
+    let control = [&wrapper[..], &closed, &[&*fifo]].concat();
+    let server = Process::threadws_under(&control, &["--echo", "--every", "0"]);
+    eventually("a signal in the trace", || {
+        RawPeer::open(server.addr()).close(1000);
+        pipes(&trace) > 0
+    });
+    server.stop();
+
+    let server = Process::threadws_under(&wrapper, &["--echo", "--every", "20ms", "--log", "warn"]);
+    for number in 0..60 {
+        let mut peer = RawPeer::open(server.addr());
+        let stream = peer.stream();
+        peer.send(&Frame::binary(vec![1; 256 << 10]));
+        if number % 2 == 0 {
+            drop(stream);
+            peer.reset();
+        } else {
+            // FIN, and an RST as soon as more comes.
+            drop((stream, peer));
+        }
+    }
+    eventually("all have left", || server.usage().threads < 50);
+    std::thread::sleep(ms(100));
+    server.stop();
+    assert_eq!(pipes(&trace), 0, "in {}", fs::read_to_string(&trace).unwrap_or_default());
+}
+
+/// Clients whose cable is pulled for so long: `ping` is how long they may be silent, and then take to answer.
+fn a_cable_is_pulled(ping: Duration, pulled: Duration) {
+    let _dog = watchdog(60 + 2 * pulled.as_secs());
+    let Some(network) = Network::new() else { return };
+    let listen = format!("{}:0", network.their_ip());
+    let pause = format!("{}ms", ping.as_millis());
+    let wrapper = network.wrapper();
+    let server = Process::threadws_at(&listen, &wrapper, &["--echo", "--every", "0", "--ping", &pause]);
+    let before = server.usage();
+    let told = clients(&server.url(), 5);
+    let mut peers: Vec<_> = (0..5).map(|_| RawPeer::open(server.addr())).collect();
+    for peer in &mut peers {
+        peer.send_text("in");
+        peer.expect_text("in");
+    }
+    network.set_link(false);
+    let start = Instant::now();
+    // Not at the end of TCP's own patience, which is a quarter of an hour.
+    let lines = {
+        within(ping * 4 + PATIENCE, "all ten are let go", || {
+            server.log().iter().filter(|line| line.contains(" disconnected ")).count() == 10
+        });
+        server.wait_for_lines(&[" disconnected "], 10)
+    };
+    assert!(start.elapsed() >= ping, "let go too early: {:?}", start.elapsed());
+    assert!(lines.iter().all(|line| line.contains("ping")), "{lines:?}");
+    server.expect_settled(&before, PATIENCE);
+    std::thread::sleep(pulled.saturating_sub(start.elapsed()));
+    network.set_link(true);
+    within(PATIENCE * 2, "it serves again", || {
+        let new = std::net::TcpStream::connect_timeout(&server.addr(), ms(500));
+        new.is_ok_and(|stream| {
+            let mut peer = RawPeer::from_stream(stream, server.addr());
+            peer.ask("/", &[]);
+            peer.try_answer().is_ok_and(|answer| answer.is_some_and(|answer| answer.status == 101))
+        })
+    });
+    // The clients have noticed by themselves: their library pings, too, or find out when they say something.
+    for mut peer in peers {
+        drop(peer.try_write(&Frame::text("still there?").encode()));
+        peer.expect_gone();
+    }
+    drop(told);
+    server.stop();
+}
+
+#[test]
+fn a_pulled_cable_is_noticed_by_the_ping() {
+    a_cable_is_pulled(ms(1000), ms(2500));
+}
+
+#[test]
+#[ignore = "takes more than a minute: cargo test --test system -- --ignored"]
+fn a_cable_that_is_pulled_for_a_minute_is_noticed_by_the_ping() {
+    a_cable_is_pulled(Duration::from_secs(20), Duration::from_secs(60));
+}
