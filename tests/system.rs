@@ -6,7 +6,7 @@ mod common;
 
 use common::{
     Cgroup, Frame, Network, PATIENCE, Process, RawPeer, TestServer, alone, eventually, ms, next, program,
-    skip, watchdog, within,
+    skip, unsent_by, watchdog, within,
 };
 use rustix::process::Signal;
 use std::fs;
@@ -68,12 +68,15 @@ fn a_server_that_was_stopped_for_a_while_has_lost_nobody() {
     let _dog = watchdog(60);
     let server = Process::threadws(&["--every", "0", "--ping", "1s"]);
     let told = clients(&server.url(), 20);
-    // Through several pings, then through twice the time that a silent client has.
-    std::thread::sleep(ms(1500));
+    // Its ping is answered while the server is stopped, for longer than it waits for the answer.
+    let mut peer = RawPeer::open(server.addr());
+    let ping = peer.frame();
     server.signal(Signal::STOP);
-    std::thread::sleep(ms(4000));
+    peer.send(&Frame::pong(ping.payload));
+    std::thread::sleep(ms(3000));
     server.signal(Signal::CONT);
-    std::thread::sleep(ms(1500));
+    std::thread::sleep(ms(500));
+    peer.close(1000);
     all_stayed(server, &told, 20);
 }
 
@@ -271,18 +274,23 @@ fn nobody_is_sent_a_sigpipe() {
     });
     server.stop();
 
-    let server = Process::threadws_under(&wrapper, &["--echo", "--every", "20ms", "--log", "warn"]);
-    for number in 0..60 {
+    let server = Process::threadws_under(&wrapper, &["--echo", "--every", "0", "--log", "warn"]);
+    let message = Frame::binary(vec![1; 128 << 10]).encode();
+    for number in 0..2 {
         let mut peer = RawPeer::open(server.addr());
-        let stream = peer.stream();
-        peer.send(&Frame::binary(vec![1; 256 << 10]));
-        if number % 2 == 0 {
-            drop(stream);
-            peer.reset();
-        } else {
-            // FIN, and an RST as soon as more comes.
-            drop((stream, peer));
+        // Until its answers fill what is between, and its handler waits in a send.
+        let mut unsent = 0;
+        while unsent < 1 << 20 || unsent_by(server.addr()) > unsent {
+            unsent = unsent_by(server.addr());
+            peer.write(&message);
+            std::thread::sleep(ms(10));
         }
+        if number % 2 == 0 {
+            // After a FIN an RST makes that send fail with EPIPE, and not with ECONNRESET.
+            peer.fin();
+            std::thread::sleep(ms(20));
+        }
+        peer.reset();
     }
     eventually("all have left", || server.usage().threads < 50);
     std::thread::sleep(ms(100));

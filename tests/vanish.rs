@@ -196,6 +196,37 @@ fn a_handler_that_was_busy_finds_the_pong_that_came_meanwhile() {
 }
 
 #[test]
+fn a_pong_that_came_while_the_handler_was_busy_counts() {
+    let _dog = watchdog(20);
+    let config = Config::new().ping_interval(ms(50)).ping_timeout(ms(1000));
+    let pinged = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&pinged);
+    let (tell, busy) = mpsc::channel();
+    let server = TestServer::with(
+        |server| server.config(config),
+        move |client| {
+            while !seen.load(Ordering::SeqCst) {
+                let waited = client.recv_timeout(ms(10));
+                assert!(matches!(waited, Err(Error::Timeout(Timeout::Recv))), "{waited:?}");
+            }
+            tell.send(()).unwrap_or(());
+            // For longer than the answer to the ping may take.
+            std::thread::sleep(ms(1500));
+            client.ignore()?;
+            Ok(())
+        },
+    );
+    let mut peer = RawPeer::open(server.addr());
+    let ping = peer.frame();
+    assert_eq!(ping.opcode, PING);
+    pinged.store(true, Ordering::SeqCst);
+    next(&busy, "the handler to be busy");
+    peer.send(&Frame::pong(ping.payload));
+    // The next ping says that it was not given up.
+    assert_eq!(peer.frame().opcode, PING);
+}
+
+#[test]
 fn a_vanished_client_is_noticed_by_the_one_who_sends() {
     let _dog = watchdog(30);
     let (tell, told) = mpsc::channel();
