@@ -5,6 +5,7 @@ mod closing;
 mod cork;
 mod facts;
 mod keepalive;
+mod policy;
 mod publishing;
 mod reader;
 mod received;
@@ -19,6 +20,7 @@ use crate::message::{Event, Message, State};
 use crate::net::{Deadline, Stream};
 use crate::protocol::Role;
 use crate::protocol::decoder::{Item, close_frame};
+use crate::quota::Bucket;
 use crate::request::{Request, Response};
 use crate::sender::Sender;
 use crate::sync::Arc;
@@ -55,6 +57,8 @@ pub struct Connection {
     hub: Hub,
     hooks: Arc<Hooks>,
     max_topics: usize,
+    /// What all connections of this client's address may receive together.
+    messages: Option<Arc<Bucket>>,
     timer: Arc<Timer>,
     ticks: Vec<Tick>,
     /// When a receiving call last came back empty: until the next one the message clock stands still.
@@ -73,6 +77,7 @@ pub(crate) struct Parts {
     pub(crate) hub: Hub,
     pub(crate) hooks: Arc<Hooks>,
     pub(crate) timer: Arc<Timer>,
+    pub(crate) messages: Option<Arc<Bucket>>,
 }
 
 /// How long a receiving call may wait.
@@ -92,7 +97,7 @@ impl Connection {
         early: &[u8],
         parts: Parts,
     ) -> Result<Self> {
-        let Parts { sender, request, response, subprotocol, hub, hooks, timer } = parts;
+        let Parts { sender, request, response, subprotocol, hub, hooks, timer, messages } = parts;
         Ok(Self {
             sender,
             reader: Reader::new(role, config, stream, early)?,
@@ -104,6 +109,7 @@ impl Connection {
             hub,
             hooks,
             max_topics: config.max_topics,
+            messages,
             timer,
             ticks: Vec::new(),
             paused: None,
@@ -270,6 +276,8 @@ impl Connection {
                 Ok(Some(item)) => {
                     if !item.is_data() {
                         self.control(item)?;
+                    } else if self.messages.is_some() {
+                        self.count_message()?;
                     }
                     return Ok(Some(item));
                 }

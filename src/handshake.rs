@@ -7,6 +7,7 @@ use crate::protocol::Refusal;
 use crate::protocol::forwarded::{self, ForwardedHeader, Trust};
 use crate::protocol::head::{self, Limits, Scanner};
 use crate::protocol::upgrade::{self, Asked, Policy, Upgrade};
+use crate::quota::{Admission, Excess, Quotas};
 use crate::request::{HandshakeError, Reject, Request, Response};
 use crate::stats::Counters;
 use crate::sync::Arc;
@@ -29,6 +30,8 @@ const LIMITS: Limits = Limits { size: MAX_HEAD_SIZE, headers: MAX_HEADERS };
 
 const UNAVAILABLE: Refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the server is full, or stops")
     .with(&[("retry-after", "5")]);
+/// When to come back, in seconds, where nobody knows when a place will be free.
+const RETRY_AFTER: u64 = 5;
 const TIMED_OUT: Refusal = Refusal::new(StatusCode::REQUEST_TIMEOUT, "the request did not come in time");
 const CUT_SHORT: Refusal = Refusal::bad_request("the request ends before its head does");
 const FAILED: Refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the server failed");
@@ -43,10 +46,18 @@ pub(crate) struct Rules {
     pub(crate) policy: Policy,
     pub(crate) trust: Trust,
     pub(crate) forwarded_header: ForwardedHeader,
+    pub(crate) quotas: Quotas,
     pub(crate) on_request: Option<Box<OnRequest>>,
     pub(crate) on_http: Option<Box<OnHttp>>,
     pub(crate) on_handshake_error: Option<Box<OnHandshakeError>>,
     pub(crate) counters: Arc<Counters>,
+}
+
+impl Rules {
+    /// Whether what the other end of a socket says of its client is believed. If not, it is the client itself.
+    pub(crate) fn is_proxy(&self, peer_addr: SocketAddr) -> bool {
+        self.trust.contains(peer_addr.ip().to_canonical())
+    }
 }
 
 /// A handshake that succeeded; its 101 is out.
@@ -56,17 +67,21 @@ pub(crate) struct Opened {
     pub(crate) subprotocol: Option<String>,
     /// Octets that came behind the head: frames already.
     pub(crate) early: Vec<u8>,
+    /// Of a client for whom a proxy spoke: others were admitted before.
+    pub(crate) admission: Option<Admission>,
 }
 
-/// Serves one request; `None` if it was no upgrade, or failed, and was answered.
+/// Serves one request; `None` if it was no upgrade, or failed, and was answered. `admitted` says that the client is known
+/// and within its quotas.
 pub(crate) fn serve(
     stream: &Stream,
     peer_addr: SocketAddr,
     rules: &Rules,
     timeout: Duration,
+    admitted: bool,
     is_stopping: &dyn Fn() -> bool,
 ) -> Option<Opened> {
-    let exchange = Exchange { stream, peer_addr, rules, deadline: Deadline::after(timeout) };
+    let exchange = Exchange { stream, peer_addr, rules, deadline: Deadline::after(timeout), admitted };
     match exchange.read_head(is_stopping) {
         Ok((request, early)) => exchange.serve(request, early),
         Err(Failure::Silent) => {
@@ -87,12 +102,22 @@ pub(crate) fn serve_request(
     request: http::Request<()>,
     early: Vec<u8>,
 ) -> Option<Opened> {
-    Exchange { stream, peer_addr, rules, deadline: Deadline::after(timeout) }.serve(request, early)
+    let exchange = Exchange { stream, peer_addr, rules, deadline: Deadline::after(timeout), admitted: false };
+    exchange.serve(request, early)
 }
 
 /// Answers 503, as far as the socket takes it without waiting: a new socket takes all of it.
 pub(crate) fn answer_unavailable(stream: &Stream) {
-    let octets = head::write_response(&Reject::from(UNAVAILABLE).into(), false);
+    answer_at_once(stream, Reject::from(UNAVAILABLE));
+}
+
+/// Answers 429, as [`answer_unavailable`] does.
+pub(crate) fn answer_excess(stream: &Stream, excess: Excess) {
+    answer_at_once(stream, Reject::from(excess));
+}
+
+fn answer_at_once(stream: &Stream, reject: Reject) {
+    let octets = head::write_response(&reject.into(), false);
     // A client that is gone already need not be told.
     drop(stream.try_write(&[IoSlice::new(&octets)]));
 }
@@ -104,6 +129,19 @@ impl From<Refusal> for Reject {
             reject = reject.header(name, value);
         }
         reject
+    }
+}
+
+impl From<Excess> for Reject {
+    fn from(excess: Excess) -> Self {
+        let (text, seconds) = match excess {
+            Excess::Connections => ("too many connections from this address", RETRY_AFTER),
+            // Rounded up: who comes back then is welcome.
+            Excess::Handshakes(wait) => {
+                ("too many handshakes from this address", wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
+            }
+        };
+        Self::new(StatusCode::TOO_MANY_REQUESTS, text).header("retry-after", seconds)
     }
 }
 
@@ -119,6 +157,7 @@ struct Exchange<'a> {
     peer_addr: SocketAddr,
     rules: &'a Rules,
     deadline: Deadline,
+    admitted: bool,
 }
 
 impl Exchange<'_> {
@@ -173,8 +212,12 @@ impl Exchange<'_> {
         let Rules { trust, forwarded_header, .. } = self.rules;
         let client_ip = forwarded::client_ip(self.peer_addr.ip(), head.headers(), trust, *forwarded_header);
         let request = Request::new(head, self.peer_addr, client_ip);
+        let admission = match (!self.admitted).then(|| self.rules.quotas.admit(client_ip)).transpose() {
+            Ok(admission) => admission,
+            Err(excess) => return self.refuse(&excess.into(), Some(request)),
+        };
         match upgrade::check(request.head(), &self.rules.policy) {
-            Ok(Asked::WebSocket(upgrade)) => self.open(request, &upgrade, early),
+            Ok(Asked::WebSocket(upgrade)) => self.open(request, &upgrade, early, admission),
             Ok(Asked::Http) => self.serve_http(request),
             Err(refusal) => self.refuse(&Reject::from(refusal), Some(request)),
         }
@@ -193,7 +236,13 @@ impl Exchange<'_> {
         }
     }
 
-    fn open(&self, mut request: Request, upgrade: &Upgrade, early: Vec<u8>) -> Option<Opened> {
+    fn open(
+        &self,
+        mut request: Request,
+        upgrade: &Upgrade,
+        early: Vec<u8>,
+        admission: Option<Admission>,
+    ) -> Option<Opened> {
         let mut response = upgrade.response();
         if let Some(on_request) = &self.rules.on_request {
             let refused = catch_unwind(AssertUnwindSafe(|| on_request(&mut request, &mut response).err()));
@@ -209,7 +258,7 @@ impl Exchange<'_> {
             log::debug!(target: "threadws::handshake", "{} left before the 101: {error}", self.peer_addr);
             return None;
         }
-        Some(Opened { request, subprotocol, early })
+        Some(Opened { request, subprotocol, early, admission })
     }
 
     /// Answers with a refusal, and tells of it.

@@ -7,6 +7,7 @@ mod live;
 #[cfg(all(test, model))]
 mod models;
 mod pool;
+mod quotas;
 mod session;
 
 pub use capacity::Capacity;

@@ -75,7 +75,7 @@ impl Connection {
     pub(super) fn fail(&mut self, error: Error) -> Error {
         self.let_go();
         let outbox = self.sender.outbox();
-        outbox.close(Some(CloseFrame::new(error.close_code(), "")));
+        outbox.close(Some(CloseFrame::new(error.close_code(), error.close_reason())));
         self.finish(Some(Cause::from_error(&error)));
         error
     }

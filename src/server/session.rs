@@ -11,6 +11,7 @@ use crate::message::CloseCode;
 use crate::net::Stream;
 use crate::outbox::Outbox;
 use crate::protocol::Role;
+use crate::quota::Admission;
 use crate::sender::Sender;
 use crate::sync::{Arc, next_id};
 use std::net::SocketAddr;
@@ -24,6 +25,8 @@ pub(super) struct Client {
     peer_addr: SocketAddr,
     /// What another HTTP server has read already.
     head: Option<Head>,
+    /// Of a client for whom no proxy speaks.
+    admission: Option<Admission>,
     _place: Place,
 }
 
@@ -49,8 +52,15 @@ impl Client {
             stream: Arc::clone(stream),
             peer_addr,
             head,
+            admission: None,
             _place: place,
         })
+    }
+
+    /// Its address is known from its socket, and is within its quotas.
+    pub(super) fn admitted(mut self, admission: Option<Admission>) -> Self {
+        self.admission = admission;
+        self
     }
 
     /// Hands an opened connection to the handler, and closes it afterwards. False if the handler panicked.
@@ -67,7 +77,10 @@ impl Client {
             hub: shared.hub.clone(),
             hooks: Arc::clone(&shared.hooks),
             timer: Arc::clone(&shared.timer),
+            messages: shared.rules.quotas.messages(ip),
         };
+        // Until the connection is over.
+        let _admission = opened.admission;
         let connection =
             Connection::new(Role::Server, &shared.config, Arc::clone(stream), &opened.early, parts);
         let mut connection = match connection {
@@ -126,7 +139,10 @@ impl Job for Client {
         let is_stopping = || shared.live.is_stopping();
         let timeout = shared.config.handshake_timeout;
         let opened = match head {
-            None => handshake::serve(&self.stream, self.peer_addr, &shared.rules, timeout, &is_stopping),
+            None => {
+                let admitted = self.admission.is_some();
+                handshake::serve(&self.stream, self.peer_addr, &shared.rules, timeout, admitted, &is_stopping)
+            }
             Some(Head { request, early }) => {
                 handshake::serve_request(&self.stream, self.peer_addr, &shared.rules, timeout, request, early)
             }
