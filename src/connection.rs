@@ -28,6 +28,7 @@ use crate::tick::Tick;
 use crate::timer::Timer;
 use cork::{Cork, To};
 use keepalive::{Due, Keepalive};
+use policy::Policies;
 use reader::Reader;
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
@@ -57,6 +58,7 @@ pub struct Connection {
     hub: Hub,
     hooks: Arc<Hooks>,
     max_topics: usize,
+    policies: Policies,
     /// What all connections of this client's address may receive together.
     messages: Option<Arc<Bucket>>,
     timer: Arc<Timer>,
@@ -98,6 +100,7 @@ impl Connection {
         parts: Parts,
     ) -> Result<Self> {
         let Parts { sender, request, response, subprotocol, hub, hooks, timer, messages } = parts;
+        let policies = Policies::new(config, sender.outbox().opened());
         Ok(Self {
             sender,
             reader: Reader::new(role, config, stream, early)?,
@@ -109,6 +112,7 @@ impl Connection {
             hub,
             hooks,
             max_topics: config.max_topics,
+            policies,
             messages,
             timer,
             ticks: Vec::new(),
@@ -346,7 +350,12 @@ impl Connection {
         }
         let mut deadline = close.or(message);
         if !closing {
-            deadline = deadline.or(self.keepalive.deadline(self.reader.last_life));
+            if let Some((policy, reason)) = self.policies.due(now, counts.messages, message, outbox) {
+                self.retire(policy, reason);
+                return Ok(true);
+            }
+            let policies = self.policies.deadline(message);
+            deadline = deadline.or(self.keepalive.deadline(self.reader.last_life)).or(policies);
         }
         let read = match wait {
             Wait::Forever => self.reader.fill(now, Some(deadline)),

@@ -159,7 +159,8 @@ impl Stats {
         &self.handshake_failures
     }
 
-    /// How many open connections a policy has closed, by its name: `message_rate`.
+    /// How many open connections a policy has closed, by its name: `message_rate`, `max_lifetime`,
+    /// `idle_timeout`.
     pub fn policy_closes(&self) -> &BTreeMap<&'static str, u64> {
         &self.policy_closes
     }

@@ -271,6 +271,8 @@ fn the_text_for_prometheus_is_well_formed_and_says_the_same() {
         ("threadws_connections_refused_total", Some(("reason", "address")), "counter", 0.0),
         ("threadws_connections_refused_total", Some(("reason", "rate")), "counter", 0.0),
         ("threadws_policy_closes_total", Some(("policy", "message_rate")), "counter", 0.0),
+        ("threadws_policy_closes_total", Some(("policy", "max_lifetime")), "counter", 0.0),
+        ("threadws_policy_closes_total", Some(("policy", "idle_timeout")), "counter", 0.0),
         ("threadws_handshake_failures_total", Some(("status", "404")), "counter", 1.0),
         ("threadws_messages_received_total", None, "counter", 1.0),
         ("threadws_messages_sent_total", None, "counter", 1.0),

@@ -112,7 +112,7 @@ impl Connection {
     }
 
     /// Sends or queues what is held, for a Close to go behind it.
-    fn let_go(&mut self) {
+    pub(super) fn let_go(&mut self) {
         self.cork.let_go(To { sender: &self.sender, hub: &self.hub });
     }
 

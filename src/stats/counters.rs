@@ -42,10 +42,12 @@ impl Refusal {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Policy {
     MessageRate,
+    Lifetime,
+    Idle,
 }
 
 impl Policy {
-    const NAMES: [&str; 1] = ["message_rate"];
+    const NAMES: [&str; 3] = ["message_rate", "max_lifetime", "idle_timeout"];
 }
 
 impl Counters {
