@@ -6,6 +6,7 @@ use crate::net::{Deadline, Stream};
 use crate::protocol::Refusal;
 use crate::protocol::forwarded::{self, ForwardedHeader, Trust};
 use crate::protocol::head::{self, Limits, Scanner};
+use crate::protocol::proxy;
 use crate::protocol::upgrade::{self, Asked, Policy, Upgrade};
 use crate::quota::{Admission, Excess, Quotas};
 use crate::request::{HandshakeError, Reject, Request, Response};
@@ -13,7 +14,7 @@ use crate::stats::Counters;
 use crate::sync::Arc;
 use http::{Method, StatusCode};
 use std::io::{self, ErrorKind, IoSlice};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
@@ -46,6 +47,8 @@ pub(crate) struct Rules {
     pub(crate) policy: Policy,
     pub(crate) trust: Trust,
     pub(crate) forwarded_header: ForwardedHeader,
+    /// Trusted proxies say by a PROXY header who connected.
+    pub(crate) proxy_protocol: bool,
     pub(crate) quotas: Quotas,
     pub(crate) on_request: Option<Box<OnRequest>>,
     pub(crate) on_http: Option<Box<OnHttp>>,
@@ -83,7 +86,7 @@ pub(crate) fn serve(
 ) -> Option<Opened> {
     let exchange = Exchange { stream, peer_addr, rules, deadline: Deadline::after(timeout), admitted };
     match exchange.read_head(is_stopping) {
-        Ok((request, early)) => exchange.serve(request, early),
+        Ok(Arrived { request, early, source }) => exchange.serve(request, early, source),
         Err(Failure::Silent) => {
             // A port scan, or a browser's spare connection: nothing to tell anybody.
             log::trace!(target: "threadws::handshake", "{peer_addr} came and went without a word");
@@ -103,7 +106,7 @@ pub(crate) fn serve_request(
     early: Vec<u8>,
 ) -> Option<Opened> {
     let exchange = Exchange { stream, peer_addr, rules, deadline: Deadline::after(timeout), admitted: false };
-    exchange.serve(request, early)
+    exchange.serve(request, early, peer_addr.ip())
 }
 
 /// Answers 503, as far as the socket takes it without waiting: a new socket takes all of it.
@@ -145,6 +148,15 @@ impl From<Excess> for Reject {
     }
 }
 
+/// A whole head.
+struct Arrived {
+    request: http::Request<()>,
+    /// What came behind it.
+    early: Vec<u8>,
+    /// Who connected, to us or to a proxy that only forwards octets.
+    source: IpAddr,
+}
+
 /// Why there is no head.
 enum Failure {
     /// Nobody has asked anything.
@@ -161,9 +173,10 @@ struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    /// A whole head, and what came behind it.
-    fn read_head(&self, is_stopping: &dyn Fn() -> bool) -> Result<(http::Request<()>, Vec<u8>), Failure> {
+    fn read_head(&self, is_stopping: &dyn Fn() -> bool) -> Result<Arrived, Failure> {
         let mut scanner = Scanner::request(LIMITS);
+        let mut source = self.peer_addr.ip();
+        let mut awaits_proxy = self.rules.proxy_protocol && self.rules.is_proxy(self.peer_addr);
         let mut octets = vec![0; FIRST_READ];
         let mut len = 0;
         loop {
@@ -175,20 +188,27 @@ impl Exchange<'_> {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     return Err(Failure::Refused(TIMED_OUT));
                 }
-                Err(_) if scanner.is_untouched() => return Err(Failure::Silent),
+                Err(_) if len == 0 => return Err(Failure::Silent),
                 Err(_) => 0,
             };
             if count == 0 {
                 return Err(match () {
                     () if is_stopping() => Failure::Refused(UNAVAILABLE),
-                    () if scanner.is_untouched() => Failure::Silent,
+                    () if len == 0 => Failure::Silent,
                     () => Failure::Refused(CUT_SHORT),
                 });
             }
             len += count;
+            if awaits_proxy {
+                let Some(header) = proxy::scan(&octets[..len]).map_err(Failure::Refused)? else { continue };
+                source = header.source.unwrap_or(source);
+                awaits_proxy = false;
+                octets.copy_within(header.len..len, 0);
+                len -= header.len;
+            }
             if let Some(end) = scanner.scan(&octets[..len]).map_err(Failure::Refused)? {
                 let request = head::parse_request(&octets[..end], LIMITS).map_err(Failure::Refused)?;
-                return Ok((request, octets[end..len].to_vec()));
+                return Ok(Arrived { request, early: octets[end..len].to_vec(), source });
             }
         }
     }
@@ -208,9 +228,9 @@ impl Exchange<'_> {
     }
 
     /// Judges a request, and answers it.
-    fn serve(&self, head: http::Request<()>, early: Vec<u8>) -> Option<Opened> {
+    fn serve(&self, head: http::Request<()>, early: Vec<u8>, source: IpAddr) -> Option<Opened> {
         let Rules { trust, forwarded_header, .. } = self.rules;
-        let client_ip = forwarded::client_ip(self.peer_addr.ip(), head.headers(), trust, *forwarded_header);
+        let client_ip = forwarded::client_ip(source, head.headers(), trust, *forwarded_header);
         let request = Request::new(head, self.peer_addr, client_ip);
         let admission = match (!self.admitted).then(|| self.rules.quotas.admit(client_ip)).transpose() {
             Ok(admission) => admission,
