@@ -495,3 +495,39 @@ fn a_client_may_have_a_lifetime_too() {
     let sent = connection.closed().and_then(|closed| closed.sent().cloned()).expect("our Close");
     assert_eq!((sent.code.into(), sent.reason.as_str()), (1001_u16, "maximum lifetime"));
 }
+
+#[cfg(feature = "cli")]
+#[test]
+fn the_binary_has_an_option_for_each_policy() {
+    use common::Process;
+
+    let _dog = watchdog(60);
+    let start = |options: &str| {
+        let arguments: Vec<&str> =
+            "--every 0 --echo --trust-proxy none".split(' ').chain(options.split(' ')).collect();
+        Process::threadws(&arguments)
+    };
+    let server = start("--max-per-address 1 --message-rate 2/10m");
+    let mut peer = open(asking(HERE, server.addr()));
+    expect_too_many(asking(HERE, server.addr()), "connections");
+    expect_echo(&mut peer, "one");
+    expect_echo(&mut peer, "two");
+    peer.send_text("three");
+    assert_eq!(peer.expect_close(1008), "too many messages");
+    server.stop();
+
+    let server = start("--handshake-rate 1/10m --max-lifetime 200ms");
+    assert_eq!(open(asking(HERE, server.addr())).expect_close(1001), "maximum lifetime");
+    expect_too_many(asking(HERE, server.addr()), "handshakes");
+    let mut metrics = RawPeer::connect_from(ELSEWHERE, server.addr());
+    metrics.write("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n");
+    let metrics = metrics.answer().text();
+    for line in ["refused_total{reason=\"rate\"} 1\n", "policy_closes_total{policy=\"max_lifetime\"} 1\n"] {
+        assert!(metrics.contains(line), "{metrics}");
+    }
+    server.stop();
+
+    let server = start("--idle-timeout 200ms");
+    assert_eq!(open(asking(HERE, server.addr())).expect_close(1001), "idle timeout");
+    server.stop();
+}
