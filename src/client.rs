@@ -247,6 +247,7 @@ impl Connect {
             hub: Hub::default(),
             hooks: Arc::default(),
             timer,
+            messages: None,
         };
         Connection::new(Role::Client, &self.config, stream, &early, parts).map(|connection| *connection)
     }

@@ -25,6 +25,8 @@ pub struct Config {
     pub(crate) ping_timeout: Duration,
     pub(crate) write_timeout: Duration,
     pub(crate) close_timeout: Duration,
+    pub(crate) max_lifetime: Duration,
+    pub(crate) idle_timeout: Duration,
 }
 
 /// What becomes of a client that a broadcast finds with a full backlog: nobody waits for it.
@@ -120,6 +122,29 @@ impl Config {
         self
     }
 
+    /// How long a connection may last, from the end of its handshake; zero means for ever. Then it is closed with 1001,
+    /// "maximum lifetime", as by a shutdown: what the peer had sent before it closes, too, is still received, and
+    /// [`recv`](crate::Connection::recv) gives `None` in the end. Defaults to zero.
+    ///
+    /// The reader keeps the clock: it runs out while a call receives, and for a handler that is busy elsewhere when it
+    /// next receives; perhaps a sixteenth of the ping interval late.
+    pub fn max_lifetime(mut self, time: Duration) -> Self {
+        self.max_lifetime = time;
+        self
+    }
+
+    /// After how long without a data message in either direction a connection is closed with 1001, "idle timeout"; zero
+    /// means never. Defaults to zero.
+    ///
+    /// Messages count when they are received whole, and when they are sent or queued: ticks and broadcasts, too. Pings and
+    /// pongs do not: a peer that is alive and has nothing to say is idle. A message that is arriving has
+    /// [`message_timeout`](Self::message_timeout) instead. The reader keeps the clock, as for
+    /// [`max_lifetime`](Self::max_lifetime), and looks whether something has come before it closes.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.idle_timeout = timeout;
+        self
+    }
+
     /// Refuses what cannot work, before anything is started.
     pub(crate) fn check(&self) -> Result<()> {
         if self.max_message_size == 0 {
@@ -137,7 +162,12 @@ impl Config {
                 return Err(Error::invalid(format!("{name} is 0")));
             }
         }
-        for (name, timeout) in timeouts.into_iter().chain([("ping_interval", self.ping_interval)]) {
+        let may_be_zero = [
+            ("ping_interval", self.ping_interval),
+            ("max_lifetime", self.max_lifetime),
+            ("idle_timeout", self.idle_timeout),
+        ];
+        for (name, timeout) in timeouts.into_iter().chain(may_be_zero) {
             if timeout > MAX_TIMEOUT {
                 return Err(Error::invalid(format!("{name} is longer than a year")));
             }
@@ -147,8 +177,22 @@ impl Config {
 
     /// The ping interval, if there is one.
     pub(crate) fn keepalive(&self) -> Option<Duration> {
-        (!self.ping_interval.is_zero()).then_some(self.ping_interval)
+        unless_zero(self.ping_interval)
     }
+
+    /// The longest lifetime, if there is one.
+    pub(crate) fn lifetime(&self) -> Option<Duration> {
+        unless_zero(self.max_lifetime)
+    }
+
+    /// The idle timeout, if there is one.
+    pub(crate) fn idle(&self) -> Option<Duration> {
+        unless_zero(self.idle_timeout)
+    }
+}
+
+fn unless_zero(time: Duration) -> Option<Duration> {
+    (!time.is_zero()).then_some(time)
 }
 
 impl Default for Config {
@@ -164,6 +208,8 @@ impl Default for Config {
             ping_timeout: Duration::from_secs(20),
             write_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
+            max_lifetime: Duration::ZERO,
+            idle_timeout: Duration::ZERO,
         }
     }
 }
@@ -179,6 +225,8 @@ mod tests {
             (Config::new().max_message_size(0), "max_message_size"),
             (Config::new().write_timeout(Duration::ZERO), "write_timeout"),
             (Config::new().ping_interval(Duration::MAX), "ping_interval"),
+            (Config::new().max_lifetime(Duration::MAX), "max_lifetime"),
+            (Config::new().idle_timeout(Duration::MAX), "idle_timeout"),
         ];
         for (config, name) in broken {
             assert!(config.check().expect_err(name).to_string().contains(name));

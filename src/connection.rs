@@ -5,6 +5,7 @@ mod closing;
 mod cork;
 mod facts;
 mod keepalive;
+mod policy;
 mod publishing;
 mod reader;
 mod received;
@@ -19,6 +20,7 @@ use crate::message::{Event, Message, State};
 use crate::net::{Deadline, Stream};
 use crate::protocol::Role;
 use crate::protocol::decoder::{Item, close_frame};
+use crate::quota::Bucket;
 use crate::request::{Request, Response};
 use crate::sender::Sender;
 use crate::sync::Arc;
@@ -26,6 +28,7 @@ use crate::tick::Tick;
 use crate::timer::Timer;
 use cork::{Cork, To};
 use keepalive::{Due, Keepalive};
+use policy::Policies;
 use reader::Reader;
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
@@ -55,6 +58,9 @@ pub struct Connection {
     hub: Hub,
     hooks: Arc<Hooks>,
     max_topics: usize,
+    policies: Policies,
+    /// What all connections of this client's address may receive together.
+    messages: Option<Arc<Bucket>>,
     timer: Arc<Timer>,
     ticks: Vec<Tick>,
     /// When a receiving call last came back empty: until the next one the message clock stands still.
@@ -73,6 +79,7 @@ pub(crate) struct Parts {
     pub(crate) hub: Hub,
     pub(crate) hooks: Arc<Hooks>,
     pub(crate) timer: Arc<Timer>,
+    pub(crate) messages: Option<Arc<Bucket>>,
 }
 
 /// How long a receiving call may wait.
@@ -93,7 +100,8 @@ impl Connection {
         early: &[u8],
         parts: Parts,
     ) -> Result<Box<Self>> {
-        let Parts { sender, request, response, subprotocol, hub, hooks, timer } = parts;
+        let Parts { sender, request, response, subprotocol, hub, hooks, timer, messages } = parts;
+        let policies = Policies::new(config, sender.outbox().opened());
         Ok(Box::new(Self {
             sender,
             reader: Reader::new(role, config, stream, early)?,
@@ -105,6 +113,8 @@ impl Connection {
             hub,
             hooks,
             max_topics: config.max_topics,
+            policies,
+            messages,
             timer,
             ticks: Vec::new(),
             paused: None,
@@ -271,6 +281,8 @@ impl Connection {
                 Ok(Some(item)) => {
                     if !item.is_data() {
                         self.control(item)?;
+                    } else if self.messages.is_some() {
+                        self.count_message()?;
                     }
                     return Ok(Some(item));
                 }
@@ -342,7 +354,12 @@ impl Connection {
         }
         let mut deadline = close.or(message);
         if !closing {
-            deadline = deadline.or(self.keepalive.deadline(self.reader.last_life));
+            if let Some((policy, reason)) = self.policies.due(now, counts.messages, message, outbox) {
+                self.retire(policy, reason);
+                return Ok(true);
+            }
+            let policies = self.policies.deadline(message);
+            deadline = deadline.or(self.keepalive.deadline(self.reader.last_life)).or(policies);
         }
         let read = match wait {
             Wait::Forever => self.reader.fill(now, Some(deadline)),

@@ -41,6 +41,13 @@ pub enum Error {
         /// The limit: [`Config::max_topics`](crate::Config::max_topics).
         limit: usize,
     },
+    /// More messages came from the client's address, on all its connections, than the limit. This one was told 1008.
+    TooManyMessages {
+        /// The limit: [`Server::message_rate`](crate::Server::message_rate).
+        limit: u32,
+        /// The time in which they may come.
+        per: Duration,
+    },
     /// A setting or an argument that cannot be used. Nothing was done with it.
     Invalid(Cow<'static, str>),
     /// The operating system said no.
@@ -57,6 +64,7 @@ impl Error {
             Self::Closed(_)
             | Self::Violation(_)
             | Self::MessageTooBig { .. }
+            | Self::TooManyMessages { .. }
             | Self::Refused(_)
             | Self::Io(_) => true,
             Self::Timeout(timeout) => !matches!(timeout, Timeout::Recv | Timeout::Drained),
@@ -70,7 +78,7 @@ impl Error {
     /// | --- | --- |
     /// | [`Violation`](Error::Violation) | 1002, 1007 for text that is not UTF-8, 1008 for too many fragments |
     /// | [`MessageTooBig`](Error::MessageTooBig) | 1009 |
-    /// | [`Timeout::Message`] | 1008 |
+    /// | [`Timeout::Message`], [`TooManyMessages`](Error::TooManyMessages) | 1008 |
     /// | [`Timeout::Write`] | 1013: kept for the report, the peer does not read |
     /// | [`Timeout::Ping`], [`Timeout::Close`], [`Error::Io`] | 1006: nothing can be sent any more |
     /// | [`Closed`](Error::Closed) | the code it ended with: 1013 after [`SlowPeer::Close`](crate::SlowPeer::Close) |
@@ -79,14 +87,22 @@ impl Error {
         match self {
             Self::Closed(closed) => closed.code(),
             Self::Violation(Violation::InvalidUtf8) => CloseCode::INVALID_PAYLOAD,
-            Self::Violation(Violation::TooManyFragments) | Self::Timeout(Timeout::Message) => {
-                CloseCode::POLICY_VIOLATION
-            }
+            Self::Violation(Violation::TooManyFragments)
+            | Self::Timeout(Timeout::Message)
+            | Self::TooManyMessages { .. } => CloseCode::POLICY_VIOLATION,
             Self::Violation(_) => CloseCode::PROTOCOL_ERROR,
             Self::MessageTooBig { .. } => CloseCode::MESSAGE_TOO_BIG,
             Self::Timeout(Timeout::Write) => CloseCode::TRY_AGAIN_LATER,
             Self::Timeout(Timeout::Ping | Timeout::Close) | Self::Io(_) => CloseCode::ABNORMAL,
             _ => CloseCode::INTERNAL_ERROR,
+        }
+    }
+
+    /// What a peer is told beside the code. The other codes say enough.
+    pub(crate) fn close_reason(&self) -> &'static str {
+        match self {
+            Self::TooManyMessages { .. } => "too many messages",
+            _ => "",
         }
     }
 
@@ -114,6 +130,9 @@ impl fmt::Debug for Error {
             Self::Full => f.write_str("Full"),
             Self::Empty => f.write_str("Empty"),
             Self::TooManyTopics { limit } => f.debug_struct("TooManyTopics").field("limit", limit).finish(),
+            Self::TooManyMessages { limit, per } => {
+                f.debug_struct("TooManyMessages").field("limit", limit).field("per", per).finish()
+            }
             Self::Invalid(what) => f.debug_tuple("Invalid").field(what).finish(),
             Self::Io(error) => f.debug_tuple("Io").field(error).finish(),
         }
@@ -131,6 +150,9 @@ impl fmt::Display for Error {
             Self::Full => f.write_str("backlog full"),
             Self::Empty => f.write_str("no message waiting"),
             Self::TooManyTopics { limit } => write!(f, "more than {limit} topics"),
+            Self::TooManyMessages { limit, per } => {
+                write!(f, "more than {limit} messages in {per:?} from one address")
+            }
             Self::Invalid(what) => write!(f, "invalid input: {what}"),
             Self::Io(error) => error.fmt(f),
         }
@@ -285,6 +307,10 @@ pub(crate) enum Cause {
     MessageTooBig {
         limit: usize,
     },
+    TooManyMessages {
+        limit: u32,
+        per: Duration,
+    },
     /// [`Sender::terminate`](crate::Sender::terminate), or a shutdown that could not wait.
     Terminated,
 }
@@ -296,6 +322,7 @@ impl Cause {
             Self::Timeout(timeout) => Some(Error::Timeout(timeout)),
             Self::Violation(violation) => Some(Error::Violation(violation)),
             Self::MessageTooBig { limit } => Some(Error::MessageTooBig { limit }),
+            Self::TooManyMessages { limit, per } => Some(Error::TooManyMessages { limit, per }),
             Self::Eof | Self::Io(_) | Self::SlowPeer | Self::Terminated => None,
         }
     }
@@ -305,6 +332,7 @@ impl Cause {
         match error {
             Error::Violation(violation) => Self::Violation(*violation),
             Error::MessageTooBig { limit } => Self::MessageTooBig { limit: *limit },
+            Error::TooManyMessages { limit, per } => Self::TooManyMessages { limit: *limit, per: *per },
             Error::Timeout(timeout) => Self::Timeout(*timeout),
             Error::Io(error) => Self::Io(error.kind()),
             _ => Self::Terminated,
@@ -322,6 +350,9 @@ impl fmt::Display for Cause {
             Self::Timeout(timeout) => timeout.fmt(f),
             Self::Violation(violation) => violation.fmt(f),
             Self::MessageTooBig { limit } => Error::MessageTooBig { limit: *limit }.fmt(f),
+            Self::TooManyMessages { limit, per } => {
+                Error::TooManyMessages { limit: *limit, per: *per }.fmt(f)
+            }
         }
     }
 }

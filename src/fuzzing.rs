@@ -12,6 +12,7 @@ use crate::protocol::head::{Limits, Scanner, parse_request, parse_response, writ
 use crate::protocol::offer::Offer;
 use crate::protocol::oracle::{self, MIN_WINDOW, Setting};
 use crate::protocol::origin::Origins;
+use crate::protocol::proxy::{self, MAX_REST};
 use crate::protocol::target::Target;
 use crate::protocol::upgrade::{self, Asked, Policy};
 use crate::protocol::{Refusal, Role};
@@ -195,6 +196,43 @@ pub fn forwarded(input: &[u8]) {
         last.extend_from_slice(appended.as_bytes());
         for lines in [on_a_new_line, on_the_same_line] {
             assert_eq!(ip(&lines).to_string(), expected, "a proxy's word did not stand: {lines:?}");
+        }
+    }
+}
+
+/// A PROXY header is the same however its octets are cut, takes no octet of what is behind it, and says no address that is
+/// not in it.
+pub fn proxy(input: &[u8]) {
+    let verdict = proxy::scan(input);
+    let (known_at, first) = (0..=input.len())
+        .map(|cut| (cut, proxy::scan(&input[..cut])))
+        .find(|(_, verdict)| *verdict != Ok(None))
+        .unwrap_or((input.len(), Ok(None)));
+    match verdict {
+        Ok(None) => {
+            assert_eq!(first, verdict);
+            assert!(input.len() < 16 + MAX_REST, "more is waited for than may come");
+        }
+        Ok(Some(header)) => {
+            assert_eq!((first, known_at), (verdict, header.len));
+            let octets = &input[..header.len];
+            let Some(ip) = header.source else { return };
+            if let Some(line) = octets.strip_prefix(b"PROXY TCP") {
+                let words: Vec<&[u8]> = line[..line.len() - 2].split(|&octet| octet == b' ').collect();
+                assert!(words.len() == 5 && names(words[1], ip), "{ip} of {words:?}");
+            } else {
+                let mapped = match ip {
+                    IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+                    IpAddr::V6(ip) => ip,
+                };
+                let four = mapped.to_ipv4_mapped().is_some_and(|ip| octets[16..].starts_with(&ip.octets()));
+                assert!(four || octets[16..].starts_with(&mapped.octets()), "{ip} is not in it");
+            }
+        }
+        Err(refusal) => {
+            check_refusal(refusal);
+            let later = (known_at..=input.len()).map(|cut| proxy::scan(&input[..cut]));
+            assert!(later.into_iter().all(|verdict| verdict.is_err()), "a refusal is taken back");
         }
     }
 }

@@ -6,14 +6,16 @@ use crate::net::{Deadline, Stream};
 use crate::protocol::Refusal;
 use crate::protocol::forwarded::{self, ForwardedHeader, Trust};
 use crate::protocol::head::{self, Limits, Scanner};
+use crate::protocol::proxy;
 use crate::protocol::upgrade::{self, Asked, Policy, Upgrade};
+use crate::quota::{Admission, Excess, Quotas};
 use crate::report::report;
 use crate::request::{HandshakeError, Reject, Request, Response};
 use crate::stats::Counters;
 use crate::sync::Arc;
 use http::{Method, StatusCode};
 use std::io::{self, ErrorKind, IoSlice};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
@@ -30,6 +32,8 @@ const LIMITS: Limits = Limits { size: MAX_HEAD_SIZE, headers: MAX_HEADERS };
 
 const UNAVAILABLE: Refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the server is full, or stops")
     .with(&[("retry-after", "5")]);
+/// When to come back, in seconds, where nobody knows when a place will be free.
+const RETRY_AFTER: u64 = 5;
 const TIMED_OUT: Refusal = Refusal::new(StatusCode::REQUEST_TIMEOUT, "the request did not come in time");
 const CUT_SHORT: Refusal = Refusal::bad_request("the request ends before its head does");
 const FAILED: Refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the server failed");
@@ -44,10 +48,20 @@ pub(crate) struct Rules {
     pub(crate) policy: Policy,
     pub(crate) trust: Trust,
     pub(crate) forwarded_header: ForwardedHeader,
+    /// Trusted proxies say by a PROXY header who connected.
+    pub(crate) proxy_protocol: bool,
+    pub(crate) quotas: Quotas,
     pub(crate) on_request: Option<Box<OnRequest>>,
     pub(crate) on_http: Option<Box<OnHttp>>,
     pub(crate) on_handshake_error: Option<Box<OnHandshakeError>>,
     pub(crate) counters: Arc<Counters>,
+}
+
+impl Rules {
+    /// Whether what the other end of a socket says of its client is believed. If not, it is the client itself.
+    pub(crate) fn is_proxy(&self, peer_addr: SocketAddr) -> bool {
+        self.trust.contains(peer_addr.ip().to_canonical())
+    }
 }
 
 /// A handshake that succeeded; its 101 is out.
@@ -57,19 +71,23 @@ pub(crate) struct Opened {
     pub(crate) subprotocol: Option<String>,
     /// Octets that came behind the head: frames already.
     pub(crate) early: Vec<u8>,
+    /// Of a client for whom a proxy spoke: others were admitted before.
+    pub(crate) admission: Option<Admission>,
 }
 
-/// Serves one request; `None` if it was no upgrade, or failed, and was answered.
+/// Serves one request; `None` if it was no upgrade, or failed, and was answered. `admitted` says that the client is known
+/// and within its quotas.
 pub(crate) fn serve(
     stream: &Stream,
     peer_addr: SocketAddr,
     rules: &Rules,
     timeout: Duration,
+    admitted: bool,
     is_stopping: &dyn Fn() -> bool,
 ) -> Option<Box<Opened>> {
-    let exchange = Exchange { stream, peer_addr, rules, deadline: Deadline::after(timeout) };
+    let exchange = Exchange { stream, peer_addr, rules, deadline: Deadline::after(timeout), admitted };
     match exchange.read_head(is_stopping) {
-        Ok((request, early)) => exchange.serve(request, early),
+        Ok(Arrived { request, early, source }) => exchange.serve(request, early, source),
         Err(Failure::Silent) => {
             // A port scan, or a browser's spare connection: nothing to tell anybody.
             report!(Trace, "threadws::handshake", "{peer_addr} came and went without a word");
@@ -88,12 +106,22 @@ pub(crate) fn serve_request(
     request: http::Request<()>,
     early: Vec<u8>,
 ) -> Option<Box<Opened>> {
-    Exchange { stream, peer_addr, rules, deadline: Deadline::after(timeout) }.serve(request, early)
+    let exchange = Exchange { stream, peer_addr, rules, deadline: Deadline::after(timeout), admitted: false };
+    exchange.serve(request, early, peer_addr.ip())
 }
 
 /// Answers 503, as far as the socket takes it without waiting: a new socket takes all of it.
 pub(crate) fn answer_unavailable(stream: &Stream) {
-    let octets = head::write_response(&Reject::from(UNAVAILABLE).into(), false);
+    answer_at_once(stream, Reject::from(UNAVAILABLE));
+}
+
+/// Answers 429, as [`answer_unavailable`] does.
+pub(crate) fn answer_excess(stream: &Stream, excess: Excess) {
+    answer_at_once(stream, Reject::from(excess));
+}
+
+fn answer_at_once(stream: &Stream, reject: Reject) {
+    let octets = head::write_response(&reject.into(), false);
     // A client that is gone already need not be told.
     drop(stream.try_write(&[IoSlice::new(&octets)]));
 }
@@ -108,6 +136,28 @@ impl From<Refusal> for Reject {
     }
 }
 
+impl From<Excess> for Reject {
+    fn from(excess: Excess) -> Self {
+        let (text, seconds) = match excess {
+            Excess::Connections => ("too many connections from this address", RETRY_AFTER),
+            // Rounded up: who comes back then is welcome.
+            Excess::Handshakes(wait) => {
+                ("too many handshakes from this address", wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
+            }
+        };
+        Self::new(StatusCode::TOO_MANY_REQUESTS, text).header("retry-after", seconds)
+    }
+}
+
+/// A whole head.
+struct Arrived {
+    request: http::Request<()>,
+    /// What came behind it.
+    early: Vec<u8>,
+    /// Who connected, to us or to a proxy that only forwards octets.
+    source: IpAddr,
+}
+
 /// Why there is no head.
 enum Failure {
     /// Nobody has asked anything.
@@ -120,6 +170,7 @@ struct Exchange<'a> {
     peer_addr: SocketAddr,
     rules: &'a Rules,
     deadline: Deadline,
+    admitted: bool,
 }
 
 impl Exchange<'_> {
@@ -127,8 +178,10 @@ impl Exchange<'_> {
     ///
     /// Apart from what follows: a client thread's stack shall not be deeper than its deepest step.
     #[inline(never)]
-    fn read_head(&self, is_stopping: &dyn Fn() -> bool) -> Result<(http::Request<()>, Vec<u8>), Failure> {
+    fn read_head(&self, is_stopping: &dyn Fn() -> bool) -> Result<Arrived, Failure> {
         let mut scanner = Scanner::request(LIMITS);
+        let mut source = self.peer_addr.ip();
+        let mut awaits_proxy = self.rules.proxy_protocol && self.rules.is_proxy(self.peer_addr);
         let mut octets = vec![0; FIRST_READ];
         let mut len = 0;
         loop {
@@ -140,20 +193,27 @@ impl Exchange<'_> {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     return Err(Failure::Refused(TIMED_OUT));
                 }
-                Err(_) if scanner.is_untouched() => return Err(Failure::Silent),
+                Err(_) if len == 0 => return Err(Failure::Silent),
                 Err(_) => 0,
             };
             if count == 0 {
                 return Err(match () {
                     () if is_stopping() => Failure::Refused(UNAVAILABLE),
-                    () if scanner.is_untouched() => Failure::Silent,
+                    () if len == 0 => Failure::Silent,
                     () => Failure::Refused(CUT_SHORT),
                 });
             }
             len += count;
+            if awaits_proxy {
+                let Some(header) = proxy::scan(&octets[..len]).map_err(Failure::Refused)? else { continue };
+                source = header.source.unwrap_or(source);
+                awaits_proxy = false;
+                octets.copy_within(header.len..len, 0);
+                len -= header.len;
+            }
             if let Some(end) = scanner.scan(&octets[..len]).map_err(Failure::Refused)? {
                 let request = head::parse_request(&octets[..end], LIMITS).map_err(Failure::Refused)?;
-                return Ok((request, octets[end..len].to_vec()));
+                return Ok(Arrived { request, early: octets[end..len].to_vec(), source });
             }
         }
     }
@@ -173,12 +233,16 @@ impl Exchange<'_> {
     }
 
     /// Judges a request, and answers it.
-    fn serve(&self, head: http::Request<()>, early: Vec<u8>) -> Option<Box<Opened>> {
+    fn serve(&self, head: http::Request<()>, early: Vec<u8>, source: IpAddr) -> Option<Box<Opened>> {
         let Rules { trust, forwarded_header, .. } = self.rules;
-        let client_ip = forwarded::client_ip(self.peer_addr.ip(), head.headers(), trust, *forwarded_header);
+        let client_ip = forwarded::client_ip(source, head.headers(), trust, *forwarded_header);
         let request = Box::new(Request::new(head, self.peer_addr, client_ip));
+        let admission = match (!self.admitted).then(|| self.rules.quotas.admit(client_ip)).transpose() {
+            Ok(admission) => admission,
+            Err(excess) => return self.refuse(&excess.into(), Some(request)),
+        };
         match upgrade::check(request.head(), &self.rules.policy) {
-            Ok(Asked::WebSocket(upgrade)) => self.open(request, &upgrade, early),
+            Ok(Asked::WebSocket(upgrade)) => self.open(request, &upgrade, early, admission),
             Ok(Asked::Http) => self.serve_http(request),
             Err(refusal) => self.refuse(&Reject::from(refusal), Some(request)),
         }
@@ -197,7 +261,13 @@ impl Exchange<'_> {
         }
     }
 
-    fn open(&self, mut request: Box<Request>, upgrade: &Upgrade, early: Vec<u8>) -> Option<Box<Opened>> {
+    fn open(
+        &self,
+        mut request: Box<Request>,
+        upgrade: &Upgrade,
+        early: Vec<u8>,
+        admission: Option<Admission>,
+    ) -> Option<Box<Opened>> {
         let mut response = upgrade.response();
         if let Some(on_request) = &self.rules.on_request {
             let refused = catch_unwind(AssertUnwindSafe(|| on_request(&mut request, &mut response).err()));
@@ -213,7 +283,7 @@ impl Exchange<'_> {
             report!(Debug, "threadws::handshake", "{} left before the 101: {error}", self.peer_addr);
             return None;
         }
-        Some(Box::new(Opened { request, subprotocol, early }))
+        Some(Box::new(Opened { request, subprotocol, early, admission }))
     }
 
     /// Answers with a refusal, and tells of it.

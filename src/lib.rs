@@ -23,6 +23,7 @@ mod models;
 mod net;
 mod outbox;
 mod protocol;
+mod quota;
 mod report;
 mod request;
 mod sender;

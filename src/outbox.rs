@@ -85,6 +85,7 @@ impl Outbox {
                 watched: false,
                 close_deadline: Deadline::NEVER,
                 skipped: 0,
+                last_sent: config.idle().map(|_| now()),
                 ending: Ending::default(),
             }),
             progress: Condvar::default(),
@@ -308,7 +309,7 @@ impl Outbox {
         }
         let mut core = self.admit(len, bound)?;
         let written = self.write_now(&mut core, &[IoSlice::new(header), IoSlice::new(payload)]);
-        core.ending.messages_sent += 1;
+        core.sent(1);
         let ticket = if written == len {
             core.pending.passed(len)
         } else {
@@ -327,7 +328,7 @@ impl Outbox {
         unit: impl FnOnce() -> Unit,
     ) -> Result<(MutexGuard<'a, Core>, u64)> {
         let written = self.write_now(&mut core, &[IoSlice::new(frames)]);
-        core.ending.messages_sent += messages;
+        core.sent(messages);
         let ticket = if written == frames.len() {
             core.pending.passed(written)
         } else {

@@ -7,6 +7,7 @@ mod live;
 #[cfg(all(test, model))]
 mod models;
 mod pool;
+mod quotas;
 mod session;
 
 pub use capacity::Capacity;
@@ -200,6 +201,21 @@ impl Server {
     /// Defaults to `X-Forwarded-For`.
     pub fn forwarded_header(mut self, header: ForwardedHeader) -> Self {
         self.rules.forwarded_header = header;
+        self
+    }
+
+    /// Whether trusted proxies send a PROXY header (version 1 or 2, as HAProxy's `send-proxy` and `send-proxy-v2` do) before
+    /// everything else: for proxies that forward octets and know no HTTP. Defaults to false.
+    ///
+    /// It is then required of them: without one they are answered 400, as with a malformed one, one of more than 107 bytes
+    /// (version 1) or one that announces more than 2048 (version 2). From anybody else it is no HTTP, and answered 400.
+    /// It has to come within the [`handshake_timeout`](Config::handshake_timeout), as all the rest.
+    ///
+    /// Who connected to the proxy takes the place of the socket's other end in the search for
+    /// [`Request::client_ip`]: it is the client, or another trusted proxy, which is believed in turn. `LOCAL`, `UNKNOWN`
+    /// and addresses of Unix sockets say nothing. [`Request::peer_addr`] remains the socket's.
+    pub fn proxy_protocol(mut self, expected: bool) -> Self {
+        self.rules.proxy_protocol = expected;
         self
     }
 

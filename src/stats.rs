@@ -7,7 +7,7 @@ mod counters;
 mod prometheus;
 mod tally;
 
-pub(crate) use counters::{Counters, Refusal};
+pub(crate) use counters::{Counters, Policy, Refusal};
 pub(crate) use tally::Tally;
 
 use crate::message::State;
@@ -118,6 +118,7 @@ pub struct Stats {
     pub(crate) open: usize,
     pub(crate) refused: BTreeMap<&'static str, u64>,
     pub(crate) handshake_failures: BTreeMap<u16, u64>,
+    pub(crate) policy_closes: BTreeMap<&'static str, u64>,
     pub(crate) traffic: Traffic,
     pub(crate) backlog: usize,
     pub(crate) ticks_sent: u64,
@@ -144,7 +145,10 @@ impl Stats {
         self.open
     }
 
-    /// How many connections were turned away before a handshake, by reason: `full`, `no_thread`, `stopping`.
+    /// How many connections were turned away before a handshake, by reason: `full`, `no_thread`, `stopping`;
+    /// and `address` and `rate`, by [`max_clients_per_address`](crate::Server::max_clients_per_address) and
+    /// [`handshake_rate`](crate::Server::handshake_rate), if no trusted proxy speaks for the client: those behind one are
+    /// among the [`handshake_failures`](Self::handshake_failures), as 429.
     pub fn refused(&self) -> &BTreeMap<&'static str, u64> {
         &self.refused
     }
@@ -153,6 +157,12 @@ impl Stats {
     /// [`Server::on_http`](crate::Server::on_http) answers are none.
     pub fn handshake_failures(&self) -> &BTreeMap<u16, u64> {
         &self.handshake_failures
+    }
+
+    /// How many open connections a policy has closed, by its name: `message_rate`, `max_lifetime`,
+    /// `idle_timeout`.
+    pub fn policy_closes(&self) -> &BTreeMap<&'static str, u64> {
+        &self.policy_closes
     }
 
     /// How many data messages came from clients.

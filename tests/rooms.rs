@@ -27,11 +27,28 @@ const DOORS: &[(&str, &[&str])] = &[
     ("hub", &["sender", "outbox", "protocol", "stats"]),
     // What `every` hands out: a timer's customer.
     ("tick", &["timer", "outbox", "protocol", "stats"]),
-    ("connection", &["net", "protocol", "outbox", "sender", "timer", "tick", "hub", "flush", "stats"]),
-    ("handshake", &["net", "protocol", "stats"]),
+    // What one client address may take: counts, and clocks of its own.
+    ("quota", &[]),
+    (
+        "connection",
+        &["net", "protocol", "outbox", "sender", "timer", "tick", "hub", "flush", "stats", "quota"],
+    ),
+    ("handshake", &["net", "protocol", "stats", "quota"]),
     (
         "server",
-        &["handshake", "connection", "sender", "outbox", "hub", "timer", "flush", "net", "protocol", "stats"],
+        &[
+            "handshake",
+            "connection",
+            "sender",
+            "outbox",
+            "hub",
+            "timer",
+            "flush",
+            "net",
+            "protocol",
+            "stats",
+            "quota",
+        ],
     ),
     ("client", &["handshake", "connection", "sender", "outbox", "hub", "timer", "flush", "net", "protocol"]),
     ("guide", &[]),

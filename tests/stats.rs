@@ -55,7 +55,7 @@ fn what_is_counted_is_what_happened() {
     assert_eq!((client.stats().bytes_received(), client.stats().state()), (41, threadws::State::Closed));
     assert_eq!(
         stats.refused().iter().map(|(reason, count)| (*reason, *count)).collect::<Vec<_>>(),
-        [("full", 0), ("no_thread", 0), ("stopping", 0)]
+        [("address", 0), ("full", 0), ("no_thread", 0), ("rate", 0), ("stopping", 0)]
     );
 }
 
@@ -268,6 +268,11 @@ fn the_text_for_prometheus_is_well_formed_and_says_the_same() {
         ("threadws_connections_refused_total", Some(("reason", "full")), "counter", 0.0),
         ("threadws_connections_refused_total", Some(("reason", "no_thread")), "counter", 0.0),
         ("threadws_connections_refused_total", Some(("reason", "stopping")), "counter", 0.0),
+        ("threadws_connections_refused_total", Some(("reason", "address")), "counter", 0.0),
+        ("threadws_connections_refused_total", Some(("reason", "rate")), "counter", 0.0),
+        ("threadws_policy_closes_total", Some(("policy", "message_rate")), "counter", 0.0),
+        ("threadws_policy_closes_total", Some(("policy", "max_lifetime")), "counter", 0.0),
+        ("threadws_policy_closes_total", Some(("policy", "idle_timeout")), "counter", 0.0),
         ("threadws_handshake_failures_total", Some(("status", "404")), "counter", 1.0),
         ("threadws_messages_received_total", None, "counter", 1.0),
         ("threadws_messages_sent_total", None, "counter", 1.0),

@@ -75,7 +75,7 @@ impl Connection {
     pub(super) fn fail(&mut self, error: Error) -> Error {
         self.let_go();
         let outbox = self.sender.outbox();
-        outbox.close(Some(CloseFrame::new(error.close_code(), "")));
+        outbox.close(Some(CloseFrame::new(error.close_code(), error.close_reason())));
         self.finish(Some(Cause::from_error(&error)));
         error
     }
@@ -112,7 +112,7 @@ impl Connection {
     }
 
     /// Sends or queues what is held, for a Close to go behind it.
-    fn let_go(&mut self) {
+    pub(super) fn let_go(&mut self) {
         self.cork.let_go(To { sender: &self.sender, hub: &self.hub });
     }
 

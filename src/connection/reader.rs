@@ -49,7 +49,8 @@ pub(super) struct Reader {
 impl Reader {
     /// `early` are octets that came behind the handshake.
     pub(super) fn new(role: Role, config: &Config, stream: Arc<Stream>, early: &[u8]) -> io::Result<Self> {
-        let armed = config.keepalive().unwrap_or(MAX_ARMED).min(config.message_timeout).min(MAX_ARMED);
+        let timeouts = [config.keepalive(), config.idle(), config.lifetime(), Some(config.message_timeout)];
+        let armed = timeouts.into_iter().flatten().fold(MAX_ARMED, Duration::min);
         stream.set_read_timeout(Some(armed))?;
         let mut buffer = vec![0; RESTING_BUFFER.max(early.len())];
         buffer[..early.len()].copy_from_slice(early);

@@ -1,6 +1,6 @@
 //! The targets without a fuzzer: on the seeds that it starts from, and on seeds with a few octets changed.
 
-use super::{close_payload, decoder, forwarded, request_head, response_head};
+use super::{close_payload, decoder, forwarded, proxy, request_head, response_head};
 use crate::protocol::noise::Noise;
 use std::fs;
 use std::panic::catch_unwind;
@@ -19,11 +19,12 @@ type Target = fn(&[u8]);
 
 #[test]
 fn no_seed_and_nothing_like_one_breaks_a_promise() {
-    let targets: [(&str, Target); 5] = [
+    let targets: [(&str, Target); 6] = [
         ("decoder", decoder),
         ("request_head", request_head),
         ("response_head", response_head),
         ("forwarded", forwarded),
+        ("proxy", proxy),
         ("close_payload", close_payload),
     ];
     for (name, target) in targets {

@@ -4,7 +4,7 @@ use super::pending::Pending;
 use crate::error::{Cause, Closed, Ending, Error, Result};
 use crate::net::{Deadline, Transport};
 use crate::protocol::gate::Gate;
-use crate::sync::Arc;
+use crate::sync::{Arc, now};
 use std::time::{Duration, Instant};
 
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub(super) struct Core {
     pub(super) close_deadline: Deadline,
     /// Messages for many that a full backlog missed.
     pub(super) skipped: u64,
+    /// When a message was last sent or queued, if somebody wants to know.
+    pub(super) last_sent: Option<Instant>,
     /// What [`Closed`] will tell.
     pub(super) ending: Ending,
 }
@@ -49,6 +51,14 @@ impl Core {
         match bound {
             Some(bound) if waiting > 0 && self.pending.held().saturating_add(len) > bound => Err(Error::Full),
             _ => Ok(()),
+        }
+    }
+
+    /// Counts messages that are sent or queued.
+    pub(super) fn sent(&mut self, messages: u64) {
+        self.ending.messages_sent += messages;
+        if let Some(last) = &mut self.last_sent {
+            *last = now();
         }
     }
 

@@ -5,6 +5,7 @@ use crate::error::{Cause, Error, Result, Timeout};
 use crate::net::Deadline;
 use crate::stats::{ClientStats, Tally, Traffic};
 use crate::sync::now;
+use std::time::Instant;
 
 impl Outbox {
     /// Octets of data frames that wait for the peer.
@@ -20,6 +21,11 @@ impl Outbox {
     /// What the reader counts.
     pub(crate) fn tally(&self) -> &Tally {
         &self.tally
+    }
+
+    /// When a message was last sent or queued; `None` where no idle timeout wants to know it.
+    pub(crate) fn last_sent(&self) -> Option<Instant> {
+        self.core.lock().last_sent
     }
 
     pub(crate) fn stats(&self) -> ClientStats {

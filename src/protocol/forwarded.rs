@@ -84,7 +84,8 @@ impl Trust {
         }
     }
 
-    fn contains(&self, ip: IpAddr) -> bool {
+    /// Whether this address, which is canonical, is believed.
+    pub(crate) fn contains(&self, ip: IpAddr) -> bool {
         match self {
             Self::Any => true,
             Self::Blocks(blocks) => blocks.iter().any(|block| block.contains(&ip)),

@@ -117,11 +117,6 @@ impl Scanner {
         if self.scanned >= self.limits.size { Err(self.too_long()) } else { Ok(None) }
     }
 
-    /// Whether nothing of a head has arrived: a client that leaves now has asked for nothing.
-    pub(crate) fn is_untouched(&self) -> bool {
-        self.scanned == 0
-    }
-
     fn too_long(&self) -> Refusal {
         match self.at {
             At::Method | At::FirstLine | At::FirstLineCr if self.role == Role::Request => URI_TOO_LONG,

@@ -12,6 +12,7 @@ pub(crate) mod offer;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod oracle;
 pub(crate) mod origin;
+pub(crate) mod proxy;
 pub(crate) mod target;
 mod text;
 pub(crate) mod upgrade;

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::handshake;
 use crate::net::stream::poll_until;
 use crate::net::{Deadline, Stream, Wake};
+use crate::quota::Excess;
 use crate::report::report;
 use crate::stats::Refusal;
 use crate::sync::{Arc, AtomicBool, Ordering};
@@ -124,13 +125,19 @@ impl Acceptor {
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
         let counters = Arc::clone(self.shared.hub.counters());
         counters.accepted();
+        // Whose socket's address is the client's is judged before it costs a thread.
+        let rules = &self.shared.rules;
+        let admission = match (!rules.is_proxy(peer)).then(|| rules.quotas.admit(peer.ip())).transpose() {
+            Ok(admission) => admission,
+            Err(excess) => return self.excess(stream, peer, excess),
+        };
         let place =
             if self.shared.live.count() < self.shared.capacity.clients() { Place::take() } else { None };
         let Some(place) = place else {
             counters.refused(Refusal::Full);
             self.complain(&format!("full: {}", self.shared.capacity), None);
             if let Ok(stream) = Stream::new(stream) {
-                self.turn_away(Arc::new(stream));
+                self.turn_away(Arc::new(stream), handshake::answer_unavailable);
             }
             return;
         };
@@ -139,20 +146,33 @@ impl Acceptor {
             counters.refused(Refusal::Stopping);
             return;
         };
-        if let Err((client, error)) = self.shared.pool.run(client) {
+        if let Err((client, error)) = self.shared.pool.run(client.admitted(admission)) {
             drop(client);
             counters.refused(Refusal::NoThread);
             self.complain("no thread for a client", Some(error));
-            self.turn_away(stream);
+            self.turn_away(stream, handshake::answer_unavailable);
         }
     }
 
-    /// Answers 503 without a thread, without waiting.
-    fn turn_away(&mut self, stream: Arc<Stream>) {
+    /// Turns a client away whose address has had its share.
+    fn excess(&mut self, stream: TcpStream, peer: SocketAddr, excess: Excess) {
+        let (reason, what) = match excess {
+            Excess::Connections => (Refusal::Address, "too many connections from"),
+            Excess::Handshakes(_) => (Refusal::Rate, "too many handshakes from"),
+        };
+        self.shared.hub.counters().refused(reason);
+        self.complain(&format!("{what} {}", peer.ip()), None);
+        if let Ok(stream) = Stream::new(stream) {
+            self.turn_away(Arc::new(stream), |stream| handshake::answer_excess(stream, excess));
+        }
+    }
+
+    /// Answers without a thread, without waiting.
+    fn turn_away(&mut self, stream: Arc<Stream>, answer: impl FnOnce(&Stream)) {
         if self.lingering.len() >= MAX_LINGERING {
             return;
         }
-        handshake::answer_unavailable(&stream);
+        answer(&stream);
         stream.shutdown_write();
         self.lingering.push((stream, Instant::now() + LINGER));
     }

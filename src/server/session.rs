@@ -11,6 +11,7 @@ use crate::message::CloseCode;
 use crate::net::Stream;
 use crate::outbox::Outbox;
 use crate::protocol::Role;
+use crate::quota::Admission;
 use crate::report::report;
 use crate::sender::Sender;
 use crate::sync::{Arc, next_id};
@@ -25,6 +26,8 @@ pub(super) struct Client {
     peer_addr: SocketAddr,
     /// What another HTTP server has read already.
     head: Option<Box<Head>>,
+    /// Held for as long as it counts. Before the handshake only of a client for whom no proxy speaks.
+    admission: Option<Admission>,
     _place: Place,
 }
 
@@ -51,29 +54,41 @@ impl Client {
                 stream: Arc::clone(stream),
                 peer_addr,
                 head,
+                admission: None,
                 _place: place,
             })
         })
     }
 
+    /// Its address is known from its socket, and is within its quotas.
+    pub(super) fn admitted(mut self: Box<Self>, admission: Option<Admission>) -> Box<Self> {
+        self.admission = admission;
+        self
+    }
+
     /// Apart from what follows, as the next one: what is deep here would else be deep for as long as the client stays.
     #[inline(never)]
     fn shake_hands(&mut self) -> Option<Box<Opened>> {
-        let Self { shared, stream, peer_addr, head, .. } = self;
+        let Self { shared, stream, peer_addr, head, admission, .. } = self;
+        let admitted = admission.is_some();
         let timeout = shared.config.handshake_timeout;
         let is_stopping = || shared.live.is_stopping();
-        match head.take() {
-            None => handshake::serve(stream, *peer_addr, &shared.rules, timeout, &is_stopping),
+        let mut opened = match head.take() {
+            None => handshake::serve(stream, *peer_addr, &shared.rules, timeout, admitted, &is_stopping),
             Some(head) => {
                 let Head { request, early } = *head;
                 handshake::serve_request(stream, *peer_addr, &shared.rules, timeout, request, early)
             }
+        }?;
+        if !admitted {
+            *admission = opened.admission.take();
         }
+        Some(opened)
     }
 
     /// Lets a connection in whose handshake is done; `None` if it is gone.
     #[inline(never)]
-    fn open(&self, Opened { request, subprotocol, early }: Opened) -> Option<Box<Connection>> {
+    fn open(&self, Opened { request, subprotocol, early, .. }: Opened) -> Option<Box<Connection>> {
         let Self { id, shared, stream, peer_addr, .. } = self;
         let outbox = Outbox::new(Role::Server, &shared.config, Arc::clone(stream), Arc::clone(&shared.flush));
         let sender = Sender::new(*id, outbox);
@@ -86,6 +101,7 @@ impl Client {
             hub: shared.hub.clone(),
             hooks: Arc::clone(&shared.hooks),
             timer: Arc::clone(&shared.timer),
+            messages: shared.rules.quotas.messages(ip),
         };
         let connection = Connection::new(Role::Server, &shared.config, Arc::clone(stream), &early, parts)
             .inspect_err(|error| {

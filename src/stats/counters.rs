@@ -11,6 +11,8 @@ pub(crate) struct Counters {
     accepted: AtomicU64,
     /// In the order of [`Refusal`].
     refused: [AtomicU64; Refusal::NAMES.len()],
+    /// In the order of [`Policy`].
+    policy_closes: [AtomicU64; Policy::NAMES.len()],
     /// By HTTP status. A lock, because a failed handshake costs far more than one.
     failures: Mutex<BTreeMap<u16, u64>>,
     /// By the timer thread alone.
@@ -26,10 +28,26 @@ pub(crate) enum Refusal {
     Full,
     NoThread,
     Stopping,
+    /// Its address has too many connections.
+    Address,
+    /// Its address had too many handshakes lately.
+    Rate,
 }
 
 impl Refusal {
-    const NAMES: [&str; 3] = ["full", "no_thread", "stopping"];
+    const NAMES: [&str; 5] = ["full", "no_thread", "stopping", "address", "rate"];
+}
+
+/// Which policy an open connection was closed by.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Policy {
+    MessageRate,
+    Lifetime,
+    Idle,
+}
+
+impl Policy {
+    const NAMES: [&str; 3] = ["message_rate", "max_lifetime", "idle_timeout"];
 }
 
 impl Counters {
@@ -39,6 +57,10 @@ impl Counters {
 
     pub(crate) fn refused(&self, reason: Refusal) {
         self.refused[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn closed_by(&self, policy: Policy) {
+        self.policy_closes[policy as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn handshake_failed(&self, status: u16) {
@@ -64,8 +86,11 @@ impl Counters {
     /// Fills in what is counted here.
     pub(crate) fn fill(&self, stats: &mut Stats) {
         stats.accepted = self.accepted.load(Ordering::Relaxed);
-        let counts = self.refused.iter().map(|count| count.load(Ordering::Relaxed));
-        stats.refused = Refusal::NAMES.into_iter().zip(counts).collect();
+        let load = |counts: &[AtomicU64], names: &[&'static str]| {
+            names.iter().copied().zip(counts.iter().map(|count| count.load(Ordering::Relaxed))).collect()
+        };
+        stats.refused = load(&self.refused, &Refusal::NAMES);
+        stats.policy_closes = load(&self.policy_closes, &Policy::NAMES);
         stats.handshake_failures = self.failures.lock().clone();
         stats.ticks_sent = self.ticks_sent.load(Ordering::Relaxed);
         stats.ticks_skipped = self.ticks_skipped.load(Ordering::Relaxed);

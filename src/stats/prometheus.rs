@@ -20,6 +20,10 @@ pub(super) fn write(stats: &Stats, out: &mut impl Write) -> Result<()> {
     for (status, count) in &stats.handshake_failures {
         text.labelled("handshake_failures_total", "status", status, count)?;
     }
+    text.family("policy_closes_total", "Open connections that a policy closed.", "counter")?;
+    for (policy, count) in &stats.policy_closes {
+        text.labelled("policy_closes_total", "policy", policy, count)?;
+    }
     text.counter("messages_received", "Data messages received.", traffic.messages_received)?;
     text.counter("messages_sent", "Data messages queued for clients.", traffic.messages_sent)?;
     text.counter(

@@ -20,6 +20,17 @@ impl Haproxy {
     /// Passes everything on to `backend`. `settings` is what stands in the backend's section beside the server.
     #[track_caller]
     pub fn before(haproxy: &Path, backend: SocketAddr, settings: &str) -> Self {
+        Self::start(haproxy, "http", settings, &format!("{backend}"))
+    }
+
+    /// The same without a look at what it passes on. `options` is what stands behind the server.
+    #[track_caller]
+    pub fn tcp_before(haproxy: &Path, backend: SocketAddr, options: &str) -> Self {
+        Self::start(haproxy, "tcp", "", &format!("{backend} {options}"))
+    }
+
+    #[track_caller]
+    fn start(haproxy: &Path, mode: &str, settings: &str, server: &str) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let file = Path::new(env!("CARGO_TARGET_TMPDIR"))
@@ -29,9 +40,9 @@ impl Haproxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let addr = listener.local_addr().expect("it is bound");
         let config = format!(
-            "defaults\n    mode http\n    timeout connect 5s\n    timeout client 30s\n    timeout server 30s\n    \
+            "defaults\n    mode {mode}\n    timeout connect 5s\n    timeout client 30s\n    timeout server 30s\n    \
              timeout tunnel 1h\nfrontend outside\n    bind fd@0\n    default_backend inside\nbackend inside\n\
-             {settings}\n    server one {backend}\n"
+             {settings}\n    server one {server}\n"
         );
         std::fs::write(&file, config).expect("a configuration");
         let mut command = Command::new(haproxy);

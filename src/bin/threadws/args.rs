@@ -37,6 +37,14 @@ pub(crate) struct Options {
     pub(crate) max_clients: Option<usize>,
     pub(crate) max_message: usize,
     pub(crate) slow_peer: SlowPeer,
+    pub(crate) max_per_address: Option<usize>,
+    pub(crate) handshake_rate: Option<(u32, Duration)>,
+    pub(crate) message_rate: Option<(u32, Duration)>,
+    /// Zero: for ever.
+    pub(crate) max_lifetime: Duration,
+    /// Zero: never.
+    pub(crate) idle_timeout: Duration,
+    pub(crate) proxy_protocol: bool,
     /// Zero: never.
     pub(crate) ping: Duration,
     pub(crate) page: bool,
@@ -114,9 +122,24 @@ Who may connect:
   --trust-proxy WHO     whose x-forwarded-for to believe: loopback, none,
                         any, an address or a CIDR block; can be repeated
                         [default: loopback]
+  --proxy-protocol      trusted proxies send a PROXY header, version 1 or 2,
+                        before everything else [default: off]
 
 Limits:
   --max-clients N       clients at a time [default: the machine's capacity]
+  --max-per-address N   connections at a time of one client address, or of one
+                        IPv6 /64; more get 429 [default: no limit]
+  --handshake-rate RATE handshakes and plain requests of one address, as
+                        N/DURATION: 20/1s, 100/1m; more get 429
+                        [default: no limit]
+  --message-rate RATE   messages from one address, on all its connections;
+                        one more closes with 1008 [default: no limit]
+  --max-lifetime DURATION
+                        how long a connection lasts; then it is closed with
+                        1001; 0 for ever [default: 0]
+  --idle-timeout DURATION
+                        how long without a message, received or sent; then it
+                        is closed with 1001; 0 for ever [default: 0]
   --max-message SIZE    largest message: 64KiB, 16MiB, plain bytes
                         [default: 1MiB]
   --slow-peer WHAT      what becomes of a client for whom 1 MiB of passed-on
@@ -143,7 +166,7 @@ line it does not understand, 130 at once on a second signal.
 ";
 
 /// Every long option, to guess which one was meant.
-const OPTIONS: [&str; 19] = [
+const OPTIONS: [&str; 25] = [
     "every",
     "message",
     "echo",
@@ -154,7 +177,13 @@ const OPTIONS: [&str; 19] = [
     "path",
     "allow-origin",
     "trust-proxy",
+    "proxy-protocol",
     "max-clients",
+    "max-per-address",
+    "handshake-rate",
+    "message-rate",
+    "max-lifetime",
+    "idle-timeout",
     "max-message",
     "slow-peer",
     "ping",
@@ -178,6 +207,12 @@ impl Default for Options {
             max_clients: None,
             max_message: 1 << 20,
             slow_peer: SlowPeer::Close,
+            max_per_address: None,
+            handshake_rate: None,
+            message_rate: None,
+            max_lifetime: Duration::ZERO,
+            idle_timeout: Duration::ZERO,
+            proxy_protocol: false,
             ping: Duration::from_secs(20),
             page: true,
             log: Filter::level(LevelFilter::Info),
@@ -224,6 +259,22 @@ pub(crate) fn parse(
             Long("max-clients") => {
                 options.max_clients = Some(value(&mut parser, "max-clients", values::count)?);
             }
+            Long("max-per-address") => {
+                options.max_per_address = Some(value(&mut parser, "max-per-address", values::count)?);
+            }
+            Long("handshake-rate") => {
+                options.handshake_rate = Some(value(&mut parser, "handshake-rate", values::rate)?);
+            }
+            Long("message-rate") => {
+                options.message_rate = Some(value(&mut parser, "message-rate", values::rate)?);
+            }
+            Long("max-lifetime") => {
+                options.max_lifetime = value(&mut parser, "max-lifetime", values::duration)?;
+            }
+            Long("idle-timeout") => {
+                options.idle_timeout = value(&mut parser, "idle-timeout", values::duration)?;
+            }
+            Long("proxy-protocol") => options.proxy_protocol = true,
             Long("max-message") => options.max_message = value(&mut parser, "max-message", values::size)?,
             Long("slow-peer") => options.slow_peer = value(&mut parser, "slow-peer", values::slow_peer)?,
             Long("ping") => options.ping = value(&mut parser, "ping", values::duration)?,
@@ -401,7 +452,9 @@ mod tests {
     fn every_option_is_understood() {
         let line = "--listen [::1]:0 --every 500ms --message hi --broadcast --no-page --path /ws --max-clients 9 \
                     --allow-origin https://a.example --allow-origin=https://b.example --max-message 64KiB --ping 0 --slow-peer skip \
-                    --trust-proxy 10.0.0.0/8 --trust-proxy loopback --log threadws=debug";
+                    --trust-proxy 10.0.0.0/8 --trust-proxy loopback --log threadws=debug --proxy-protocol \
+                    --max-per-address 4 --handshake-rate 20/1s --message-rate 600/1m --max-lifetime 2h \
+                    --idle-timeout 90s";
         let expected = Options {
             listen: "[::1]:0".to_owned(),
             every: Duration::from_millis(500),
@@ -413,6 +466,12 @@ mod tests {
             max_clients: Some(9),
             max_message: 64 * 1024,
             slow_peer: SlowPeer::Skip,
+            max_per_address: Some(4),
+            handshake_rate: Some((20, Duration::from_secs(1))),
+            message_rate: Some((600, Duration::from_secs(60))),
+            max_lifetime: Duration::from_secs(7200),
+            idle_timeout: Duration::from_secs(90),
+            proxy_protocol: true,
             ping: Duration::ZERO,
             page: false,
             log: Filter::parse("threadws=debug").expect("a filter"),
@@ -492,6 +551,11 @@ mod tests {
             "--echo=yes",
             "--max-clients 0",
             "--max-message 0",
+            "--max-per-address 0",
+            "--handshake-rate 20",
+            "--message-rate 0/1s",
+            "--max-lifetime 1",
+            "--proxy-protocol=yes",
             "--listen 8005",
             "--path ws",
             "--allow-origin example.com",

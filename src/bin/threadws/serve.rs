@@ -37,17 +37,22 @@ fn configure(server: Server, options: &Options) -> Server {
     let mut config = Config::new()
         .max_message_size(options.max_message)
         .slow_peer(options.slow_peer)
-        .ping_interval(options.ping);
+        .ping_interval(options.ping)
+        .max_lifetime(options.max_lifetime)
+        .idle_timeout(options.idle_timeout);
     if !options.ping.is_zero() {
         config = config.ping_timeout(options.ping);
     }
     let topics = options.answer == Answer::Topics;
     let plain = Plain { page: options.page, path: options.path.clone(), topics };
     let hub = server.hub().clone();
-    let mut server = server.config(config).on_http(move |request: &Request| match request.path() {
-        "/metrics" => plain::metrics(&hub.stats()),
-        path => plain.answer(path, request.header("host")),
-    });
+    let mut server =
+        server.config(config).proxy_protocol(options.proxy_protocol).on_http(move |request: &Request| {
+            match request.path() {
+                "/metrics" => plain::metrics(&hub.stats()),
+                path => plain.answer(path, request.header("host")),
+            }
+        });
     if topics {
         server = server
             .on_request(|request: &mut Request, _: &mut Response| match request.path().len() {
@@ -71,6 +76,15 @@ fn configure(server: Server, options: &Options) -> Server {
     }
     if let Some(clients) = options.max_clients {
         server = server.max_clients(clients);
+    }
+    if let Some(clients) = options.max_per_address {
+        server = server.max_clients_per_address(clients);
+    }
+    if let Some((limit, per)) = options.handshake_rate {
+        server = server.handshake_rate(limit, per);
+    }
+    if let Some((limit, per)) = options.message_rate {
+        server = server.message_rate(limit, per);
     }
     server
 }

@@ -71,6 +71,17 @@ pub(crate) fn count(text: &str) -> Result<usize, String> {
     }
 }
 
+/// `20/1s`: so many in so long.
+pub(crate) fn rate(text: &str) -> Result<(u32, Duration), String> {
+    let (limit, per) =
+        text.split_once('/').ok_or_else(|| expected("a number and a duration such as 20/1s", text))?;
+    match limit.parse() {
+        Ok(0) => Err("must be at least 1".to_owned()),
+        Ok(limit) => Ok((limit, timeout(per)?)),
+        Err(_) => Err(expected("a number and a duration such as 20/1s", text)),
+    }
+}
+
 /// `close` or `skip`.
 pub(crate) fn slow_peer(text: &str) -> Result<SlowPeer, String> {
     match text {
@@ -219,6 +230,17 @@ mod tests {
         assert_eq!(super::header("x-a:"), header("x-a", ""));
         for text in ["", "x-a", ": b", "x-a b"] {
             super::header(text).expect_err(text);
+        }
+    }
+
+    #[test]
+    fn rates_are_a_number_and_a_duration() {
+        assert_eq!(rate("20/1s"), Ok((20, Duration::from_secs(1))));
+        assert_eq!(rate("1/500ms"), Ok((1, Duration::from_millis(500))));
+        for text in
+            ["20", "20/", "20/1", "/1s", "0/1s", "20/0", "20/0s", "-1/1s", "20/1s/1s", "5000000000/1s", ""]
+        {
+            rate(text).expect_err(text);
         }
     }
 

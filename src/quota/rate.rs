@@ -1,0 +1,226 @@
+//! Token buckets: one for each client address, as far as it is not full.
+
+use super::Origin;
+use crate::error::{Error, Result};
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering, now};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// Addresses that are remembered beside those which have connections: some 10 MB at the most.
+const MAX_REMEMBERED: usize = 64 * 1024;
+/// So many are kept without a look at which of them are full again.
+const FEW: usize = 1024;
+/// No clock here counts longer than a year, so that sums of nanoseconds fit.
+const MAX_PERIOD: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// So many in so long. They may come at once; the next one when its share of the time has passed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rate {
+    pub(crate) limit: u32,
+    pub(crate) per: Duration,
+    /// What one takes, in nanoseconds: the time after which it may come again.
+    cost: u64,
+}
+
+impl Rate {
+    /// Refuses what cannot work; `name` is the setting's.
+    pub(crate) fn new(name: &str, limit: u32, per: Duration) -> Result<Self> {
+        if limit == 0 {
+            return Err(Error::invalid(format!("{name} allows 0")));
+        }
+        if per > MAX_PERIOD {
+            return Err(Error::invalid(format!("{name} counts over more than a year")));
+        }
+        match nanos(per) / u64::from(limit) {
+            0 => Err(Error::invalid(format!("{name} allows more than one in a nanosecond"))),
+            cost => Ok(Self { limit, per, cost }),
+        }
+    }
+}
+
+/// What one address has left of a rate.
+#[derive(Debug)]
+pub(crate) struct Bucket {
+    rate: Rate,
+    epoch: Instant,
+    /// When the bucket will be full again, in nanoseconds after `epoch`; it is full if that has passed. Relaxed: it
+    /// stands for itself.
+    full_at: AtomicU64,
+}
+
+impl Bucket {
+    pub(crate) fn rate(&self) -> Rate {
+        self.rate
+    }
+
+    /// Takes one token, or tells how long it takes until there is one.
+    pub(crate) fn take(&self, now: Instant) -> Result<(), Duration> {
+        let now = nanos(now.saturating_duration_since(self.epoch));
+        // A whole number of tokens, so that exactly `limit` come at once.
+        let all = self.rate.cost * u64::from(self.rate.limit);
+        let after = |full_at: u64| full_at.max(now) + self.rate.cost;
+        let taken = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
+            Some(after(full_at)).filter(|after| *after <= now + all)
+        });
+        taken.map(|_| ()).map_err(|full_at| Duration::from_nanos(after(full_at) - now - all))
+    }
+
+    fn is_full(&self, now: Instant) -> bool {
+        self.full_at.load(Ordering::Relaxed) <= nanos(now.saturating_duration_since(self.epoch))
+    }
+}
+
+/// A bucket for each address that has taken something lately.
+///
+/// A full bucket is as good as none, so it is forgotten. A peer that comes from ever new addresses could still fill the
+/// table: then the eighth of the buckets that are nearest to full are forgotten, and whoever has taken most stays known.
+/// Buckets of addresses with open connections are kept: there are no more of them than connections.
+#[derive(Debug)]
+pub(crate) struct Buckets {
+    rate: Rate,
+    epoch: Instant,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug)]
+struct Table {
+    buckets: BTreeMap<Origin, Arc<Bucket>>,
+    /// At so many the full ones are looked for; it grows with what was found, so that a look costs little for each entry.
+    look_at: usize,
+}
+
+impl Buckets {
+    pub(crate) fn new(rate: Rate) -> Self {
+        let table = Table { buckets: BTreeMap::new(), look_at: FEW };
+        Self { rate, epoch: now(), table: Mutex::new(table) }
+    }
+
+    /// The bucket of this address, to be kept as long as it has connections.
+    pub(crate) fn of(&self, client: IpAddr, now: Instant) -> Arc<Bucket> {
+        let origin = Origin::from(client);
+        let mut table = self.table.lock();
+        if let Some(bucket) = table.buckets.get(&origin) {
+            return Arc::clone(bucket);
+        }
+        if table.buckets.len() >= table.look_at {
+            table.forget(now);
+        }
+        let bucket = Arc::new(Bucket { rate: self.rate, epoch: self.epoch, full_at: AtomicU64::new(0) });
+        table.buckets.insert(origin, Arc::clone(&bucket));
+        bucket
+    }
+}
+
+impl Table {
+    fn forget(&mut self, now: Instant) {
+        // Clones are made under our lock alone: what nobody has now stays with nobody.
+        let unused = |bucket: &Arc<Bucket>| Arc::strong_count(bucket) == 1;
+        self.buckets.retain(|_, bucket| !unused(bucket) || !bucket.is_full(now));
+        if self.buckets.len() >= MAX_REMEMBERED {
+            let remembered = self.buckets.iter().filter(|(_, bucket)| unused(bucket));
+            let mut nearest: Vec<(u64, Origin)> = remembered
+                .map(|(origin, bucket)| (bucket.full_at.load(Ordering::Relaxed), *origin))
+                .collect();
+            nearest.sort_unstable();
+            for (_, origin) in nearest.into_iter().take(MAX_REMEMBERED / 8) {
+                self.buckets.remove(&origin);
+            }
+        }
+        let left = self.buckets.len();
+        self.look_at = (left * 2).clamp(FEW, MAX_REMEMBERED.max(left + left / 8 + 1));
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn buckets(limit: u32, per: Duration) -> Buckets {
+        Buckets::new(Rate::new("rate", limit, per).expect("a rate"))
+    }
+
+    fn number(count: usize) -> u32 {
+        count.try_into().expect("it fits")
+    }
+
+    fn address(number: u32) -> IpAddr {
+        IpAddr::V4(number.into())
+    }
+
+    #[test]
+    fn n_may_come_at_once_and_the_next_when_its_share_of_the_time_has_passed() {
+        let second = Duration::from_secs(1);
+        let rates =
+            [(1, second), (3, second), (7, second * 10), (50_000, second), (3, Duration::from_nanos(10))];
+        for (limit, per) in rates {
+            let buckets = buckets(limit, per);
+            let start = buckets.epoch + Duration::from_secs(5);
+            let bucket = buckets.of(address(1), start);
+            for n in 0..limit {
+                assert_eq!(bucket.take(start), Ok(()), "{n} of {limit}");
+            }
+            let wait = bucket.take(start).expect_err("one too many");
+            assert!(wait <= per / limit && wait > Duration::ZERO, "{wait:?}");
+            assert!(bucket.take(start + wait - Duration::from_nanos(1)).is_err());
+            assert_eq!(bucket.take(start + wait), Ok(()));
+            assert!(bucket.take(start + wait).is_err(), "only one has come back");
+            let later = start + wait + per * 100;
+            for n in 0..limit {
+                assert_eq!(bucket.take(later), Ok(()), "{n} of {limit}, full again and no fuller");
+            }
+            assert!(bucket.take(later).is_err());
+        }
+    }
+
+    #[test]
+    fn one_address_has_one_bucket_and_another_its_own() {
+        let buckets = buckets(1, Duration::from_secs(60));
+        let now = buckets.epoch;
+        assert_eq!(buckets.of(address(1), now).take(now), Ok(()));
+        assert!(buckets.of(address(1), now).take(now).is_err());
+        assert_eq!(buckets.of(address(2), now).take(now), Ok(()));
+    }
+
+    #[test]
+    fn full_buckets_are_forgotten_and_those_in_use_are_kept() {
+        let buckets = buckets(2, Duration::from_secs(60));
+        let start = buckets.epoch;
+        let used = buckets.of(address(0), start);
+        for number in 1..number(FEW) {
+            buckets.of(address(number), start).take(start).expect("the first");
+        }
+        assert_eq!(buckets.table.lock().buckets.len(), FEW);
+        let later = start + Duration::from_secs(31);
+        drop(buckets.of(address(u32::MAX), later));
+        assert_eq!(buckets.table.lock().buckets.len(), 2, "the one in use and the new one");
+        assert!(Arc::ptr_eq(&used, &buckets.of(address(0), later)));
+    }
+
+    #[test]
+    fn a_peer_with_ever_new_addresses_does_not_grow_the_table_and_does_not_free_whoever_took_most() {
+        let buckets = buckets(2, Duration::from_secs(3600));
+        let now = buckets.epoch;
+        let greedy = buckets.of(address(0), now);
+        assert_eq!((greedy.take(now), greedy.take(now)), (Ok(()), Ok(())));
+        drop(greedy);
+        for number in 1..number(3 * MAX_REMEMBERED) {
+            assert_eq!(buckets.of(address(number), now).take(now), Ok(()));
+            assert!(buckets.table.lock().buckets.len() <= MAX_REMEMBERED);
+        }
+        assert!(buckets.of(address(0), now).take(now).is_err(), "it was not forgotten");
+    }
+
+    #[test]
+    fn a_rate_that_cannot_work_is_refused_by_name() {
+        let second = Duration::from_secs(1);
+        for (limit, per) in [(0, second), (1, Duration::ZERO), (u32::MAX, second), (1, Duration::MAX)] {
+            let error = Rate::new("message_rate", limit, per).expect_err("it cannot work");
+            assert!(error.to_string().contains("message_rate"), "{error}");
+        }
+    }
+}
