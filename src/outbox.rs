@@ -29,6 +29,8 @@ use std::time::{Duration, Instant};
 
 /// Up to this size a payload is copied behind its header and written from one slice: cheaper than a vectored write.
 const COPIED: usize = 1024;
+/// Most are smaller than this: a place for one is zeroed in no time.
+const SMALL: usize = 128;
 /// The write timeout is granted once for each started piece of this size.
 const WRITE_UNIT: usize = 1 << 20;
 
@@ -299,13 +301,11 @@ impl Outbox {
         let header = Header::new(self.role, view.into(), payload.len());
         let header = header.as_bytes();
         let len = header.len() + payload.len();
+        if len <= SMALL {
+            return self.queue_copied::<SMALL>(header, payload, bound);
+        }
         if len <= COPIED {
-            let mut frame = [0; COPIED];
-            frame[..header.len()].copy_from_slice(header);
-            frame[header.len()..len].copy_from_slice(payload);
-            let frame = &frame[..len];
-            let core = self.admit(len, bound)?;
-            return self.write_or_keep(core, frame, 1, || Unit::Frames(frame.to_vec()));
+            return self.queue_copied::<COPIED>(header, payload, bound);
         }
         let mut core = self.admit(len, bound)?;
         let written = self.write_now(&mut core, &[IoSlice::new(header), IoSlice::new(payload)]);
@@ -317,6 +317,23 @@ impl Outbox {
             self.keep(&mut core, Unit::Payload { header, payload: message.into_payload() }, written, NOTHING)?
         };
         Ok((core, ticket))
+    }
+
+    /// Writes or queues a frame of at most `N` octets, from one slice.
+    #[inline]
+    fn queue_copied<const N: usize>(
+        &self,
+        header: &[u8],
+        payload: &[u8],
+        bound: Option<usize>,
+    ) -> Result<(MutexGuard<'_, Core>, u64)> {
+        let len = header.len() + payload.len();
+        let mut frame = [0; N];
+        frame[..header.len()].copy_from_slice(header);
+        frame[header.len()..len].copy_from_slice(payload);
+        let frame = &frame[..len];
+        let core = self.admit(len, bound)?;
+        self.write_or_keep(core, frame, 1, || Unit::Frames(frame.to_vec()))
     }
 
     /// Writes whole frames, `messages` in number, or as much of them as the socket takes; `unit` keeps them for later.
