@@ -497,6 +497,32 @@ fn a_client_may_have_a_lifetime_too() {
     assert_eq!((sent.code.into(), sent.reason.as_str()), (1001_u16, "maximum lifetime"));
 }
 
+#[test]
+fn who_is_handed_over_by_another_http_server_has_the_same_budget() {
+    let _dog = watchdog(60);
+    let server = Server::detached().trust_no_proxy().max_clients_per_address(1);
+    let handle = server.spawn(echo).expect("the settings work");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = listener.local_addr().expect("it is bound");
+    let head = http::Request::get("/")
+        .header("host", "a")
+        .header("upgrade", "websocket")
+        .header("connection", "upgrade")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", common::peer::KEY)
+        .body(())
+        .expect("a request");
+    let handed_over = |from: IpAddr| {
+        let peer = RawPeer::connect_from(from, addr);
+        let (stream, _) = listener.accept().expect("it has connected");
+        handle.upgrade(stream, &head, b"").expect("a thread");
+        peer
+    };
+    let _first = open(handed_over(HERE));
+    expect_too_many(handed_over(HERE), "connections");
+    let _other = open(handed_over(ELSEWHERE));
+}
+
 #[cfg(feature = "cli")]
 #[test]
 fn the_binary_has_an_option_for_each_policy() {
