@@ -58,7 +58,7 @@ pub struct Connection {
     hub: Hub,
     hooks: Arc<Hooks>,
     max_topics: usize,
-    policies: Policies,
+    policies: Option<Policies>,
     /// What all connections of this client's address may receive together.
     messages: Option<Arc<Bucket>>,
     timer: Arc<Timer>,
@@ -354,12 +354,14 @@ impl Connection {
         }
         let mut deadline = close.or(message);
         if !closing {
-            if let Some((policy, reason)) = self.policies.due(now, counts.messages, message, outbox) {
-                self.retire(policy, reason);
-                return Ok(true);
+            if let Some(policies) = &mut self.policies {
+                if let Some((policy, reason)) = policies.due(now, counts.messages, message, outbox) {
+                    self.retire(policy, reason);
+                    return Ok(true);
+                }
+                deadline = deadline.or(policies.deadline(message));
             }
-            let policies = self.policies.deadline(message);
-            deadline = deadline.or(self.keepalive.deadline(self.reader.last_life)).or(policies);
+            deadline = deadline.or(self.keepalive.deadline(self.reader.last_life));
         }
         let read = match wait {
             Wait::Forever => self.reader.fill(now, Some(deadline)),

@@ -209,7 +209,8 @@ impl Server {
     ///
     /// It is then required of them: without one they are answered 400, as with a malformed one, one of more than 107 bytes
     /// (version 1) or one that announces more than 2048 (version 2). From anybody else it is no HTTP, and answered 400.
-    /// It has to come within the [`handshake_timeout`](Config::handshake_timeout), as all the rest.
+    /// It has to come within the [`handshake_timeout`](Config::handshake_timeout), as all the rest. Connections that
+    /// another HTTP server hands over are past it.
     ///
     /// Who connected to the proxy takes the place of the socket's other end in the search for
     /// [`Request::client_ip`]: it is the client, or another trusted proxy, which is believed in turn. `LOCAL`, `UNKNOWN`

@@ -29,11 +29,11 @@ struct Idle {
 }
 
 impl Policies {
-    pub(super) fn new(config: &Config, opened: Instant) -> Self {
-        Self {
-            lifetime: config.lifetime().and_then(|time| opened.checked_add(time)).into(),
-            idle: config.idle().map(|timeout| Idle { timeout, last: opened, messages: 0, looked: false }),
-        }
+    /// `None` if neither is set.
+    pub(super) fn new(config: &Config, opened: Instant) -> Option<Self> {
+        let lifetime = config.lifetime().and_then(|time| opened.checked_add(time));
+        let idle = config.idle().map(|timeout| Idle { timeout, last: opened, messages: 0, looked: false });
+        (lifetime.is_some() || idle.is_some()).then(|| Self { lifetime: lifetime.into(), idle })
     }
 
     /// When to look again, given the deadline of a message that is arriving.
@@ -47,7 +47,6 @@ impl Policies {
     }
 
     /// Which policy ends the connection now, before the next read, if one does; and what the peer is told.
-    #[inline]
     pub(super) fn due(
         &mut self,
         now: Instant,

@@ -15,7 +15,9 @@ impl Server {
     /// while they are answered.
     ///
     /// Who comes without a trusted proxy is turned away before it gets a thread: a flood from one address costs an accept
-    /// and an answer each, and no more than 16 at a time get even the answer.
+    /// and an answer each, and no more than 16 at a time get even the answer. As with a full server,
+    /// [`on_handshake_error`](Self::on_handshake_error) is not told of these; [`Stats::refused`](crate::Stats::refused)
+    /// counts them.
     pub fn max_clients_per_address(mut self, clients: usize) -> Self {
         if clients == 0 {
             return self.note(Err(Error::invalid("max_clients_per_address is 0")));
