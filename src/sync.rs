@@ -91,3 +91,21 @@ pub(crate) fn spawn(
 pub(crate) fn this_thread() -> ThreadId {
     thread::current().id()
 }
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_under_a_lock_costs_nobody_else_the_lock() {
+        let lock = Arc::new(Mutex::new(1));
+        let held = Arc::clone(&lock);
+        let panicked = thread::spawn(move || {
+            let _guard = held.lock();
+            panic!("under the lock");
+        });
+        assert!(panicked.join().is_err());
+        *lock.lock() += 1;
+        assert_eq!(*lock.lock(), 2);
+    }
+}

@@ -5,8 +5,8 @@
 mod common;
 
 use common::{
-    Cgroup, Frame, Network, PATIENCE, Process, RawPeer, TestServer, alone, eventually, ms, next, program,
-    skip, unsent_by, watchdog, within,
+    Cgroup, Frame, Network, PATIENCE, Process, RawPeer, TestServer, alone, child, eventually, ms, next,
+    program, skip, unsent_by, watchdog, within,
 };
 use rustix::process::Signal;
 use std::fs;
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
-use threadws::Closed;
+use threadws::{Closed, Config, Message};
 
 /// Clients that read until their end, and tell it.
 fn clients(url: &str, count: usize) -> Receiver<(Option<Closed>, usize)> {
@@ -347,6 +347,36 @@ fn a_cable_is_pulled(ping: Duration, pulled: Duration) {
 #[test]
 fn a_pulled_cable_is_noticed_by_the_ping() {
     a_cable_is_pulled(ms(1000), ms(2500));
+}
+
+/// A server that has much to send: with 64 KiB every 20 ms what is between fills in a second or two.
+#[test]
+fn a_server_for_the_others() {
+    let Some(listen) = child::part() else { return };
+    let config = Config::new().write_timeout(Duration::from_secs(1)).ping_interval(Duration::from_secs(60));
+    let server = threadws::Server::bind(listen).expect("an address").config(config);
+    child::serve(server, Duration::from_secs(2), |client| {
+        client.every(Duration::from_millis(20), Message::from(vec![7; 64 << 10]));
+        drop(client.ignore());
+        eprintln!("ended: {}", client.closed().expect("it has ended"));
+        Ok(())
+    });
+}
+
+#[test]
+fn a_pulled_cable_is_noticed_earlier_when_something_is_to_be_sent() {
+    let _dog = watchdog(60);
+    let Some(network) = Network::new() else { return };
+    let server = child::start(&format!("{}:0", network.their_ip()), &network.wrapper());
+    let told = clients(&server.url(), 3);
+    std::thread::sleep(ms(300));
+    assert!(told.try_recv().is_err(), "closed before the cable was pulled");
+    network.set_link(false);
+    // The ping would take a minute, and TCP a quarter of an hour.
+    let lines = server.wait_for_lines(&["ended: "], 3);
+    assert!(lines.iter().all(|line| line.contains("write timed out")), "{lines:?}");
+    network.set_link(true);
+    server.stop();
 }
 
 #[test]
