@@ -72,7 +72,13 @@ impl Process {
     pub fn threadws(options: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_threadws"));
         command.args(["--listen", "127.0.0.1:0"]).args(options);
-        let mut process = Self::spawn(command);
+        Self::spawn(command).listening()
+    }
+
+    /// With the address that it tells in its first line, once it does.
+    #[track_caller]
+    pub fn listening(self) -> Self {
+        let mut process = self;
         let line = process.stdout.wait(PATIENCE, |lines, _| lines.first().cloned());
         let addr = line.as_deref().and_then(|line| {
             let rest = line.strip_prefix("threadws listening on http://")?;
