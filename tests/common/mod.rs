@@ -24,7 +24,7 @@ pub use frame::{Frame, header};
 pub use host::{Guest, Host};
 pub use peer::{Answer, RawPeer, upgrade_request};
 pub use server::{TestServer, echo};
-pub use time::{PATIENCE, eventually, ms, watchdog};
+pub use time::{PATIENCE, eventually, eventually_within, ms, watchdog};
 pub use tools::program;
 
 #[cfg(feature = "cli")]

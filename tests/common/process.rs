@@ -18,6 +18,14 @@ pub struct Process {
     addr: Option<SocketAddr>,
 }
 
+/// What a process takes: resident memory in bytes, threads, open descriptors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resources {
+    pub memory: u64,
+    pub threads: usize,
+    pub descriptors: usize,
+}
+
 /// Lines as they come.
 #[derive(Debug, Default)]
 struct Lines {
@@ -72,7 +80,13 @@ impl Process {
     pub fn threadws(options: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_threadws"));
         command.args(["--listen", "127.0.0.1:0"]).args(options);
-        let mut process = Self::spawn(command);
+        Self::spawn(command).listening()
+    }
+
+    /// With the address that it tells in its first line, once it does.
+    #[track_caller]
+    pub fn listening(self) -> Self {
+        let mut process = self;
         let line = process.stdout.wait(PATIENCE, |lines, _| lines.first().cloned());
         let addr = line.as_deref().and_then(|line| {
             let rest = line.strip_prefix("threadws listening on http://")?;
@@ -175,6 +189,18 @@ impl Process {
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// What it takes at this moment.
+    #[track_caller]
+    pub fn takes(&self) -> Resources {
+        let folder = std::path::PathBuf::from(format!("/proc/{}", self.pid()));
+        let count = |name: &str| std::fs::read_dir(folder.join(name)).expect("it runs").count();
+        let status = std::fs::read_to_string(folder.join("status")).expect("it runs");
+        let resident =
+            status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process with memory");
+        let kib: u64 = resident.trim().trim_end_matches(" kB").parse().expect("a number");
+        Resources { memory: kib * 1024, threads: count("task"), descriptors: count("fd") }
     }
 
     #[track_caller]
