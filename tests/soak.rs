@@ -11,11 +11,13 @@
 
 mod common;
 
-use common::process::Resources;
-use common::{Frame, Haproxy, Process, RawPeer, eventually_within, next, program, watchdog};
+use common::{
+    Chaos, Frame, Haproxy, PATIENCE, Process, Proxy, RawPeer, Usage, header, next, program, watchdog, within,
+};
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
@@ -40,6 +42,29 @@ fn start(options: &[&str]) -> Process {
     let mut all = vec!["--log", "warn,threadws::connection=debug"];
     all.extend(options);
     Process::threadws(&all)
+}
+
+/// A proxy that can be restarted: the real one, or ours where that is missing.
+#[derive(Debug)]
+enum Front {
+    Haproxy(Haproxy),
+    Plain(Proxy),
+}
+
+impl Front {
+    fn before(haproxy: Option<&Path>, server: SocketAddr) -> Self {
+        match haproxy {
+            Some(haproxy) => Self::Haproxy(Haproxy::before(haproxy, server, "")),
+            None => Self::Plain(Proxy::before(server, Chaos::Pass, Chaos::Pass)),
+        }
+    }
+
+    fn addr(&self) -> SocketAddr {
+        match self {
+            Self::Haproxy(proxy) => proxy.addr(),
+            Self::Plain(proxy) => proxy.addr(),
+        }
+    }
 }
 
 /// What happens while it lasts.
@@ -148,7 +173,7 @@ fn misbehave(load: &Load, addr: SocketAddr, kind: u64) {
         let until = Instant::now() + Duration::from_secs(seconds);
         move || load.goes_on() && Instant::now() < until
     };
-    match kind % 8 {
+    match kind % 9 {
         // Never reads what everyone is told.
         0 => {
             let peer = RawPeer::open_at(addr, ROOM, &[]);
@@ -160,8 +185,8 @@ fn misbehave(load: &Load, addr: SocketAddr, kind: u64) {
         }
         // A head, an octet at a time, that never ends; and a message.
         1 | 2 => {
-            let mut peer = if kind % 8 == 1 { RawPeer::connect(addr) } else { RawPeer::open(addr) };
-            let octets = if kind % 8 == 1 {
+            let mut peer = if kind % 9 == 1 { RawPeer::connect(addr) } else { RawPeer::open(addr) };
+            let octets = if kind % 9 == 1 {
                 b"GET / HTTP/1.1\r\nX-Slow: ".to_vec()
             } else {
                 Frame::binary([7; 100]).encode()
@@ -176,7 +201,7 @@ fn misbehave(load: &Load, addr: SocketAddr, kind: u64) {
         }
         // Garbage instead of a head, and instead of frames.
         3 | 4 => {
-            let mut peer = if kind % 8 == 3 { RawPeer::connect(addr) } else { RawPeer::open(addr) };
+            let mut peer = if kind % 9 == 3 { RawPeer::connect(addr) } else { RawPeer::open(addr) };
             let mut state = kind + 1;
             let garbage: Vec<u8> = (0..4096)
                 .map(|_| {
@@ -200,6 +225,12 @@ fn misbehave(load: &Load, addr: SocketAddr, kind: u64) {
             peer.fin();
             while matches!(peer.frame_until(Instant::now() + Duration::from_secs(5)), Ok(Some(_))) {}
         }
+        // Announces more than it may send.
+        7 => {
+            let mut peer = RawPeer::open(addr);
+            peer.write(header(0x82, Some([1, 2, 3, 4]), 1 << 30, 64));
+            peer.expect_close_at_last(&[1009]);
+        }
         // Sends, sends, and is gone.
         _ => {
             let mut peer = RawPeer::open_at(addr, "/gone", &[]);
@@ -212,9 +243,25 @@ fn misbehave(load: &Load, addr: SocketAddr, kind: u64) {
     }
 }
 
-/// Every connection that the log tells of began once and ended once.
+/// One of the numbers that the server tells of itself.
 #[track_caller]
-fn each_ended_once(server: &Process) -> usize {
+fn metric(server: &Process, name: &str) -> u64 {
+    let mut peer = RawPeer::connect(server.addr());
+    peer.write("GET /metrics HTTP/1.1\r\nHost: soak\r\n\r\n");
+    let text = peer.answer().text();
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().expect("a whole number")
+}
+
+/// Every connection that the log tells of began once and ended once, and there are as many as the server has counted.
+#[track_caller]
+fn each_ended_once(server: &Process) -> u64 {
+    let opened = metric(server, "threadws_connections_opened_total");
+    assert_eq!(metric(server, "threadws_connections_open"), 0, "of {opened}");
+    // The log is written behind.
+    within(PATIENCE, "the log tells of every end", || {
+        server.log().iter().filter(|line| line.contains(" closed after ")).count() as u64 >= opened
+    });
     let mut seen: BTreeMap<String, (u32, u32)> = BTreeMap::new();
     for line in server.log() {
         assert!(!line.contains("dropped") && !line.contains("panicked"), "{line}");
@@ -226,11 +273,17 @@ fn each_ended_once(server: &Process) -> usize {
     }
     let odd: Vec<_> = seen.iter().filter(|(_, counts)| **counts != (1, 1)).take(10).collect();
     assert!(!seen.is_empty() && odd.is_empty(), "clients and how often they began and ended: {odd:?}");
-    seen.len()
+    assert_eq!(seen.len() as u64, opened, "in the log, and counted");
+    opened
+}
+
+fn figures(usage: &Usage) -> String {
+    let Usage { memory, threads, descriptors, .. } = usage;
+    format!("{} KiB, {threads} threads, {descriptors} descriptors", memory >> 10)
 }
 
 /// The middle of what was taken in the quarter of the time that ends at `end`, of four.
-fn typical(samples: &[Resources], end: usize) -> u64 {
+fn typical(samples: &[Usage], end: usize) -> usize {
     let quarter = &samples[samples.len() * (end - 1) / 4..samples.len() * end / 4];
     let mut memory: Vec<_> = quarter.iter().map(|sample| sample.memory).collect();
     memory.sort_unstable();
@@ -239,19 +292,19 @@ fn typical(samples: &[Resources], end: usize) -> u64 {
 
 /// That memory is as high in the last quarter as in the second one, when everything had been used once.
 #[track_caller]
-fn is_flat(samples: &[Resources]) {
+fn is_flat(samples: &[Usage]) {
     let (second, last) = (typical(samples, 2), typical(samples, 4));
     println!("memory: {} KiB in the second quarter, {} KiB in the last", second >> 10, last >> 10);
     assert!(last <= second + second / 10 + (1 << 20), "memory grows: {second} bytes, then {last}");
 }
 
 #[track_caller]
-fn settles(server: &Process, before: Resources) {
-    eventually_within(AFTERMATH, "threads and descriptors are back where they were", || {
-        let now = server.takes();
+fn settles(server: &Process, before: &Usage) {
+    within(AFTERMATH, "threads and descriptors are back where they were", || {
+        let now = server.usage();
         now.threads <= before.threads && now.descriptors <= before.descriptors
     });
-    println!("before: {before:?}\nafter:  {:?}", server.takes());
+    println!("before: {}\nafter:  {}", figures(before), figures(&server.usage()));
 }
 
 #[test]
@@ -265,13 +318,14 @@ fn under_a_mixed_load_nothing_grows_and_nobody_healthy_loses_a_message() {
     RawPeer::open(direct).close(1000);
     server.wait_for_line(&["client", "closed after"]);
     let haproxy = program("haproxy");
+    let front = || Front::before(haproxy.as_deref(), direct);
     let before = {
-        eventually_within(AFTERMATH, "the first client's thread has ended", || server.takes().threads <= 5);
-        server.takes()
+        within(AFTERMATH, "the first client's thread has ended", || server.usage().threads <= 5);
+        server.usage()
     };
     let load = Load::default();
-    let proxy = Mutex::new(haproxy.as_ref().map(|haproxy| Haproxy::before(haproxy, direct, "")));
-    let proxied = || proxy.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Haproxy::addr);
+    let proxy = Mutex::new(front());
+    let proxied = || proxy.lock().unwrap_or_else(PoisonError::into_inner).addr();
     let mut samples = Vec::new();
     thread::scope(|scope| {
         let load = &load;
@@ -297,8 +351,8 @@ fn under_a_mixed_load_nothing_grows_and_nobody_healthy_loses_a_message() {
         let proxied = &proxied;
         for own in 4..6 {
             scope.spawn(move || {
-                while let (true, Some(addr)) = (load.goes_on(), proxied()) {
-                    let connected = threadws::connect(format!("ws://{addr}/own/{own}"));
+                while load.goes_on() {
+                    let connected = threadws::connect(format!("ws://{}/own/{own}", proxied()));
                     // A proxy that is restarted breaks what it carries; what came until then was in order.
                     if connected.is_ok_and(|mut connection| talk(load, &mut connection).is_ok()) {
                         break;
@@ -322,17 +376,16 @@ fn under_a_mixed_load_nothing_grows_and_nobody_healthy_loses_a_message() {
         let mut tell = began;
         let mut restart = began + length / 6;
         while began.elapsed() < length {
-            samples.push(server.takes());
+            samples.push(server.usage());
             let now = Instant::now();
             if now >= tell {
-                tell += (length / 10).min(Duration::from_secs(60));
+                tell += length / 10;
                 let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-                let Resources { memory, threads, descriptors } = samples[samples.len() - 1];
                 println!(
-                    "{:5} s: {} KiB, {threads} threads, {descriptors} descriptors, {} messages, {} ticks, {} visits, \
+                    "{:5} s: {}, {} messages, {} ticks, {} visits, \
                      {} misbehaved, {} broken with the proxy",
                     began.elapsed().as_secs(),
-                    memory >> 10,
+                    figures(&samples[samples.len() - 1]),
                     count(&load.messages),
                     count(&load.ticks),
                     count(&load.visits),
@@ -340,10 +393,11 @@ fn under_a_mixed_load_nothing_grows_and_nobody_healthy_loses_a_message() {
                     count(&load.broken),
                 );
             }
-            if let (true, Some(haproxy)) = (now >= restart, &haproxy) {
+            if now >= restart {
                 restart += length / 6;
-                let fresh = Haproxy::before(haproxy, direct, "");
-                let old = proxy.lock().unwrap_or_else(PoisonError::into_inner).replace(fresh);
+                let fresh = front();
+                let old =
+                    std::mem::replace(&mut *proxy.lock().unwrap_or_else(PoisonError::into_inner), fresh);
                 drop(old);
             }
             thread::sleep((length / 400).clamp(Duration::from_millis(100), Duration::from_secs(5)));
@@ -354,10 +408,8 @@ fn under_a_mixed_load_nothing_grows_and_nobody_healthy_loses_a_message() {
     let seconds = length.as_secs();
     assert!(load.messages.into_inner() > 100 * seconds, "hardly any messages");
     assert!(load.ticks.into_inner() > seconds, "hardly any ticks");
-    if haproxy.is_some() {
-        assert!(load.broken.into_inner() > 0, "the proxy was never restarted under a connection");
-    }
-    settles(&server, before);
+    assert!(load.broken.into_inner() > 0, "the proxy was never restarted under a connection");
+    settles(&server, &before);
     println!("{} connections, each ended once", each_ended_once(&server));
     is_flat(&samples);
     server.stop();
@@ -370,8 +422,8 @@ fn thousands_who_come_and_go_leave_nothing_behind() {
     let _dog = watchdog(120 + rounds / 50);
     let server = start(&["--echo", "--every", "1s"]);
     RawPeer::open(server.addr()).close(1000);
-    eventually_within(AFTERMATH, "the first client's thread has ended", || server.takes().threads <= 5);
-    let before = server.takes();
+    within(AFTERMATH, "the first client's thread has ended", || server.usage().threads <= 5);
+    let before = server.usage();
     let began = Instant::now();
     let (tell, told) = mpsc::channel();
     let round = &AtomicU64::new(0);
@@ -406,16 +458,16 @@ fn thousands_who_come_and_go_leave_nothing_behind() {
         let step = (rounds / 40).max(1);
         for count in 0..rounds.div_ceil(step) {
             next(&told, "the next of forty parts");
-            samples.push(server.takes());
+            samples.push(server.usage());
             if count % 4 == 0 {
-                println!("{:6} came: {:?}", count * step, samples[samples.len() - 1]);
+                println!("{:6} came: {}", count * step, figures(&samples[samples.len() - 1]));
             }
         }
     });
     println!("{rounds} came and went in {:.1} s", began.elapsed().as_secs_f64());
-    settles(&server, before);
+    settles(&server, &before);
     // The one before them, too.
-    assert_eq!(each_ended_once(&server) as u64, rounds + 1);
+    assert_eq!(each_ended_once(&server), rounds + 1);
     is_flat(&samples);
     server.stop();
 }

@@ -6,13 +6,22 @@
     reason = "every test file compiles this module and uses its own part of it"
 )]
 
+pub mod canary;
+pub mod cgroup;
+pub mod chaos;
 pub mod frame;
 pub mod host;
+pub mod machine;
+pub mod netns;
 pub mod peer;
 pub mod server;
+pub mod sockets;
 pub mod time;
 pub mod tools;
+pub mod usage;
 
+#[cfg(feature = "cli")]
+pub mod child;
 #[cfg(feature = "cli")]
 pub mod haproxy;
 #[cfg(feature = "cli")]
@@ -20,12 +29,19 @@ pub mod nginx;
 #[cfg(feature = "cli")]
 pub mod process;
 
+pub use canary::Canary;
+pub use cgroup::Cgroup;
+pub use chaos::{Chaos, Proxy};
 pub use frame::{Frame, header};
 pub use host::{Guest, Host};
+pub use machine::{alone, room_for};
+pub use netns::Network;
 pub use peer::{Answer, RawPeer, upgrade_request};
 pub use server::{TestServer, echo};
-pub use time::{PATIENCE, eventually, eventually_within, ms, watchdog};
-pub use tools::program;
+pub use sockets::unsent_by;
+pub use time::{PATIENCE, eventually, ms, watchdog, within};
+pub use tools::{program, skip};
+pub use usage::Usage;
 
 #[cfg(feature = "cli")]
 pub use {haproxy::Haproxy, nginx::Nginx, process::Process};

@@ -233,6 +233,11 @@ impl RawPeer {
         &self.input[self.taken..]
     }
 
+    /// How many octets there are of a frame that is not whole.
+    pub fn torn(&self) -> usize {
+        self.left().len()
+    }
+
     fn take(&mut self, octets: usize) -> Vec<u8> {
         let taken = self.left()[..octets].to_vec();
         self.taken += octets;

@@ -1,6 +1,7 @@
 //! The real binary, and other programs that run beside a test.
 
-use super::time::{PATIENCE, ms};
+use super::time::{PATIENCE, ms, within};
+use super::usage::Usage;
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::SocketAddr;
@@ -16,14 +17,6 @@ pub struct Process {
     stdout: Arc<Lines>,
     stderr: Arc<Lines>,
     addr: Option<SocketAddr>,
-}
-
-/// What a process takes: resident memory in bytes, threads, open descriptors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Resources {
-    pub memory: u64,
-    pub threads: usize,
-    pub descriptors: usize,
 }
 
 /// Lines as they come.
@@ -78,25 +71,35 @@ impl Process {
     /// `threadws` on a free port, ready to be connected to.
     #[track_caller]
     pub fn threadws(options: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_threadws"));
-        command.args(["--listen", "127.0.0.1:0"]).args(options);
+        Self::threadws_under(&[], options)
+    }
+
+    /// The same, started by a program that ends as it: `prlimit`, `env`, `strace -D`.
+    #[track_caller]
+    pub fn threadws_under(wrapper: &[&str], options: &[&str]) -> Self {
+        Self::threadws_at("127.0.0.1:0", wrapper, options)
+    }
+
+    /// The same, on any address.
+    #[track_caller]
+    pub fn threadws_at(listen: &str, wrapper: &[&str], options: &[&str]) -> Self {
+        Self::server(threadws_command(listen, wrapper, options))
+    }
+
+    /// A program that tells where it listens as `threadws` does, ready to be connected to.
+    #[track_caller]
+    pub fn server(command: Command) -> Self {
         Self::spawn(command).listening()
     }
 
-    /// With the address that it tells in its first line, once it does.
+    /// With the address that it tells, once it does.
     #[track_caller]
     pub fn listening(self) -> Self {
         let mut process = self;
-        let line = process.stdout.wait(PATIENCE, |lines, _| lines.first().cloned());
-        let addr = line.as_deref().and_then(|line| {
-            let rest = line.strip_prefix("threadws listening on http://")?;
-            let (addr, _) = rest.split_once('/')?;
-            (line == format!("threadws listening on http://{addr}/ (ws://{addr}/)"))
-                .then(|| addr.parse().ok())?
-        });
+        let addr = process.stdout.wait(PATIENCE, |lines, _| lines.iter().find_map(|line| address_in(line)));
         match addr {
             Some(addr) => process.addr = Some(addr),
-            None => panic!("expected the line that tells the address, got {line:?}"),
+            None => panic!("expected the line that tells the address, got {:?}", process.stdout()),
         }
         process
     }
@@ -191,16 +194,36 @@ impl Process {
         self.child.id()
     }
 
-    /// What it takes at this moment.
+    /// What it takes of the machine now.
     #[track_caller]
-    pub fn takes(&self) -> Resources {
-        let folder = std::path::PathBuf::from(format!("/proc/{}", self.pid()));
-        let count = |name: &str| std::fs::read_dir(folder.join(name)).expect("it runs").count();
-        let status = std::fs::read_to_string(folder.join("status")).expect("it runs");
-        let resident =
-            status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process with memory");
-        let kib: u64 = resident.trim().trim_end_matches(" kB").parse().expect("a number");
-        Resources { memory: kib * 1024, threads: count("task"), descriptors: count("fd") }
+    pub fn usage(&self) -> Usage {
+        Usage::of(self.pid())
+    }
+
+    /// Waits until threads and descriptors are no more than they were, at most so long, but for the 32 threads that wait 5 s
+    /// for a next client; then the memory must be what it was, but for a tenth and what allocators keep.
+    #[track_caller]
+    pub fn expect_settled(&self, before: &Usage, timeout: Duration) {
+        const PARKED: usize = 32;
+        const KEPT: usize = 16 << 20;
+        let mut now = self.usage();
+        within(timeout, &format!("threads and descriptors as before: {before:?}"), || {
+            now = self.usage();
+            now.threads <= before.threads + PARKED && now.descriptors <= before.descriptors
+        });
+        let most = before.memory / 10 * 11 + KEPT;
+        assert!(now.memory <= most, "memory was {}, and stays at {}", before.memory, now.memory);
+    }
+
+    /// Nothing in the log that must never be there.
+    #[track_caller]
+    pub fn expect_no_panic(&self) {
+        let log = self.log();
+        let is_bad = |line: &&String| {
+            line.split_whitespace().nth(1) == Some("[ERROR]") || line.contains("panicked at")
+        };
+        let bad = log.iter().find(is_bad);
+        assert!(bad.is_none(), "{}", bad.map_or("", |line| line));
     }
 
     #[track_caller]
@@ -233,10 +256,25 @@ impl Process {
     /// SIGTERM, and a clean end.
     #[track_caller]
     pub fn stop(mut self) {
+        self.expect_no_panic();
         self.signal(Signal::TERM);
         let status = self.wait(PATIENCE + ms(2000));
         assert_eq!(status.code(), Some(0), "after SIGTERM: {status}");
     }
+}
+
+/// What starts `threadws` below other programs.
+pub fn threadws_command(listen: &str, wrapper: &[&str], options: &[&str]) -> Command {
+    let words = [wrapper, &[env!("CARGO_BIN_EXE_threadws"), "--listen", listen], options].concat();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]);
+    command
+}
+
+/// The whole of the line has to be as it is promised.
+fn address_in(line: &str) -> Option<SocketAddr> {
+    let (addr, _) = line.strip_prefix("threadws listening on http://")?.split_once('/')?;
+    (line == format!("threadws listening on http://{addr}/ (ws://{addr}/)")).then(|| addr.parse().ok())?
 }
 
 fn has_parts(line: &str, parts: &[&str]) -> bool {

@@ -21,13 +21,13 @@ pub fn ms(milliseconds: u64) -> Duration {
 /// Waits until `condition` holds, and fails with `what` if it never does.
 #[track_caller]
 pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
-    eventually_within(PATIENCE, what, condition);
+    within(PATIENCE, what, condition);
 }
 
-/// The same, for what takes longer.
+/// The same for what takes its time.
 #[track_caller]
-pub fn eventually_within(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + patience;
+pub fn within(time: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + time;
     while !condition() {
         assert!(Instant::now() < deadline, "never came true: {what}");
         std::thread::sleep(Duration::from_millis(2));

@@ -26,8 +26,8 @@ pub fn program(name: &str) -> Option<PathBuf> {
     found
 }
 
-/// Says why a test is skipped, past the captured output.
-fn skip(why: &str) {
+/// Says why a test is skipped, past the captured output. Fails where nothing may be missing.
+pub fn skip(why: &str) {
     assert!(
         std::env::var_os("THREADWS_REQUIRE_ALL").is_none_or(|all| all != "1"),
         "THREADWS_REQUIRE_ALL=1: {why}"

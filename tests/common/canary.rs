@@ -1,0 +1,121 @@
+//! A client like any other beside an attack: it must not notice. A plain echo beside it, without a WebSocket, tells what
+//! the machine itself delays.
+
+use super::peer::RawPeer;
+use super::time::{PATIENCE, ms, test_name};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// 20 messages a second.
+const PACE: Duration = Duration::from_millis(50);
+/// So many at least, however short the attack.
+const LEAST: usize = 10;
+/// A fresh connection so often, in messages.
+const FRESH: usize = 10;
+
+/// Talks to an echo server until it is asked how it was.
+#[derive(Debug)]
+pub struct Canary {
+    stop: mpsc::Sender<()>,
+    thread: JoinHandle<Delays>,
+}
+
+#[derive(Debug, Default)]
+struct Delays {
+    echoes: Vec<Duration>,
+    connects: Vec<Duration>,
+    /// Of the plain echo.
+    machine: Vec<Duration>,
+}
+
+impl Canary {
+    /// Beside an attack on an echo server.
+    #[track_caller]
+    pub fn beside(addr: SocketAddr) -> Self {
+        let (stop, stopped) = mpsc::channel();
+        let mut peer = RawPeer::open(addr);
+        let thread = std::thread::Builder::new().name(test_name());
+        let body = move || {
+            let mut machine = plain_echo();
+            let mut delays = Delays::default();
+            loop {
+                let over = stopped.recv_timeout(PACE) != Err(RecvTimeoutError::Timeout);
+                let number = delays.echoes.len();
+                if over && number >= LEAST {
+                    return delays;
+                }
+                delays.machine.push(timed(|| {
+                    machine.write_all(b"?").expect("the plain echo reads");
+                    machine.read_exact(&mut [0]).expect("the plain echo writes");
+                }));
+                delays.echoes.push(timed(|| echo(&mut peer, number)));
+                if number % FRESH == 0 {
+                    delays.connects.push(timed(|| echo(&mut RawPeer::open(addr), number)));
+                }
+            }
+        };
+        Self { stop, thread: thread.spawn(body).expect("a thread for the canary") }
+    }
+
+    /// Ends it. It must have been heard within 100 ms (99 % of its messages) and let in within 1 s, but for what the
+    /// machine did to a plain echo at the same time.
+    #[track_caller]
+    pub fn expect_well(self) {
+        drop(self.stop);
+        let Ok(delays) = self.thread.join() else { panic!("the canary died") };
+        // Several threads have to wake up where the plain echo has one.
+        let machine = 10 * quantile(&delays.machine, 1.0);
+        let echo = quantile(&delays.echoes, 0.99);
+        let connect = quantile(&delays.connects, 1.0);
+        assert!(
+            echo <= ms(100) + machine,
+            "99 % of the echoes took up to {echo:?}, a plain echo {machine:?} / 10"
+        );
+        assert!(
+            connect <= ms(1000) + machine,
+            "a new client took {connect:?}, a plain echo {machine:?} / 10"
+        );
+    }
+}
+
+fn timed(action: impl FnOnce()) -> Duration {
+    let start = Instant::now();
+    action();
+    start.elapsed()
+}
+
+#[track_caller]
+fn echo(peer: &mut RawPeer, number: usize) {
+    let text = format!("canary {number}");
+    peer.send_text(&text);
+    assert_eq!(peer.message().as_text(), text);
+}
+
+/// A connection to a thread that sends back each octet.
+fn plain_echo() -> TcpStream {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let stream = TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a read timeout");
+    let (mut other, _) = listener.accept().expect("the connection");
+    std::thread::spawn(move || {
+        let mut octet = [0];
+        while other.read(&mut octet).is_ok_and(|octets| octets > 0) && other.write_all(&octet).is_ok() {}
+    });
+    stream
+}
+
+fn quantile(delays: &[Duration], quantile: f64) -> Duration {
+    let mut delays = delays.to_vec();
+    delays.sort();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a place in a short list"
+    )]
+    let at = ((delays.len() as f64 * quantile).ceil() as usize).clamp(1, delays.len());
+    delays[at - 1]
+}

@@ -1,0 +1,54 @@
+//! A control group of version 1 or 2 that bounds a process. It takes root, and a machine that lets root make one.
+
+use super::tools::skip;
+use std::fs;
+use std::path::PathBuf;
+
+/// A group that is removed when this is dropped; whoever was started in it must have ended.
+#[derive(Debug)]
+pub struct Cgroup(PathBuf);
+
+impl Cgroup {
+    /// A group with one controller ("pids", "cpu") and these settings, a value for each file; `None` if the test is to be
+    /// skipped. `version1` and `version2` differ for most controllers.
+    #[track_caller]
+    pub fn new(controller: &str, version1: &[(&str, &str)], version2: &[(&str, &str)]) -> Option<Self> {
+        let name = format!("threadws-test-{}-{controller}", std::process::id());
+        let own_root = PathBuf::from("/sys/fs/cgroup").join(controller);
+        let (folder, settings) = if own_root.is_dir() {
+            (own_root.join(name), version1)
+        } else {
+            (PathBuf::from("/sys/fs/cgroup").join(name), version2)
+        };
+        if let Err(error) = fs::create_dir(&folder) {
+            skip(&format!("no control group can be made: {error}"));
+            return None;
+        }
+        let group = Self(folder);
+        for (file, value) in settings {
+            if let Err(error) = fs::write(group.0.join(file), value) {
+                skip(&format!("{file} cannot be set: {error}"));
+                return None;
+            }
+        }
+        Some(group)
+    }
+
+    /// What a command has to begin with to run in the group.
+    pub fn wrapper(&self) -> [String; 4] {
+        let script = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", self.0.display());
+        ["sh".into(), "-c".into(), script, "sh".into()]
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // Who has just been reaped may still be counted.
+        for _ in 0..500 {
+            if fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+}

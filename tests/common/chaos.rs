@@ -1,0 +1,132 @@
+//! A TCP proxy that misbehaves as networks do: it delays, trickles, stalls, cuts and resets.
+
+use super::time::PATIENCE;
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// What happens to one direction of every connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chaos {
+    /// Nothing.
+    Pass,
+    /// Each read waits so long before it is passed on.
+    Delay(Duration),
+    /// After so many octets, one octet in each such interval.
+    Trickle { after: usize, every: Duration },
+    /// Nothing is passed on, nor read, after so many octets. The connection stays.
+    Stall { after: usize },
+    /// FIN in this direction after so many octets; the other one stays open.
+    HalfClose { after: usize },
+    /// RST to both sides after so many octets.
+    Reset { after: usize },
+}
+
+/// A running proxy. Dropping it resets whatever is left.
+#[derive(Debug)]
+pub struct Proxy {
+    addr: SocketAddr,
+    stop: Arc<AtomicBool>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+impl Proxy {
+    /// In front of a server: what happens on the way to it, and on the way back.
+    #[track_caller]
+    pub fn before(server: SocketAddr, there: Chaos, back: Chaos) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let addr = listener.local_addr().expect("it is bound");
+        listener.set_nonblocking(true).expect("O_NONBLOCK");
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let acceptor = std::thread::spawn(move || {
+            let mut pumps = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                let Ok((client, _)) = listener.accept() else {
+                    std::thread::sleep(Duration::from_millis(2));
+                    continue;
+                };
+                let Ok(server) = TcpStream::connect_timeout(&server, PATIENCE) else { continue };
+                let (client, server) = (Arc::new(client), Arc::new(server));
+                for (from, to, chaos) in [(&client, &server, there), (&server, &client, back)] {
+                    let (from, to, stop) = (Arc::clone(from), Arc::clone(to), Arc::clone(&stopped));
+                    pumps.push(std::thread::spawn(move || drop(pump(&from, &to, chaos, &stop))));
+                }
+            }
+            for pump in pumps {
+                drop(pump.join());
+            }
+        });
+        Self { addr, stop, acceptor: Some(acceptor) }
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(acceptor) = self.acceptor.take() {
+            drop(acceptor.join());
+        }
+    }
+}
+
+/// Passes octets on in one direction until its end.
+fn pump(from: &TcpStream, to: &TcpStream, chaos: Chaos, stop: &AtomicBool) -> io::Result<()> {
+    from.set_nonblocking(false)?;
+    to.set_nodelay(true)?;
+    from.set_read_timeout(Some(Duration::from_millis(20)))?;
+    let mut left = match chaos {
+        Chaos::Pass | Chaos::Delay(_) => usize::MAX,
+        Chaos::Trickle { after, .. }
+        | Chaos::Stall { after }
+        | Chaos::HalfClose { after }
+        | Chaos::Reset { after } => after,
+    };
+    let mut buffer = vec![0; 64 * 1024];
+    while !stop.load(Ordering::Relaxed) {
+        let most = match (left, chaos) {
+            (0, Chaos::Trickle { every, .. }) => {
+                std::thread::sleep(every);
+                1
+            }
+            (0, Chaos::Stall { .. }) => {
+                std::thread::sleep(Duration::from_millis(20));
+                continue;
+            }
+            (0, Chaos::HalfClose { .. }) => return to.shutdown(Shutdown::Write),
+            (0, _) => {
+                for stream in [from, to] {
+                    rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO))?;
+                    // AF_UNSPEC would send the RST at once; the other pump notices the end and lets go, too.
+                    stream.shutdown(Shutdown::Both)?;
+                }
+                return Ok(());
+            }
+            _ => buffer.len().min(left),
+        };
+        let octets = match (&mut &*from).read(&mut buffer[..most]) {
+            Ok(0) => return to.shutdown(Shutdown::Write),
+            Ok(octets) => octets,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => continue,
+            Err(error) => {
+                drop(to.shutdown(Shutdown::Both));
+                return Err(error);
+            }
+        };
+        if let Chaos::Delay(delay) = chaos {
+            std::thread::sleep(delay);
+        }
+        (&mut &*to).write_all(&buffer[..octets])?;
+        if left != usize::MAX {
+            left = left.saturating_sub(octets);
+        }
+    }
+    Ok(())
+}
