@@ -89,7 +89,13 @@ impl Process {
     /// A program that tells where it listens as `threadws` does, ready to be connected to.
     #[track_caller]
     pub fn server(command: Command) -> Self {
-        let mut process = Self::spawn(command);
+        Self::spawn(command).listening()
+    }
+
+    /// With the address that it tells, once it does.
+    #[track_caller]
+    pub fn listening(self) -> Self {
+        let mut process = self;
         let addr = process.stdout.wait(PATIENCE, |lines, _| lines.iter().find_map(|line| address_in(line)));
         match addr {
             Some(addr) => process.addr = Some(addr),

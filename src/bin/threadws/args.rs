@@ -26,7 +26,7 @@ pub(crate) enum Command {
 /// What a server shall do.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Options {
-    pub(crate) listen: String,
+    pub(crate) listen: Listen,
     /// Zero: never.
     pub(crate) every: Duration,
     pub(crate) message: String,
@@ -50,6 +50,19 @@ pub(crate) struct Options {
     pub(crate) page: bool,
     pub(crate) log: Filter,
 }
+
+/// Where clients come in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Listen {
+    /// The service manager's socket if it hands one over, else [`LISTEN`].
+    Unsaid,
+    /// The service manager's socket, and no other.
+    Systemd,
+    Address(String),
+}
+
+/// Where it listens if nothing is said.
+pub(crate) const LISTEN: &str = "127.0.0.1:8005";
 
 /// What becomes of a message, apart from being logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,8 +126,9 @@ What clients get:
                         try it out [default: the page]
 
 Who may connect:
-  --listen ADDR         address and port; port 0 takes a free one
-                        [default: 127.0.0.1:8005]
+  --listen ADDR         address and port; port 0 takes a free one; 'systemd'
+                        is the socket of its socket unit, which is taken
+                        unasked if there is one [default: 127.0.0.1:8005]
   --path PATH           the only path for WebSockets; others get 404
                         [default: any path]
   --allow-origin ORIGIN a site whose pages may connect, or 'any'; can be
@@ -197,7 +211,7 @@ const OPTIONS: [&str; 25] = [
 impl Default for Options {
     fn default() -> Self {
         Self {
-            listen: "127.0.0.1:8005".to_owned(),
+            listen: Listen::Unsaid,
             every: Duration::from_secs(3),
             message: "hello from threadws".to_owned(),
             answer: Answer::Nothing,
@@ -244,7 +258,7 @@ pub(crate) fn parse(
             Long("broadcast") => given.broadcast = true,
             Long("topics") => given.topics = true,
             Long("no-page") => options.page = false,
-            Long("listen") => options.listen = value(&mut parser, "listen", values::listen_address)?,
+            Long("listen") => options.listen = value(&mut parser, "listen", listen)?,
             Long("path") => options.path = Some(value(&mut parser, "path", values::path)?),
             Long("allow-origin") => {
                 given.origins.push(value(&mut parser, "allow-origin", |text| match text {
@@ -355,6 +369,14 @@ fn value<T>(
     read(&text).map_err(|error| format!("--{name}: {error}"))
 }
 
+fn listen(text: &str) -> Result<Listen, String> {
+    match text {
+        "systemd" if cfg!(feature = "systemd") => Ok(Listen::Systemd),
+        "systemd" => Err("this binary is built without the feature systemd".to_owned()),
+        address => values::listen_address(address).map(Listen::Address),
+    }
+}
+
 fn answer(given: &Given) -> Result<Answer, String> {
     match (given.echo, given.broadcast, given.topics) {
         (false, false, false) => Ok(Answer::Nothing),
@@ -456,7 +478,7 @@ mod tests {
                     --max-per-address 4 --handshake-rate 20/1s --message-rate 600/1m --max-lifetime 2h \
                     --idle-timeout 90s";
         let expected = Options {
-            listen: "[::1]:0".to_owned(),
+            listen: Listen::Address("[::1]:0".to_owned()),
             every: Duration::from_millis(500),
             message: "hi".to_owned(),
             answer: Answer::Broadcast,
@@ -483,6 +505,14 @@ mod tests {
         assert_eq!(options("--slow-peer skip --slow-peer close").slow_peer, SlowPeer::Close);
         assert_eq!(options("--allow-origin any").origins, Origins::Any);
         assert_eq!(options("--every 1s --every 0").every, Duration::ZERO);
+        assert_eq!(
+            command("--listen systemd").map(|_| ()),
+            if cfg!(feature = "systemd") {
+                Ok(())
+            } else {
+                Err("--listen: this binary is built without the feature systemd".to_owned())
+            }
+        );
     }
 
     #[test]
@@ -506,7 +536,7 @@ mod tests {
             assert!(line.chars().count() < 80, "{line}");
         }
         let defaults = Options::default();
-        assert!(HELP.contains(&format!("[default: {}]", defaults.listen)));
+        assert!(HELP.contains(&format!("[default: {LISTEN}]")));
         assert!(HELP.contains(&format!("[default: {}]", defaults.message)));
         assert!(HELP.contains(&format!("[default: {}s]", defaults.every.as_secs())));
         assert!(HELP.contains(&format!("[default: {}s]", defaults.ping.as_secs())));

@@ -15,6 +15,7 @@ mod serve;
 mod show;
 mod signals;
 mod stderr;
+mod systemd;
 mod values;
 
 use args::Command;
@@ -45,10 +46,14 @@ fn main() -> ExitCode {
     match args::parse(std::env::args_os().skip(1), std::env::var_os("THREADWS_LOG")) {
         Ok(Command::Help) => print(args::HELP),
         Ok(Command::Version) => print(args::VERSION),
-        Ok(Command::Serve(options)) => run(options.log.clone(), |stop| {
-            raise_descriptor_limit();
-            serve::serve(&options, stop)
-        }),
+        Ok(Command::Serve(options)) => {
+            // While there is one thread.
+            let handed = systemd::listener();
+            run(options.log.clone(), |stop| {
+                raise_descriptor_limit();
+                serve::serve(&options, handed.map_err(Failure::Run)?, stop)
+            })
+        }
         Ok(Command::ConnectHelp) => print(args::connect::HELP),
         Ok(Command::Connect(options)) => run(options.log.clone(), |stop| connect::connect(&options, stop)),
         Ok(Command::BenchHelp) => print(args::bench::HELP),

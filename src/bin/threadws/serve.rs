@@ -1,15 +1,18 @@
 //! The server: what becomes of each client, and of the process when it is told to stop.
 
 use crate::Failure;
-use crate::args::{Answer, Options, Origins, Trust};
+use crate::args::{Answer, LISTEN, Listen, Options, Origins, Trust};
 use crate::plain::{self, Plain};
 use crate::show::Shown;
 use crate::signals::Stop;
+use crate::systemd::Manager;
 use log::{Level, debug, info, log_enabled, warn};
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
-use threadws::{BoxError, Config, Connection, Error, MessageRef, Reject, Request, Response, Server};
+use threadws::{
+    BoxError, Config, Connection, Error, MessageRef, Reject, Request, Response, Server, ServerHandle,
+};
 
 /// How long clients may take to leave when the process ends.
 const SHUTDOWN: Duration = Duration::from_secs(5);
@@ -18,19 +21,59 @@ const SHUTDOWN: Duration = Duration::from_secs(5);
 const MAX_TOPIC: usize = 256;
 
 /// Serves until a signal comes. That it listens and that it has stopped is logged by the library.
-pub(crate) fn serve(options: &Options, stop: Stop) -> Result<(), Failure> {
+/// `handed` is the service manager's socket.
+pub(crate) fn serve(options: &Options, handed: Option<TcpListener>, stop: Stop) -> Result<(), Failure> {
+    let place = match &options.listen {
+        Listen::Address(address) => address,
+        Listen::Systemd => "the socket that was handed over",
+        Listen::Unsaid => LISTEN,
+    };
     let failed = |error: Error| match error {
         Error::Invalid(what) => Failure::Usage(what.into_owned()),
-        error => Failure::Run(format!("cannot listen on {}: {error}", options.listen)),
+        error => Failure::Run(format!("cannot listen on {place}: {error}")),
     };
     let job = Job { every: options.every, message: options.message.clone(), answer: options.answer };
-    let server = configure(Server::bind(&*options.listen).map_err(failed)?, options);
+    let server = configure(
+        match (&options.listen, handed) {
+            (Listen::Systemd | Listen::Unsaid, Some(listener)) => Server::from_listener(listener),
+            (Listen::Systemd, None) => return Err(Failure::Run("no socket was handed over".to_owned())),
+            // One of the two would be left without an answer.
+            (Listen::Address(address), Some(_)) => {
+                return Err(Failure::Run(format!("a socket was handed over, and --listen {address} given")));
+            }
+            (Listen::Address(_) | Listen::Unsaid, None) => Server::bind(place).map_err(failed)?,
+        },
+        options,
+    );
     let handle = server.spawn(move |client| job.run(client)).map_err(failed)?;
     announce(handle.local_addr());
-    let signalled = stop.wait();
+    let manager = Manager::from_env();
+    let signalled = match &manager {
+        None => stop.wait(),
+        Some(manager) => wait(manager, &handle, stop),
+    };
     // The report, with what had to be abandoned, is in the log.
     drop(handle.shutdown(SHUTDOWN));
     signalled.map_err(|error| Failure::Run(format!("cannot wait for signals: {error}")))
+}
+
+/// Waits for a signal, and tells the service manager how it goes meanwhile. It hears nothing if this thread is not run
+/// any more, or if the table of clients is locked up.
+fn wait(manager: &Manager, handle: &ServerHandle, mut stop: Stop) -> io::Result<()> {
+    let status = || {
+        let stats = handle.hub().stats();
+        format!("{} clients, {} threads; {}", stats.open(), stats.threads(), handle.capacity())
+    };
+    manager.ready(&status());
+    let signalled = loop {
+        match stop.wait_timeout(manager.interval()) {
+            Ok(false) => manager.alive(&status()),
+            Ok(true) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+    };
+    manager.stopping(&format!("{} clients are told to leave", handle.hub().stats().open()));
+    signalled
 }
 
 fn configure(server: Server, options: &Options) -> Server {

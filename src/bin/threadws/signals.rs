@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 /// As shells report a process ended by Ctrl-C: 128 and SIGINT.
 const CUT_SHORT: i32 = 130;
@@ -32,5 +33,15 @@ impl Stop {
     pub(crate) fn wait(mut self) -> io::Result<()> {
         // Retried by std when a signal interrupts it: the handler's octet is then already there.
         self.0.read_exact(&mut [0])
+    }
+
+    /// Waits for the first signal, at most so long, which is not zero. Whether it has come.
+    pub(crate) fn wait_timeout(&mut self, timeout: Duration) -> io::Result<bool> {
+        self.0.set_read_timeout(Some(timeout))?;
+        match self.0.read_exact(&mut [0]) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
