@@ -10,5 +10,8 @@ pub mod defaults {}
 #[doc = include_str!("security.md")]
 pub mod security {}
 
+#[doc = include_str!("deploying.md")]
+pub mod deploying {}
+
 #[doc = include_str!("coming_from_ws.md")]
 pub mod coming_from_ws {}
