@@ -125,14 +125,14 @@ fn shown(path: &Path) -> String {
 struct Tunnel(Child);
 
 impl Tunnel {
-    /// To the proxy, whose name has to be the one that it was given; and the end of it that is ours.
+    /// From 127.0.0.2 to the proxy, whose name has to be the one that it was given; and the end of it that is ours.
     #[track_caller]
     fn to(proxy: &Proxy, openssl: &Path, identity: &Identity) -> (UnixStream, Self) {
         let (ours, its) = UnixStream::pair().expect("a pair");
         let mut command = Command::new(openssl);
         command.args(["s_client", "-quiet", "-verify_quiet", "-verify_return_error", "-servername", NAME]);
         command.args(["-verify_hostname", NAME, "-connect", &proxy.addr().to_string()]);
-        command.arg("-CAfile").arg(identity.certificate());
+        command.args(["-bind", "127.0.0.2:0"]).arg("-CAfile").arg(identity.certificate());
         command.stdin(OwnedFd::from(its.try_clone().expect("a descriptor"))).stdout(OwnedFd::from(its));
         (ours, Self(command.spawn().expect("openssl starts")))
     }
@@ -172,14 +172,15 @@ fn behind_the_proxies_of_the_guide_tls_addresses_origins_and_closes_are_right() 
     let Some(curl) = program("curl") else { return };
     let identity = Identity::new(&openssl);
     with_each(|proxy| {
-        let mut server = Process::threadws(&["--echo", "--every", "0"]);
+        let mut server = Process::threadws(&["--echo", "--every", "0", "--trust-proxy", "127.0.0.1"]);
         let proxy = proxy(server.addr(), &identity, "60s");
         let (stream, _tunnel) = Tunnel::to(&proxy, &openssl, &identity);
         let mut connection = connect(&proxy)
-            .header("X-Forwarded-For", "203.0.113.7")
+            .header("X-Forwarded-For", "198.51.100.1")
             .from_stream(stream)
             .expect("a page of the same host may connect");
-        server.wait_for_line(&["connected from 203.0.113.7 via 127.0.0.1"]);
+        // Its own word for it counts nothing: 127.0.0.2 is what the proxy has seen.
+        server.wait_for_line(&["connected from 127.0.0.2 via 127.0.0.1"]);
         for message in [Message::from("through TLS"), Message::from(vec![7; 1 << 20])] {
             connection.send(message.clone()).expect("sent");
             assert!(connection.recv().expect("open").as_ref() == Some(&message), "another message");
