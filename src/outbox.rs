@@ -286,6 +286,10 @@ impl Outbox {
     }
 
     /// Writes or queues a message. `bound` is the backlog that it may not exceed.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "`len`, the sum of both, is at most `COPIED` where it is used"
+    )]
     fn queue(&self, message: impl IntoMessage, bound: Option<usize>) -> Result<(MutexGuard<'_, Core>, u64)> {
         let view = message.as_message();
         let payload = view.as_bytes();

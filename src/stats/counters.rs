@@ -37,6 +37,7 @@ impl Counters {
         self.accepted.fetch_add(1, Ordering::Relaxed);
     }
 
+    #[expect(clippy::indexing_slicing, reason = "it has a place for each reason")]
     pub(crate) fn refused(&self, reason: Refusal) {
         self.refused[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
