@@ -295,8 +295,9 @@ fn read_answer(stream: &Stream, deadline: Deadline) -> Result<(http::Response<()
                 return Err(Error::Io(ErrorKind::UnexpectedEof.into()));
             }
         };
-        let response = head::parse_response(&octets[..end], LIMITS).map_err(broken)?;
-        octets.drain(..end);
+        let (head, rest) = octets.split_at_checked(end).unwrap_or((&octets, &[]));
+        let response = head::parse_response(head, LIMITS).map_err(broken)?;
+        octets = rest.to_vec();
         if response.status() == StatusCode::SWITCHING_PROTOCOLS || !response.status().is_informational() {
             return Ok((response, octets));
         }
@@ -324,7 +325,7 @@ fn read_some(stream: &Stream, octets: &mut Vec<u8>, deadline: Deadline) -> Resul
         return Err(Error::Timeout(Timeout::Handshake));
     }
     let count = stream.read(&mut buffer, false)?;
-    octets.extend_from_slice(&buffer[..count]);
+    octets.extend(buffer.iter().take(count));
     Ok(count)
 }
 

@@ -121,7 +121,8 @@ impl fmt::Debug for Error {
             Self::MessageTooBig { limit } => f.debug_struct("MessageTooBig").field("limit", limit).finish(),
             Self::Timeout(timeout) => f.debug_tuple("Timeout").field(timeout).finish(),
             Self::Refused(response) => {
-                let shown = &response.body()[..response.body().len().min(MAX_SHOWN)];
+                let body = response.body();
+                let shown = body.get(..MAX_SHOWN).unwrap_or(body);
                 f.debug_struct("Refused")
                     .field("status", &response.status().as_u16())
                     .field("body", &String::from_utf8_lossy(shown))

@@ -188,7 +188,7 @@ impl Exchange<'_> {
             if len == octets.len() {
                 octets.resize((len * 2).min(MAX_HEAD_SIZE), 0);
             }
-            let count = match self.read(&mut octets[len..]) {
+            let count = match self.read(octets.get_mut(len..).unwrap_or_default()) {
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     return Err(Failure::Refused(TIMED_OUT));
@@ -205,15 +205,18 @@ impl Exchange<'_> {
             }
             len += count;
             if awaits_proxy {
-                let Some(header) = proxy::scan(&octets[..len]).map_err(Failure::Refused)? else { continue };
+                let here = octets.get(..len).unwrap_or_default();
+                let Some(header) = proxy::scan(here).map_err(Failure::Refused)? else { continue };
                 source = header.source.unwrap_or(source);
                 awaits_proxy = false;
                 octets.copy_within(header.len..len, 0);
                 len -= header.len;
             }
-            if let Some(end) = scanner.scan(&octets[..len]).map_err(Failure::Refused)? {
-                let request = head::parse_request(&octets[..end], LIMITS).map_err(Failure::Refused)?;
-                return Ok(Arrived { request, early: octets[end..len].to_vec(), source });
+            let here = octets.get(..len).unwrap_or_default();
+            if let Some(end) = scanner.scan(here).map_err(Failure::Refused)? {
+                let (head, early) = here.split_at_checked(end).unwrap_or((here, &[]));
+                let request = head::parse_request(head, LIMITS).map_err(Failure::Refused)?;
+                return Ok(Arrived { request, early: early.to_vec(), source });
             }
         }
     }

@@ -1,4 +1,6 @@
 #![doc = include_str!("../README.md")]
+// A panic is for our own bugs: what comes from a peer is taken with `get`, or says why it cannot be missing.
+#![cfg_attr(not(test), warn(clippy::expect_used, clippy::indexing_slicing, clippy::string_slice))]
 
 #[cfg(not(unix))]
 compile_error!("threadws needs a Unix system: it is built on poll(2), MSG_DONTWAIT and socket pairs");

@@ -288,7 +288,7 @@ struct Bare<'a>(&'a str);
 
 fn cut(text: &str) -> (&str, &'static str) {
     match text.char_indices().nth(MAX_SHOWN) {
-        Some((end, _)) => (&text[..end], "..."),
+        Some((end, _)) => (text.get(..end).unwrap_or(text), "..."),
         None => (text, ""),
     }
 }

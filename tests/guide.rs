@@ -1,4 +1,8 @@
-//! The guide for those who come from npm's `ws` leaves out nothing that its documentation has.
+//! The guide for those who come from npm's `ws` leaves out nothing that its documentation has, and the one on security
+//! promises nothing that is not tested.
+
+use std::collections::BTreeSet;
+use std::path::Path;
 
 /// Options, events, methods, properties, variables and error codes of `ws` 8.23, by the comments of its source and its
 /// `doc/ws.md`.
@@ -28,5 +32,39 @@ fn whatever_is_not_here_says_why() {
     let guide = include_str!("../src/guide/coming_from_ws.md");
     for line in guide.lines().filter(|line| line.starts_with('|') && line.contains("not here")) {
         assert!(line.contains("not here, because"), "{line}");
+    }
+}
+
+/// The names of all tests in the Rust files below a folder: the first function behind each `#[test]`.
+fn tests_below(folder: &Path, names: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            tests_below(&path, names);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = std::fs::read_to_string(&path).expect("UTF-8");
+            let functions = text.split("#[test]").skip(1).filter_map(|rest| rest.split_once("fn "));
+            names.extend(functions.filter_map(|(_, rest)| Some(rest.split_once('(')?.0.to_owned())));
+        }
+    }
+}
+
+#[test]
+fn each_promise_of_the_guide_on_security_names_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut tests = BTreeSet::new();
+    ["src", "tests"].iter().for_each(|folder| tests_below(&root.join(folder), &mut tests));
+    let guide = include_str!("../src/guide/security.md");
+    let rows: Vec<_> =
+        guide.lines().filter(|line| line.starts_with("| ") && !line.ends_with("| test |")).collect();
+    let promises: Vec<_> = rows.iter().filter(|row| !row.starts_with("| ---")).collect();
+    assert!(promises.len() > 60, "{} promises", promises.len());
+    for row in promises {
+        let (_, named) = row.trim_end_matches([' ', '|']).rsplit_once(" | ").expect("two cells");
+        assert!(named.starts_with('`') && named.ends_with('`'), "no test: {row}");
+        for name in named.split(", ") {
+            let name = name.trim_matches('`');
+            assert!(tests.contains(name), "no test is called {name}: {row}");
+        }
     }
 }

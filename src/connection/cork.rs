@@ -85,7 +85,7 @@ impl Cork {
             if self.frames.len() + payload.len() > self.max_batch { self.flush(to) } else { Ok(()) };
         let start = self.batch.len();
         encoder::append(to.sender.outbox().role(), view.into(), payload, &mut self.batch);
-        self.frames.extend_from_slice(&self.batch[start..]);
+        self.frames.extend_from_slice(self.batch.get(start..).unwrap_or_default());
         self.batch_messages += 1;
         self.messages += 1;
         if hold { flushed } else { self.flush(to) }

@@ -52,8 +52,10 @@ impl Reader {
         let timeouts = [config.keepalive(), config.idle(), config.lifetime(), Some(config.message_timeout)];
         let armed = timeouts.into_iter().flatten().fold(MAX_ARMED, Duration::min);
         stream.set_read_timeout(Some(armed))?;
-        let mut buffer = vec![0; RESTING_BUFFER.max(early.len())];
-        buffer[..early.len()].copy_from_slice(early);
+        let size = RESTING_BUFFER.max(early.len());
+        let mut buffer = Vec::with_capacity(size);
+        buffer.extend_from_slice(early);
+        buffer.resize(size, 0);
         Ok(Self {
             stream,
             decoder: Decoder::new(role, config.max_message_size),
@@ -86,6 +88,10 @@ impl Reader {
 
     /// The next item that is whole. Its place is that of [`octets`](Self::octets), until the next call.
     #[inline]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "only this file moves `start` and `end`, and keeps them in order"
+    )]
     pub(super) fn next(&mut self) -> Result<Option<Item>> {
         let base = self.start;
         let step = self.decoder.next(&mut self.buffer[base..self.end])?;
@@ -99,12 +105,14 @@ impl Reader {
 
     /// The payload of an item that lies in the buffer.
     #[inline]
+    #[expect(clippy::indexing_slicing, reason = "`next` has given the span, for the buffer as it still is")]
     pub(super) fn octets(&self, span: Span) -> &[u8] {
         &self.buffer[span.range()]
     }
 
     /// Validates a text, so that its item can be lent. It counts as received then.
     #[inline]
+    #[expect(clippy::indexing_slicing, reason = "`next` has given the span, for the buffer as it still is")]
     pub(super) fn prepare(&mut self, item: Item) -> Result<Item, Violation> {
         let item = match item {
             Item::Text(span) => {
@@ -198,7 +206,7 @@ impl Reader {
             }
         }
         self.make_room();
-        let room = &mut self.buffer[self.end..];
+        let room = self.buffer.get_mut(self.end..).unwrap_or_default();
         let size = room.len();
         let count = self.stream.read(room, wait)?;
         self.end += count;
@@ -225,7 +233,10 @@ impl Reader {
         let unread = self.start..self.end;
         if size != self.buffer.len() && unread.len() < size {
             let mut buffer = vec![0; size];
-            buffer[..unread.len()].copy_from_slice(&self.buffer[unread.clone()]);
+            let (from, to) = (self.buffer.get(unread.clone()), buffer.get_mut(..unread.len()));
+            if let (Some(from), Some(to)) = (from, to) {
+                to.copy_from_slice(from);
+            }
             self.buffer = buffer;
         } else if unread.start > 0 {
             self.buffer.copy_within(unread.clone(), 0);

@@ -80,7 +80,7 @@ impl Stream {
     pub(crate) fn write_all(&self, mut octets: &[u8], deadline: Deadline) -> io::Result<()> {
         while !octets.is_empty() {
             match self.try_write(&[IoSlice::new(octets)]) {
-                Ok(written) => octets = &octets[written..],
+                Ok(written) => octets = octets.get(written..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if !self.wait_writable(deadline)? {
                         return Err(io::ErrorKind::TimedOut.into());

@@ -35,7 +35,7 @@ impl Wake {
         let mut fds = vec![PollFd::new(self, PollFlags::IN)];
         fds.extend(refused.iter().map(|stream| PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::OUT)));
         poll_until(&mut fds, deadline)?;
-        Ok(fds[1..].iter().map(|fd| !fd.revents().is_empty()).collect())
+        Ok(fds.iter().skip(1).map(|fd| !fd.revents().is_empty()).collect())
     }
 
     /// Forgets all wakes so far.

@@ -190,7 +190,7 @@ impl Pending {
             let mut skip = self.start;
             let Some(unit) = units.next() else { return octets };
             for slice in unit.slices(lent) {
-                add(&slice[skip.min(slice.len())..]);
+                add(slice.get(skip..).unwrap_or_default());
                 skip = skip.saturating_sub(slice.len());
             }
             if unit.is_out_of_reach(lent) {

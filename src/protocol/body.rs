@@ -38,7 +38,7 @@ impl Framing {
     /// The body as far as it is among `octets`, and whether nothing more is to come.
     pub(crate) fn body(self, octets: &[u8]) -> (Vec<u8>, bool) {
         match self {
-            Self::Length(length) => (octets[..octets.len().min(length)].to_vec(), octets.len() >= length),
+            Self::Length(length) => (octets.get(..length).unwrap_or(octets).to_vec(), octets.len() >= length),
             Self::Chunked => {
                 let mut body = Vec::new();
                 let whole = dechunk(octets, &mut body);
@@ -53,13 +53,14 @@ impl Framing {
 /// stands behind the last one, its trailers, is nobody's concern here.
 fn dechunk(mut octets: &[u8], body: &mut Vec<u8>) -> bool {
     loop {
-        let Some(end) = octets.windows(2).position(|pair| pair == b"\r\n") else { return false };
-        let size = octets[..end].split(|&octet| octet == b';').next().unwrap_or_default();
+        let end = octets.windows(2).position(|pair| pair == b"\r\n");
+        let line = end.and_then(|end| Some((octets.get(..end)?, octets.get(end + 2..)?)));
+        let Some((line, rest)) = line else { return false };
+        let size = line.split(|&octet| octet == b';').next().unwrap_or_default();
         let Some(size) = chunk_size(size).filter(|&size| size > 0) else { return true };
-        octets = &octets[end + 2..];
-        body.extend_from_slice(&octets[..octets.len().min(size)]);
+        body.extend_from_slice(rest.get(..size).unwrap_or(rest));
         // "\r\n" stands behind each chunk as well.
-        let Some(rest) = size.checked_add(2).and_then(|size| octets.get(size..)) else { return false };
+        let Some(rest) = size.checked_add(2).and_then(|size| rest.get(size..)) else { return false };
         octets = rest;
     }
 }

@@ -189,7 +189,7 @@ impl Decoder {
             return None;
         }
         if let Some((key, rest)) = rest.split_first_chunk_mut::<4>().filter(|_| key > 0) {
-            mask(&mut rest[..payload], *key, 0);
+            mask(rest.get_mut(..payload)?, *key, 0);
         }
         let start = 2 + key;
         let span = Span { start, end: start + payload };
@@ -198,6 +198,7 @@ impl Decoder {
     }
 
     #[inline(never)]
+    #[expect(clippy::indexing_slicing, reason = "every length was compared with what is here just before")]
     fn any(&mut self, window: &mut [u8]) -> Result<Step> {
         let mut used = 0;
         if self.message.progress == Progress::Whole {
@@ -386,8 +387,8 @@ impl Decoder {
     /// Takes note of `count` octets that were read to the end of [`direct`](Self::direct)'s vector.
     pub(crate) fn directly_read(&mut self, count: usize) {
         let Some(frame) = &mut self.frame else { return };
-        let start = self.message.binary.len() - count;
-        frame.unmask(&mut self.message.binary[start..]);
+        let start = self.message.binary.len().saturating_sub(count);
+        frame.unmask(self.message.binary.get_mut(start..).unwrap_or_default());
     }
 
     /// Octets of memory beside the window.

@@ -42,6 +42,7 @@ impl Header {
     /// The header of an unmasked frame if we are the server; else with a fresh key (§5.3: "unpredictable").
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "each arm has just compared the length")]
+    #[expect(clippy::indexing_slicing, reason = "`len` is 10 at most, and four octets stand behind that")]
     pub(crate) fn new(role: Role, opcode: Opcode, payload: usize) -> Self {
         let mut octets = [0; Self::MAX + 4];
         let mask_bit = if role == Role::Client { 0x80 } else { 0 };
@@ -67,6 +68,7 @@ impl Header {
     }
 
     #[inline]
+    #[expect(clippy::indexing_slicing, reason = "`new` alone sets `len`")]
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.octets[..self.len]
     }
@@ -87,7 +89,7 @@ pub(crate) fn append(role: Role, opcode: Opcode, payload: &[u8], frame: &mut Vec
     let start = frame.len();
     frame.extend_from_slice(payload);
     if let Some(key) = header.key {
-        mask(&mut frame[start..], key, 0);
+        mask(frame.get_mut(start..).unwrap_or_default(), key, 0);
     }
 }
 

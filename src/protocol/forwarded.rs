@@ -218,11 +218,11 @@ impl<'a> Iterator for RSplitUnquoted<'a> {
         for (at, &octet) in text.iter().enumerate().rev() {
             if octet == b'"' {
                 // Escaped if an odd number of backslashes stands before it. Each run is counted for one quote only.
-                let escapes = text[..at].iter().rev().take_while(|&&octet| octet == b'\\').count();
+                let escapes = text.iter().take(at).rev().take_while(|&&octet| octet == b'\\').count();
                 quoted ^= !quoted || escapes % 2 == 0;
             } else if octet == self.separator && !quoted {
-                self.rest = Some(&text[..at]);
-                return Some(&text[at + 1..]);
+                self.rest = text.get(..at);
+                return text.get(at + 1..);
             }
         }
         self.rest = None;

@@ -19,9 +19,9 @@ impl<'a> Authority<'a> {
         let text = std::str::from_utf8(text).ok()?;
         let end = match text.strip_prefix('[') {
             Some(literal) => {
-                let end = literal.find(']')?;
-                literal[..end].parse::<Ipv6Addr>().ok()?;
-                end + 2
+                let (address, _) = literal.split_once(']')?;
+                address.parse::<Ipv6Addr>().ok()?;
+                address.len() + 2
             }
             None => text.find(':').unwrap_or(text.len()),
         };

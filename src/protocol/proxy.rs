@@ -45,24 +45,24 @@ fn agrees(octets: &[u8], start: &[u8]) -> bool {
 
 /// Version 1: `PROXY TCP4 192.0.2.1 198.51.100.1 56324 443`.
 fn line(octets: &[u8]) -> Result<Option<Header>, Refusal> {
-    let seen = &octets[..octets.len().min(MAX_LINE)];
-    let end = match seen.iter().position(|octet| b"\r\n\0".contains(octet)) {
-        Some(at) if seen[at..].starts_with(b"\r\n") => at,
-        None if seen.len() < MAX_LINE => return Ok(None),
-        Some(at) if seen[at..] == *b"\r" && seen.len() < MAX_LINE => return Ok(None),
-        None => return Err(TOO_LONG),
-        Some(at) if seen[at..] == *b"\r" => return Err(TOO_LONG),
-        // A lone CR or LF is no line end, and no part of a line.
-        Some(_) => return Err(MALFORMED),
-    };
-    let text = std::str::from_utf8(&seen[..end]).map_err(|_| MALFORMED)?;
+    let seen = octets.get(..MAX_LINE).unwrap_or(octets);
+    // A lone CR or LF is no line end, and no part of a line.
+    let end = seen.iter().position(|octet| b"\r\n\0".contains(octet));
+    let (line, behind) = seen.split_at_checked(end.unwrap_or(seen.len())).unwrap_or((seen, &[]));
+    match behind {
+        [b'\r', b'\n', ..] => {}
+        [] | [b'\r'] if seen.len() < MAX_LINE => return Ok(None),
+        [] | [b'\r'] => return Err(TOO_LONG),
+        _ => return Err(MALFORMED),
+    }
+    let text = std::str::from_utf8(line).map_err(|_| MALFORMED)?;
     let source = if text == "PROXY UNKNOWN" || text.starts_with("PROXY UNKNOWN ") {
         // §2.1: "the receiver must ignore anything presented before the CRLF is found."
         None
     } else {
         Some(tcp(text).ok_or(MALFORMED)?)
     };
-    Ok(Some(Header { len: end + 2, source }))
+    Ok(Some(Header { len: line.len() + 2, source }))
 }
 
 /// Exactly one space between the words, and nothing left over.

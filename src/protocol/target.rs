@@ -109,7 +109,8 @@ impl Target {
             // The part behind the last slash is replaced.
             reference => format!("{}/{reference}", path.rsplit_once('/').map_or("", |(folder, _)| folder)),
         };
-        without_dots(&merged) + if location.is_empty() { &self.path[path.len()..] } else { query }
+        without_dots(&merged)
+            + if location.is_empty() { self.path.strip_prefix(path).unwrap_or_default() } else { query }
     }
 
     /// Whether credentials for one may be told to the other (RFC 6454 §4).

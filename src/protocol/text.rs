@@ -23,14 +23,14 @@ impl Text {
         while self.cut_len > 0 {
             let Some((&octet, rest)) = piece.split_first() else { return Ok(()) };
             piece = rest;
-            self.cut[self.cut_len] = octet;
+            // A sequence of four octets is whole or wrong, so there always is a place.
+            *self.cut.get_mut(self.cut_len).ok_or(Violation::InvalidUtf8)? = octet;
             self.cut_len += 1;
-            match std::str::from_utf8(&self.cut[..self.cut_len]) {
+            match std::str::from_utf8(self.cut.get(..self.cut_len).unwrap_or_default()) {
                 Ok(character) => {
                     self.valid.push_str(character);
                     self.cut_len = 0;
                 }
-                // A sequence of four octets is whole or wrong, so `cut_len` cannot pass `MAX_SEQUENCE`.
                 Err(error) if error.error_len().is_none() => {}
                 Err(_) => return Err(Violation::InvalidUtf8),
             }
@@ -41,7 +41,7 @@ impl Text {
         match std::str::from_utf8(tail) {
             Err(error) if error.error_len().is_some() => Err(Violation::InvalidUtf8),
             _ => {
-                self.cut[..tail.len()].copy_from_slice(tail);
+                self.cut.iter_mut().zip(tail).for_each(|(place, &octet)| *place = octet);
                 self.cut_len = tail.len();
                 Ok(())
             }

@@ -53,8 +53,8 @@ pub(super) fn check_subprotocols(names: &[String]) -> Result<()> {
     if let Some(name) = sorted.iter().find(|name| !is_token(name.as_bytes())) {
         return Err(Error::invalid(format!("subprotocol {name:?}: not a token")));
     }
-    match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => Err(Error::invalid(format!("subprotocol {:?}: named twice", pair[0]))),
+    match sorted.iter().zip(sorted.iter().skip(1)).find(|(name, next)| name == next) {
+        Some((name, _)) => Err(Error::invalid(format!("subprotocol {name:?}: named twice"))),
         None => Ok(()),
     }
 }
@@ -197,7 +197,7 @@ fn negotiate(headers: &HeaderMap, known: &[String]) -> std::result::Result<Optio
     // RFC 6455 §4.1, item 10: the elements "MUST all be unique strings". Sorted: a list may hold thousands.
     let mut sorted = offered.clone();
     sorted.sort_unstable();
-    if !sorted.iter().all(|name| is_token(name)) || sorted.windows(2).any(|pair| pair[0] == pair[1]) {
+    if !sorted.iter().all(|name| is_token(name)) || !sorted.is_sorted_by(|name, next| name < next) {
         return Err(SUBPROTOCOLS);
     }
     match offered.iter().find(|name| known.iter().any(|known| known.as_bytes() == **name)) {

@@ -55,7 +55,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} connections closed", self.closed)?;
         if !self.abandoned.is_empty() {
-            let shown = &self.abandoned[..self.abandoned.len().min(MAX_SHOWN)];
+            let shown = self.abandoned.get(..MAX_SHOWN).unwrap_or(&self.abandoned);
             write!(f, ", {} abandoned: {shown:?}", self.abandoned.len())?;
             if shown.len() < self.abandoned.len() {
                 f.write_str(" and others")?;

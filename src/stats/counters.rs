@@ -55,10 +55,12 @@ impl Counters {
         self.accepted.fetch_add(1, Ordering::Relaxed);
     }
 
+    #[expect(clippy::indexing_slicing, reason = "it has a place for each reason")]
     pub(crate) fn refused(&self, reason: Refusal) {
         self.refused[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
 
+    #[expect(clippy::indexing_slicing, reason = "it has a place for each policy")]
     pub(crate) fn closed_by(&self, policy: Policy) {
         self.policy_closes[policy as usize].fetch_add(1, Ordering::Relaxed);
     }

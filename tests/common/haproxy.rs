@@ -31,6 +31,19 @@ impl Haproxy {
 
     #[track_caller]
     fn start(haproxy: &Path, mode: &str, settings: &str, server: &str) -> Self {
+        Self::with(
+            haproxy,
+            &format!(
+                "defaults\n    mode {mode}\n    timeout connect 5s\n    timeout client 30s\n    timeout server 30s\n    \
+                 timeout tunnel 1h\nfrontend outside\n    bind fd@0\n    default_backend inside\nbackend inside\n\
+                 {settings}\n    server one {server}\n"
+            ),
+        )
+    }
+
+    /// With this configuration, which has to `bind fd@0`.
+    #[track_caller]
+    pub fn with(haproxy: &Path, config: &str) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let file = Path::new(env!("CARGO_TARGET_TMPDIR"))
@@ -39,11 +52,6 @@ impl Haproxy {
         // to be waited for.
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let addr = listener.local_addr().expect("it is bound");
-        let config = format!(
-            "defaults\n    mode {mode}\n    timeout connect 5s\n    timeout client 30s\n    timeout server 30s\n    \
-             timeout tunnel 1h\nfrontend outside\n    bind fd@0\n    default_backend inside\nbackend inside\n\
-             {settings}\n    server one {server}\n"
-        );
         std::fs::write(&file, config).expect("a configuration");
         let mut command = Command::new(haproxy);
         command.arg("-db").arg("-f").arg(&file).stdin(OwnedFd::from(listener));

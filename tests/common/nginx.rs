@@ -20,6 +20,17 @@ impl Nginx {
     /// Passes everything on to `backend`. `settings` is what stands in `location /` beside `proxy_pass`.
     #[track_caller]
     pub fn before(nginx: &Path, backend: SocketAddr, settings: &str) -> Self {
+        Self::with(nginx, |addr| {
+            format!(
+                "server {{\n        listen {addr};\n        location / {{\n            proxy_pass http://{backend};\n\
+                 {settings}\n        }}\n    }}"
+            )
+        })
+    }
+
+    /// With what stands in its `http` section, by the address where it has to listen.
+    #[track_caller]
+    pub fn with(nginx: &Path, settings: impl FnOnce(SocketAddr) -> String) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let folder =
@@ -36,9 +47,9 @@ impl Nginx {
             .concat();
         let config = format!(
             "daemon off;\nworker_processes 1;\npid {folder}/nginx.pid;\nerror_log stderr notice;\nevents {{}}\n\
-             http {{\n    access_log off;\n{temp}    server {{\n        listen {addr};\n        location / {{\n\
-             proxy_pass http://{backend};\n{settings}\n        }}\n    }}\n}}\n",
+             http {{\n    access_log off;\n{temp}    {settings}\n}}\n",
             folder = folder.display(),
+            settings = settings(addr),
         );
         let file = folder.join("nginx.conf");
         std::fs::write(&file, config).expect("a configuration");
