@@ -363,6 +363,8 @@ fn a_large_message_takes_time_in_proportion_to_its_size() {
     let mut peer = RawPeer::open(server.addr());
     // Read without being taken apart: the test's own reader is not what is measured.
     let stream = peer.stream();
+    // To make 64 MiB takes a while on a busy machine.
+    stream.set_read_timeout(Some(PATIENCE * 4)).expect("a timeout");
     let reader = thread::spawn(move || {
         use std::io::Read as _;
         let mut octets = vec![0; 256 << 10];
