@@ -98,9 +98,11 @@ impl Load {
         Ok(Some(number.parse().expect("a number")))
     }
 
-    /// The next number.
+    /// The next number. The ticks end the wait for one that never comes.
     fn number(&self, connection: &mut Connection) -> threadws::Result<u64> {
+        let deadline = Instant::now() + PATIENCE;
         loop {
+            assert!(Instant::now() < deadline, "lost: {PATIENCE:?} without the next number");
             if let Some(number) = self.hear(connection)? {
                 return Ok(number);
             }

@@ -23,7 +23,7 @@ const LAUNCHER: &str = r#"exec 3<&0 </dev/null; LISTEN_PID=${PID_OF_OTHERS-$$} e
 fn activated(handed: impl Into<OwnedFd>, options: &[&str]) -> Command {
     let mut command = Command::new("/bin/sh");
     command.args(["-c", LAUNCHER, "sh", env!("CARGO_BIN_EXE_threadws")]).args(options);
-    command.env("LISTEN_FDS", "1").stdin(handed.into());
+    command.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", "threadws.socket").stdin(handed.into());
     command
 }
 
