@@ -64,6 +64,14 @@ impl Rules {
     }
 }
 
+/// What a handshake asks the server that it happens in.
+pub(crate) trait Host {
+    fn is_stopping(&self) -> bool;
+
+    /// Asked once, just before the 101; false if the server stops.
+    fn welcome(&self) -> bool;
+}
+
 /// A handshake that succeeded; its 101 is out.
 #[derive(Debug)]
 pub(crate) struct Opened {
@@ -83,10 +91,10 @@ pub(crate) fn serve(
     rules: &Rules,
     timeout: Duration,
     admitted: bool,
-    is_stopping: &dyn Fn() -> bool,
+    host: &dyn Host,
 ) -> Option<Box<Opened>> {
-    let exchange = Exchange { stream, peer_addr, rules, deadline: Deadline::after(timeout), admitted };
-    match exchange.read_head(is_stopping) {
+    let exchange = Exchange { stream, peer_addr, rules, deadline: Deadline::after(timeout), admitted, host };
+    match exchange.read_head() {
         Ok(Arrived { request, early, source }) => exchange.serve(request, early, source),
         Err(Failure::Silent) => {
             // A port scan, or a browser's spare connection: nothing to tell anybody.
@@ -103,10 +111,12 @@ pub(crate) fn serve_request(
     peer_addr: SocketAddr,
     rules: &Rules,
     timeout: Duration,
+    host: &dyn Host,
     request: http::Request<()>,
     early: Vec<u8>,
 ) -> Option<Box<Opened>> {
-    let exchange = Exchange { stream, peer_addr, rules, deadline: Deadline::after(timeout), admitted: false };
+    let deadline = Deadline::after(timeout);
+    let exchange = Exchange { stream, peer_addr, rules, deadline, admitted: false, host };
     exchange.serve(request, early, peer_addr.ip())
 }
 
@@ -171,6 +181,7 @@ struct Exchange<'a> {
     rules: &'a Rules,
     deadline: Deadline,
     admitted: bool,
+    host: &'a dyn Host,
 }
 
 impl Exchange<'_> {
@@ -178,7 +189,7 @@ impl Exchange<'_> {
     ///
     /// Apart from what follows: a client thread's stack shall not be deeper than its deepest step.
     #[inline(never)]
-    fn read_head(&self, is_stopping: &dyn Fn() -> bool) -> Result<Arrived, Failure> {
+    fn read_head(&self) -> Result<Arrived, Failure> {
         let mut scanner = Scanner::request(LIMITS);
         let mut source = self.peer_addr.ip();
         let mut awaits_proxy = self.rules.proxy_protocol && self.rules.is_proxy(self.peer_addr);
@@ -198,7 +209,7 @@ impl Exchange<'_> {
             };
             if count == 0 {
                 return Err(match () {
-                    () if is_stopping() => Failure::Refused(UNAVAILABLE),
+                    () if self.host.is_stopping() => Failure::Refused(UNAVAILABLE),
                     () if len == 0 => Failure::Silent,
                     () => Failure::Refused(CUT_SHORT),
                 });
@@ -282,6 +293,9 @@ impl Exchange<'_> {
             Ok(subprotocol) => subprotocol,
             Err(refusal) => return self.refuse(&Reject::from(refusal), Some(request)),
         };
+        if !self.host.welcome() {
+            return self.refuse(&Reject::from(UNAVAILABLE), Some(request));
+        }
         if let Err(error) = self.write(&head::write_switching(response.headers())) {
             report!(Debug, "threadws::handshake", "{} left before the 101: {error}", self.peer_addr);
             return None;

@@ -25,6 +25,8 @@ struct State {
 #[derive(Debug)]
 enum Phase {
     Handshake(Arc<dyn Transport>),
+    /// Its 101 may be out already: nothing but a Close may follow.
+    Opening,
     Open(Sender),
     /// Its handler has ended, or it is being told so.
     Closing,
@@ -39,6 +41,19 @@ impl Live {
             state.connections.insert(id, Phase::Handshake(stream));
         }
         welcome
+    }
+
+    /// The last word before the 101; false if the server stops. From then on its end is a Close, and not that of its input.
+    pub(super) fn welcome(&self, id: u64) -> bool {
+        let mut state = self.state.lock();
+        if state.stopping.is_some() {
+            return false;
+        }
+        let before = state.connections.insert(id, Phase::Opening);
+        // Outside the lock: it holds a stream.
+        drop(state);
+        drop(before);
+        true
     }
 
     /// Takes note of a finished handshake. If the server stops meanwhile, the connection is told here.
@@ -91,7 +106,8 @@ impl Live {
                 Phase::Open(sender) => sender.start_close(content.clone()),
                 // Its thread finds the end of the stream, asks whether the server stops, and answers.
                 Phase::Handshake(stream) => stream.shutdown_read(),
-                Phase::Closing => {}
+                // It is told when it is open.
+                Phase::Opening | Phase::Closing => {}
             }
         }
         Some(count)

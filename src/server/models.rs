@@ -45,6 +45,10 @@ fn accept(shared: &Arc<Shared>) -> Accepted {
 /// As a client's thread does.
 fn serve(shared: &Shared, id: u64, script: Arc<Script>) {
     if script.hear(Deadline::NEVER) == Some(Input::Ping(0)) {
+        if !shared.live.welcome(id) {
+            assert!(shared.live.is_stopping(), "turned away without a reason");
+            return shared.live.ended(id);
+        }
         let link = Link::over(script, Role::Server, &shared.flushing);
         let sender = Sender::new(id, Arc::clone(&link.outbox));
         let peer_addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
@@ -63,6 +67,7 @@ fn serve(shared: &Shared, id: u64, script: Arc<Script>) {
         join(peer);
         let told = Some(CloseFrame::new(CloseCode::GOING_AWAY, ""));
         assert_eq!(link.wire().close, Some(told), "I10: {closed}");
+        assert!(closed.is_clean(), "I10: the answer was not heard: {closed}");
         shared.hub.leave(id, &crate::hub::Hooks::default());
     } else {
         assert!(shared.live.is_stopping(), "a request that ends without a reason");

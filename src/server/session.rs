@@ -69,19 +69,19 @@ impl Client {
     /// Apart from what follows, as the next one: what is deep here would else be deep for as long as the client stays.
     #[inline(never)]
     fn shake_hands(&mut self) -> Option<Box<Opened>> {
-        let Self { shared, stream, peer_addr, head, admission, .. } = self;
-        let admitted = admission.is_some();
+        let head = self.head.take();
+        let Self { shared, stream, peer_addr, .. } = &*self;
+        let admitted = self.admission.is_some();
         let timeout = shared.config.handshake_timeout;
-        let is_stopping = || shared.live.is_stopping();
-        let mut opened = match head.take() {
-            None => handshake::serve(stream, *peer_addr, &shared.rules, timeout, admitted, &is_stopping),
+        let mut opened = match head {
+            None => handshake::serve(stream, *peer_addr, &shared.rules, timeout, admitted, self),
             Some(head) => {
                 let Head { request, early } = *head;
-                handshake::serve_request(stream, *peer_addr, &shared.rules, timeout, request, early)
+                handshake::serve_request(stream, *peer_addr, &shared.rules, timeout, self, request, early)
             }
         }?;
         if !admitted {
-            *admission = opened.admission.take();
+            self.admission = opened.admission.take();
         }
         Some(opened)
     }
@@ -126,6 +126,16 @@ impl Client {
     fn end(&self, connection: &mut Connection, result: Option<Result<(), BoxError>>) {
         close(connection, self.id, result);
         self.shared.hub.leave(self.id, &self.shared.hooks);
+    }
+}
+
+impl handshake::Host for Client {
+    fn is_stopping(&self) -> bool {
+        self.shared.live.is_stopping()
+    }
+
+    fn welcome(&self) -> bool {
+        self.shared.live.welcome(self.id)
     }
 }
 
