@@ -68,6 +68,10 @@ pub struct Connection {
     closed: Option<Closed>,
 }
 
+// Each client holds one of these, and one of the outbox's.
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<Connection>() <= 624);
+
 /// What a new connection is made of, beside its socket.
 #[derive(Debug)]
 pub(crate) struct Parts {

@@ -13,5 +13,8 @@ pub mod security {}
 #[doc = include_str!("deploying.md")]
 pub mod deploying {}
 
+#[doc = include_str!("performance.md")]
+pub mod performance {}
+
 #[doc = include_str!("coming_from_ws.md")]
 pub mod coming_from_ws {}

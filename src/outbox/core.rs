@@ -31,6 +31,9 @@ pub(super) struct Core {
     pub(super) ending: Ending,
 }
 
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<super::Outbox>() <= 608);
+
 /// The clock of a slow peer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Refusal {
