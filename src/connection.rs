@@ -69,7 +69,7 @@ pub struct Connection {
 }
 
 // Each client holds one of these, and one of the outbox's.
-#[cfg(target_pointer_width = "64")]
+#[cfg(all(target_pointer_width = "64", not(model)))]
 const _: () = assert!(size_of::<Connection>() <= 624);
 
 /// What a new connection is made of, beside its socket.

@@ -35,7 +35,7 @@ fn an_earlier_tick_wakes_the_timer() {
                 Tick::start(
                     &timer,
                     &link.outbox,
-                    &crate::sync::Arc::default(),
+                    &Arc::default(),
                     SECOND * seconds,
                     Some(SECOND * seconds),
                     action,
@@ -73,7 +73,7 @@ fn ticks_end_with_their_connection_and_a_stuck_peer_skips_its_own() {
             Tick::start(
                 &timer,
                 &link.outbox,
-                &crate::sync::Arc::default(),
+                &Arc::default(),
                 SECOND,
                 Some(SECOND),
                 Action::message(message_of(sender)),
@@ -112,7 +112,7 @@ fn a_tick_is_skipped_while_its_predecessor_waits() {
             Tick::start(
                 &timer,
                 &link.outbox,
-                &crate::sync::Arc::default(),
+                &Arc::default(),
                 SECOND,
                 Some(SECOND),
                 Action::message(message_of(sender)),

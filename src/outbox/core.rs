@@ -31,7 +31,7 @@ pub(super) struct Core {
     pub(super) ending: Ending,
 }
 
-#[cfg(target_pointer_width = "64")]
+#[cfg(all(target_pointer_width = "64", not(model)))]
 const _: () = assert!(size_of::<super::Outbox>() <= 608);
 
 /// The clock of a slow peer.
