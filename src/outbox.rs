@@ -256,10 +256,12 @@ impl Outbox {
             self.break_gate(&mut core, Cause::Terminated);
         } else if core.gate == Gate::CloseSent {
             core.gate = Gate::Ended;
+            if let Some(stream) = &core.stream {
+                // Explicitly: clones of the `Arc` in a timer or a poll would keep the socket open.
+                stream.shutdown_both();
+            }
         }
-        if let Some(stream) = core.stream.take() {
-            // Explicitly: clones of the `Arc` in a timer or a poll would keep the socket open.
-            stream.shutdown_both();
+        if core.stream.take().is_some() {
             core.ending.cause = core.ending.cause.or(cause);
             core.ending.lifetime = now().saturating_duration_since(self.opened);
             core.ending.messages_received = counts.messages;
@@ -268,7 +270,7 @@ impl Outbox {
         core.pending.clear();
         self.tally.received(counts.messages, counts.octets);
         self.state.store(State::Closed as u8, Ordering::Relaxed);
-        self.progress.notify_all();
+        self.tell(&core);
         core.closed()
     }
 
@@ -454,7 +456,7 @@ impl Outbox {
         }
         core.refusal = None;
         core.pending.clear();
-        self.progress.notify_all();
+        self.tell(core);
     }
 
     fn move_gate(&self, core: &mut Core, gate: Gate) {

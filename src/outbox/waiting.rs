@@ -62,12 +62,19 @@ impl Outbox {
             core.waiting -= 1;
             self.push(&mut core, lent);
             self.expire(&mut core, now());
-            self.progress.notify_all();
+            self.tell(&core);
         }
         if core.gate.is_broken() && !core.pending.is_out(ticket) {
             return Err(core.failure());
         }
         Ok(core)
+    }
+
+    /// Tells whoever waits, if anybody does: it is a system call.
+    pub(super) fn tell(&self, core: &Core) {
+        if core.waiting > 0 {
+            self.progress.notify_all();
+        }
     }
 
     /// Breaks the connection if its close deadline has passed.

@@ -5,7 +5,7 @@ use super::capacity::Place;
 use super::session::{Client, contained};
 use crate::error::{Error, Result};
 use crate::handshake;
-use crate::net::stream::poll_until;
+use crate::net::stream::{poll_until, prepare};
 use crate::net::{Deadline, Stream, Wake};
 use crate::quota::Excess;
 use crate::report::report;
@@ -60,6 +60,7 @@ impl Acceptor {
     pub(super) fn new(listener: Option<TcpListener>, shared: Arc<Shared>) -> Result<Self> {
         if let Some(listener) = &listener {
             listener.set_nonblocking(true)?;
+            prepare(listener);
             rustix::net::listen(listener, LISTEN_BACKLOG).map_err(io::Error::from)?;
         }
         let stop = Arc::new(Stop { stopped: AtomicBool::new(false), wake: Wake::new()? });
@@ -136,12 +137,12 @@ impl Acceptor {
         let Some(place) = place else {
             counters.refused(Refusal::Full);
             self.complain(&format!("full: {}", self.shared.capacity), None);
-            if let Ok(stream) = Stream::new(stream) {
+            if let Ok(stream) = Stream::accepted(stream) {
                 self.turn_away(Arc::new(stream), handshake::answer_unavailable);
             }
             return;
         };
-        let Ok(stream) = Stream::new(stream).map(Arc::new) else { return };
+        let Ok(stream) = Stream::accepted(stream).map(Arc::new) else { return };
         let Some(client) = Client::accepted(&self.shared, &stream, peer, place, None) else {
             counters.refused(Refusal::Stopping);
             return;
@@ -162,7 +163,7 @@ impl Acceptor {
         };
         self.shared.hub.counters().refused(reason);
         self.complain(&format!("{what} {}", peer.ip()), None);
-        if let Ok(stream) = Stream::new(stream) {
+        if let Ok(stream) = Stream::accepted(stream) {
             self.turn_away(Arc::new(stream), |stream| handshake::answer_excess(stream, excess));
         }
     }

@@ -18,6 +18,8 @@ pub(super) struct Live {
 #[derive(Debug, Default)]
 struct State {
     connections: BTreeMap<u64, Phase>,
+    /// Who waits for the last one to end.
+    waiting: usize,
     /// What open connections are told; set once, and by then nobody new is let in.
     stopping: Option<CloseFrame>,
 }
@@ -71,10 +73,15 @@ impl Live {
     }
 
     pub(super) fn ended(&self, id: u64) {
-        let ended = self.state.lock().connections.remove(&id);
+        let mut state = self.state.lock();
+        let ended = state.connections.remove(&id);
+        let is_waited_for = state.waiting > 0;
         // Outside the lock: it may be the last handle.
+        drop(state);
         drop(ended);
-        self.ended.notify_all();
+        if is_waited_for {
+            self.ended.notify_all();
+        }
     }
 
     pub(super) fn count(&self) -> usize {
@@ -116,9 +123,11 @@ impl Live {
     /// Waits until no connection is left, at most until `deadline`; returns those that are.
     pub(super) fn wait_empty(&self, deadline: Instant) -> Vec<u64> {
         let mut state = self.state.lock();
+        state.waiting += 1;
         while !state.connections.is_empty() && now() < deadline {
             state = self.ended.wait_until(state, Some(deadline));
         }
+        state.waiting -= 1;
         state.connections.keys().copied().collect()
     }
 }
