@@ -138,7 +138,8 @@ impl Config {
     ///
     /// Messages count when they are received whole, and when they are sent or queued: ticks and broadcasts, too. Pings and
     /// pongs do not: a peer that is alive and has nothing to say is idle. A message that is arriving has
-    /// [`message_timeout`](Self::message_timeout) instead. The reader keeps the clock, as for
+    /// [`message_timeout`](Self::message_timeout) instead, and one that waits for the peer
+    /// [`write_timeout`](Self::write_timeout). The reader keeps the clock, as for
     /// [`max_lifetime`](Self::max_lifetime), and looks whether something has come before it closes.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle_timeout = timeout;

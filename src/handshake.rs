@@ -117,7 +117,7 @@ pub(crate) fn serve_request(
 ) -> Option<Box<Opened>> {
     let deadline = Deadline::after(timeout);
     let exchange = Exchange { stream, peer_addr, rules, deadline, admitted: false, host };
-    exchange.serve(request, early, peer_addr.ip())
+    exchange.serve(request, early, Some(peer_addr.ip()))
 }
 
 /// Answers 503, as far as the socket takes it without waiting: a new socket takes all of it.
@@ -164,8 +164,8 @@ struct Arrived {
     request: http::Request<()>,
     /// What came behind it.
     early: Vec<u8>,
-    /// Who connected, to us or to a proxy that only forwards octets.
-    source: IpAddr,
+    /// Who connected, to us or to a proxy that only forwards octets; `None` if that one does not say.
+    source: Option<IpAddr>,
 }
 
 /// Why there is no head.
@@ -191,7 +191,7 @@ impl Exchange<'_> {
     #[inline(never)]
     fn read_head(&self) -> Result<Arrived, Failure> {
         let mut scanner = Scanner::request(LIMITS);
-        let mut source = self.peer_addr.ip();
+        let mut source = Some(self.peer_addr.ip());
         let mut awaits_proxy = self.rules.proxy_protocol && self.rules.is_proxy(self.peer_addr);
         let mut octets = vec![0; FIRST_READ];
         let mut len = 0;
@@ -218,7 +218,7 @@ impl Exchange<'_> {
             if awaits_proxy {
                 let here = octets.get(..len).unwrap_or_default();
                 let Some(header) = proxy::scan(here).map_err(Failure::Refused)? else { continue };
-                source = header.source.unwrap_or(source);
+                source = header.source;
                 awaits_proxy = false;
                 octets.copy_within(header.len..len, 0);
                 len -= header.len;
@@ -247,9 +247,13 @@ impl Exchange<'_> {
     }
 
     /// Judges a request, and answers it.
-    fn serve(&self, head: http::Request<()>, early: Vec<u8>, source: IpAddr) -> Option<Box<Opened>> {
+    fn serve(&self, head: http::Request<()>, early: Vec<u8>, source: Option<IpAddr>) -> Option<Box<Opened>> {
         let Rules { trust, forwarded_header, .. } = self.rules;
-        let client_ip = forwarded::client_ip(source, head.headers(), trust, *forwarded_header);
+        let client_ip = match source {
+            Some(ip) => forwarded::client_ip(ip, head.headers(), trust, *forwarded_header),
+            // Nobody vouches for the headers: the proxy has only forwarded them, and cannot say from whom.
+            None => self.peer_addr.ip().to_canonical(),
+        };
         let request = Box::new(Request::new(head, self.peer_addr, client_ip));
         let admission = match (!self.admitted).then(|| self.rules.quotas.admit(client_ip)).transpose() {
             Ok(admission) => admission,

@@ -156,7 +156,7 @@ impl Outbox {
         let len = frames[0].len() + frames[1].len();
         let mut core = self.admit(len, None)?;
         let written = self.write_now(&mut core, &frames.map(IoSlice::new));
-        core.ending.messages_sent += messages;
+        core.sent(messages);
         if written == len {
             core.pending.passed(len);
             return Ok(());
@@ -412,7 +412,11 @@ impl Outbox {
             drop(slices);
             match result {
                 Ok(written) => {
+                    let waited = core.pending.octets() > 0;
                     core.pending.advance(written);
+                    if waited && core.pending.octets() == 0 {
+                        core.note_sent();
+                    }
                     core.ending.bytes_sent += written as u64;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {

@@ -214,7 +214,8 @@ impl Server {
     ///
     /// Who connected to the proxy takes the place of the socket's other end in the search for
     /// [`Request::client_ip`]: it is the client, or another trusted proxy, which is believed in turn. `LOCAL`, `UNKNOWN`
-    /// and addresses of Unix sockets say nothing. [`Request::peer_addr`] remains the socket's.
+    /// and addresses of Unix sockets name nobody: then it is the socket's other end, whatever the headers say, because
+    /// nobody vouches for those. [`Request::peer_addr`] remains the socket's.
     pub fn proxy_protocol(mut self, expected: bool) -> Self {
         self.rules.proxy_protocol = expected;
         self
@@ -332,6 +333,9 @@ impl Server {
         }
         self.rules.policy = Policy::new(self.path, self.subprotocols, self.origins)?;
         self.rules.trust = self.trust.unwrap_or_default();
+        if self.rules.proxy_protocol && self.rules.trust.is_nobody() {
+            return Err(Error::invalid("proxy_protocol is on, and no proxy is trusted"));
+        }
         let process = Capacity::of_process();
         let capacity = process.at_most(self.max_clients.unwrap_or(usize::MAX));
         if let Some(wanted) = self.max_clients.filter(|wanted| *wanted > process.clients()) {

@@ -449,6 +449,67 @@ fn messages_in_either_direction_keep_a_connection_open() {
 }
 
 #[test]
+fn whatever_is_sent_and_however_begins_the_idle_time_anew() {
+    let _dog = watchdog(60);
+    // Sent at a third of the time: what is not counted is closed for a third too early.
+    let (idle, delay) = (ms(1500), ms(500));
+    type Send = fn(&mut Connection) -> threadws::Result<()>;
+    let cases: [(&str, Send); 5] = [
+        ("send", |client| client.send("small")),
+        ("a large send", |client| client.send(vec![7; 100_000])),
+        ("try_send", |client| client.try_send("tried")),
+        ("write", |client| client.write("answered")),
+        ("a broadcast", |client| {
+            client.hub().broadcast("to all");
+            Ok(())
+        }),
+    ];
+    std::thread::scope(|scope| {
+        for (what, send) in cases {
+            // Each in a thread, to see its Close when it comes.
+            scope.spawn(move || {
+                let config = Config::new().idle_timeout(idle);
+                let server = TestServer::with(
+                    |server| server.config(config),
+                    move |client| {
+                        std::thread::sleep(delay);
+                        send(client)?;
+                        Ok(client.ignore()?)
+                    },
+                );
+                let start = Instant::now();
+                let mut peer = RawPeer::open(server.addr());
+                assert!(!peer.message().payload.is_empty(), "{what}");
+                peer.expect_close_at_last(&[1001]);
+                assert!(start.elapsed() >= idle + delay, "{what}: after {:?}", start.elapsed());
+            });
+        }
+    });
+}
+
+#[test]
+fn a_message_that_waits_for_a_slow_peer_is_not_idle() {
+    const SIZE: usize = 16 << 20;
+    let _dog = watchdog(60);
+    let idle = ms(300);
+    // Whoever closes meanwhile cuts the message.
+    let config = Config::new().idle_timeout(idle).close_timeout(ms(200));
+    let server = TestServer::with(
+        |server| server.config(config),
+        |client| {
+            client.sender().try_send(vec![7; SIZE])?;
+            Ok(client.ignore()?)
+        },
+    );
+    let mut peer = RawPeer::open(server.addr());
+    std::thread::sleep(idle * 5);
+    let start = Instant::now();
+    assert!(peer.message().payload == vec![7; SIZE], "it came whole");
+    assert_eq!(peer.expect_close(1001), "idle timeout");
+    assert!(start.elapsed() >= idle, "after {:?}", start.elapsed());
+}
+
+#[test]
 fn a_message_that_is_arriving_is_not_idle() {
     let _dog = watchdog(60);
     let idle = ms(300);

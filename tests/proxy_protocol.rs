@@ -51,9 +51,22 @@ fn a_trusted_proxy_tells_who_connected_to_it() {
     // The client is a stranger: what it says of others is its own invention.
     let invented = [("X-Forwarded-For", "198.51.100.1")];
     assert_eq!(told(&server, PROXY, V1, &invented), "203.0.113.1 via 127.0.0.1");
+    // And so it is where the proxy does not say who the client is.
+    let unix = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x31\0\xd8"[..], &[b'/'; 216]].concat();
+    for nobody in [&b"PROXY UNKNOWN\r\n"[..], b"PROXY UNKNOWN 203.0.113.1\r\n", V2_LOCAL, &unix] {
+        let told = told(&server, PROXY, nobody, &invented);
+        assert_eq!(told, "127.0.0.1 via 127.0.0.1", "{}", nobody.escape_ascii());
+    }
     // Another trusted proxy is believed in turn.
     let proxy = b"PROXY TCP4 127.0.0.1 127.0.0.1 56324 80\r\n";
     assert_eq!(told(&server, PROXY, proxy, &invented), "198.51.100.1 via 127.0.0.1");
+}
+
+#[test]
+fn whoever_trusts_nobody_cannot_ask_for_it() {
+    let server = Server::bind("127.0.0.1:0").expect("a port").trust_no_proxy().proxy_protocol(true);
+    let refused = server.spawn(|_| Ok(())).expect_err("nobody may send it");
+    assert_eq!(refused.to_string(), "invalid input: proxy_protocol is on, and no proxy is trusted");
 }
 
 #[test]

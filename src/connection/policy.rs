@@ -75,7 +75,7 @@ impl Idle {
             return false;
         }
         // Others send without a word to the reader: asked for only now.
-        self.last = outbox.last_sent().map_or(self.last, |sent| sent.max(self.last));
+        self.last = outbox.last_sent(now).map_or(self.last, |sent| sent.max(self.last));
         // The handler may have been busy for long: something may wait in the socket. It is looked for once, or a peer
         // that sends nothing but pings would be looked at for ever.
         let up = is_up(self.last);

@@ -25,7 +25,7 @@ pub(super) struct Core {
     pub(super) close_deadline: Deadline,
     /// Messages for many that a full backlog missed.
     pub(super) skipped: u64,
-    /// When a message was last sent or queued, if somebody wants to know.
+    /// When a message was last given to send, or left after having waited, if somebody wants to know.
     pub(super) last_sent: Option<Instant>,
     /// What [`Closed`] will tell.
     pub(super) ending: Ending,
@@ -60,6 +60,10 @@ impl Core {
     /// Counts messages that are sent or queued.
     pub(super) fn sent(&mut self, messages: u64) {
         self.ending.messages_sent += messages;
+        self.note_sent();
+    }
+
+    pub(super) fn note_sent(&mut self) {
         if let Some(last) = &mut self.last_sent {
             *last = now();
         }

@@ -23,9 +23,11 @@ impl Outbox {
         &self.tally
     }
 
-    /// When a message was last sent or queued; `None` where no idle timeout wants to know it.
-    pub(crate) fn last_sent(&self) -> Option<Instant> {
-        self.core.lock().last_sent
+    /// When a message was last sent, which is now while one waits for the peer; `None` where no idle timeout wants to know
+    /// it.
+    pub(crate) fn last_sent(&self, now: Instant) -> Option<Instant> {
+        let core = self.core.lock();
+        if core.pending.octets() > 0 { core.last_sent.map(|_| now) } else { core.last_sent }
     }
 
     pub(crate) fn stats(&self) -> ClientStats {

@@ -70,6 +70,10 @@ impl Trust {
         Ok(())
     }
 
+    pub(crate) fn is_nobody(&self) -> bool {
+        *self == Self::none()
+    }
+
     fn add_loopback(&mut self) {
         // RFC 1122 §3.2.1.3 and RFC 4291 §2.5.3.
         self.push(IpNet::from(IpAddr::V6(Ipv6Addr::LOCALHOST)));
