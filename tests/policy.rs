@@ -165,6 +165,26 @@ fn the_clients_of_a_proxy_do_not_share_one_budget_of_handshakes() {
     eventually("it is counted", || server.hub().stats().handshake_failures().get(&429) == Some(&1));
 }
 
+#[test]
+fn the_header_callback_is_not_asked_about_a_handshake_too_many() {
+    let _dog = watchdog(60);
+    let (asked, questions) = mpsc::channel();
+    let server = TestServer::with(
+        |server| {
+            server.handshake_rate(1, Duration::from_secs(600)).on_request(move |_, _| {
+                asked.send(()).expect("the test listens");
+                Ok(())
+            })
+        },
+        echo,
+    );
+    open(asking_for("203.0.113.1", server.addr())).close(1000);
+    next(&questions, "the question about the first");
+    expect_too_many(asking_for("203.0.113.1", server.addr()), "handshakes");
+    // The callback runs before the answer: with the 429 here, it has been asked or never will be.
+    assert!(questions.try_recv().is_err(), "it was asked about the second");
+}
+
 /// An echo that tells how each connection ended.
 fn telling(settings: impl FnOnce(Server) -> Server) -> (TestServer, mpsc::Receiver<Result<(), Error>>) {
     let (ends, ended) = mpsc::channel();
