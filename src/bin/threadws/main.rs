@@ -44,7 +44,7 @@ enum Failure {
 
 fn main() -> ExitCode {
     match args::parse(std::env::args_os().skip(1), std::env::var_os("THREADWS_LOG")) {
-        Ok(Command::Help) => print(args::HELP),
+        Ok(Command::Help) => print(args::serve::HELP),
         Ok(Command::Version) => print(args::VERSION),
         Ok(Command::Serve(options)) => {
             // While there is one thread.

@@ -1,7 +1,7 @@
 //! The server: what becomes of each client, and of the process when it is told to stop.
 
 use crate::Failure;
-use crate::args::{Answer, LISTEN, Listen, Options, Origins, Trust};
+use crate::args::serve::{Answer, LISTEN, Listen, Options, Origins, Trust};
 use crate::plain::{self, Plain};
 use crate::show::Shown;
 use crate::signals::Stop;

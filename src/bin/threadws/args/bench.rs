@@ -1,9 +1,9 @@
 //! The command line of `threadws bench`. No I/O.
 
-use super::{Command, Level, one_line, unknown_option, value};
+use super::{Command, Level, LogOption, one_line, only_url, unknown_option, value};
 use crate::filter::Filter;
 use crate::values;
-use lexopt::prelude::{Long, Short, Value, ValueExt};
+use lexopt::prelude::{Long, Short, Value};
 use std::ffi::OsString;
 use std::time::Duration;
 
@@ -100,6 +100,10 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
     let mut url = None;
     let mut level = Level::default();
     while let Some(arg) = parser.next().map_err(one_line)? {
+        if let Some(option) = LogOption::of(&arg) {
+            level.take(option, &mut parser)?;
+            continue;
+        }
         match arg {
             Short('h') | Long("help") => return Ok(Command::BenchHelp),
             Long("clients") => options.clients = value(&mut parser, "clients", values::count)?,
@@ -109,14 +113,8 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
             Long("binary") => options.binary = true,
             Long("allow-remote") => options.allow_remote = true,
             Long("json") => options.json = true,
-            Long("log") => level.set(value(&mut parser, "log", Filter::parse)?),
-            Short('q') | Long("quiet") => level.quiet(),
-            Short('v') | Long("verbose") => level.verbose(),
             Long(name) => return Err(unknown_option(name, &OPTIONS)),
-            Value(word) if url.is_none() => {
-                url = Some(word.string().map_err(|_| "the URL is not UTF-8".to_owned())?);
-            }
-            Value(_) => return Err("more than one URL".to_owned()),
+            Value(word) => url = only_url(url, word)?,
             other => return Err(one_line(other.unexpected())),
         }
     }
@@ -127,11 +125,8 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::{check_help, command};
     use super::*;
-
-    fn command(line: &str) -> Result<Command, String> {
-        super::super::parse(line.split_whitespace().map(OsString::from), None)
-    }
 
     fn options(line: &str) -> Options {
         match command(line) {
@@ -164,13 +159,7 @@ mod tests {
 
     #[test]
     fn help_names_every_option_with_its_default_in_less_than_80_columns() {
-        assert!(HELP.starts_with("Usage: threadws bench "));
-        for name in OPTIONS {
-            assert!(HELP.contains(&format!("--{name}")), "{name}");
-        }
-        for line in HELP.lines() {
-            assert!(line.chars().count() < 80, "{line}");
-        }
+        check_help(HELP, "Usage: threadws bench ", &OPTIONS);
         let defaults = Options::new(String::new());
         assert!(HELP.contains(&format!("at a time [default: {}]", defaults.clients)));
         assert!(HELP.contains(&format!("16MiB [default: {}]", defaults.size)));

@@ -1,0 +1,463 @@
+//! The command line of `threadws serve`, which is what goes without saying. No I/O.
+
+use super::{Command, Level, LogOption, one_line, unknown_option, value};
+use crate::filter::Filter;
+use crate::values;
+use lexopt::prelude::{Long, Short, Value};
+use log::LevelFilter;
+use std::ffi::OsString;
+use std::time::Duration;
+use threadws::SlowPeer;
+
+/// What a server shall do.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Options {
+    pub(crate) listen: Listen,
+    /// Zero: never.
+    pub(crate) every: Duration,
+    pub(crate) message: String,
+    pub(crate) answer: Answer,
+    pub(crate) trust: Trust,
+    pub(crate) origins: Origins,
+    pub(crate) path: Option<String>,
+    pub(crate) max_clients: Option<usize>,
+    pub(crate) max_message: usize,
+    pub(crate) slow_peer: SlowPeer,
+    pub(crate) max_per_address: Option<usize>,
+    pub(crate) handshake_rate: Option<(u32, Duration)>,
+    pub(crate) message_rate: Option<(u32, Duration)>,
+    /// Zero: for ever.
+    pub(crate) max_lifetime: Duration,
+    /// Zero: never.
+    pub(crate) idle_timeout: Duration,
+    pub(crate) proxy_protocol: bool,
+    /// Zero: never.
+    pub(crate) ping: Duration,
+    pub(crate) page: bool,
+    pub(crate) log: Filter,
+}
+
+/// Where clients come in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Listen {
+    /// The service manager's socket if it hands one over, else [`LISTEN`].
+    Unsaid,
+    /// The service manager's socket, and no other.
+    Systemd,
+    Address(String),
+}
+
+/// Where it listens if nothing is said.
+pub(crate) const LISTEN: &str = "127.0.0.1:8005";
+
+/// What becomes of a message, apart from being logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Nothing,
+    Echo,
+    Broadcast,
+    /// To the clients whose requests had the same path.
+    Topics,
+}
+
+/// Whose `x-forwarded-for` is believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Trust {
+    Nobody,
+    Anybody,
+    /// `loopback`, addresses and CIDR blocks; at least one.
+    These(Vec<String>),
+}
+
+/// Which pages of other sites may connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Origins {
+    Any,
+    /// Beside the host the server is asked for.
+    These(Vec<String>),
+}
+
+pub(crate) const HELP: &str = "\
+Usage: threadws [serve] [OPTIONS]
+   or: threadws connect [OPTIONS] URL
+   or: threadws bench [OPTIONS] URL
+
+Serves WebSockets on plain threads, one for each client: logs what they send,
+and sends each of them a message every 3 seconds until they leave. Open the
+printed address in a browser to see both sides talk. 'threadws connect' is the
+other side for a terminal or a script, 'threadws bench' many of them at once:
+see 'threadws connect --help' and 'threadws bench --help'.
+
+Examples:
+  threadws
+  threadws --listen 0.0.0.0:8080 --every 500ms --message tick
+  threadws --echo --every 0 --max-message 16MiB
+  threadws --broadcast --every 0 --trust-proxy 10.0.0.0/8
+  threadws --topics --every 0 --slow-peer skip
+
+What clients get:
+  --every DURATION      how often to send the message: 500ms, 3s, 1m;
+                        0 for never [default: 3s]
+  --message TEXT        what to send [default: hello from threadws]
+  --echo                send each message back to its sender, as the same
+                        kind [default: off]
+  --broadcast           pass each message on to every client, its sender
+                        included, as the same kind [default: off]
+  --topics              pass each message on to the clients of its sender's
+                        path, as the same kind: /room/7 is a room, and so is
+                        every other path, without its query [default: off]
+  --no-page             answer a plain GET with 426 instead of a page to
+                        try it out [default: the page]
+
+Who may connect:
+  --listen ADDR         address and port; port 0 takes a free one; 'systemd'
+                        is the socket of its socket unit, which is taken
+                        unasked if there is one [default: 127.0.0.1:8005]
+  --path PATH           the only path for WebSockets; others get 404
+                        [default: any path]
+  --allow-origin ORIGIN a site whose pages may connect, or 'any'; can be
+                        repeated [default: same host]
+  --trust-proxy WHO     whose x-forwarded-for to believe: loopback, none,
+                        any, an address or a CIDR block; can be repeated
+                        [default: loopback]
+  --proxy-protocol      trusted proxies send a PROXY header, version 1 or 2,
+                        before everything else [default: off]
+
+Limits:
+  --max-clients N       clients at a time [default: the machine's capacity]
+  --max-per-address N   connections at a time of one client address, or of one
+                        IPv6 /64; more get 429 [default: no limit]
+  --handshake-rate RATE handshakes and plain requests of one address, as
+                        N/DURATION: 20/1s, 100/1m; more get 429
+                        [default: no limit]
+  --message-rate RATE   messages from one address, on all its connections;
+                        one more closes with 1008 [default: no limit]
+  --max-lifetime DURATION
+                        how long a connection lasts; then it is closed with
+                        1001; 0 for ever [default: 0]
+  --idle-timeout DURATION
+                        how long without a message, received or sent; then it
+                        is closed with 1001; 0 for ever [default: 0]
+  --max-message SIZE    largest message: 64KiB, 16MiB, plain bytes
+                        [default: 1MiB]
+  --slow-peer WHAT      what becomes of a client for whom 1 MiB of passed-on
+                        messages waits: close, or skip, by which it misses
+                        what comes [default: close]
+  --ping DURATION       after how long a silence to send a ping, and how long
+                        to wait for the answer; 0 for never [default: 20s]
+
+Logs, on stderr:
+  --log LEVEL           off, error, warn, info, debug or trace, or a list
+                        such as info,threadws=debug
+                        [env: THREADWS_LOG] [default: info]
+  -q, --quiet           warnings and errors only
+  -v, --verbose         debug; twice for trace
+
+Other:
+  -h, --help            print this help
+  -V, --version         print the version
+
+GET /healthz is answered with ok, GET /metrics with counters for Prometheus.
+Stdout gets one line, with the addresses, when the server listens.
+Exit status: 0 after SIGINT or SIGTERM, 1 when it cannot run, 2 for a command
+line it does not understand, 130 at once on a second signal.
+";
+
+/// Every long option, to guess which one was meant.
+const OPTIONS: [&str; 25] = [
+    "every",
+    "message",
+    "echo",
+    "broadcast",
+    "topics",
+    "no-page",
+    "listen",
+    "path",
+    "allow-origin",
+    "trust-proxy",
+    "proxy-protocol",
+    "max-clients",
+    "max-per-address",
+    "handshake-rate",
+    "message-rate",
+    "max-lifetime",
+    "idle-timeout",
+    "max-message",
+    "slow-peer",
+    "ping",
+    "log",
+    "quiet",
+    "verbose",
+    "help",
+    "version",
+];
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            listen: Listen::Unsaid,
+            every: Duration::from_secs(3),
+            message: "hello from threadws".to_owned(),
+            answer: Answer::Nothing,
+            trust: Trust::These(vec!["loopback".to_owned()]),
+            origins: Origins::These(Vec::new()),
+            path: None,
+            max_clients: None,
+            max_message: 1 << 20,
+            slow_peer: SlowPeer::Close,
+            max_per_address: None,
+            handshake_rate: None,
+            message_rate: None,
+            max_lifetime: Duration::ZERO,
+            idle_timeout: Duration::ZERO,
+            proxy_protocol: false,
+            ping: Duration::from_secs(20),
+            page: true,
+            log: Filter::level(LevelFilter::Info),
+        }
+    }
+}
+
+/// Reads what stands behind `serve`, if it stands there. The last of two equal options wins, but for the ones that can be
+/// repeated.
+pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Result<Command, String> {
+    let mut options = Options::default();
+    let mut given = Given::default();
+    while let Some(arg) = parser.next().map_err(one_line)? {
+        if let Some(option) = LogOption::of(&arg) {
+            given.level.take(option, &mut parser)?;
+            continue;
+        }
+        match arg {
+            Short('h') | Long("help") => return Ok(Command::Help),
+            Short('V') | Long("version") => return Ok(Command::Version),
+            Long("every") => options.every = value(&mut parser, "every", values::duration)?,
+            Long("message") => options.message = value(&mut parser, "message", |text| Ok(text.to_owned()))?,
+            Long("echo") => given.echo = true,
+            Long("broadcast") => given.broadcast = true,
+            Long("topics") => given.topics = true,
+            Long("no-page") => options.page = false,
+            Long("listen") => options.listen = value(&mut parser, "listen", listen)?,
+            Long("path") => options.path = Some(value(&mut parser, "path", values::path)?),
+            Long("allow-origin") => {
+                given.origins.push(value(&mut parser, "allow-origin", |text| match text {
+                    "any" => Ok(text.to_owned()),
+                    origin => values::origin(origin),
+                })?)
+            }
+            Long("trust-proxy") => given.trust.push(value(&mut parser, "trust-proxy", |text| match text {
+                "loopback" | "none" | "any" => Ok(text.to_owned()),
+                network => values::network(network),
+            })?),
+            Long("max-clients") => {
+                options.max_clients = Some(value(&mut parser, "max-clients", values::count)?);
+            }
+            Long("max-per-address") => {
+                options.max_per_address = Some(value(&mut parser, "max-per-address", values::count)?);
+            }
+            Long("handshake-rate") => {
+                options.handshake_rate = Some(value(&mut parser, "handshake-rate", values::rate)?);
+            }
+            Long("message-rate") => {
+                options.message_rate = Some(value(&mut parser, "message-rate", values::rate)?);
+            }
+            Long("max-lifetime") => {
+                options.max_lifetime = value(&mut parser, "max-lifetime", values::duration)?;
+            }
+            Long("idle-timeout") => {
+                options.idle_timeout = value(&mut parser, "idle-timeout", values::duration)?;
+            }
+            Long("proxy-protocol") => options.proxy_protocol = true,
+            Long("max-message") => options.max_message = value(&mut parser, "max-message", values::size)?,
+            Long("slow-peer") => options.slow_peer = value(&mut parser, "slow-peer", values::slow_peer)?,
+            Long("ping") => options.ping = value(&mut parser, "ping", values::duration)?,
+            Long(name) => return Err(unknown_option(name, &OPTIONS)),
+            // It may hold a password, so it is not repeated.
+            Value(word) if word.to_string_lossy().contains("://") => {
+                return Err("a URL is for 'threadws connect'".to_owned());
+            }
+            other => return Err(one_line(other.unexpected())),
+        }
+    }
+    options.answer = answer(&given)?;
+    if given.topics && options.path.is_some() {
+        return Err("--topics and --path cannot be combined".to_owned());
+    }
+    options.log = given.level.resolve(env_log)?;
+    options.trust = trust(given.trust)?.unwrap_or(options.trust);
+    options.origins = origins(given.origins);
+    Ok(Command::Serve(Box::new(options)))
+}
+
+/// What needs a look at the whole command line.
+#[derive(Default)]
+struct Given {
+    echo: bool,
+    broadcast: bool,
+    topics: bool,
+    trust: Vec<String>,
+    origins: Vec<String>,
+    level: Level,
+}
+
+fn listen(text: &str) -> Result<Listen, String> {
+    match text {
+        "systemd" if cfg!(feature = "systemd") => Ok(Listen::Systemd),
+        "systemd" => Err("this binary is built without the feature systemd".to_owned()),
+        address => values::listen_address(address).map(Listen::Address),
+    }
+}
+
+fn answer(given: &Given) -> Result<Answer, String> {
+    match (given.echo, given.broadcast, given.topics) {
+        (false, false, false) => Ok(Answer::Nothing),
+        (true, false, false) => Ok(Answer::Echo),
+        (false, true, false) => Ok(Answer::Broadcast),
+        (false, false, true) => Ok(Answer::Topics),
+        (true, true, _) => Err("--echo and --broadcast cannot be combined".to_owned()),
+        (true, _, true) => Err("--echo and --topics cannot be combined".to_owned()),
+        (_, true, true) => Err("--broadcast and --topics cannot be combined".to_owned()),
+    }
+}
+
+fn trust(given: Vec<String>) -> Result<Option<Trust>, String> {
+    let alone = |word: &str| given.iter().any(|who| who == word);
+    match (given.len(), alone("none"), alone("any")) {
+        (0, ..) => Ok(None),
+        (_, false, false) => Ok(Some(Trust::These(given))),
+        (1, true, _) => Ok(Some(Trust::Nobody)),
+        (1, _, true) => Ok(Some(Trust::Anybody)),
+        // Whose intention "none, but also 10.0.0.0/8" is cannot be guessed where addresses are to be believed.
+        _ => Err("--trust-proxy: none and any cannot be combined with others".to_owned()),
+    }
+}
+
+fn origins(given: Vec<String>) -> Origins {
+    if given.iter().any(|origin| origin == "any") { Origins::Any } else { Origins::These(given) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{check_help, command};
+    use super::*;
+
+    fn options(line: &str) -> Options {
+        match command(line) {
+            Ok(Command::Serve(options)) => *options,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn without_options_it_serves_with_the_defaults() {
+        assert_eq!(options(""), Options::default());
+        assert_eq!(options("serve"), Options::default());
+        assert_eq!(options("serve --echo").answer, Answer::Echo);
+    }
+
+    #[test]
+    fn every_option_is_understood() {
+        let line = "--listen [::1]:0 --every 500ms --message hi --broadcast --no-page --path /ws --max-clients 9 \
+                    --allow-origin https://a.example --allow-origin=https://b.example --max-message 64KiB --ping 0 --slow-peer skip \
+                    --trust-proxy 10.0.0.0/8 --trust-proxy loopback --log threadws=debug --proxy-protocol \
+                    --max-per-address 4 --handshake-rate 20/1s --message-rate 600/1m --max-lifetime 2h \
+                    --idle-timeout 90s";
+        let expected = Options {
+            listen: Listen::Address("[::1]:0".to_owned()),
+            every: Duration::from_millis(500),
+            message: "hi".to_owned(),
+            answer: Answer::Broadcast,
+            trust: Trust::These(vec!["10.0.0.0/8".to_owned(), "loopback".to_owned()]),
+            origins: Origins::These(vec!["https://a.example".to_owned(), "https://b.example".to_owned()]),
+            path: Some("/ws".to_owned()),
+            max_clients: Some(9),
+            max_message: 64 * 1024,
+            slow_peer: SlowPeer::Skip,
+            max_per_address: Some(4),
+            handshake_rate: Some((20, Duration::from_secs(1))),
+            message_rate: Some((600, Duration::from_secs(60))),
+            max_lifetime: Duration::from_secs(7200),
+            idle_timeout: Duration::from_secs(90),
+            proxy_protocol: true,
+            ping: Duration::ZERO,
+            page: false,
+            log: Filter::parse("threadws=debug").expect("a filter"),
+        };
+        assert_eq!(options(line), expected);
+        assert_eq!(options("--trust-proxy none").trust, Trust::Nobody);
+        assert_eq!(options("--trust-proxy any").trust, Trust::Anybody);
+        assert_eq!(options("--topics").answer, Answer::Topics);
+        assert_eq!(options("--slow-peer skip --slow-peer close").slow_peer, SlowPeer::Close);
+        assert_eq!(options("--allow-origin any").origins, Origins::Any);
+        assert_eq!(options("--every 1s --every 0").every, Duration::ZERO);
+        assert_eq!(
+            command("--listen systemd").map(|_| ()),
+            if cfg!(feature = "systemd") {
+                Ok(())
+            } else {
+                Err("--listen: this binary is built without the feature systemd".to_owned())
+            }
+        );
+    }
+
+    #[test]
+    fn help_and_version_are_asked_for_anywhere() {
+        for line in ["-h", "--help", "--echo --help", "serve -h", "-h --nonsense"] {
+            assert_eq!(command(line), Ok(Command::Help), "{line}");
+        }
+        for line in ["-V", "--version"] {
+            assert_eq!(command(line), Ok(Command::Version), "{line}");
+        }
+        assert_eq!(super::super::VERSION, "threadws 0.1.0\n");
+    }
+
+    #[test]
+    fn help_names_every_option_with_its_default_in_less_than_80_columns() {
+        check_help(HELP, "Usage: ", &OPTIONS);
+        let defaults = Options::default();
+        assert!(HELP.contains(&format!("[default: {LISTEN}]")));
+        assert!(HELP.contains(&format!("[default: {}]", defaults.message)));
+        assert!(HELP.contains(&format!("[default: {}s]", defaults.every.as_secs())));
+        assert!(HELP.contains(&format!("[default: {}s]", defaults.ping.as_secs())));
+        assert!(HELP.contains(&format!("[default: {}MiB]", defaults.max_message >> 20)));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_in_one_line() {
+        let lines = [
+            "--echo --broadcast",
+            "--broadcast --echo",
+            "--echo --topics",
+            "--topics --broadcast",
+            "--topics --path /ws",
+            "--slow-peer wait",
+            "--trust-proxy none --trust-proxy 10.0.0.0/8",
+            "--trust-proxy any --trust-proxy loopback",
+            "--trust-proxy nowhere",
+            "--every 3",
+            "--every",
+            "--echo=yes",
+            "--max-clients 0",
+            "--max-message 0",
+            "--max-per-address 0",
+            "--handshake-rate 20",
+            "--message-rate 0/1s",
+            "--max-lifetime 1",
+            "--proxy-protocol=yes",
+            "--listen 8005",
+            "--path ws",
+            "--allow-origin example.com",
+            "--log inof",
+            "-x",
+            "nonsense",
+            "serve serve",
+            "--echo serve",
+        ];
+        for line in lines {
+            let error = command(line).expect_err(line);
+            assert!(!error.is_empty() && !error.contains('\n'), "{line}: {error}");
+        }
+        let error = super::super::parse(["a\nb".into()], None).expect_err("no such command");
+        assert!(!error.contains('\n'), "{error}");
+    }
+}
