@@ -2,21 +2,25 @@
 //!
 //! A thread for each client, and this one, which keeps the time and shows how it goes.
 
+mod payload;
+mod report;
+
 use crate::Failure;
 use crate::args::bench::Options;
 use crate::histogram::Histogram;
 use crate::signals::Stop;
 use http::Uri;
 use log::{info, warn};
+use payload::Payload;
+use report::{Report, grouped};
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
-use threadws::{Config, Connect, Connection, Error, MessageRef};
+use threadws::{Config, Connect, Connection, Error};
 
 /// Enough for a handshake and the read path.
 const STACK: usize = 128 * 1024;
@@ -30,14 +34,6 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const UNDER_WAY: usize = 64 * 1024;
 /// A frame's header, key included, takes at most this.
 const HEADER: usize = 14;
-/// Of longer messages, the number, so much of their middle and the end are compared.
-const SAMPLE: usize = 1024;
-/// Digits of a message's number.
-const DIGITS: usize = 16;
-/// Rows of the histogram.
-const ROWS: u32 = 12;
-/// The longest bar.
-const BAR: u64 = 40;
 
 /// What a client tells.
 enum News {
@@ -55,16 +51,6 @@ struct Shared {
     over: AtomicBool,
     /// Round trips of all clients. For the eye alone: what counts is what each client adds up on its own.
     messages: AtomicU64,
-}
-
-/// What there is to tell in the end.
-#[derive(Debug)]
-struct Report<'a> {
-    options: &'a Options,
-    address: SocketAddr,
-    took: Duration,
-    interrupted: bool,
-    latency: Histogram,
 }
 
 /// Connects all clients, lets them send for a while, and reports.
@@ -248,7 +234,7 @@ fn load(shared: &Shared, connection: &mut Connection) -> Result<Histogram, Strin
     let on_the_way = (size + HEADER).saturating_mul(in_flight);
     let sender = connection.sender();
     let mut latency = Histogram::new();
-    let mut sent = VecDeque::with_capacity(in_flight.min(SAMPLE));
+    let mut sent = VecDeque::new();
     let mut outgoing = Payload::new(size, binary);
     let mut expected = Payload::new(size, binary);
     for _ in 0..in_flight {
@@ -303,139 +289,6 @@ fn load(shared: &Shared, connection: &mut Connection) -> Result<Histogram, Strin
     }
 }
 
-/// A message with a number: letters in both kinds, so that the two differ in nothing but the kind.
-#[derive(Debug)]
-struct Payload {
-    octets: Vec<u8>,
-    number: u64,
-    binary: bool,
-}
-
-impl Payload {
-    fn new(size: usize, binary: bool) -> Self {
-        let mut payload = Self { octets: (b'a'..=b'z').cycle().take(size).collect(), number: 0, binary };
-        payload.write_number();
-        payload
-    }
-
-    /// Goes on to the next message.
-    fn count(&mut self) {
-        self.number += 1;
-        self.write_number();
-    }
-
-    /// As many of its hexadecimal digits as there is room for, the last ones first.
-    fn write_number(&mut self) {
-        let mut rest = self.number;
-        for octet in self.octets.iter_mut().take(DIGITS) {
-            let digit = rest % 16;
-            *octet = b"0123456789abcdef"[digit as usize];
-            if digit != 0 {
-                break; // No carry: the digits behind it are as they were.
-            }
-            rest /= 16;
-        }
-    }
-
-    fn message(&self) -> MessageRef<'_> {
-        match std::str::from_utf8(&self.octets) {
-            Ok(text) if !self.binary => MessageRef::Text(text),
-            _ => MessageRef::Binary(&self.octets),
-        }
-    }
-
-    /// Whether this came back: its kind, its length, its number and, if it is long, a sample of the rest.
-    fn is(&self, message: MessageRef<'_>) -> bool {
-        let (ours, theirs) = (&self.octets, message.as_bytes());
-        if message.as_text().is_some() == self.binary || theirs.len() != ours.len() {
-            return false;
-        }
-        if ours.len() <= SAMPLE {
-            return ours == theirs;
-        }
-        let last = ours.len() - DIGITS;
-        // Another place each time; by a step that shares no factor with most sizes.
-        let middle = usize::try_from(self.number.wrapping_mul(7919)).unwrap_or(0) % last;
-        [0, middle, last].into_iter().all(|at| ours[at..at + DIGITS] == theirs[at..at + DIGITS])
-    }
-}
-
-impl Report<'_> {
-    /// Messages a second.
-    fn rate(&self) -> f64 {
-        self.latency.count() as f64 / self.took.as_secs_f64()
-    }
-
-    fn quantiles(&self) -> [(&'static str, Duration); 5] {
-        [
-            ("p50", self.latency.quantile(500_000)),
-            ("p90", self.latency.quantile(900_000)),
-            ("p99", self.latency.quantile(990_000)),
-            ("p99.9", self.latency.quantile(999_000)),
-            ("max", self.latency.max()),
-        ]
-    }
-
-    fn json(&self) -> String {
-        let Options { clients, size, in_flight, binary, .. } = self.options;
-        let micros = |duration: Duration| duration.as_nanos() as f64 / 1e3;
-        let latency: Vec<_> =
-            self.quantiles().map(|(name, value)| format!("\"{name}\":{:.1}", micros(value))).into();
-        format!(
-            "{{\"target\":\"{}\",\"clients\":{clients},\"size\":{size},\"in_flight\":{in_flight},\"binary\":{binary},\
-             \"seconds\":{:.3},\"interrupted\":{},\"messages\":{},\"messages_per_second\":{:.1},\
-             \"latency_us\":{{{}}}}}\n",
-            self.address,
-            self.took.as_secs_f64(),
-            self.interrupted,
-            self.latency.count(),
-            self.rate(),
-            latency.join(","),
-        )
-    }
-
-    fn tables(&self) -> String {
-        let Options { clients, size, in_flight, binary, .. } = self.options;
-        let kind = if *binary { "binary" } else { "text" };
-        let mut text = format!(
-            "{}: {clients} clients, {size} bytes of {kind}, {in_flight} in flight, {:.1} s{}\n\n",
-            self.address,
-            self.took.as_secs_f64(),
-            if self.interrupted { ", interrupted" } else { "" },
-        );
-        let rate = self.rate();
-        let mebibytes = rate * *size as f64 / f64::from(1 << 20);
-        // A `String` takes everything, here and below.
-        let _ = writeln!(text, "messages/s  {}", grouped(rate));
-        let _ = writeln!(text, "MiB/s       {mebibytes:.1} each way\n");
-        for (name, value) in self.quantiles() {
-            let _ = writeln!(text, "{name:<10}  {:>9}", shown(value));
-        }
-        let _ = writeln!(text);
-        for (from, to, count) in self.rows() {
-            let of_all = count as f64 / self.latency.count() as f64;
-            let bar = "#".repeat(usize::try_from(count * BAR / self.latency.count()).unwrap_or(0));
-            let from = if from.is_zero() { "up".to_owned() } else { shown(from) };
-            let _ = writeln!(text, "{from:>9} to {:>9}  {:5.1} %  {bar}", shown(to), of_all * 100.0);
-        }
-        text
-    }
-
-    /// Powers of two from where nearly all begin to the maximum: at most so many that the first one holds the rest.
-    fn rows(&self) -> Vec<(Duration, Duration, u64)> {
-        let power = |duration: Duration| duration.as_nanos().max(1).ilog2();
-        let (first, last) = (power(self.latency.quantile(1_000)), power(self.latency.max()));
-        let first = first.max(last.saturating_sub(ROWS - 1));
-        let nanos = |power: u32| Duration::from_nanos(1_u64.checked_shl(power).unwrap_or(u64::MAX));
-        (first..=last)
-            .map(|power| {
-                let from = if power == first { Duration::ZERO } else { nanos(power) };
-                (from, nanos(power + 1), self.latency.between(from, nanos(power + 1)))
-            })
-            .collect()
-    }
-}
-
 /// One line on stderr that is written over, if that is a terminal.
 #[derive(Debug)]
 struct Line {
@@ -456,89 +309,5 @@ impl Line {
 
     fn clear(&mut self) {
         self.show("");
-    }
-}
-
-/// Digits in groups of three.
-fn grouped(value: f64) -> String {
-    let digits = format!("{value:.0}");
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
-            text.push(' ');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// Three digits that count.
-fn shown(duration: Duration) -> String {
-    let nanos = duration.as_nanos() as f64;
-    let (value, unit) = match nanos {
-        ..1e3 => (nanos, "ns"),
-        ..1e6 => (nanos / 1e3, "µs"),
-        ..1e9 => (nanos / 1e6, "ms"),
-        _ => (nanos / 1e9, "s"),
-    };
-    let decimals = if value >= 100.0 || unit == "ns" {
-        0
-    } else if value >= 10.0 {
-        1
-    } else {
-        2
-    };
-    format!("{value:.decimals$} {unit}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_two_messages_are_the_same_and_each_is_recognized() {
-        for (size, binary) in [(1, true), (3, false), (32, false), (1024, true), (5000, false)] {
-            let mut one = Payload::new(size, binary);
-            let mut other = Payload::new(size, binary);
-            for _ in 0..10 {
-                assert!(one.is(other.message()));
-                other.count();
-                assert!(!one.is(other.message()), "{size}");
-                one.count();
-            }
-        }
-    }
-
-    #[test]
-    fn a_number_is_written_as_if_it_were_new() {
-        let mut payload = Payload::new(20, false);
-        for number in 0..70_000_u64 {
-            let digits: String = format!("{number:016x}").chars().rev().collect();
-            assert_eq!(payload.octets[..16], *digits.as_bytes(), "{number}");
-            payload.count();
-        }
-    }
-
-    #[test]
-    fn another_kind_length_number_or_content_is_not_what_was_sent() {
-        let mut payload = Payload::new(5000, false);
-        let text = payload.message().as_text().expect("text").to_owned();
-        assert!(!payload.is(MessageRef::Binary(text.as_bytes())));
-        assert!(!payload.is(MessageRef::Text(&text[..4999])));
-        assert!(!payload.is(MessageRef::Text(&text.replace('z', "y"))));
-        payload.count();
-        assert!(!payload.is(MessageRef::Text(&text)));
-    }
-
-    #[test]
-    fn figures_are_short() {
-        for (nanos, text) in
-            [(0, "0 ns"), (999, "999 ns"), (1_500, "1.50 µs"), (123_456, "123 µs"), (2_000_000_000, "2.00 s")]
-        {
-            assert_eq!(shown(Duration::from_nanos(nanos)), text);
-        }
-        for (value, text) in [(0.0, "0"), (999.0, "999"), (1000.0, "1 000"), (1_234_567.4, "1 234 567")] {
-            assert_eq!(grouped(value), text);
-        }
     }
 }

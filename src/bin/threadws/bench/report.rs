@@ -1,0 +1,147 @@
+//! What a load has shown: as tables for people, as JSON for programs.
+
+use crate::args::bench::Options;
+use crate::histogram::Histogram;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Rows of the histogram.
+const ROWS: u32 = 12;
+/// The longest bar.
+const BAR: u64 = 40;
+
+/// What there is to tell in the end.
+#[derive(Debug)]
+pub(super) struct Report<'a> {
+    pub(super) options: &'a Options,
+    pub(super) address: SocketAddr,
+    pub(super) took: Duration,
+    pub(super) interrupted: bool,
+    pub(super) latency: Histogram,
+}
+
+impl Report<'_> {
+    /// Messages a second.
+    fn rate(&self) -> f64 {
+        self.latency.count() as f64 / self.took.as_secs_f64()
+    }
+
+    fn quantiles(&self) -> [(&'static str, Duration); 5] {
+        [
+            ("p50", self.latency.quantile(500_000)),
+            ("p90", self.latency.quantile(900_000)),
+            ("p99", self.latency.quantile(990_000)),
+            ("p99.9", self.latency.quantile(999_000)),
+            ("max", self.latency.max()),
+        ]
+    }
+
+    pub(super) fn json(&self) -> String {
+        let Options { clients, size, in_flight, binary, .. } = self.options;
+        let micros = |duration: Duration| duration.as_nanos() as f64 / 1e3;
+        let latency: Vec<_> =
+            self.quantiles().map(|(name, value)| format!("\"{name}\":{:.1}", micros(value))).into();
+        format!(
+            "{{\"target\":\"{}\",\"clients\":{clients},\"size\":{size},\"in_flight\":{in_flight},\"binary\":{binary},\
+             \"seconds\":{:.3},\"interrupted\":{},\"messages\":{},\"messages_per_second\":{:.1},\
+             \"latency_us\":{{{}}}}}\n",
+            self.address,
+            self.took.as_secs_f64(),
+            self.interrupted,
+            self.latency.count(),
+            self.rate(),
+            latency.join(","),
+        )
+    }
+
+    pub(super) fn tables(&self) -> String {
+        let Options { clients, size, in_flight, binary, .. } = self.options;
+        let kind = if *binary { "binary" } else { "text" };
+        let mut text = format!(
+            "{}: {clients} clients, {size} bytes of {kind}, {in_flight} in flight, {:.1} s{}\n\n",
+            self.address,
+            self.took.as_secs_f64(),
+            if self.interrupted { ", interrupted" } else { "" },
+        );
+        let rate = self.rate();
+        let mebibytes = rate * *size as f64 / f64::from(1 << 20);
+        // A `String` takes everything, here and below.
+        let _ = writeln!(text, "messages/s  {}", grouped(rate));
+        let _ = writeln!(text, "MiB/s       {mebibytes:.1} each way\n");
+        for (name, value) in self.quantiles() {
+            let _ = writeln!(text, "{name:<10}  {:>9}", shown(value));
+        }
+        let _ = writeln!(text);
+        for (from, to, count) in self.rows() {
+            let of_all = count as f64 / self.latency.count() as f64;
+            let bar = "#".repeat(usize::try_from(count * BAR / self.latency.count()).unwrap_or(0));
+            let from = if from.is_zero() { "up".to_owned() } else { shown(from) };
+            let _ = writeln!(text, "{from:>9} to {:>9}  {:5.1} %  {bar}", shown(to), of_all * 100.0);
+        }
+        text
+    }
+
+    /// Powers of two from where nearly all begin to the maximum: at most so many that the first one holds the rest.
+    fn rows(&self) -> Vec<(Duration, Duration, u64)> {
+        let power = |duration: Duration| duration.as_nanos().max(1).ilog2();
+        let (first, last) = (power(self.latency.quantile(1_000)), power(self.latency.max()));
+        let first = first.max(last.saturating_sub(ROWS - 1));
+        let nanos = |power: u32| Duration::from_nanos(1_u64.checked_shl(power).unwrap_or(u64::MAX));
+        (first..=last)
+            .map(|power| {
+                let from = if power == first { Duration::ZERO } else { nanos(power) };
+                (from, nanos(power + 1), self.latency.between(from, nanos(power + 1)))
+            })
+            .collect()
+    }
+}
+
+/// Digits in groups of three.
+pub(super) fn grouped(value: f64) -> String {
+    let digits = format!("{value:.0}");
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
+            text.push(' ');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Three digits that count.
+fn shown(duration: Duration) -> String {
+    let nanos = duration.as_nanos() as f64;
+    let (value, unit) = match nanos {
+        ..1e3 => (nanos, "ns"),
+        ..1e6 => (nanos / 1e3, "µs"),
+        ..1e9 => (nanos / 1e6, "ms"),
+        _ => (nanos / 1e9, "s"),
+    };
+    let decimals = if value >= 100.0 || unit == "ns" {
+        0
+    } else if value >= 10.0 {
+        1
+    } else {
+        2
+    };
+    format!("{value:.decimals$} {unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_short() {
+        for (nanos, text) in
+            [(0, "0 ns"), (999, "999 ns"), (1_500, "1.50 µs"), (123_456, "123 µs"), (2_000_000_000, "2.00 s")]
+        {
+            assert_eq!(shown(Duration::from_nanos(nanos)), text);
+        }
+        for (value, text) in [(0.0, "0"), (999.0, "999"), (1000.0, "1 000"), (1_234_567.4, "1 234 567")] {
+            assert_eq!(grouped(value), text);
+        }
+    }
+}
