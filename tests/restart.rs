@@ -69,16 +69,22 @@ impl House {
     }
 }
 
-#[test]
-fn sigterm_tells_everyone_and_names_whom_it_had_to_leave() {
-    let _dog = watchdog(60);
-    let mut server = child::start("sleepy", &[]);
+/// A server with a house full of clients, one of them stuck, and another whose handler sleeps.
+fn full_house() -> (Process, House, RawPeer) {
+    let server = child::start("sleepy", &[]);
     let mut house = House::of(&server);
     house.stuck.send_text("flood");
     let mut sleeper = RawPeer::open(server.addr());
     sleeper.send_text("sleep");
-    // The flood fills what is between, and stops.
     eventually("all have a thread", || server.usage().threads >= 252);
+    (server, house, sleeper)
+}
+
+#[test]
+fn sigterm_tells_everyone_and_names_whom_it_had_to_leave() {
+    let _dog = watchdog(60);
+    let (mut server, mut house, mut sleeper) = full_house();
+    // The flood fills what is between, and stops.
     std::thread::sleep(ms(500));
     let start = Instant::now();
     server.signal(Signal::TERM);
@@ -96,12 +102,7 @@ fn sigterm_tells_everyone_and_names_whom_it_had_to_leave() {
 #[test]
 fn a_second_sigterm_does_not_wait_for_those_who_are_left() {
     let _dog = watchdog(60);
-    let mut server = child::start("sleepy", &[]);
-    let mut house = House::of(&server);
-    house.stuck.send_text("flood");
-    let mut sleeper = RawPeer::open(server.addr());
-    sleeper.send_text("sleep");
-    eventually("all have a thread", || server.usage().threads >= 252);
+    let (mut server, mut house, _sleeper) = full_house();
     let start = Instant::now();
     server.signal(Signal::TERM);
     house.open[0].expect_close(1001);

@@ -18,6 +18,12 @@ fn message_of(sender: u8) -> Message {
     Message::Binary(message(sender, 0, 8))
 }
 
+/// Has `sender` send every so often.
+fn tick(timer: &Arc<Timer>, link: &Link, sender: u8, interval: Duration) -> Tick {
+    let action = Action::message(message_of(sender));
+    Tick::start(timer, &link.outbox, &Arc::default(), interval, Some(interval), action)
+}
+
 fn count(octets: &[u8], sender: u8) -> usize {
     Wire::read_ticks(Role::Server, octets).iter().filter(|(from, _)| *from == sender).count()
 }
@@ -30,17 +36,7 @@ fn an_earlier_tick_wakes_the_timer() {
         let link = Link::new(Role::Server, 1 << 20, &flushing);
         let ticks = [(1, 10), (2, 3)].map(|(sender, seconds)| {
             let (timer, link) = (timer.clone(), link.clone());
-            go(move || {
-                let action = Action::message(message_of(sender));
-                Tick::start(
-                    &timer,
-                    &link.outbox,
-                    &Arc::default(),
-                    SECOND * seconds,
-                    Some(SECOND * seconds),
-                    action,
-                )
-            })
+            go(move || tick(&timer, &link, sender, SECOND * seconds))
         });
         let ticks = ticks.map(join);
         // No more time passes: the timer must know of the earlier tick.
@@ -69,17 +65,7 @@ fn ticks_end_with_their_connection_and_a_stuck_peer_skips_its_own() {
         let (timer, thread) = Timer::start().expect("a thread");
         let stuck = Link::new(Role::Server, 3, &flushing);
         let well = Link::new(Role::Server, 1 << 20, &flushing);
-        let start = |link: &Link, sender| {
-            Tick::start(
-                &timer,
-                &link.outbox,
-                &Arc::default(),
-                SECOND,
-                Some(SECOND),
-                Action::message(message_of(sender)),
-            )
-        };
-        let ticks = [start(&stuck, 1), start(&well, 2)];
+        let ticks = [tick(&timer, &stuck, 1, SECOND), tick(&timer, &well, 2, SECOND)];
         let closer = go({
             let stuck = stuck.clone();
             move || stuck.start_close(1000)
@@ -108,22 +94,14 @@ fn a_tick_is_skipped_while_its_predecessor_waits() {
         let (timer, thread) = Timer::start().expect("a thread");
         let stuck = Link::new(Role::Server, 3, &flushing);
         let well = Link::new(Role::Server, 1 << 20, &flushing);
-        let [tick, _other] = [(&stuck, 1), (&well, 2)].map(|(link, sender)| {
-            Tick::start(
-                &timer,
-                &link.outbox,
-                &Arc::default(),
-                SECOND,
-                Some(SECOND),
-                Action::message(message_of(sender)),
-            )
-        });
+        let skipped = tick(&timer, &stuck, 1, SECOND);
+        let _other = tick(&timer, &well, 2, SECOND);
         for rounds in 1..=4 {
             clock::pass(SECOND);
             // I12: it fires behind the stuck one's.
             well.script.wait_wire(|wire| count(wire, 2) == rounds);
         }
-        assert_eq!((tick.sent(), tick.skipped()), (1, 3));
+        assert_eq!((skipped.sent(), skipped.skipped()), (1, 3));
         stuck.script.drain();
         stuck.script.wait_wire(|wire| count(wire, 1) == 1);
         clock::pass(SECOND);

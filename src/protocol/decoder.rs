@@ -156,7 +156,7 @@ impl Decoder {
     /// Takes what it can from the front of `window`, up to the first message or control frame.
     ///
     /// It returns without an item only when it needs more octets, and holds at most one header or control frame back,
-    /// so a window of 4 KiB always makes progress.
+    /// so a window that has room for a control frame always makes progress.
     ///
     /// # Errors
     ///

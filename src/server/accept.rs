@@ -143,11 +143,11 @@ impl Acceptor {
             return;
         };
         let Ok(stream) = Stream::accepted(stream).map(Arc::new) else { return };
-        let Some(client) = Client::accepted(&self.shared, &stream, peer, place, None) else {
+        let Some(client) = Client::accepted(&self.shared, &stream, peer, place, admission, None) else {
             counters.refused(Refusal::Stopping);
             return;
         };
-        if let Err((client, error)) = self.shared.pool.run(client.admitted(admission)) {
+        if let Err((client, error)) = self.shared.pool.run(client) {
             drop(client);
             counters.refused(Refusal::NoThread);
             self.complain("no thread for a client", Some(error));

@@ -128,7 +128,7 @@ impl ServerHandle {
         *request.version_mut() = head.version();
         *request.headers_mut() = head.headers().clone();
         let head = Box::new(Head { request, early: leftover.to_vec() });
-        let Some(client) = Client::accepted(&self.shared, &stream, peer_addr, place, Some(head)) else {
+        let Some(client) = Client::accepted(&self.shared, &stream, peer_addr, place, None, Some(head)) else {
             counters.refused(Refusal::Stopping);
             crate::handshake::answer_unavailable(&stream);
             return Err(Error::invalid("the server stops"));

@@ -38,12 +38,14 @@ pub(super) struct Head {
 }
 
 impl Client {
-    /// Takes note of a connection; `None` if the server stops, which closes it.
+    /// Takes note of a connection; `None` if the server stops, which closes it. With an admission its address is known from
+    /// its socket, and within its quotas.
     pub(super) fn accepted(
         shared: &Arc<Shared>,
         stream: &Arc<Stream>,
         peer_addr: SocketAddr,
         place: Place,
+        admission: Option<Admission>,
         head: Option<Box<Head>>,
     ) -> Option<Box<Self>> {
         let id = next_id();
@@ -54,16 +56,10 @@ impl Client {
                 stream: Arc::clone(stream),
                 peer_addr,
                 head,
-                admission: None,
+                admission,
                 _place: place,
             })
         })
-    }
-
-    /// Its address is known from its socket, and is within its quotas.
-    pub(super) fn admitted(mut self: Box<Self>, admission: Option<Admission>) -> Box<Self> {
-        self.admission = admission;
-        self
     }
 
     /// Apart from what follows, as the next one: what is deep here would else be deep for as long as the client stays.
