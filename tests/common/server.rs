@@ -1,5 +1,6 @@
 //! The library's server on a free port.
 
+use super::RawPeer;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use threadws::{BoxError, Connection, Server, ServerHandle};
@@ -49,4 +50,13 @@ pub fn echo(client: &mut Connection) -> Result<(), BoxError> {
         client.send(message)?;
     }
     Ok(())
+}
+
+/// The server of an echo is well.
+#[track_caller]
+pub fn shows_that_it_works(server: &TestServer) {
+    let mut peer = RawPeer::open(server.addr());
+    peer.send_text("still there?");
+    peer.expect_text("still there?");
+    peer.close(1000);
 }

@@ -1,0 +1,32 @@
+//! How connections end, as their handlers see it.
+
+use super::{TestServer, echo, next};
+use std::sync::mpsc::{self, Receiver};
+use threadws::{Closed, Config};
+
+/// What a handler saw last, and the report of it.
+pub type End = (Result<(), String>, Option<Closed>);
+
+/// An echo server that tells each connection's end.
+pub fn telling(config: Config) -> (TestServer, Receiver<End>) {
+    let (tell, told) = mpsc::channel();
+    let server = TestServer::with(
+        |server| server.config(config),
+        move |client| {
+            let result = echo(client);
+            let end = match &result {
+                Ok(()) => Ok(()),
+                Err(error) => Err(error.to_string()),
+            };
+            tell.send((end, client.closed().cloned())).unwrap_or(());
+            result
+        },
+    );
+    (server, told)
+}
+
+#[track_caller]
+pub fn closed(told: &Receiver<End>) -> (Result<(), String>, Closed) {
+    let (result, closed) = next(told, "the handler's end");
+    (result, closed.expect("a report of the end"))
+}

@@ -1,0 +1,92 @@
+//! Clients by the thousand, without a thread for each.
+
+use super::frame::{self, PING};
+use super::{Frame, PATIENCE, upgrade_request};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+
+/// A client without a thread of its own.
+pub struct Light {
+    pub stream: TcpStream,
+    input: Vec<u8>,
+    taken: usize,
+    pub over: bool,
+}
+
+impl Light {
+    /// With a small receive buffer, if one is given: then it is the server's side that has to wait.
+    pub fn open(addr: SocketAddr, target: &str, receive_buffer: Option<usize>) -> Self {
+        use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+        if let Some(octets) = receive_buffer {
+            sockopt::set_socket_recv_buffer_size(&socket, octets).expect("SO_RCVBUF");
+        }
+        connect(&socket, &addr).expect("the server accepts");
+        let mut stream = TcpStream::from(socket);
+        stream.set_nodelay(true).expect("TCP_NODELAY");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream.write_all(upgrade_request(addr, target, &[]).as_bytes()).expect("it reads");
+        let mut input = Vec::new();
+        let end = loop {
+            let mut octets = [0; 2048];
+            let count = stream.read(&mut octets).expect("an answer");
+            assert!(count > 0, "no 101");
+            input.extend_from_slice(&octets[..count]);
+            if let Some(at) = input.windows(4).position(|four| four == b"\r\n\r\n") {
+                break at + 4;
+            }
+        };
+        assert!(input.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&input));
+        input.drain(..end);
+        stream.set_nonblocking(true).expect("a mode");
+        Self { stream, input, taken: 0, over: false }
+    }
+
+    /// Reads at most `most` octets that are there, and hands out the frames that are whole; pings are answered.
+    pub fn read(&mut self, most: usize, mut frame: impl FnMut(Frame)) {
+        let mut octets = [0; 16 << 10];
+        let most = most.min(octets.len());
+        match self.stream.read(&mut octets[..most]) {
+            Ok(0) => self.over = true,
+            Ok(count) => self.input.extend_from_slice(&octets[..count]),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(_) => self.over = true,
+        }
+        while let Some((whole, octets)) =
+            frame::parse(&self.input[self.taken..]).expect("what a server may send")
+        {
+            self.taken += octets;
+            if whole.opcode == PING {
+                // Small, and seldom: the socket has room for it. A server that is gone shows at the next read.
+                drop(self.stream.write_all(&Frame::pong(whole.payload).encode()));
+            } else {
+                frame(whole);
+            }
+        }
+        self.input.drain(..std::mem::take(&mut self.taken));
+    }
+}
+
+/// Reads what comes to all of them until `enough`.
+pub fn drive(clients: &mut [Light], mut enough: impl FnMut() -> bool, mut frame: impl FnMut(usize, Frame)) {
+    while !enough() {
+        let open: Vec<usize> = (0..clients.len()).filter(|client| !clients[*client].over).collect();
+        let mut fds: Vec<_> =
+            open.iter().map(|client| PollFd::new(&clients[*client].stream, PollFlags::IN)).collect();
+        let timeout = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+        if !matches!(poll(&mut fds, Some(&timeout)), Ok(1..)) {
+            continue;
+        }
+        let ready: Vec<usize> = fds
+            .iter()
+            .zip(&open)
+            .filter(|(fd, _)| !fd.revents().is_empty())
+            .map(|(_, client)| *client)
+            .collect();
+        drop(fds);
+        for client in ready {
+            clients[client].read(usize::MAX, |one| frame(client, one));
+        }
+    }
+}
