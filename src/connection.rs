@@ -327,7 +327,7 @@ impl Connection {
                 drop(self.sender.outbox().pong(self.reader.octets(span)));
             }
             Item::Pong(span) => {
-                if let Some(time) = self.keepalive.pong(self.reader.octets(span), self.reader.last_life) {
+                if let Some(time) = self.keepalive.pong(self.reader.octets(span), Instant::now()) {
                     self.sender.outbox().tally().round_trip(time);
                 }
             }
@@ -344,6 +344,7 @@ impl Connection {
     /// nothing.
     fn read_more(&mut self, wait: Wait, asked: &mut bool) -> Result<bool> {
         let now = Instant::now();
+        let last_life = self.reader.last_life(now);
         let outbox = self.sender.outbox();
         let closing = outbox.state() != State::Open;
         let counts = self.reader.counts();
@@ -365,17 +366,17 @@ impl Connection {
                 }
                 deadline = deadline.or(policies.deadline(message));
             }
-            deadline = deadline.or(self.keepalive.deadline(self.reader.last_life));
+            deadline = deadline.or(self.keepalive.deadline(last_life));
         }
         let read = match wait {
-            Wait::Forever => self.reader.fill(now, Some(deadline)),
+            Wait::Forever => self.reader.fill(now, deadline),
             Wait::Until(callers) if *asked && callers.has_passed(now) => return Ok(false),
             Wait::Until(callers) => {
                 *asked = callers.has_passed(now);
-                self.reader.fill(now, Some(deadline.or(callers)))
+                self.reader.fill(now, deadline.or(callers))
             }
             Wait::Not if *asked => return Ok(false),
-            Wait::Not => self.reader.fill(now, None),
+            Wait::Not => self.reader.fill_at_once(),
         };
         match read {
             Ok(0) => Err(self.lost(Cause::Eof)),
@@ -394,7 +395,7 @@ impl Connection {
     #[inline(never)]
     fn read_late(&mut self) -> Result<bool> {
         self.cork.waited();
-        match self.reader.fill(Instant::now(), None) {
+        match self.reader.fill_at_once() {
             Ok(count) => Ok(count > 0),
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
             Err(error) => {
@@ -407,7 +408,7 @@ impl Connection {
     /// Pings a peer that has been silent for long enough, or gives it up. Nothing was there to read just now.
     fn keep_alive(&mut self) -> Result<()> {
         let now = Instant::now();
-        let last_life = self.reader.last_life;
+        let last_life = self.reader.last_life(now);
         if now.saturating_duration_since(last_life) >= REST_AFTER {
             self.reader.rest();
             self.cork.rest();

@@ -39,8 +39,10 @@ pub(super) struct Reader {
     /// The read timeout that the socket has, set once. A deadline that comes sooner is waited for by `poll`.
     armed: Duration,
     counts: Counts,
-    /// When the last octet came.
-    pub(super) last_life: Instant,
+    /// When the last octet came, as far as is known: see [`last_life`](Self::last_life).
+    last_life: Instant,
+    /// Octets came since.
+    lives: bool,
     message_timeout: Duration,
     /// When the message began of which a part is here. It runs only while somebody reads.
     message_started: Option<Instant>,
@@ -67,6 +69,7 @@ impl Reader {
             armed,
             counts: Counts { messages: 0, octets: early.len() as u64 },
             last_life: Instant::now(),
+            lives: false,
             message_timeout: config.message_timeout,
             message_started: None,
         })
@@ -157,6 +160,15 @@ impl Reader {
         started.checked_add(self.message_timeout).into()
     }
 
+    /// When the last octet came. What came with the last read is taken to have come `now`: that saves asking the clock
+    /// after each read too, and a peer is not silent while nobody listens.
+    pub(super) fn last_life(&mut self, now: Instant) -> Instant {
+        if std::mem::take(&mut self.lives) {
+            self.last_life = now;
+        }
+        self.last_life
+    }
+
     /// Lets the message clock stand still for the time in which nobody read.
     pub(super) fn skip_pause(&mut self, pause: Duration) {
         if let Some(started) = &mut self.message_started {
@@ -164,28 +176,31 @@ impl Reader {
         }
     }
 
-    /// Reads more octets, and waits for them until `deadline` if there is one to wait for. Zero is the end of the stream;
-    /// `WouldBlock` says that nothing came, perhaps a little before the deadline.
-    pub(super) fn fill(&mut self, now: Instant, deadline: Option<Deadline>) -> io::Result<usize> {
-        let mut wait = false;
-        if let Some(deadline) = deadline {
-            // A sixteenth late is early enough for keepalive, and saves a `poll` before each read of a busy connection.
-            wait = deadline.left(now).is_none_or(|left| self.armed <= left + left / 16);
-            if !wait && !self.stream.wait_readable(deadline)? {
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
+    /// Reads more octets, and waits for them until `deadline`. Zero is the end of the stream; `WouldBlock` says that nothing
+    /// came, perhaps a little before the deadline.
+    pub(super) fn fill(&mut self, now: Instant, deadline: Deadline) -> io::Result<usize> {
+        // A sixteenth late is early enough for keepalive, and saves a `poll` before each read of a busy connection.
+        let wait = deadline.left(now).is_none_or(|left| self.armed <= left + left / 16);
+        if !wait && !self.stream.wait_readable(deadline)? {
+            return Err(io::ErrorKind::WouldBlock.into());
         }
-        let count = self.read(wait)?;
-        self.counts.octets += count as u64;
-        if deadline.is_some() {
-            self.last_life = Instant::now();
-        } else {
-            self.last_life = now;
-        }
-        Ok(count)
+        self.read(wait)
+    }
+
+    /// Like [`fill`](Self::fill), but does not wait.
+    pub(super) fn fill_at_once(&mut self) -> io::Result<usize> {
+        self.read(false)
     }
 
     fn read(&mut self, wait: bool) -> io::Result<usize> {
+        let count = self.read_to_place(wait)?;
+        self.counts.octets += count as u64;
+        self.lives = true;
+        Ok(count)
+    }
+
+    /// Reads into the message that is arriving, if much of it is missing, else into the buffer.
+    fn read_to_place(&mut self, wait: bool) -> io::Result<usize> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
             if let Some((message, left)) = self.decoder.direct() {
@@ -279,7 +294,7 @@ mod tests {
             let item = loop {
                 match reader.next().expect("well formed") {
                     Some(item) => break item,
-                    None => assert!(reader.fill(Instant::now(), Some(Deadline::NEVER)).expect("open") > 0),
+                    None => assert!(reader.fill(Instant::now(), Deadline::NEVER).expect("open") > 0),
                 }
             };
             let message = reader.take(item).expect("UTF-8").expect("data");
@@ -316,7 +331,7 @@ mod tests {
             let item = loop {
                 match reader.next().expect("well formed") {
                     Some(item) => break item,
-                    None => assert!(reader.fill(Instant::now(), Some(Deadline::NEVER)).expect("open") > 0),
+                    None => assert!(reader.fill(Instant::now(), Deadline::NEVER).expect("open") > 0),
                 }
             };
             let item = reader.prepare(item).expect("valid");
