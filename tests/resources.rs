@@ -70,6 +70,16 @@ fn with_few_threads_in_its_control_group_the_capacity_is_reached_and_no_more() {
 }
 
 #[test]
+fn with_little_memory_for_its_control_group_the_capacity_is_reached_and_no_more() {
+    let (_alone, _dog) = (alone(), watchdog(60));
+    let settings = [("memory.limit_in_bytes", "16777216")];
+    let Some(group) = Cgroup::new("memory", &settings, &[("memory.max", "16777216")]) else { return };
+    let wrapper = group.wrapper();
+    let server = Process::threadws_under(&wrapper.each_ref().map(String::as_str), &QUIET);
+    fills_to_its_capacity(server, "cgroup memory.max");
+}
+
+#[test]
 fn with_few_threads_for_its_user_the_capacity_is_reached_and_no_more() {
     let (_alone, _dog) = (alone(), watchdog(60));
     if program("setpriv").is_none() {

@@ -14,6 +14,9 @@ const SPARE: u64 = 64;
 /// Memory that a client may take: a stack, buffers, a message on its way in and one on its way out, all of default sizes. An
 /// allocation that fails ends the process.
 const MEMORY_PER_CLIENT: u64 = 4 << 20;
+/// What a client holds at rest, with its kernel stack and its sockets, twice over. What is in use is measured against it:
+/// there are machines and control groups that could not hold what every client may take, and do not have to.
+const MEMORY_AT_REST: u64 = 64 << 10;
 /// Addresses that glibc's allocator reserves for a thread, for up to 8 threads a processor (mallopt(3), `M_ARENA_MAX`).
 const ARENA: u64 = 64 << 20;
 const ARENAS_PER_PROCESSOR: u64 = 8;
@@ -133,14 +136,21 @@ fn limits() -> Vec<Limit> {
         limits.push(Limit { name: "RLIMIT_NPROC", limit, in_use: threads, per_client: 1 });
     }
     if let Some(limit) = getrlimit(Resource::As).current {
-        limits.push(address_space(limit, status("VmSize:"), arenas()));
+        limits.push(address_space(limit, kilobytes("/proc/self/status", "VmSize:").unwrap_or(0), arenas()));
     }
     if let Some(limit) = getrlimit(Resource::Data).current {
-        let in_use = status("VmData:");
+        let in_use = kilobytes("/proc/self/status", "VmData:").unwrap_or(0);
         limits.push(Limit { name: "RLIMIT_DATA", limit, in_use, per_client: MEMORY_PER_CLIENT });
     }
-    if let Some(limit) = cgroup_pids() {
+    if let Some(limit) = cgroup("pids", ["pids.max"; 2]) {
         limits.push(Limit { name: "cgroup pids.max", limit, in_use: threads, per_client: 1 });
+    }
+    let in_use = kilobytes("/proc/self/status", "VmRSS:").unwrap_or(0);
+    if let Some(limit) = cgroup("memory", ["memory.limit_in_bytes", "memory.max"]) {
+        limits.push(Limit { name: "cgroup memory.max", limit, in_use, per_client: MEMORY_AT_REST });
+    }
+    if let Some(limit) = kilobytes("/proc/meminfo", "MemTotal:") {
+        limits.push(Limit { name: "MemTotal", limit, in_use, per_client: MEMORY_AT_REST });
     }
     limits
 }
@@ -163,27 +173,30 @@ fn arenas() -> u64 {
     set.unwrap_or(ARENAS_PER_PROCESSOR * processors)
 }
 
-/// A number of kB in /proc/self/status, in bytes.
-fn status(name: &str) -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let value = status.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"));
-    value.and_then(|kilobytes| kilobytes.parse().ok()).map_or(0, |kilobytes: u64| kilobytes << 10)
+/// A number that a file of /proc gives in kB, in bytes.
+fn kilobytes(path: &str, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(path).ok()?;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"))?;
+    value.parse().ok().map(|kilobytes: u64| kilobytes << 10)
 }
 
-/// The lowest `pids.max` of this process's control group and those above it, in version 1 and 2.
-fn cgroup_pids() -> Option<u64> {
+/// The lowest of a controller's limits for this process's control group and those above it. `files` are their names in
+/// version 1 and 2.
+fn cgroup(controller: &str, files: [&str; 2]) -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let mut lowest = None;
     for line in groups.lines() {
         let mut fields = line.splitn(3, ':').skip(1);
         let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
-        let root = match controllers {
-            "" => "/sys/fs/cgroup",
-            _ if controllers.split(',').any(|name| name == "pids") => "/sys/fs/cgroup/pids",
+        let root = Path::new("/sys/fs/cgroup");
+        let (root, file) = match controllers {
+            "" => (root.to_owned(), files[1]),
+            _ if controllers.split(',').any(|name| name == controller) => (root.join(controller), files[0]),
             _ => continue,
         };
         for group in Path::new(path.trim_start_matches('/')).ancestors() {
-            let limit = fs::read_to_string(Path::new(root).join(group).join("pids.max"));
+            let limit = fs::read_to_string(root.join(group).join(file));
+            // Where there is none, version 2 says "max", and version 1 more than there can be.
             if let Some(limit) = limit.ok().and_then(|limit| limit.trim().parse().ok()) {
                 lowest = Some(lowest.map_or(limit, |lowest: u64| lowest.min(limit)));
             }

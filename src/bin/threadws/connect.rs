@@ -10,7 +10,7 @@ use crate::values;
 use log::{info, warn};
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, BufRead, BufWriter, ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufWriter, ErrorKind, IsTerminal, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use threadws::{Config, Connect, Connection, Error, Message, Response, Sender, Timeout};
@@ -190,6 +190,7 @@ fn send_lines(sender: &Sender, closes: bool) {
 /// Prints what comes, until it has come or there is no more of it.
 fn talk(connection: &mut Connection, options: &Options) -> Result<(), Failure> {
     let deadline = options.waits().then(|| Instant::now() + options.timeout);
+    let form = Form { raw: options.binary, escaped: io::stdout().is_terminal() };
     let mut out = BufWriter::new(io::stdout().lock());
     let printed = loop {
         let message = match next(connection, &mut out, deadline) {
@@ -203,7 +204,7 @@ fn talk(connection: &mut Connection, options: &Options) -> Result<(), Failure> {
             Ok(Err(error)) => return Err(Failure::Run(error.to_string())),
             Err(error) => break Err(error),
         };
-        if let Err(error) = print(&mut out, &message, options.binary) {
+        if let Err(error) = form.print(&mut out, &message) {
             break Err(error);
         }
         let wanted = match &options.expect {
@@ -266,15 +267,32 @@ fn next(
     })
 }
 
-fn print(out: &mut impl Write, message: &Message, binary: bool) -> io::Result<()> {
-    match message {
-        Message::Text(text) => writeln!(out, "{text}"),
-        Message::Binary(octets) if binary => out.write_all(octets),
-        Message::Binary(octets) => {
-            for octet in octets {
-                write!(out, "{octet:02x}")?;
+/// How messages are printed.
+#[derive(Debug, Clone, Copy)]
+struct Form {
+    /// Binary messages as they came, not in hexadecimal.
+    raw: bool,
+    /// Texts with their control characters escaped: a terminal would obey them.
+    escaped: bool,
+}
+
+impl Form {
+    fn print(self, out: &mut impl Write, message: &Message) -> io::Result<()> {
+        match message {
+            Message::Text(text) if self.escaped => {
+                let mut line = escape::Line::new(usize::MAX);
+                // A line takes everything.
+                let _ = line.write_str(text);
+                writeln!(out, "{}", line.finish())
             }
-            writeln!(out)
+            Message::Text(text) => writeln!(out, "{text}"),
+            Message::Binary(octets) if self.raw => out.write_all(octets),
+            Message::Binary(octets) => {
+                for octet in octets {
+                    write!(out, "{octet:02x}")?;
+                }
+                writeln!(out)
+            }
         }
     }
 }
@@ -289,6 +307,20 @@ mod tests {
             assert_eq!(line_message(line.into()), Message::from(text), "{line:?}");
         }
         assert_eq!(line_message(b"\xff\n".to_vec()), Message::Binary(vec![0xff]));
+    }
+
+    #[test]
+    fn a_terminal_is_given_nothing_to_obey_and_a_file_what_came() {
+        let printed = |form: Form, message: &str| {
+            let mut out = Vec::new();
+            form.print(&mut out, &Message::from(message)).expect("memory");
+            String::from_utf8(out).expect("UTF-8")
+        };
+        let file = Form { raw: false, escaped: false };
+        let terminal = Form { escaped: true, ..file };
+        let text = "안녕\u{1b}[2J\r\nmore";
+        assert_eq!(printed(file, text), "안녕\u{1b}[2J\r\nmore\n");
+        assert_eq!(printed(terminal, text), "안녕\\u{1b}[2J\\r\\nmore\n");
     }
 
     #[test]

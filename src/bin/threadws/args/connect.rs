@@ -32,8 +32,9 @@ Usage: threadws connect [OPTIONS] URL
 
 Connects to a WebSocket server: sends each line of stdin as a text message
 (one that is not UTF-8 as a binary one), and prints each message on stdout:
-text as it is, binary as hexadecimal digits. At the end of stdin it closes,
-and prints what still comes.
+text as it is (with control characters escaped if stdout is a terminal),
+binary as hexadecimal digits. At the end of stdin it closes, and prints what
+still comes.
 
 Examples:
   threadws connect ws://127.0.0.1:8005/
