@@ -8,9 +8,12 @@ use std::path::Path;
 
 /// Memory mappings of a thread of std's: stack, guard, alternative signal stack, its guard.
 const MAPPINGS_PER_THREAD: u64 = 4;
-/// Descriptors, threads and mappings that are left to the rest of the program: files, allocators, its own threads. A
-/// sixteenth of each limit, and at least so many.
+/// What of each limit is left to the rest of the program, to files, allocators and threads of its own: this part, and at
+/// least so much.
+const SPARE_PART: u64 = 16;
 const SPARE: u64 = 64;
+/// The same of mappings, of which each large buffer and message takes one too.
+const SPARE_MAPPINGS: u64 = 5;
 /// Memory that a client may take: a stack, buffers, a message on its way in and one on its way out, all of default sizes. An
 /// allocation that fails ends the process.
 const MEMORY_PER_CLIENT: u64 = 4 << 20;
@@ -84,73 +87,71 @@ impl Drop for Place {
     }
 }
 
-/// A limit, what of it is in use, and how much of it a client takes.
+/// A limit, what of it is in use, how much of it a client takes, and which part is spared.
 struct Limit {
     name: &'static str,
     limit: u64,
     in_use: u64,
     per_client: u64,
+    spare_part: u64,
+}
+
+impl Limit {
+    fn new(name: &'static str, limit: u64, in_use: u64, per_client: u64) -> Self {
+        Self { name, limit, in_use, per_client, spare_part: SPARE_PART }
+    }
+
+    fn clients(&self) -> u64 {
+        let spare = (self.limit / self.spare_part).max(SPARE);
+        self.limit.saturating_sub(self.in_use).saturating_sub(spare) / self.per_client
+    }
 }
 
 fn lowest(limits: &[Limit]) -> Capacity {
-    let clients = |limit: &Limit| {
-        let spare = (limit.limit / 16).max(SPARE);
-        limit.limit.saturating_sub(limit.in_use).saturating_sub(spare) / limit.per_client
-    };
-    let lowest = limits.iter().min_by_key(|limit| clients(limit));
-    let (count, name) = lowest.map_or((UNKNOWN, "nothing known"), |limit| (clients(limit), limit.name));
+    let lowest = limits.iter().min_by_key(|limit| limit.clients());
+    let (count, name) = lowest.map_or((UNKNOWN, "nothing known"), |limit| (limit.clients(), limit.name));
     // A limit so low that nothing is spare still serves one client at a time.
     Capacity { clients: usize::try_from(count).unwrap_or(usize::MAX).max(1), limited_by: name }
 }
 
 fn limits() -> Vec<Limit> {
     let threads = count_entries("/proc/self/task");
+    let mappings = fs::read_to_string("/proc/self/maps").map_or(0, |maps| maps.lines().count() as u64);
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(UNKNOWN);
+    let own = |name| kilobytes("/proc/self/status", name).unwrap_or(0);
+    let resident = own("VmRSS:");
     let mut limits = vec![
+        Limit::new("RLIMIT_NOFILE", descriptors, count_entries("/proc/self/fd"), 1),
         Limit {
-            name: "RLIMIT_NOFILE",
-            limit: getrlimit(Resource::Nofile).current.unwrap_or(UNKNOWN),
-            in_use: count_entries("/proc/self/fd"),
-            per_client: 1,
+            spare_part: SPARE_MAPPINGS,
+            ..Limit::new(
+                "vm.max_map_count",
+                number("/proc/sys/vm/max_map_count"),
+                mappings,
+                MAPPINGS_PER_THREAD,
+            )
         },
-        Limit {
-            name: "vm.max_map_count",
-            limit: number("/proc/sys/vm/max_map_count"),
-            in_use: fs::read_to_string("/proc/self/maps").map_or(0, |maps| maps.lines().count() as u64),
-            per_client: MAPPINGS_PER_THREAD,
-        },
-        Limit {
-            name: "kernel.threads-max",
-            limit: number("/proc/sys/kernel/threads-max"),
-            in_use: threads,
-            per_client: 1,
-        },
-        Limit {
-            name: "kernel.pid_max",
-            limit: number("/proc/sys/kernel/pid_max"),
-            in_use: threads,
-            per_client: 1,
-        },
+        Limit::new("kernel.threads-max", number("/proc/sys/kernel/threads-max"), threads, 1),
+        Limit::new("kernel.pid_max", number("/proc/sys/kernel/pid_max"), threads, 1),
     ];
-    // RLIMIT_NPROC does not bind root, but who serves as root may drop it later.
-    if let Some(limit) = getrlimit(Resource::Nproc).current {
-        limits.push(Limit { name: "RLIMIT_NPROC", limit, in_use: threads, per_client: 1 });
+    let optional = [
+        // It does not bind root, but who serves as root may drop it later.
+        ("RLIMIT_NPROC", getrlimit(Resource::Nproc).current, threads, 1),
+        ("RLIMIT_DATA", getrlimit(Resource::Data).current, own("VmData:"), MEMORY_PER_CLIENT),
+        ("cgroup pids.max", cgroup("pids", ["pids.max"; 2]), threads, 1),
+        (
+            "cgroup memory.max",
+            cgroup("memory", ["memory.limit_in_bytes", "memory.max"]),
+            resident,
+            MEMORY_AT_REST,
+        ),
+        ("MemTotal", kilobytes("/proc/meminfo", "MemTotal:"), resident, MEMORY_AT_REST),
+    ];
+    for (name, limit, in_use, per_client) in optional {
+        limits.extend(limit.map(|limit| Limit::new(name, limit, in_use, per_client)));
     }
     if let Some(limit) = getrlimit(Resource::As).current {
-        limits.push(address_space(limit, kilobytes("/proc/self/status", "VmSize:").unwrap_or(0), arenas()));
-    }
-    if let Some(limit) = getrlimit(Resource::Data).current {
-        let in_use = kilobytes("/proc/self/status", "VmData:").unwrap_or(0);
-        limits.push(Limit { name: "RLIMIT_DATA", limit, in_use, per_client: MEMORY_PER_CLIENT });
-    }
-    if let Some(limit) = cgroup("pids", ["pids.max"; 2]) {
-        limits.push(Limit { name: "cgroup pids.max", limit, in_use: threads, per_client: 1 });
-    }
-    let in_use = kilobytes("/proc/self/status", "VmRSS:").unwrap_or(0);
-    if let Some(limit) = cgroup("memory", ["memory.limit_in_bytes", "memory.max"]) {
-        limits.push(Limit { name: "cgroup memory.max", limit, in_use, per_client: MEMORY_AT_REST });
-    }
-    if let Some(limit) = kilobytes("/proc/meminfo", "MemTotal:") {
-        limits.push(Limit { name: "MemTotal", limit, in_use, per_client: MEMORY_AT_REST });
+        limits.push(address_space(limit, own("VmSize:"), arenas()));
     }
     limits
 }
@@ -159,11 +160,11 @@ fn limits() -> Vec<Limit> {
 fn address_space(limit: u64, in_use: u64, arenas: u64) -> Limit {
     let name = "RLIMIT_AS";
     let first = MEMORY_PER_CLIENT + ARENA;
-    let room = (limit - limit / 16).saturating_sub(in_use);
+    let room = (limit - limit / SPARE_PART).saturating_sub(in_use);
     if room / first < arenas {
-        Limit { name, limit, in_use, per_client: first }
+        Limit::new(name, limit, in_use, first)
     } else {
-        Limit { name, limit, in_use: in_use + arenas * ARENA, per_client: MEMORY_PER_CLIENT }
+        Limit::new(name, limit, in_use + arenas * ARENA, MEMORY_PER_CLIENT)
     }
 }
 
@@ -219,7 +220,7 @@ mod tests {
 
     #[test]
     fn the_limit_that_is_met_first_is_named() {
-        let limit = |name, limit, per_client| Limit { name, limit, in_use: 10, per_client };
+        let limit = |name, limit, per_client| Limit::new(name, limit, 10, per_client);
         let limits = [limit("descriptors", 1024, 1), limit("mappings", 65_530, 4), limit("few", 200, 1)];
         assert_eq!(lowest(&limits).to_string(), "capacity 126 clients (limited by few)");
         assert_eq!(lowest(&limits[..2]).limited_by(), "descriptors");
