@@ -167,6 +167,23 @@ fn the_clients_of_a_proxy_do_not_share_one_budget_of_handshakes() {
 }
 
 #[test]
+fn a_handshake_for_which_there_is_no_room_is_not_counted() {
+    let _dog = watchdog(60);
+    let rate = |server: Server| server.max_clients(1).handshake_rate(2, Duration::from_secs(3600));
+    let server = TestServer::with(|server| rate(server.trust_no_proxy()), echo);
+    let first = open(asking(ELSEWHERE, server.addr()));
+    for _ in 0..5 {
+        asking(HERE, server.addr()).expect_refusal(503);
+    }
+    first.close(1000);
+    eventually("there is room", || {
+        let answer = asking(HERE, server.addr()).answer();
+        assert!(matches!(answer.status, 101 | 503), "{}", answer.head);
+        answer.status == 101
+    });
+}
+
+#[test]
 fn the_header_callback_is_not_asked_about_a_handshake_too_many() {
     let _dog = watchdog(60);
     let (asked, questions) = mpsc::channel();

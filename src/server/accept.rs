@@ -126,12 +126,6 @@ impl Acceptor {
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
         let counters = Arc::clone(self.shared.hub.counters());
         counters.accepted();
-        // Whose socket's address is the client's is judged before it costs a thread.
-        let rules = &self.shared.rules;
-        let admission = match (!rules.is_proxy(peer)).then(|| rules.quotas.admit(peer.ip())).transpose() {
-            Ok(admission) => admission,
-            Err(excess) => return self.excess(stream, peer, excess),
-        };
         let place =
             if self.shared.live.count() < self.shared.capacity.clients() { Place::take() } else { None };
         let Some(place) = place else {
@@ -141,6 +135,13 @@ impl Acceptor {
                 self.turn_away(Arc::new(stream), handshake::answer_unavailable);
             }
             return;
+        };
+        // Whose socket's address is the client's is judged before it costs a thread; but not when there is no room for it:
+        // that is not its fault.
+        let rules = &self.shared.rules;
+        let admission = match (!rules.is_proxy(peer)).then(|| rules.quotas.admit(peer.ip())).transpose() {
+            Ok(admission) => admission,
+            Err(excess) => return self.excess(stream, peer, excess),
         };
         let Ok(stream) = Stream::accepted(stream).map(Arc::new) else { return };
         let Some(client) = Client::accepted(&self.shared, &stream, peer, place, admission, None) else {
