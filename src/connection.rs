@@ -46,26 +46,28 @@ const REST_AFTER: Duration = Duration::from_secs(1);
 /// # The end
 ///
 /// A server's connection is closed when its handler returns: with 1000 after `Ok`, with 1011 after an error or a panic.
+// In this order: what every message touches lies together, as in the outbox.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Connection {
-    sender: Sender,
     reader: Reader,
-    keepalive: Keepalive,
+    sender: Sender,
+    closed: Option<Closed>,
+    /// When a receiving call last came back empty: until the next one the message clock stands still.
+    paused: Option<Instant>,
+    /// What all connections of this client's address may receive together.
+    messages: Option<Arc<Bucket>>,
+    hub: Hub,
     cork: Cork,
+    keepalive: Keepalive,
+    policies: Option<Policies>,
     request: Box<Request>,
     response: Option<Box<Response>>,
     subprotocol: Option<Box<str>>,
-    hub: Hub,
     hooks: Arc<Hooks>,
     max_topics: usize,
-    policies: Option<Policies>,
-    /// What all connections of this client's address may receive together.
-    messages: Option<Arc<Bucket>>,
     timer: Arc<Timer>,
     ticks: Vec<Tick>,
-    /// When a receiving call last came back empty: until the next one the message clock stands still.
-    paused: Option<Instant>,
-    closed: Option<Closed>,
 }
 
 // Each client holds one of these, and one of the outbox's.

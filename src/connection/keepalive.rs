@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 /// The clocks of one connection.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Keepalive {
     interval: Option<Duration>,
     timeout: Duration,

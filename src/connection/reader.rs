@@ -25,11 +25,13 @@ const DIRECT: usize = 16 * 1024;
 /// The socket's own timeout, where neither pings nor messages have a shorter one.
 const MAX_ARMED: Duration = Duration::from_secs(30);
 
-/// Octets from the peer, and what they mean.
+/// Octets from the peer, and what they mean. In this order for the [`Connection`](super::Connection)'s reason.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Reader {
-    stream: Arc<Stream>,
+    message_timeout: Duration,
     decoder: Decoder,
+    stream: Arc<Stream>,
     /// Zeroed once, when it is allocated: `start..end` is unread.
     buffer: Vec<u8>,
     start: usize,
@@ -43,7 +45,6 @@ pub(super) struct Reader {
     last_life: Instant,
     /// Octets came since.
     lives: bool,
-    message_timeout: Duration,
     /// When the message began of which a part is here. It runs only while somebody reads.
     message_started: Option<Instant>,
 }
@@ -240,7 +241,9 @@ impl Reader {
             self.decoder.rest();
             size = size.min(IDLE_BUFFER);
         }
-        self.resize(size);
+        if self.start > 0 || size != self.buffer.len() {
+            self.resize(size);
+        }
     }
 
     /// Moves what is unread to the front of a buffer of that size, if it fits.

@@ -64,21 +64,24 @@ impl Unit {
     }
 }
 
-/// A queue of frames, and a slot for each kind of control frame.
+/// A queue of frames, and a slot for each kind of control frame; in this order for [`Core`](super::Core)'s reason.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(super) struct Pending {
+    /// Octets of data frames ever queued, and ever written: a message is out when `written` has reached what `queued` was
+    /// behind it.
+    queued: u64,
+    written: u64,
+    /// Octets of control frames that wait.
+    control: usize,
     units: VecDeque<Unit>,
-    /// Octets of the first unit that are written already.
-    start: usize,
     /// A control frame of which a part is written: nothing may come before its rest.
     torn: Vec<u8>,
     ping: Vec<u8>,
     pong: Vec<u8>,
     close: Vec<u8>,
-    /// Octets of data frames ever queued, and ever written: a message is out when `written` has reached what `queued` was
-    /// behind it.
-    queued: u64,
-    written: u64,
+    /// Octets of the first unit that are written already.
+    start: usize,
     /// The memory of all units, written octets included: they are freed with their unit.
     held: usize,
     high_water: usize,
@@ -87,8 +90,7 @@ pub(super) struct Pending {
 impl Pending {
     /// Whether there is nothing to write at all.
     pub(super) fn is_empty(&self) -> bool {
-        self.units.is_empty()
-            && [&self.torn, &self.ping, &self.pong, &self.close].into_iter().all(Vec::is_empty)
+        self.queued == self.written && self.control == 0
     }
 
     /// Octets of data frames that wait.
@@ -149,16 +151,21 @@ impl Pending {
     }
 
     pub(super) fn set_ping(&mut self, frame: Vec<u8>) {
-        self.ping = frame;
+        Self::set(&mut self.ping, &mut self.control, frame);
     }
 
     /// RFC 6455 §5.5.3: a pong may be left out if a newer ping has come, so a peer that floods us is kept one.
     pub(super) fn set_pong(&mut self, frame: Vec<u8>) {
-        self.pong = frame;
+        Self::set(&mut self.pong, &mut self.control, frame);
     }
 
     pub(super) fn set_close(&mut self, frame: Vec<u8>) {
-        self.close = frame;
+        Self::set(&mut self.close, &mut self.control, frame);
+    }
+
+    fn set(slot: &mut Vec<u8>, control: &mut usize, frame: Vec<u8>) {
+        *control += frame.len();
+        *control -= std::mem::replace(slot, frame).len();
     }
 
     /// Drops everything: nothing follows a torn frame.
@@ -216,6 +223,7 @@ impl Pending {
 
     /// Takes note that the first `count` octets of what [`gather`](Self::gather) listed are written.
     pub(super) fn advance(&mut self, mut count: usize) {
+        let (written, data) = (count, self.written);
         let torn = count.min(self.torn.len());
         self.torn.drain(..torn);
         count -= torn;
@@ -228,6 +236,8 @@ impl Pending {
             count = self.advance_unit(count);
         }
         Self::advance_control(&mut self.close, &mut self.torn, count);
+        let data = usize::try_from(self.written - data).unwrap_or(usize::MAX);
+        self.control -= written - data;
     }
 
     fn advance_unit(&mut self, count: usize) -> usize {

@@ -89,14 +89,16 @@ pub(crate) fn text(octets: &[u8]) -> Result<&str, Violation> {
     std::str::from_utf8(octets).map_err(|_| Violation::InvalidUtf8)
 }
 
-/// The state between two octets. It holds no more than the message under construction.
+/// The state between two octets. It holds no more than the message under construction. What short messages need stands
+/// last, beside what the reader holds.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Decoder {
-    role: Role,
-    max_message: usize,
+    message: Assembly,
     /// The data frame whose payload is still arriving.
     frame: Option<Frame>,
-    message: Assembly,
+    max_message: usize,
+    role: Role,
 }
 
 /// What is left of a data frame.
@@ -111,12 +113,13 @@ struct Frame {
 
 /// A message that arrives in pieces.
 #[derive(Debug, Default)]
+#[repr(C)]
 struct Assembly {
-    progress: Progress,
-    is_text: bool,
-    fragments: usize,
     text: Text,
     binary: Vec<u8>,
+    fragments: usize,
+    is_text: bool,
+    progress: Progress,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -163,10 +166,14 @@ impl Decoder {
     /// [`Error::Violation`] or [`Error::MessageTooBig`]; the connection cannot go on.
     #[inline]
     pub(crate) fn next(&mut self, window: &mut [u8]) -> Result<Step> {
-        match self.small(window) {
-            Some(step) => Ok(step),
-            None => self.any(window),
+        if let Some(step) = self.small(window) {
+            return Ok(step);
         }
+        if window.is_empty() && self.frame.is_none() && self.message.progress != Progress::Whole {
+            // Where most bursts end.
+            return Ok(Step { used: 0, item: None });
+        }
+        self.any(window)
     }
 
     /// The commonest case at half the instructions: a short message in one frame, all of it here. Whatever is not that, or

@@ -7,14 +7,16 @@ use std::time::Duration;
 /// Written by the reader's thread alone, once for each read from the socket and not for each message. Relaxed: each number
 /// stands for itself.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(crate) struct Tally {
-    messages: AtomicU64,
-    octets: AtomicU64,
     pings: AtomicU64,
     round_trips: AtomicU64,
     /// In nanoseconds: the sum of all, and the last one.
     round_trip_sum: AtomicU64,
     round_trip: AtomicU64,
+    /// Last, beside what else each read touches.
+    messages: AtomicU64,
+    octets: AtomicU64,
 }
 
 impl Tally {
