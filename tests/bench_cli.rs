@@ -59,7 +59,7 @@ fn json_is_one_object_that_adds_up() {
         [&["--size", "1"][..], &["--binary", "--in-flight", "64"], &["--size", "100KiB", "--in-flight", "3"]]
     {
         let url = url(server.addr());
-        let args = [&["--json", "--duration", "200ms", "--clients", "2", &url], extra].concat();
+        let args = [&["--json", "--duration", "1s", "--clients", "2", &url], extra].concat();
         let report = json(&run(&args));
         let number = |name: &str| report[name].as_f64().unwrap_or_else(|| panic!("{name}: {report}"));
         assert!(number("messages") >= 1.0, "{report}");

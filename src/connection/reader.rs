@@ -38,8 +38,9 @@ pub(super) struct Reader {
     end: usize,
     small_reads: u32,
     last_was_full: bool,
-    /// The read timeout that the socket has, set once. A deadline that comes sooner is waited for by `poll`.
-    armed: Duration,
+    /// A deadline that comes sooner than this is waited for by `poll`, another by the read timeout that the socket has. It is
+    /// set once; a sixteenth late is early enough for keepalive, and saves a `poll` before each read of a busy connection.
+    soon: Duration,
     counts: Counts,
     /// When the last octet came, as far as is known: see [`last_life`](Self::last_life).
     last_life: Instant,
@@ -67,7 +68,7 @@ impl Reader {
             end: early.len(),
             small_reads: 0,
             last_was_full: false,
-            armed,
+            soon: armed - armed / 17,
             counts: Counts { messages: 0, octets: early.len() as u64 },
             last_life: Instant::now(),
             lives: false,
@@ -180,8 +181,7 @@ impl Reader {
     /// Reads more octets, and waits for them until `deadline`. Zero is the end of the stream; `WouldBlock` says that nothing
     /// came, perhaps a little before the deadline.
     pub(super) fn fill(&mut self, now: Instant, deadline: Deadline) -> io::Result<usize> {
-        // A sixteenth late is early enough for keepalive, and saves a `poll` before each read of a busy connection.
-        let wait = deadline.left(now).is_none_or(|left| self.armed <= left + left / 16);
+        let wait = !deadline.has_passed(now + self.soon);
         if !wait && !self.stream.wait_readable(deadline)? {
             return Err(io::ErrorKind::WouldBlock.into());
         }

@@ -25,8 +25,6 @@ const MAX_BYTES: usize = 256 * 1024;
 const MAX_TEXT: usize = 4 * 1024;
 /// A line that waited longer for stderr says so: its time is the one of writing.
 const LATE: Duration = Duration::from_secs(1);
-/// How long the end of the process waits for stderr to take the last lines.
-pub(crate) const DRAIN: Duration = Duration::from_millis(200);
 
 /// The running logger.
 #[derive(Debug)]
@@ -50,9 +48,9 @@ pub(crate) fn start(filter: Filter) -> io::Result<Logger> {
 }
 
 impl Logger {
-    /// Waits until everything logged so far is written, at most 200 ms: a stderr that nobody reads takes nothing.
+    /// Waits until everything logged so far is written, but not for a stderr that nobody reads.
     pub(crate) fn drain(&self) {
-        self.0.drain(DRAIN);
+        stderr::wait_for(|timeout| self.0.drain(timeout));
     }
 }
 
@@ -121,7 +119,7 @@ impl Log for Front {
     }
 
     fn flush(&self) {
-        self.queue.drain(DRAIN);
+        stderr::wait_for(|timeout| self.queue.drain(timeout));
     }
 }
 
@@ -240,10 +238,12 @@ impl Queue {
         }
     }
 
-    fn drain(&self, timeout: Duration) {
+    /// Waits until everything is written; false if it takes longer.
+    fn drain(&self, timeout: Duration) -> bool {
         let busy =
             |waiting: &mut Waiting| waiting.writing || waiting.dropped > 0 || !waiting.lines.is_empty();
-        drop(self.empty.wait_timeout_while(self.lock(), timeout, busy));
+        let waited = self.empty.wait_timeout_while(self.lock(), timeout, busy);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     /// Nothing panics under this lock, and if something ever did, the lines would still be lines.
@@ -424,7 +424,7 @@ mod tests {
     fn drain_waits_for_the_line_that_is_being_written() {
         let stderr = Stderr::open("info");
         stderr.log(format_args!("last words"));
-        stderr.front.queue.drain(Duration::from_secs(5));
+        assert!(stderr.front.queue.drain(Duration::from_secs(5)));
         assert_eq!(stderr.lines.try_recv().as_deref(), Ok("last words"));
     }
 

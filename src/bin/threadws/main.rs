@@ -24,7 +24,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signals::Stop;
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 
 /// It could not run.
 const FAILURE: u8 = 1;
@@ -117,7 +117,7 @@ fn misunderstood(error: &str) -> ExitCode {
 }
 
 /// Says why the process ends, whatever the log level is. A stderr that is closed changes nothing, where `eprintln!` would
-/// panic, and one that is never read holds up the end no longer than the log does.
+/// panic, and one that is never read holds up the end for a moment only.
 fn fail(code: u8, text: &str) -> ExitCode {
     let line = format!("threadws: {text}\n");
     let (done, written) = mpsc::channel();
@@ -127,7 +127,7 @@ fn fail(code: u8, text: &str) -> ExitCode {
         let _ = done.send(());
     };
     if std::thread::Builder::new().spawn(write).is_ok() {
-        let _ = written.recv_timeout(logger::DRAIN);
+        stderr::wait_for(|timeout| written.recv_timeout(timeout) != Err(RecvTimeoutError::Timeout));
     }
     ExitCode::from(code)
 }

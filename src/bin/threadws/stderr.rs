@@ -1,8 +1,15 @@
 //! Stderr, a whole line at a time, and whether it took the last one: the disk below it may be full.
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, ErrorKind, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long the end of the process waits for a stderr that takes nothing.
+const STUCK: Duration = Duration::from_millis(200);
+/// How long it waits where stderr would take more, and only the thread that writes is late: the machine is busy.
+const BUSY: Duration = Duration::from_secs(5);
 
 /// Collects what belongs to one line and writes it in one call, so lines of several processes do not tear.
 #[derive(Debug)]
@@ -54,6 +61,18 @@ impl<W: Write> Write for Lines<W> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Waits for what is being written: for `done`, which waits itself, at most so long as it is told each time.
+pub(crate) fn wait_for(mut done: impl FnMut(Duration) -> bool) {
+    let start = Instant::now();
+    while !done(STUCK) && start.elapsed() < BUSY && takes_more() {}
+}
+
+fn takes_more() -> bool {
+    let stderr = io::stderr();
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 #[cfg(test)]
