@@ -198,6 +198,8 @@ fn plot(rows: &[Row], figure: Figure, title: &str) -> String {
         _ = writeln!(body, r#"<text class="load" x="10" y="{}">{}</text>"#, y + 12.0, row.load.name());
         y += 20.0;
         let top = y;
+        // Above the line of the floor, where they meet it.
+        let mut words = String::new();
         for (peer, ratio) in bars {
             let long = ratio.min(LONGEST) * UNIT;
             let fill = match peer {
@@ -217,11 +219,15 @@ fn plot(rows: &[Row], figure: Figure, title: &str) -> String {
             let cut = if ratio > LONGEST { " »" } else { "" };
             _ = writeln!(
                 body,
-                r#"<text x="{}" y="{}" text-anchor="end">{}</text><rect x="{LEFT}" y="{y}" width="{long:.1}" height="{}" fill="{fill}"/><text x="{:.1}" y="{}">{cut} {} · {value}{unit}</text>"#,
+                r#"<rect x="{LEFT}" y="{y}" width="{long:.1}" height="{}" fill="{fill}"/>"#,
+                BAR - 3.0
+            );
+            _ = writeln!(
+                words,
+                r#"<text x="{}" y="{}" text-anchor="end">{}</text><text class="value" x="{:.1}" y="{}">{cut} {} · {value}{unit}</text>"#,
                 LEFT - 6.0,
                 y + 11.0,
                 peer.name(),
-                BAR - 3.0,
                 LEFT + long + 4.0,
                 y + 11.0,
                 short(ratio),
@@ -230,13 +236,15 @@ fn plot(rows: &[Row], figure: Figure, title: &str) -> String {
         }
         let x = LEFT + UNIT;
         _ = writeln!(body, r#"<line x1="{x}" x2="{x}" y1="{top}" y2="{}"/>"#, y - 3.0);
+        body.push_str(&words);
         y += 12.0;
     }
     format!(
         r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" height="{y}" font-family="system-ui, sans-serif" font-size="12">
 <style>
 text {{ fill: #1f2328 }} .load {{ font-weight: 600 }} .note {{ fill: #6e7781 }} line {{ stroke: #6e7781; stroke-dasharray: 3 3 }}
-@media (prefers-color-scheme: dark) {{ text {{ fill: #d1d7e0 }} .note {{ fill: #9198a1 }} line {{ stroke: #9198a1 }} }}
+.value {{ stroke: #fff; stroke-width: 4px; paint-order: stroke }}
+@media (prefers-color-scheme: dark) {{ text {{ fill: #d1d7e0 }} .value {{ stroke: #0d1117 }} .note {{ fill: #9198a1 }} line {{ stroke: #9198a1 }} }}
 </style>
 <text x="10" y="22" font-size="16" font-weight="600">{title}</text>
 <text class="note" x="10" y="42">Medians. The dashed line is the floor, a thread a client with nothing but the parser. A bar that ends in » is cut.</text>

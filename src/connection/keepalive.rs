@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::net::Deadline;
 use std::time::{Duration, Instant};
 
-/// The clocks of one connection.
+/// The clocks of one connection; first what each read asks for, as in the [`Connection`](super::Connection).
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Keepalive {
