@@ -166,14 +166,10 @@ impl Decoder {
     /// [`Error::Violation`] or [`Error::MessageTooBig`]; the connection cannot go on.
     #[inline]
     pub(crate) fn next(&mut self, window: &mut [u8]) -> Result<Step> {
-        if let Some(step) = self.small(window) {
-            return Ok(step);
+        match self.small(window) {
+            Some(step) => Ok(step),
+            None => self.any(window),
         }
-        if window.is_empty() && self.frame.is_none() && self.message.progress != Progress::Whole {
-            // Where most bursts end.
-            return Ok(Step { used: 0, item: None });
-        }
-        self.any(window)
     }
 
     /// The commonest case at half the instructions: a short message in one frame, all of it here. Whatever is not that, or
