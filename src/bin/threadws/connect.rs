@@ -8,7 +8,6 @@ use crate::escape;
 use crate::signals::Stop;
 use crate::values;
 use log::{info, warn};
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufRead, BufWriter, ErrorKind, IsTerminal, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -98,10 +97,7 @@ fn not_connected(error: Error) -> Failure {
 }
 
 fn refusal(response: &Response) -> String {
-    let mut line = escape::Line::new(MAX_BODY);
-    // A line takes everything.
-    let _ = line.write_str(String::from_utf8_lossy(response.body()).trim());
-    match line.finish().as_str() {
+    match escape::line(String::from_utf8_lossy(response.body()).trim(), MAX_BODY).as_str() {
         "" => format!("refused with {}", response.status()),
         body => format!("refused with {}: {body}", response.status()),
     }
@@ -279,12 +275,7 @@ struct Form {
 impl Form {
     fn print(self, out: &mut impl Write, message: &Message) -> io::Result<()> {
         match message {
-            Message::Text(text) if self.escaped => {
-                let mut line = escape::Line::new(usize::MAX);
-                // A line takes everything.
-                let _ = line.write_str(text);
-                writeln!(out, "{}", line.finish())
-            }
+            Message::Text(text) if self.escaped => writeln!(out, "{}", escape::line(text, usize::MAX)),
             Message::Text(text) => writeln!(out, "{text}"),
             Message::Binary(octets) if self.raw => out.write_all(octets),
             Message::Binary(octets) => {

@@ -26,6 +26,14 @@ impl Line {
     }
 }
 
+/// A text on one line of at most so many bytes, and a mark of how much was cut off its end.
+pub(crate) fn line(text: &str, limit: usize) -> String {
+    let mut line = Line::new(limit);
+    // A line takes everything.
+    let _ = line.write_str(text);
+    line.finish()
+}
+
 impl Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for (position, symbol) in text.char_indices() {
@@ -59,9 +67,7 @@ mod tests {
     use super::*;
 
     fn escaped(text: &str) -> String {
-        let mut line = Line::new(1000);
-        line.write_str(text).expect("a line takes everything");
-        line.finish()
+        line(text, 1000)
     }
 
     #[test]
