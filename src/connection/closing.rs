@@ -16,9 +16,9 @@ const DRAIN_TIME: Duration = Duration::from_secs(2);
 const DRAIN_OCTETS: usize = 1 << 20;
 
 /// What a receiving call says of an end: nothing to receive, or the error it was.
-pub(super) fn outcome<T>(closed: &Closed) -> Result<Option<T>> {
+pub(super) fn outcome(closed: &Closed) -> Result<()> {
     if closed.is_normal() {
-        return Ok(None);
+        return Ok(());
     }
     Err(closed.cause().and_then(Cause::to_error).unwrap_or_else(|| Error::Closed(closed.clone())))
 }
@@ -42,7 +42,7 @@ impl Connection {
         let code = code.into();
         encoder::check_close(code, reason)?;
         if let Some(closed) = &self.closed {
-            return if closed.is_clean() { Ok(()) } else { outcome(closed).map(|_: Option<()>| ()) };
+            return if closed.is_clean() { Ok(()) } else { outcome(closed) };
         }
         self.let_go();
         self.sender.outbox().close(Some(CloseFrame::new(code, reason)));

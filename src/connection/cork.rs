@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::hub::Hub;
 use crate::message::IntoMessage;
-use crate::protocol::encoder;
+use crate::protocol::{Role, encoder};
 use crate::sender::Sender;
 use crate::sync::Arc;
 
@@ -27,6 +27,7 @@ pub(super) struct Cork {
     max_batch: usize,
     /// One more read has been made while they were held.
     has_waited: bool,
+    role: Role,
 }
 
 /// Where it all goes.
@@ -37,7 +38,7 @@ pub(super) struct To<'a> {
 }
 
 impl Cork {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(role: Role, config: &Config) -> Self {
         Self {
             frames: Vec::new(),
             messages: 0,
@@ -47,12 +48,30 @@ impl Cork {
             // A backlog takes a batch whole or not at all: a small backlog shall have a choice.
             max_batch: MAX_CORK.min(config.max_backlog / 4),
             has_waited: false,
+            role,
         }
     }
 
     /// Appends an answer if `hold`, else sends it behind what is held.
-    #[inline]
+    // Inlined, as what receives is: the answer that most bursts are made of is appended without a call.
+    #[inline(always)]
     pub(super) fn write(&mut self, to: To<'_>, message: impl IntoMessage, hold: bool) -> Result<()> {
+        let view = message.as_message();
+        let payload = view.as_bytes();
+        if hold
+            && self.frames.len() + payload.len() <= MAX_CORK
+            && encoder::append_short(self.role, view.into(), payload, &mut self.frames)
+        {
+            self.messages += 1;
+            self.has_answers = true;
+            return Ok(());
+        }
+        self.write_any(to, message, hold)
+    }
+
+    /// What is not short, or ends a burst.
+    #[inline(never)]
+    fn write_any(&mut self, to: To<'_>, message: impl IntoMessage, hold: bool) -> Result<()> {
         let view = message.as_message();
         let payload = view.as_bytes();
         let alone = !hold && self.frames.is_empty();
@@ -63,7 +82,7 @@ impl Cork {
         if self.frames.len() + payload.len() > MAX_CORK {
             self.flush(to)?;
         }
-        encoder::append(to.sender.outbox().role(), view.into(), payload, &mut self.frames);
+        encoder::append(self.role, view.into(), payload, &mut self.frames);
         self.messages += 1;
         self.has_answers = true;
         // The last answer of a burst leaves with the others.

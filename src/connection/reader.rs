@@ -108,6 +108,16 @@ impl Reader {
         Ok(Some(item.shifted(base)))
     }
 
+    /// The next item, if it is a message that [`Decoder::short`] knows.
+    #[inline]
+    pub(super) fn next_short(&mut self) -> Option<Item> {
+        let base = self.start;
+        let step = self.decoder.short(self.buffer.get_mut(base..self.end)?)?;
+        self.start += step.used;
+        self.message_started = None;
+        Some(step.item?.shifted(base))
+    }
+
     /// The payload of an item that lies in the buffer.
     #[inline]
     #[expect(clippy::indexing_slicing, reason = "`next` has given the span, for the buffer as it still is")]
@@ -139,17 +149,25 @@ impl Reader {
         }
     }
 
-    /// The message of an item, owned: a small one copied, a large one moved. `None` for a control frame.
+    /// The payload of a binary item, copied. It counts as received then.
     #[inline]
-    pub(super) fn take(&mut self, item: Item) -> Result<Option<Message>, Violation> {
-        let message = match item {
-            Item::Text(span) => Message::Text(decoder::text(self.octets(span))?.to_owned()),
-            Item::Binary(span) => Message::Binary(self.octets(span).to_vec()),
-            Item::Assembled => self.decoder.take(),
-            _ => return Ok(None),
-        };
+    pub(super) fn copy(&mut self, span: Span) -> Vec<u8> {
         self.counts.messages += 1;
-        Ok(Some(message))
+        self.octets(span).to_vec()
+    }
+
+    /// The payload of a text item, validated and copied. It counts as received then.
+    #[inline]
+    pub(super) fn copy_text(&mut self, span: Span) -> Result<String, Violation> {
+        let text = decoder::text(self.octets(span))?.to_owned();
+        self.counts.messages += 1;
+        Ok(text)
+    }
+
+    /// The message of an assembled item, moved out. It counts as received then.
+    pub(super) fn take(&mut self) -> Message {
+        self.counts.messages += 1;
+        self.decoder.take()
     }
 
     /// The deadline of the message that has begun, which starts here if one has.
@@ -300,7 +318,8 @@ mod tests {
                     None => assert!(reader.fill(Instant::now(), Deadline::NEVER).expect("open") > 0),
                 }
             };
-            let message = reader.take(item).expect("UTF-8").expect("data");
+            assert_eq!(item, Item::Assembled);
+            let message = reader.take();
             assert_eq!(message.len(), SIZE);
             if let Message::Binary(octets) = message {
                 assert_eq!(octets.capacity(), SIZE, "a kept message pins no more than itself");

@@ -28,7 +28,7 @@ impl<'a> Received<'a> {
     /// # Errors
     ///
     /// As for [`Sender::send`](crate::Sender::send).
-    #[inline]
+    #[inline(always)]
     pub fn write(&mut self, message: impl IntoMessage) -> Result<()> {
         self.cork.write(self.to, message, self.hold)
     }

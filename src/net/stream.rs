@@ -78,7 +78,9 @@ impl Stream {
     /// Writes what the socket takes without waiting: `WouldBlock` if that is nothing.
     pub(crate) fn try_write(&self, octets: &[IoSlice<'_>]) -> io::Result<usize> {
         let written = match octets {
-            [one] => retry_on_intr(|| send(&self.socket, one, NO_WAIT)),
+            [one, rest @ ..] if rest.iter().all(|more| more.is_empty()) => {
+                retry_on_intr(|| send(&self.socket, one, NO_WAIT))
+            }
             _ => {
                 retry_on_intr(|| sendmsg(&self.socket, octets, &mut SendAncillaryBuffer::default(), NO_WAIT))
             }

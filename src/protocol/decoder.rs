@@ -166,7 +166,7 @@ impl Decoder {
     /// [`Error::Violation`] or [`Error::MessageTooBig`]; the connection cannot go on.
     #[inline]
     pub(crate) fn next(&mut self, window: &mut [u8]) -> Result<Step> {
-        match self.small(window) {
+        match self.short(window) {
             Some(step) => Ok(step),
             None => self.any(window),
         }
@@ -175,7 +175,7 @@ impl Decoder {
     /// The commonest case at half the instructions: a short message in one frame, all of it here. Whatever is not that, or
     /// is wrong, goes the long way.
     #[inline]
-    fn small(&mut self, window: &mut [u8]) -> Option<Step> {
+    pub(crate) fn short(&mut self, window: &mut [u8]) -> Option<Step> {
         let &mut [first @ (SMALL_TEXT | SMALL_BINARY), second, ref mut rest @ ..] = window else {
             return None;
         };

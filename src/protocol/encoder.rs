@@ -74,13 +74,32 @@ impl Header {
     }
 }
 
+/// Appends one frame, if it is short and not masked and there is room for it. False if not.
+#[inline]
+pub(crate) fn append_short(role: Role, opcode: Opcode, payload: &[u8], frames: &mut Vec<u8>) -> bool {
+    let (Role::Server, Ok(length @ 0..=125)) = (role, u8::try_from(payload.len())) else { return false };
+    if frames.capacity() - frames.len() < 2 + payload.len() {
+        return false;
+    }
+    frames.extend_from_slice(&[opcode as u8, length]);
+    // What is answered was unmasked just now, in vectors of this size, and comes from the store buffer. A larger piece, as
+    // `memcpy` takes them, would wait until its halves have left that.
+    let mut pieces = payload.chunks_exact(16);
+    for piece in &mut pieces {
+        if let Ok(piece) = <&[u8; 16]>::try_from(piece) {
+            frames.extend_from_slice(piece);
+        }
+    }
+    if !pieces.remainder().is_empty() {
+        frames.extend_from_slice(pieces.remainder());
+    }
+    true
+}
+
 /// Appends one frame.
 #[inline]
 pub(crate) fn append(role: Role, opcode: Opcode, payload: &[u8], frame: &mut Vec<u8>) {
-    if let (Role::Server, Ok(length @ 0..=125)) = (role, u8::try_from(payload.len())) {
-        frame.reserve(2 + payload.len());
-        frame.extend_from_slice(&[opcode as u8, length]);
-        frame.extend_from_slice(payload);
+    if append_short(role, opcode, payload, frame) {
         return;
     }
     let header = Header::new(role, opcode, payload.len());

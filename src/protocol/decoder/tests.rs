@@ -285,7 +285,7 @@ fn a_short_message_is_the_same_by_either_way() {
                 for cut in [wire.len(), wire.len() - 1, 1, 0] {
                     for limit in [LIMIT, 100] {
                         let (mut one, mut other) = (wire[..cut].to_vec(), wire[..cut].to_vec());
-                        let short = Decoder::new(role, limit).small(&mut one);
+                        let short = Decoder::new(role, limit).short(&mut one);
                         let long = Decoder::new(role, limit).any(&mut other);
                         if let Some(step) = short {
                             assert_eq!(
