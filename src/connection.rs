@@ -122,7 +122,7 @@ impl Connection {
             sender,
             reader: Reader::new(role, config, stream, early)?,
             keepalive: Keepalive::new(config),
-            cork: Cork::new(role, config),
+            cork: Cork::new(config),
             request,
             response,
             subprotocol: subprotocol.map(String::into_boxed_str),

@@ -97,6 +97,7 @@ impl Outbox {
         })
     }
 
+    #[inline]
     pub(crate) fn role(&self) -> Role {
         self.role
     }

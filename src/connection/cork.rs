@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::hub::Hub;
 use crate::message::IntoMessage;
-use crate::protocol::{Role, encoder};
+use crate::protocol::encoder;
 use crate::sender::Sender;
 use crate::sync::Arc;
 
@@ -27,7 +27,6 @@ pub(super) struct Cork {
     max_batch: usize,
     /// One more read has been made while they were held.
     has_waited: bool,
-    role: Role,
 }
 
 /// Where it all goes.
@@ -38,7 +37,7 @@ pub(super) struct To<'a> {
 }
 
 impl Cork {
-    pub(super) fn new(role: Role, config: &Config) -> Self {
+    pub(super) fn new(config: &Config) -> Self {
         Self {
             frames: Vec::new(),
             messages: 0,
@@ -48,7 +47,6 @@ impl Cork {
             // A backlog takes a batch whole or not at all: a small backlog shall have a choice.
             max_batch: MAX_CORK.min(config.max_backlog / 4),
             has_waited: false,
-            role,
         }
     }
 
@@ -60,7 +58,7 @@ impl Cork {
         let payload = view.as_bytes();
         if hold
             && self.frames.len() + payload.len() <= MAX_CORK
-            && encoder::append_short(self.role, view.into(), payload, &mut self.frames)
+            && encoder::append_short(to.sender.outbox().role(), view.into(), payload, &mut self.frames)
         {
             self.messages += 1;
             self.has_answers = true;
@@ -82,7 +80,7 @@ impl Cork {
         if self.frames.len() + payload.len() > MAX_CORK {
             self.flush(to)?;
         }
-        encoder::append(self.role, view.into(), payload, &mut self.frames);
+        encoder::append(to.sender.outbox().role(), view.into(), payload, &mut self.frames);
         self.messages += 1;
         self.has_answers = true;
         // The last answer of a burst leaves with the others.

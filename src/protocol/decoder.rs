@@ -141,8 +141,8 @@ struct Header {
 }
 
 /// First octets of whole messages.
-const SMALL_TEXT: u8 = 0x80 | TEXT;
-const SMALL_BINARY: u8 = 0x80 | BINARY;
+const WHOLE_TEXT: u8 = 0x80 | TEXT;
+const WHOLE_BINARY: u8 = 0x80 | BINARY;
 
 const CONTINUATION: u8 = 0;
 const TEXT: u8 = 1;
@@ -176,7 +176,7 @@ impl Decoder {
     /// is wrong, goes the long way.
     #[inline]
     pub(crate) fn short(&mut self, window: &mut [u8]) -> Option<Step> {
-        let &mut [first @ (SMALL_TEXT | SMALL_BINARY), second, ref mut rest @ ..] = window else {
+        let &mut [first @ (WHOLE_TEXT | WHOLE_BINARY), second, ref mut rest @ ..] = window else {
             return None;
         };
         // A message that was handed out may stay: the long way, by which every burst ends, drops it.
@@ -196,7 +196,7 @@ impl Decoder {
         }
         let start = 2 + key;
         let span = Span { start, end: start + payload };
-        let item = if first == SMALL_TEXT { Item::Text(span) } else { Item::Binary(span) };
+        let item = if first == WHOLE_TEXT { Item::Text(span) } else { Item::Binary(span) };
         Some(Step { used: span.end, item: Some(item) })
     }
 
