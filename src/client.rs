@@ -296,7 +296,7 @@ fn read_answer(stream: &Stream, deadline: Deadline) -> Result<(http::Response<()
             }
         };
         let (head, rest) = octets.split_at_checked(end).unwrap_or((&octets, &[]));
-        let response = head::parse_response(head, LIMITS).map_err(broken)?;
+        let response = scanner.parse_response(head).map_err(broken)?;
         octets = rest.to_vec();
         if response.status() == StatusCode::SWITCHING_PROTOCOLS || !response.status().is_informational() {
             return Ok((response, octets));

@@ -226,7 +226,7 @@ impl Exchange<'_> {
             let here = octets.get(..len).unwrap_or_default();
             if let Some(end) = scanner.scan(here).map_err(Failure::Refused)? {
                 let (head, early) = here.split_at_checked(end).unwrap_or((here, &[]));
-                let request = head::parse_request(head, LIMITS).map_err(Failure::Refused)?;
+                let request = scanner.parse_request(head).map_err(Failure::Refused)?;
                 return Ok(Arrived { request, early: early.to_vec(), source });
             }
         }
@@ -287,16 +287,17 @@ impl Exchange<'_> {
         admission: Option<Admission>,
     ) -> Option<Box<Opened>> {
         let mut response = upgrade.response();
+        let mut subprotocol = upgrade.subprotocol();
         if let Some(on_request) = &self.rules.on_request {
             let refused = catch_unwind(AssertUnwindSafe(|| on_request(&mut request, &mut response).err()));
             if let Some(reject) = refused.unwrap_or_else(|_| Some(Reject::from(FAILED))) {
                 return self.refuse(&reject, Some(request));
             }
+            subprotocol = match upgrade.seal(request.head(), &mut response) {
+                Ok(subprotocol) => subprotocol,
+                Err(refusal) => return self.refuse(&Reject::from(refusal), Some(request)),
+            };
         }
-        let subprotocol = match upgrade.seal(request.head(), &mut response) {
-            Ok(subprotocol) => subprotocol,
-            Err(refusal) => return self.refuse(&Reject::from(refusal), Some(request)),
-        };
         if !self.host.welcome() {
             return self.refuse(&Reject::from(UNAVAILABLE), Some(request));
         }

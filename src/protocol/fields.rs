@@ -35,6 +35,7 @@ impl fmt::Display for Refusal {
 }
 
 /// RFC 9110 §5.6.2: the characters of a token.
+#[inline]
 pub(crate) const fn is_tchar(octet: u8) -> bool {
     octet.is_ascii_alphanumeric()
         || matches!(

@@ -23,6 +23,8 @@ const HEADER_NAME: Refusal = Refusal::bad_request("a header's name is malformed"
 const HEADER_VALUE: Refusal = Refusal::bad_request("a header's value is malformed");
 const FOLDED: Refusal = Refusal::bad_request("a header is folded over two lines");
 const TARGET: Refusal = Refusal::bad_request("the request target is malformed");
+const STATUS_LINE: Refusal = Refusal::bad_request("the status line is malformed");
+const NOT_WHOLE: Refusal = Refusal::bad_request("the head is not whole");
 
 /// Longer than any registered method (17), so that what is no HTTP and holds no space is not read to the limit.
 const MAX_METHOD: usize = 32;
@@ -96,17 +98,17 @@ impl Scanner {
     ///
     /// A refusal is final. It comes as soon as the octets show that no head can come of them.
     pub(crate) fn scan(&mut self, received: &[u8]) -> Result<Option<usize>, Refusal> {
-        while let Some(&octet) = received.get(self.scanned) {
-            if self.scanned >= self.limits.size {
-                return Err(self.too_long());
-            }
-            if self.at == At::Value && is_value(octet) {
-                // Most of a head is values: in one run, where a step each would double what the handshake costs.
-                let end = received.len().min(self.limits.size);
-                let rest = received.get(self.scanned..end).unwrap_or_default();
-                self.scanned += rest.iter().position(|&octet| !is_value(octet)).unwrap_or(rest.len());
-                continue;
-            }
+        let received = received.get(..self.limits.size).unwrap_or(received);
+        loop {
+            let rest = received.get(self.scanned..).unwrap_or_default();
+            // Most of a head stands in runs: a loop each, where a step for each octet would double what the handshake costs.
+            self.scanned += match self.at {
+                At::FirstLine => run(rest, |octet| octet.is_ascii_graphic()),
+                At::Name => run(rest, is_tchar),
+                At::Value => run(rest, is_value),
+                _ => 0,
+            };
+            let Some(&octet) = received.get(self.scanned) else { break };
             self.at = self.step(octet, received)?;
             self.scanned += 1;
             if self.at == At::LastCr && octet == b'\n' {
@@ -202,6 +204,11 @@ impl Scanner {
     }
 }
 
+/// How many of the first octets are of a kind.
+fn run(octets: &[u8], is_kind: impl Fn(u8) -> bool) -> usize {
+    octets.iter().position(|&octet| !is_kind(octet)).unwrap_or(octets.len())
+}
+
 /// RFC 9110 §5.5: visible characters, space, tab and octets beyond ASCII.
 const fn is_value(octet: u8) -> bool {
     matches!(octet, b'\t' | b' '..=b'~' | 0x80..)
@@ -239,64 +246,80 @@ fn check_status_line(line: &[u8]) -> Result<(), Refusal> {
             [b'1'..=b'9', b'0'..=b'9', b'0'..=b'9'] | [b'1'..=b'9', b'0'..=b'9', b'0'..=b'9', b' ', ..] => {
                 Ok(())
             }
-            _ => Err(Refusal::bad_request("the status line is malformed")),
+            _ => Err(STATUS_LINE),
         },
-        _ => Err(Refusal::bad_request("the status line is malformed")),
+        _ => Err(STATUS_LINE),
     }
 }
 
-/// Scans a head that has to be there as a whole, and nothing behind it.
-fn scan_whole(mut scanner: Scanner, head: &[u8]) -> Result<Scanner, Refusal> {
-    match scanner.scan(head)? {
-        Some(end) if end == head.len() => Ok(scanner),
-        _ => Err(Refusal::bad_request("the head is not whole")),
+impl Scanner {
+    /// Scans a head that has to be there as a whole, and nothing behind it.
+    fn whole(mut self, head: &[u8]) -> Result<Self, Refusal> {
+        match self.scan(head)? {
+            Some(end) if end == head.len() => Ok(self),
+            _ => Err(NOT_WHOLE),
+        }
+    }
+
+    /// Room for the lines of the head that was scanned. Exactly as many as there are: an array for the limit would be 3 KiB
+    /// of every client thread's stack.
+    fn lines<'a>(&self) -> Vec<httparse::Header<'a>> {
+        vec![httparse::EMPTY_HEADER; self.headers]
+    }
+
+    /// Reads the request head that was scanned, cut off where it ends.
+    ///
+    /// The result shares one copy of the head between the target and all values.
+    pub(crate) fn parse_request(&self, head: &[u8]) -> Result<http::Request<()>, Refusal> {
+        let head = Bytes::copy_from_slice(head);
+        let mut lines = self.lines();
+        let mut parsed = httparse::Request::new(&mut lines);
+        expect_whole(parsed.parse(&head))?;
+        let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
+            return Err(NOT_HTTP);
+        };
+        let mut request = http::Request::new(());
+        *request.method_mut() = Method::from_bytes(method.as_bytes()).map_err(|_| NOT_HTTP)?;
+        *request.uri_mut() = Uri::from_maybe_shared(head.slice_ref(target.as_bytes())).map_err(|_| TARGET)?;
+        *request.version_mut() = if minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
+        *request.headers_mut() = header_map(&head, parsed.headers)?;
+        check_target(&request, target)?;
+        check_host(&request)?;
+        Ok(request)
+    }
+
+    /// Reads the response head that was scanned, cut off where it ends. The status of a refusal says nothing.
+    pub(crate) fn parse_response(&self, head: &[u8]) -> Result<http::Response<()>, Refusal> {
+        let head = Bytes::copy_from_slice(head);
+        let mut lines = self.lines();
+        let mut parsed = httparse::Response::new(&mut lines);
+        expect_whole(parsed.parse(&head))?;
+        let mut response = http::Response::new(());
+        let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
+        *response.status_mut() = status.ok_or(STATUS_LINE)?;
+        *response.version_mut() = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+        *response.headers_mut() = header_map(&head, parsed.headers)?;
+        Ok(response)
     }
 }
 
-/// Reads a whole request head, as the [`Scanner`] cut it off.
-///
-/// The result shares one copy of the head between the target and all values.
+/// Scans and reads a request head that is there as a whole.
 pub(crate) fn parse_request(head: &[u8], limits: Limits) -> Result<http::Request<()>, Refusal> {
-    let scanner = scan_whole(Scanner::request(limits), head)?;
-    let head = Bytes::copy_from_slice(head);
-    // Exactly as many as there are: an array for the limit would be 3 KiB of every client thread's stack.
-    let mut lines = vec![httparse::EMPTY_HEADER; scanner.headers];
-    let mut parsed = httparse::Request::new(&mut lines);
-    match parsed.parse(&head) {
-        Ok(httparse::Status::Complete(_)) => {}
-        Ok(httparse::Status::Partial) => return Err(Refusal::bad_request("the head is not whole")),
-        Err(error) => return Err(refusal_of(error)),
-    }
-    let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
-        return Err(NOT_HTTP);
-    };
-    let mut request = http::Request::new(());
-    *request.method_mut() = Method::from_bytes(method.as_bytes()).map_err(|_| NOT_HTTP)?;
-    *request.uri_mut() = Uri::from_maybe_shared(head.slice_ref(target.as_bytes())).map_err(|_| TARGET)?;
-    *request.version_mut() = if minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
-    *request.headers_mut() = header_map(&head, parsed.headers)?;
-    check_target(&request, target)?;
-    check_host(&request)?;
-    Ok(request)
+    Scanner::request(limits).whole(head)?.parse_request(head)
 }
 
-/// Reads a whole response head, as the [`Scanner`] cut it off. The status of a refusal says nothing.
+/// Scans and reads a response head that is there as a whole. The status of a refusal says nothing.
+#[cfg(any(test, fuzzing))]
 pub(crate) fn parse_response(head: &[u8], limits: Limits) -> Result<http::Response<()>, Refusal> {
-    let scanner = scan_whole(Scanner::response(limits), head)?;
-    let head = Bytes::copy_from_slice(head);
-    let mut lines = vec![httparse::EMPTY_HEADER; scanner.headers];
-    let mut parsed = httparse::Response::new(&mut lines);
-    match parsed.parse(&head) {
-        Ok(httparse::Status::Complete(_)) => {}
-        Ok(httparse::Status::Partial) => return Err(Refusal::bad_request("the head is not whole")),
-        Err(error) => return Err(refusal_of(error)),
+    Scanner::response(limits).whole(head)?.parse_response(head)
+}
+
+fn expect_whole(parsed: httparse::Result<usize>) -> Result<(), Refusal> {
+    match parsed {
+        Ok(httparse::Status::Complete(_)) => Ok(()),
+        Ok(httparse::Status::Partial) => Err(NOT_WHOLE),
+        Err(error) => Err(refusal_of(error)),
     }
-    let mut response = http::Response::new(());
-    let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
-    *response.status_mut() = status.ok_or(Refusal::bad_request("the status line is malformed"))?;
-    *response.version_mut() = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
-    *response.headers_mut() = header_map(&head, parsed.headers)?;
-    Ok(response)
 }
 
 /// What httparse finds and the scanner did not; hardly anything, since the scanner is the stricter one.

@@ -207,6 +207,11 @@ fn negotiate(headers: &HeaderMap, known: &[String]) -> std::result::Result<Optio
 }
 
 impl Upgrade {
+    /// What was agreed on, unless the header callback has another wish.
+    pub(crate) fn subprotocol(&self) -> Option<String> {
+        self.subprotocol.as_ref().and_then(|name| name.to_str().ok()).map(str::to_owned)
+    }
+
     /// The 101, for the header callback to add to.
     pub(crate) fn response(&self) -> http::Response<Vec<u8>> {
         let mut response = http::Response::new(Vec::new());

@@ -111,6 +111,9 @@ impl Acceptor {
             // ENOMEM: the next accept will tell.
             std::thread::sleep(BACK_OFF[0]);
         }
+        if self.lingering.is_empty() {
+            return;
+        }
         let now = Instant::now();
         let mut octets = [0; 4096];
         self.lingering.retain(|(stream, until)| {
