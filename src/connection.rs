@@ -30,7 +30,8 @@ use cork::{Cork, To};
 use keepalive::{Due, Keepalive};
 use policy::Policies;
 use reader::Reader;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 /// A peer that has been silent for so long, when a read finds nothing, may be so for longer: its memory is given back.
@@ -53,6 +54,7 @@ pub struct Connection {
     reader: Reader,
     sender: Sender,
     closed: Option<Closed>,
+    policies: Option<Box<Policies>>,
     /// When a receiving call last came back empty: until the next one the message clock stands still.
     paused: Option<Instant>,
     /// What all connections of this client's address may receive together.
@@ -60,7 +62,6 @@ pub struct Connection {
     hub: Hub,
     cork: Cork,
     keepalive: Keepalive,
-    policies: Option<Policies>,
     request: Box<Request>,
     response: Option<Box<Response>>,
     subprotocol: Option<Box<str>>,
@@ -117,7 +118,7 @@ impl Connection {
         parts: Parts,
     ) -> Result<Box<Self>> {
         let Parts { sender, request, response, subprotocol, hub, hooks, timer, messages } = parts;
-        let policies = Policies::new(config, sender.outbox().opened());
+        let policies = Policies::new(config, sender.outbox().opened()).map(Box::new);
         Ok(Box::new(Self {
             sender,
             reader: Reader::new(role, config, stream, early)?,
@@ -181,11 +182,14 @@ impl Connection {
 
     #[inline(always)]
     fn recv_within(&mut self, wait: Wait) -> Result<Option<Message>> {
+        let mut asked = false;
         loop {
-            let Some(item) = self.next_item(wait)? else { return Ok(None) };
+            let Some(item) = self.next_item(wait, &mut asked)? else { return Ok(None) };
             if item.is_data() {
                 return Ok(Some(self.take(item)?));
             }
+            // Who does not wait is not held up by a peer that pings without end.
+            asked |= matches!(wait, Wait::Not);
         }
     }
 
@@ -225,7 +229,7 @@ impl Connection {
     #[inline(always)]
     pub fn recv_ref(&mut self) -> Result<Option<Received<'_>>> {
         loop {
-            let Some(item) = self.next_item(Wait::Forever)? else { return Ok(None) };
+            let Some(item) = self.next_item(Wait::Forever, &mut false)? else { return Ok(None) };
             if !item.is_data() {
                 continue;
             }
@@ -257,7 +261,11 @@ impl Connection {
     ///
     /// As for [`recv`](Self::recv).
     pub fn next_event(&mut self) -> Result<Option<Event>> {
-        let Some(item) = self.next_item(Wait::Forever)? else { return Ok(None) };
+        let Some(item) = self.next_item(Wait::Forever, &mut false)? else { return Ok(None) };
+        if !item.is_data() {
+            // Whoever sees control frames may be busy with one while a message is on its way.
+            self.paused = Some(Instant::now());
+        }
         match item {
             Item::Ping(span) => Ok(Some(Event::Ping(self.reader.octets(span).to_vec()))),
             Item::Pong(span) => Ok(Some(Event::Pong(self.reader.octets(span).to_vec()))),
@@ -293,20 +301,20 @@ impl Connection {
         })
     }
 
-    /// The next item; control frames are dealt with before they are returned. `None` is a normal end.
+    /// The next item; control frames are dealt with before they are returned. `None` is a normal end. `asked` says that a
+    /// read since the caller's deadline found nothing.
     // Inlined into the handler's loop, as are its callers, and short messages found there: a result that comes back through
     // memory, written in halves and read whole, waits until the halves have left the store buffer. Measured: that was half
     // the user time of an echo.
     #[inline(always)]
-    fn next_item(&mut self, wait: Wait) -> Result<Option<Item>> {
-        let mut asked = false;
+    fn next_item(&mut self, wait: Wait, asked: &mut bool) -> Result<Option<Item>> {
         loop {
             if self.closed.is_none() && self.messages.is_none() {
                 if let Some(item) = self.reader.next_short() {
                     return Ok(Some(item));
                 }
             }
-            match self.advance(wait, &mut asked)? {
+            match self.advance(wait, asked)? {
                 Advance::Item(item) => return Ok(Some(item)),
                 Advance::Read => {}
                 Advance::End => return Ok(None),
@@ -314,7 +322,7 @@ impl Connection {
         }
     }
 
-    /// Takes any item out of what is here, or reads more. `asked` says that a read since the caller's deadline found nothing.
+    /// Takes any item out of what is here, or reads more.
     #[inline(never)]
     fn advance(&mut self, wait: Wait, asked: &mut bool) -> Result<Advance> {
         if let Some(closed) = &self.closed {
@@ -378,43 +386,23 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads once, within all deadlines; false if the caller's has passed. `asked` says that a read since then found
-    /// nothing.
+    /// Reads once, within all deadlines; false if the caller's has passed.
     fn read_more(&mut self, wait: Wait, asked: &mut bool) -> Result<bool> {
         let now = Instant::now();
-        let last_life = self.reader.last_life(now);
-        let outbox = self.sender.outbox();
-        let closing = outbox.state() != State::Open;
         let counts = self.reader.counts();
+        let outbox = self.sender.outbox();
         outbox.tally().received(counts.messages, counts.octets);
-        let close = if closing { outbox.close_deadline() } else { Deadline::NEVER };
-        let message = self.reader.message_deadline(now);
-        if close.has_passed(now) {
-            return Err(self.lost(Cause::Timeout(Timeout::Close)));
-        }
-        if message.has_passed(now) {
-            return Err(self.fail(Error::Timeout(Timeout::Message)));
-        }
-        let mut deadline = close.or(message);
-        if !closing {
-            if let Some(policies) = &mut self.policies {
-                if let Some((policy, reason)) = policies.due(now, counts.messages, message, outbox) {
-                    self.retire(policy, reason);
-                    return Ok(true);
-                }
-                deadline = deadline.or(policies.deadline(message));
+        let is_open = outbox.state() == State::Open;
+        // Who was heard just now, and has begun nothing, can be late with nothing before the socket's own timeout: so it is
+        // for nearly every read of a busy connection.
+        let is_anew = self.reader.last_life(now) == now && self.reader.is_between_messages();
+        let read = if is_anew && is_open && self.policies.is_none() && matches!(wait, Wait::Forever) {
+            self.reader.read(true)
+        } else {
+            match self.read_within(now, is_open, wait, asked)? {
+                ControlFlow::Continue(read) => read,
+                ControlFlow::Break(go_on) => return Ok(go_on),
             }
-            deadline = deadline.or(self.keepalive.deadline(last_life));
-        }
-        let read = match wait {
-            Wait::Forever => self.reader.fill(now, deadline),
-            Wait::Until(callers) if *asked && callers.has_passed(now) => return Ok(false),
-            Wait::Until(callers) => {
-                *asked = callers.has_passed(now);
-                self.reader.fill(now, deadline.or(callers))
-            }
-            Wait::Not if *asked => return Ok(false),
-            Wait::Not => self.reader.fill_at_once(),
         };
         match read {
             Ok(0) => Err(self.lost(Cause::Eof)),
@@ -428,12 +416,58 @@ impl Connection {
         }
     }
 
+    /// Reads once, within whatever deadlines there are; or breaks off: true if a policy has just sent the Close, false if the
+    /// caller's deadline has passed.
+    #[inline(never)]
+    fn read_within(
+        &mut self,
+        now: Instant,
+        is_open: bool,
+        wait: Wait,
+        asked: &mut bool,
+    ) -> Result<ControlFlow<bool, io::Result<usize>>> {
+        let outbox = self.sender.outbox();
+        let close = if is_open { Deadline::NEVER } else { outbox.close_deadline() };
+        let message = self.reader.message_deadline(now);
+        if close.has_passed(now) {
+            return Err(self.lost(Cause::Timeout(Timeout::Close)));
+        }
+        if message.has_passed(now) {
+            return Err(self.fail(Error::Timeout(Timeout::Message)));
+        }
+        let exact = close.or(message);
+        let mut rough = Deadline::NEVER;
+        if is_open {
+            if let Some(policies) = &mut self.policies {
+                let messages = self.reader.counts().messages;
+                if let Some((policy, reason)) = policies.due(now, messages, message, outbox) {
+                    self.retire(policy, reason);
+                    return Ok(ControlFlow::Break(true));
+                }
+                rough = policies.deadline(message);
+            }
+            rough = rough.or(self.keepalive.deadline(self.reader.last_life(now)));
+        }
+        Ok(ControlFlow::Continue(match wait {
+            Wait::Forever => self.reader.fill(now, exact, rough),
+            Wait::Until(callers) if *asked && callers.has_passed(now) => {
+                return Ok(ControlFlow::Break(false));
+            }
+            Wait::Until(callers) => {
+                *asked = callers.has_passed(now);
+                self.reader.fill(now, exact.or(callers), rough)
+            }
+            Wait::Not if *asked => return Ok(ControlFlow::Break(false)),
+            Wait::Not => self.reader.read(false),
+        }))
+    }
+
     /// Reads what is there without waiting, once while broadcasts are held: a burst that comes in two pieces is passed on in
     /// one. False if there is nothing.
     #[inline(never)]
     fn read_late(&mut self) -> Result<bool> {
         self.cork.waited();
-        match self.reader.fill_at_once() {
+        match self.reader.read(false) {
             Ok(count) => Ok(count > 0),
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
             Err(error) => {

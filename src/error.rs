@@ -277,9 +277,8 @@ impl fmt::Display for Timeout {
 #[derive(Debug, Clone)]
 pub struct Closed(Arc<Ending>);
 
-/// The facts behind a [`Closed`]. In this order: what every message counts stands last, beside what the outbox holds.
+/// The facts behind a [`Closed`].
 #[derive(Debug, Clone, Default)]
-#[repr(C)]
 pub(crate) struct Ending {
     /// The peer's Close, and what it carried.
     pub(crate) received: Option<Option<CloseFrame>>,

@@ -5,6 +5,7 @@
 //! socket is guarded by a mutex, and yet nobody is ever held up by a slow peer.
 
 mod core;
+mod ending;
 mod pending;
 mod shared;
 mod waiting;
@@ -14,7 +15,7 @@ pub(crate) use shared::Fate;
 
 use self::core::{Core, Refusal};
 use crate::config::{Config, SlowPeer};
-use crate::error::{Cause, Closed, Ending, Result, Timeout};
+use crate::error::{Cause, Ending, Result, Timeout};
 use crate::flush::{Flush, Refused};
 use crate::message::{CloseFrame, IntoMessage, State};
 use crate::net::{Deadline, Transport};
@@ -49,6 +50,8 @@ pub(crate) struct Outbox {
     write_timeout: Duration,
     close_timeout: Duration,
     max_backlog: usize,
+    /// Tells waiting senders that octets went out, that the turn is free, or that the connection broke.
+    progress: Condvar,
     tally: Tally,
     role: Role,
     /// Mirrors the gate as a hint for `state()`. Relaxed: it guards nothing, every write asks the gate under the lock.
@@ -56,8 +59,13 @@ pub(crate) struct Outbox {
     /// A broadcast that finds the backlog full is left out. Relaxed: a setting.
     skips: AtomicBool,
     core: Mutex<Core>,
-    /// Tells waiting senders that octets went out, that the turn is free, or that the connection broke.
-    progress: Condvar,
+}
+
+/// What the reader counted.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Counts {
+    pub(crate) messages: u64,
+    pub(crate) octets: u64,
 }
 
 impl Outbox {
@@ -91,6 +99,7 @@ impl Outbox {
                 close_deadline: Deadline::NEVER,
                 skipped: 0,
                 last_sent: config.idle().map(|_| now()),
+                sent: Counts::default(),
                 ending: Ending::default(),
             }),
             progress: Condvar::default(),
@@ -167,7 +176,7 @@ impl Outbox {
         }
         // Who has the turn pushes for all, and cannot push what is in our hands.
         let (unit, lent) = if core.turn_taken {
-            (Unit::Frames(frames.concat()), NOTHING)
+            (Unit::Waited(frames.concat()), NOTHING)
         } else {
             (Unit::Lent(len), frames)
         };
@@ -198,13 +207,13 @@ impl Outbox {
         let mut frame = Vec::new();
         encoder::append(self.role, opcode, payload, &mut frame);
         let mut core = self.core.lock();
-        core.check_open()?;
+        self.check_open(&mut core)?;
         set(&mut core.pending, frame);
         if core.refusal.is_none() {
             self.push(&mut core, NOTHING);
         }
         if core.gate.is_broken() {
-            return Err(core.failure());
+            return Err(self.failure(&mut core));
         }
         self.leave(core);
         Ok(())
@@ -248,54 +257,30 @@ impl Outbox {
         self.core.lock().close_deadline
     }
 
-    /// Ends the connection where it stands: nothing more is written, and the peer sees the end of the stream.
-    pub(crate) fn break_off(&self, cause: Cause) {
-        self.break_gate(&mut self.core.lock(), cause);
-    }
-
-    /// Lets go of the socket, and tells how it ended. The first call decides.
-    pub(crate) fn end(&self, counts: Counts, cause: Option<Cause>) -> Closed {
-        let mut core = self.core.lock();
-        if core.gate.is_open() {
-            self.break_gate(&mut core, Cause::Terminated);
-        } else if core.gate == Gate::CloseSent {
-            core.gate = Gate::Ended;
-            if let Some(stream) = &core.stream {
-                // Explicitly: clones of the `Arc` in a timer or a poll would keep the socket open.
-                stream.shutdown_both();
-            }
-        }
-        if core.stream.take().is_some() {
-            core.ending.cause = core.ending.cause.or(cause);
-            core.ending.lifetime = now().saturating_duration_since(self.opened);
-            core.ending.messages_received = counts.messages;
-            core.ending.bytes_received = counts.octets;
-        }
-        core.pending.clear();
-        self.tally.received(counts.messages, counts.octets);
-        self.state.store(State::Closed as u8, Ordering::Relaxed);
-        self.tell(&core);
-        core.closed()
-    }
-
-    /// Why nothing more can be sent, if that is so: the first reason.
-    pub(crate) fn broken(&self) -> Option<Cause> {
-        self.core.lock().gate.cause()
-    }
-
-    /// Like [`broken`](Self::broken), without the lock while the connection is not over.
-    #[inline]
-    pub(crate) fn broken_hint(&self) -> Option<Cause> {
-        if self.state() == State::Closed { self.broken() } else { None }
-    }
-
     fn weak(&self) -> Weak<dyn Refused> {
         let this: Weak<Self> = Weak::clone(&self.this);
         this
     }
 
     /// Writes or queues a message. `bound` is the backlog that it may not exceed.
+    #[inline]
     fn queue(&self, message: impl IntoMessage, bound: Option<usize>) -> Result<(MutexGuard<'_, Core>, u64)> {
+        let view = message.as_message();
+        let payload = view.as_bytes();
+        if self.role == Role::Server && payload.len() <= SMALL - Header::SHORT {
+            let header = Header::new(self.role, view.into(), payload.len());
+            return self.queue_copied::<SMALL>(header.as_bytes(), payload, bound);
+        }
+        self.queue_any(message, bound)
+    }
+
+    /// What is not small. Apart, so that its room does not lie between what a small message touches of the stack.
+    #[inline(never)]
+    fn queue_any(
+        &self,
+        message: impl IntoMessage,
+        bound: Option<usize>,
+    ) -> Result<(MutexGuard<'_, Core>, u64)> {
         let view = message.as_message();
         let payload = view.as_bytes();
         if self.role == Role::Client {
@@ -307,9 +292,6 @@ impl Outbox {
         let header = Header::new(self.role, view.into(), payload.len());
         let header = header.as_bytes();
         let len = header.len() + payload.len();
-        if len <= SMALL {
-            return self.queue_copied::<SMALL>(header, payload, bound);
-        }
         if len <= COPIED {
             return self.queue_medium(header, payload, bound);
         }
@@ -325,7 +307,7 @@ impl Outbox {
         Ok((core, ticket))
     }
 
-    /// Apart, so that its room does not lie between what a small message touches of the stack.
+    /// Apart for the same reason.
     #[inline(never)]
     fn queue_medium(
         &self,
@@ -373,8 +355,8 @@ impl Outbox {
 
     /// Locks, and asks whether a frame of `len` octets may be queued.
     fn admit(&self, len: usize, bound: Option<usize>) -> Result<MutexGuard<'_, Core>> {
-        let core = self.core.lock();
-        core.admit(len, bound)?;
+        let mut core = self.core.lock();
+        self.may_queue(&mut core, len, bound)?;
         Ok(core)
     }
 
@@ -386,7 +368,7 @@ impl Outbox {
         let Some(stream) = &core.stream else { return 0 };
         match stream.try_write(octets) {
             Ok(written) => {
-                core.ending.bytes_sent += written as u64;
+                core.sent.octets += written as u64;
                 written
             }
             // Any error is met again, and dealt with, by the push that follows.
@@ -407,7 +389,7 @@ impl Outbox {
             self.push(core, lent);
         }
         // A break has emptied the queue: nothing waits any more, but this is not out.
-        if core.gate.is_broken() { Err(core.failure()) } else { Ok(ticket) }
+        if core.gate.is_broken() { Err(self.failure(core)) } else { Ok(ticket) }
     }
 
     /// Writes what waits until the socket refuses; keeps the clock of the refusal, and breaks the connection when it has
@@ -432,7 +414,7 @@ impl Outbox {
                     if waited && core.pending.octets() == 0 {
                         core.note_sent();
                     }
-                    core.ending.bytes_sent += written as u64;
+                    core.sent.octets += written as u64;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     let now = now();
@@ -460,35 +442,10 @@ impl Outbox {
         Refusal { ticket: pending.ticket(), deadline: deadline.unwrap_or(now + self.write_timeout) }
     }
 
-    fn break_gate(&self, core: &mut Core, cause: Cause) {
-        if !core.gate.break_off(cause) {
-            return;
-        }
-        core.ending.cause = Some(cause);
-        self.state.store(State::Closed as u8, Ordering::Relaxed);
-        if let Some(stream) = &core.stream {
-            if core.refusal.is_some() {
-                stream.forget_unsent();
-            }
-            // Half a frame may be out: nothing follows it. Whoever reads or waits on this socket wakes up.
-            stream.shutdown_both();
-        }
-        core.refusal = None;
-        core.pending.clear();
-        self.tell(core);
-    }
-
     fn move_gate(&self, core: &mut Core, gate: Gate) {
         core.gate = gate;
         self.state.store(gate.state() as u8, Ordering::Relaxed);
     }
-}
-
-/// What the reader counted.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Counts {
-    pub(crate) messages: u64,
-    pub(crate) octets: u64,
 }
 
 #[cfg(all(test, not(model)))]

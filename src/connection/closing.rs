@@ -47,7 +47,7 @@ impl Connection {
         self.let_go();
         self.sender.outbox().close(Some(CloseFrame::new(code, reason)));
         loop {
-            match self.next_item(Wait::Forever) {
+            match self.next_item(Wait::Forever, &mut false) {
                 Ok(Some(Item::Close(_)) | None) => return Ok(()),
                 Ok(Some(_)) => {}
                 Err(error) => {

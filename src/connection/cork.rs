@@ -13,20 +13,22 @@ const MAX_CORK: usize = 128 * 1024;
 /// What a cork keeps when its connection rests.
 const KEPT: usize = 1024;
 
-/// Whole frames that only the reader's own thread writes, so without a lock.
+/// Whole frames that only the reader's own thread writes, so without a lock. In this order for the
+/// [`Connection`](super::Connection)'s reason.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Cork {
     /// For our own client: answers, and broadcasts in their places between them.
     frames: Vec<u8>,
-    messages: u64,
-    /// Whether there are answers among them: they may wait for the client, which broadcasts do not.
-    has_answers: bool,
     /// Broadcasts, for everybody else: all of them are among `frames`, too, and leave when those do.
     batch: Vec<u8>,
+    /// Whether there are answers among the frames: they may wait for the client, which broadcasts do not.
+    has_answers: bool,
+    /// One more read has been made while broadcasts were held.
+    has_waited: bool,
+    messages: u64,
     batch_messages: u64,
     max_batch: usize,
-    /// One more read has been made while they were held.
-    has_waited: bool,
 }
 
 /// Where it all goes.

@@ -30,6 +30,8 @@ const MAX_ARMED: Duration = Duration::from_secs(30);
 #[repr(C)]
 pub(super) struct Reader {
     message_timeout: Duration,
+    /// The read timeout that the socket has. It is set once: a deadline that comes sooner is waited for by `poll`.
+    armed: Duration,
     decoder: Decoder,
     stream: Arc<Stream>,
     /// Zeroed once, when it is allocated: `start..end` is unread.
@@ -38,14 +40,11 @@ pub(super) struct Reader {
     end: usize,
     small_reads: u32,
     last_was_full: bool,
-    /// A deadline that comes sooner than this is waited for by `poll`, another by the read timeout that the socket has. It is
-    /// set once; a sixteenth late is early enough for keepalive, and saves a `poll` before each read of a busy connection.
-    soon: Duration,
+    /// Octets came since `last_life` was told.
+    lives: bool,
     counts: Counts,
     /// When the last octet came, as far as is known: see [`last_life`](Self::last_life).
     last_life: Instant,
-    /// Octets came since.
-    lives: bool,
     /// When the message began of which a part is here. It runs only while somebody reads.
     message_started: Option<Instant>,
 }
@@ -68,7 +67,7 @@ impl Reader {
             end: early.len(),
             small_reads: 0,
             last_was_full: false,
-            soon: armed - armed / 17,
+            armed,
             counts: Counts { messages: 0, octets: early.len() as u64 },
             last_life: Instant::now(),
             lives: false,
@@ -170,10 +169,19 @@ impl Reader {
         self.decoder.take()
     }
 
+    /// Whether nothing has begun whose end is missing.
+    #[inline]
+    pub(super) fn is_between_messages(&mut self) -> bool {
+        let is_between = !self.has_unread() && !self.decoder.is_inside_message();
+        if is_between {
+            self.message_started = None;
+        }
+        is_between
+    }
+
     /// The deadline of the message that has begun, which starts here if one has.
     pub(super) fn message_deadline(&mut self, now: Instant) -> Deadline {
-        if !self.has_unread() && !self.decoder.is_inside_message() {
-            self.message_started = None;
+        if self.is_between_messages() {
             return Deadline::NEVER;
         }
         let started = *self.message_started.get_or_insert(now);
@@ -196,22 +204,19 @@ impl Reader {
         }
     }
 
-    /// Reads more octets, and waits for them until `deadline`. Zero is the end of the stream; `WouldBlock` says that nothing
-    /// came, perhaps a little before the deadline.
-    pub(super) fn fill(&mut self, now: Instant, deadline: Deadline) -> io::Result<usize> {
-        let wait = !deadline.has_passed(now + self.soon);
-        if !wait && !self.stream.wait_readable(deadline)? {
+    /// Reads more octets, and waits for them until the first of two deadlines. Zero is the end of the stream; `WouldBlock`
+    /// says that nothing came. The rough one may be a sixteenth of the socket's own timeout late: early enough for keepalive,
+    /// and it saves a `poll` before each read of a busy connection.
+    pub(super) fn fill(&mut self, now: Instant, exact: Deadline, rough: Deadline) -> io::Result<usize> {
+        let wait = !exact.is_within(self.armed, now) && !rough.is_within(self.armed - self.armed / 17, now);
+        if !wait && !self.stream.wait_readable(exact.or(rough))? {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         self.read(wait)
     }
 
-    /// Like [`fill`](Self::fill), but does not wait.
-    pub(super) fn fill_at_once(&mut self) -> io::Result<usize> {
-        self.read(false)
-    }
-
-    fn read(&mut self, wait: bool) -> io::Result<usize> {
+    /// Reads more octets. With `wait` it waits for them, until the socket's own timeout.
+    pub(super) fn read(&mut self, wait: bool) -> io::Result<usize> {
         let count = self.read_to_place(wait)?;
         self.counts.octets += count as u64;
         self.lives = true;
@@ -255,7 +260,9 @@ impl Reader {
         let mut size = self.buffer.len();
         if self.last_was_full {
             size = if size < IDLE_BUFFER { IDLE_BUFFER } else { BULK_BUFFER };
-        } else if self.small_reads >= SMALL_READS {
+            self.small_reads = 0;
+        } else if self.small_reads == SMALL_READS {
+            // Once, and not at each of the small reads that follow.
             self.decoder.rest();
             size = size.min(IDLE_BUFFER);
         }
@@ -315,7 +322,7 @@ mod tests {
             let item = loop {
                 match reader.next().expect("well formed") {
                     Some(item) => break item,
-                    None => assert!(reader.fill(Instant::now(), Deadline::NEVER).expect("open") > 0),
+                    None => assert!(reader.read(true).expect("open") > 0),
                 }
             };
             assert_eq!(item, Item::Assembled);
@@ -353,7 +360,7 @@ mod tests {
             let item = loop {
                 match reader.next().expect("well formed") {
                     Some(item) => break item,
-                    None => assert!(reader.fill(Instant::now(), Deadline::NEVER).expect("open") > 0),
+                    None => assert!(reader.read(true).expect("open") > 0),
                 }
             };
             let item = reader.prepare(item).expect("valid");

@@ -51,7 +51,8 @@ impl Connection {
     /// As for [`Sender::send`](crate::Sender::send), perhaps for what was held.
     #[inline]
     pub fn write(&mut self, message: impl IntoMessage) -> Result<()> {
-        let hold = self.reader.has_unread();
+        // After the end nobody would ask for what is held.
+        let hold = self.reader.has_unread() && self.closed.is_none();
         self.cork.write(To { sender: &self.sender, hub: &self.hub }, message, hold)
     }
 

@@ -32,6 +32,12 @@ impl Deadline {
         self.0.is_some_and(|moment| moment <= now)
     }
 
+    /// Whether it comes within `span`.
+    #[inline]
+    pub(crate) fn is_within(self, span: Duration, now: Instant) -> bool {
+        self.0.is_some_and(|moment| moment <= now + span)
+    }
+
     /// The earlier of two.
     pub(crate) fn or(self, other: Self) -> Self {
         Self(match (self.0, other.0) {
@@ -59,6 +65,8 @@ mod tests {
         assert_eq!(soon.or(later), soon);
         assert_eq!(Deadline::NEVER.or(later), later);
         assert!(soon.has_passed(now));
+        assert!(later.is_within(Duration::from_secs(1), now));
+        assert!(!later.is_within(Duration::from_millis(999), now));
         assert_eq!(later.left(now), Some(Duration::from_secs(1)));
         assert!(!Deadline::after(Duration::MAX).has_passed(now));
     }

@@ -1,7 +1,8 @@
 //! What the outbox's mutex guards, and what can be told of it at a glance.
 
+use super::Counts;
 use super::pending::Pending;
-use crate::error::{Cause, Closed, Ending, Error, Result};
+use crate::error::Ending;
 use crate::net::{Deadline, Transport};
 use crate::protocol::gate::Gate;
 use crate::sync::{Arc, now};
@@ -19,15 +20,17 @@ pub(super) struct Core {
     pub(super) refusal: Option<Refusal>,
     /// When a message was last given to send, or left after having waited, if somebody wants to know.
     pub(super) last_sent: Option<Instant>,
-    /// What [`Closed`] will tell.
-    pub(super) ending: Ending,
-    pub(super) pending: Pending,
+    /// Data messages that were queued, and octets that the socket took.
+    pub(super) sent: Counts,
     /// Senders that wait for their octets to leave, with the turn or without.
     pub(super) waiting: usize,
     /// A sender waits for the socket outside the lock, and pushes on: nobody else needs to.
     pub(super) turn_taken: bool,
     /// The flush thread knows of the refusal.
     pub(super) watched: bool,
+    pub(super) pending: Pending,
+    /// What [`Closed`](crate::Closed) will tell.
+    pub(super) ending: Ending,
     /// Runs from the first Close, whoever sent it.
     pub(super) close_deadline: Deadline,
     /// Messages for many that a full backlog missed.
@@ -46,23 +49,15 @@ pub(super) struct Refusal {
 }
 
 impl Core {
-    pub(super) fn check_open(&self) -> Result<()> {
-        if self.gate.is_open() { Ok(()) } else { Err(Error::Closed(self.closed())) }
-    }
-
-    /// Whether a frame of `len` octets may be queued. An empty outbox admits one frame of any size.
-    pub(super) fn admit(&self, len: usize, bound: Option<usize>) -> Result<()> {
-        self.check_open()?;
-        let waiting = self.pending.octets();
-        match bound {
-            Some(bound) if waiting > 0 && self.pending.held().saturating_add(len) > bound => Err(Error::Full),
-            _ => Ok(()),
-        }
+    /// Whether the backlog takes a frame of `len` octets. An empty one takes one frame of any size.
+    pub(super) fn has_room(&self, len: usize, bound: Option<usize>) -> bool {
+        let waits = self.pending.octets() > 0;
+        bound.is_none_or(|bound| !waits || self.pending.held().saturating_add(len) <= bound)
     }
 
     /// Counts messages that are sent or queued.
     pub(super) fn sent(&mut self, messages: u64) {
-        self.ending.messages_sent += messages;
+        self.sent.messages += messages;
         self.note_sent();
     }
 
@@ -90,15 +85,10 @@ impl Core {
         self.ending.received.is_some() && self.ending.sent.is_some() && self.pending.is_empty()
     }
 
-    pub(super) fn closed(&self) -> Closed {
-        Closed::new(self.ending.clone())
-    }
-
-    /// Why what waits will not go out.
-    pub(super) fn failure(&self) -> Error {
-        match self.gate.cause() {
-            Some(Cause::Timeout(timeout)) => Error::Timeout(timeout),
-            _ => Error::Closed(self.closed()),
+    /// A Close that did not leave, or not whole, was not sent. Nothing is queued behind it.
+    pub(super) fn forget_unsent_close(&mut self) {
+        if !self.pending.is_empty() {
+            self.ending.sent = None;
         }
     }
 }

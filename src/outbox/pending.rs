@@ -24,6 +24,8 @@ pub(super) enum Unit {
     Payload { header: Vec<u8>, payload: Vec<u8> },
     /// So many octets of a sender that waits until they are out, and alone can write them. There is one at a time.
     Lent(usize),
+    /// What another sender waits with meanwhile.
+    Waited(Vec<u8>),
 }
 
 /// The octets of [`Unit::Lent`], in the hands of who lends them; empty in everybody else's.
@@ -32,7 +34,7 @@ pub(super) type Lent<'a> = [&'a [u8]; 2];
 impl Unit {
     fn slices<'a>(&'a self, lent: Lent<'a>) -> [&'a [u8]; 2] {
         match self {
-            Self::Frames(frames) => [frames, &[]],
+            Self::Frames(frames) | Self::Waited(frames) => [frames, &[]],
             Self::Shared(frame) => [frame, &[]],
             Self::Payload { header, payload } => [header, payload],
             Self::Lent(_) => lent,
@@ -41,7 +43,7 @@ impl Unit {
 
     fn len(&self) -> usize {
         match self {
-            Self::Frames(frames) => frames.len(),
+            Self::Frames(frames) | Self::Waited(frames) => frames.len(),
             Self::Shared(frame) => frame.len(),
             Self::Payload { header, payload } => header.len() + payload.len(),
             Self::Lent(len) => *len,
@@ -52,14 +54,15 @@ impl Unit {
         matches!(self, Self::Lent(_)) && lent[0].is_empty()
     }
 
-    /// The memory it takes. A shared frame counts in full for each peer that it waits for: they may be the last to hold it.
+    /// The memory it takes of the backlog: what a sender waits with does not count, or a broadcast would find the backlog full
+    /// of it. A shared frame counts in full for each peer that it waits for: they may be the last to hold it.
     fn cost(&self) -> usize {
         BOOKKEEPING
             + match self {
                 Self::Frames(frames) => frames.capacity(),
                 Self::Shared(frame) => frame.len(),
                 Self::Payload { header, payload } => header.capacity() + payload.capacity(),
-                Self::Lent(_) => 0,
+                Self::Lent(_) | Self::Waited(_) => 0,
             }
     }
 }
@@ -298,6 +301,7 @@ mod tests {
         pending.push(Unit::Frames(b"first".to_vec()), 0);
         pending.push(Unit::Payload { header: b"he".to_vec(), payload: b"ad".to_vec() }, 0);
         pending.push(Unit::Lent(4), 0);
+        pending.push(Unit::Waited(b"waited".to_vec()), 0);
         pending.push(Unit::Shared(Arc::from(&b"shared"[..])), 0);
         pending
     }
@@ -305,7 +309,7 @@ mod tests {
     #[test]
     fn frames_leave_whole_and_in_order_however_little_the_socket_takes() {
         for piece in 1..30 {
-            assert_eq!(written(queue(), piece), b"firstheadlentshared");
+            assert_eq!(written(queue(), piece), b"firstheadlentwaitedshared");
         }
     }
 
@@ -319,9 +323,9 @@ mod tests {
                 pending.set_close(b"CLOSE".to_vec());
                 let rest = written(pending, piece);
                 let expected = if torn == 0 {
-                    b"PONGfirstheadlentsharedCLOSE".to_vec()
+                    b"PONGfirstheadlentwaitedsharedCLOSE".to_vec()
                 } else {
-                    [&b"first"[torn..], b"PONGheadlentsharedCLOSE"].concat()
+                    [&b"first"[torn..], b"PONGheadlentwaitedsharedCLOSE"].concat()
                 };
                 assert_eq!(rest, expected, "{torn} octets out, then pieces of {piece}");
             }
@@ -340,7 +344,7 @@ mod tests {
             // The second time it stands at the front, the third time a part of it is out.
             pending.advance(octets.max(1));
         }
-        assert_eq!(written(pending, 100), b"ntsharedCLOSE");
+        assert_eq!(written(pending, 100), b"ntwaitedsharedCLOSE");
     }
 
     #[test]
@@ -393,7 +397,7 @@ mod tests {
         let mut pending = queue();
         let ticket = pending.ticket();
         pending.push(Unit::Frames(b"later".to_vec()), 0);
-        pending.advance(18);
+        pending.advance(24);
         assert!(!pending.is_out(ticket));
         pending.advance(1);
         assert!(pending.is_out(ticket));

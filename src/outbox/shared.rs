@@ -36,7 +36,7 @@ impl Outbox {
         if !core.gate.is_open() {
             return Fate::Gone;
         }
-        if core.admit(frames.len(), Some(self.max_backlog)).is_ok() {
+        if core.has_room(frames.len(), Some(self.max_backlog)) {
             // It fails where the socket has.
             let Ok((core, ticket)) = self.write_or_keep(core, frames, messages, || unit(frames)) else {
                 return Fate::Gone;

@@ -42,7 +42,7 @@ impl Outbox {
         until: Deadline,
         lent: Lent<'_>,
     ) -> Result<MutexGuard<'a, Core>> {
-        let Some(stream) = core.stream.clone() else { return Err(core.failure()) };
+        let Some(stream) = core.stream.clone() else { return Err(self.failure(&mut core)) };
         let deadline = core.deadline().or(until);
         core.waiting += 1;
         if core.turn_taken {
@@ -65,7 +65,7 @@ impl Outbox {
             self.tell(&core);
         }
         if core.gate.is_broken() && !core.pending.is_out(ticket) {
-            return Err(core.failure());
+            return Err(self.failure(&mut core));
         }
         Ok(core)
     }

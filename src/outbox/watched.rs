@@ -34,8 +34,8 @@ impl Outbox {
         let core = self.core.lock();
         let slow = matches!(core.ending.cause, Some(Cause::SlowPeer | Cause::Timeout(Timeout::Write)));
         let traffic = Traffic {
-            messages_sent: core.ending.messages_sent,
-            bytes_sent: core.ending.bytes_sent,
+            messages_sent: core.sent.messages,
+            bytes_sent: core.sent.octets,
             messages_skipped: core.skipped,
             slow_peers: u64::from(slow),
             ..Traffic::default()
@@ -58,7 +58,7 @@ impl Outbox {
         let ticket = core.pending.ticket();
         loop {
             if core.gate.is_broken() {
-                return Err(core.failure());
+                return Err(self.failure(&mut core));
             }
             if core.pending.is_out(ticket) {
                 self.leave(core);

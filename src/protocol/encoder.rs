@@ -38,6 +38,8 @@ pub(crate) struct Header {
 impl Header {
     /// First octet, second octet, eight octets of length.
     const MAX: usize = 10;
+    /// Of an unmasked frame whose length the second octet holds, or the two behind that, at the most.
+    pub(crate) const SHORT: usize = 4;
 
     /// The header of an unmasked frame if we are the server; else with a fresh key (§5.3: "unpredictable").
     #[inline]

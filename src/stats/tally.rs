@@ -27,6 +27,11 @@ impl Tally {
         self.octets.store(octets, Ordering::Relaxed);
     }
 
+    /// Messages and octets that were received.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.messages.load(Ordering::Relaxed), self.octets.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn pinged(&self) {
         self.pings.fetch_add(1, Ordering::Relaxed);
     }

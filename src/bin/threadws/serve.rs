@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 use threadws::{
-    BoxError, Config, Connection, Error, MessageRef, Reject, Request, Response, Server, ServerHandle,
+    BoxError, Config, Connection, Error, Message, MessageRef, Reject, Request, Response, Server, ServerHandle,
 };
 
 /// How long clients may take to leave when the process ends.
@@ -166,7 +166,10 @@ impl Job {
             // It ends with the connection.
             drop(client.every(self.every, self.message.as_str()));
         }
-        let ended = self.answer_all(client);
+        // The query is no part of it.
+        let topic = client.request().path().to_owned();
+        let topics = if self.answer == Answer::Topics { client.subscribe(&topic) } else { Ok(()) };
+        let ended = topics.and_then(|()| self.answer_all(client, &topic));
         let lived = client.since().elapsed().as_secs_f64();
         match (client.closed(), &ended) {
             (Some(closed), _) => info!("client {id} disconnected after {lived:.1}s: {closed}"),
@@ -176,35 +179,38 @@ impl Job {
         Ok(ended?)
     }
 
-    fn answer_all(&self, client: &mut Connection) -> threadws::Result<()> {
-        let id = client.id();
-        // The query is no part of it.
-        let topic = client.request().path().to_owned();
-        if self.answer == Answer::Topics {
-            client.subscribe(&topic)?;
-        }
+    /// Apart, as what seldom happens in it: what surrounds the loop shall not lie between what each message touches of the
+    /// stack.
+    #[inline(never)]
+    fn answer_all(&self, client: &mut Connection, topic: &str) -> threadws::Result<()> {
         // The levels do not change while the process runs. Asked for once, they cost an echo nothing.
-        let logged = log_enabled!(Level::Info);
-        let log = |message: MessageRef<'_>| {
-            if logged {
-                info!("client {id} sent {}", Shown(message));
-            }
-        };
+        let (id, logged) = (client.id(), log_enabled!(Level::Info));
         while let Some(mut received) = client.recv_ref()? {
-            log(received.message());
+            if logged {
+                log(id, received.message());
+            }
             match self.answer {
                 Answer::Nothing => {}
                 Answer::Echo => received.write(received.message())?,
-                Answer::Broadcast => {
+                Answer::Broadcast | Answer::Topics => {
                     let message = received.message().to_message();
-                    client.broadcast(message);
-                }
-                Answer::Topics => {
-                    let message = received.message().to_message();
-                    client.publish(&topic, message);
+                    self.pass_on(client, topic, message);
                 }
             }
         }
         Ok(())
     }
+
+    #[inline(never)]
+    fn pass_on(&self, client: &mut Connection, topic: &str, message: Message) {
+        match self.answer {
+            Answer::Topics => drop(client.publish(topic, message)),
+            _ => client.broadcast(message),
+        }
+    }
+}
+
+#[inline(never)]
+fn log(id: u64, message: MessageRef<'_>) {
+    info!("client {id} sent {}", Shown(message));
 }
