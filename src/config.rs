@@ -46,7 +46,7 @@ pub(crate) const MAX_HEAD_SIZE: usize = 16 * 1024;
 pub(crate) const MAX_HEADERS: usize = 100;
 
 /// A clock that counts in days serves as "never" without overflowing an `Instant`.
-const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 impl Config {
     /// The defaults.
