@@ -178,8 +178,9 @@ impl Server {
         self
     }
 
-    /// Believes what this proxy says of client addresses: an address, a CIDR block such as `10.0.0.0/8`, or `loopback`.
-    /// Can be repeated; the first call replaces the default, which is loopback.
+    /// Believes what this proxy says of client addresses: an address, a CIDR block such as `10.0.0.0/8`, `loopback`, or
+    /// `none`, which adds nobody. Can be repeated; the first call replaces the default, which is loopback. `any` is no
+    /// proxy, and refused: see [`trust_any_proxy`](Self::trust_any_proxy).
     pub fn trust_proxy(mut self, who: impl AsRef<str>) -> Self {
         let result = self.trust.get_or_insert_with(Trust::none).add(who.as_ref());
         self.note(result)
@@ -191,7 +192,8 @@ impl Server {
         self
     }
 
-    /// Believes whatever a client says of its address. Anybody can then claim to be anybody.
+    /// Believes whatever a client says of its address. Anybody can then claim to be anybody. A
+    /// [`trust_proxy`](Self::trust_proxy) behind it changes nothing.
     pub fn trust_any_proxy(mut self) -> Self {
         self.trust = Some(Trust::Any);
         self
