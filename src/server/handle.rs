@@ -149,15 +149,15 @@ impl ServerHandle {
     /// Stops: accepts nobody any more, sends Close 1001 to everyone, answers 503 to handshakes under way, and waits for
     /// the handlers to end.
     ///
-    /// After `timeout` the connections that are left are cut. A handler that goes on all the same is abandoned, and named
-    /// in the report; its thread ends when it does. A second call finds nothing to do, and returns an empty report at once,
-    /// even while the first one waits.
+    /// After `timeout` the connections that are left are cut. A handler that goes on all the same is abandoned, and
+    /// named in the report; its thread ends when it does. A second call finds nothing to do, and returns an empty
+    /// report at once, even while the first one waits.
     ///
     /// # Blocking
     ///
-    /// At most `timeout`, and up to 800 ms for the handlers of connections that were cut. When all have ended, also for a
-    /// tick's closure or an [`on_error`](super::Server::on_error) callback that runs at that moment. On one of the server's
-    /// own threads it does not wait: everything is signalled, and whatever still runs counts as abandoned.
+    /// At most `timeout`, and up to 800 ms for the handlers of connections that were cut. When all have ended, also for
+    /// a tick's closure or an [`on_error`](super::Server::on_error) callback that runs at that moment. On one of the
+    /// server's own threads it does not wait: everything is signalled, and whatever still runs counts as abandoned.
     pub fn shutdown(&self, timeout: Duration) -> Report {
         // A year is as good as for ever, and overflows no `Instant`.
         let deadline = now() + timeout.min(MAX_TIMEOUT);
