@@ -5,7 +5,9 @@ use std::time::Duration;
 
 /// Limits and timeouts of a connection; servers and clients have the same.
 ///
-/// There is no "unlimited": every bound can be raised, none can be taken away.
+/// Every bound can be raised. None can be taken away, but for three clocks that zero stops: those of
+/// [`ping_interval`](Self::ping_interval), without which a peer that vanished may be waited for for ever,
+/// [`max_lifetime`](Self::max_lifetime) and [`idle_timeout`](Self::idle_timeout).
 ///
 /// ```
 /// use std::time::Duration;
@@ -46,7 +48,7 @@ pub(crate) const MAX_HEAD_SIZE: usize = 16 * 1024;
 pub(crate) const MAX_HEADERS: usize = 100;
 
 /// A clock that counts in days serves as "never" without overflowing an `Instant`.
-const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 impl Config {
     /// The defaults.
@@ -62,8 +64,9 @@ impl Config {
     }
 
     /// How many bytes may wait for a peer that reads slowly, frame headers and bookkeeping included: what
-    /// [`try_send`](crate::Sender::try_send), ticks and broadcasts may queue. A blocking
-    /// [`send`](crate::Sender::send) waits instead and does not count. Defaults to 1 MiB.
+    /// [`try_send`](crate::Sender::try_send), ticks and broadcasts may queue. If nothing waits, one message of any size
+    /// may. A blocking [`send`](crate::Sender::send) is never refused. What it waits with counts only where it is
+    /// copied: a message below 1 KiB, or one behind another blocking send's. Defaults to 1 MiB.
     pub fn max_backlog(mut self, bytes: usize) -> Self {
         self.max_backlog = bytes;
         self
@@ -83,7 +86,10 @@ impl Config {
         self
     }
 
-    /// How long the whole handshake may take, from the first octet to the 101. Defaults to 10 s.
+    /// How long the whole handshake may take. Defaults to 10 s.
+    ///
+    /// A server's clock starts when a thread takes the client over, a client's when it is called: names, connecting and
+    /// redirects are in it. Callbacks are not interrupted, and one that takes longer costs the client nothing.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.handshake_timeout = timeout;
         self
@@ -127,7 +133,8 @@ impl Config {
     /// [`recv`](crate::Connection::recv) gives `None` in the end. Defaults to zero.
     ///
     /// The reader keeps the clock: it runs out while a call receives, and for a handler that is busy elsewhere when it
-    /// next receives; perhaps a sixteenth of the ping interval late.
+    /// next receives. It may be late by a sixteenth of the shortest of all that a read waits for (this, the idle
+    /// timeout, the ping interval, the message timeout, 30 s), so by less than 2 s.
     pub fn max_lifetime(mut self, time: Duration) -> Self {
         self.max_lifetime = time;
         self

@@ -46,7 +46,9 @@ const REST_AFTER: Duration = Duration::from_secs(1);
 ///
 /// # The end
 ///
-/// A server's connection is closed when its handler returns: with 1000 after `Ok`, with 1011 after an error or a panic.
+/// A server's connection is closed when its handler returns: with 1000 after `Ok`, with 1011 after a panic or an error.
+/// An error that is only the connection's own end is no failure, and changes nothing. A client's connection that is
+/// dropped says 1001, if that can be said at once.
 // In this order: what every message touches lies together, as in the outbox.
 #[derive(Debug)]
 #[repr(C)]
@@ -146,8 +148,11 @@ impl Connection {
     ///
     /// # Blocking
     ///
-    /// Waits until a message comes or the connection ends; a silent peer is found dead by keepalive pings, after 40 s by
-    /// default. [`Sender`]s are never held up by it.
+    /// Waits until a message comes or the connection ends, after what is held was sent as by [`flush`](Self::flush). A
+    /// silent peer is found dead by keepalive pings, after 40 s by default, and without them
+    /// ([`ping_interval`](Config::ping_interval) zero) never. The call that meets the peer's Close, or a violation,
+    /// completes the closing handshake: at most [`close_timeout`](Config::close_timeout), 5 s by default. [`Sender`]s
+    /// are never held up by any of it.
     ///
     /// # Errors
     ///
@@ -157,7 +162,12 @@ impl Connection {
         self.recv_within(Wait::Forever)
     }
 
-    /// Like [`recv`](Self::recv), but waits at most `timeout`.
+    /// Like [`recv`](Self::recv), but waits at most `timeout` for a message.
+    ///
+    /// # Blocking
+    ///
+    /// At most `timeout` for a message; what is held, and the closing handshake, take their time as in
+    /// [`recv`](Self::recv).
     ///
     /// # Errors
     ///
@@ -171,7 +181,8 @@ impl Connection {
     ///
     /// # Blocking
     ///
-    /// As [`flush`](Self::flush), if [`write`](Self::write) holds something; else it does not wait.
+    /// As [`flush`](Self::flush), if [`write`](Self::write) holds something, and for the closing handshake as
+    /// [`recv`](Self::recv); else it does not wait.
     ///
     /// # Errors
     ///
@@ -222,6 +233,10 @@ impl Connection {
     /// # drop(handle);
     /// # Ok::<(), threadws::Error>(())
     /// ```
+    ///
+    /// # Blocking
+    ///
+    /// As for [`recv`](Self::recv).
     ///
     /// # Errors
     ///
@@ -289,6 +304,10 @@ impl Connection {
     }
 
     /// The messages until the end, as an iterator: it ends where [`recv`](Self::recv) gives `None`, or after an error.
+    ///
+    /// # Blocking
+    ///
+    /// Each step as [`recv`](Self::recv).
     pub fn messages(&mut self) -> impl Iterator<Item = Result<Message>> + '_ {
         let mut over = false;
         std::iter::from_fn(move || {

@@ -10,7 +10,8 @@ use std::time::Duration;
 /// A result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What a handler may end with: any error. It closes its own client with 1011 and nobody else.
+/// What a handler may end with: any error. It closes its own client with 1011 and nobody else; one that is only the end
+/// of that client's connection is no failure.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// How much of a refusal's body a `{:?}` shows.
@@ -19,7 +20,8 @@ const MAX_SHOWN: usize = 200;
 /// Everything that can go wrong. [`is_fatal`](Error::is_fatal) tells whether the connection is over.
 #[non_exhaustive]
 pub enum Error {
-    /// The connection is closed, or a Close went out before. Nothing was written.
+    /// The connection is closed, or a Close went out before. What was to be sent is not, but for a part of its frame if
+    /// it ended meanwhile.
     Closed(Closed),
     /// The peer broke the protocol. It was told by the close code, and the connection is over.
     Violation(Violation),
@@ -28,11 +30,13 @@ pub enum Error {
         /// The limit in bytes: [`Config::max_message_size`](crate::Config::max_message_size).
         limit: usize,
     },
-    /// Something took too long; the name says which clock ran out.
+    /// Something took too long; the name says which clock ran out. The connection is over, unless it was the caller's
+    /// own: [`Timeout::Recv`], [`Timeout::Drained`].
     Timeout(Timeout),
     /// The other end answered the handshake with something else than 101.
     Refused(Box<crate::Response>),
-    /// [`try_send`](crate::Sender::try_send) found the backlog full. Nothing was queued.
+    /// [`try_send`](crate::Sender::try_send) found the backlog full, and queued nothing; or
+    /// [`ServerHandle::upgrade`](crate::ServerHandle::upgrade) no place for one more client.
     Full,
     /// [`try_recv`](crate::Connection::try_recv) found no whole message.
     Empty,
@@ -239,7 +243,7 @@ impl fmt::Display for Violation {
 
 impl std::error::Error for Violation {}
 
-/// Which clock ran out. Each is named like its setting in [`Config`](crate::Config).
+/// Which clock ran out. Each is named like its setting in [`Config`](crate::Config), but for the caller's own two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Timeout {

@@ -146,8 +146,9 @@ pub fn forwarded(input: &[u8]) {
     let peer = ["127.0.0.1", "::ffff:127.0.0.1", "::1", "192.0.2.1"][usize::from(flags >> 1 & 3)];
     let peer: IpAddr = peer.parse().expect("an address");
     let trusted = ["loopback", "loopback 10.0.0.0/8", "none", "any"][usize::from(flags >> 3 & 3)];
-    let mut trust = Trust::none();
-    trusted.split(' ').for_each(|block| trust.add(block).expect("a block"));
+    let mut trust = if trusted == "any" { Trust::Any } else { Trust::none() };
+    let mut blocks = trusted.split(' ').filter(|block| *block != "any");
+    blocks.try_for_each(|block| trust.add(block)).expect("a block");
     let believed = trusted == "any" || trusted != "none" && peer.to_canonical().is_loopback();
     let mut lines: Vec<Vec<u8>> = text.split(|&octet| octet == b'\n').map(<[u8]>::to_vec).collect();
     for line in &mut lines {

@@ -256,7 +256,7 @@ pub enum Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "the four states of the WebSocket API")]
 pub enum State {
-    /// The handshake is under way.
+    /// The handshake is under way. Nothing here reports it: a connection begins when its handshake is done.
     Connecting,
     /// Messages may pass.
     Open,

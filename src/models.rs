@@ -1,10 +1,10 @@
 //! The outbox and its neighbours, explored by a model checker: `RUSTFLAGS="--cfg model" cargo test --lib models`.
 //!
-//! A model is a few threads over a scripted socket; shuttle runs it many times, and chooses who goes on at each lock, wait
-//! and atomic, and how much the socket takes. `I1` to `I12` are the invariants of the design. shuttle rather than loom,
-//! because loom explores every order, of which models with a flush thread and short writes have too many, and knows
-//! neither `Weak` nor deadlines. shuttle takes all atomics for sequentially consistent: what a weaker order may do is for
-//! the sanitizer to find.
+//! A model is a few threads over a scripted socket; shuttle runs it many times, and chooses who goes on at each lock,
+//! wait and atomic, and how much the socket takes. `I1` to `I12` are the sentences under "What always holds" in
+//! `guide/design.md`. shuttle rather than loom, because loom explores every order, of which models with a flush thread
+//! and short writes have too many, and knows neither `Weak` nor deadlines. shuttle takes all atomics for sequentially
+//! consistent: what a weaker order may do is for the sanitizer to find.
 //!
 //! `MODEL_RUNS` multiplies the number of runs, `MODEL_SEED` explores others, `MODEL_REPLAY` repeats the schedule that a
 //! failure has printed.

@@ -72,13 +72,18 @@ impl Request {
         self.head.headers().get(name).and_then(|value| std::str::from_utf8(value.as_bytes()).ok())
     }
 
-    /// The other end of the socket: the nearest proxy, where there is one.
+    /// The other end of the socket: the nearest proxy, where there is one; `0.0.0.0:0` if it has no address, as a Unix
+    /// socket.
     pub fn peer_addr(&self) -> SocketAddr {
         self.peer_addr
     }
 
-    /// The client's address: from `X-Forwarded-For` as far as the proxies that wrote it are trusted, else the
-    /// socket's. An IPv4 address is always given as one, never mapped into IPv6.
+    /// The client's address: from a PROXY header or from the header of
+    /// [`forwarded_header`](crate::Server::forwarded_header), as far as the proxies that wrote them are trusted, else
+    /// the socket's. A server gives an IPv4 address always as one, never mapped into IPv6.
+    ///
+    /// Of a request that [`connect`](crate::connect) sent it is the server's: the address of
+    /// [`peer_addr`](Self::peer_addr).
     pub fn client_ip(&self) -> IpAddr {
         self.client_ip
     }

@@ -57,6 +57,8 @@ impl Sender {
     ///   be read.
     /// * [`Error::Timeout`](crate::Error::Timeout) with [`Timeout::Write`](crate::Timeout::Write): the peer took too
     ///   long. Part of the frame may be on the wire, so the connection is dropped.
+    /// * [`Error::Timeout`](crate::Error::Timeout) with another clock, [`Timeout::Ping`](crate::Timeout::Ping) or
+    ///   [`Timeout::Close`](crate::Timeout::Close): the connection ended by it while this waited.
     pub fn send(&self, message: impl IntoMessage) -> Result<()> {
         self.outbox.send(message)
     }
@@ -141,8 +143,10 @@ impl Sender {
         self.outbox.backlog()
     }
 
-    /// The most bytes that ever waited for the peer: how near the [`backlog`](Self::backlog) came to
-    /// [`max_backlog`](crate::Config::max_backlog).
+    /// The most bytes of data frames that ever waited for the peer: the highest [`backlog`](Self::backlog).
+    ///
+    /// It may be more than [`max_backlog`](crate::Config::max_backlog), which a blocking [`send`](Self::send) and the
+    /// first message to wait are not held to; and less where that was met, because bookkeeping counts there.
     pub fn high_water(&self) -> usize {
         self.outbox.high_water()
     }

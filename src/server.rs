@@ -81,6 +81,10 @@ pub struct Server {
 impl Server {
     /// Listens on an address; port 0 takes a free one, which [`local_addr`](Self::local_addr) tells.
     ///
+    /// # Blocking
+    ///
+    /// As long as the system's resolver takes for a name; for an address it does not wait.
+    ///
     /// # Errors
     ///
     /// [`Error::Io`]: the address cannot be resolved, or is taken.
@@ -136,8 +140,8 @@ impl Server {
         self
     }
 
-    /// How many clients at once; more are answered 503. Defaults to what the process can bear ([`Capacity`]), which it
-    /// cannot exceed.
+    /// How many clients at once; more are answered 503, or where 16 are being answered already, see a bare end of the
+    /// stream. Defaults to what the process can bear ([`Capacity`]), which it cannot exceed.
     pub fn max_clients(mut self, clients: usize) -> Self {
         self.max_clients = Some(clients);
         self
@@ -163,8 +167,12 @@ impl Server {
         self
     }
 
-    /// Lets pages of this origin connect, beside those of the same host: `https://example.com`, or
-    /// `https://*.example.com`. Can be repeated. Others are answered 403; who sends no `Origin`, as programs do, passes.
+    /// Lets pages of this origin connect, beside those of the same host. Can be repeated. Others are answered 403; who
+    /// sends no `Origin`, as programs do, passes.
+    ///
+    /// It is `https://example.com`, perhaps with a port; `https://*.example.com`, which is every host below
+    /// `example.com`, however deep, and not `example.com`; or `null`, which pages without an origin send: files, and
+    /// frames in a sandbox, which any site can make.
     ///
     /// "The same host" compares `Origin` with `Host`: a proxy in front must pass `Host` on.
     pub fn allow_origin(mut self, origin: impl AsRef<str>) -> Self {
@@ -178,8 +186,9 @@ impl Server {
         self
     }
 
-    /// Believes what this proxy says of client addresses: an address, a CIDR block such as `10.0.0.0/8`, or `loopback`.
-    /// Can be repeated; the first call replaces the default, which is loopback.
+    /// Believes what this proxy says of client addresses: an address, a CIDR block such as `10.0.0.0/8`, `loopback`, or
+    /// `none`, which adds nobody. Can be repeated; the first call replaces the default, which is loopback. `any` is no
+    /// proxy, and refused: see [`trust_any_proxy`](Self::trust_any_proxy).
     pub fn trust_proxy(mut self, who: impl AsRef<str>) -> Self {
         let result = self.trust.get_or_insert_with(Trust::none).add(who.as_ref());
         self.note(result)
@@ -191,7 +200,8 @@ impl Server {
         self
     }
 
-    /// Believes whatever a client says of its address. Anybody can then claim to be anybody.
+    /// Believes whatever a client says of its address. Anybody can then claim to be anybody. A
+    /// [`trust_proxy`](Self::trust_proxy) behind it changes nothing.
     pub fn trust_any_proxy(mut self) -> Self {
         self.trust = Some(Trust::Any);
         self
@@ -243,7 +253,10 @@ impl Server {
         self
     }
 
-    /// Is told of each handshake that failed, after it was answered.
+    /// Is told of each handshake that was refused, after it was answered: not of who came and went without a word, left
+    /// before the 101, or was turned away without a thread ([`Stats::refused`](crate::Stats::refused)).
+    ///
+    /// It runs in the client's thread. If it panics, that is logged and nothing else.
     pub fn on_handshake_error(mut self, callback: impl Fn(&HandshakeError) + Send + Sync + 'static) -> Self {
         self.rules.on_handshake_error = Some(Box::new(callback));
         self
@@ -282,6 +295,9 @@ impl Server {
     }
 
     /// Is told of the server's own errors: accepting fails, a thread cannot be started. Serving goes on after each.
+    ///
+    /// It is told at most once a second, as the log is; the log counts what was left out. It runs in the thread that
+    /// accepts: while it waits, nobody is accepted. If it panics, that is logged and nothing else.
     pub fn on_error(mut self, callback: impl Fn(&Error) + Send + Sync + 'static) -> Self {
         self.on_error = Some(Box::new(callback));
         self

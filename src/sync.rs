@@ -1,5 +1,6 @@
-//! The only place that names `std::sync` primitives, starts threads and asks for the time, so that a model checker can be
-//! put in here: with `--cfg model` the tests run on the primitives and the clock of `models`.
+//! The only place that names `std::sync` primitives and starts threads, and where what a model runs asks for the time,
+//! so that a model checker can be put in here: with `--cfg model` the tests run on the primitives and the clock of
+//! `models`.
 
 #[cfg(all(test, model))]
 use shuttle::{sync, thread};

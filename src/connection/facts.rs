@@ -31,11 +31,15 @@ impl Connection {
     }
 
     /// The client's address: from the headers of a trusted proxy, else the socket's.
+    ///
+    /// On a connection that was opened by [`connect`](crate::connect) it is that of [`peer_addr`](Self::peer_addr): the
+    /// server's.
     pub fn ip(&self) -> IpAddr {
         self.request.client_ip()
     }
 
-    /// The address of the socket's other end: the proxy's, if there is one.
+    /// The address of the socket's other end: the proxy's, if there is one; `0.0.0.0:0` if it has none, as a Unix
+    /// socket.
     pub fn peer_addr(&self) -> SocketAddr {
         self.request.peer_addr()
     }
@@ -65,7 +69,8 @@ impl Connection {
         self.keepalive.round_trip()
     }
 
-    /// All clients of this server.
+    /// All clients of this server. That of a connection that was opened by [`connect`](crate::connect) is empty: what
+    /// it is told reaches nobody.
     pub fn hub(&self) -> &Hub {
         &self.hub
     }

@@ -43,6 +43,10 @@ impl Connection {
     /// Subscribes this client to a topic, until [`unsubscribe`](Self::unsubscribe) or the end of its handler. A second
     /// time it does nothing.
     ///
+    /// # Blocking
+    ///
+    /// Never waits for a peer, but for the [`on_join`](crate::Server::on_join) callback, which it runs.
+    ///
     /// # Errors
     ///
     /// * [`Error::Invalid`]: the topic is empty or longer than 256 bytes, or this is not a server's connection.
@@ -58,6 +62,10 @@ impl Connection {
     }
 
     /// Ends a subscription. False if there was none.
+    ///
+    /// # Blocking
+    ///
+    /// Never waits for a peer, but for the [`on_leave`](crate::Server::on_leave) callback, which it runs.
     pub fn unsubscribe(&self, topic: &str) -> bool {
         self.hub.unsubscribe(self.id(), topic, &self.hooks)
     }

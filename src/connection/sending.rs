@@ -71,6 +71,10 @@ impl Connection {
 
     /// Sends a ping, as [`Sender::ping`](crate::Sender::ping) does.
     ///
+    /// # Blocking
+    ///
+    /// Never waits.
+    ///
     /// # Errors
     ///
     /// As for [`Sender::ping`](crate::Sender::ping).
@@ -83,6 +87,10 @@ impl Connection {
     ///
     /// A tick is skipped, and counted, while its predecessor still waits for the peer. It keeps its pace: the next one is
     /// due one interval after the last was, and what was missed is not made up for.
+    ///
+    /// # Blocking
+    ///
+    /// Never waits.
     ///
     /// # Panics
     ///
@@ -109,7 +117,11 @@ impl Connection {
         self.start_tick(interval, Some(interval), Action::make(make))
     }
 
-    /// Sends `message` once, after `delay`.
+    /// Sends `message` once, after `delay`; not if it does not fit into the backlog then, or a Close went out.
+    ///
+    /// # Blocking
+    ///
+    /// Never waits.
     pub fn after(&mut self, delay: Duration, message: impl Into<Message>) -> Tick {
         self.start_tick(delay, None, Action::message(message))
     }

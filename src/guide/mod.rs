@@ -1,5 +1,5 @@
-//! Long documents: how it is built, every limit, whom it holds off, how to run it for others, and what `ws` calls it. Their
-//! code runs as tests.
+//! Long documents: how it is built, every limit, whom it holds off, how to run it for others, how fast it is, and what
+//! `ws` calls it. Their code runs as tests.
 
 #[doc = include_str!("design.md")]
 pub mod design {}

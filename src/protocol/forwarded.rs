@@ -47,13 +47,15 @@ impl Trust {
         Self::Blocks(Vec::new())
     }
 
-    /// Adds an address, a CIDR block, `loopback`, `any`, or `none`, which adds nothing.
+    /// Adds an address, a CIDR block, `loopback`, or `none`, which adds nothing.
     pub(crate) fn add(&mut self, what: &str) -> Result<()> {
         let block = match what.trim() {
             "none" => return Ok(()),
+            // A word in a configuration file shall not do it.
             "any" => {
-                *self = Self::Any;
-                return Ok(());
+                return Err(Error::invalid(
+                    "trusted proxy \"any\": to believe everybody, say so with trust_any_proxy",
+                ));
             }
             "loopback" => {
                 self.add_loopback();
@@ -63,7 +65,7 @@ impl Trust {
         };
         let Some(block) = block else {
             return Err(Error::invalid(format!(
-                "trusted proxy {what:?}: not an IP address, a CIDR block, \"loopback\", \"any\" or \"none\""
+                "trusted proxy {what:?}: not an IP address, a CIDR block, \"loopback\" or \"none\""
             )));
         };
         self.push(canonical(block));
@@ -242,8 +244,8 @@ mod tests {
     use http::HeaderValue;
 
     fn trust(what: &[&str]) -> Trust {
-        let mut trust = Trust::none();
-        for what in what {
+        let mut trust = if what.contains(&"any") { Trust::Any } else { Trust::none() };
+        for what in what.iter().filter(|what| **what != "any") {
             trust.add(what).expect(what);
         }
         trust
@@ -391,6 +393,8 @@ mod tests {
             let error = Trust::none().add(what).expect_err(what).to_string();
             assert!(error.contains(&format!("{what:?}")), "{error}");
         }
+        let error = Trust::none().add(" any ").expect_err("any").to_string();
+        assert!(error.contains("trust_any_proxy"), "{error}");
     }
 
     #[test]

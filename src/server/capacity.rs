@@ -56,7 +56,7 @@ impl Capacity {
     }
 }
 
-/// `capacity 14200 clients (limited by vm.max_map_count)`
+/// `capacity 13097 clients (limited by vm.max_map_count)`
 impl std::fmt::Display for Capacity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "capacity {} clients (limited by {})", self.clients, self.limited_by)

@@ -4,6 +4,7 @@ use super::Shared;
 use super::accept::{Acceptor, Stop};
 use super::capacity::{Capacity, Place};
 use super::session::{Client, Head};
+use crate::config::MAX_TIMEOUT;
 use crate::error::{Error, Result};
 use crate::hub::{Client as Member, Hub};
 use crate::message::{CloseCode, CloseFrame};
@@ -109,8 +110,11 @@ impl ServerHandle {
     ///
     /// # Errors
     ///
-    /// [`Error::Full`] if no place is left, [`Error::Io`] if no thread can be started; the peer was answered 503, as far
-    /// as that went without waiting. [`Error::Closed`] does not happen here; [`Error::Invalid`] if the server stops.
+    /// * [`Error::Full`]: no place is left.
+    /// * [`Error::Invalid`]: the server stops.
+    /// * [`Error::Io`]: no thread can be started; or `stream` is connected to nobody any more.
+    ///
+    /// But for the last of these the peer was answered 503, as far as that went without waiting.
     pub fn upgrade(&self, stream: TcpStream, head: &http::Request<()>, leftover: &[u8]) -> Result<()> {
         let peer_addr = stream.peer_addr()?;
         let stream = Arc::new(Stream::new(stream)?);
@@ -150,10 +154,12 @@ impl ServerHandle {
     ///
     /// # Blocking
     ///
-    /// At most `timeout`, and a moment for the cut connections' handlers. On one of the server's own threads it does not
-    /// wait: everything is signalled, and whatever still runs counts as abandoned.
+    /// At most `timeout`, and up to 800 ms for the handlers of connections that were cut. On one of the server's own
+    /// threads it does not wait: everything is signalled, and whatever still runs counts as abandoned. Nor does a
+    /// second call, even while the first one does: its report is empty.
     pub fn shutdown(&self, timeout: Duration) -> Report {
-        let deadline = now() + timeout;
+        // A year is as good as for ever, and overflows no `Instant`.
+        let deadline = now() + timeout.min(MAX_TIMEOUT);
         let stop = self.stop.lock().take();
         if let Some(stop) = stop {
             stop.stop();
@@ -219,5 +225,20 @@ impl Drop for ServerHandle {
 impl fmt::Debug for ServerHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerHandle").field("address", &self.shared.address).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::Server;
+
+    #[test]
+    fn a_shutdown_may_have_all_the_time_there_is_and_a_second_one_needs_none() {
+        let handle = Server::bind("127.0.0.1:0").expect("a port").spawn(|_| Ok(())).expect("it starts");
+        for _ in 0..2 {
+            let report = handle.shutdown(Duration::MAX);
+            assert!(report.is_complete() && report.closed() == 0, "{report}");
+        }
     }
 }
