@@ -1,0 +1,108 @@
+use super::shared::Fate;
+use super::*;
+use crate::error::Error;
+use crate::net::Stream;
+use std::os::unix::net::UnixStream;
+
+#[test]
+fn the_first_send_on_a_socket_that_is_gone_fails() {
+    let (flush, thread) = Flush::start().expect("a thread");
+    for large in [false, true] {
+        let (ours, peers) = UnixStream::pair().expect("a pair");
+        let stream = Arc::new(Stream::new(ours).expect("a stream"));
+        let outbox = Outbox::new(Role::Server, &Config::new(), stream, Arc::clone(&flush));
+        drop(peers);
+        let message = "x".repeat(if large { 2 * COPIED } else { 1 });
+        assert!(matches!(outbox.send(&message), Err(Error::Closed(_))));
+        assert!(matches!(outbox.try_send(&message), Err(Error::Closed(_))));
+    }
+    flush.stop();
+    thread.join().expect("it ends");
+}
+
+#[test]
+fn a_close_that_a_full_socket_refuses_leaves_when_there_is_room() {
+    let (flush, thread) = Flush::start().expect("a thread");
+    let (ours, peers) = UnixStream::pair().expect("a pair");
+    let stream = Arc::new(Stream::new(ours).expect("a stream"));
+    // One octet a time: nothing smaller would fit.
+    while stream.try_write(&[IoSlice::new(b"x")]).is_ok() {}
+    let outbox = Outbox::new(Role::Server, &Config::new(), stream, Arc::clone(&flush));
+    assert!(outbox.close(None));
+    peers.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+    let mut octets = std::io::Read::bytes(peers).map(|octet| octet.expect("the Close comes"));
+    assert_eq!(octets.find(|octet| *octet != b'x'), Some(0x88));
+    flush.stop();
+    thread.join().expect("it ends");
+}
+
+#[test]
+fn the_close_deadline_holds_while_another_sender_waits_for_the_socket() {
+    let (flush, thread) = Flush::start().expect("a thread");
+    let (ours, _peers) = UnixStream::pair().expect("a pair");
+    let stream = Arc::new(Stream::new(ours).expect("a stream"));
+    let config = Config::new().close_timeout(Duration::from_millis(50)).write_timeout(Duration::from_secs(8));
+    let outbox = Outbox::new(Role::Server, &config, stream, Arc::clone(&flush));
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(|| outbox.send(vec![0; WRITE_UNIT]));
+        while !outbox.core.lock().turn_taken {
+            std::thread::yield_now();
+        }
+        let start = now();
+        outbox.close_received(None);
+        outbox.close(None);
+        // As the reader does then. It ends by breaking the connection: nothing is left to wait for.
+        drop(outbox.wait_empty());
+        assert!(start.elapsed() < config.write_timeout / 2, "after {:?}", start.elapsed());
+        assert_eq!(outbox.broken(), Some(Cause::Timeout(Timeout::Close)));
+        assert!(sender.join().expect("no panic").is_err());
+    });
+    flush.stop();
+    thread.join().expect("it ends");
+}
+
+/// An outbox whose peer reads nothing, and whose socket is full.
+fn stuck(flush: &Arc<Flush>, config: &Config) -> (Arc<Outbox>, UnixStream) {
+    let (ours, peers) = UnixStream::pair().expect("a pair");
+    let stream = Arc::new(Stream::new(ours).expect("a stream"));
+    while stream.try_write(&[IoSlice::new(b"x")]).is_ok() {}
+    (Outbox::new(Role::Server, config, stream, Arc::clone(flush)), peers)
+}
+
+#[test]
+fn what_blocking_senders_wait_with_leaves_the_backlog_to_broadcasts() {
+    let (flush, thread) = Flush::start().expect("a thread");
+    let (outbox, peers) = stuck(&flush, &Config::new().max_backlog(WRITE_UNIT));
+    std::thread::scope(|scope| {
+        let senders = [(); 2].map(|()| scope.spawn(|| outbox.send(vec![0; 2 * WRITE_UNIT])));
+        while outbox.core.lock().waiting < senders.len() {
+            std::thread::yield_now();
+        }
+        let frame: Arc<[u8]> = Arc::from(&b"\x82\x01x"[..]);
+        assert_eq!(outbox.broadcast(&frame, 1), Fate::Queued);
+        outbox.break_off(Cause::Terminated);
+        for sender in senders {
+            assert!(sender.join().expect("no panic").is_err());
+        }
+    });
+    drop(peers);
+    flush.stop();
+    thread.join().expect("it ends");
+}
+
+#[test]
+fn a_close_that_never_left_was_not_sent() {
+    let (flush, thread) = Flush::start().expect("a thread");
+    for breaks in [true, false] {
+        let (outbox, _peers) = stuck(&flush, &Config::new());
+        outbox.close_received(None);
+        assert!(outbox.close(None));
+        if breaks {
+            outbox.break_off(Cause::Timeout(Timeout::Close));
+        }
+        let closed = outbox.end(Counts::default(), None);
+        assert!(!closed.is_clean(), "{closed}");
+    }
+    flush.stop();
+    thread.join().expect("it ends");
+}
