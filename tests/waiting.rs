@@ -68,7 +68,7 @@ fn a_message_has_time_while_the_handler_is_busy_with_a_ping() {
         move |client| {
             while let Some(event) = client.next_event()? {
                 match event {
-                    Event::Ping(_) => std::thread::sleep(timeout * 2),
+                    Event::Ping(payload) if payload == b"busy" => std::thread::sleep(timeout * 2),
                     Event::Message(message) => told.send(message)?,
                     _ => {}
                 }
@@ -78,7 +78,9 @@ fn a_message_has_time_while_the_handler_is_busy_with_a_ping() {
     );
     let mut peer = RawPeer::open(server.addr());
     peer.send(&Frame::text("one, ").more());
-    // Its clock starts with the read that follows it.
+    peer.send(&Frame::ping("read"));
+    peer.expect_pong(b"read");
+    // Its clock runs since that was read at the latest.
     peer.send(&Frame::ping("busy"));
     peer.expect_pong(b"busy");
     peer.send(&Frame::continuation("two"));
