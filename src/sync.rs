@@ -87,6 +87,18 @@ pub(crate) fn spawn(
     thread::Builder::new().name(name.to_owned()).stack_size(stack_size).spawn(body)
 }
 
+/// Whether a thread has ended: joining it then does not wait.
+#[cfg(not(all(test, model)))]
+pub(crate) fn is_finished(thread: &JoinHandle<()>) -> bool {
+    thread.is_finished()
+}
+
+/// No model runs a whole server, which alone asks; the model checker's threads cannot tell.
+#[cfg(all(test, model))]
+pub(crate) fn is_finished(_: &JoinHandle<()>) -> bool {
+    true
+}
+
 /// Whose thread this is.
 pub(crate) fn this_thread() -> ThreadId {
     thread::current().id()
