@@ -47,7 +47,6 @@ const REST_AFTER: Duration = Duration::from_secs(1);
 ///
 /// A server's connection is closed when its handler returns: with 1000 after `Ok`, with 1011 after an error or a panic.
 // In this order: what every message touches lies together, as in the outbox.
-#[derive(Debug)]
 #[repr(C)]
 pub struct Connection {
     reader: Reader,
