@@ -2,10 +2,10 @@
 
 mod common;
 
-use common::{PATIENCE, RawPeer, TestServer, ms, next, watchdog};
+use common::{PATIENCE, RawPeer, TestServer, echo, ms, next, watchdog};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
-use threadws::Message;
+use threadws::{Message, Response};
 
 #[test]
 fn a_shutdown_by_who_holds_what_a_tick_waits_for_ends_in_time() {
@@ -87,4 +87,28 @@ fn a_handle_that_a_tick_drops_does_not_wait_for_the_tick() {
     let took = next(&told, "the drop");
     assert!(took < ms(1000), "the drop took {took:?}");
     peer.expect_close(1001);
+}
+
+#[test]
+fn a_client_that_reads_its_http_answer_slowly_is_cut_at_the_timeout() {
+    let _dog = watchdog(30);
+    let (tell, told) = mpsc::channel();
+    let server = TestServer::with(
+        |server| {
+            server.on_http(move |_| {
+                tell.send(()).unwrap_or(());
+                Response::new(vec![b'x'; 16 << 20]) // more than any socket's buffers take
+            })
+        },
+        echo,
+    );
+    let mut peer = RawPeer::connect(server.addr());
+    peer.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    next(&told, "the request");
+    let start = Instant::now();
+    let report = server.into_handle().shutdown(ms(300));
+    let took = start.elapsed();
+    assert!(report.is_complete(), "{report} after {took:?}");
+    assert!(took >= ms(250) && took < ms(300) + PATIENCE / 2, "took {took:?}");
+    drop(peer);
 }

@@ -151,7 +151,7 @@ impl ServerHandle {
     /// Stops: accepts nobody any more, sends Close 1001 to everyone, answers 503 to handshakes under way, and waits for
     /// the handlers to end.
     ///
-    /// After `timeout` the connections that are left are cut. A handler that goes on all the same is abandoned, and named
+    /// After `timeout` the connections that are left are cut, those in a handshake or an HTTP answer as well. A handler that goes on all the same is abandoned, and named
     /// in the report; its thread ends when it does. So does a tick's closure, or an `on_error`, that is still running. A
     /// second call finds nothing to do.
     ///
@@ -172,9 +172,7 @@ impl ServerHandle {
         let waits = !self.is_own_thread();
         let mut left = self.shared.live.wait_empty(if waits { deadline } else { now() });
         if waits && !left.is_empty() {
-            for client in self.shared.hub.clients() {
-                client.sender().terminate();
-            }
+            self.shared.live.cut();
             left = self.shared.live.wait_empty(deadline + CUT);
         }
         self.shared.pool.stop();
