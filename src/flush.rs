@@ -4,7 +4,7 @@
 //! one peer: what it serves does not block.
 
 use crate::net::{Deadline, Transport, Wake};
-use crate::report::report;
+use crate::report::{Throttle, report};
 use crate::sync::{Arc, JoinHandle, Mutex, Weak, now, spawn};
 use std::collections::HashMap;
 use std::io;
@@ -73,6 +73,7 @@ impl Flush {
     fn run(&self) {
         // By address: a `Weak` keeps its allocation, so no two live targets have the same.
         let mut watched: HashMap<usize, Watched> = HashMap::new();
+        let mut failures = Throttle::default();
         loop {
             let news = {
                 let mut inbox = self.inbox.lock();
@@ -85,7 +86,7 @@ impl Flush {
                 let key = target.as_ptr().cast::<()>() as usize;
                 look(&mut watched, key, target);
             }
-            for (key, target) in self.sleep(&watched) {
+            for (key, target) in self.sleep(&watched, &mut failures) {
                 look(&mut watched, key, target);
             }
             watched.retain(|_, entry| entry.target.strong_count() > 0);
@@ -93,7 +94,11 @@ impl Flush {
     }
 
     /// Waits until something happened, and returns what it happened to.
-    fn sleep(&self, watched: &HashMap<usize, Watched>) -> Vec<(usize, Weak<dyn Refused>)> {
+    fn sleep(
+        &self,
+        watched: &HashMap<usize, Watched>,
+        failures: &mut Throttle,
+    ) -> Vec<(usize, Weak<dyn Refused>)> {
         let mut deadline = Deadline::NEVER;
         let mut refused: Vec<&dyn Transport> = Vec::new();
         let mut keys = Vec::new();
@@ -106,7 +111,9 @@ impl Flush {
         }
         let ready = self.wake.wait(&refused, deadline).unwrap_or_else(|error| {
             // ENOMEM, or more sockets than RLIMIT_NOFILE now allows: the deadlines must be kept all the same.
-            report!(Warn, "threadws::flush", "poll failed: {error}");
+            if let Some(more) = failures.pass(now()) {
+                report!(Warn, "threadws::flush", "poll failed: {error} ({more} more since the last line)");
+            }
             std::thread::sleep(std::time::Duration::from_millis(50));
             Vec::new()
         });

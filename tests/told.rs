@@ -3,7 +3,8 @@
 mod common;
 
 use common::machine::alone;
-use common::{RawPeer, TestServer, eventually, watchdog};
+use common::{RawPeer, TestServer, echo, eventually, ms, watchdog};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use std::sync::{Mutex, Once, PoisonError};
 
@@ -78,4 +79,24 @@ fn a_peer_that_vanishes_is_no_failure_of_a_handler_with_an_error_of_its_own() {
     eventually("all have ended", || lines("closed after").len() == 3);
     let failures = lines("ERROR");
     assert!(matches!(&failures[..], [one] if one.contains("something else")), "{failures:#?}");
+}
+
+#[test]
+fn a_poll_that_goes_on_failing_is_told_once_a_second() {
+    let (_alone, _dog) = (alone(), watchdog(30));
+    listen();
+    let server = TestServer::new(echo);
+    let mut peer = RawPeer::open(server.addr());
+    peer.send_text("in");
+    peer.expect_text("in");
+    let limit = getrlimit(Resource::Nofile);
+    // poll(2): EINVAL, "the nfds value exceeds the RLIMIT_NOFILE value".
+    setrlimit(Resource::Nofile, Rlimit { current: Some(0), maximum: limit.maximum }).expect("a lower one");
+    // Its close deadline is something to poll for.
+    server.clients()[0].sender().close(1001, "").expect("a code");
+    std::thread::sleep(ms(1500));
+    setrlimit(Resource::Nofile, limit).expect("the old one");
+    let told = lines("poll failed");
+    assert!((1..=3).contains(&told.len()), "{told:#?}");
+    drop(peer);
 }
