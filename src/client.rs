@@ -18,7 +18,7 @@ use crate::request::{Request, Response, SECRETS};
 use crate::sender::Sender;
 use crate::sync::{Arc, Mutex, next_id};
 use crate::timer::Timer;
-use http::header::{AUTHORIZATION, LOCATION};
+use http::header::{AUTHORIZATION, LOCATION, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream};
@@ -296,7 +296,13 @@ fn read_answer(stream: &Stream, deadline: Deadline) -> Result<(http::Response<()
             }
         };
         let (head, rest) = octets.split_at_checked(end).unwrap_or((&octets, &[]));
-        let response = scanner.parse_response(head).map_err(broken)?;
+        let mut response = scanner.parse_response(head).map_err(broken)?;
+        for value in
+            response.headers_mut().iter_mut().filter(|(name, _)| *name == SET_COOKIE).map(|(_, value)| value)
+        {
+            // So that no `{:?}` shows it.
+            value.set_sensitive(true);
+        }
         octets = rest.to_vec();
         if response.status() == StatusCode::SWITCHING_PROTOCOLS || !response.status().is_informational() {
             return Ok((response, octets));

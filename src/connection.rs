@@ -46,7 +46,6 @@ use std::time::{Duration, Instant};
 /// An error that is only the connection's own end is no failure, and changes nothing. A client's connection that is
 /// dropped says 1001, if that can be said at once.
 // In this order: what every message touches lies together, as in the outbox.
-#[derive(Debug)]
 #[repr(C)]
 pub struct Connection {
     reader: Reader,

@@ -4,7 +4,7 @@
 //! one peer: what it serves does not block.
 
 use crate::net::{Deadline, Transport, Wake};
-use crate::report::report;
+use crate::report::{Throttle, report};
 use crate::sync::{Arc, JoinHandle, Mutex, Weak, now, spawn};
 use std::collections::HashMap;
 use std::io;
@@ -32,13 +32,13 @@ pub(crate) enum Next {
 #[derive(Debug)]
 pub(crate) struct Flush {
     inbox: Mutex<Inbox>,
-    wake: Wake,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inbox {
     news: Vec<Weak<dyn Refused>>,
-    stopped: bool,
+    /// Taken to stop the thread, so that outboxes that outlive it hold no descriptor.
+    wake: Option<Arc<Wake>>,
 }
 
 struct Watched {
@@ -50,33 +50,41 @@ struct Watched {
 impl Flush {
     /// Starts the thread.
     pub(crate) fn start() -> io::Result<(Arc<Self>, JoinHandle<()>)> {
-        let flush = Arc::new(Self { inbox: Mutex::default(), wake: Wake::new()? });
+        let wake = Arc::new(Wake::new()?);
+        let inbox = Inbox { news: Vec::new(), wake: Some(Arc::clone(&wake)) };
+        let flush = Arc::new(Self { inbox: Mutex::new(inbox) });
         let thread = spawn("threadws-flush", STACK, {
             let flush = Arc::clone(&flush);
-            move || flush.run()
+            move || flush.run(&wake)
         })?;
         Ok((flush, thread))
     }
 
     /// Looks at `target` now, and then for as long as it says. Watching it twice is watching it once, anew.
     pub(crate) fn watch(&self, target: Weak<dyn Refused>) {
-        self.inbox.lock().news.push(target);
-        self.wake.wake();
+        let mut inbox = self.inbox.lock();
+        let Some(wake) = inbox.wake.clone() else { return };
+        inbox.news.push(target);
+        drop(inbox);
+        wake.wake();
     }
 
     /// Ends the thread; nothing is pushed on any more.
     pub(crate) fn stop(&self) {
-        self.inbox.lock().stopped = true;
-        self.wake.wake();
+        let wake = self.inbox.lock().wake.take();
+        if let Some(wake) = wake {
+            wake.wake();
+        }
     }
 
-    fn run(&self) {
+    fn run(&self, wake: &Wake) {
         // By address: a `Weak` keeps its allocation, so no two live targets have the same.
         let mut watched: HashMap<usize, Watched> = HashMap::new();
+        let mut failures = Throttle::default();
         loop {
             let news = {
                 let mut inbox = self.inbox.lock();
-                if inbox.stopped {
+                if inbox.wake.is_none() {
                     return;
                 }
                 std::mem::take(&mut inbox.news)
@@ -85,40 +93,46 @@ impl Flush {
                 let key = target.as_ptr().cast::<()>() as usize;
                 look(&mut watched, key, target);
             }
-            for (key, target) in self.sleep(&watched) {
+            for (key, target) in sleep(wake, &watched, &mut failures) {
                 look(&mut watched, key, target);
             }
             watched.retain(|_, entry| entry.target.strong_count() > 0);
         }
     }
+}
 
-    /// Waits until something happened, and returns what it happened to.
-    fn sleep(&self, watched: &HashMap<usize, Watched>) -> Vec<(usize, Weak<dyn Refused>)> {
-        let mut deadline = Deadline::NEVER;
-        let mut refused: Vec<&dyn Transport> = Vec::new();
-        let mut keys = Vec::new();
-        for (key, entry) in watched {
-            deadline = deadline.or(entry.until);
-            if let Some(stream) = &entry.stream {
-                refused.push(&**stream);
-                keys.push(*key);
-            }
+/// Waits until something happened, and returns what it happened to.
+fn sleep(
+    wake: &Wake,
+    watched: &HashMap<usize, Watched>,
+    failures: &mut Throttle,
+) -> Vec<(usize, Weak<dyn Refused>)> {
+    let mut deadline = Deadline::NEVER;
+    let mut refused: Vec<&dyn Transport> = Vec::new();
+    let mut keys = Vec::new();
+    for (key, entry) in watched {
+        deadline = deadline.or(entry.until);
+        if let Some(stream) = &entry.stream {
+            refused.push(&**stream);
+            keys.push(*key);
         }
-        let ready = self.wake.wait(&refused, deadline).unwrap_or_else(|error| {
-            // ENOMEM, or more sockets than RLIMIT_NOFILE now allows: the deadlines must be kept all the same.
-            report!(Warn, "threadws::flush", "poll failed: {error}");
-            std::thread::sleep(std::time::Duration::from_millis(50));
-            Vec::new()
-        });
-        self.wake.clear();
-        let now = now();
-        let ready = ready.into_iter().zip(&keys).filter(|(ready, _)| *ready).map(|(_, key)| *key);
-        let expired = watched.iter().filter(|(_, entry)| entry.until.has_passed(now)).map(|(key, _)| *key);
-        ready
-            .chain(expired)
-            .filter_map(|key| watched.get(&key).map(|entry| (key, Weak::clone(&entry.target))))
-            .collect()
     }
+    let ready = wake.wait(&refused, deadline).unwrap_or_else(|error| {
+        // ENOMEM, or more sockets than RLIMIT_NOFILE now allows: the deadlines must be kept all the same.
+        if let Some(more) = failures.pass(now()) {
+            report!(Warn, "threadws::flush", "poll failed: {error} ({more} more since the last line)");
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        Vec::new()
+    });
+    wake.clear();
+    let now = now();
+    let ready = ready.into_iter().zip(&keys).filter(|(ready, _)| *ready).map(|(_, key)| *key);
+    let expired = watched.iter().filter(|(_, entry)| entry.until.has_passed(now)).map(|(key, _)| *key);
+    ready
+        .chain(expired)
+        .filter_map(|key| watched.get(&key).map(|entry| (key, Weak::clone(&entry.target))))
+        .collect()
 }
 
 fn look(watched: &mut HashMap<usize, Watched>, key: usize, target: Weak<dyn Refused>) {

@@ -20,6 +20,7 @@ use crate::protocol::encoder;
 use crate::stats::{Counters, Stats, Traffic};
 use crate::sync::{Arc, Mutex};
 use audience::{Audience, List};
+use std::fmt;
 use topics::Topics;
 
 /// The clients of a server, and the topics that they listen to. Clones are handles to the same.
@@ -50,7 +51,7 @@ use topics::Topics;
 ///
 /// The messages of one publisher reach each client in their order. Those of several may reach one client in another order
 /// than the next.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Hub {
     registry: Arc<Mutex<Registry>>,
     counters: Arc<Counters>,
@@ -234,6 +235,12 @@ impl Hub {
     /// Sends whole frames, `messages` in number, to every client, or to all but one.
     pub(crate) fn broadcast_frames(&self, except: Option<u64>, frames: &Arc<[u8]>, messages: u64) {
         deliver(&self.everyone(), except, frames, messages);
+    }
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub").field("clients", &self.len()).finish_non_exhaustive()
     }
 }
 

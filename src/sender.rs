@@ -6,6 +6,7 @@ use crate::net::Deadline;
 use crate::outbox::Outbox;
 use crate::protocol::encoder;
 use crate::sync::Arc;
+use std::fmt;
 use std::time::Duration;
 
 /// Sends on a connection from any thread, while its own thread waits in [`recv`](crate::Connection::recv).
@@ -27,7 +28,7 @@ use std::time::Duration;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Sender {
     id: u64,
     outbox: Arc<Outbox>,
@@ -171,5 +172,12 @@ impl Sender {
     /// The connection's number. It is never used again in this process.
     pub fn id(&self) -> u64 {
         self.id
+    }
+}
+
+/// Which connection, and where it stands; nothing of what it sends.
+impl fmt::Debug for Sender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sender").field("id", &self.id).field("state", &self.state()).finish_non_exhaustive()
     }
 }

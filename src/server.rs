@@ -357,10 +357,12 @@ impl Server {
         if let Some(wanted) = self.max_clients.filter(|wanted| *wanted > process.clients()) {
             report!(Warn, "threadws::server", "max_clients {wanted} is more than there can be: {process}");
         }
+        // Before there are threads that an error would leave behind.
+        let address = self.listener.as_ref().map(TcpListener::local_addr).transpose()?;
         let (flush, flush_thread) = Flush::start()?;
         let timer = Timer::start().inspect_err(|_| flush.stop())?;
         let shared = Arc::new(Shared {
-            address: self.listener.as_ref().map(TcpListener::local_addr).transpose()?,
+            address,
             capacity,
             config: self.config,
             rules: self.rules,

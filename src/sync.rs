@@ -4,6 +4,7 @@
 
 #[cfg(all(test, model))]
 use shuttle::{sync, thread};
+use std::fmt;
 use std::io;
 #[cfg(not(all(test, model)))]
 use std::time::Instant;
@@ -19,8 +20,15 @@ pub(crate) use thread::{JoinHandle, ThreadId};
 
 /// A mutex without poison: no user code runs under any of our locks, so a panic under one is our own bug, and a second
 /// panic in everybody who comes later would make one broken connection everybody's.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Mutex<T: ?Sized>(sync::Mutex<T>);
+
+/// Not what it guards: std's would hold the lock while it prints, for as long as whoever is printed to takes.
+impl<T: ?Sized> fmt::Debug for Mutex<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mutex").finish_non_exhaustive()
+    }
+}
 
 impl<T> Mutex<T> {
     pub(crate) const fn new(value: T) -> Self {
@@ -86,6 +94,18 @@ pub(crate) fn spawn(
     body: impl FnOnce() + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name(name.to_owned()).stack_size(stack_size).spawn(body)
+}
+
+/// Whether a thread has ended: joining it then does not wait.
+#[cfg(not(all(test, model)))]
+pub(crate) fn is_finished(thread: &JoinHandle<()>) -> bool {
+    thread.is_finished()
+}
+
+/// No model runs a whole server, which alone asks; the model checker's threads cannot tell.
+#[cfg(all(test, model))]
+pub(crate) fn is_finished(_: &JoinHandle<()>) -> bool {
+    true
 }
 
 /// Whose thread this is.

@@ -6,6 +6,7 @@ use crate::hub::Hub;
 use crate::message::State;
 use crate::request::{Request, Response};
 use crate::sender::Sender;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -73,5 +74,16 @@ impl Connection {
     /// it is told reaches nobody.
     pub fn hub(&self) -> &Hub {
         &self.hub
+    }
+}
+
+/// Who it is and where it stands; nothing of what it sends and receives.
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("id", &self.id())
+            .field("state", &self.state())
+            .field("request", &self.request)
+            .finish_non_exhaustive()
     }
 }

@@ -3,11 +3,12 @@
 use crate::message::State;
 use crate::sender::Sender;
 use crate::stats::ClientStats;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 /// One client as everybody may see it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Client {
     pub(crate) sender: Sender,
     pub(crate) ip: IpAddr,
@@ -50,5 +51,16 @@ impl Client {
     /// They can be asked for after its end, too.
     pub fn stats(&self) -> ClientStats {
         self.sender.outbox().stats()
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("id", &self.id())
+            .field("state", &self.state())
+            .field("ip", &self.ip)
+            .field("peer_addr", &self.peer_addr)
+            .finish()
     }
 }

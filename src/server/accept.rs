@@ -8,7 +8,7 @@ use crate::handshake;
 use crate::net::stream::{poll_until, prepare};
 use crate::net::{Deadline, Stream, Wake};
 use crate::quota::Excess;
-use crate::report::report;
+use crate::report::{Throttle, report};
 use crate::stats::Refusal;
 use crate::sync::{Arc, AtomicBool, Ordering};
 use rustix::event::{PollFd, PollFlags};
@@ -22,8 +22,6 @@ use std::time::{Duration, Instant};
 const LISTEN_BACKLOG: i32 = 4096;
 /// How long to wait after an error that says that something has run out: doubled each time, up to the second.
 const BACK_OFF: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(500)];
-/// How often such an error is logged.
-const LOG_INTERVAL: Duration = Duration::from_secs(1);
 /// Clients that are told "503" and then read from for a while: a socket closed over unread input answers with RST, which
 /// takes the 503 away. Beyond so many they get the RST.
 const MAX_LINGERING: usize = 16;
@@ -36,9 +34,10 @@ pub(super) struct Acceptor {
     stop: Arc<Stop>,
     lingering: Vec<(Arc<Stream>, Instant)>,
     back_off: Duration,
-    /// Errors and refusals since the last line about them.
-    unlogged: u64,
-    logged: Option<Instant>,
+    /// Of lines about clients that were turned away: anybody can bring them about.
+    refusals: Throttle,
+    /// Of lines about our own errors, and of calls of `on_error`.
+    errors: Throttle,
 }
 
 /// Ends an acceptor from outside.
@@ -70,8 +69,8 @@ impl Acceptor {
             stop,
             lingering: Vec::new(),
             back_off: BACK_OFF[0],
-            unlogged: 0,
-            logged: None,
+            refusals: Throttle::default(),
+            errors: Throttle::default(),
         })
     }
 
@@ -133,7 +132,7 @@ impl Acceptor {
             if self.shared.live.count() < self.shared.capacity.clients() { Place::take() } else { None };
         let Some(place) = place else {
             counters.refused(Refusal::Full);
-            self.complain(&format!("full: {}", self.shared.capacity), None);
+            self.tell_of_refusal(&format!("full: {}", self.shared.capacity));
             if let Ok(stream) = Stream::accepted(stream) {
                 self.turn_away(Arc::new(stream), handshake::answer_unavailable);
             }
@@ -154,7 +153,7 @@ impl Acceptor {
         if let Err((client, error)) = self.shared.pool.run(client) {
             drop(client);
             counters.refused(Refusal::NoThread);
-            self.complain("no thread for a client", Some(error));
+            self.tell_of_error("no thread for a client", error);
             self.turn_away(stream, handshake::answer_unavailable);
         }
     }
@@ -166,7 +165,7 @@ impl Acceptor {
             Excess::Handshakes(_) => (Refusal::Rate, "too many handshakes from"),
         };
         self.shared.hub.counters().refused(reason);
-        self.complain(&format!("{what} {}", peer.ip()), None);
+        self.tell_of_refusal(&format!("{what} {}", peer.ip()));
         if let Ok(stream) = Stream::accepted(stream) {
             self.turn_away(Arc::new(stream), |stream| handshake::answer_excess(stream, excess));
         }
@@ -188,28 +187,24 @@ impl Acceptor {
         if is_about_connection(Errno::from_io_error(&error)) {
             return;
         }
-        self.complain("accepting failed", Some(error));
+        self.tell_of_error("accepting failed", error);
         let pause = self.back_off;
         self.back_off = (pause * 2).min(BACK_OFF[1]);
         self.sleep(None, Some(pause));
     }
 
-    /// Tells the log and the callback, at most once a second, with a count of what was left out.
-    fn complain(&mut self, what: &str, error: Option<io::Error>) {
-        let now = Instant::now();
-        if self.logged.is_some_and(|logged| now < logged + LOG_INTERVAL) {
-            self.unlogged += 1;
-            return;
+    /// Tells the log, at most once a second, with a count of what was left out.
+    fn tell_of_refusal(&mut self, what: &str) {
+        if let Some(more) = self.refusals.pass(Instant::now()) {
+            report!(Warn, "threadws::server", "{what} ({more} more since the last line)");
         }
-        self.logged = Some(now);
-        let more = std::mem::take(&mut self.unlogged);
-        match &error {
-            Some(error) => {
-                report!(Warn, "threadws::server", "{what}: {error} ({more} more since the last line)")
-            }
-            None => report!(Warn, "threadws::server", "{what} ({more} more since the last line)"),
-        }
-        if let (Some(error), Some(callback)) = (error, &self.shared.on_error) {
+    }
+
+    /// Tells the log and the callback, likewise.
+    fn tell_of_error(&mut self, what: &str, error: io::Error) {
+        let Some(more) = self.errors.pass(Instant::now()) else { return };
+        report!(Warn, "threadws::server", "{what}: {error} ({more} more since the last line)");
+        if let Some(callback) = &self.shared.on_error {
             contained("on_error", || callback(&Error::Io(error)));
         }
     }
@@ -232,4 +227,26 @@ fn is_about_connection(errno: Option<Errno>) -> bool {
                 | Errno::PERM
         )
     )
+}
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use super::*;
+    use crate::server::{Server, ServerHandle};
+    use crate::sync::mpsc;
+
+    #[test]
+    fn a_flood_of_refusals_hides_no_error_from_the_callback() {
+        let (tell, told) = mpsc::channel();
+        let server = Server::bind("127.0.0.1:0").expect("a free port");
+        let server = server.on_error(move |error| tell.send(error.to_string()).unwrap_or(()));
+        let (shared, mut acceptor) = server.start(Box::new(|_| Ok(()))).expect("it starts");
+        let handle = ServerHandle::new(shared);
+        acceptor.tell_of_refusal("full");
+        acceptor.failed(Errno::MFILE.into());
+        assert!(told.try_recv().is_ok(), "nobody was told");
+        acceptor.failed(Errno::MFILE.into());
+        assert!(told.try_recv().is_err(), "told twice in a second");
+        drop((acceptor, handle));
+    }
 }

@@ -11,10 +11,10 @@ use crate::message::{CloseCode, CloseFrame};
 use crate::net::Stream;
 use crate::report::report;
 use crate::stats::Refusal;
-use crate::sync::{Arc, Mutex, now, spawn, this_thread};
+use crate::sync::{Arc, Mutex, is_finished, now, spawn, this_thread};
 use std::fmt;
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The acceptor calls a handful of small functions, and the `on_error` callback.
 const ACCEPTOR_STACK: usize = 256 * 1024;
@@ -33,6 +33,8 @@ pub struct ServerHandle {
 pub struct Report {
     closed: usize,
     abandoned: Vec<u64>,
+    /// A closure of the timer's or a callback of the acceptor's was not over in time.
+    is_busy: bool,
 }
 
 impl Report {
@@ -46,9 +48,10 @@ impl Report {
         &self.abandoned
     }
 
-    /// Whether everything ended in time.
+    /// Whether everything ended in time: the handlers, and the closure of a tick or the
+    /// [`on_error`](super::Server::on_error) that was running.
     pub fn is_complete(&self) -> bool {
-        self.abandoned.is_empty()
+        self.abandoned.is_empty() && !self.is_busy
     }
 }
 
@@ -61,6 +64,9 @@ impl fmt::Display for Report {
             if shown.len() < self.abandoned.len() {
                 f.write_str(" and others")?;
             }
+        }
+        if self.is_busy {
+            f.write_str(", a tick or callback still runs")?;
         }
         Ok(())
     }
@@ -149,8 +155,9 @@ impl ServerHandle {
     /// Stops: accepts nobody any more, sends Close 1001 to everyone, answers 503 to handshakes under way, and waits for
     /// the handlers to end.
     ///
-    /// After `timeout` the connections that are left are cut. A handler that goes on all the same is abandoned, and named
-    /// in the report; its thread ends when it does. A second call finds nothing to do.
+    /// After `timeout` the connections that are left are cut, those in a handshake or an HTTP answer as well. A handler that goes on all the same is abandoned, and named
+    /// in the report; its thread ends when it does. So does a tick's closure, or an `on_error`, that is still running. A
+    /// second call finds nothing to do.
     ///
     /// # Blocking
     ///
@@ -166,24 +173,21 @@ impl ServerHandle {
         }
         let frame = CloseFrame::new(CloseCode::GOING_AWAY, "");
         let Some(count) = self.shared.live.stop(&frame) else {
-            return Report { closed: 0, abandoned: Vec::new() };
+            return Report { closed: 0, abandoned: Vec::new(), is_busy: false };
         };
         let waits = !self.is_own_thread();
         let mut left = self.shared.live.wait_empty(if waits { deadline } else { now() });
         if waits && !left.is_empty() {
-            for client in self.shared.hub.clients() {
-                client.sender().terminate();
-            }
+            self.shared.live.cut();
             left = self.shared.live.wait_empty(deadline + CUT);
         }
         self.shared.pool.stop();
         if waits {
             self.shared.pool.join(deadline + CUT);
         }
-        if left.is_empty() {
-            self.join_own_threads();
-        }
-        let report = Report { closed: count.saturating_sub(left.len()), abandoned: left };
+        // Abandoned handlers need timer and flush.
+        let is_busy = left.is_empty() && !self.join_own_threads(if waits { deadline + CUT } else { now() });
+        let report = Report { closed: count.saturating_sub(left.len()), abandoned: left, is_busy };
         if report.is_complete() {
             report!(Info, "threadws::server", "stopped: {report}");
         } else {
@@ -192,15 +196,22 @@ impl ServerHandle {
         report
     }
 
-    /// Ends timer, flush and acceptor, which nobody needs any more. They end at once, whatever clients do.
-    fn join_own_threads(&self) {
+    /// Ends timer, flush and acceptor, which nobody needs any more, and joins those that end before `deadline`; false if one
+    /// does not. They end at once, unless the timer is in a tick's closure or the acceptor in `on_error`: who calls us may
+    /// hold what those wait for. They end behind it, by themselves.
+    fn join_own_threads(&self, deadline: Instant) -> bool {
         self.shared.stop_threads();
         let own = std::mem::take(&mut *self.shared.own.lock());
-        let this = this_thread();
-        for thread in own.into_iter().filter(|thread| thread.thread().id() != this) {
+        while !own.iter().all(is_finished) && now() < deadline {
+            // Nobody tells of a thread's very end; these come within a moment, or late.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let (ended, busy): (Vec<_>, Vec<_>) = own.into_iter().partition(is_finished);
+        for thread in ended {
             // Their panics are our bugs, and the panic hook has told of them.
             drop(thread.join());
         }
+        busy.is_empty()
     }
 
     fn is_own_thread(&self) -> bool {

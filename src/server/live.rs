@@ -24,14 +24,12 @@ struct State {
     stopping: Option<CloseFrame>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Phase {
     Handshake(Arc<dyn Transport>),
     /// Its 101 may be out already: nothing but a Close may follow.
-    Opening,
+    Opening(Arc<dyn Transport>),
     Open(Sender),
-    /// Its handler has ended, or it is being told so.
-    Closing,
 }
 
 impl Live {
@@ -51,22 +49,22 @@ impl Live {
         if state.stopping.is_some() {
             return false;
         }
-        let before = state.connections.insert(id, Phase::Opening);
-        // Outside the lock: it holds a stream.
-        drop(state);
-        drop(before);
+        if let Some(phase) = state.connections.get_mut(&id) {
+            if let Phase::Handshake(stream) = phase {
+                *phase = Phase::Opening(Arc::clone(stream));
+            }
+        }
         true
     }
 
     /// Takes note of a finished handshake. If the server stops meanwhile, the connection is told here.
     pub(super) fn opened(&self, id: u64, sender: &Sender) {
-        let stopping = {
+        let (stopping, before) = {
             let mut state = self.state.lock();
-            let stopping = state.stopping.clone();
-            let phase = if stopping.is_some() { Phase::Closing } else { Phase::Open(sender.clone()) };
-            state.connections.insert(id, phase);
-            stopping
+            (state.stopping.clone(), state.connections.insert(id, Phase::Open(sender.clone())))
         };
+        // Outside the lock: it holds a stream.
+        drop(before);
         if let Some(content) = stopping {
             sender.start_close(content);
         }
@@ -95,29 +93,35 @@ impl Live {
     /// Tells everybody: open connections are sent a Close, and handshakes end with 503. Returns how many there were;
     /// `None` if it was called before.
     pub(super) fn stop(&self, content: &CloseFrame) -> Option<usize> {
-        let (count, told) = {
+        let told = {
             let mut state = self.state.lock();
             if state.stopping.is_some() {
                 return None;
             }
             state.stopping = Some(content.clone());
-            let told: Vec<Phase> = state
-                .connections
-                .values_mut()
-                .map(|phase| std::mem::replace(phase, Phase::Closing))
-                .collect();
-            (state.connections.len(), told)
+            state.phases()
         };
-        for phase in told {
+        for phase in &told {
             match phase {
                 Phase::Open(sender) => sender.start_close(content.clone()),
                 // Its thread finds the end of the stream, asks whether the server stops, and answers.
                 Phase::Handshake(stream) => stream.shutdown_read(),
                 // It is told when it is open.
-                Phase::Opening | Phase::Closing => {}
+                Phase::Opening(_) => {}
             }
         }
-        Some(count)
+        Some(told.len())
+    }
+
+    /// Ends every connection that is left, whatever it is at: also one that reads its HTTP answer slowly.
+    pub(super) fn cut(&self) {
+        let left = self.state.lock().phases();
+        for phase in left {
+            match phase {
+                Phase::Open(sender) => sender.terminate(),
+                Phase::Handshake(stream) | Phase::Opening(stream) => stream.shutdown_both(),
+            }
+        }
     }
 
     /// Waits until no connection is left, at most until `deadline`; returns those that are.
@@ -129,5 +133,12 @@ impl Live {
         }
         state.waiting -= 1;
         state.connections.keys().copied().collect()
+    }
+}
+
+impl State {
+    /// What each connection is at, to be told outside the lock.
+    fn phases(&self) -> Vec<Phase> {
+        self.connections.values().cloned().collect()
     }
 }

@@ -15,6 +15,7 @@ use crate::quota::Admission;
 use crate::report::report;
 use crate::sender::Sender;
 use crate::sync::{Arc, next_id};
+use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -164,8 +165,19 @@ fn close(connection: &mut Connection, id: u64, result: Option<Result<(), BoxErro
 
 /// Whether an error is this connection's own end rather than a failure of its handler.
 fn is_end_of(connection: &Connection, error: &BoxError) -> bool {
-    let is_end = error.downcast_ref::<Error>().is_some_and(Error::is_fatal);
-    is_end && (connection.closed().is_some() || connection.state() != crate::State::Open)
+    let is_over = connection.closed().is_some() || connection.state() != crate::State::Open;
+    is_over && chain(&**error).filter_map(|link| link.downcast_ref::<Error>()).any(Error::is_fatal)
+}
+
+/// An error and what it comes of: handlers have errors of their own, around ours.
+fn chain<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |&error| {
+        // An `io::Error` that wraps another one names what that comes of, and skips it.
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        wrapped.map(|wrapped| wrapped as &(dyn std::error::Error + 'static)).or_else(|| error.source())
+    })
 }
 
 impl Job for Box<Client> {
