@@ -50,6 +50,9 @@ pub(crate) const MAX_HEADERS: usize = 100;
 /// A clock that counts in days serves as "never" without overflowing an `Instant`.
 pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
+/// A read may wait so long in the system, where neither pings nor messages have a shorter time.
+const MAX_READ_TIMEOUT: Duration = Duration::from_secs(30);
+
 impl Config {
     /// The defaults.
     pub fn new() -> Self {
@@ -191,6 +194,12 @@ impl Config {
     /// The longest lifetime, if there is one.
     pub(crate) fn lifetime(&self) -> Option<Duration> {
         unless_zero(self.max_lifetime)
+    }
+
+    /// How long a read may wait in the system before somebody looks at the clocks.
+    pub(crate) fn read_timeout(&self) -> Duration {
+        let timeouts = [self.keepalive(), self.idle(), self.lifetime(), Some(self.message_timeout)];
+        timeouts.into_iter().flatten().fold(MAX_READ_TIMEOUT, Duration::min)
     }
 
     /// The idle timeout, if there is one.

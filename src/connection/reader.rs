@@ -22,8 +22,6 @@ const BULK_BUFFER: usize = 128 * 1024;
 const SMALL_READS: u32 = 32;
 /// A remainder of at least this size is read straight into its message: below it, a second read costs more than a copy.
 const DIRECT: usize = 16 * 1024;
-/// The socket's own timeout, where neither pings nor messages have a shorter one.
-const MAX_ARMED: Duration = Duration::from_secs(30);
 
 /// Octets from the peer, and what they mean. In this order for the [`Connection`](super::Connection)'s reason.
 #[derive(Debug)]
@@ -52,9 +50,8 @@ pub(super) struct Reader {
 impl Reader {
     /// `early` are octets that came behind the handshake.
     pub(super) fn new(role: Role, config: &Config, stream: Arc<Stream>, early: &[u8]) -> io::Result<Self> {
-        let timeouts = [config.keepalive(), config.idle(), config.lifetime(), Some(config.message_timeout)];
-        let armed = timeouts.into_iter().flatten().fold(MAX_ARMED, Duration::min);
-        stream.set_read_timeout(Some(armed))?;
+        let armed = config.read_timeout();
+        stream.set_read_timeout(armed)?;
         let size = RESTING_BUFFER.max(early.len());
         let mut buffer = Vec::with_capacity(size);
         buffer.extend_from_slice(early);

@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(crate) struct Stream {
     socket: OwnedFd,
+    /// The read timeout that it came with.
+    came_with: Option<Duration>,
 }
 
 /// What is discarded at a time: on the stack, so not more than a page or two.
@@ -31,9 +33,12 @@ const NO_WAIT: SendFlags = SendFlags::DONTWAIT;
 #[cfg(not(target_vendor = "apple"))]
 const NO_WAIT: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 
-/// Linux hands a listener's TCP_NODELAY on to what it accepts, and not its O_NONBLOCK: two system calls a client less.
-pub(crate) fn prepare(listener: impl AsFd) {
-    _ = set_tcp_nodelay(listener, true);
+/// Sets what Linux hands on from a listener to what it accepts, and returns the read timeout that each accepted socket then
+/// has. O_NONBLOCK is not handed on: in all, three system calls a client less.
+pub(crate) fn prepare(listener: impl AsFd, read_timeout: Duration) -> Option<Duration> {
+    _ = set_tcp_nodelay(&listener, true);
+    let set = set_socket_timeout(&listener, Timeout::Recv, Some(read_timeout)).is_ok();
+    (cfg!(target_os = "linux") && set).then_some(read_timeout)
 }
 
 impl Stream {
@@ -43,12 +48,16 @@ impl Stream {
         ioctl_fionbio(&socket, false)?;
         // A socket of another family has no such option, and one that is gone refuses it: its next read tells.
         _ = set_tcp_nodelay(&socket, true);
-        Ok(Self { socket })
+        Ok(Self { socket, came_with: None })
     }
 
-    /// Takes over what a listener has accepted that was [prepared](prepare).
-    pub(crate) fn accepted(socket: impl Into<OwnedFd>) -> io::Result<Self> {
-        if cfg!(target_os = "linux") { Ok(Self { socket: socket.into() }) } else { Self::new(socket) }
+    /// Takes over what a listener has accepted that was [prepared](prepare), with the read timeout that it came with.
+    pub(crate) fn accepted(socket: impl Into<OwnedFd>, came_with: Option<Duration>) -> io::Result<Self> {
+        if cfg!(target_os = "linux") {
+            Ok(Self { socket: socket.into(), came_with })
+        } else {
+            Self::new(socket)
+        }
     }
 
     /// The other end's address; unspecified if it has none of the internet's, as a Unix socket.
@@ -57,9 +66,12 @@ impl Stream {
         address.unwrap_or_else(|| SocketAddr::from(([0; 4], 0)))
     }
 
-    /// How long [`read`](Self::read) waits; `None` is for ever.
-    pub(crate) fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        Ok(set_socket_timeout(&self.socket, Timeout::Recv, timeout)?)
+    /// How long [`read`](Self::read) waits.
+    pub(crate) fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
+        if self.came_with != Some(timeout) {
+            set_socket_timeout(&self.socket, Timeout::Recv, Some(timeout))?;
+        }
+        Ok(())
     }
 
     /// Reads what is there. With `wait`, waits for it at most the read timeout; `WouldBlock` if nothing came. Zero is the
@@ -188,5 +200,27 @@ pub(crate) fn poll_until(fds: &mut [PollFd<'_>], deadline: Deadline) -> io::Resu
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use super::*;
+    use rustix::net::sockopt::{socket_timeout, tcp_nodelay};
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn an_accepted_socket_has_what_its_listener_was_given() {
+        const TIMEOUT: Duration = Duration::from_secs(7);
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let came_with = prepare(&listener, TIMEOUT);
+        let _peer = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+        let stream =
+            Stream::accepted(listener.accept().expect("somebody came").0, came_with).expect("a stream");
+        stream.set_read_timeout(TIMEOUT).expect("a timeout");
+        assert_eq!(socket_timeout(&stream, Timeout::Recv), Ok(Some(TIMEOUT)));
+        assert_eq!(tcp_nodelay(&stream), Ok(true));
+        stream.set_read_timeout(TIMEOUT / 7).expect("another");
+        assert_eq!(socket_timeout(&stream, Timeout::Recv), Ok(Some(TIMEOUT / 7)));
     }
 }

@@ -30,6 +30,8 @@ const LINGER: Duration = Duration::from_secs(1);
 /// The listening side of a server.
 pub(super) struct Acceptor {
     listener: Option<TcpListener>,
+    /// What each socket has that it accepts.
+    read_timeout: Option<Duration>,
     shared: Arc<Shared>,
     stop: Arc<Stop>,
     lingering: Vec<(Arc<Stream>, Instant)>,
@@ -57,14 +59,16 @@ impl Stop {
 
 impl Acceptor {
     pub(super) fn new(listener: Option<TcpListener>, shared: Arc<Shared>) -> Result<Self> {
+        let mut read_timeout = None;
         if let Some(listener) = &listener {
             listener.set_nonblocking(true)?;
-            prepare(listener);
+            read_timeout = prepare(listener, shared.config.read_timeout());
             rustix::net::listen(listener, LISTEN_BACKLOG).map_err(io::Error::from)?;
         }
         let stop = Arc::new(Stop { stopped: AtomicBool::new(false), wake: Wake::new()? });
         Ok(Self {
             listener,
+            read_timeout,
             shared,
             stop,
             lingering: Vec::new(),
@@ -133,7 +137,7 @@ impl Acceptor {
         let Some(place) = place else {
             counters.refused(Refusal::Full);
             self.tell_of_refusal(&format!("full: {}", self.shared.capacity));
-            if let Ok(stream) = Stream::accepted(stream) {
+            if let Ok(stream) = Stream::accepted(stream, self.read_timeout) {
                 self.turn_away(Arc::new(stream), handshake::answer_unavailable);
             }
             return;
@@ -145,7 +149,7 @@ impl Acceptor {
             Ok(admission) => admission,
             Err(excess) => return self.excess(stream, peer, excess),
         };
-        let Ok(stream) = Stream::accepted(stream).map(Arc::new) else { return };
+        let Ok(stream) = Stream::accepted(stream, self.read_timeout).map(Arc::new) else { return };
         let Some(client) = Client::accepted(&self.shared, &stream, peer, place, admission, None) else {
             counters.refused(Refusal::Stopping);
             return;
@@ -166,7 +170,7 @@ impl Acceptor {
         };
         self.shared.hub.counters().refused(reason);
         self.tell_of_refusal(&format!("{what} {}", peer.ip()));
-        if let Ok(stream) = Stream::accepted(stream) {
+        if let Ok(stream) = Stream::accepted(stream, self.read_timeout) {
             self.turn_away(Arc::new(stream), |stream| handshake::answer_excess(stream, excess));
         }
     }
