@@ -37,25 +37,39 @@ impl fmt::Display for Refusal {
 /// RFC 9110 §5.6.2: the characters of a token.
 #[inline]
 pub(crate) const fn is_tchar(octet: u8) -> bool {
-    octet.is_ascii_alphanumeric()
-        || matches!(
-            octet,
-            b'!' | b'#'
-                | b'$'
-                | b'%'
-                | b'&'
-                | b'\''
-                | b'*'
-                | b'+'
-                | b'-'
-                | b'.'
-                | b'^'
-                | b'_'
-                | b'`'
-                | b'|'
-                | b'~'
-        )
+    octet < 128 && TCHARS >> octet & 1 == 1
 }
+
+/// A bit for each: half a head is names, and a look at each kind of character would be what its scan costs.
+const TCHARS: u128 = {
+    let mut set = 0;
+    let mut octet = 0_u8;
+    while octet < 128 {
+        if octet.is_ascii_alphanumeric()
+            || matches!(
+                octet,
+                b'!' | b'#'
+                    | b'$'
+                    | b'%'
+                    | b'&'
+                    | b'\''
+                    | b'*'
+                    | b'+'
+                    | b'-'
+                    | b'.'
+                    | b'^'
+                    | b'_'
+                    | b'`'
+                    | b'|'
+                    | b'~'
+            )
+        {
+            set |= 1 << octet;
+        }
+        octet += 1;
+    }
+    set
+};
 
 pub(crate) fn is_token(octets: &[u8]) -> bool {
     !octets.is_empty() && octets.iter().copied().all(is_tchar)
