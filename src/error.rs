@@ -32,6 +32,9 @@ pub enum Error {
     Timeout(Timeout),
     /// The other end answered the handshake with something else than 101.
     Refused(Box<crate::Response>),
+    /// A server has no place for another client, or stops. Whom it was [asked](crate::ServerHandle::upgrade) to take was
+    /// answered 503.
+    Unavailable,
     /// [`try_send`](crate::Sender::try_send) found the backlog full. Nothing was queued.
     Full,
     /// [`try_recv`](crate::Connection::try_recv) found no whole message.
@@ -66,6 +69,7 @@ impl Error {
             | Self::MessageTooBig { .. }
             | Self::TooManyMessages { .. }
             | Self::Refused(_)
+            | Self::Unavailable
             | Self::Io(_) => true,
             Self::Timeout(timeout) => !matches!(timeout, Timeout::Recv | Timeout::Drained),
             Self::Full | Self::Empty | Self::TooManyTopics { .. } | Self::Invalid(_) => false,
@@ -128,6 +132,7 @@ impl fmt::Debug for Error {
                     .field("body", &String::from_utf8_lossy(shown))
                     .finish_non_exhaustive()
             }
+            Self::Unavailable => f.write_str("Unavailable"),
             Self::Full => f.write_str("Full"),
             Self::Empty => f.write_str("Empty"),
             Self::TooManyTopics { limit } => f.debug_struct("TooManyTopics").field("limit", limit).finish(),
@@ -148,6 +153,7 @@ impl fmt::Display for Error {
             Self::MessageTooBig { limit } => write!(f, "message larger than {limit} bytes"),
             Self::Timeout(timeout) => timeout.fmt(f),
             Self::Refused(response) => write!(f, "handshake refused with status {}", response.status()),
+            Self::Unavailable => f.write_str("the server is full, or stops"),
             Self::Full => f.write_str("backlog full"),
             Self::Empty => f.write_str("no message waiting"),
             Self::TooManyTopics { limit } => write!(f, "more than {limit} topics"),

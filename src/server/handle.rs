@@ -107,7 +107,8 @@ impl ServerHandle {
     /// `handleUpgrade`.
     ///
     /// The handshake is checked and answered, and the handler runs, in a client thread of this server's; who asked is
-    /// free at once. `leftover` is what was read behind the head.
+    /// free at once. `leftover` is what was read behind the head. What was attached to the head's extensions is found in
+    /// those of [`Connection::request`](crate::Connection::request).
     ///
     /// # Blocking
     ///
@@ -115,8 +116,8 @@ impl ServerHandle {
     ///
     /// # Errors
     ///
-    /// [`Error::Full`] if no place is left, [`Error::Io`] if no thread can be started; the peer was answered 503, as far
-    /// as that went without waiting. [`Error::Closed`] does not happen here; [`Error::Invalid`] if the server stops.
+    /// [`Error::Unavailable`] if no place is left, or the server stops; [`Error::Io`] if no thread can be started, or the
+    /// peer is gone. A peer that is there was answered 503, as far as that went without waiting.
     pub fn upgrade(&self, stream: TcpStream, head: &http::Request<()>, leftover: &[u8]) -> Result<()> {
         let peer_addr = stream.peer_addr()?;
         let stream = Arc::new(Stream::new(stream)?);
@@ -126,18 +127,13 @@ impl ServerHandle {
         let Some(place) = (if full { None } else { Place::take() }) else {
             counters.refused(Refusal::Full);
             crate::handshake::answer_unavailable(&stream);
-            return Err(Error::Full);
+            return Err(Error::Unavailable);
         };
-        let mut request = http::Request::new(());
-        *request.method_mut() = head.method().clone();
-        *request.uri_mut() = head.uri().clone();
-        *request.version_mut() = head.version();
-        *request.headers_mut() = head.headers().clone();
-        let head = Box::new(Head { request, early: leftover.to_vec() });
+        let head = Box::new(Head { request: head.clone(), early: leftover.to_vec() });
         let Some(client) = Client::accepted(&self.shared, &stream, peer_addr, place, None, Some(head)) else {
             counters.refused(Refusal::Stopping);
             crate::handshake::answer_unavailable(&stream);
-            return Err(Error::invalid("the server stops"));
+            return Err(Error::Unavailable);
         };
         if let Err((client, error)) = self.shared.pool.run(client) {
             drop(client);
