@@ -27,6 +27,7 @@ use crate::request::{HandshakeError, Reject, Request, Response};
 use crate::sync::{Arc, JoinHandle};
 use crate::timer::Timer;
 use accept::Acceptor;
+use capacity::Place;
 use live::Live;
 use pool::Pool;
 use session::Client;
@@ -401,6 +402,11 @@ struct Shared {
 }
 
 impl Shared {
+    /// A place for one more client, if this server and the process have one.
+    fn place(&self) -> Option<Place> {
+        if self.live.count() < self.capacity.clients() { Place::take() } else { None }
+    }
+
     fn stop_threads(&self) {
         self.timer.stop();
         self.flush.stop();

@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::accept::{Acceptor, Stop};
-use super::capacity::{Capacity, Place};
+use super::capacity::Capacity;
 use super::session::{Client, Head};
 use crate::error::{Error, Result};
 use crate::hub::{Client as Member, Hub};
@@ -123,8 +123,7 @@ impl ServerHandle {
         let stream = Arc::new(Stream::new(stream)?);
         let counters = self.shared.hub.counters();
         counters.accepted();
-        let full = self.shared.live.count() >= self.shared.capacity.clients();
-        let Some(place) = (if full { None } else { Place::take() }) else {
+        let Some(place) = self.shared.place() else {
             counters.refused(Refusal::Full);
             crate::handshake::answer_unavailable(&stream);
             return Err(Error::Unavailable);
