@@ -166,11 +166,12 @@ impl fmt::Display for Error {
     }
 }
 
+/// What is inside is shown by `Display`, so the source is what that comes of: whoever prints a whole chain prints nothing
+/// twice.
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Violation(violation) => Some(violation),
-            Self::Io(error) => Some(error),
+            Self::Io(error) => error.source(),
             _ => None,
         }
     }
@@ -504,6 +505,23 @@ mod tests {
         let shown = format!("{error:?}");
         assert!(shown.starts_with(r#"Refused { status: 403, body: "no\u{1b}[2J"#), "{shown}");
         assert!(shown.len() < 300 && !shown.contains("secret"), "{shown}");
+    }
+
+    #[test]
+    fn a_printed_chain_of_errors_says_nothing_twice() {
+        let inner = io::Error::other("the disk is full");
+        let errors = [
+            Error::Io(io::Error::other("no route")),
+            Error::Io(io::ErrorKind::BrokenPipe.into()),
+            Error::Io(io::Error::other(Error::Io(inner))),
+            Error::Violation(Violation::UnmaskedFrame),
+            Error::Timeout(Timeout::Write),
+        ];
+        for error in &errors {
+            let chain = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+            let lines: Vec<String> = chain.map(ToString::to_string).collect();
+            assert_eq!(lines, [error.to_string()]);
+        }
     }
 
     #[test]
