@@ -133,7 +133,8 @@ impl Connect {
     }
 
     /// How many redirects are followed. `Authorization`, the URL's user and password, and `Cookie` are not carried to
-    /// another origin. Defaults to none: a redirect is [`Error::Refused`].
+    /// another origin. Defaults to none: a redirect is [`Error::Refused`], as one always is that is not followed or leads
+    /// where one cannot go: to `wss://`, to a URL with a user, or to nothing that is a URL.
     pub fn max_redirects(mut self, redirects: usize) -> Self {
         self.max_redirects = redirects;
         self
@@ -157,11 +158,11 @@ impl Connect {
     pub fn connect(self) -> Result<Connection> {
         let deadline = Deadline::after(self.config.handshake_timeout);
         let (mut target, mut headers) = self.check()?;
+        if target.tls {
+            return Err(Error::invalid("wss:// is not supported yet"));
+        }
         let mut redirects = 0;
         loop {
-            if target.tls {
-                return Err(Error::invalid("wss:// is not supported yet"));
-            }
             let stream = Stream::new(dial(&target, deadline)?)?;
             match self.shake_hands(stream, &target, &headers, deadline) {
                 Err(Error::Refused(response)) if redirects < self.max_redirects => {
@@ -169,7 +170,6 @@ impl Connect {
                         return Err(Error::Refused(response));
                     };
                     redirects += 1;
-                    let next = next?;
                     if !next.is_same_origin(&target) {
                         for name in SECRETS {
                             headers.remove(name);
@@ -335,11 +335,11 @@ fn read_some(stream: &Stream, octets: &mut Vec<u8>, deadline: Deadline) -> Resul
     Ok(count)
 }
 
-/// Where a redirect leads, if this is one.
-fn redirect(from: &Target, response: &Response) -> Option<Result<Target>> {
-    let code = response.status().as_u16();
-    let location = response.headers().get(LOCATION)?.to_str().ok()?;
-    matches!(code, 301 | 302 | 303 | 307 | 308).then(|| from.redirected(location))
+/// Where a redirect leads, if this is one that can be followed: `wss://` cannot yet.
+fn redirect(from: &Target, response: &Response) -> Option<Target> {
+    let is_redirect = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
+    let location = response.headers().get(LOCATION).filter(|_| is_redirect)?.to_str().ok()?;
+    from.redirected(location).ok().filter(|target| !target.tls)
 }
 
 fn timed_out(error: io::Error) -> Error {

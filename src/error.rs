@@ -35,8 +35,10 @@ pub enum Error {
     Timeout(Timeout),
     /// The other end answered the handshake with something else than 101.
     Refused(Box<crate::Response>),
-    /// [`try_send`](crate::Sender::try_send) found the backlog full, and queued nothing; or
-    /// [`ServerHandle::upgrade`](crate::ServerHandle::upgrade) no place for one more client.
+    /// A server has no place for another client, or stops. Whom it was [asked](crate::ServerHandle::upgrade) to take was
+    /// answered 503.
+    Unavailable,
+    /// [`try_send`](crate::Sender::try_send) found the backlog full. Nothing was queued.
     Full,
     /// [`try_recv`](crate::Connection::try_recv) found no whole message.
     Empty,
@@ -70,6 +72,7 @@ impl Error {
             | Self::MessageTooBig { .. }
             | Self::TooManyMessages { .. }
             | Self::Refused(_)
+            | Self::Unavailable
             | Self::Io(_) => true,
             Self::Timeout(timeout) => !matches!(timeout, Timeout::Recv | Timeout::Drained),
             Self::Full | Self::Empty | Self::TooManyTopics { .. } | Self::Invalid(_) => false,
@@ -132,6 +135,7 @@ impl fmt::Debug for Error {
                     .field("body", &String::from_utf8_lossy(shown))
                     .finish_non_exhaustive()
             }
+            Self::Unavailable => f.write_str("Unavailable"),
             Self::Full => f.write_str("Full"),
             Self::Empty => f.write_str("Empty"),
             Self::TooManyTopics { limit } => f.debug_struct("TooManyTopics").field("limit", limit).finish(),
@@ -152,6 +156,7 @@ impl fmt::Display for Error {
             Self::MessageTooBig { limit } => write!(f, "message larger than {limit} bytes"),
             Self::Timeout(timeout) => timeout.fmt(f),
             Self::Refused(response) => write!(f, "handshake refused with status {}", response.status()),
+            Self::Unavailable => f.write_str("the server is full, or stops"),
             Self::Full => f.write_str("backlog full"),
             Self::Empty => f.write_str("no message waiting"),
             Self::TooManyTopics { limit } => write!(f, "more than {limit} topics"),
@@ -164,11 +169,12 @@ impl fmt::Display for Error {
     }
 }
 
+/// What is inside is shown by `Display`, so the source is what that comes of: whoever prints a whole chain prints nothing
+/// twice.
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Violation(violation) => Some(violation),
-            Self::Io(error) => Some(error),
+            Self::Io(error) => error.source(),
             _ => None,
         }
     }
@@ -501,6 +507,23 @@ mod tests {
         let shown = format!("{error:?}");
         assert!(shown.starts_with(r#"Refused { status: 403, body: "no\u{1b}[2J"#), "{shown}");
         assert!(shown.len() < 300 && !shown.contains("secret"), "{shown}");
+    }
+
+    #[test]
+    fn a_printed_chain_of_errors_says_nothing_twice() {
+        let inner = io::Error::other("the disk is full");
+        let errors = [
+            Error::Io(io::Error::other("no route")),
+            Error::Io(io::ErrorKind::BrokenPipe.into()),
+            Error::Io(io::Error::other(Error::Io(inner))),
+            Error::Violation(Violation::UnmaskedFrame),
+            Error::Timeout(Timeout::Write),
+        ];
+        for error in &errors {
+            let chain = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+            let lines: Vec<String> = chain.map(ToString::to_string).collect();
+            assert_eq!(lines, [error.to_string()]);
+        }
     }
 
     #[test]

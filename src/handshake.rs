@@ -1,7 +1,7 @@
 //! The server's side of the opening handshake: reads a head, has the pure room judge it, and answers, all under one
 //! deadline. Every failure gets its HTTP status, and whoever wants to know is told.
 
-use crate::config::{MAX_HEAD_SIZE, MAX_HEADERS};
+use crate::config::{Config, MAX_HEAD_SIZE, MAX_HEADERS};
 use crate::net::{Deadline, Stream};
 use crate::protocol::Refusal;
 use crate::protocol::forwarded::{self, ForwardedHeader, Trust};
@@ -21,8 +21,9 @@ use std::time::{Duration, Instant};
 
 /// What a head is first read into; few need more.
 const FIRST_READ: usize = 2 * 1024;
-/// An answer has at least this long to leave, even if the handshake's own time is up.
-const ANSWER: Duration = Duration::from_secs(1);
+/// For each started piece of this size an answer has the write timeout to leave, as a message has, even if the handshake's
+/// own time is up.
+const WRITE_UNIT: usize = 1 << 20;
 /// How long, and how much, is read after an answer, so that the RST of a socket closed over unread input does not take the
 /// answer away.
 const LINGER: Duration = Duration::from_secs(1);
@@ -89,11 +90,11 @@ pub(crate) fn serve(
     stream: &Stream,
     peer_addr: SocketAddr,
     rules: &Rules,
-    timeout: Duration,
+    config: &Config,
     admitted: bool,
     host: &dyn Host,
 ) -> Option<Box<Opened>> {
-    let exchange = Exchange { stream, peer_addr, rules, deadline: Deadline::after(timeout), admitted, host };
+    let exchange = Exchange::new(stream, peer_addr, rules, config, admitted, host);
     match exchange.read_head() {
         Ok(Arrived { request, early, source }) => exchange.serve(request, early, source),
         Err(Failure::Silent) => {
@@ -110,13 +111,12 @@ pub(crate) fn serve_request(
     stream: &Stream,
     peer_addr: SocketAddr,
     rules: &Rules,
-    timeout: Duration,
+    config: &Config,
     host: &dyn Host,
     request: http::Request<()>,
     early: Vec<u8>,
 ) -> Option<Box<Opened>> {
-    let deadline = Deadline::after(timeout);
-    let exchange = Exchange { stream, peer_addr, rules, deadline, admitted: false, host };
+    let exchange = Exchange::new(stream, peer_addr, rules, config, false, host);
     exchange.serve(request, early, Some(peer_addr.ip()))
 }
 
@@ -180,11 +180,24 @@ struct Exchange<'a> {
     peer_addr: SocketAddr,
     rules: &'a Rules,
     deadline: Deadline,
+    write_timeout: Duration,
     admitted: bool,
     host: &'a dyn Host,
 }
 
-impl Exchange<'_> {
+impl<'a> Exchange<'a> {
+    fn new(
+        stream: &'a Stream,
+        peer_addr: SocketAddr,
+        rules: &'a Rules,
+        config: &Config,
+        admitted: bool,
+        host: &'a dyn Host,
+    ) -> Self {
+        let deadline = Deadline::after(config.handshake_timeout);
+        Self { stream, peer_addr, rules, deadline, write_timeout: config.write_timeout, admitted, host }
+    }
+
     /// A whole head, and what came behind it.
     ///
     /// Apart from what follows: a client thread's stack shall not be deeper than its deepest step.
@@ -327,16 +340,27 @@ impl Exchange<'_> {
 
     /// Sends an answer after which the connection ends, and lets the client read it.
     fn answer(&self, response: &Response, without_body: bool) {
-        if self.write(&head::write_response(response, without_body)).is_ok() {
-            self.stream.shutdown_write();
-            self.stream.drain(LINGER_OCTETS, Deadline::after(LINGER));
+        match self.write(&head::write_response(response, without_body)) {
+            Ok(()) => {
+                self.stream.shutdown_write();
+                self.stream.drain(LINGER_OCTETS, Deadline::after(LINGER));
+            }
+            Err(error) => {
+                let (peer_addr, status) = (self.peer_addr, response.status().as_u16());
+                report!(
+                    Debug,
+                    "threadws::handshake",
+                    "{peer_addr} did not take all of its {status}: {error}"
+                );
+            }
         }
     }
 
     fn write(&self, octets: &[u8]) -> io::Result<()> {
-        let now = Instant::now();
-        let deadline = match self.deadline.left(now) {
-            Some(left) if left < ANSWER => Deadline::at(now + ANSWER),
+        let units = u32::try_from(octets.len().div_ceil(WRITE_UNIT)).unwrap_or(u32::MAX);
+        let granted = self.write_timeout.saturating_mul(units);
+        let deadline = match self.deadline.left(Instant::now()) {
+            Some(left) if left < granted => Deadline::after(granted),
             _ => self.deadline,
         };
         self.stream.write_all(octets, deadline)

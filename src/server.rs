@@ -27,6 +27,7 @@ use crate::request::{HandshakeError, Reject, Request, Response};
 use crate::sync::{Arc, JoinHandle};
 use crate::timer::Timer;
 use accept::Acceptor;
+use capacity::Place;
 use live::Live;
 use pool::Pool;
 use session::Client;
@@ -247,7 +248,10 @@ impl Server {
 
     /// Answers plain GET and HEAD requests on the same port. Without it they are answered 426.
     ///
-    /// It runs in the client's thread. If it panics, the client is answered 500.
+    /// It runs in the client's thread. If it panics, the client is answered 500. The answer has what is left of
+    /// [`handshake_timeout`](Config::handshake_timeout) to leave, and at least the
+    /// [`write_timeout`](Config::write_timeout), 10 s by default, for each started MiB; then it is cut off. No `Date` is
+    /// added, against RFC 9110 §6.6.1: whoever wants one sets it.
     pub fn on_http(mut self, callback: impl Fn(&Request) -> Response + Send + Sync + 'static) -> Self {
         self.rules.on_http = Some(Box::new(callback));
         self
@@ -417,6 +421,11 @@ struct Shared {
 }
 
 impl Shared {
+    /// A place for one more client, if this server and the process have one.
+    fn place(&self) -> Option<Place> {
+        if self.live.count() < self.capacity.clients() { Place::take() } else { None }
+    }
+
     fn stop_threads(&self) {
         self.timer.stop();
         self.flush.stop();

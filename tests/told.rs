@@ -7,6 +7,7 @@ use common::{RawPeer, TestServer, echo, eventually, ms, watchdog};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use std::sync::{Mutex, Once, PoisonError};
+use threadws::{Config, Response};
 
 /// Keeps all lines, each with its level before it.
 struct Kept(Mutex<Vec<String>>);
@@ -79,6 +80,22 @@ fn a_peer_that_vanishes_is_no_failure_of_a_handler_with_an_error_of_its_own() {
     eventually("all have ended", || lines("closed after").len() == 3);
     let failures = lines("ERROR");
     assert!(matches!(&failures[..], [one] if one.contains("something else")), "{failures:#?}");
+}
+
+#[test]
+fn an_answer_that_is_cut_off_is_a_line_for_who_looks_for_it() {
+    let (_alone, _dog) = (alone(), watchdog(30));
+    listen();
+    let config = Config::new().handshake_timeout(ms(50)).write_timeout(ms(50));
+    let server = TestServer::with(
+        |server| server.config(config).on_http(|_| Response::new(vec![b'x'; 8 << 20])),
+        echo,
+    );
+    let mut peer = RawPeer::connect(server.addr());
+    peer.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    eventually("it is told", || lines("did not take all of its 200").len() == 1);
+    assert!(lines("did not take")[0].starts_with("DEBUG"));
+    drop(peer);
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! The acceptor: it accepts, admits and hands over. It parses no octet, so no client can stop it.
 
 use super::Shared;
-use super::capacity::Place;
 use super::session::{Client, contained};
 use crate::error::{Error, Result};
 use crate::handshake;
@@ -132,9 +131,7 @@ impl Acceptor {
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
         let counters = Arc::clone(self.shared.hub.counters());
         counters.accepted();
-        let place =
-            if self.shared.live.count() < self.shared.capacity.clients() { Place::take() } else { None };
-        let Some(place) = place else {
+        let Some(place) = self.shared.place() else {
             counters.refused(Refusal::Full);
             self.tell_of_refusal(&format!("full: {}", self.shared.capacity));
             if let Ok(stream) = Stream::accepted(stream, self.read_timeout) {

@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::accept::{Acceptor, Stop};
-use super::capacity::{Capacity, Place};
+use super::capacity::Capacity;
 use super::session::{Client, Head};
 use crate::config::MAX_TIMEOUT;
 use crate::error::{Error, Result};
@@ -108,7 +108,8 @@ impl ServerHandle {
     /// `handleUpgrade`.
     ///
     /// The handshake is checked and answered, and the handler runs, in a client thread of this server's; who asked is
-    /// free at once. `leftover` is what was read behind the head.
+    /// free at once. `leftover` is what was read behind the head. What was attached to the head's extensions is found in
+    /// those of [`Connection::request`](crate::Connection::request).
     ///
     /// # Blocking
     ///
@@ -116,32 +117,23 @@ impl ServerHandle {
     ///
     /// # Errors
     ///
-    /// * [`Error::Full`]: no place is left.
-    /// * [`Error::Invalid`]: the server stops.
-    /// * [`Error::Io`]: no thread can be started; or `stream` is connected to nobody any more.
-    ///
-    /// But for the last of these the peer was answered 503, as far as that went without waiting.
+    /// [`Error::Unavailable`] if no place is left, or the server stops; [`Error::Io`] if no thread can be started, or the
+    /// peer is gone. A peer that is there was answered 503, as far as that went without waiting.
     pub fn upgrade(&self, stream: TcpStream, head: &http::Request<()>, leftover: &[u8]) -> Result<()> {
         let peer_addr = stream.peer_addr()?;
         let stream = Arc::new(Stream::new(stream)?);
         let counters = self.shared.hub.counters();
         counters.accepted();
-        let full = self.shared.live.count() >= self.shared.capacity.clients();
-        let Some(place) = (if full { None } else { Place::take() }) else {
+        let Some(place) = self.shared.place() else {
             counters.refused(Refusal::Full);
             crate::handshake::answer_unavailable(&stream);
-            return Err(Error::Full);
+            return Err(Error::Unavailable);
         };
-        let mut request = http::Request::new(());
-        *request.method_mut() = head.method().clone();
-        *request.uri_mut() = head.uri().clone();
-        *request.version_mut() = head.version();
-        *request.headers_mut() = head.headers().clone();
-        let head = Box::new(Head { request, early: leftover.to_vec() });
+        let head = Box::new(Head { request: head.clone(), early: leftover.to_vec() });
         let Some(client) = Client::accepted(&self.shared, &stream, peer_addr, place, None, Some(head)) else {
             counters.refused(Refusal::Stopping);
             crate::handshake::answer_unavailable(&stream);
-            return Err(Error::invalid("the server stops"));
+            return Err(Error::Unavailable);
         };
         if let Err((client, error)) = self.shared.pool.run(client) {
             drop(client);

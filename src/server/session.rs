@@ -69,12 +69,12 @@ impl Client {
         let head = self.head.take();
         let Self { shared, stream, peer_addr, .. } = &*self;
         let admitted = self.admission.is_some();
-        let timeout = shared.config.handshake_timeout;
+        let Shared { rules, config, .. } = &**shared;
         let mut opened = match head {
-            None => handshake::serve(stream, *peer_addr, &shared.rules, timeout, admitted, self),
+            None => handshake::serve(stream, *peer_addr, rules, config, admitted, self),
             Some(head) => {
                 let Head { request, early } = *head;
-                handshake::serve_request(stream, *peer_addr, &shared.rules, timeout, self, request, early)
+                handshake::serve_request(stream, *peer_addr, rules, config, self, request, early)
             }
         }?;
         if !admitted {
