@@ -184,7 +184,9 @@ fn the_clients_behind_it_have_budgets_of_handshakes_and_messages_of_their_own() 
     let server = TestServer::with(rates, echo);
     for header in [V1, OTHER] {
         let mut opened = [asking(&server, header), asking(&server, header)];
-        opened.each_mut().map(|peer| peer.expect_101());
+        for peer in &mut opened {
+            peer.expect_101();
+        }
         let answer = asking(&server, header).expect_refusal(429);
         assert_eq!(answer.text(), "too many handshakes from this address");
         for (peer, text) in [(0, "one"), (1, "two"), (0, "three")] {
