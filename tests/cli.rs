@@ -2,15 +2,15 @@
 
 #![cfg(feature = "cli")]
 
+mod common;
+
+use common::{PATIENCE, ms, watchdog};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
-
-/// Longer than anything here takes on a busy machine; a test that gets there has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 fn threadws(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_threadws"));
@@ -162,6 +162,7 @@ impl Peer {
 
 #[test]
 fn help_and_version_go_to_stdout_and_exit_with_0() {
+    let _dog = watchdog(60);
     let help = output(&["--help"]);
     assert_eq!((help.status.code(), text(&help.stderr)), (Some(0), ""));
     let options = "every message echo broadcast topics no-page listen path allow-origin trust-proxy max-clients \
@@ -178,6 +179,7 @@ fn help_and_version_go_to_stdout_and_exit_with_0() {
 
 #[test]
 fn help_into_a_closed_pipe_is_quiet() {
+    let _dog = watchdog(60);
     let (reader, writer) = std::os::unix::net::UnixStream::pair().expect("a pair");
     drop(reader);
     let writer = std::os::fd::OwnedFd::from(writer);
@@ -188,6 +190,7 @@ fn help_into_a_closed_pipe_is_quiet() {
 
 #[test]
 fn a_usage_error_exits_with_2_and_says_what_to_try() {
+    let _dog = watchdog(60);
     let cases: [(&[&str], &str); 9] = [
         (&["--ehco"], "did you mean '--echo'?"),
         (&["--echo", "--broadcast"], "--echo and --broadcast"),
@@ -213,6 +216,7 @@ fn a_usage_error_exits_with_2_and_says_what_to_try() {
 
 #[test]
 fn a_port_that_is_taken_exits_with_1_and_names_the_address() {
+    let _dog = watchdog(60);
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("bound").to_string();
     let output = output(&["--listen", &address, "--log", "off"]);
@@ -224,6 +228,7 @@ fn a_port_that_is_taken_exits_with_1_and_names_the_address() {
 
 #[test]
 fn stdout_gets_one_line_with_the_real_port() {
+    let _dog = watchdog(60);
     let running = Running::start(&[]);
     let address = running.address;
     assert_ne!(address.port(), 0);
@@ -232,6 +237,7 @@ fn stdout_gets_one_line_with_the_real_port() {
 
 #[test]
 fn a_signal_sends_everyone_away_and_exits_with_0() {
+    let _dog = watchdog(60);
     for signal in [Signal::TERM, Signal::INT] {
         let mut running = Running::start(&["--every", "0"]);
         let mut peer = running.websocket("");
@@ -245,6 +251,7 @@ fn a_signal_sends_everyone_away_and_exits_with_0() {
 
 #[test]
 fn a_second_signal_exits_with_130_at_once() {
+    let _dog = watchdog(60);
     let mut running = Running::start(&["--every", "0"]);
     let mut peer = running.websocket("");
     running.signal(Signal::TERM);
@@ -253,11 +260,12 @@ fn a_second_signal_exits_with_130_at_once() {
     let start = Instant::now();
     running.signal(Signal::TERM);
     assert_eq!(running.wait().code(), Some(130));
-    assert!(start.elapsed() < Duration::from_secs(3), "it waited for the clients");
+    assert!(start.elapsed() < ms(3000), "it waited for the clients");
 }
 
 #[test]
 fn the_log_tells_who_came_what_they_sent_and_why_they_left() {
+    let _dog = watchdog(60);
     let running = Running::start(&["--every", "0"]);
     let mut peer = running.websocket("X-Forwarded-For: 198.51.100.66, 203.0.113.9\r\n");
     peer.send(0x1, "안녕 \u{1b}[2J\r\nforged".as_bytes());
@@ -289,6 +297,7 @@ fn the_log_tells_who_came_what_they_sent_and_why_they_left() {
 
 #[test]
 fn the_log_is_silent_about_messages_below_info() {
+    let _dog = watchdog(60);
     let running = Running::start(&["-q", "--every", "0"]);
     let mut peer = running.websocket("");
     peer.send(0x1, b"hello");
@@ -298,6 +307,7 @@ fn the_log_is_silent_about_messages_below_info() {
 
 #[test]
 fn clients_get_the_message_at_every_tick_until_they_leave() {
+    let _dog = watchdog(60);
     let running = Running::start(&["--every", "20ms", "--message", "tick"]);
     let mut peer = running.websocket("");
     for _ in 0..5 {
@@ -308,6 +318,7 @@ fn clients_get_the_message_at_every_tick_until_they_leave() {
 
 #[test]
 fn without_an_answer_and_without_ticks_no_data_frame_is_sent() {
+    let _dog = watchdog(60);
     let running = Running::start(&["--every", "0"]);
     let mut peer = running.websocket("");
     peer.send(0x1, b"hello");
@@ -317,6 +328,7 @@ fn without_an_answer_and_without_ticks_no_data_frame_is_sent() {
 
 #[test]
 fn echo_sends_each_message_back_to_its_sender_as_the_same_kind() {
+    let _dog = watchdog(60);
     let running = Running::start(&["--every", "0", "--echo"]);
     let mut peer = running.websocket("");
     for (opcode, payload) in [(0x1, "안녕".as_bytes()), (0x2, &[0, 255]), (0x1, b"")] {
@@ -327,6 +339,7 @@ fn echo_sends_each_message_back_to_its_sender_as_the_same_kind() {
 
 #[test]
 fn broadcast_passes_each_message_on_to_everyone_as_the_same_kind() {
+    let _dog = watchdog(60);
     let running = Running::start(&["--every", "0", "--broadcast"]);
     let mut one = running.websocket("");
     let mut other = running.websocket("");
@@ -342,6 +355,7 @@ fn broadcast_passes_each_message_on_to_everyone_as_the_same_kind() {
 
 #[test]
 fn plain_http_gets_the_page_the_health_check_or_what_is_wrong() {
+    let _dog = watchdog(60);
     let running = Running::start(&["--path", "/ws"]);
     let elsewhere = running.http("GET /", "");
     assert!(elsewhere.starts_with("HTTP/1.1 302 "), "{elsewhere}");
@@ -366,6 +380,7 @@ fn plain_http_gets_the_page_the_health_check_or_what_is_wrong() {
 
 #[test]
 fn a_stderr_that_is_closed_kills_nobody() {
+    let _dog = watchdog(60);
     let (reader, writer) = std::os::unix::net::UnixStream::pair().expect("a pair");
     drop(reader);
     let mut running =
@@ -382,6 +397,7 @@ fn a_stderr_that_is_closed_kills_nobody() {
 
 #[test]
 fn a_stderr_that_nobody_reads_stalls_nobody() {
+    let _dog = watchdog(60);
     // Held, never read: a pipe takes 64 KiB, so some 300 of these lines fill it.
     let mut running = Running::start(&["--every", "0", "--echo"]);
     let mut peer = running.websocket("");
@@ -396,11 +412,12 @@ fn a_stderr_that_nobody_reads_stalls_nobody() {
     running.signal(Signal::TERM);
     let start = Instant::now();
     assert_eq!(running.wait().code(), Some(0));
-    assert!(start.elapsed() < Duration::from_secs(3), "the end waited for stderr");
+    assert!(start.elapsed() < ms(3000), "the end waited for stderr");
 }
 
 #[test]
 fn what_a_stderr_was_too_slow_for_is_counted_in_the_log() {
+    let _dog = watchdog(60);
     let mut running = Running::start(&["--every", "0", "--echo"]);
     let mut peer = running.websocket("");
     let message = "x".repeat(200);

@@ -4,6 +4,7 @@ mod common;
 
 use common::frame::{self};
 use common::{Frame, PATIENCE, RawPeer, TestServer, closed, eventually, ms, next, telling, watchdog};
+use std::io::Write as _;
 use std::sync::mpsc::{self};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -204,11 +205,20 @@ fn closing_does_not_wait_for_messages_that_nobody_reads() {
         Ok(())
     });
     let mut peer = RawPeer::open(server.addr());
-    for _ in 0..1000 {
-        peer.send(&Frame::text(&"never read ".repeat(50)));
+    // Until the kernel takes no more and the peer is stuck in the middle of a message.
+    let mut stream = peer.stream();
+    let message = Frame::binary(vec![7; 512 << 10]).encode();
+    let mut written = 0;
+    stream.set_write_timeout(Some(ms(300))).expect("not zero");
+    while let Ok(octets) = stream.write(&message[written % message.len()..]) {
+        written += octets;
+        assert!(written < 64 << 20, "somebody reads");
     }
+    assert!(written > 1 << 20, "{written} octets were taken");
     release.send(()).expect("the handler waits");
     peer.expect_close(1000);
+    stream.set_write_timeout(Some(PATIENCE)).expect("not zero");
+    stream.write_all(&message[written % message.len()..]).expect("it is read to its end");
     peer.send(&Frame::close(1000, ""));
     peer.expect_eof();
     let (result, closed) = next(&told, "the end of close");
@@ -427,7 +437,6 @@ fn the_close_frame_reaches_a_client_that_still_sends_much() {
     let mut peer = RawPeer::open(server.addr());
     let stream = peer.stream();
     let writer = std::thread::spawn(move || {
-        use std::io::Write as _;
         let octets = Frame::binary(vec![0; 100 << 10]).encode();
         for _ in 0..5 {
             if (&stream).write_all(&octets).is_err() {

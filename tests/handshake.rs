@@ -118,7 +118,7 @@ fn a_hundred_headers_are_taken_and_one_more_is_not() {
 }
 
 #[test]
-fn what_is_not_http_1_1_is_refused_or_hung_up_on() {
+fn what_is_not_http_1_1_is_refused() {
     let _dog = watchdog(60);
     let server = TestServer::new(echo);
     let cases: [(&str, &[u8], &[u16]); 10] = [
@@ -146,13 +146,10 @@ fn what_is_not_http_1_1_is_refused_or_hung_up_on() {
         let start = Instant::now();
         let mut peer = RawPeer::connect(server.addr());
         peer.write(octets);
-        if let Ok(Some(answer)) = peer.try_answer() {
-            assert!(statuses.contains(&answer.status), "{what}: {}", answer.head);
-            if answer.status == 405 {
-                assert!(answer.header("allow").is_some_and(|allow| allow.contains("GET")), "{}", answer.head);
-            }
+        let answer = peer.expect_refusal_in(statuses);
+        if answer.status == 405 {
+            assert!(answer.header("allow").is_some_and(|allow| allow.contains("GET")), "{}", answer.head);
         }
-        peer.expect_gone();
         assert!(start.elapsed() < PATIENCE, "{what}: waited for a head that cannot come any more");
     }
     shows_that_it_works(&server);
@@ -342,13 +339,16 @@ fn a_full_server_says_503_at_once_and_recovers() {
     let _dog = watchdog(30);
     let server = TestServer::with(|server| server.max_clients(3), echo);
     let mut inside: Vec<_> = (0..3).map(|_| RawPeer::open(server.addr())).collect();
-    for _ in 0..10 {
+    let mut delays = [(); 21].map(|()| {
         let start = Instant::now();
         let mut peer = RawPeer::connect(server.addr());
         peer.ask("/", &[]);
         peer.expect_refusal(503);
-        assert!(start.elapsed() < ms(1000), "refused only after {:?}", start.elapsed());
-    }
+        start.elapsed()
+    });
+    delays.sort();
+    // The machine may hold up one or the other.
+    assert!(delays[10] < ms(100) && delays[20] < PATIENCE / 2, "refused after {delays:?}");
     for peer in &mut inside {
         peer.send_text("hello");
         peer.expect_text("hello");
@@ -414,7 +414,7 @@ fn octets_that_are_not_ascii_break_no_header() {
 }
 
 #[test]
-fn any_octets_at_all_get_an_answer_or_an_end() {
+fn any_octets_at_all_get_an_answer() {
     let _dog = watchdog(60);
     let server = TestServer::new(echo);
     let good = upgrade_request(server.addr(), "/", &[]).into_bytes();
@@ -437,7 +437,10 @@ fn any_octets_at_all_get_an_answer_or_an_end() {
         let mut peer = RawPeer::connect(server.addr());
         peer.write(&request);
         peer.fin(); // Or it would wait for the end of a head that has none.
-        drop(peer.try_answer());
+        // A panic would be a 500, or a bare end.
+        let answer = peer.answer();
+        let expected = matches!(answer.status, 101 | 400 | 403 | 405 | 414 | 426 | 431 | 505);
+        assert!(expected, "{}\nfor {}", answer.head, request.escape_ascii());
         peer.expect_gone();
     }
     shows_that_it_works(&server);

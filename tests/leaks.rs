@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Frame, PATIENCE, Process, RawPeer, eventually, watchdog};
+use common::{Frame, PATIENCE, Process, RawPeer, eventually, upgrade_request, watchdog};
 use rustix::process::Signal;
 use std::process::Command;
 
@@ -108,7 +108,8 @@ fn no_secret_is_logged_at_any_level_by_either_side() {
         ("Cookie", "session=tell-nobody-2"),
         ("Proxy-Authorization", "Basic tell-nobody-3"),
     ];
-    RawPeer::open_at(addr, "/", &secrets).close(1000);
+    let target = "/path?token=tell-nobody-8";
+    RawPeer::open_at(addr, target, &secrets).close(1000);
     // Nor when it fails, nor when it is no WebSocket.
     let faults: [&[(&str, &str)]; 4] = [
         &[("Sec-WebSocket-Version", "8")],
@@ -118,18 +119,21 @@ fn no_secret_is_logged_at_any_level_by_either_side() {
     ];
     for fault in faults {
         let mut peer = RawPeer::connect(addr);
-        peer.ask("/", &[&secrets[..], fault].concat());
+        peer.ask(target, &[&secrets[..], fault].concat());
         assert_ne!(peer.answer().status, 101);
     }
     let mut peer = RawPeer::connect(addr);
-    peer.write("GET / HTTP/1.1\r\nHost: x\r\nAuthorization: tell-nobody-4\r\nCookie: tell-nobody-5\r\nbroken line\r\n\r\n");
+    peer.write(format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n"));
+    assert_eq!(peer.answer().status, 404);
+    let mut peer = RawPeer::connect(addr);
+    peer.write("GET /?tell-nobody-9 HTTP/1.1\r\nHost: x\r\nAuthorization: tell-nobody-4\r\nCookie: tell-nobody-5\r\nbroken line\r\n\r\n");
     assert_eq!(peer.answer().status, 400);
 
     let unused =
         std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("it is bound");
     for addr in [addr, unused] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_threadws"));
-        let url = format!("ws://me:tell-nobody-6@{addr}/");
+        let url = format!("ws://me:tell-nobody-6@{addr}/path?token=tell-nobody-10");
         command.args(["connect", "--once", "--log", "trace", "--header", "Cookie: tell-nobody-7", &url]);
         let mut client = Process::with_pipe(command);
         client.write("hello\n");
@@ -171,6 +175,48 @@ fn a_thousand_bad_handshakes_are_not_worth_a_line_above_debug() {
     // Listening, connected, disconnected.
     let log = server.log();
     assert_eq!(log.len(), 3, "{log:?}");
+    server.stop();
+}
+
+#[test]
+fn a_bad_handshake_is_worth_one_line_at_debug() {
+    let _dog = watchdog(60);
+    let server = Process::threadws(&["--echo", "--every", "0", "--log", "debug"]);
+    let upgrade = |headers: &[(&str, &str)]| upgrade_request(server.addr(), "/", headers).into_bytes();
+    let bad: [Vec<u8>; 9] = [
+        b"BREW / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),
+        b"GET / HTTP/1.0\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n".to_vec(),
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03\x00\x01\x02\x03".to_vec(),
+        b"SSH-2.0-OpenSSH_9.2p1\r\n".to_vec(),
+        b"\x00\xff\xfe\x80\r\n\r\n\x01\x02".to_vec(),
+        format!("GET /{}", "a".repeat(1 << 17)).into_bytes(),
+        upgrade(&[("Sec-WebSocket-Version", "8")]),
+        upgrade(&[("Origin", "http://evil.example")]),
+    ];
+    let mut from = Vec::new();
+    for octets in &bad {
+        let mut peer = RawPeer::connect(server.addr());
+        from.push(peer.local_addr().to_string());
+        drop(peer.try_write(octets)); // It need not be read to the end.
+        let answer = peer.answer();
+        assert!(answer.status >= 400, "{}", answer.head);
+    }
+    for peer in &from {
+        server.wait_for_line(&["[DEBUG]", peer]);
+    }
+    // Whoever comes later is told of later.
+    RawPeer::open(server.addr()).close(1000);
+    server.wait_for_line(&[" disconnected "]);
+    let log = server.log();
+    for peer in &from {
+        let lines: Vec<_> = log.iter().filter(|line| line.contains(peer.as_str())).collect();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+    }
+    let others = log.iter().filter(|line| !from.iter().any(|peer| line.contains(peer.as_str())));
+    let others: Vec<_> = others.collect();
+    // Listening; and of the one that was let in: connected, opened, disconnected, closed.
+    assert!(others.len() <= 5, "{others:?}");
     server.stop();
 }
 

@@ -2,9 +2,9 @@
 
 mod common;
 
-use common::{Frame, RawPeer, TestServer, echo, eventually, ms, next, watchdog};
+use common::{Frame, PATIENCE, RawPeer, TestServer, echo, eventually, ms, next, telling, watchdog};
 use std::sync::mpsc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use threadws::{BoxError, Config, Connection};
 
 /// What `Config` says of time, and an echo that tells how each connection ended.
@@ -19,6 +19,13 @@ fn echo_for(config: Config) -> (TestServer, mpsc::Receiver<String>) {
         },
     );
     (server, ended)
+}
+
+/// So long it has taken since `start`, and not much longer.
+#[track_caller]
+fn expect_after(time: Duration, start: Instant) {
+    let took = start.elapsed();
+    assert!(took >= time && took < time + PATIENCE / 2, "after {took:?}, and not {time:?}");
 }
 
 /// The Close of a policy, answered; and how the handler saw it.
@@ -41,6 +48,7 @@ fn a_connection_lasts_as_long_as_its_lifetime_whatever_is_said_on_it() {
     let silent = RawPeer::open(server.addr());
     // Until the Close comes in the place of an answer.
     let close = loop {
+        assert!(start.elapsed() < lifetime + PATIENCE / 2, "it lasts too long");
         talker.send_text("still here");
         let frame = talker.frame();
         if frame.opcode == common::frame::CLOSE {
@@ -49,7 +57,7 @@ fn a_connection_lasts_as_long_as_its_lifetime_whatever_is_said_on_it() {
         assert_eq!(frame.as_text(), "still here");
         std::thread::sleep(ms(5));
     };
-    assert!(start.elapsed() >= lifetime, "after {:?}", start.elapsed());
+    expect_after(lifetime, start);
     assert_eq!(close.close_content(), Some((1001, "maximum lifetime".to_owned())));
     talker.send(&Frame::close(1001, ""));
     talker.expect_eof();
@@ -81,15 +89,25 @@ fn what_a_peer_says_before_it_answers_the_close_of_a_lifetime_is_received() {
 #[test]
 fn a_handler_that_only_sends_is_ended_by_the_lifetime_too() {
     let _dog = watchdog(60);
+    let lifetime = ms(500);
     let server = TestServer::with(
-        |server| server.config(Config::new().max_lifetime(ms(500))),
+        |server| server.config(Config::new().max_lifetime(lifetime)),
         |client| {
             client.every(ms(20), "tick");
             Ok(client.ignore()?)
         },
     );
+    let start = Instant::now();
     let mut peer = RawPeer::open(server.addr());
-    peer.expect_close_at_last(&[1001]);
+    let close = loop {
+        assert!(start.elapsed() < lifetime + PATIENCE / 2, "it lasts too long");
+        let frame = peer.frame();
+        if frame.opcode == common::frame::CLOSE {
+            break frame.close_content();
+        }
+    };
+    assert_eq!(close, Some((1001, "maximum lifetime".to_owned())));
+    expect_after(lifetime, start);
     peer.send(&Frame::close(1001, ""));
     peer.expect_eof();
 }
@@ -129,6 +147,7 @@ fn pings_and_pongs_do_not_keep_an_idle_connection_open() {
     // It answers each ping, and sends its own without a pause.
     let mut pongs = 0;
     let close = loop {
+        assert!(start.elapsed() < idle + PATIENCE / 2, "it lasts too long");
         drop(peer.try_write(&Frame::ping("alive").encode()));
         let frame = peer.frame();
         match frame.opcode {
@@ -139,7 +158,8 @@ fn pings_and_pongs_do_not_keep_an_idle_connection_open() {
         }
     };
     assert_eq!(close, Some((1001, "idle timeout".to_owned())));
-    assert!(start.elapsed() >= idle && pongs > 0, "after {:?} and {pongs} pongs", start.elapsed());
+    expect_after(idle, start);
+    assert!(pongs > 0, "no pongs");
     peer.send(&Frame::close(1001, ""));
     assert!(next(&ended, "the handler's end").starts_with("sent 1001 (going away) \"idle timeout\""));
     assert_eq!(server.hub().stats().policy_closes()["idle_timeout"], 1);
@@ -173,7 +193,7 @@ fn messages_in_either_direction_keep_a_connection_open() {
     let stopped = Instant::now();
     listener.send_text("stop");
     listener.expect_close_at_last(&[1001]);
-    assert!(stopped.elapsed() >= idle, "after {:?}", stopped.elapsed());
+    expect_after(idle, stopped);
     talker.expect_close_at_last(&[1001]);
 }
 
@@ -210,7 +230,8 @@ fn whatever_is_sent_and_however_begins_the_idle_time_anew() {
                 let mut peer = RawPeer::open(server.addr());
                 assert!(!peer.message().payload.is_empty(), "{what}");
                 peer.expect_close_at_last(&[1001]);
-                assert!(start.elapsed() >= idle + delay, "{what}: after {:?}", start.elapsed());
+                println!("{what}");
+                expect_after(idle + delay, start);
             });
         }
     });
@@ -235,7 +256,7 @@ fn a_message_that_waits_for_a_slow_peer_is_not_idle() {
     let start = Instant::now();
     assert!(peer.message().payload == vec![7; SIZE], "it came whole");
     assert_eq!(peer.expect_close(1001), "idle timeout");
-    assert!(start.elapsed() >= idle, "after {:?}", start.elapsed());
+    expect_after(idle, start);
 }
 
 #[test]
@@ -285,4 +306,62 @@ fn a_client_may_have_a_lifetime_too() {
     assert_eq!(connection.recv().expect("a clean end"), None);
     let sent = connection.closed().and_then(|closed| closed.sent().cloned()).expect("our Close");
     assert_eq!((sent.code.into(), sent.reason.as_str()), (1001_u16, "maximum lifetime"));
+}
+
+#[test]
+fn whoever_ignores_the_close_of_a_policy_is_cut_at_the_close_timeout() {
+    let _dog = watchdog(60);
+    let (time, close_timeout) = (ms(300), ms(400));
+    let config = Config::new().close_timeout(close_timeout);
+    let policies = [
+        ("maximum lifetime", config.clone().max_lifetime(time)),
+        ("idle timeout", config.idle_timeout(time)),
+    ];
+    for (reason, config) in policies {
+        let (server, told) = telling(config);
+        let start = Instant::now();
+        let mut peer = RawPeer::open(server.addr());
+        assert_eq!(peer.expect_close(1001), reason);
+        // Neither an answer nor an end.
+        let (result, closed) = common::closed(&told);
+        expect_after(time + close_timeout, start);
+        peer.expect_eof_alone();
+        assert!(!closed.is_clean(), "{closed}");
+        assert_eq!(u16::from(closed.code()), 1006);
+        let expected = format!("sent 1001 (going away) {reason:?}; no Close received");
+        assert!(closed.to_string().starts_with(&expected), "{closed}");
+        let error = result.expect_err("that is no clean end");
+        assert!(error.contains("closing handshake timed out"), "{error}");
+        eventually("its place is free", || server.clients().is_empty());
+    }
+}
+
+#[test]
+fn whoever_reads_nothing_is_cut_although_the_close_of_its_lifetime_does_not_fit() {
+    let _dog = watchdog(60);
+    let (lifetime, close_timeout) = (ms(500), ms(400));
+    let (tell, told) = mpsc::channel();
+    let config = Config::new().max_lifetime(lifetime).close_timeout(close_timeout);
+    let server = TestServer::with(
+        |server| server.config(config).max_clients(1),
+        move |client| {
+            // Neither the kernel nor the backlog takes any more.
+            while client.try_send(vec![7; 64 << 10]).is_ok() {}
+            let result = client.ignore().map_err(|error| error.to_string());
+            tell.send((result, client.closed().cloned()))?;
+            Ok(())
+        },
+    );
+    let start = Instant::now();
+    let mut peer = RawPeer::open(server.addr());
+    let (result, closed) = common::closed(&told);
+    expect_after(lifetime + close_timeout, start);
+    assert_eq!((u16::from(closed.code()), closed.is_clean()), (1006, false), "{closed}");
+    println!("{closed} / {result:?}");
+    result.expect_err("that is no clean end");
+    // Its place is free, whatever it still has to read.
+    eventually("its place is free", || server.clients().is_empty());
+    let mut next = RawPeer::connect(server.addr());
+    next.upgrade("/", &[]);
+    peer.expect_gone();
 }

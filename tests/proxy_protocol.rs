@@ -151,20 +151,51 @@ fn a_proxy_that_only_looks_whether_we_are_there_is_no_failure() {
     peer.expect_refusal(400);
 }
 
+/// A client that the proxy names asks for a WebSocket.
+#[track_caller]
+fn asking(server: &TestServer, header: &[u8]) -> RawPeer {
+    let mut peer = RawPeer::connect_from(PROXY, server.addr());
+    peer.write([header, upgrade_request(server.addr(), "/", &[]).as_bytes()].concat());
+    peer
+}
+
+/// Of another client than `V1` and `V2`, which are of one.
+const OTHER: &[u8] = b"PROXY TCP4 203.0.113.2 127.0.0.1 56324 80\r\n";
+
 #[test]
 fn the_clients_behind_it_have_budgets_of_their_own() {
     let _dog = watchdog(60);
     let server = server(|server| server.max_clients_per_address(1));
-    let ask = |header: &[u8]| {
-        let mut peer = RawPeer::connect_from(PROXY, server.addr());
-        peer.write([header, upgrade_request(server.addr(), "/", &[]).as_bytes()].concat());
-        peer
-    };
-    let mut first = ask(V1);
+    let mut first = asking(&server, V1);
     first.expect_101();
-    ask(V2).expect_refusal(429);
-    ask(b"PROXY TCP4 203.0.113.2 127.0.0.1 56324 80\r\n").expect_101();
+    asking(&server, V2).expect_refusal(429);
+    asking(&server, OTHER).expect_101();
     eventually("it is counted", || server.hub().stats().handshake_failures().get(&429) == Some(&1));
+}
+
+#[test]
+fn the_clients_behind_it_have_budgets_of_handshakes_and_messages_of_their_own() {
+    let _dog = watchdog(60);
+    let long = ms(600_000);
+    let rates = |server: Server| {
+        let server = server.trust_proxy("127.0.0.1").proxy_protocol(true);
+        server.handshake_rate(2, long).message_rate(3, long)
+    };
+    let server = TestServer::with(rates, echo);
+    for header in [V1, OTHER] {
+        let mut opened = [asking(&server, header), asking(&server, header)];
+        for peer in &mut opened {
+            peer.expect_101();
+        }
+        let answer = asking(&server, header).expect_refusal(429);
+        assert_eq!(answer.text(), "too many handshakes from this address");
+        for (peer, text) in [(0, "one"), (1, "two"), (0, "three")] {
+            opened[peer].send_text(text);
+            opened[peer].expect_text(text);
+        }
+        opened[1].send_text("four");
+        assert_eq!(opened[1].expect_close(1008), "too many messages");
+    }
 }
 
 #[test]

@@ -264,6 +264,39 @@ fn an_address_sends_n_messages_on_all_its_connections_and_the_next_ends_its_conn
 }
 
 #[test]
+fn the_clients_of_a_proxy_do_not_share_one_budget_of_messages() {
+    let _dog = watchdog(60);
+    let (server, _ended) = telling(|server| server.message_rate(2, ms(600_000)));
+    let mut first = open(asking_for("203.0.113.1", server.addr()));
+    let mut again = open(asking_for("203.0.113.1", server.addr()));
+    let mut other = open(asking_for("203.0.113.2", server.addr()));
+    expect_echo(&mut first, "one");
+    expect_echo(&mut again, "two");
+    again.send_text("three");
+    assert_eq!(again.expect_close(1008), "too many messages");
+    for text in ["one", "two"] {
+        expect_echo(&mut other, text);
+    }
+    other.send_text("three");
+    assert_eq!(other.expect_close(1008), "too many messages");
+}
+
+#[test]
+fn whoever_sets_no_quota_has_none() {
+    // More than any other test here allows.
+    const MANY: usize = 300;
+    let _dog = watchdog(60);
+    let (server, _ended) = telling(|server| server);
+    let mut peers: Vec<_> = (0..MANY).map(|_| open(asking(HERE, server.addr()))).collect();
+    for number in 0..10 * MANY {
+        expect_echo(&mut peers[number % MANY], "another one");
+    }
+    let stats = server.hub().stats();
+    assert_eq!((stats.refused()["address"], stats.refused()["rate"]), (0, 0));
+    assert!(stats.handshake_failures().is_empty());
+}
+
+#[test]
 fn messages_come_back_with_time() {
     let _dog = watchdog(60);
     let (server, _ended) = telling(|server| server.trust_no_proxy().message_rate(2, ms(2000)));

@@ -2,12 +2,15 @@
 
 mod common;
 
-use common::{Frame, RawPeer, TestServer, echo, next, shows_that_it_works, upgrade_request, watchdog};
+use common::{
+    Frame, PATIENCE, RawPeer, TestServer, echo, ms, next, shows_that_it_works, upgrade_request, watchdog,
+};
 use http::StatusCode;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
+use std::time::Instant;
 use threadws::{Config, Reject, Response, Server};
 
 #[test]
@@ -170,15 +173,14 @@ fn a_header_callback_that_panics_answers_500() {
     shows_that_it_works(&server);
 }
 
-#[test]
-fn a_header_callback_that_blocks_holds_up_nobody_else() {
-    let _dog = watchdog(20);
+/// A server whose header callback waits on `/slow` until the sender is dropped, and says that it does.
+fn with_a_callback_that_blocks(config: Config) -> (TestServer, mpsc::Receiver<()>, mpsc::Sender<()>) {
     let (entered, enters) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
     let released = Mutex::new(released);
     let server = TestServer::with(
         |server| {
-            server.on_request(move |request, _| {
+            server.config(config).on_request(move |request, _| {
                 if request.path() == "/slow" {
                     entered.send(()).expect("the test waits");
                     released.lock().expect("one waits").recv().unwrap_or_default();
@@ -188,6 +190,13 @@ fn a_header_callback_that_blocks_holds_up_nobody_else() {
         },
         echo,
     );
+    (server, enters, release)
+}
+
+#[test]
+fn a_header_callback_that_blocks_holds_up_nobody_else() {
+    let _dog = watchdog(20);
+    let (server, enters, release) = with_a_callback_that_blocks(Config::new());
     let mut slow = RawPeer::connect(server.addr());
     slow.ask("/slow", &[]);
     next(&enters, "the callback");
@@ -197,6 +206,61 @@ fn a_header_callback_that_blocks_holds_up_nobody_else() {
     drop(release);
     slow.expect_101();
     slow.close(1000);
+}
+
+#[test]
+fn while_a_header_callback_blocks_the_handshakes_of_others_keep_their_deadline() {
+    let _dog = watchdog(30);
+    let timeout = ms(300);
+    let (server, enters, release) = with_a_callback_that_blocks(Config::new().handshake_timeout(timeout));
+    let mut slow = RawPeer::connect(server.addr());
+    slow.ask("/slow", &[]);
+    next(&enters, "the callback");
+    let start = Instant::now();
+    let mut silent = RawPeer::connect(server.addr());
+    let mut half = RawPeer::connect(server.addr());
+    half.write("GET / HTTP/1.1\r\nHost: x\r\n");
+    for peer in [&mut silent, &mut half] {
+        peer.expect_refusal(408);
+        let took = start.elapsed();
+        assert!(took >= timeout && took < timeout + PATIENCE / 2, "let go after {took:?}");
+    }
+    shows_that_it_works(&server);
+    drop(release);
+    drop(slow);
+}
+
+#[test]
+fn a_shutdown_does_not_wait_for_a_header_callback_and_says_so() {
+    let _dog = watchdog(30);
+    let (server, enters, release) = with_a_callback_that_blocks(Config::new());
+    let mut slow = RawPeer::connect(server.addr());
+    slow.ask("/slow", &[]);
+    next(&enters, "the callback");
+    let mut other = RawPeer::open(server.addr());
+    other.send_text("in");
+    other.expect_text("in");
+    let handle = server.into_handle();
+    let stop = std::thread::spawn(move || {
+        let start = Instant::now();
+        let report = handle.shutdown(ms(300));
+        (report, start.elapsed(), handle)
+    });
+    other.expect_close(1001);
+    other.send(&Frame::close(1001, ""));
+    other.expect_eof();
+    let (report, took, handle) = stop.join().expect("the shutdown");
+    assert!(took >= ms(300) && took < ms(300) + PATIENCE / 2, "took {took:?}");
+    assert_eq!((report.closed(), report.abandoned().len()), (1, 1), "{report}");
+    let named = report.abandoned()[0].to_string();
+    assert!(report.to_string().ends_with(&format!(", 1 abandoned: [{named}]")), "{report}");
+    drop(handle);
+    // When it goes on at last, nobody is let in.
+    drop(release);
+    if let Ok(Some(answer)) = slow.try_answer() {
+        assert_eq!(answer.status, 503, "{}", answer.head);
+    }
+    slow.expect_gone();
 }
 
 #[test]

@@ -226,13 +226,9 @@ fn who_comes_while_it_stops_is_never_forgotten() {
                         begin.send(()).unwrap_or(());
                     }
                     for mut peer in inside {
-                        match peer.frame_until(Instant::now() + PATIENCE) {
-                            Ok(Some(frame)) => {
-                                assert_eq!(frame.close_content().map(|(code, _)| code), Some(1001))
-                            }
-                            Ok(None) => {}
-                            Err(error) => assert_ne!(error.kind(), std::io::ErrorKind::TimedOut, "forgotten"),
-                        }
+                        // It was let in: so it is told.
+                        peer.expect_close(1001);
+                        peer.expect_gone();
                     }
                 })
             })
@@ -265,7 +261,7 @@ fn a_server_stops_in_its_own_time_however_many_are_silent() {
     eventually("all are in", || server.clients().len() == 50);
     let start = Instant::now();
     drop(server); // by the close timeout, all of them at once and not one after the other
-    assert!(start.elapsed() < ms(500) + PATIENCE / 2, "took {:?}", start.elapsed());
+    assert!(start.elapsed() < ms(500) + ms(2000), "took {:?}", start.elapsed());
     for mut peer in peers {
         peer.expect_close(1001);
         peer.expect_gone();

@@ -67,7 +67,8 @@ fn main() -> ExitCode {
 
 fn run(log: Filter, body: impl FnOnce(Stop) -> Result<(), Failure>) -> ExitCode {
     // The signals first: whoever stops the process while it starts is to see exit code 0 as well.
-    let stop = match Stop::register() {
+    let registered = Stop::register().and_then(|stop| signals::outlive_file_limits().map(|()| stop));
+    let stop = match registered {
         Ok(stop) => stop,
         Err(error) => return fail(FAILURE, &format!("cannot handle signals: {error}")),
     };

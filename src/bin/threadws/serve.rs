@@ -132,8 +132,16 @@ fn configure(server: Server, options: &Options) -> Server {
     server
 }
 
-/// The one line on stdout, for scripts that wait for it or want the port.
+/// The one line on stdout, for scripts that wait for it or want the port. Whoever does not read it holds nobody up: the
+/// thread ends by itself, or with the process.
 fn announce(address: SocketAddr) {
+    let thread = std::thread::Builder::new().name("threadws-stdout".to_owned());
+    if thread.spawn(move || tell(address)).is_err() {
+        tell(address);
+    }
+}
+
+fn tell(address: SocketAddr) {
     let line = format!("threadws listening on http://{address}/ (ws://{address}/)\n");
     let mut stdout = io::stdout().lock();
     match stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()) {

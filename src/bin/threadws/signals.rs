@@ -1,6 +1,7 @@
-//! SIGINT and SIGTERM: the first one asks the process to stop, the second one ends it on the spot.
+//! SIGINT and SIGTERM: the first one asks the process to stop, the second one ends it on the spot. SIGXFSZ is taken, so
+//! that a file which may grow no further ends nothing.
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::{flag, low_level::pipe};
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
@@ -10,6 +11,14 @@ use std::time::Duration;
 
 /// As shells report a process ended by Ctrl-C: 128 and SIGINT.
 const CUT_SHORT: i32 = 130;
+
+/// Makes a write beyond the largest size of a file (`RLIMIT_FSIZE`) an error like that of a full disk: unhandled, the
+/// signal that goes before the error would end the process. Programs that are started begin without the handler.
+pub(crate) fn outlive_file_limits() -> io::Result<()> {
+    // Nobody asks the flag: there is no safe way to ignore a signal, and the error tells all there is.
+    flag::register(SIGXFSZ, Arc::default())?;
+    Ok(())
+}
 
 /// A wait for the signal that ends the process in good order.
 #[derive(Debug)]
