@@ -4,12 +4,14 @@
 #![cfg(feature = "cli")]
 
 mod common;
+#[path = "common/lateness.rs"]
+mod lateness;
 
 use common::process::threadws_command;
 use common::{Frame, Network, PATIENCE, Process, RawPeer, child, ms, watchdog};
+use lateness::Lateness;
 use rustix::process::Signal;
 use std::net::TcpListener;
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 use threadws::{Config, Message, Server};
 
@@ -20,34 +22,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much longer a process may take to its end.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// How late a thread wakes up that does nothing but sleep: that is the machine's doing.
-struct Lateness {
-    stop: mpsc::Sender<()>,
-    sleeper: std::thread::JoinHandle<Vec<Duration>>,
-}
-
-impl Lateness {
-    fn from_now_on() -> Self {
-        let (stop, stopped) = mpsc::channel();
-        let sleeper = std::thread::spawn(move || {
-            let mut late = Vec::new();
-            loop {
-                let start = Instant::now();
-                if stopped.recv_timeout(ms(10)) != Err(RecvTimeoutError::Timeout) {
-                    return late;
-                }
-                late.push(start.elapsed().saturating_sub(ms(10)));
-            }
-        });
-        Self { stop, sleeper }
-    }
-
-    /// What it excuses: hundreds of threads have to wake up where this is one, but to a limit.
-    fn excuse(self) -> Duration {
-        drop(self.stop);
-        let late = self.sleeper.join().expect("it sleeps");
-        (late.into_iter().max().unwrap_or_default() * 10).min(GRACE)
-    }
+/// What the machine excuses: hundreds of threads have to wake up where one was late, but to a limit.
+fn excuse(lateness: Lateness) -> Duration {
+    (lateness.worst() * 10).min(GRACE)
 }
 
 #[test]
@@ -141,7 +118,7 @@ fn sigterm_tells_everyone_and_names_whom_it_had_to_leave() {
     sleeper.expect_gone();
     let status = server.wait(TIMEOUT + PATIENCE);
     let took = start.elapsed();
-    let most = TIMEOUT + GRACE + lateness.excuse();
+    let most = TIMEOUT + GRACE + excuse(lateness);
     println!("{took:?} of {most:?}");
     assert!(status.success() && took >= TIMEOUT && took <= most, "{status} after {took:?} of {most:?}");
     let report = server.wait_for_line(&["report: ", "closed"]);
@@ -177,7 +154,7 @@ fn sigterm_ends_the_binary_at_the_close_timeout_whoever_is_stuck() {
     house.expect_goodbye();
     let status = server.wait(CLOSE_TIMEOUT + PATIENCE);
     let took = start.elapsed();
-    let most = CLOSE_TIMEOUT + GRACE + lateness.excuse();
+    let most = CLOSE_TIMEOUT + GRACE + excuse(lateness);
     println!("{took:?} of {most:?}");
     assert!(status.success() && took <= most, "{status} after {took:?} of {most:?}");
     server.wait_for_line(&["stopped: 251 connections closed"]);
