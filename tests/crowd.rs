@@ -7,7 +7,8 @@ mod common;
 
 use common::frame::{BINARY, CLOSE, TEXT};
 use common::{Frame, Light, PATIENCE, RawPeer, TestServer, alone, drive, eventually, ms, room_for, watchdog};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::thread;
@@ -38,6 +39,30 @@ fn percentile(times: &[Duration], percent: usize) -> Duration {
 fn memory() -> usize {
     let pages = std::fs::read_to_string("/proc/self/statm").expect("Linux");
     pages.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).expect("a number") * 4096
+}
+
+/// How long a connection without a WebSocket takes to send an octet and have it back, until it is over.
+fn plain_echoes(over: &AtomicBool) -> Vec<Duration> {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let mut stream = TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
+    let (mut other, _) = listener.accept().expect("the connection");
+    let mut times = Vec::new();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut octet = [0];
+            while other.read_exact(&mut octet).is_ok() && other.write_all(&octet).is_ok() {}
+        });
+        while !over.load(Ordering::Relaxed) {
+            let start = Instant::now();
+            stream.write_all(b"x").expect("it reads");
+            stream.read_exact(&mut [0]).expect("it writes");
+            times.push(start.elapsed());
+            thread::sleep(ms(20));
+        }
+        drop(stream);
+    });
+    times.sort_unstable();
+    times
 }
 
 /// One stuck, one that reads an octet at a time, one that closes, and many who are well.
@@ -84,7 +109,7 @@ fn crowd(clients: usize, broadcasts: u64) {
     let over = AtomicBool::new(false);
     let half = healthy.len() / 2;
     let (left, right) = healthy.split_at_mut(half);
-    let (total, mut times) = thread::scope(|scope| {
+    let (total, mut times, machine) = thread::scope(|scope| {
         let readers: Vec<_> = [left, right]
             .into_iter()
             .map(|share| {
@@ -119,6 +144,7 @@ fn crowd(clients: usize, broadcasts: u64) {
             })
             .collect();
         let over = &over;
+        let machine = scope.spawn(|| plain_echoes(over));
         let trickle = scope.spawn(move || {
             let mut next = 0;
             while !over.load(Ordering::Relaxed) {
@@ -178,7 +204,7 @@ fn crowd(clients: usize, broadcasts: u64) {
         over.store(true, Ordering::Relaxed);
         closer.join().expect("the closer");
         assert!(trickle.join().expect("the trickling one") > 0, "nothing came an octet at a time");
-        (total, times)
+        (total, times, machine.join().expect("a plain echo"))
     });
     let grown = memory().saturating_sub(before);
     times.sort_unstable();
@@ -192,7 +218,9 @@ fn crowd(clients: usize, broadcasts: u64) {
         grown >> 10
     );
     assert_eq!(times.len() as u64, broadcasts * (clients as u64 - 3), "each message once to each");
-    assert!(percentile(&times, 99) <= ms(250), "p99 {:?}", percentile(&times, 99));
+    // What the machine does to a plain echo excuses the rest, but to a limit: whoever misbehaves could do it.
+    let most = ms(250) + (10 * percentile(&machine, 99)).min(ms(250));
+    assert!(percentile(&times, 99) <= most, "p99 {:?} of {most:?}", percentile(&times, 99));
     // The stuck one: closed once, by the policy, reported as a slow peer, and within its bound.
     assert_eq!((skipped, closed), (0, 1));
     let (end, ended) = told.recv_timeout(PATIENCE).expect("the stuck one's end");
