@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Frame, RawPeer, TestServer, eventually, ms, next, watchdog};
+use common::{Frame, PATIENCE, RawPeer, TestServer, eventually, ms, next, watchdog};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
@@ -438,12 +438,18 @@ fn nothing_is_lost_or_doubled_while_others_come_and_go() {
                 while !over.load(Ordering::Relaxed) {
                     let mut peer = RawPeer::open(addr);
                     let mut seen = Sequence::default();
-                    for _ in 0..20 {
-                        // Nobody says anything any more when it is over.
-                        match peer.frame_until(Instant::now() + ms(200)) {
-                            Ok(Some(frame)) => seen.note(frame.as_text()),
+                    let mut heard = 0;
+                    let mut last = Instant::now();
+                    // Nobody says anything any more when it is over.
+                    while heard < 20 && !over.load(Ordering::Relaxed) {
+                        match peer.frame_until(Instant::now() + ms(50)) {
+                            Ok(Some(frame)) => {
+                                seen.note(frame.as_text());
+                                heard += 1;
+                                last = Instant::now();
+                            }
                             Ok(None) => panic!("the server let go of a healthy client"),
-                            Err(_) => assert!(over.load(Ordering::Relaxed), "silence"),
+                            Err(_) => assert!(last.elapsed() < PATIENCE, "silence"),
                         }
                     }
                     came.fetch_add(1, Ordering::Relaxed);
@@ -454,10 +460,14 @@ fn nothing_is_lost_or_doubled_while_others_come_and_go() {
         let readers: Vec<_> = stayers
             .into_iter()
             .map(|mut peer| {
+                let came = &came;
                 scope.spawn(move || {
                     let mut seen = Sequence::default();
-                    let end = Instant::now() + ms(1500);
-                    while Instant::now() < end {
+                    let start = Instant::now();
+                    // Long enough, and until enough of them have.
+                    while start.elapsed() < ms(1500)
+                        || (came.load(Ordering::Relaxed) <= 10 && start.elapsed() < PATIENCE)
+                    {
                         seen.note(peer.message().as_text());
                     }
                     (peer, seen)
