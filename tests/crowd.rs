@@ -6,8 +6,7 @@ mod common;
 
 use common::frame::{BINARY, CLOSE, TEXT};
 use common::{Frame, Light, PATIENCE, RawPeer, TestServer, alone, drive, eventually, ms, room_for, watchdog};
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
@@ -40,37 +39,22 @@ fn memory() -> usize {
     pages.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).expect("a number") * 4096
 }
 
-/// How long a connection without a WebSocket takes to send an octet and have it back, until it is over.
-fn plain_echoes(over: &AtomicBool) -> Vec<Duration> {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let mut stream = TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
-    let (mut other, _) = listener.accept().expect("the connection");
-    let mut times = Vec::new();
-    thread::scope(|scope| {
-        scope.spawn(move || {
-            let mut octet = [0];
-            while other.read_exact(&mut octet).is_ok() && other.write_all(&octet).is_ok() {}
-        });
-        while !over.load(Ordering::Relaxed) {
-            let start = Instant::now();
-            stream.write_all(b"x").expect("it reads");
-            stream.read_exact(&mut [0]).expect("it writes");
-            times.push(start.elapsed());
-            thread::sleep(ms(20));
-        }
-        drop(stream);
-    });
-    times.sort_unstable();
-    times
-}
-
-/// One stuck, one that reads an octet at a time, one that closes, and many who are well.
-fn crowd(clients: usize, broadcasts: u64) {
+/// Who is well hears 99 % in so long. A busy machine delays one of these few broadcasts, and with it more than a hundredth
+/// of all; who is held up by others is held up each time.
+#[track_caller]
+fn nobody_is_delayed(clients: usize, broadcasts: u64) {
     let _alone = alone();
-    let _dog = watchdog(120);
+    let _dog = watchdog(180);
     if !room_for(clients) {
         return;
     }
+    let late = |time: &Duration| *time > ms(250);
+    let times: Vec<_> = (0..5).map(|_| crowd(clients, broadcasts)).take_while(late).collect();
+    assert!(times.len() < 5, "five times out of five 99 % took up to {times:?}");
+}
+
+/// One stuck, one that reads an octet at a time, one that closes, and many who are well: the time in which they heard 99 %.
+fn crowd(clients: usize, broadcasts: u64) -> Duration {
     let (tell, told) = mpsc::channel();
     // The policy is what is looked at: the stuck one is not to be let go for its slowness before, on a busy machine.
     let config = Config::new().write_timeout(Duration::from_secs(100));
@@ -108,7 +92,7 @@ fn crowd(clients: usize, broadcasts: u64) {
     let over = AtomicBool::new(false);
     let half = healthy.len() / 2;
     let (left, right) = healthy.split_at_mut(half);
-    let (total, mut times, machine) = thread::scope(|scope| {
+    let (total, mut times) = thread::scope(|scope| {
         let readers: Vec<_> = [left, right]
             .into_iter()
             .map(|share| {
@@ -143,7 +127,6 @@ fn crowd(clients: usize, broadcasts: u64) {
             })
             .collect();
         let over = &over;
-        let machine = scope.spawn(|| plain_echoes(over));
         let trickle = scope.spawn(move || {
             let mut next = 0;
             while !over.load(Ordering::Relaxed) {
@@ -203,7 +186,7 @@ fn crowd(clients: usize, broadcasts: u64) {
         over.store(true, Ordering::Relaxed);
         closer.join().expect("the closer");
         assert!(trickle.join().expect("the trickling one") > 0, "nothing came an octet at a time");
-        (total, times, machine.join().expect("a plain echo"))
+        (total, times)
     });
     let grown = memory().saturating_sub(before);
     times.sort_unstable();
@@ -217,9 +200,6 @@ fn crowd(clients: usize, broadcasts: u64) {
         grown >> 10
     );
     assert_eq!(times.len() as u64, broadcasts * (clients as u64 - 3), "each message once to each");
-    // What the machine does to a plain echo excuses the rest, but to a limit: whoever misbehaves could do it.
-    let most = ms(250) + (10 * percentile(&machine, 99)).min(ms(250));
-    assert!(percentile(&times, 99) <= most, "p99 {:?} of {most:?}", percentile(&times, 99));
     // The stuck one: closed once, by the policy, reported as a slow peer, and within its bound.
     assert_eq!((skipped, closed), (0, 1));
     let (end, ended) = told.recv_timeout(PATIENCE).expect("the stuck one's end");
@@ -233,17 +213,18 @@ fn crowd(clients: usize, broadcasts: u64) {
     drop(stuck);
     drop(healthy);
     eventually("all are out", || hub.is_empty());
+    percentile(&times, 99)
 }
 
 #[test]
 fn three_who_misbehave_delay_none_of_hundreds() {
-    crowd(300, 40);
+    nobody_is_delayed(300, 40);
 }
 
 #[test]
 #[ignore = "takes about 15 s: cargo test --release --test crowd two_thousand -- --ignored --nocapture"]
 fn three_who_misbehave_delay_none_of_two_thousand() {
-    crowd(2000, 120);
+    nobody_is_delayed(2000, 120);
 }
 
 /// How far off others are while one thread broadcasts to a thousand: a tick, an echo.
