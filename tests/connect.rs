@@ -143,8 +143,8 @@ fn once_sends_all_of_stdin_and_prints_one_reply() {
     // No reply in time, and none at all.
     let silent = Process::threadws(&["--every", "0"]);
     let begin = Instant::now();
-    let stderr = run(&["-q", "--once", "--timeout", "300ms", &silent.url()], "x").expect(1, "");
-    assert!(begin.elapsed() < PATIENCE && stderr.contains("no reply: within 300ms"), "{stderr}");
+    let stderr = run(&["-q", "--once", "--timeout", "2s", &silent.url()], "x").expect(1, "");
+    assert!(begin.elapsed() < PATIENCE && stderr.contains("no reply: within 2s"), "{stderr}");
     let host = Host::new(|door| {
         let mut guest = door.guest();
         guest.welcome("");
@@ -163,15 +163,15 @@ fn once_sends_all_of_stdin_and_prints_one_reply() {
 #[test]
 fn expect_waits_for_a_text_and_tells_if_it_came() {
     let _dog = watchdog(30);
-    let server = Process::threadws(&["--every", "100ms", "--message", "it is ready now"]);
+    let server = Process::threadws(&["--every", "50ms", "--message", "it is ready now"]);
     let url = server.url();
     // The end of stdin does not end the wait.
     run(&["-q", "--expect", "ready", &url], "").expect(0, "it is ready now\n");
     server.wait_for_line(&["disconnected", "received 1000"]);
-    let ended = run(&["-q", "--expect", "never", "--timeout", "500ms", &url], "");
+    let ended = run(&["-q", "--expect", "never", "--timeout", "2s", &url], "");
     assert_eq!(ended.code, Some(3));
     assert!(ended.stdout.starts_with(b"it is ready now\nit is ready now\n"));
-    assert!(ended.stderr.contains("no message had the expected text: within 500ms"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("no message had the expected text: within 2s"), "{}", ended.stderr);
     // Lines are sent meanwhile, and with --once all of stdin; what is not it is printed as well.
     let echo = echo_server();
     run(&["-q", "--expect", "b", &echo.url()], "a\n\u{ff}\nb\nc\n").expect(0, "a\n\u{ff}\nb\n");
@@ -200,7 +200,7 @@ fn expect_waits_for_a_text_and_tells_if_it_came() {
         while guest.try_write(&burst).is_ok() {}
     });
     let begin = Instant::now();
-    assert_eq!(run(&["-q", "--expect", "y", "--timeout", "300ms", &flood.url()], "").code, Some(3));
+    assert_eq!(run(&["-q", "--expect", "y", "--timeout", "2s", &flood.url()], "").code, Some(3));
     assert!(begin.elapsed() < PATIENCE);
 }
 
@@ -386,6 +386,14 @@ fn no_password_is_shown_whatever_happens() {
     }
 }
 
+/// Whether a process has a handler for a signal, as /proc tells it. 15 is SIGTERM, the one that the binary sees to last.
+#[track_caller]
+fn handles(pid: u32, signal: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("a line of /proc");
+    u64::from_str_radix(caught.trim(), 16).expect("hexadecimal digits") >> (signal - 1) & 1 == 1
+}
+
 #[test]
 fn ctrl_c_closes_with_1000() {
     let _dog = watchdog(30);
@@ -416,10 +424,9 @@ fn ctrl_c_closes_with_1000() {
     client.wait_for_stdout("open");
     client.signal(Signal::INT);
     client.wait_for_stdout("not yet");
-    let begin = Instant::now();
     client.signal(Signal::INT);
+    // At the end of a closing handshake that is waited for it would be another code.
     assert_eq!(client.wait(PATIENCE).code(), Some(130));
-    assert!(begin.elapsed() < ms(3000), "it took {:?}", begin.elapsed());
     // Before there is a connection, the first one does.
     let (came, comes) = std::sync::mpsc::channel();
     let silent = Host::new(move |door| {
@@ -434,7 +441,7 @@ fn ctrl_c_closes_with_1000() {
     // As while it reads what is to be sent.
     let mut client = talk(&["--once", &silent.url()]);
     client.write("half a message");
-    std::thread::sleep(ms(100)); // There is nothing to see of its signal handlers.
+    common::eventually("it handles both signals", || handles(client.pid(), 15));
     client.signal(Signal::INT);
     assert_eq!(client.wait(PATIENCE).code(), Some(130));
 }

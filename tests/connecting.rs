@@ -5,6 +5,8 @@ mod common;
 use common::{Guest, Host, PATIENCE, TestServer, echo, ms, watchdog};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use threadws::{Config, Connect, Error, Message, Response, Timeout, connect};
 
@@ -75,9 +77,9 @@ fn an_answer_without_end_is_given_up_at_its_limit() {
             let burst = repeated.repeat(1000);
             while guest.try_write(burst.as_bytes()).is_ok() {}
         });
-        let begin = Instant::now();
-        expect_broken(connect(host.url()), "");
-        assert!(begin.elapsed() < ms(3000), "it read on for {:?}", begin.elapsed());
+        // It is not the time that ends it: that is longer than the watchdog's.
+        let config = Config::new().handshake_timeout(ms(300_000));
+        expect_broken(Connect::new(host.url()).config(config).connect(), "");
     }
 }
 
@@ -144,7 +146,7 @@ fn of_a_refusals_body_no_more_than_64_kib_are_read() {
     }
     // A body that stops short is shown as far as it came, when the time is over.
     let host = Host::answering("HTTP/1.1 500 x\r\nContent-Length: 10\r\n\r\nshort");
-    let config = Config::new().handshake_timeout(ms(300));
+    let config = Config::new().handshake_timeout(ms(1000));
     assert_eq!(expect_refused(Connect::new(host.url()).config(config).connect(), 500).body(), b"short");
 }
 
@@ -331,7 +333,7 @@ fn one_deadline_is_over_connecting_and_the_whole_handshake() {
         let result = Connect::new(format!("ws://{addr}/")).config(config.clone()).connect();
         let elapsed = begin.elapsed();
         assert!(matches!(result, Err(Error::Timeout(Timeout::Handshake))), "{result:?}");
-        assert!(elapsed >= ms(390) && elapsed < ms(3000), "after {elapsed:?}");
+        assert!(elapsed >= ms(400) && elapsed < PATIENCE / 2, "after {elapsed:?}");
     };
     // Accepted by the kernel, and never by anybody else.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -352,25 +354,27 @@ fn one_deadline_is_over_connecting_and_the_whole_handshake() {
         }
     });
     expect_timeout(trickle.addr());
-    // Nor are redirects.
-    let round = Host::new(|door| {
-        for _ in 0..4 {
+    // Nor are redirects: with a deadline each, every one of them would be in time.
+    let came = Arc::new(AtomicUsize::new(0));
+    let over = Arc::new(AtomicBool::new(false));
+    let (count, done) = (Arc::clone(&came), Arc::clone(&over));
+    let round = Host::new(move |door| {
+        for _ in 0..12 {
             let mut guest = door.guest();
-            std::thread::sleep(ms(150));
+            if done.load(Ordering::SeqCst) {
+                return;
+            }
+            count.fetch_add(1, Ordering::SeqCst);
+            std::thread::sleep(ms(100));
             drop(guest.try_write(redirect("/round").as_bytes()));
         }
     });
-    let begin = Instant::now();
     let result = Connect::new(round.url()).config(config).max_redirects(1000).connect();
+    over.store(true, Ordering::SeqCst);
     assert!(matches!(result, Err(Error::Timeout(Timeout::Handshake))), "{result:?}");
-    assert!(begin.elapsed() < ms(3000));
+    assert!(came.load(Ordering::SeqCst) < 8, "{came:?} redirects of 100 ms each in 400 ms");
     // Lets the script have its last client.
-    for _ in 0..4 {
-        drop(
-            TcpStream::connect(round.addr())
-                .map(|stream| common::RawPeer::from_stream(stream, round.addr()).write("\r\n\r\n")),
-        );
-    }
+    common::RawPeer::connect(round.addr()).write("\r\n\r\n");
 }
 
 #[test]

@@ -35,11 +35,17 @@ fn talks(client: Client) {
 fn is_sent_ticks(client: Client) {
     let _dog = watchdog(120);
     let server = Process::threadws(&["--every", "300ms", "--message", "\u{c11c}\u{bc84} tick"]);
-    let Some(command) = client(&["ticks", &server.url(), "5", "300", "\u{c11c}\u{bc84} tick"]) else {
-        return;
-    };
-    let mut client = Process::spawn(command);
-    client.wait_for_success(PATIENCE * 2);
+    // A machine that stalls for a moment is no fault of ours; a fault of the pace shows each time.
+    let in_time = (0..3).any(|_| {
+        let Some(command) = client(&["ticks", &server.url(), "5", "300", "\u{c11c}\u{bc84} tick"]) else {
+            return true;
+        };
+        let mut client = Process::spawn(command);
+        let status = client.wait(PATIENCE * 2);
+        println!("{status}: {:#?}", client.log());
+        status.success()
+    });
+    assert!(in_time, "three times out of three");
     server.stop();
 }
 

@@ -87,14 +87,20 @@ fn ticks_pings_and_round_trips_are_counted() {
     );
     let hub = server.hub();
     let mut peer = RawPeer::open(server.addr());
-    peer.expect_text("tick");
-    for _ in 0..3 {
+    // Three pings, answered, and the tick, which a busy machine may send between them.
+    let (mut pongs, mut ticks) = (0, 0);
+    while pongs < 3 || ticks < 1 {
         let frame = peer.frame();
-        assert_eq!(frame.opcode, PING);
-        thread::sleep(ms(5)); // so that the round trip takes some time
-        peer.send(&Frame::pong(frame.payload));
+        if frame.opcode == PING {
+            thread::sleep(ms(5)); // so that the round trip takes some time
+            peer.send(&Frame::pong(frame.payload));
+            pongs += 1;
+        } else {
+            assert_eq!(frame.as_text(), "tick");
+            ticks += 1;
+        }
     }
-    eventually("the last pong is counted", || hub.stats().round_trips() == 3);
+    eventually("the last pong is counted", || hub.stats().round_trips() == pongs);
     let stats = hub.stats();
     let one = hub.clients()[0].stats();
     let last = one.round_trip().expect("measured");

@@ -1,8 +1,11 @@
 //! What is sent every so often keeps its pace until the connection ends or the tick is cancelled.
 
 mod common;
+#[path = "common/lateness.rs"]
+mod lateness;
 
 use common::{Frame, RawPeer, TestServer, eventually, ms, next, watchdog};
+use lateness::Lateness;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
@@ -30,19 +33,29 @@ fn keeps_its_pace(arrivals: &[Instant], interval: Duration) -> Result<(), String
     Ok(())
 }
 
-/// A machine that stalls for a moment is no fault of ours; a fault of the pace shows each time.
+/// A machine that stalls for a moment is no fault of ours; a fault of the pace shows each time. An attempt in which a
+/// thread that only sleeps was late too does not count.
 #[track_caller]
 fn once_in_three(mut attempt: impl FnMut() -> Result<(), String>) {
-    let faults: Vec<_> = (0..3).map_while(|_| attempt().err()).collect();
-    assert!(faults.len() < 3, "three times out of three: {faults:#?}");
+    let mut faults = Vec::new();
+    let mut stalls = Vec::new();
+    while faults.len() < 3 && stalls.len() < 8 {
+        let lateness = Lateness::from_now_on();
+        let Err(fault) = attempt() else { return };
+        match lateness.worst() {
+            late if late > tolerance() / 3 => stalls.push(late),
+            _ => faults.push(fault),
+        }
+    }
+    panic!("never in time: {faults:#?}; while the machine was late by {stalls:?}");
 }
 
 /// Ten ticks and the end.
 #[track_caller]
 fn ten_ticks(addr: SocketAddr, text: impl Fn(usize) -> String) {
     once_in_three(|| {
+        let start = Instant::now();
         let mut peer = RawPeer::open(addr);
-        let opened = Instant::now();
         let mut arrivals = Vec::new();
         for number in 0..10 {
             peer.expect_text(&text(number)); // none lost, and none but these
@@ -52,10 +65,8 @@ fn ten_ticks(addr: SocketAddr, text: impl Fn(usize) -> String) {
         peer.expect_close_at_last(&[1000]); // On a machine that stalls an eleventh may come between.
         peer.expect_eof(); // and no tick after the Close: the strict reader minds
         // As setInterval has it: the first comes after one interval, not at once.
-        let first = arrivals[0] - opened;
-        if first < ms(100) - tolerance() {
-            return Err(format!("the first came after {first:?}"));
-        }
+        let first = arrivals[0] - start;
+        assert!(first >= ms(100), "the first came after {first:?}");
         keeps_its_pace(&arrivals, ms(100))
     });
 }
@@ -139,38 +150,39 @@ fn a_closure_that_panics_ends_no_other_tick() {
 #[test]
 fn cancel_stops_the_ticks_and_dropping_the_tick_does_not() {
     let _dog = watchdog(30);
-    let server = TestServer::new(|client| {
+    let (tell, told) = mpsc::channel();
+    let server = TestServer::new(move |client| {
         {
             let _dropped_here = client.every(ms(70), "dropped");
         }
         let tick = client.every(ms(100), "cancelled");
         assert_eq!(client.recv()?, Some(Message::from("cancel")));
         tick.cancel();
-        // It is counted when it is out, so perhaps a moment after the peer has answered it.
-        eventually("it has counted all three", || tick.sent() == 3);
         client.send("cancelled for good")?;
         tick.cancel(); // A second one does nothing.
+        tell.send(tick).unwrap_or(());
         client.ignore()?;
         Ok(())
     });
     let mut peer = RawPeer::open(server.addr());
     let mut came = 0;
-    while came < 3 {
-        came += u32::from(peer.message().as_text() == "cancelled");
-    }
-    peer.send_text("cancel");
-    loop {
-        match peer.message().as_text() {
-            "dropped" => {}
-            text => {
-                assert_eq!(text, "cancelled for good");
-                break;
-            }
+    let mut until_there_are = |peer: &mut RawPeer, count: u32, wanted: &str| {
+        let mut left = count;
+        while left > 0 {
+            let message = peer.message();
+            came += u64::from(message.as_text() == "cancelled");
+            left -= u32::from(message.as_text() == wanted);
         }
-    }
-    for _ in 0..5 {
-        peer.expect_text("dropped"); // and not one cancelled among them
-    }
+        came
+    };
+    until_there_are(&mut peer, 3, "cancelled");
+    peer.send_text("cancel");
+    // A busy machine may send more before it is, and one that was being sent at that moment may still go out.
+    let before = until_there_are(&mut peer, 1, "cancelled for good");
+    let all = until_there_are(&mut peer, 5, "dropped");
+    assert!(all <= before + 1, "{} came after it was cancelled", all - before);
+    let tick = next(&told, "the tick");
+    eventually("it has counted all", || tick.sent() == all);
     peer.send(&Frame::close(1000, ""));
     peer.expect_close_at_last(&[1000]);
     peer.expect_eof();
@@ -183,18 +195,18 @@ fn after_sends_once() {
         client.after(ms(120), "late");
         client.after(ms(40), "early");
         client.after_with(ms(80), || Some("between".into()));
-        let never = client.after(ms(60), "never");
+        let never = client.after(ms(500), "never");
         never.cancel();
         client.ignore()?;
         Ok(())
     });
-    let mut peer = RawPeer::open(server.addr());
     let start = Instant::now();
+    let mut peer = RawPeer::open(server.addr());
     for text in ["early", "between", "late"] {
         peer.expect_text(text);
     }
-    assert!(start.elapsed() >= ms(120) - tolerance(), "too early: {:?}", start.elapsed());
-    peer.expect_silence(ms(150));
+    assert!(start.elapsed() >= ms(120), "too early: {:?}", start.elapsed());
+    peer.expect_silence(ms(550));
     peer.close(1000);
 }
 
@@ -250,8 +262,8 @@ fn a_stuck_client_delays_no_other_and_its_own_ticks_are_skipped() {
     // The kernel swallows some 4.3 MB of it before anything is refused.
     eventually("ticks are skipped", || tick.skipped() > 0);
     ten_ticks(server.addr(), |_| "tick".into());
-    let (sent, skipped) = (tick.sent(), tick.skipped());
-    assert!(skipped > 5, "only {skipped} skipped, {sent} sent");
+    eventually("many more are", || tick.skipped() > 5);
+    let sent = tick.sent();
     assert!(sent < 60, "{sent} ticks of 256 KiB went to a client that reads nothing");
     // When it reads again, all that was sent is there and whole, and the ticks go on.
     for _ in 0..sent + 3 {

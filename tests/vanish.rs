@@ -51,41 +51,52 @@ fn ended_once(server: &TestServer, told: &Receiver<Told>, ends: &Receiver<()>) -
     end
 }
 
+/// That it takes no longer, though a machine may stall now and then.
+#[track_caller]
+fn mostly_within(limit: Duration, mut times: Vec<Duration>) {
+    times.sort();
+    assert!(times[times.len() / 2] < limit, "noticed after {times:?}");
+}
+
 #[test]
 fn an_end_of_stream_without_a_close_is_1006() {
     let _dog = watchdog(20);
     let (server, told, ends) = server(Config::new());
+    let mut times = Vec::new();
     for _ in 0..5 {
         let mut peer = RawPeer::open(server.addr());
         peer.expect_text("in");
         let start = Instant::now();
         peer.fin();
         let end = ended_once(&server, &told, &ends);
-        assert!(start.elapsed() < ms(1000), "noticed after {:?}", start.elapsed());
+        times.push(start.elapsed());
         let closed = end.closed.expect("it is closed");
         assert_eq!((closed.code().into(), closed.is_clean()), (1006_u16, false));
         assert_eq!(closed.to_string(), "no Close either way: end of stream");
         assert!(matches!(end.error, Some(Error::Closed(_))), "{:?}", end.error);
         peer.expect_gone();
     }
+    mostly_within(ms(1000), times);
 }
 
 #[test]
 fn a_reset_is_1006() {
     let _dog = watchdog(20);
     let (server, told, ends) = server(Config::new());
+    let mut times = Vec::new();
     for _ in 0..5 {
         let mut peer = RawPeer::open(server.addr());
         peer.expect_text("in");
         let start = Instant::now();
         peer.reset();
         let end = ended_once(&server, &told, &ends);
-        assert!(start.elapsed() < ms(1000), "noticed after {:?}", start.elapsed());
+        times.push(start.elapsed());
         let closed = end.closed.expect("it is closed");
         assert_eq!((closed.code().into(), closed.is_clean()), (1006_u16, false));
         assert_eq!(closed.to_string(), "no Close either way: connection reset");
-        assert!(matches!(end.error, Some(Error::Closed(_) | Error::Io(_))), "{:?}", end.error);
+        assert!(matches!(end.error, Some(Error::Closed(_))), "{:?}", end.error);
     }
+    mostly_within(ms(1000), times);
 }
 
 #[test]
@@ -108,17 +119,17 @@ fn a_silent_client_is_pinged_and_let_go() {
     let _dog = watchdog(20);
     let config = Config::new().ping_interval(ms(150)).ping_timeout(ms(250));
     let (server, told, ends) = server(config);
+    let start = Instant::now();
     let mut peer = RawPeer::open(server.addr());
     peer.expect_text("in");
-    let start = Instant::now();
     let ping = peer.frame();
     assert_eq!(ping.opcode, PING);
     let pinged = start.elapsed();
-    assert!(pinged >= ms(140) && pinged < ms(150) + PATIENCE / 4, "pinged after {pinged:?}");
+    assert!(pinged >= ms(150) && pinged < ms(150) + PATIENCE / 4, "pinged after {pinged:?}");
     // It is not answered.
     let end = ended_once(&server, &told, &ends);
     let took = start.elapsed();
-    assert!(took >= ms(390) && took < ms(400) + PATIENCE / 4, "let go after {took:?}");
+    assert!(took >= ms(400) && took < ms(400) + PATIENCE / 4, "let go after {took:?}");
     assert!(matches!(end.error, Some(Error::Timeout(Timeout::Ping))), "{:?}", end.error);
     let closed = end.closed.expect("it is closed");
     assert_eq!((closed.code().into(), closed.is_clean()), (1006_u16, false));
@@ -126,17 +137,29 @@ fn a_silent_client_is_pinged_and_let_go() {
     peer.expect_gone();
 }
 
+/// Far longer than a machine stalls: nobody is let go for that.
+fn long() -> Config {
+    Config::new().ping_interval(ms(60)).ping_timeout(ms(2000))
+}
+
+/// By then a client is let go that has not answered a first ping.
+fn given_up() -> Duration {
+    ms(60 + 2000 + 500)
+}
+
 #[test]
 fn a_client_that_answers_pings_stays() {
     let _dog = watchdog(20);
-    let config = Config::new().ping_interval(ms(60)).ping_timeout(ms(120));
-    let (server, _told, _ends) = server(config);
+    let (server, _told, _ends) = server(long());
+    let start = Instant::now();
     let mut peer = RawPeer::open(server.addr());
     peer.expect_text("in");
-    for _ in 0..6 {
+    let mut pings = 0;
+    while start.elapsed() < given_up() || pings < 6 {
         let ping = peer.frame();
         assert_eq!(ping.opcode, PING);
         peer.send(&Frame::pong(ping.payload));
+        pings += 1;
     }
     peer.close(1000);
 }
@@ -144,44 +167,38 @@ fn a_client_that_answers_pings_stays() {
 #[test]
 fn any_octet_is_a_sign_of_life() {
     let _dog = watchdog(20);
-    let config = Config::new().ping_interval(ms(60)).ping_timeout(ms(120));
-    let (server, _told, _ends) = server(config);
-    let mut peer = RawPeer::open(server.addr());
-    peer.expect_text("in");
+    let (server, _told, _ends) = server(long());
     let start = Instant::now();
+    let mut talker = RawPeer::open(server.addr());
+    let mut ponger = RawPeer::open(server.addr());
     let octets = Frame::text("octet by octet").encode();
-    // Never a pong; the pace is what is tested.
+    // The one is never done with a message for long, the other answers what nobody asked; never a pong to a ping.
     for octet in octets.iter().cycle() {
-        peer.write([*octet]);
+        talker.write([*octet]);
+        ponger.send(&Frame::pong("unasked for"));
         std::thread::sleep(ms(40));
-        if start.elapsed() > ms(800) {
+        if start.elapsed() > given_up() {
             break;
         }
     }
-    assert_eq!(server.clients().len(), 1, "let go although it spoke");
-    // A pong that nobody asked for is one, too.
-    drop(peer);
-    let mut peer = RawPeer::open(server.addr());
-    peer.expect_text("in");
-    let start = Instant::now();
-    while start.elapsed() < ms(500) {
-        peer.send(&Frame::pong("unasked for"));
-        std::thread::sleep(ms(40));
-    }
-    eventually("one is in", || server.clients().len() == 1);
-    peer.send(&Frame::close(1000, ""));
-    peer.expect_close_at_last(&[1000]);
+    assert_eq!(server.clients().len(), 2, "let go although they spoke");
+    ponger.send(&Frame::close(1000, ""));
+    ponger.expect_close_at_last(&[1000]);
 }
 
 #[test]
-fn a_handler_that_was_busy_finds_the_pong_that_came_meanwhile() {
+fn a_handler_that_was_busy_finds_what_came_meanwhile() {
     let _dog = watchdog(20);
-    let config = Config::new().ping_interval(ms(50)).ping_timeout(ms(100));
+    let (tell, busy) = mpsc::channel();
     let server = TestServer::with(
-        |server| server.config(config),
-        |client| {
-            // Reads nothing for many times the ping's timeout: nobody may be declared dead without a look.
-            std::thread::sleep(ms(600));
+        |server| server.config(Config::new().ping_interval(ms(50)).ping_timeout(ms(1000))),
+        move |client| {
+            // Pinged once.
+            let waited = client.recv_timeout(ms(200));
+            assert!(matches!(waited, Err(Error::Timeout(Timeout::Recv))), "{waited:?}");
+            tell.send(()).unwrap_or(());
+            // Reads nothing for longer than the ping's timeout: nobody may be declared dead without a look.
+            std::thread::sleep(ms(1500));
             while let Some(message) = client.recv()? {
                 client.send(message)?;
             }
@@ -189,6 +206,7 @@ fn a_handler_that_was_busy_finds_the_pong_that_came_meanwhile() {
         },
     );
     let mut peer = RawPeer::open(server.addr());
+    next(&busy, "the handler to be busy");
     peer.send_text("said long ago");
     assert_eq!(peer.message().as_text(), "said long ago");
     peer.send(&Frame::close(1000, ""));
@@ -198,7 +216,7 @@ fn a_handler_that_was_busy_finds_the_pong_that_came_meanwhile() {
 #[test]
 fn a_pong_that_came_while_the_handler_was_busy_counts() {
     let _dog = watchdog(20);
-    let config = Config::new().ping_interval(ms(50)).ping_timeout(ms(1000));
+    let config = Config::new().ping_interval(ms(50)).ping_timeout(ms(2000));
     let pinged = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&pinged);
     let (tell, busy) = mpsc::channel();
@@ -211,7 +229,7 @@ fn a_pong_that_came_while_the_handler_was_busy_counts() {
             }
             tell.send(()).unwrap_or(());
             // For longer than the answer to the ping may take.
-            std::thread::sleep(ms(1500));
+            std::thread::sleep(ms(2500));
             client.ignore()?;
             Ok(())
         },
@@ -239,14 +257,17 @@ fn a_vanished_client_is_noticed_by_the_one_who_sends() {
             }
             std::thread::sleep(ms(1)); // the pace of the conversation
         };
-        tell.send(matches!(error, Error::Closed(_) | Error::Io(_))).unwrap_or(());
-        tell.send(client.send("and now?").is_err()).unwrap_or(());
+        tell.send(error).unwrap_or(());
+        tell.send(client.send("and now?").expect_err("it is gone")).unwrap_or(());
         Ok(())
     });
     let mut peer = RawPeer::open(server.addr());
     peer.expect_text("in");
     peer.reset();
-    assert!(next(&told, "an error") && next(&told, "another"));
+    for what in ["an error", "another"] {
+        let error = next(&told, what);
+        assert!(matches!(error, Error::Closed(_)), "{error:?}");
+    }
     eventually("its place is free", || server.clients().is_empty());
 }
 
@@ -372,7 +393,8 @@ mod binary {
     #[test]
     fn the_log_tells_each_end_once() {
         let _dog = watchdog(30);
-        let server = Process::threadws(&["--every", "0", "--ping", "300ms"]);
+        let server = Process::threadws(&["--every", "0", "--ping", "1s"]);
+        // Who leaves in another way has left long before a ping is due.
         let mut fin = RawPeer::open(server.addr());
         fin.fin();
         RawPeer::open(server.addr()).reset();

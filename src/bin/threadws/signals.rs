@@ -30,10 +30,11 @@ impl Stop {
         let (wake, sleep) = UnixStream::pair()?;
         let stopping = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
-            // In this order: the first signal finds the flag unset, and sets it for the second one.
+            // In this order: one that comes between these lines is heard as well, and the first one finds the flag unset,
+            // and sets it for the second one.
+            pipe::register(signal, wake.try_clone()?)?;
             flag::register_conditional_shutdown(signal, CUT_SHORT, Arc::clone(&stopping))?;
             flag::register(signal, Arc::clone(&stopping))?;
-            pipe::register(signal, wake.try_clone()?)?;
         }
         Ok(Self(sleep))
     }

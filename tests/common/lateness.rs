@@ -1,0 +1,37 @@
+//! How late a thread wakes up that does nothing but sleep: that is the machine's doing, and nobody else's.
+
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+const NAP: Duration = Duration::from_millis(5);
+
+/// Sleeps beside what is measured.
+#[derive(Debug)]
+pub(crate) struct Lateness {
+    stop: mpsc::Sender<()>,
+    sleeper: JoinHandle<Duration>,
+}
+
+impl Lateness {
+    pub(crate) fn from_now_on() -> Self {
+        let (stop, stopped) = mpsc::channel();
+        let sleeper = std::thread::spawn(move || {
+            let mut worst = Duration::ZERO;
+            loop {
+                let start = Instant::now();
+                if stopped.recv_timeout(NAP) != Err(RecvTimeoutError::Timeout) {
+                    return worst;
+                }
+                worst = worst.max(start.elapsed().saturating_sub(NAP));
+            }
+        });
+        Self { stop, sleeper }
+    }
+
+    /// The latest that it ever was.
+    pub(crate) fn worst(self) -> Duration {
+        drop(self.stop);
+        self.sleeper.join().expect("it only sleeps")
+    }
+}
