@@ -136,10 +136,11 @@ fn a_tenth_of_a_processor_lets_nobody_time_out() {
     let options = ["--every", "100ms", "--ping", "1s", "--echo", "--log", "warn"];
     let server = Process::threadws_under(&wrapper.each_ref().map(String::as_str), &options);
     let told = clients(&server.url(), 20);
-    // One alone wants more than there is, and gets it at the cost of all.
+    // One alone wants more than there is, so that all are held up, and often.
     let mut busy = RawPeer::open(server.addr());
     let (start, end) = (server.usage(), Instant::now() + ms(4000));
-    while Instant::now() < end {
+    // On a busy machine it takes longer to want that much.
+    while Instant::now() < end || group.number("cpu.stat", "nr_throttled") < 10 {
         for _ in 0..100 {
             busy.send_text("and again");
         }
@@ -150,8 +151,6 @@ fn a_tenth_of_a_processor_lets_nobody_time_out() {
     }
     let load = server.usage().load_since(&start);
     assert!(load < 0.2, "it has more than its tenth: {load:.2}");
-    let throttled = group.number("cpu.stat", "nr_throttled");
-    assert!(throttled >= 10, "it was held up only {throttled} times");
     busy.close(1000);
     all_stayed(server, &told, 20);
 }
