@@ -61,22 +61,22 @@ impl Canary {
     }
 
     /// Ends it. It must have been heard within 100 ms (99 % of its messages) and let in within 1 s, but for what the
-    /// machine did to a plain echo at the same time.
+    /// machine did to a plain echo at the same time. That excuses so much and no more: it may be the attack that takes the machine.
     #[track_caller]
     pub fn expect_well(self) {
         drop(self.stop);
         let Ok(delays) = self.thread.join() else { panic!("the canary died") };
         // Several threads have to wake up where the plain echo has one.
-        let machine = 10 * quantile(&delays.machine, 1.0);
+        let machine = (10 * quantile(&delays.machine, 1.0)).min(ms(300));
         let echo = quantile(&delays.echoes, 0.99);
         let connect = quantile(&delays.connects, 1.0);
         assert!(
             echo <= ms(100) + machine,
-            "99 % of the echoes took up to {echo:?}, a plain echo {machine:?} / 10"
+            "99 % of the echoes took up to {echo:?}, which the machine excuses with {machine:?}"
         );
         assert!(
             connect <= ms(1000) + machine,
-            "a new client took {connect:?}, a plain echo {machine:?} / 10"
+            "a new client took {connect:?}, which the machine excuses with {machine:?}"
         );
     }
 }

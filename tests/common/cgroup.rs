@@ -34,6 +34,14 @@ impl Cgroup {
         Some(group)
     }
 
+    /// A number that the group has counted, by its name in one of its files.
+    #[track_caller]
+    pub fn number(&self, file: &str, name: &str) -> u64 {
+        let text = fs::read_to_string(self.0.join(file)).expect("a file of the group");
+        let value = text.lines().find_map(|line| line.strip_prefix(name)).expect("a line of that name");
+        value.trim().parse().expect("a number")
+    }
+
     /// What a command has to begin with to run in the group.
     pub fn wrapper(&self) -> [String; 4] {
         let script = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", self.0.display());

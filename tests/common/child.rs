@@ -2,6 +2,7 @@
 //! play. A test file that needs it has one function `a_server_for_the_others`, marked as a test.
 
 use super::process::Process;
+use log::{Level, LevelFilter, Log, Metadata, Record};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{flag, low_level::pipe};
 use std::io::{Read as _, Write as _};
@@ -45,6 +46,8 @@ pub fn serve(
     }
     let handle = server.spawn(handler).expect("the settings work");
     let address = handle.local_addr();
+    // Nobody else in this process logs.
+    drop(log::set_logger(&Stderr).map(|()| log::set_max_level(LevelFilter::Debug)));
     // The harness has begun a line of its own.
     println!("\nthreadws listening on http://{address}/ (ws://{address}/)");
     std::io::stdout().flush().expect("stdout");
@@ -52,4 +55,21 @@ pub fn serve(
     let report = handle.shutdown(timeout);
     eprintln!("report: {report}");
     std::process::exit(0)
+}
+
+/// What the binary would show with `--log warn,threadws::connection=debug`.
+struct Stderr;
+
+impl Log for Stderr {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= Level::Warn || metadata.target() == "threadws::connection"
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            eprintln!("now [{}] {}", record.level(), record.args());
+        }
+    }
+
+    fn flush(&self) {}
 }

@@ -15,6 +15,7 @@ pub mod host;
 pub mod light;
 pub mod machine;
 pub mod netns;
+pub mod panics;
 pub mod peer;
 pub mod server;
 pub mod sockets;
@@ -45,7 +46,7 @@ pub use server::{TestServer, echo, shows_that_it_works};
 pub use sockets::unsent_by;
 pub use time::{PATIENCE, eventually, ms, watchdog, within};
 pub use tools::{program, skip};
-pub use usage::Usage;
+pub use usage::{Usage, Work};
 
 #[cfg(feature = "cli")]
 pub use {haproxy::Haproxy, nginx::Nginx, process::Process};

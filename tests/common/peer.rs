@@ -233,6 +233,16 @@ impl RawPeer {
         &self.input[self.taken..]
     }
 
+    /// Reads to the end of the stream, by FIN or RST, with no whole frame before it; gives what there is of a torn one.
+    #[track_caller]
+    pub fn torn_frame(&mut self) -> &[u8] {
+        match self.frame_until(Instant::now() + PATIENCE) {
+            Ok(Some(frame)) => panic!("expected a torn frame, got {frame:?}"),
+            Err(error) if error.kind() == ErrorKind::TimedOut => panic!("the server did not let go"),
+            Ok(None) | Err(_) => self.left(),
+        }
+    }
+
     /// How many octets there are of a frame that is not whole.
     pub fn torn(&self) -> usize {
         self.left().len()

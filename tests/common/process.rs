@@ -1,7 +1,8 @@
 //! The real binary, and other programs that run beside a test.
 
-use super::time::{PATIENCE, ms, within};
-use super::usage::Usage;
+use super::peer::RawPeer;
+use super::time::{PATIENCE, eventually, ms, within};
+use super::usage::{Usage, Work};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::SocketAddr;
@@ -200,19 +201,69 @@ impl Process {
         Usage::of(self.pid())
     }
 
-    /// Waits until threads and descriptors are no more than they were, at most so long, but for the 32 threads that wait 5 s
-    /// for a next client; then the memory must be what it was, but for a tenth and what allocators keep.
+    /// What its threads have done so far.
     #[track_caller]
-    pub fn expect_settled(&self, before: &Usage, timeout: Duration) {
-        const PARKED: usize = 32;
-        const KEPT: usize = 16 << 20;
-        let mut now = self.usage();
-        within(timeout, &format!("threads and descriptors as before: {before:?}"), || {
-            now = self.usage();
-            now.threads <= before.threads + PARKED && now.descriptors <= before.descriptors
+    pub fn work(&self) -> Work {
+        Work::of(self.pid())
+    }
+
+    /// Waits until threads and descriptors are no more than they were: at most so long, and for as long as threads wait for
+    /// a next client. Then the memory must be what it was, but for a tenth and what the C library keeps after so many
+    /// clients at once.
+    #[track_caller]
+    pub fn expect_settled(&self, before: &Usage, timeout: Duration, clients: usize) {
+        // As in src/server/pool.rs.
+        let parked = Duration::from_secs(5);
+        let what = format!("threads and descriptors as before: {before:?}");
+        within(timeout + parked, &what, || {
+            let now = self.usage();
+            now.threads <= before.threads && now.descriptors <= before.descriptors
         });
-        let most = before.memory / 10 * 11 + KEPT;
+        let now = self.usage();
+        let most = before.memory / 10 * 11 + kept_by_the_c_library(clients);
         assert!(now.memory <= most, "memory was {}, and stays at {}", before.memory, now.memory);
+    }
+
+    /// How each client ended that the log says has come, with `threadws::connection` at debug. Waits until all have, of
+    /// whom there must be so many at least; each must have ended once.
+    #[track_caller]
+    pub fn ends(&self, least: usize) -> Vec<String> {
+        let (mut came, mut gone) = (Vec::new(), Vec::new());
+        eventually("all who came have ended", || {
+            let log = self.log();
+            came = clients_in(&log, " opened from ");
+            gone = clients_in(&log, " closed after ");
+            came.len() >= least && gone.len() >= came.len()
+        });
+        let ids = |clients: &[(u64, String)]| {
+            let mut ids: Vec<_> = clients.iter().map(|(id, _)| *id).collect();
+            ids.sort_unstable();
+            ids
+        };
+        assert_eq!(ids(&came), ids(&gone), "not everybody ended once: {gone:?}");
+        gone.into_iter().map(|(_, end)| end).collect()
+    }
+
+    /// The same: so many ended in this way, and no more.
+    #[track_caller]
+    pub fn expect_ends(&self, count: usize, how: &str) {
+        let ends = self.ends(count);
+        let found = ends.iter().filter(|end| end.contains(how)).count();
+        assert_eq!(found, count, "{how:?} in {ends:#?}");
+    }
+
+    /// A number of `/metrics`, of all labels together.
+    #[track_caller]
+    pub fn metric(&self, name: &str) -> u64 {
+        let mut peer = RawPeer::connect(self.addr());
+        peer.write(format!("GET /metrics HTTP/1.1\r\nHost: {}\r\n\r\n", self.addr()));
+        let text = peer.answer().text();
+        let samples = text.lines().filter_map(|line| {
+            let (sample, value) = line.split_once(' ')?;
+            let labels = sample.strip_prefix(name)?;
+            (labels.is_empty() || labels.starts_with('{')).then(|| value.parse::<u64>().expect("a number"))
+        });
+        samples.sum()
     }
 
     /// Nothing in the log that must never be there.
@@ -253,13 +304,14 @@ impl Process {
         assert!(status.success(), "ended with {status}");
     }
 
-    /// SIGTERM, and a clean end.
+    /// SIGTERM, and a clean end, also in what it says on its way.
     #[track_caller]
     pub fn stop(mut self) {
         self.expect_no_panic();
         self.signal(Signal::TERM);
         let status = self.wait(PATIENCE + ms(2000));
         assert_eq!(status.code(), Some(0), "after SIGTERM: {status}");
+        self.expect_no_panic();
     }
 }
 
@@ -275,6 +327,27 @@ pub fn threadws_command(listen: &str, wrapper: &[&str], options: &[&str]) -> Com
 fn address_in(line: &str) -> Option<SocketAddr> {
     let (addr, _) = line.strip_prefix("threadws listening on http://")?.split_once('/')?;
     (line == format!("threadws listening on http://{addr}/ (ws://{addr}/)")).then(|| addr.parse().ok())?
+}
+
+/// The lines about clients with this in them: the client, and what follows.
+fn clients_in(log: &[String], what: &str) -> Vec<(u64, String)> {
+    let client = |line: &String| {
+        let (before, after) = line.split_once(what)?;
+        let (_, id) = before.rsplit_once("client ")?;
+        Some((id.parse().ok()?, after.to_owned()))
+    };
+    log.iter().filter_map(client).collect()
+}
+
+/// What glibc does not give back, as measured: of the 160 stacks of 256 KiB that fit into the 40 MiB which it keeps, what
+/// was touched; what is left over of each arena, of which there are at most 8 for a processor; and the holes that the
+/// crowd's small allocations leave.
+fn kept_by_the_c_library(clients: usize) -> usize {
+    const STACK: usize = 24 << 10;
+    const ARENA: usize = 384 << 10;
+    const HOLES: usize = 2 << 10;
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    clients.min(160) * STACK + clients.min(8 * processors) * ARENA + clients * HOLES
 }
 
 fn has_parts(line: &str, parts: &[&str]) -> bool {

@@ -1,13 +1,18 @@
 //! The library's server on a free port.
 
 use super::RawPeer;
+use super::panics::Panics;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use threadws::{BoxError, Connection, Server, ServerHandle};
 
-/// A server that is shut down and joined when it is dropped.
+/// A server that is shut down and joined when it is dropped, and must not have panicked by then.
 #[derive(Debug)]
-pub struct TestServer(ServerHandle);
+pub struct TestServer {
+    /// `None` once it is somebody else's.
+    handle: Option<ServerHandle>,
+    panics: Panics,
+}
 
 impl TestServer {
     /// With the default settings.
@@ -22,17 +27,18 @@ impl TestServer {
         settings: impl FnOnce(Server) -> Server,
         handler: impl Fn(&mut Connection) -> Result<(), BoxError> + Send + Sync + 'static,
     ) -> Self {
+        let panics = Panics::from_now_on();
         let server = settings(Server::bind("127.0.0.1:0").expect("a free port"));
-        Self(server.spawn(handler).expect("the settings work"))
+        Self { handle: Some(server.spawn(handler).expect("the settings work")), panics }
     }
 
     pub fn addr(&self) -> SocketAddr {
-        self.0.local_addr()
+        self.local_addr()
     }
 
-    /// The handle, no longer shut down by us.
-    pub fn into_handle(self) -> ServerHandle {
-        self.0
+    /// The handle, no longer shut down by us. The watchdog still sees its panics.
+    pub fn into_handle(mut self) -> ServerHandle {
+        self.handle.take().expect("nobody has taken it")
     }
 }
 
@@ -40,7 +46,14 @@ impl Deref for TestServer {
     type Target = ServerHandle;
 
     fn deref(&self) -> &ServerHandle {
-        &self.0
+        self.handle.as_ref().expect("nobody has taken it")
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        drop(self.handle.take());
+        self.panics.expect_none();
     }
 }
 

@@ -1,5 +1,6 @@
 //! Clocks of the tests: one scaled unit, one patience, and a watchdog behind every test.
 
+use super::panics::Panics;
 use std::io::Write as _;
 use std::sync::OnceLock;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -35,7 +36,7 @@ pub fn within(time: Duration, what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 /// Ends the whole process with the test's name if the test is not over in so many seconds: a hang is a failure with a
-/// message, not a build that times out.
+/// message, not a build that times out. A panic in the library is a failure, too, whoever contained it.
 #[must_use = "the watchdog sleeps as soon as this is dropped"]
 pub fn watchdog(seconds: u64) -> Watchdog {
     let test = test_name();
@@ -52,7 +53,8 @@ pub fn watchdog(seconds: u64) -> Watchdog {
             std::process::abort();
         }
     });
-    Watchdog { alive: Some(alive), dog: Some(dog.expect("a thread for the watchdog")) }
+    let dog = Some(dog.expect("a thread for the watchdog"));
+    Watchdog { alive: Some(alive), dog, panics: Panics::from_now_on() }
 }
 
 /// Awake until it is dropped.
@@ -60,6 +62,7 @@ pub fn watchdog(seconds: u64) -> Watchdog {
 pub struct Watchdog {
     alive: Option<mpsc::Sender<()>>,
     dog: Option<std::thread::JoinHandle<()>>,
+    panics: Panics,
 }
 
 impl Drop for Watchdog {
@@ -68,6 +71,7 @@ impl Drop for Watchdog {
         if let Some(dog) = self.dog.take() {
             drop(dog.join());
         }
+        self.panics.expect_none();
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a process takes of the machine, as /proc tells it.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -47,5 +49,43 @@ impl Usage {
     /// By how many bytes the memory has grown since `before`.
     pub fn growth_since(&self, before: &Self) -> usize {
         self.memory.saturating_sub(before.memory)
+    }
+}
+
+/// The time that each thread of a process was on a processor, to the nanosecond.
+#[derive(Debug)]
+pub struct Work {
+    threads: HashMap<OsString, Duration>,
+    at: Instant,
+}
+
+impl Work {
+    /// Of a process that runs.
+    #[track_caller]
+    pub fn of(pid: u32) -> Self {
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs").flatten();
+        let time_of = |thread: fs::DirEntry| {
+            // It may have ended meanwhile.
+            let stat = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+            let time = stat.split_whitespace().next()?.parse().expect("nanoseconds");
+            Some((thread.file_name(), Duration::from_nanos(time)))
+        };
+        Self { threads: threads.filter_map(time_of).collect(), at: Instant::now() }
+    }
+
+    /// What each thread that is still there has done since `before`, the busiest first.
+    pub fn since(&self, before: &Self) -> Vec<Duration> {
+        let done = |(thread, time): (&OsString, &Duration)| {
+            time.saturating_sub(before.threads.get(thread).copied().unwrap_or_default())
+        };
+        let mut all: Vec<_> = self.threads.iter().map(done).collect();
+        all.sort_by(|one, other| other.cmp(one));
+        all
+    }
+
+    /// Which part of one processor they used since `before`: 1.0 is all of it.
+    pub fn load_since(&self, before: &Self) -> f64 {
+        let real = self.at.duration_since(before.at).as_secs_f64();
+        self.since(before).iter().sum::<Duration>().as_secs_f64() / real.max(0.001)
     }
 }

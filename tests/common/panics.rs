@@ -1,0 +1,42 @@
+//! Panics of the library's own. It contains them where it can, so that no peer would notice: a test has to.
+
+use std::panic::{self, PanicHookInfo};
+use std::sync::{Mutex, Once, PoisonError};
+
+/// Every one of this process so far.
+static SEEN: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Those that come from now on.
+#[derive(Debug)]
+pub struct Panics(usize);
+
+impl Panics {
+    pub fn from_now_on() -> Self {
+        static HOOK: Once = Once::new();
+        HOOK.call_once(|| {
+            let before = panic::take_hook();
+            panic::set_hook(Box::new(move |info| {
+                if is_the_librarys(info) {
+                    SEEN.lock().unwrap_or_else(PoisonError::into_inner).push(info.to_string());
+                }
+                before(info);
+            }));
+        });
+        Self(SEEN.lock().unwrap_or_else(PoisonError::into_inner).len())
+    }
+
+    /// Of tests that run at once each sees the panics of all: better two failures than none.
+    #[track_caller]
+    pub fn expect_none(&self) {
+        let seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner)[self.0..].join("\n");
+        assert!(seen.is_empty() || std::thread::panicking(), "the library panicked: {seen}");
+    }
+}
+
+/// Not a handler's or a callback's, which panics in a test's own source.
+fn is_the_librarys(info: &PanicHookInfo<'_>) -> bool {
+    let file = info.location().map_or("", |location| location.file());
+    let thread = std::thread::current();
+    let own_thread = thread.name().is_some_and(|name| name.starts_with("threadws-"));
+    file.starts_with("src/") || own_thread && !file.starts_with("tests/")
+}
