@@ -239,7 +239,7 @@ fn redirects_end_at_their_limit() {
     for location in ["ftp://x/", "http://", "ws://user:secret@127.0.0.1/", "wss://127.0.0.1:1/"] {
         let host = Host::answering(redirect(location));
         let error = Connect::new(host.url()).max_redirects(3).connect().expect_err("nowhere to go");
-        assert!(matches!(error, Error::Invalid(_)), "{error}");
+        assert!(matches!(error, Error::Refused(_)), "{error}");
         assert!(!error.to_string().contains("secret"), "{error}");
     }
 }

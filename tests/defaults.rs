@@ -170,8 +170,8 @@ fn the_guide_has_the_numbers_of_a_server() {
     let of =
         |setting: &str| rows.iter().find(|row| row[0] == setting).unwrap_or_else(|| panic!("no {setting}"));
     assert_eq!(numbers(&of("stack_size")[1]), [constant("server.rs", "STACK")]);
-    let told = numbers(&of("max_clients_per_address")[3]);
-    assert_eq!(told, [429, constant("server/accept.rs", "MAX_LINGERING")]);
+    assert_eq!(numbers(&of("max_clients")[3]), [503, constant("server/accept.rs", "MAX_LINGERING")]);
+    assert_eq!(numbers(&of("max_clients_per_address")[3]), [429]);
 }
 
 #[test]
