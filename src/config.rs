@@ -68,8 +68,8 @@ impl Config {
 
     /// How many bytes may wait for a peer that reads slowly, frame headers and bookkeeping included: what
     /// [`try_send`](crate::Sender::try_send), ticks and broadcasts may queue. If nothing waits, one message of any size
-    /// may. A blocking [`send`](crate::Sender::send) is never refused. What it waits with counts only where it is
-    /// copied: a message below 1 KiB, or one behind another blocking send's. Defaults to 1 MiB.
+    /// may. A blocking [`send`](crate::Sender::send) is never refused, and what it waits with counts only below 1 KiB.
+    /// Defaults to 1 MiB.
     pub fn max_backlog(mut self, bytes: usize) -> Self {
         self.max_backlog = bytes;
         self

@@ -147,9 +147,9 @@ impl ServerHandle {
     /// Stops: accepts nobody any more, sends Close 1001 to everyone, answers 503 to handshakes under way, and waits for
     /// the handlers to end.
     ///
-    /// After `timeout` the connections that are left are cut, those in a handshake or an HTTP answer as well. A handler that goes on all the same is abandoned, and named
-    /// in the report; its thread ends when it does. So does a tick's closure, or an `on_error`, that is still running. A
-    /// second call finds nothing to do.
+    /// After `timeout` the connections that are left are cut, those in a handshake or an HTTP answer as well. A handler
+    /// that goes on all the same is abandoned, and named in the report; its thread ends when it does. So does that of a
+    /// tick's closure, or an `on_error`, that is still running. A second call finds nothing to do.
     ///
     /// # Blocking
     ///
