@@ -6,7 +6,7 @@
 mod common;
 
 use common::frame::BINARY;
-use common::{Frame, Process, RawPeer, alone, child, header, ms, watchdog};
+use common::{Frame, Process, RawPeer, child, header, ms, watchdog};
 use std::time::Duration;
 use threadws::{Config, Server};
 
@@ -82,7 +82,7 @@ fn rests_when_they_ended(server: Process, how: &str) {
 
 #[test]
 fn after_a_fin_from_clients_that_keep_their_side_open() {
-    let (_alone, _dog) = (alone(), watchdog(30));
+    let _dog = watchdog(30);
     let server = child::start("server", &[]);
     let mut peers = clients(&server, "", " opened from ");
     peers.iter_mut().for_each(RawPeer::fin);
@@ -92,7 +92,7 @@ fn after_a_fin_from_clients_that_keep_their_side_open() {
 
 #[test]
 fn after_a_reset() {
-    let (_alone, _dog) = (alone(), watchdog(30));
+    let _dog = watchdog(30);
     let server = child::start("server", &[]);
     clients(&server, "", " opened from ").into_iter().for_each(RawPeer::reset);
     rests_when_they_ended(server, "no Close either way: connection reset");
@@ -100,7 +100,7 @@ fn after_a_reset() {
 
 #[test]
 fn while_a_backlog_waits_and_after_a_fin_beside_it() {
-    let (_alone, _dog) = (alone(), watchdog(30));
+    let _dog = watchdog(30);
     let server = child::start("server", &[]);
     let mut peers = clients(&server, "fill", "full: ");
     rests(&server);
@@ -111,7 +111,7 @@ fn while_a_backlog_waits_and_after_a_fin_beside_it() {
 
 #[test]
 fn after_a_reset_beside_a_backlog_that_waits() {
-    let (_alone, _dog) = (alone(), watchdog(30));
+    let _dog = watchdog(30);
     let server = child::start("server", &[]);
     clients(&server, "fill", "full: ").into_iter().for_each(RawPeer::reset);
     rests_when_they_ended(server, "no Close either way: connection reset");
@@ -119,7 +119,7 @@ fn after_a_reset_beside_a_backlog_that_waits() {
 
 #[test]
 fn while_a_writer_is_stuck_and_after_its_timeout() {
-    let (_alone, _dog) = (alone(), watchdog(30));
+    let _dog = watchdog(30);
     let server = child::start("server", &[]);
     let peers = clients(&server, "send", "sending: ");
     rests(&server);
@@ -129,7 +129,7 @@ fn while_a_writer_is_stuck_and_after_its_timeout() {
 
 #[test]
 fn after_a_fin_beside_a_writer_that_is_stuck() {
-    let (_alone, _dog) = (alone(), watchdog(30));
+    let _dog = watchdog(30);
     let server = child::start("server", &[]);
     let mut peers = clients(&server, "send", "sending: ");
     peers.iter_mut().for_each(RawPeer::fin);
@@ -142,7 +142,7 @@ fn after_a_fin_beside_a_writer_that_is_stuck() {
 
 #[test]
 fn in_a_frame_that_does_not_go_on_and_after_its_end() {
-    let (_alone, _dog) = (alone(), watchdog(30));
+    let _dog = watchdog(30);
     let server = child::start("server", &[]);
     let mut peers = clients(&server, "", " opened from ");
     let torn = [&header(0x80 | BINARY, Some([1, 2, 3, 4]), 1 << 20, 64)[..], &[7; 1000]].concat();
@@ -155,7 +155,7 @@ fn in_a_frame_that_does_not_go_on_and_after_its_end() {
 
 #[test]
 fn while_a_close_is_not_answered() {
-    let (_alone, _dog) = (alone(), watchdog(30));
+    let _dog = watchdog(30);
     let server = child::start("server", &[]);
     let peers = clients(&server, "leave", "leaving: ");
     rests(&server);
@@ -165,7 +165,7 @@ fn while_a_close_is_not_answered() {
 
 #[test]
 fn while_a_close_waits_behind_a_backlog() {
-    let (_alone, _dog) = (alone(), watchdog(30));
+    let _dog = watchdog(30);
     let server = child::start("server", &[]);
     let mut peers = clients(&server, "fill", "full: ");
     peers.iter_mut().for_each(|peer| peer.send_text("leave"));
@@ -179,7 +179,7 @@ fn while_a_close_waits_behind_a_backlog() {
 
 #[test]
 fn when_the_answer_to_a_close_is_not_followed_by_a_fin() {
-    let (_alone, _dog) = (alone(), watchdog(30));
+    let _dog = watchdog(30);
     let server = child::start("server", &[]);
     let mut peers = clients(&server, "", " opened from ");
     for peer in &mut peers {
