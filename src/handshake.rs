@@ -26,8 +26,8 @@ const FIRST_READ: usize = 2 * 1024;
 const WRITE_UNIT: usize = 1 << 20;
 /// How long, and how much, is read after an answer, so that the RST of a socket closed over unread input does not take the
 /// answer away.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_OCTETS: usize = 1 << 20;
+pub(crate) const LINGER: Duration = Duration::from_secs(1);
+pub(crate) const LINGER_OCTETS: usize = 1 << 20;
 
 const LIMITS: Limits = Limits { size: MAX_HEAD_SIZE, headers: MAX_HEADERS };
 

@@ -91,25 +91,40 @@ fn writes_on(peer: &mut RawPeer, start: Instant) {
 /// A target that is too long, without an end.
 const ENDLESS: usize = 64 << 10;
 
-#[test]
-fn whoever_writes_without_a_pause_after_its_refusal_is_read_for_a_mebibyte_and_no_more() {
+/// Writes without a pause, and without waiting for an answer, until nobody reads any more.
+#[track_caller]
+fn floods(server: &TestServer, head: &str) {
     // What the kernel's buffers of both sides take beside it.
     const MOST: usize = (1 << 20) + (15 << 20);
+    let mut peer = RawPeer::connect(server.addr());
+    let start = Instant::now();
+    let (mut octets, more) = (head.len(), [b'a'; ENDLESS]);
+    if peer.try_write(head.as_bytes()).is_ok() {
+        while octets <= MOST && peer.try_write(&more).is_ok() {
+            octets += more.len();
+        }
+    }
+    assert!(octets <= MOST, "{octets} octets were read");
+    assert!(start.elapsed() < LINGER + PATIENCE / 2, "it took {:?}", start.elapsed());
+}
+
+#[test]
+fn whoever_writes_without_a_pause_after_its_refusal_is_read_for_a_mebibyte_and_no_more() {
     let _dog = watchdog(60);
     let server = TestServer::new(echo);
     for head in ["GET /", "GET / HTTP/1.1\r\nHost: x\r\nX: "] {
-        let mut peer = RawPeer::connect(server.addr());
-        let start = Instant::now();
-        let (mut octets, more) = (head.len(), [b'a'; ENDLESS]);
-        if peer.try_write(head.as_bytes()).is_ok() {
-            while octets <= MOST && peer.try_write(&more).is_ok() {
-                octets += more.len();
-            }
-        }
-        assert!(octets <= MOST, "{octets} octets were read");
-        assert!(start.elapsed() < LINGER + PATIENCE / 2, "it took {:?}", start.elapsed());
+        floods(&server, head);
     }
     shows_that_it_works(&server);
+}
+
+#[test]
+fn a_full_server_reads_a_mebibyte_and_no_more_of_whoever_writes_without_a_pause() {
+    let _dog = watchdog(60);
+    let (server, mut inside) = full();
+    floods(&server, "GET /");
+    inside.send_text("still there?");
+    inside.expect_text("still there?");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::Shared;
 use super::session::{Client, contained};
 use crate::error::{Error, Result};
-use crate::handshake;
+use crate::handshake::{self, LINGER, LINGER_OCTETS};
 use crate::net::stream::{poll_until, prepare};
 use crate::net::{Deadline, Stream, Wake};
 use crate::quota::Excess;
@@ -21,10 +21,17 @@ use std::time::{Duration, Instant};
 const LISTEN_BACKLOG: i32 = 4096;
 /// How long to wait after an error that says that something has run out: doubled each time, up to the second.
 const BACK_OFF: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(500)];
-/// Clients that are told "503" and then read from for a while: a socket closed over unread input answers with RST, which
-/// takes the 503 away. Beyond so many they get the RST.
+/// Clients that are told "503" and then read from for a while, as after a refused handshake: a socket closed over unread
+/// input answers with RST, which takes the 503 away. Beyond so many they get the RST.
 const MAX_LINGERING: usize = 16;
-const LINGER: Duration = Duration::from_secs(1);
+
+/// A client that was turned away, and may still have something to say.
+struct Lingering {
+    stream: Arc<Stream>,
+    until: Instant,
+    /// So many octets of it are still read.
+    octets: usize,
+}
 
 /// The listening side of a server.
 pub(super) struct Acceptor {
@@ -33,7 +40,7 @@ pub(super) struct Acceptor {
     read_timeout: Option<Duration>,
     shared: Arc<Shared>,
     stop: Arc<Stop>,
-    lingering: Vec<(Arc<Stream>, Instant)>,
+    lingering: Vec<Lingering>,
     back_off: Duration,
     /// Of lines about clients that were turned away: anybody can bring them about.
     refusals: Throttle,
@@ -102,13 +109,12 @@ impl Acceptor {
 
     /// Waits for a connection, a wake or lingering clients; or, without a listener, for time to pass.
     fn sleep(&mut self, listener: Option<&TcpListener>, pause: Option<Duration>) {
-        let oldest = self.lingering.first().map(|(_, until)| *until);
+        let oldest = self.lingering.first().map(|client| client.until);
         let deadline = Deadline::from(oldest).or(pause.map_or(Deadline::NEVER, Deadline::after));
         let mut fds = vec![PollFd::new(&self.stop.wake, PollFlags::IN)];
         fds.extend(listener.map(|listener| PollFd::new(listener, PollFlags::IN)));
-        fds.extend(
-            self.lingering.iter().map(|(stream, _)| PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::IN)),
-        );
+        let clients = self.lingering.iter();
+        fds.extend(clients.map(|client| PollFd::from_borrowed_fd(client.stream.as_fd(), PollFlags::IN)));
         if poll_until(&mut fds, deadline).is_err() {
             // ENOMEM: the next accept will tell.
             std::thread::sleep(BACK_OFF[0]);
@@ -118,12 +124,15 @@ impl Acceptor {
         }
         let now = Instant::now();
         let mut octets = [0; 4096];
-        self.lingering.retain(|(stream, until)| {
-            *until > now
-                && match stream.read(&mut octets, false) {
-                    Ok(count) => count > 0,
-                    Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        self.lingering.retain_mut(|client| {
+            let has_more = match client.stream.read(&mut octets, false) {
+                Ok(count) => {
+                    client.octets = client.octets.saturating_sub(count);
+                    count > 0 && client.octets > 0
                 }
+                Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+            };
+            has_more && client.until > now
         });
     }
 
@@ -179,7 +188,7 @@ impl Acceptor {
         }
         answer(&stream);
         stream.shutdown_write();
-        self.lingering.push((stream, Instant::now() + LINGER));
+        self.lingering.push(Lingering { stream, until: Instant::now() + LINGER, octets: LINGER_OCTETS });
     }
 
     /// What accept(2) says of errors: a connection that is gone is skipped, whatever has run out may come back. What it

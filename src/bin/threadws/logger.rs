@@ -68,7 +68,7 @@ fn stderr_sink(refused: &Arc<AtomicBool>) -> Box<dyn Log> {
             let stderr = stderr::Lines::new(io::stderr(), Arc::clone(refused));
             WriteLogger::new(LevelFilter::Trace, config, stderr)
         }
-        // It does not tell of errors. A terminal has none that pass.
+        // It does not tell of errors, so what a terminal refuses is not counted; it seldom refuses for a time only.
         color => TermLogger::new(LevelFilter::Trace, config, TerminalMode::Stderr, color),
     }
 }
