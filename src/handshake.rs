@@ -206,39 +206,36 @@ impl<'a> Exchange<'a> {
         let mut scanner = Scanner::request(LIMITS);
         let mut source = Some(self.peer_addr.ip());
         let mut awaits_proxy = self.rules.proxy_protocol && self.rules.is_proxy(self.peer_addr);
-        let mut octets = vec![0; FIRST_READ];
-        let mut len = 0;
+        let mut octets = Vec::with_capacity(FIRST_READ);
         loop {
-            if len == octets.len() {
-                octets.resize((len * 2).min(MAX_HEAD_SIZE), 0);
+            if octets.len() == octets.capacity() {
+                // The scanner ends this at the largest head.
+                octets.reserve_exact(octets.len());
             }
-            let count = match self.read(octets.get_mut(len..).unwrap_or_default()) {
+            let silent = octets.is_empty();
+            let count = match self.read(&mut octets) {
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     return Err(Failure::Refused(TIMED_OUT));
                 }
-                Err(_) if len == 0 => return Err(Failure::Silent),
+                Err(_) if silent => return Err(Failure::Silent),
                 Err(_) => 0,
             };
             if count == 0 {
                 return Err(match () {
                     () if self.host.is_stopping() => Failure::Refused(UNAVAILABLE),
-                    () if len == 0 => Failure::Silent,
+                    () if silent => Failure::Silent,
                     () => Failure::Refused(CUT_SHORT),
                 });
             }
-            len += count;
             if awaits_proxy {
-                let here = octets.get(..len).unwrap_or_default();
-                let Some(header) = proxy::scan(here).map_err(Failure::Refused)? else { continue };
+                let Some(header) = proxy::scan(&octets).map_err(Failure::Refused)? else { continue };
                 source = header.source;
                 awaits_proxy = false;
-                octets.copy_within(header.len..len, 0);
-                len -= header.len;
+                octets.drain(..header.len);
             }
-            let here = octets.get(..len).unwrap_or_default();
-            if let Some(end) = scanner.scan(here).map_err(Failure::Refused)? {
-                let (head, early) = here.split_at_checked(end).unwrap_or((here, &[]));
+            if let Some(end) = scanner.scan(&octets).map_err(Failure::Refused)? {
+                let (head, early) = octets.split_at_checked(end).unwrap_or((&octets, &[]));
                 let request = scanner.parse_request(head).map_err(Failure::Refused)?;
                 return Ok(Arrived { request, early: early.to_vec(), source });
             }
@@ -246,14 +243,14 @@ impl<'a> Exchange<'a> {
     }
 
     /// Reads at once if something is there, which saves the wait: a client that connects talks first.
-    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    fn read(&self, octets: &mut Vec<u8>) -> io::Result<usize> {
         if self.deadline.has_passed(Instant::now()) {
             return Err(ErrorKind::WouldBlock.into());
         }
-        match self.stream.read(buffer, false) {
+        match self.stream.read_to_end_of(octets, false) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 self.stream.wait_readable(self.deadline)?;
-                self.stream.read(buffer, false)
+                self.stream.read_to_end_of(octets, false)
             }
             result => result,
         }
