@@ -89,7 +89,11 @@ impl Process {
 
     /// A program that tells where it listens as `threadws` does, ready to be connected to.
     #[track_caller]
-    pub fn server(command: Command) -> Self {
+    pub fn server(mut command: Command) -> Self {
+        // Large buffers and the stacks of ended threads go back to the system at once. What glibc keeps of a crowd for the
+        // next one differs from run to run (one small piece of memory above them is enough), and would hide what the
+        // library keeps.
+        command.env("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=65536:glibc.pthread.stack_cache_size=0");
         Self::spawn(command).listening()
     }
 
