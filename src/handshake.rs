@@ -296,22 +296,25 @@ impl<'a> Exchange<'a> {
         early: Vec<u8>,
         admission: Option<Admission>,
     ) -> Option<Box<Opened>> {
-        let mut response = upgrade.response();
-        let mut subprotocol = upgrade.subprotocol();
-        if let Some(on_request) = &self.rules.on_request {
-            let refused = catch_unwind(AssertUnwindSafe(|| on_request(&mut request, &mut response).err()));
-            if let Some(reject) = refused.unwrap_or_else(|_| Some(Reject::from(FAILED))) {
-                return self.refuse(&reject, Some(request));
+        let (octets, subprotocol) = match &self.rules.on_request {
+            None => (upgrade.octets(), upgrade.subprotocol()),
+            Some(on_request) => {
+                let mut response = upgrade.response();
+                let refused =
+                    catch_unwind(AssertUnwindSafe(|| on_request(&mut request, &mut response).err()));
+                if let Some(reject) = refused.unwrap_or_else(|_| Some(Reject::from(FAILED))) {
+                    return self.refuse(&reject, Some(request));
+                }
+                match upgrade.seal(request.head(), &mut response) {
+                    Ok(subprotocol) => (head::write_switching(response.headers()), subprotocol),
+                    Err(refusal) => return self.refuse(&Reject::from(refusal), Some(request)),
+                }
             }
-            subprotocol = match upgrade.seal(request.head(), &mut response) {
-                Ok(subprotocol) => subprotocol,
-                Err(refusal) => return self.refuse(&Reject::from(refusal), Some(request)),
-            };
-        }
+        };
         if !self.host.welcome() {
             return self.refuse(&Reject::from(UNAVAILABLE), Some(request));
         }
-        if let Err(error) = self.write(&head::write_switching(response.headers())) {
+        if let Err(error) = self.write(&octets) {
             report!(Debug, "threadws::handshake", "{} left before the 101: {error}", self.peer_addr);
             return None;
         }

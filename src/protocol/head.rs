@@ -414,7 +414,9 @@ pub(crate) fn write_response(response: &http::Response<Vec<u8>>, without_body: b
 }
 
 /// The octets of a 101, with the headers as they are; RFC 9110 §8.6: a 1xx has no `Content-Length` and no body.
-pub(crate) fn write_switching(headers: &HeaderMap) -> Vec<u8> {
+pub(crate) fn write_switching<'a>(
+    headers: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
+) -> Vec<u8> {
     let mut octets = Vec::with_capacity(256);
     write_status_line(&mut octets, StatusCode::SWITCHING_PROTOCOLS);
     for (name, value) in headers {

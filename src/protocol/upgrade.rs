@@ -1,5 +1,6 @@
 //! The server's half of the opening handshake (RFC 6455 §4.2): is it a WebSocket that is asked for, and may it be?
 
+use super::head::write_switching;
 use super::origin::Origins;
 use super::{Refusal, is_token, list, lists_token};
 use crate::error::{Error, Result};
@@ -7,7 +8,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
 };
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use tungstenite::handshake::derive_accept_key;
 
 const BODY_LENGTH: Refusal = Refusal::bad_request("the length of the body is malformed or given twice");
@@ -207,6 +208,19 @@ fn negotiate(headers: &HeaderMap, known: &[String]) -> std::result::Result<Optio
 }
 
 impl Upgrade {
+    /// The headers of the 101 that are the handshake's own, the subprotocol apart.
+    fn own_headers(&self) -> [(&'static HeaderName, &HeaderValue); 3] {
+        static WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+        static UPGRADE_TOKEN: HeaderValue = HeaderValue::from_static("Upgrade");
+        [(&UPGRADE, &WEBSOCKET), (&CONNECTION, &UPGRADE_TOKEN), (&SEC_WEBSOCKET_ACCEPT, &self.accept)]
+    }
+
+    /// The octets of the 101 where no header callback has a say: no map is made for them.
+    pub(crate) fn octets(&self) -> Vec<u8> {
+        let subprotocol = self.subprotocol.iter().map(|name| (&SEC_WEBSOCKET_PROTOCOL, name));
+        write_switching(self.own_headers().into_iter().chain(subprotocol))
+    }
+
     /// What was agreed on, unless the header callback has another wish.
     pub(crate) fn subprotocol(&self) -> Option<String> {
         self.subprotocol.as_ref().and_then(|name| name.to_str().ok()).map(str::to_owned)
@@ -226,9 +240,9 @@ impl Upgrade {
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         response.body_mut().clear();
         let headers = response.headers_mut();
-        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(SEC_WEBSOCKET_ACCEPT, self.accept.clone());
+        for (name, value) in self.own_headers() {
+            headers.insert(name, value.clone());
+        }
         // An extension we do not speak must not be agreed to, and a 101 has no body to describe.
         for name in [SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_VERSION, CONTENT_LENGTH, TRANSFER_ENCODING] {
             headers.remove(name);

@@ -7,6 +7,7 @@ use crate::show::Shown;
 use crate::signals::Stop;
 use crate::systemd::Manager;
 use log::{Level, debug, info, log_enabled, warn};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
@@ -132,11 +133,14 @@ fn configure(server: Server, options: &Options) -> Server {
     server
 }
 
-/// The one line on stdout, for scripts that wait for it or want the port. Whoever does not read it holds nobody up: the
-/// thread ends by itself, or with the process.
+/// The one line on stdout, for scripts that wait for it or want the port. Where it would have to wait it has a thread, which
+/// ends by itself, or with the process: whoever does not read it holds nobody up.
 fn announce(address: SocketAddr) {
+    let stdout = io::stdout();
+    let takes_it =
+        poll(&mut [PollFd::new(&stdout, PollFlags::OUT)], Some(&Timespec::default())).is_ok_and(|n| n > 0);
     let thread = std::thread::Builder::new().name("threadws-stdout".to_owned());
-    if thread.spawn(move || tell(address)).is_err() {
+    if takes_it || thread.spawn(move || tell(address)).is_err() {
         tell(address);
     }
 }

@@ -384,3 +384,19 @@ fn h17_no_header_can_make_it_panic() {
     }
     assert!(verdicts > 1000, "the noise is too noisy: {verdicts}");
 }
+
+#[test]
+fn the_101_says_the_same_whether_a_callback_was_asked_or_not() {
+    let lines = |octets: &[u8]| {
+        let mut lines: Vec<_> = octets.split(|&octet| octet == b'\n').map(<[u8]>::to_vec).collect();
+        lines.sort_unstable();
+        lines
+    };
+    for offer in ["Sec-WebSocket-Protocol: chat, superchat", "X: no subprotocol"] {
+        let head = with("Sec-WebSocket-Protocol: chat, superchat", offer);
+        let Ok(Asked::WebSocket(upgrade)) = ask(&head) else { panic!("it asks for one: {head}") };
+        let octets = upgrade.octets();
+        assert_eq!(lines(&octets), lines(&write_switching(upgrade.response().headers())));
+        assert!(octets.starts_with(b"HTTP/1.1 101 Switching Protocols\r\n"));
+    }
+}
