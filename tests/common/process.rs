@@ -256,6 +256,14 @@ impl Process {
         assert_eq!(found, count, "{how:?} in {ends:#?}");
     }
 
+    /// The same of a reset, which is a broken pipe where a write met it first.
+    #[track_caller]
+    pub fn expect_resets(&self, count: usize) {
+        let ends = self.ends(count);
+        let is_reset = |end: &&String| end.contains("connection reset") || end.contains("broken pipe");
+        assert_eq!(ends.iter().filter(is_reset).count(), count, "resets in {ends:#?}");
+    }
+
     /// A number of `/metrics`, of all labels together.
     #[track_caller]
     pub fn metric(&self, name: &str) -> u64 {
