@@ -50,6 +50,15 @@ pub(crate) const MAX_HEADERS: usize = 100;
 /// A clock that counts in days serves as "never" without overflowing an `Instant`.
 pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
+/// The write timeout is granted once for each started piece of this size.
+pub(crate) const WRITE_UNIT: usize = 1 << 20;
+
+/// How long so many octets may take to leave.
+pub(crate) fn time_to_write(octets: usize, write_timeout: Duration) -> Duration {
+    let units = u32::try_from(octets.div_ceil(WRITE_UNIT).max(1)).unwrap_or(u32::MAX);
+    write_timeout.saturating_mul(units)
+}
+
 /// A read may wait so long in the system, where neither pings nor messages have a shorter time.
 const MAX_READ_TIMEOUT: Duration = Duration::from_secs(30);
 

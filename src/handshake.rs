@@ -1,7 +1,7 @@
 //! The server's side of the opening handshake: reads a head, has the pure room judge it, and answers, all under one
 //! deadline. Every failure gets its HTTP status, and whoever wants to know is told.
 
-use crate::config::{Config, MAX_HEAD_SIZE, MAX_HEADERS};
+use crate::config::{Config, MAX_HEAD_SIZE, MAX_HEADERS, time_to_write};
 use crate::net::{Deadline, Stream};
 use crate::protocol::Refusal;
 use crate::protocol::forwarded::{self, ForwardedHeader, Trust};
@@ -21,9 +21,6 @@ use std::time::{Duration, Instant};
 
 /// What a head is first read into; few need more.
 const FIRST_READ: usize = 2 * 1024;
-/// For each started piece of this size an answer has the write timeout to leave, as a message has, even if the handshake's
-/// own time is up.
-const WRITE_UNIT: usize = 1 << 20;
 /// How long, and how much, is read after an answer, so that the RST of a socket closed over unread input does not take the
 /// answer away.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
@@ -357,8 +354,8 @@ impl<'a> Exchange<'a> {
     }
 
     fn write(&self, octets: &[u8]) -> io::Result<()> {
-        let units = u32::try_from(octets.len().div_ceil(WRITE_UNIT)).unwrap_or(u32::MAX);
-        let granted = self.write_timeout.saturating_mul(units);
+        // As a message has, even if the handshake's own time is up.
+        let granted = time_to_write(octets.len(), self.write_timeout);
         let deadline = match self.deadline.left(Instant::now()) {
             Some(left) if left < granted => Deadline::after(granted),
             _ => self.deadline,

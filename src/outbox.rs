@@ -14,7 +14,7 @@ mod watched;
 pub(crate) use shared::Fate;
 
 use self::core::{Core, Refusal};
-use crate::config::{Config, SlowPeer};
+use crate::config::{Config, SlowPeer, time_to_write};
 use crate::error::{Cause, Ending, Result, Timeout};
 use crate::flush::{Flush, Refused};
 use crate::message::{CloseFrame, IntoMessage, State};
@@ -32,8 +32,6 @@ use std::time::{Duration, Instant};
 const COPIED: usize = 1024;
 /// Most are smaller than this: a place for one is zeroed in no time.
 const SMALL: usize = 128;
-/// The write timeout is granted once for each started piece of this size.
-const WRITE_UNIT: usize = 1 << 20;
 
 /// What is lent by those who have given what they send.
 const NOTHING: Lent<'static> = [&[]; 2];
@@ -437,8 +435,7 @@ impl Outbox {
 
     /// The write timeout for each started MiB that waits now.
     fn refusal(&self, pending: &Pending, now: Instant) -> Refusal {
-        let units = u32::try_from(pending.octets().div_ceil(WRITE_UNIT).max(1)).unwrap_or(u32::MAX);
-        let deadline = self.write_timeout.checked_mul(units).and_then(|budget| now.checked_add(budget));
+        let deadline = now.checked_add(time_to_write(pending.octets(), self.write_timeout));
         Refusal { ticket: pending.ticket(), deadline: deadline.unwrap_or(now + self.write_timeout) }
     }
 

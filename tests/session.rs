@@ -2,10 +2,10 @@
 
 mod common;
 
+use common::canary::plain_echo;
 use common::frame::PING;
 use common::{Frame, PATIENCE, RawPeer, TestServer, echo, eventually, ms, next, watchdog};
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;
@@ -442,17 +442,4 @@ fn request_and_answer_do_not_wait_for_a_delayed_acknowledgement() {
     let most = (ms(1) + 4 * machine[50]).min(ms(20));
     assert!(times[50] < most, "the median is {:?}, a plain echo's {:?}", times[50], machine[50]);
     peer.close(1000);
-}
-
-/// A connection to a thread that sends back each octet, without a WebSocket.
-fn plain_echo() -> TcpStream {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let stream = TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a read timeout");
-    let (mut other, _) = listener.accept().expect("the connection");
-    std::thread::spawn(move || {
-        let mut octet = [0];
-        while other.read_exact(&mut octet).is_ok() && other.write_all(&octet).is_ok() {}
-    });
-    stream
 }

@@ -1,5 +1,6 @@
 use super::shared::Fate;
 use super::*;
+use crate::config::WRITE_UNIT;
 use crate::error::Error;
 use crate::net::Stream;
 use std::os::unix::net::UnixStream;
@@ -23,11 +24,7 @@ fn the_first_send_on_a_socket_that_is_gone_fails() {
 #[test]
 fn a_close_that_a_full_socket_refuses_leaves_when_there_is_room() {
     let (flush, thread) = Flush::start().expect("a thread");
-    let (ours, peers) = UnixStream::pair().expect("a pair");
-    let stream = Arc::new(Stream::new(ours).expect("a stream"));
-    // One octet a time: nothing smaller would fit.
-    while stream.try_write(&[IoSlice::new(b"x")]).is_ok() {}
-    let outbox = Outbox::new(Role::Server, &Config::new(), stream, Arc::clone(&flush));
+    let (outbox, peers) = stuck(&flush, &Config::new());
     assert!(outbox.close(None));
     peers.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
     let mut octets = std::io::Read::bytes(peers).map(|octet| octet.expect("the Close comes"));
@@ -65,6 +62,7 @@ fn the_close_deadline_holds_while_another_sender_waits_for_the_socket() {
 fn stuck(flush: &Arc<Flush>, config: &Config) -> (Arc<Outbox>, UnixStream) {
     let (ours, peers) = UnixStream::pair().expect("a pair");
     let stream = Arc::new(Stream::new(ours).expect("a stream"));
+    // One octet a time: nothing smaller would fit.
     while stream.try_write(&[IoSlice::new(b"x")]).is_ok() {}
     (Outbox::new(Role::Server, config, stream, Arc::clone(flush)), peers)
 }

@@ -94,8 +94,8 @@ fn echo(peer: &mut RawPeer, number: usize) {
     assert_eq!(peer.message().as_text(), text);
 }
 
-/// A connection to a thread that sends back each octet.
-fn plain_echo() -> TcpStream {
+/// A connection to a thread that sends back each octet, without a WebSocket.
+pub fn plain_echo() -> TcpStream {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let stream = TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a read timeout");
