@@ -5,7 +5,8 @@
 
 use crate::stats::Counters;
 use crate::sync::{Arc, Condvar, JoinHandle, Mutex, ThreadId, now, spawn, this_thread};
-use std::collections::{HashMap, VecDeque};
+use std::cell::LazyCell;
+use std::collections::HashMap;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -25,31 +26,40 @@ pub(super) struct Pool<J> {
     stack_size: usize,
     counters: Arc<Counters>,
     state: Mutex<State<J>>,
-    /// Tells parked threads of a job, or of the end.
-    changed: Condvar,
+    /// Tells of each thread that is about to end.
+    ended: Condvar,
 }
 
 #[derive(Debug)]
 struct State<J> {
-    /// Jobs for parked threads: never more than there are.
-    jobs: VecDeque<J>,
-    parked: usize,
+    /// Threads that wait for a job. Who came last goes first: its stack and its allocator's lists are still in the cache,
+    /// and those that are too many get no job, and leave.
+    parked: Vec<Arc<Berth<J>>>,
     stopped: bool,
     running: HashMap<ThreadId, JoinHandle<()>>,
     /// Threads that are about to end, for somebody to join.
     ended: Vec<JoinHandle<()>>,
 }
 
+/// Where one thread waits.
+#[derive(Debug)]
+struct Berth<J> {
+    /// Set under the lock of the state that took the berth from the parked ones: a thread that is not parked has its word.
+    word: Mutex<Option<Word<J>>>,
+    told: Condvar,
+}
+
+/// What a parked thread is told.
+#[derive(Debug)]
+enum Word<J> {
+    Do(J),
+    Leave,
+}
+
 impl<J: Job> Pool<J> {
     pub(super) fn new(stack_size: usize, counters: Arc<Counters>) -> Self {
-        let state = State {
-            jobs: VecDeque::new(),
-            parked: 0,
-            stopped: false,
-            running: HashMap::new(),
-            ended: Vec::new(),
-        };
-        Self { stack_size, counters, state: Mutex::new(state), changed: Condvar::default() }
+        let state = State { parked: Vec::new(), stopped: false, running: HashMap::new(), ended: Vec::new() };
+        Self { stack_size, counters, state: Mutex::new(state), ended: Condvar::default() }
     }
 
     /// Has a parked thread do `job`, or a new one.
@@ -59,10 +69,10 @@ impl<J: Job> Pool<J> {
     /// The job, and why no thread could be started.
     pub(super) fn run(self: &Arc<Self>, job: J) -> Result<(), (J, io::Error)> {
         let mut state = self.state.lock();
-        if state.parked > state.jobs.len() {
-            state.jobs.push_back(job);
+        if let Some(berth) = state.parked.pop() {
+            *berth.word.lock() = Some(Word::Do(job));
             drop(state);
-            self.changed.notify_one();
+            berth.told.notify_one();
             return Ok(());
         }
         // `spawn` drops its closure when it fails: the slot keeps the job.
@@ -90,39 +100,62 @@ impl<J: Job> Pool<J> {
     }
 
     fn work(&self, mut job: Option<J>) {
+        // Made where it is needed: most threads have one client, and stay with it.
+        let berth = LazyCell::new(|| Arc::new(Berth { word: Mutex::new(None), told: Condvar::default() }));
         while let Some(next) = job.take() {
             if !next.run() {
                 break;
             }
-            job = self.park();
+            job = self.park(&berth);
         }
         let mut state = self.state.lock();
         let this = state.running.remove(&this_thread());
         self.counters.thread_ended();
         let before = std::mem::replace(&mut state.ended, this.into_iter().collect());
         drop(state);
+        self.ended.notify_all();
         join(before);
     }
 
     /// Waits for the next job.
-    fn park(&self) -> Option<J> {
+    fn park(&self, berth: &Arc<Berth<J>>) -> Option<J> {
         let until = now() + PARKED;
         let mut state = self.state.lock();
-        if state.stopped || state.parked >= MAX_PARKED {
+        if state.stopped || state.parked.len() >= MAX_PARKED {
             return None;
         }
-        state.parked += 1;
-        while state.jobs.is_empty() && !state.stopped && now() < until {
-            state = self.changed.wait_until(state, Some(until));
+        state.parked.push(Arc::clone(berth));
+        drop(state);
+        let mut word = berth.word.lock();
+        while word.is_none() {
+            word = berth.told.wait_until(word, Some(until));
+            if word.is_none() && now() >= until {
+                break;
+            }
         }
-        state.parked -= 1;
-        state.jobs.pop_front()
+        if word.is_none() {
+            drop(word);
+            self.state.lock().parked.retain(|parked| !Arc::ptr_eq(parked, berth));
+            word = berth.word.lock();
+        }
+        match word.take() {
+            Some(Word::Do(job)) => Some(job),
+            Some(Word::Leave) | None => None,
+        }
     }
 
     /// Lets parked threads end, and none be parked any more.
     pub(super) fn stop(&self) {
-        self.state.lock().stopped = true;
-        self.changed.notify_all();
+        let mut state = self.state.lock();
+        state.stopped = true;
+        let parked = std::mem::take(&mut state.parked);
+        for berth in &parked {
+            *berth.word.lock() = Some(Word::Leave);
+        }
+        drop(state);
+        for berth in parked {
+            berth.told.notify_one();
+        }
     }
 
     /// Waits until all threads have ended, at most until `deadline`, and joins those that have.
@@ -134,8 +167,7 @@ impl<J: Job> Pool<J> {
                 if state.running.is_empty() || now() >= deadline {
                     return;
                 }
-                // Nobody tells of a thread's very end; it comes soon after its last job's.
-                drop(self.changed.wait_until(state, Some(now() + Duration::from_millis(1))));
+                drop(self.ended.wait_until(state, Some(deadline)));
             } else {
                 drop(state);
                 join(ended);
@@ -177,12 +209,50 @@ mod tests {
         pool.run(Told(sender.clone(), true)).map_err(|(_, error)| error).expect("a thread");
         let first = ids.recv().expect("the job ran");
         let deadline = now() + Duration::from_secs(10);
-        while pool.state.lock().parked == 0 {
+        while pool.state.lock().parked.is_empty() {
             assert!(now() < deadline, "the thread does not park");
             std::thread::yield_now();
         }
         pool.run(Told(sender, true)).map_err(|(_, error)| error).expect("a thread");
         assert_eq!(ids.recv().expect("the job ran"), first);
+        pool.stop();
+        pool.join(deadline);
+        assert!(pool.state.lock().running.is_empty());
+    }
+
+    /// Tells who does it, and goes on when it may.
+    struct Held(mpsc::Sender<ThreadId>, mpsc::Receiver<()>);
+
+    impl Job for Held {
+        fn run(self) -> bool {
+            self.0.send(this_thread()).is_ok() && self.1.recv().is_err()
+        }
+    }
+
+    #[test]
+    fn of_two_that_are_free_the_one_that_parked_last_goes_first() {
+        let pool = Arc::new(Pool::new(64 * 1024, Arc::default()));
+        let (sender, ids) = mpsc::channel();
+        let run = || {
+            let (held, hold) = mpsc::channel();
+            pool.run(Held(sender.clone(), hold)).map_err(|(_, error)| error).expect("a thread");
+            (held, ids.recv().expect("the job ran"))
+        };
+        let deadline = now() + Duration::from_secs(10);
+        let parked = |count| {
+            while pool.state.lock().parked.len() != count {
+                assert!(now() < deadline, "{count} do not park");
+                std::thread::yield_now();
+            }
+        };
+        let ((a, first), (b, second)) = (run(), run());
+        drop(b);
+        parked(1);
+        drop(a);
+        parked(2);
+        let ((a, third), (b, fourth)) = (run(), run());
+        assert_eq!((third, fourth), (first, second));
+        drop((a, b));
         pool.stop();
         pool.join(deadline);
         assert!(pool.state.lock().running.is_empty());
@@ -200,6 +270,6 @@ mod tests {
         pool.stop();
         pool.join(now() + Duration::from_secs(20));
         let state = pool.state.lock();
-        assert_eq!((state.running.len(), state.ended.len(), state.parked), (0, 0, 0));
+        assert_eq!((state.running.len(), state.ended.len(), state.parked.len()), (0, 0, 0));
     }
 }
