@@ -221,7 +221,7 @@ impl Connect {
     ) -> Result<Connection> {
         let (offer, octets) = Offer::new(target, self.origin.as_ref(), &self.subprotocols, headers)?;
         // A server may answer before it has read everything, and close: then its answer counts, not our EPIPE.
-        let written = stream.write_all(&octets, deadline);
+        let written = stream.write_all(&octets, || deadline);
         let (response, early) = match read_answer(&stream, deadline) {
             Ok(answer) => answer,
             Err(error) => {

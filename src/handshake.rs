@@ -20,7 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 /// What a head is first read into; few need more.
-const FIRST_READ: usize = 2 * 1024;
+const FIRST_READ: usize = 1024;
 /// How long, and how much, is read after an answer, so that the RST of a socket closed over unread input does not take the
 /// answer away.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
@@ -90,7 +90,7 @@ pub(crate) fn serve(
     config: &Config,
     admitted: bool,
     host: &dyn Host,
-) -> Option<Box<Opened>> {
+) -> Option<Opened> {
     let exchange = Exchange::new(stream, peer_addr, rules, config, admitted, host);
     match exchange.read_head() {
         Ok(Arrived { request, early, source }) => exchange.serve(request, early, source),
@@ -112,7 +112,7 @@ pub(crate) fn serve_request(
     host: &dyn Host,
     request: http::Request<()>,
     early: Vec<u8>,
-) -> Option<Box<Opened>> {
+) -> Option<Opened> {
     let exchange = Exchange::new(stream, peer_addr, rules, config, false, host);
     exchange.serve(request, early, Some(peer_addr.ip()))
 }
@@ -241,7 +241,7 @@ impl<'a> Exchange<'a> {
 
     /// Reads at once if something is there, which saves the wait: a client that connects talks first.
     fn read(&self, octets: &mut Vec<u8>) -> io::Result<usize> {
-        if self.deadline.has_passed(Instant::now()) {
+        if !octets.is_empty() && self.deadline.has_passed(Instant::now()) {
             return Err(ErrorKind::WouldBlock.into());
         }
         match self.stream.read_to_end_of(octets, false) {
@@ -254,7 +254,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Judges a request, and answers it.
-    fn serve(&self, head: http::Request<()>, early: Vec<u8>, source: Option<IpAddr>) -> Option<Box<Opened>> {
+    fn serve(&self, head: http::Request<()>, early: Vec<u8>, source: Option<IpAddr>) -> Option<Opened> {
         let Rules { trust, forwarded_header, .. } = self.rules;
         let client_ip = match source {
             Some(ip) => forwarded::client_ip(ip, head.headers(), trust, *forwarded_header),
@@ -273,7 +273,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    fn serve_http(&self, request: Box<Request>) -> Option<Box<Opened>> {
+    fn serve_http(&self, request: Box<Request>) -> Option<Opened> {
         let Some(on_http) = &self.rules.on_http else {
             return self.refuse(&Reject::from(upgrade::UPGRADE_REQUIRED), Some(request));
         };
@@ -292,7 +292,7 @@ impl<'a> Exchange<'a> {
         upgrade: &Upgrade,
         early: Vec<u8>,
         admission: Option<Admission>,
-    ) -> Option<Box<Opened>> {
+    ) -> Option<Opened> {
         let (octets, subprotocol) = match &self.rules.on_request {
             None => (upgrade.octets(), upgrade.subprotocol()),
             Some(on_request) => {
@@ -315,11 +315,11 @@ impl<'a> Exchange<'a> {
             report!(Debug, "threadws::handshake", "{} left before the 101: {error}", self.peer_addr);
             return None;
         }
-        Some(Box::new(Opened { request, subprotocol, early, admission }))
+        Some(Opened { request, subprotocol, early, admission })
     }
 
     /// Answers with a refusal, and tells of it.
-    fn refuse(&self, reject: &Reject, request: Option<Box<Request>>) -> Option<Box<Opened>> {
+    fn refuse(&self, reject: &Reject, request: Option<Box<Request>>) -> Option<Opened> {
         let without_body = request.as_ref().is_some_and(|request| request.method() == Method::HEAD);
         // First: whoever has read the answer finds it counted.
         self.rules.counters.handshake_failed(reject.status().as_u16());
@@ -356,11 +356,10 @@ impl<'a> Exchange<'a> {
     fn write(&self, octets: &[u8]) -> io::Result<()> {
         // As a message has, even if the handshake's own time is up.
         let granted = time_to_write(octets.len(), self.write_timeout);
-        let deadline = match self.deadline.left(Instant::now()) {
+        self.stream.write_all(octets, || match self.deadline.left(Instant::now()) {
             Some(left) if left < granted => Deadline::after(granted),
             _ => self.deadline,
-        };
-        self.stream.write_all(octets, deadline)
+        })
     }
 }
 

@@ -9,6 +9,7 @@ use rustix::net::sockopt::{Timeout, set_socket_linger, set_socket_timeout, set_t
 use rustix::net::{
     RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, getpeername, recv, send, sendmsg, shutdown,
 };
+use std::cell::LazyCell;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -100,13 +101,14 @@ impl Stream {
         Ok(written?)
     }
 
-    /// Writes all of `octets`: `TimedOut` if the deadline came first.
-    pub(crate) fn write_all(&self, mut octets: &[u8], deadline: Deadline) -> io::Result<()> {
+    /// Writes all of `octets`: `TimedOut` if the deadline came first, which is asked for when there is something to wait for.
+    pub(crate) fn write_all(&self, mut octets: &[u8], deadline: impl FnOnce() -> Deadline) -> io::Result<()> {
+        let deadline = LazyCell::new(deadline);
         while !octets.is_empty() {
             match self.try_write(&[IoSlice::new(octets)]) {
                 Ok(written) => octets = octets.get(written..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if !self.wait_writable(deadline)? {
+                    if !self.wait_writable(*deadline)? {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
                 }
@@ -188,7 +190,9 @@ pub(crate) fn wait(fd: BorrowedFd<'_>, what: PollFlags, deadline: Deadline) -> i
 /// Waits for any of `fds`; false if the deadline came first.
 pub(crate) fn poll_until(fds: &mut [PollFd<'_>], deadline: Deadline) -> io::Result<bool> {
     loop {
-        let timeout = deadline.left(Instant::now()).map(|left| {
+        // A wait without an end need not know the time.
+        let timeout = deadline.instant().map(|moment| {
+            let left = moment.saturating_duration_since(Instant::now());
             // poll(2) rounds nothing up: a fraction of a nanosecond less would make us spin once more.
             Timespec {
                 tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),

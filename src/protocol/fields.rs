@@ -37,39 +37,68 @@ impl fmt::Display for Refusal {
 /// RFC 9110 §5.6.2: the characters of a token.
 #[inline]
 pub(crate) const fn is_tchar(octet: u8) -> bool {
-    octet < 128 && TCHARS >> octet & 1 == 1
+    is_of(octet, TCHAR)
 }
 
-/// A bit for each: half a head is names, and a look at each kind of character would be what its scan costs.
-const TCHARS: u128 = {
-    let mut set = 0;
+/// RFC 9110 §5.5: visible characters, space, tab and octets beyond ASCII.
+#[inline]
+pub(crate) const fn is_field_content(octet: u8) -> bool {
+    is_of(octet, FIELD_CONTENT)
+}
+
+/// RFC 3986 §3.2.2: unreserved, percent-encoded and sub-delims.
+#[inline]
+pub(crate) const fn is_reg_name(octet: u8) -> bool {
+    is_of(octet, REG_NAME)
+}
+
+const TCHAR: u8 = 1;
+const FIELD_CONTENT: u8 = 2;
+const REG_NAME: u8 = 4;
+
+#[inline]
+#[expect(clippy::indexing_slicing, reason = "there is a class for every octet")]
+const fn is_of(octet: u8, class: u8) -> bool {
+    CLASSES[octet as usize] & class != 0
+}
+
+/// What each octet can be part of: all of a head is asked, and a look at each kind of character would be what its scan costs.
+#[expect(clippy::indexing_slicing, reason = "there is a class for every octet")]
+const CLASSES: [u8; 256] = {
+    let mut classes = [0; 256];
     let mut octet = 0_u8;
-    while octet < 128 {
-        if octet.is_ascii_alphanumeric()
-            || matches!(
-                octet,
-                b'!' | b'#'
-                    | b'$'
-                    | b'%'
-                    | b'&'
-                    | b'\''
-                    | b'*'
-                    | b'+'
-                    | b'-'
-                    | b'.'
-                    | b'^'
-                    | b'_'
-                    | b'`'
-                    | b'|'
-                    | b'~'
-            )
-        {
-            set |= 1 << octet;
+    loop {
+        classes[octet as usize] = class(octet);
+        if octet == u8::MAX {
+            break classes;
         }
         octet += 1;
     }
-    set
 };
+
+const fn class(octet: u8) -> u8 {
+    let mut class = 0;
+    if octet.is_ascii_alphanumeric() || is_among(octet, b"!#$%&'*+-.^_`|~") {
+        class |= TCHAR;
+    }
+    if octet.is_ascii_alphanumeric() || is_among(octet, b"-._~%!$&'()*+,;=") {
+        class |= REG_NAME;
+    }
+    if matches!(octet, b'\t' | b' '..=b'~' | 0x80..) {
+        class |= FIELD_CONTENT;
+    }
+    class
+}
+
+const fn is_among(octet: u8, mut octets: &[u8]) -> bool {
+    while let [first, rest @ ..] = octets {
+        if *first == octet {
+            return true;
+        }
+        octets = rest;
+    }
+    false
+}
 
 pub(crate) fn is_token(octets: &[u8]) -> bool {
     !octets.is_empty() && octets.iter().copied().all(is_tchar)
@@ -98,5 +127,26 @@ pub(crate) fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterat
 
 /// Whether a list header contains a token, in any case, on any of its lines.
 pub(crate) fn lists_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    list(headers, name).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
+    let is = |element: &[u8]| element.eq_ignore_ascii_case(token.as_bytes());
+    // Mostly it is all there is.
+    headers.get(name).is_some_and(|value| is(value.as_bytes())) || list(headers, name).any(is)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the RFCs say it the other way round: everything visible but the delimiters.
+    #[test]
+    fn every_octet_is_of_its_classes() {
+        for octet in 0..=u8::MAX {
+            let is_delimiter = br#"(),/:;<=>?@[\]{}""#.contains(&octet);
+            assert_eq!(is_tchar(octet), octet.is_ascii_graphic() && !is_delimiter, "{octet}");
+            let is_control = octet.is_ascii_control() && octet != b'\t';
+            assert_eq!(is_field_content(octet), !is_control, "{octet}");
+            // RFC 3986 §2.2: gen-delims, and what RFC 3986 does not allow anywhere. "%" begins an escape.
+            let is_excluded = b":/?#[]@\"<>\\^`{|}".contains(&octet);
+            assert_eq!(is_reg_name(octet), octet.is_ascii_graphic() && !is_excluded, "{octet}");
+        }
+    }
 }

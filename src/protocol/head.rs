@@ -4,7 +4,7 @@
 //! smuggled request: bare LF, bare CR, folded lines and whitespace before a colon are refused, each at the octet that
 //! shows it. What follows a head is not looked at here.
 
-use super::{Refusal, is_tchar, origin::Authority};
+use super::{Refusal, is_field_content, is_tchar, origin::Authority};
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
 use tungstenite::Bytes;
@@ -105,7 +105,7 @@ impl Scanner {
             self.scanned += match self.at {
                 At::FirstLine => run(rest, |octet| octet.is_ascii_graphic()),
                 At::Name => run(rest, is_tchar),
-                At::Value => run(rest, is_value),
+                At::Value => run(rest, is_field_content),
                 _ => 0,
             };
             let Some(&octet) = received.get(self.scanned) else { break };
@@ -193,7 +193,7 @@ impl Scanner {
             // RFC 9112 §2.2 lets a recipient take a bare LF for the end of a line. It does not: where a proxy in front
             // takes it for part of the value, a second header would be smuggled past it.
             (At::Value, b'\n') => return Err(BARE_LF),
-            (At::Value, octet) if is_value(octet) => At::Value,
+            (At::Value, octet) if is_field_content(octet) => At::Value,
             // RFC 9110 §5.5: "Field values containing CR, LF, or NUL characters are invalid and dangerous".
             (At::Value, _) => return Err(CONTROL),
             (At::ValueCr, b'\n') => At::LineStart,
@@ -207,11 +207,6 @@ impl Scanner {
 /// How many of the first octets are of a kind.
 fn run(octets: &[u8], is_kind: impl Fn(u8) -> bool) -> usize {
     octets.iter().position(|&octet| !is_kind(octet)).unwrap_or(octets.len())
-}
-
-/// RFC 9110 §5.5: visible characters, space, tab and octets beyond ASCII.
-const fn is_value(octet: u8) -> bool {
-    matches!(octet, b'\t' | b' '..=b'~' | 0x80..)
 }
 
 /// RFC 9112 §3: method, target and version with one space between each two.

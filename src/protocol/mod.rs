@@ -18,7 +18,7 @@ mod text;
 pub(crate) mod upgrade;
 
 pub(crate) use fields::Refusal;
-use fields::{is_tchar, is_token, list, lists_token, trim_ows};
+use fields::{is_field_content, is_reg_name, is_tchar, is_token, list, lists_token, trim_ows};
 
 /// Which end of the connection we are. It decides who masks (RFC 6455 §5.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

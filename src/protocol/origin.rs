@@ -1,6 +1,7 @@
 //! Which web pages may connect (RFC 6455 §10.2): without this any page could open a socket to a server on the reader's
 //! own machine, since a browser lets it.
 
+use super::is_reg_name;
 use crate::error::{Error, Result};
 use core::net::Ipv6Addr;
 use http::HeaderMap;
@@ -23,7 +24,7 @@ impl<'a> Authority<'a> {
                 address.parse::<Ipv6Addr>().ok()?;
                 address.len() + 2
             }
-            None => text.find(':').unwrap_or(text.len()),
+            None => text.bytes().position(|octet| octet == b':').unwrap_or(text.len()),
         };
         let (host, rest) = text.split_at_checked(end)?;
         let port = match rest.strip_prefix(':') {
@@ -49,29 +50,6 @@ fn same_host(a: &str, b: &str) -> bool {
 
 fn ipv6(host: &str) -> Option<Ipv6Addr> {
     host.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
-}
-
-/// RFC 3986 §3.2.2: unreserved, percent-encoded and sub-delims.
-const fn is_reg_name(octet: u8) -> bool {
-    octet.is_ascii_alphanumeric()
-        || matches!(
-            octet,
-            b'-' | b'.'
-                | b'_'
-                | b'~'
-                | b'%'
-                | b'!'
-                | b'$'
-                | b'&'
-                | b'\''
-                | b'('
-                | b')'
-                | b'*'
-                | b'+'
-                | b','
-                | b';'
-                | b'='
-        )
 }
 
 /// RFC 6454 §6.2: `scheme "://" host [":" port]`, of any scheme.

@@ -111,7 +111,8 @@ impl Acceptor {
     fn sleep(&mut self, listener: Option<&TcpListener>, pause: Option<Duration>) {
         let oldest = self.lingering.first().map(|client| client.until);
         let deadline = Deadline::from(oldest).or(pause.map_or(Deadline::NEVER, Deadline::after));
-        let mut fds = vec![PollFd::new(&self.stop.wake, PollFlags::IN)];
+        let mut fds = Vec::with_capacity(2 + self.lingering.len());
+        fds.push(PollFd::new(&self.stop.wake, PollFlags::IN));
         fds.extend(listener.map(|listener| PollFd::new(listener, PollFlags::IN)));
         let clients = self.lingering.iter();
         fds.extend(clients.map(|client| PollFd::from_borrowed_fd(client.stream.as_fd(), PollFlags::IN)));

@@ -19,7 +19,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// An accepted connection on its way to a thread.
+/// An accepted connection on its way to a thread. By value: what one thread allocates and another frees is in no cache of
+/// the allocator.
 pub(super) struct Client {
     id: u64,
     shared: Arc<Shared>,
@@ -48,24 +49,28 @@ impl Client {
         place: Place,
         admission: Option<Admission>,
         head: Option<Box<Head>>,
-    ) -> Option<Box<Self>> {
+    ) -> Option<Self> {
         let id = next_id();
-        shared.live.accepted(id, stream.clone()).then(|| {
-            Box::new(Self {
-                id,
-                shared: Arc::clone(shared),
-                stream: Arc::clone(stream),
-                peer_addr,
-                head,
-                admission,
-                _place: place,
-            })
+        shared.live.accepted(id, stream.clone()).then(|| Self {
+            id,
+            shared: Arc::clone(shared),
+            stream: Arc::clone(stream),
+            peer_addr,
+            head,
+            admission,
+            _place: place,
         })
     }
 
-    /// Apart from what follows, as the next one: what is deep here would else be deep for as long as the client stays.
+    /// Apart from what follows, as the next two: what is deep here would else be deep for as long as the client stays.
     #[inline(never)]
-    fn shake_hands(&mut self) -> Option<Box<Opened>> {
+    fn start(&mut self) -> Option<Box<Connection>> {
+        let opened = self.shake_hands()?;
+        self.open(opened)
+    }
+
+    #[inline(never)]
+    fn shake_hands(&mut self) -> Option<Opened> {
         let head = self.head.take();
         let Self { shared, stream, peer_addr, .. } = &*self;
         let admitted = self.admission.is_some();
@@ -180,10 +185,9 @@ fn chain<'a>(
     })
 }
 
-impl Job for Box<Client> {
+impl Job for Client {
     fn run(mut self) -> bool {
-        let connection = self.shake_hands().and_then(|opened| self.open(*opened));
-        connection.is_none_or(|connection| self.serve(connection))
+        self.start().is_none_or(|connection| self.serve(connection))
     }
 }
 

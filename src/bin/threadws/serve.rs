@@ -182,11 +182,11 @@ impl Job {
         let topic = client.request().path().to_owned();
         let topics = if self.answer == Answer::Topics { client.subscribe(&topic) } else { Ok(()) };
         let ended = topics.and_then(|()| self.answer_all(client, &topic));
-        let lived = client.since().elapsed().as_secs_f64();
+        let lived = || client.since().elapsed().as_secs_f64();
         match (client.closed(), &ended) {
-            (Some(closed), _) => info!("client {id} disconnected after {lived:.1}s: {closed}"),
-            (None, Err(error)) => info!("client {id} disconnected after {lived:.1}s: {error}"),
-            (None, Ok(())) => info!("client {id} disconnected after {lived:.1}s"),
+            (Some(closed), _) => info!("client {id} disconnected after {:.1}s: {closed}", lived()),
+            (None, Err(error)) => info!("client {id} disconnected after {:.1}s: {error}", lived()),
+            (None, Ok(())) => info!("client {id} disconnected after {:.1}s", lived()),
         }
         Ok(ended?)
     }
