@@ -373,7 +373,7 @@ impl Server {
             handler,
             on_error: self.on_error,
             live: Live::default(),
-            pool: Arc::new(Pool::new(self.stack_size, Arc::clone(self.hub.counters()))),
+            pool: Arc::new(Pool::new(self.stack_size, Arc::clone(self.hub.counters()), Arc::clone(&timer.0))),
             hub: self.hub,
             hooks: Arc::new(self.hooks),
             flush,

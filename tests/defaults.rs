@@ -152,7 +152,7 @@ fn the_guide_has_the_fixed_bounds_of_the_code() {
             c("handshake.rs", "LINGER"),
             c("handshake.rs", "LINGER_OCTETS"),
         ],
-        &[c("server/pool.rs", "MAX_PARKED"), c("server/pool.rs", "PARKED")],
+        &[c("server/pool.rs", "MAX_PARKED"), c("server/pool.rs", "UNUSED")],
         &[c("server/accept.rs", "LISTEN_BACKLOG")],
         &array("server/accept.rs", "BACK_OFF"),
         &[c("client.rs", "MAX_INTERIM"), c("client.rs", "MAX_BODY")],

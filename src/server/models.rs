@@ -1,7 +1,7 @@
 //! Connections that come and go while the server stops, and the threads that serve them.
 
 use super::live::Live;
-use super::pool::{Job, Pool};
+use super::pool::{Job, Pool, UNUSED};
 use crate::hub::{Client, Hub};
 use crate::message::{CloseCode, CloseFrame};
 use crate::models::clock;
@@ -12,6 +12,7 @@ use crate::net::Deadline;
 use crate::protocol::Role;
 use crate::sender::Sender;
 use crate::sync::{Arc, AtomicUsize, Ordering, next_id, now};
+use crate::timer::Timer;
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::thread::JoinHandle;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -127,23 +128,53 @@ impl Job for Counted {
     }
 }
 
+/// A pool, and the timer that looks after it.
+struct Threads<J> {
+    pool: Arc<Pool<J>>,
+    timer: Arc<Timer>,
+    thread: crate::sync::JoinHandle<()>,
+}
+
+impl<J: Job> Threads<J> {
+    fn start() -> Self {
+        let (timer, thread) = Timer::start().expect("a thread");
+        let pool = Arc::new(Pool::new(1 << 16, Arc::default(), Arc::clone(&timer)));
+        Self { pool, timer, thread }
+    }
+
+    fn run(&self, job: J) {
+        self.pool.run(job).map_err(|(_, error)| error).expect("a thread");
+    }
+
+    /// Waits until no thread is left.
+    fn join(&self) {
+        self.pool.join(now() + Duration::from_secs(1_000_000));
+    }
+
+    fn stop(self) {
+        self.pool.stop();
+        self.join();
+        self.timer.stop();
+        self.thread.join().expect("the timer does not panic");
+    }
+}
+
 #[test]
 fn every_job_is_done_though_threads_park_and_leave() {
     check(|| {
         let clock = clock::Running::racing();
-        let pool = Arc::new(Pool::new(1 << 16, Arc::default()));
+        let threads = Arc::new(Threads::start());
         let done = Arc::new(AtomicUsize::new(0));
         let givers = [true, false].map(|again| {
-            let (pool, done) = (Arc::clone(&pool), Arc::clone(&done));
+            let (threads, done) = (Arc::clone(&threads), Arc::clone(&done));
             go(move || {
                 for job in [Counted(done.clone(), again), Counted(done, true)] {
-                    pool.run(job).map_err(|(_, error)| error).expect("a thread");
+                    threads.run(job);
                 }
             })
         });
         givers.into_iter().for_each(join);
-        pool.stop();
-        pool.join(now() + Duration::from_secs(1_000_000));
+        Arc::into_inner(threads).expect("nobody else is left").stop();
         clock.stop();
         assert_eq!(done.load(Ordering::Relaxed), 4, "I7: a job was forgotten");
     });
@@ -153,18 +184,32 @@ fn every_job_is_done_though_threads_park_and_leave() {
 fn a_parked_thread_takes_a_job_at_once() {
     check(|| {
         let clock = clock::Running::patient();
-        let pool = Arc::new(Pool::new(1 << 16, Arc::default()));
+        let threads = Threads::start();
         let done = Arc::new(AtomicUsize::new(0));
         let (tell, told) = shuttle::sync::mpsc::channel();
         for _ in 0..3 {
-            pool.run(Told(Counted(done.clone(), true), tell.clone()))
-                .map_err(|(_, error)| error)
-                .expect("a thread");
+            threads.run(Told(Counted(done.clone(), true), tell.clone()));
             told.recv().expect("it is done");
         }
         assert_eq!(clock::elapsed(), Duration::ZERO, "I7: a job waited for its thread's time to end");
-        pool.stop();
-        pool.join(now() + Duration::from_secs(1_000_000));
+        threads.stop();
+        clock.stop();
+    });
+}
+
+#[test]
+fn threads_that_nobody_needs_leave() {
+    check(|| {
+        let clock = clock::Running::patient();
+        let threads = Threads::start();
+        let done = Arc::new(AtomicUsize::new(0));
+        for _ in 0..3 {
+            threads.run(Counted(done.clone(), true));
+        }
+        threads.join();
+        assert_eq!(done.load(Ordering::Relaxed), 3, "I7: a job was forgotten");
+        assert_eq!(clock::elapsed(), UNUSED * 2);
+        threads.stop();
         clock.stop();
     });
 }

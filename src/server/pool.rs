@@ -4,16 +4,17 @@
 //! What one takes today is in `guide::performance`.
 
 use crate::stats::Counters;
-use crate::sync::{Arc, Condvar, JoinHandle, Mutex, ThreadId, now, spawn, this_thread};
+use crate::sync::{Arc, Condvar, JoinHandle, Mutex, MutexGuard, ThreadId, Weak, now, spawn, this_thread};
+use crate::timer::{Due, Timer};
 use std::cell::LazyCell;
 use std::collections::HashMap;
-use std::io;
 use std::time::{Duration, Instant};
+use std::{fmt, io};
 
 /// Threads that wait for the next client.
 const MAX_PARKED: usize = 32;
-/// How long one waits.
-const PARKED: Duration = Duration::from_secs(5);
+/// Those that no client needed for so long leave when that is looked at, which is as often: after twice as long at most.
+pub(super) const UNUSED: Duration = Duration::from_millis(2500);
 
 /// What a thread does; it says whether its thread may do another.
 pub(super) trait Job: Send + 'static {
@@ -21,28 +22,30 @@ pub(super) trait Job: Send + 'static {
 }
 
 /// Threads that each do one job after the other.
-#[derive(Debug)]
 pub(super) struct Pool<J> {
     stack_size: usize,
     counters: Arc<Counters>,
+    timer: Arc<Timer>,
     state: Mutex<State<J>>,
     /// Tells of each thread that is about to end.
     ended: Condvar,
 }
 
-#[derive(Debug)]
 struct State<J> {
     /// Threads that wait for a job. Who came last goes first: its stack and its allocator's lists are still in the cache,
-    /// and those that are too many get no job, and leave.
+    /// and those that are too many stay below.
     parked: Vec<Arc<Berth<J>>>,
+    /// So many of them have been there since the timer looked.
+    unused: usize,
+    /// The timer will look.
+    watched: bool,
     stopped: bool,
     running: HashMap<ThreadId, JoinHandle<()>>,
     /// Threads that are about to end, for somebody to join.
     ended: Vec<JoinHandle<()>>,
 }
 
-/// Where one thread waits.
-#[derive(Debug)]
+/// Where one thread waits. Not until a time: to set and to cancel a timeout would be the hundredth part of a handshake.
 struct Berth<J> {
     /// Set under the lock of the state that took the berth from the parked ones: a thread that is not parked has its word.
     word: Mutex<Option<Word<J>>>,
@@ -50,16 +53,22 @@ struct Berth<J> {
 }
 
 /// What a parked thread is told.
-#[derive(Debug)]
 enum Word<J> {
     Do(J),
     Leave,
 }
 
 impl<J: Job> Pool<J> {
-    pub(super) fn new(stack_size: usize, counters: Arc<Counters>) -> Self {
-        let state = State { parked: Vec::new(), stopped: false, running: HashMap::new(), ended: Vec::new() };
-        Self { stack_size, counters, state: Mutex::new(state), ended: Condvar::default() }
+    pub(super) fn new(stack_size: usize, counters: Arc<Counters>, timer: Arc<Timer>) -> Self {
+        let state = State {
+            parked: Vec::new(),
+            unused: 0,
+            watched: false,
+            stopped: false,
+            running: HashMap::new(),
+            ended: Vec::new(),
+        };
+        Self { stack_size, counters, timer, state: Mutex::new(state), ended: Condvar::default() }
     }
 
     /// Has a parked thread do `job`, or a new one.
@@ -70,6 +79,7 @@ impl<J: Job> Pool<J> {
     pub(super) fn run(self: &Arc<Self>, job: J) -> Result<(), (J, io::Error)> {
         let mut state = self.state.lock();
         if let Some(berth) = state.parked.pop() {
+            state.unused = state.unused.min(state.parked.len());
             *berth.word.lock() = Some(Word::Do(job));
             drop(state);
             berth.told.notify_one();
@@ -99,7 +109,7 @@ impl<J: Job> Pool<J> {
         }
     }
 
-    fn work(&self, mut job: Option<J>) {
+    fn work(self: &Arc<Self>, mut job: Option<J>) {
         // Made where it is needed: most threads have one client, and stay with it.
         let berth = LazyCell::new(|| Arc::new(Berth { word: Mutex::new(None), told: Condvar::default() }));
         while let Some(next) = job.take() {
@@ -118,29 +128,25 @@ impl<J: Job> Pool<J> {
     }
 
     /// Waits for the next job.
-    fn park(&self, berth: &Arc<Berth<J>>) -> Option<J> {
-        let until = now() + PARKED;
+    fn park(self: &Arc<Self>, berth: &Arc<Berth<J>>) -> Option<J> {
         let mut state = self.state.lock();
         if state.stopped || state.parked.len() >= MAX_PARKED {
             return None;
         }
         state.parked.push(Arc::clone(berth));
+        let watched = std::mem::replace(&mut state.watched, true);
         drop(state);
+        if !watched {
+            let this: Weak<Self> = Arc::downgrade(self);
+            self.timer.add(now() + UNUSED, this);
+        }
         let mut word = berth.word.lock();
-        while word.is_none() {
-            word = berth.told.wait_until(word, Some(until));
-            if word.is_none() && now() >= until {
-                break;
+        loop {
+            match word.take() {
+                Some(Word::Do(job)) => return Some(job),
+                Some(Word::Leave) => return None,
+                None => word = berth.told.wait_until(word, None),
             }
-        }
-        if word.is_none() {
-            drop(word);
-            self.state.lock().parked.retain(|parked| !Arc::ptr_eq(parked, berth));
-            word = berth.word.lock();
-        }
-        match word.take() {
-            Some(Word::Do(job)) => Some(job),
-            Some(Word::Leave) | None => None,
         }
     }
 
@@ -148,12 +154,19 @@ impl<J: Job> Pool<J> {
     pub(super) fn stop(&self) {
         let mut state = self.state.lock();
         state.stopped = true;
-        let parked = std::mem::take(&mut state.parked);
-        for berth in &parked {
+        let all = state.parked.len();
+        self.dismiss(state, all);
+    }
+
+    /// Lets those end that parked first.
+    fn dismiss(&self, mut state: MutexGuard<'_, State<J>>, count: usize) {
+        let leaving = Vec::from_iter(state.parked.drain(..count));
+        state.unused = state.parked.len();
+        for berth in &leaving {
             *berth.word.lock() = Some(Word::Leave);
         }
         drop(state);
-        for berth in parked {
+        for berth in leaving {
             berth.told.notify_one();
         }
     }
@@ -181,6 +194,24 @@ impl<J: Job> Pool<J> {
     }
 }
 
+/// Threads that no client needed for a while leave.
+impl<J: Job> Due for Pool<J> {
+    fn fire(&self, _: Instant, now: Instant) -> Option<Instant> {
+        let mut state = self.state.lock();
+        let unused = state.unused;
+        state.watched = unused < state.parked.len();
+        let next = state.watched.then(|| now + UNUSED);
+        self.dismiss(state, unused);
+        next
+    }
+}
+
+impl<J> fmt::Debug for Pool<J> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").finish_non_exhaustive()
+    }
+}
+
 fn join(threads: Vec<JoinHandle<()>>) {
     for thread in threads {
         // A panic in a handler was caught and told where it happened.
@@ -204,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_is_free_is_used_again() {
-        let pool = Arc::new(Pool::new(64 * 1024, Arc::default()));
+        let pool = Arc::new(Pool::new(64 * 1024, Arc::default(), Arc::default()));
         let (sender, ids) = mpsc::channel();
         pool.run(Told(sender.clone(), true)).map_err(|(_, error)| error).expect("a thread");
         let first = ids.recv().expect("the job ran");
@@ -231,7 +262,7 @@ mod tests {
 
     #[test]
     fn of_two_that_are_free_the_one_that_parked_last_goes_first() {
-        let pool = Arc::new(Pool::new(64 * 1024, Arc::default()));
+        let pool = Arc::new(Pool::new(64 * 1024, Arc::default(), Arc::default()));
         let (sender, ids) = mpsc::channel();
         let run = || {
             let (held, hold) = mpsc::channel();
@@ -260,7 +291,7 @@ mod tests {
 
     #[test]
     fn every_job_is_done_and_every_thread_joined() {
-        let pool = Arc::new(Pool::new(64 * 1024, Arc::default()));
+        let pool = Arc::new(Pool::new(64 * 1024, Arc::default(), Arc::default()));
         let (sender, done) = mpsc::channel();
         for job in 0..500 {
             pool.run(Told(sender.clone(), job % 3 > 0)).map_err(|(_, error)| error).expect("a thread");
