@@ -219,6 +219,7 @@ fn a_handler_that_never_returns_keeps_its_own_client_and_nobody_else() {
     let mut blocked = RawPeer::open(server.addr());
     blocked.send_text("block");
     let mut others: Vec<_> = (0..20).map(|_| RawPeer::open(server.addr())).collect();
+    eventually("all are in", || server.hub().len() == 21);
     for round in 0..10 {
         let text = format!("round {round}");
         others.iter_mut().for_each(|peer| peer.send_text(&text));

@@ -64,6 +64,8 @@ fn who_is_turned_away_is_counted_by_the_reason() {
     let _dog = watchdog(30);
     let server = TestServer::with(|server| server.max_clients(1), echo);
     let peer = RawPeer::open(server.addr());
+    // Its 101 is out before it is counted.
+    eventually("it is in", || server.hub().len() == 1);
     for _ in 0..2 {
         let mut refused = RawPeer::connect(server.addr());
         assert_eq!(refused.answer().status, 503);
