@@ -211,6 +211,12 @@ impl Config {
         timeouts.into_iter().flatten().fold(MAX_READ_TIMEOUT, Duration::min)
     }
 
+    /// The read timeout of a socket that was accepted just now: long enough for a client that does nothing to have had its
+    /// time, so that neither its head nor its first message needs a timeout of its own.
+    pub(crate) fn first_read_timeout(&self) -> Duration {
+        self.read_timeout().min(self.handshake_timeout)
+    }
+
     /// The idle timeout, if there is one.
     pub(crate) fn idle(&self) -> Option<Duration> {
         unless_zero(self.idle_timeout)

@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 
 /// What a head is first read into; few need more.
 const FIRST_READ: usize = 1024;
+/// So much later than its deadline a wait for a head may end. Both timeouts are 10 s by default, and the wait begins a few
+/// microseconds after its clock.
+const LATE: Duration = Duration::from_millis(10);
 /// How long, and how much, is read after an answer, so that the RST of a socket closed over unread input does not take the
 /// answer away.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
@@ -239,17 +242,19 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Reads at once if something is there, which saves the wait: a client that connects talks first.
+    /// Waits in the read itself for as long as the socket's own timeout comes before the deadline: to poll first would be
+    /// two system calls more for each head, which is seldom there before its client has a thread.
     fn read(&self, octets: &mut Vec<u8>) -> io::Result<usize> {
-        if !octets.is_empty() && self.deadline.has_passed(Instant::now()) {
-            return Err(ErrorKind::WouldBlock.into());
-        }
-        match self.stream.read_to_end_of(octets, false) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                self.stream.wait_readable(self.deadline)?;
-                self.stream.read_to_end_of(octets, false)
+        loop {
+            let left = self.deadline.left(Instant::now()).unwrap_or(Duration::MAX);
+            let waits = self.stream.came_with().is_some_and(|armed| armed <= left.saturating_add(LATE));
+            if left.is_zero() || (!waits && !self.stream.wait_readable(self.deadline)?) {
+                return Err(ErrorKind::WouldBlock.into());
             }
-            result => result,
+            match self.stream.read_to_end_of(octets, waits) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                result => return result,
+            }
         }
     }
 

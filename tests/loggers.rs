@@ -308,7 +308,7 @@ fn a_logger_may_call_everything_and_stop_the_server() {
 /// The server that plays `part`, whose accept fails at the second client's turn.
 fn out_of_descriptors(part: &str) -> Option<Process> {
     let strace = program("strace")?;
-    let inject = "inject=accept4:error=EMFILE:when=4..6";
+    let inject = "inject=accept4:error=EMFILE:when=2..4";
     let wrapper = [
         &*strace.to_string_lossy(),
         "-D",

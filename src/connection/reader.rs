@@ -28,7 +28,7 @@ const DIRECT: usize = 16 * 1024;
 #[repr(C)]
 pub(super) struct Reader {
     message_timeout: Duration,
-    /// The read timeout that the socket has. It is set once: a deadline that comes sooner is waited for by `poll`.
+    /// The read timeout that the socket has: a deadline that comes sooner is waited for by `poll`.
     armed: Duration,
     decoder: Decoder,
     stream: Arc<Stream>,
@@ -43,6 +43,8 @@ pub(super) struct Reader {
     counts: Counts,
     /// When the last octet came, as far as is known: see [`last_life`](Self::last_life).
     last_life: Instant,
+    /// What the read timeout is to be once a read has found nothing.
+    read_timeout: Duration,
     /// When the message began of which a part is here. It runs only while somebody reads.
     message_started: Option<Instant>,
 }
@@ -50,8 +52,14 @@ pub(super) struct Reader {
 impl Reader {
     /// `early` are octets that came behind the handshake.
     pub(super) fn new(role: Role, config: &Config, stream: Arc<Stream>, early: &[u8]) -> io::Result<Self> {
-        let armed = config.read_timeout();
-        stream.set_read_timeout(armed)?;
+        let read_timeout = config.read_timeout();
+        let armed = match stream.came_with() {
+            Some(armed) if armed <= read_timeout => armed,
+            _ => {
+                stream.set_read_timeout(read_timeout)?;
+                read_timeout
+            }
+        };
         let size = RESTING_BUFFER.max(early.len());
         let mut buffer = Vec::with_capacity(size);
         buffer.extend_from_slice(early);
@@ -65,6 +73,7 @@ impl Reader {
             small_reads: 0,
             last_was_full: false,
             armed,
+            read_timeout,
             counts: Counts { messages: 0, octets: early.len() as u64 },
             last_life: Instant::now(),
             lives: false,
@@ -282,6 +291,14 @@ impl Reader {
             self.buffer.copy_within(unread.clone(), 0);
         }
         (self.start, self.end) = (0, unread.len());
+    }
+
+    /// Has the socket wait for as long as there is nothing to do, after a first read that has found nothing: whoever is not
+    /// silent for so long does without this system call.
+    pub(super) fn arm(&mut self) {
+        if self.armed < self.read_timeout && self.stream.set_read_timeout(self.read_timeout).is_ok() {
+            self.armed = self.read_timeout;
+        }
     }
 
     /// Gives memory back that only a busy connection needs.

@@ -203,6 +203,7 @@ impl Connection {
 
     /// Pings a peer that has been silent for long enough, or gives it up. Nothing was there to read just now.
     fn keep_alive(&mut self) -> Result<()> {
+        self.reader.arm();
         let now = Instant::now();
         let last_life = self.reader.last_life(now);
         if now.saturating_duration_since(last_life) >= REST_AFTER {

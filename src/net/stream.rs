@@ -67,12 +67,14 @@ impl Stream {
         address.unwrap_or_else(|| SocketAddr::from(([0; 4], 0)))
     }
 
+    /// The read timeout that it came with: what it has until another one is set.
+    pub(crate) fn came_with(&self) -> Option<Duration> {
+        self.came_with
+    }
+
     /// How long [`read`](Self::read) waits.
     pub(crate) fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
-        if self.came_with != Some(timeout) {
-            set_socket_timeout(&self.socket, Timeout::Recv, Some(timeout))?;
-        }
-        Ok(())
+        Ok(set_socket_timeout(&self.socket, Timeout::Recv, Some(timeout))?)
     }
 
     /// Reads what is there. With `wait`, waits for it at most the read timeout; `WouldBlock` if nothing came. Zero is the
@@ -221,7 +223,7 @@ mod tests {
         let _peer = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
         let stream =
             Stream::accepted(listener.accept().expect("somebody came").0, came_with).expect("a stream");
-        stream.set_read_timeout(TIMEOUT).expect("a timeout");
+        assert_eq!(stream.came_with(), cfg!(target_os = "linux").then_some(TIMEOUT));
         assert_eq!(socket_timeout(&stream, Timeout::Recv), Ok(Some(TIMEOUT)));
         assert_eq!(tcp_nodelay(&stream), Ok(true));
         stream.set_read_timeout(TIMEOUT / 7).expect("another");

@@ -68,7 +68,7 @@ impl Acceptor {
         let mut read_timeout = None;
         if let Some(listener) = &listener {
             listener.set_nonblocking(true)?;
-            read_timeout = prepare(listener, shared.config.read_timeout());
+            read_timeout = prepare(listener, shared.config.first_read_timeout());
             rustix::net::listen(listener, LISTEN_BACKLOG).map_err(io::Error::from)?;
         }
         let stop = Arc::new(Stop { stopped: AtomicBool::new(false), wake: Wake::new()? });
@@ -95,13 +95,19 @@ impl Acceptor {
             drop(poll_until(&mut [PollFd::new(&self.stop.wake, PollFlags::IN)], Deadline::NEVER));
             return;
         };
-        while !self.stop.stopped.load(Ordering::Relaxed) {
+        loop {
+            // Before each accept: one that finds nobody costs several times as much as a poll, for it makes a descriptor first.
+            self.sleep(Some(&listener), None);
+            if self.stop.stopped.load(Ordering::Relaxed) {
+                return;
+            }
             match listener.accept() {
                 Ok((stream, peer)) => {
                     self.back_off = BACK_OFF[0];
                     self.admit(stream, peer);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.sleep(Some(&listener), None),
+                // It was the wake, a lingering client, or one that has left again.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => self.failed(error),
             }
         }
@@ -109,20 +115,19 @@ impl Acceptor {
 
     /// Waits for a connection, a wake or lingering clients; or, without a listener, for time to pass.
     fn sleep(&mut self, listener: Option<&TcpListener>, pause: Option<Duration>) {
+        let wake = PollFd::new(&self.stop.wake, PollFlags::IN);
+        if let (Some(listener), true) = (listener, self.lingering.is_empty()) {
+            // Mostly. The listener first: where somebody waits, the system does not even look at the other.
+            wait(&mut [PollFd::new(listener, PollFlags::IN), wake], Deadline::NEVER);
+            return;
+        }
         let oldest = self.lingering.first().map(|client| client.until);
         let deadline = Deadline::from(oldest).or(pause.map_or(Deadline::NEVER, Deadline::after));
-        let mut fds = Vec::with_capacity(2 + self.lingering.len());
-        fds.push(PollFd::new(&self.stop.wake, PollFlags::IN));
+        let mut fds = vec![wake];
         fds.extend(listener.map(|listener| PollFd::new(listener, PollFlags::IN)));
         let clients = self.lingering.iter();
         fds.extend(clients.map(|client| PollFd::from_borrowed_fd(client.stream.as_fd(), PollFlags::IN)));
-        if poll_until(&mut fds, deadline).is_err() {
-            // ENOMEM: the next accept will tell.
-            std::thread::sleep(BACK_OFF[0]);
-        }
-        if self.lingering.is_empty() {
-            return;
-        }
+        wait(&mut fds, deadline);
         let now = Instant::now();
         let mut octets = [0; 4096];
         self.lingering.retain_mut(|client| {
@@ -218,6 +223,13 @@ impl Acceptor {
         if let Some(callback) = &self.shared.on_error {
             contained("on_error", || callback(&Error::Io(error)));
         }
+    }
+}
+
+fn wait(fds: &mut [PollFd<'_>], deadline: Deadline) {
+    if poll_until(fds, deadline).is_err() {
+        // ENOMEM: the next accept will tell.
+        std::thread::sleep(BACK_OFF[0]);
     }
 }
 
