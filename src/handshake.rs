@@ -19,8 +19,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-/// What a head is first read into; few need more.
-const FIRST_READ: usize = 1024;
+/// What a head is first read into; few need more. A little more than the allocator keeps for each thread: what is given back
+/// serves the connection that follows.
+const FIRST_READ: usize = 2 * 1024;
 /// So much later than its deadline a wait for a head may end. Both timeouts are 10 s by default, and the wait begins a few
 /// microseconds after its clock.
 const LATE: Duration = Duration::from_millis(10);
@@ -93,7 +94,7 @@ pub(crate) fn serve(
     config: &Config,
     admitted: bool,
     host: &dyn Host,
-) -> Option<Opened> {
+) -> Option<Box<Opened>> {
     let exchange = Exchange::new(stream, peer_addr, rules, config, admitted, host);
     match exchange.read_head() {
         Ok(Arrived { request, early, source }) => exchange.serve(request, early, source),
@@ -115,7 +116,7 @@ pub(crate) fn serve_request(
     host: &dyn Host,
     request: http::Request<()>,
     early: Vec<u8>,
-) -> Option<Opened> {
+) -> Option<Box<Opened>> {
     let exchange = Exchange::new(stream, peer_addr, rules, config, false, host);
     exchange.serve(request, early, Some(peer_addr.ip()))
 }
@@ -259,7 +260,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Judges a request, and answers it.
-    fn serve(&self, head: http::Request<()>, early: Vec<u8>, source: Option<IpAddr>) -> Option<Opened> {
+    fn serve(&self, head: http::Request<()>, early: Vec<u8>, source: Option<IpAddr>) -> Option<Box<Opened>> {
         let Rules { trust, forwarded_header, .. } = self.rules;
         let client_ip = match source {
             Some(ip) => forwarded::client_ip(ip, head.headers(), trust, *forwarded_header),
@@ -278,7 +279,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    fn serve_http(&self, request: Box<Request>) -> Option<Opened> {
+    fn serve_http(&self, request: Box<Request>) -> Option<Box<Opened>> {
         let Some(on_http) = &self.rules.on_http else {
             return self.refuse(&Reject::from(upgrade::UPGRADE_REQUIRED), Some(request));
         };
@@ -297,7 +298,7 @@ impl<'a> Exchange<'a> {
         upgrade: &Upgrade,
         early: Vec<u8>,
         admission: Option<Admission>,
-    ) -> Option<Opened> {
+    ) -> Option<Box<Opened>> {
         let (octets, subprotocol) = match &self.rules.on_request {
             None => (upgrade.octets(), upgrade.subprotocol()),
             Some(on_request) => {
@@ -320,11 +321,11 @@ impl<'a> Exchange<'a> {
             report!(Debug, "threadws::handshake", "{} left before the 101: {error}", self.peer_addr);
             return None;
         }
-        Some(Opened { request, subprotocol, early, admission })
+        Some(Box::new(Opened { request, subprotocol, early, admission }))
     }
 
     /// Answers with a refusal, and tells of it.
-    fn refuse(&self, reject: &Reject, request: Option<Box<Request>>) -> Option<Opened> {
+    fn refuse(&self, reject: &Reject, request: Option<Box<Request>>) -> Option<Box<Opened>> {
         let without_body = request.as_ref().is_some_and(|request| request.method() == Method::HEAD);
         // First: whoever has read the answer finds it counted.
         self.rules.counters.handshake_failed(reject.status().as_u16());

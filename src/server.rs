@@ -413,7 +413,7 @@ struct Shared {
     hub: Hub,
     hooks: Arc<Hooks>,
     live: Live,
-    pool: Arc<Pool<Client>>,
+    pool: Arc<Pool<Box<Client>>>,
     flush: Arc<Flush>,
     timer: Arc<Timer>,
     /// Flush, timer and acceptor, until they are joined.

@@ -19,8 +19,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// An accepted connection on its way to a thread. By value: what one thread allocates and another frees is in no cache of
-/// the allocator.
+/// An accepted connection on its way to a thread.
 pub(super) struct Client {
     id: u64,
     shared: Arc<Shared>,
@@ -49,28 +48,24 @@ impl Client {
         place: Place,
         admission: Option<Admission>,
         head: Option<Box<Head>>,
-    ) -> Option<Self> {
+    ) -> Option<Box<Self>> {
         let id = next_id();
-        shared.live.accepted(id, stream.clone()).then(|| Self {
-            id,
-            shared: Arc::clone(shared),
-            stream: Arc::clone(stream),
-            peer_addr,
-            head,
-            admission,
-            _place: place,
+        shared.live.accepted(id, stream.clone()).then(|| {
+            Box::new(Self {
+                id,
+                shared: Arc::clone(shared),
+                stream: Arc::clone(stream),
+                peer_addr,
+                head,
+                admission,
+                _place: place,
+            })
         })
     }
 
-    /// Apart from what follows, as the next two: what is deep here would else be deep for as long as the client stays.
+    /// Apart from what follows, as the next one: what is deep here would else be deep for as long as the client stays.
     #[inline(never)]
-    fn start(&mut self) -> Option<Box<Connection>> {
-        let opened = self.shake_hands()?;
-        self.open(opened)
-    }
-
-    #[inline(never)]
-    fn shake_hands(&mut self) -> Option<Opened> {
+    fn shake_hands(&mut self) -> Option<Box<Opened>> {
         let head = self.head.take();
         let Self { shared, stream, peer_addr, .. } = &*self;
         let admitted = self.admission.is_some();
@@ -185,9 +180,10 @@ fn chain<'a>(
     })
 }
 
-impl Job for Client {
+impl Job for Box<Client> {
     fn run(mut self) -> bool {
-        self.start().is_none_or(|connection| self.serve(connection))
+        let connection = self.shake_hands().and_then(|opened| self.open(*opened));
+        connection.is_none_or(|connection| self.serve(connection))
     }
 }
 
