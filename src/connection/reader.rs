@@ -312,7 +312,9 @@ impl Reader {
 #[cfg(all(test, not(model)))]
 mod tests {
     use super::*;
+    use crate::net::stream::prepare;
     use crate::protocol::encoder::{Opcode, append};
+    use rustix::net::sockopt::{Timeout, socket_timeout};
     use std::os::unix::net::UnixStream;
 
     #[test]
@@ -404,5 +406,28 @@ mod tests {
         let deadline = Deadline::at(start + ARMED - ARMED / 20);
         reader.fill(start, deadline, Deadline::NEVER).expect_err("nothing comes");
         assert!(start.elapsed() < TOO_LONG / 2, "{:?}", start.elapsed());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn an_accepted_sockets_timeout_is_set_once_a_read_has_found_nothing() {
+        use std::io::Write;
+        const FIRST: Duration = Duration::from_millis(20);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let came_with = prepare(&listener, FIRST);
+        let peer = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+        let stream =
+            Stream::accepted(listener.accept().expect("somebody came").0, came_with).expect("a stream");
+        let config = Config::new();
+        let mut reader = Reader::new(Role::Server, &config, Arc::new(stream), &[]).expect("a reader");
+        let timeout = |reader: &Reader| socket_timeout(&*reader.stream, Timeout::Recv).expect("it is set");
+        (&peer).write_all(&[0x81, 0x80]).expect("it is read");
+        reader.read(true).expect("it is there");
+        assert_eq!(timeout(&reader), Some(FIRST));
+        let error = reader.fill(Instant::now(), Deadline::NEVER, Deadline::NEVER).expect_err("nothing comes");
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        reader.arm();
+        assert_eq!((timeout(&reader), reader.armed), (Some(config.read_timeout()), config.read_timeout()));
+        assert!(config.read_timeout() > FIRST);
     }
 }
