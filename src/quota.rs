@@ -44,8 +44,7 @@ impl Quotas {
             None => None,
         };
         if let Some(handshakes) = &self.handshakes {
-            let now = now();
-            handshakes.of(client, now).take(now).map_err(Excess::Handshakes)?;
+            handshakes.of(client, now()).take(now).map_err(Excess::Handshakes)?;
         }
         Ok(Admission { _counted: counted })
     }

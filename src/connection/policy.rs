@@ -99,7 +99,7 @@ impl Connection {
     pub(super) fn count_message(&mut self) -> Result<()> {
         let Some(messages) = &self.messages else { return Ok(()) };
         // What was on its way when we closed is nobody's fault.
-        if self.sender.state() != State::Open || messages.take(now()).is_ok() {
+        if self.sender.state() != State::Open || messages.take(now).is_ok() {
             return Ok(());
         }
         let rate = messages.rate();

@@ -54,16 +54,19 @@ impl Bucket {
         self.rate
     }
 
-    /// Takes one token, or tells how long it takes until there is one.
-    pub(crate) fn take(&self, now: Instant) -> Result<(), Duration> {
-        let now = nanos(now.saturating_duration_since(self.epoch));
+    /// Takes one token, or tells how long it takes until there is one. The clock is asked after the bucket, each time: of two
+    /// threads the one that asked it first may come second, and would find the bucket emptier than it is.
+    pub(crate) fn take(&self, clock: impl Fn() -> Instant) -> Result<(), Duration> {
         // A whole number of tokens, so that exactly `limit` come at once.
         let all = self.rate.cost * u64::from(self.rate.limit);
-        let after = |full_at: u64| full_at.max(now) + self.rate.cost;
+        let mut wait = 0;
         let taken = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
-            Some(after(full_at)).filter(|after| *after <= now + all)
+            let now = nanos(clock().saturating_duration_since(self.epoch));
+            let after = full_at.max(now) + self.rate.cost;
+            wait = after.saturating_sub(now + all);
+            (wait == 0).then_some(after)
         });
-        taken.map(|_| ()).map_err(|full_at| Duration::from_nanos(after(full_at) - now - all))
+        taken.map(drop).map_err(|_| Duration::from_nanos(wait))
     }
 
     fn is_full(&self, now: Instant) -> bool {
@@ -162,28 +165,49 @@ mod tests {
             let start = buckets.epoch + Duration::from_secs(5);
             let bucket = buckets.of(address(1), start);
             for n in 0..limit {
-                assert_eq!(bucket.take(start), Ok(()), "{n} of {limit}");
+                assert_eq!(bucket.take(|| start), Ok(()), "{n} of {limit}");
             }
-            let wait = bucket.take(start).expect_err("one too many");
+            let wait = bucket.take(|| start).expect_err("one too many");
             assert!(wait <= per / limit && wait > Duration::ZERO, "{wait:?}");
-            assert!(bucket.take(start + wait - Duration::from_nanos(1)).is_err());
-            assert_eq!(bucket.take(start + wait), Ok(()));
-            assert!(bucket.take(start + wait).is_err(), "only one has come back");
+            assert!(bucket.take(|| start + wait - Duration::from_nanos(1)).is_err());
+            assert_eq!(bucket.take(|| start + wait), Ok(()));
+            assert!(bucket.take(|| start + wait).is_err(), "only one has come back");
             let later = start + wait + per * 100;
             for n in 0..limit {
-                assert_eq!(bucket.take(later), Ok(()), "{n} of {limit}, full again and no fuller");
+                assert_eq!(bucket.take(|| later), Ok(()), "{n} of {limit}, full again and no fuller");
             }
-            assert!(bucket.take(later).is_err());
+            assert!(bucket.take(|| later).is_err());
         }
+    }
+
+    #[test]
+    fn of_two_that_come_at_once_neither_is_refused() {
+        let buckets = buckets(2, Duration::from_secs(3600));
+        let all = Vec::from_iter((0..20_000).map(|n| buckets.of(address(n), now())));
+        let here = AtomicU64::new(0);
+        let take_all = || {
+            let refused = all.iter().zip((2..).step_by(2)).filter(|(bucket, both)| {
+                here.fetch_add(1, Ordering::Relaxed);
+                while here.load(Ordering::Relaxed) < *both {
+                    std::thread::yield_now();
+                }
+                bucket.take(now).is_err()
+            });
+            refused.count()
+        };
+        let refused = std::thread::scope(|scope| {
+            [(); 2].map(|()| scope.spawn(take_all)).map(|thread| thread.join().expect("it counts"))
+        });
+        assert_eq!(refused, [0, 0]);
     }
 
     #[test]
     fn one_address_has_one_bucket_and_another_its_own() {
         let buckets = buckets(1, Duration::from_secs(60));
         let now = buckets.epoch;
-        assert_eq!(buckets.of(address(1), now).take(now), Ok(()));
-        assert!(buckets.of(address(1), now).take(now).is_err());
-        assert_eq!(buckets.of(address(2), now).take(now), Ok(()));
+        assert_eq!(buckets.of(address(1), now).take(|| now), Ok(()));
+        assert!(buckets.of(address(1), now).take(|| now).is_err());
+        assert_eq!(buckets.of(address(2), now).take(|| now), Ok(()));
     }
 
     #[test]
@@ -192,7 +216,7 @@ mod tests {
         let start = buckets.epoch;
         let used = buckets.of(address(0), start);
         for number in 1..number(FEW) {
-            buckets.of(address(number), start).take(start).expect("the first");
+            buckets.of(address(number), start).take(|| start).expect("the first");
         }
         assert_eq!(buckets.table.lock().buckets.len(), FEW);
         let later = start + Duration::from_secs(31);
@@ -206,13 +230,13 @@ mod tests {
         let buckets = buckets(2, Duration::from_secs(3600));
         let now = buckets.epoch;
         let greedy = buckets.of(address(0), now);
-        assert_eq!((greedy.take(now), greedy.take(now)), (Ok(()), Ok(())));
+        assert_eq!((greedy.take(|| now), greedy.take(|| now)), (Ok(()), Ok(())));
         drop(greedy);
         for number in 1..number(3 * MAX_REMEMBERED) {
-            assert_eq!(buckets.of(address(number), now).take(now), Ok(()));
+            assert_eq!(buckets.of(address(number), now).take(|| now), Ok(()));
             assert!(buckets.table.lock().buckets.len() <= MAX_REMEMBERED);
         }
-        assert!(buckets.of(address(0), now).take(now).is_err(), "it was not forgotten");
+        assert!(buckets.of(address(0), now).take(|| now).is_err(), "it was not forgotten");
     }
 
     #[test]

@@ -85,6 +85,8 @@ impl<J: Job> Pool<J> {
             berth.told.notify_one();
             return Ok(());
         }
+        // First: a thread that is quick is counted before it serves, and before it ends.
+        self.counters.thread_started();
         // `spawn` drops its closure when it fails: the slot keeps the job.
         let slot = Arc::new(Mutex::new(Some(job)));
         let started = spawn("threadws-client", self.stack_size, {
@@ -99,10 +101,10 @@ impl<J: Job> Pool<J> {
             Ok(thread) => {
                 // Still locked: the thread finds itself here when it ends.
                 state.running.insert(thread.thread().id(), thread);
-                self.counters.thread_started();
                 Ok(())
             }
             Err(error) => {
+                self.counters.thread_ended();
                 let job = slot.lock().take();
                 job.map_or(Ok(()), |job| Err((job, error)))
             }

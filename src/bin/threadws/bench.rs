@@ -34,6 +34,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const UNDER_WAY: usize = 64 * 1024;
 /// A frame's header, key included, takes at most this.
 const HEADER: usize = 14;
+/// What a message counts in a backlog beside its payload, at most: its header, and its place in the queue.
+const QUEUED: usize = 256;
 
 /// What a client tells.
 enum News {
@@ -211,12 +213,13 @@ fn client(shared: &Shared, address: SocketAddr, wait: &Receiver<()>, news: &Send
 }
 
 fn connect(options: &Options, address: SocketAddr) -> Result<Connection, Failure> {
-    let on_the_way = (options.size + HEADER).saturating_mul(options.in_flight);
+    // All of them: where the system has little memory for sockets, its buffers take none of them whole.
+    let all = (options.size + QUEUED).saturating_mul(options.in_flight);
     let config = Config::new()
         .handshake_timeout(HANDSHAKE_TIMEOUT)
         .close_timeout(CLOSE_TIMEOUT)
         .max_message_size(options.size)
-        .max_backlog(on_the_way);
+        .max_backlog(all);
     let connect = || -> threadws::Result<Connection> {
         let stream = TcpStream::connect_timeout(&address, HANDSHAKE_TIMEOUT)?;
         Connect::new(&options.url).config(config).from_stream(stream)
