@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{PATIENCE, Process, TestServer, echo, eventually, watchdog};
+use common::{Network, PATIENCE, Process, TestServer, echo, eventually, watchdog};
 use rustix::process::Signal;
 use std::net::SocketAddr;
 use std::process::{Command, Output};
@@ -82,6 +82,25 @@ fn more_than_all_buffers_hold_may_be_in_flight() {
     let url = url(server.addr());
     let args = ["--json", "--duration", "3s", "--clients", "1", "--size", "1MiB", "--in-flight", "24", &url];
     assert!(json(&run(&args))["messages"].as_u64() >= Some(1));
+}
+
+/// The system may give its sockets so little that it takes none of them whole.
+#[test]
+fn all_of_them_may_have_to_wait() {
+    let _watchdog = watchdog(60);
+    let Some(network) = Network::new() else { return };
+    let [ip, netns, exec, name] = network.wrapper();
+    let little = "for buffer in tcp_wmem tcp_rmem; do echo 4096 4096 4096 >/proc/sys/net/ipv4/$buffer; done; exec \"$@\"";
+    let wrapper = [ip, netns, exec, name, "sh", "-c", little, "sh"];
+    let mut server = Process::threadws_under(&wrapper, &["--echo", "--every", "0"]);
+    let url = url(server.addr());
+    let load = ["--json", "--duration", "3s", "--clients", "1", "--size", "1MiB", "--in-flight", "24", &url];
+    let words = [&wrapper[..], &[env!("CARGO_BIN_EXE_threadws"), "bench"], &load].concat();
+    let output = Command::new(words[0]).args(&words[1..]).output().expect("the binary runs");
+    println!("{}", String::from_utf8_lossy(&output.stderr));
+    assert!(json(&output)["messages"].as_u64() >= Some(1));
+    server.signal(Signal::TERM);
+    server.wait_for_success(PATIENCE);
 }
 
 #[test]
