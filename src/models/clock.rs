@@ -7,7 +7,6 @@ use shuttle::rand::{Rng, thread_rng};
 use shuttle::scheduler::{Schedule, Scheduler, Task, TaskId};
 use shuttle::thread;
 use std::cell::{Cell, RefCell};
-use std::sync::atomic::AtomicU64;
 use std::sync::{OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -149,42 +148,35 @@ fn ring() {
     bell.1.notify_all();
 }
 
-/// The condition variable of the library's locks.
+/// The condition variable of the library's locks. As std's it may wake for nothing: whoever shares it with somebody whose
+/// deadline has come looks again. To send such a one back to sleep here would lose what it is told just then.
 #[derive(Debug, Default)]
 pub(crate) struct Condvar(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
     condvar: shuttle::sync::Condvar,
-    /// Notifications so far, to tell them from the clock's: whose deadline has not come goes on sleeping.
-    told: AtomicU64,
 }
 
 impl Condvar {
     pub(crate) fn notify_all(&self) {
-        self.0.told.fetch_add(1, Ordering::Relaxed);
         self.0.condvar.notify_all();
     }
 
     pub(crate) fn notify_one(&self) {
-        self.0.told.fetch_add(1, Ordering::Relaxed);
         self.0.condvar.notify_one();
     }
 
     pub(crate) fn wait_until<'a, T>(
         &self,
-        mut guard: MutexGuard<'a, T>,
+        guard: MutexGuard<'a, T>,
         deadline: Option<Instant>,
     ) -> MutexGuard<'a, T> {
         let _sleeper = deadline.map(|deadline| Sleeper::new(deadline, &self.0));
-        while deadline.is_none_or(|deadline| now() < deadline) {
-            let told = self.0.told.load(Ordering::Relaxed);
-            guard = self.0.condvar.wait(guard).unwrap_or_else(PoisonError::into_inner);
-            if told != self.0.told.load(Ordering::Relaxed) {
-                break;
-            }
+        if deadline.is_some_and(|deadline| deadline <= now()) {
+            return guard;
         }
-        guard
+        self.0.condvar.wait(guard).unwrap_or_else(PoisonError::into_inner)
     }
 }
 
