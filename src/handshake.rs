@@ -19,7 +19,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-/// What a head is first read into; few need more. A little more than the allocator keeps for each thread: what is given back
+/// What a head is first read into; few need more. It is more than the allocator keeps for each thread: what is given back
 /// serves the connection that follows.
 const FIRST_READ: usize = 2 * 1024;
 /// So much later than its deadline a wait for a head may end. Both timeouts are 10 s by default, and the wait begins a few
