@@ -9,15 +9,22 @@ use std::net::SocketAddr;
 use std::process::{Command, Output};
 use std::time::Instant;
 
-fn bench(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_threadws"));
-    command.arg("bench").args(args).env_remove("THREADWS_LOG").env_remove("RUST_LOG");
+/// Below other programs, or none.
+fn bench(wrapper: &[&str], args: &[&str]) -> Command {
+    let words = [wrapper, &[env!("CARGO_BIN_EXE_threadws"), "bench"], args].concat();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).env_remove("THREADWS_LOG").env_remove("RUST_LOG");
     command
 }
 
 #[track_caller]
 fn run(args: &[&str]) -> Output {
-    let output = bench(args).output().expect("the binary runs");
+    run_below(&[], args)
+}
+
+#[track_caller]
+fn run_below(wrapper: &[&str], args: &[&str]) -> Output {
+    let output = bench(wrapper, args).output().expect("the binary runs");
     println!("{args:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     output
 }
@@ -75,13 +82,16 @@ fn json_is_one_object_that_adds_up() {
     }
 }
 
+/// More than all buffers on the way hold.
+const LARGE: [&str; 9] =
+    ["--json", "--duration", "3s", "--clients", "1", "--size", "1MiB", "--in-flight", "24"];
+
 #[test]
 fn more_than_all_buffers_hold_may_be_in_flight() {
     let _watchdog = watchdog(40);
     let server = TestServer::new(echo);
     let url = url(server.addr());
-    let args = ["--json", "--duration", "3s", "--clients", "1", "--size", "1MiB", "--in-flight", "24", &url];
-    assert!(json(&run(&args))["messages"].as_u64() >= Some(1));
+    assert!(json(&run(&[&LARGE[..], &[&url]].concat()))["messages"].as_u64() >= Some(1));
 }
 
 /// The system may give its sockets so little that it takes none of them whole.
@@ -89,18 +99,13 @@ fn more_than_all_buffers_hold_may_be_in_flight() {
 fn all_of_them_may_have_to_wait() {
     let _watchdog = watchdog(60);
     let Some(network) = Network::new() else { return };
-    let [ip, netns, exec, name] = network.wrapper();
     let little = "for buffer in tcp_wmem tcp_rmem; do echo 4096 4096 4096 >/proc/sys/net/ipv4/$buffer; done; exec \"$@\"";
-    let wrapper = [ip, netns, exec, name, "sh", "-c", little, "sh"];
-    let mut server = Process::threadws_under(&wrapper, &["--echo", "--every", "0"]);
+    let wrapper = network.wrapper_after(little);
+    let server = Process::threadws_under(&wrapper, &["--echo", "--every", "0"]);
     let url = url(server.addr());
-    let load = ["--json", "--duration", "3s", "--clients", "1", "--size", "1MiB", "--in-flight", "24", &url];
-    let words = [&wrapper[..], &[env!("CARGO_BIN_EXE_threadws"), "bench"], &load].concat();
-    let output = Command::new(words[0]).args(&words[1..]).output().expect("the binary runs");
-    println!("{}", String::from_utf8_lossy(&output.stderr));
+    let output = run_below(&wrapper, &[&LARGE[..], &[&url]].concat());
     assert!(json(&output)["messages"].as_u64() >= Some(1));
-    server.signal(Signal::TERM);
-    server.wait_for_success(PATIENCE);
+    server.stop();
 }
 
 #[test]
@@ -187,7 +192,7 @@ fn an_interrupt_ends_it_early_and_reports_what_there_is() {
     let server = TestServer::new(echo);
     let began = Instant::now();
     let mut bench =
-        Process::spawn(bench(&["--json", "--duration", "1h", "--clients", "2", &url(server.addr())]));
+        Process::spawn(bench(&[], &["--json", "--duration", "1h", "--clients", "2", &url(server.addr())]));
     bench.wait_for_line(&["2 clients connected"]);
     // More than both may have in flight: something has come back.
     eventually("it is under load", || server.hub().stats().messages_received() > 10);

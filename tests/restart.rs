@@ -191,15 +191,13 @@ fn an_address_that_cannot_be_had_is_named_with_the_reason() {
 fn without_ipv6_or_the_right_to_a_port_it_says_so() {
     let _dog = watchdog(60);
     let Some(network) = Network::new() else { return };
-    let [ip, netns, exec, name] = network.wrapper();
-    let without_ipv6 = "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6; exec \"$@\"";
-    let wrapper = [ip, netns, exec, name, "sh", "-c", without_ipv6, "sh"];
+    let wrapper = network.wrapper_after("echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6; exec \"$@\"");
     cannot_listen("[::1]:0", &wrapper, "assign");
-    let mut server = Process::threadws_at("localhost:0", &wrapper, &[]);
+    let server = Process::threadws_at("localhost:0", &wrapper, &[]);
     assert!(server.addr().is_ipv4());
-    server.signal(Signal::TERM);
-    server.wait_for_success(PATIENCE);
+    server.stop();
     // Below 1024 it takes a capability, which root can give away.
+    let [ip, netns, exec, name] = network.wrapper();
     let wrapper = [ip, netns, exec, name, "setpriv", "--bounding-set=-net_bind_service", "--inh-caps=-all"];
     cannot_listen("127.0.0.1:80", &wrapper, "denied");
 }

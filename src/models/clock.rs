@@ -23,7 +23,7 @@ std::thread_local! {
 
 struct Clock {
     now: Instant,
-    sleepers: Vec<(u64, Instant, Arc<Inner>)>,
+    sleepers: Vec<(u64, Instant, Arc<shuttle::sync::Condvar>)>,
     next: u64,
     /// Tells a running clock of a new sleeper, or that it is over.
     bell: Arc<(shuttle::sync::Mutex<()>, shuttle::sync::Condvar)>,
@@ -63,15 +63,15 @@ pub(crate) fn pass(time: Duration) {
 fn pass_until(moment: Instant) {
     CLOCK.with_borrow_mut(|clock| clock.now = clock.now.max(moment));
     loop {
-        let due: Vec<Arc<Inner>> = CLOCK.with_borrow(|clock| {
+        let due: Vec<Arc<shuttle::sync::Condvar>> = CLOCK.with_borrow(|clock| {
             let due = clock.sleepers.iter().filter(|(_, deadline, _)| *deadline <= clock.now);
-            due.map(|(_, _, inner)| Arc::clone(inner)).collect()
+            due.map(|(_, _, condvar)| Arc::clone(condvar)).collect()
         });
         if due.is_empty() {
             return;
         }
-        for inner in due {
-            inner.condvar.notify_all();
+        for condvar in due {
+            condvar.notify_all();
         }
         thread::yield_now();
     }
@@ -151,20 +151,15 @@ fn ring() {
 /// The condition variable of the library's locks. As std's it may wake for nothing: whoever shares it with somebody whose
 /// deadline has come looks again. To send such a one back to sleep here would lose what it is told just then.
 #[derive(Debug, Default)]
-pub(crate) struct Condvar(Arc<Inner>);
-
-#[derive(Debug, Default)]
-struct Inner {
-    condvar: shuttle::sync::Condvar,
-}
+pub(crate) struct Condvar(Arc<shuttle::sync::Condvar>);
 
 impl Condvar {
     pub(crate) fn notify_all(&self) {
-        self.0.condvar.notify_all();
+        self.0.notify_all();
     }
 
     pub(crate) fn notify_one(&self) {
-        self.0.condvar.notify_one();
+        self.0.notify_one();
     }
 
     pub(crate) fn wait_until<'a, T>(
@@ -176,17 +171,17 @@ impl Condvar {
         if deadline.is_some_and(|deadline| deadline <= now()) {
             return guard;
         }
-        self.0.condvar.wait(guard).unwrap_or_else(PoisonError::into_inner)
+        self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 struct Sleeper(u64);
 
 impl Sleeper {
-    fn new(deadline: Instant, inner: &Arc<Inner>) -> Self {
+    fn new(deadline: Instant, condvar: &Arc<shuttle::sync::Condvar>) -> Self {
         let number = CLOCK.with_borrow_mut(|clock| {
             clock.next += 1;
-            clock.sleepers.push((clock.next, deadline, Arc::clone(inner)));
+            clock.sleepers.push((clock.next, deadline, Arc::clone(condvar)));
             clock.next
         });
         ring();

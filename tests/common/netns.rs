@@ -66,6 +66,12 @@ impl Network {
         ["ip", "netns", "exec", &self.name]
     }
 
+    /// The same, behind a script that sees to the namespace first and ends with `exec "$@"`.
+    pub fn wrapper_after<'a>(&'a self, script: &'a str) -> [&'a str; 8] {
+        let [ip, netns, exec, name] = self.wrapper();
+        [ip, netns, exec, name, "sh", "-c", script, "sh"]
+    }
+
     /// Pulls the cable, or puts it back.
     #[track_caller]
     pub fn set_link(&self, up: bool) {
