@@ -45,7 +45,7 @@ fn memory() -> usize {
 fn nobody_is_delayed(clients: usize, broadcasts: u64) {
     let _alone = alone();
     let _dog = watchdog(180);
-    if !room_for(clients) {
+    if !room_for(2 * clients) {
         return;
     }
     let late = |time: &Duration| *time > ms(250);
@@ -235,7 +235,7 @@ fn a_broadcast_to_a_thousand_starves_nobody() {
 
     let _alone = alone();
     let _dog = watchdog(120);
-    if !room_for(1000) {
+    if !room_for(2 * 1000) {
         return;
     }
     let server = TestServer::new(|client: &mut Connection| -> Result<(), BoxError> {

@@ -2,7 +2,7 @@
 //! figures, and fail if anything grows or is lost.
 //!
 //! ```sh
-//! THREADWS_SOAK=3600 cargo test --release --test soak -- --ignored --nocapture --test-threads 1
+//! THREADWS_SOAK=3600 cargo test --release --test soak -- --ignored --nocapture
 //! ```
 //!
 //! `THREADWS_SOAK` is the length in seconds, 60 by default; `THREADWS_CHURN` is how many come and go, 5000 by default.
@@ -12,7 +12,8 @@
 mod common;
 
 use common::{
-    Chaos, Frame, Haproxy, PATIENCE, Process, Proxy, RawPeer, Usage, header, next, program, watchdog, within,
+    Chaos, Frame, Haproxy, PATIENCE, Process, Proxy, RawPeer, Usage, alone, header, next, program, watchdog,
+    within,
 };
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -313,7 +314,7 @@ fn settles(server: &Process, before: &Usage) {
 #[ignore = "takes THREADWS_SOAK seconds, 60 by default"]
 fn under_a_mixed_load_nothing_grows_and_nobody_healthy_loses_a_message() {
     let length = Duration::from_secs(from_env("THREADWS_SOAK", 60));
-    let _dog = watchdog(length.as_secs() + 180);
+    let (_alone, _dog) = (alone(), watchdog(length.as_secs() + 180));
     let server = start(&["--topics", "--every", "1s", "--message", "tick", "--ping", "2s"]);
     let direct = server.addr();
     // Whatever is there once and for all is there when the first client has been served.
@@ -421,7 +422,7 @@ fn under_a_mixed_load_nothing_grows_and_nobody_healthy_loses_a_message() {
 #[ignore = "takes a while: THREADWS_CHURN clients, 5000 by default"]
 fn thousands_who_come_and_go_leave_nothing_behind() {
     let rounds = from_env("THREADWS_CHURN", 5000);
-    let _dog = watchdog(120 + rounds / 50);
+    let (_alone, _dog) = (alone(), watchdog(120 + rounds / 50));
     let server = start(&["--echo", "--every", "1s"]);
     RawPeer::open(server.addr()).close(1000);
     within(AFTERMATH, "the first client's thread has ended", || server.usage().threads <= 5);

@@ -127,6 +127,7 @@ impl<J: Job> Pool<J> {
         drop(state);
         self.ended.notify_all();
         join(before);
+        give_memory_back();
     }
 
     /// Waits for the next job.
@@ -160,17 +161,14 @@ impl<J: Job> Pool<J> {
         self.dismiss(state, all);
     }
 
-    /// Lets those end that parked first.
+    /// Lets those end that parked first. They wake while this is locked: each is the last to let go of its berth. Freed here,
+    /// it would stay in this thread's list of free pieces, and with it the memory before it.
     fn dismiss(&self, mut state: MutexGuard<'_, State<J>>, count: usize) {
-        let leaving = Vec::from_iter(state.parked.drain(..count));
-        state.unused = state.parked.len();
-        for berth in &leaving {
+        for berth in state.parked.drain(..count) {
             *berth.word.lock() = Some(Word::Leave);
-        }
-        drop(state);
-        for berth in leaving {
             berth.told.notify_one();
         }
+        state.unused = state.parked.len();
     }
 
     /// Waits until all threads have ended, at most until `deadline`, and joins those that have.
@@ -212,6 +210,17 @@ impl<J> fmt::Debug for Pool<J> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool").finish_non_exhaustive()
     }
+}
+
+/// glibc keeps each small piece of memory that is freed as it is, and with the pieces what lies between them, until one of
+/// 64 KiB is freed: then it merges them, and gives the end of the heap back. Without this, 58 MiB stay resident when 10 000
+/// clients have left, and with it 23 to 32. It costs a leaving thread nothing that could be measured; to another C library
+/// it is an allocation like any other.
+fn give_memory_back() {
+    let mut piece = Vec::<u8>::new();
+    // Where there is no memory left, there is none to give back.
+    _ = piece.try_reserve_exact(64 << 10);
+    drop(std::hint::black_box(piece));
 }
 
 fn join(threads: Vec<JoinHandle<()>>) {

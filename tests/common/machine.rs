@@ -10,9 +10,10 @@ pub fn alone() -> MutexGuard<'static, ()> {
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Room for so many sockets, both ends of each; false, and said so, if the process may not have it.
-pub fn room_for(clients: usize) -> bool {
-    let wanted = clients as u64 * 2 + 500;
+/// Room for so many sockets in this process; false, and said so, if it may not have them. A server that runs in it, and not
+/// in one of its own, has one for each client, too.
+pub fn room_for(sockets: usize) -> bool {
+    let wanted = sockets as u64 + 500;
     let limit = getrlimit(Resource::Nofile);
     let most = limit.maximum.unwrap_or(u64::MAX);
     if limit.current.is_some_and(|current| current < wanted) && most >= wanted {
@@ -22,7 +23,7 @@ pub fn room_for(clients: usize) -> bool {
     }
     let enough = getrlimit(Resource::Nofile).current.is_none_or(|current| current >= wanted);
     if !enough {
-        skip(&format!("{clients} clients need {wanted} descriptors, the limit is {most}"));
+        skip(&format!("{sockets} sockets need {wanted} descriptors, the limit is {most}"));
     }
     enough
 }
