@@ -239,7 +239,7 @@ fn a_log_on_a_disk_that_was_full_goes_on_when_there_is_room() {
     assert!((60 << 10..=64 << 10).contains(&size), "the disk is not full: {size}");
     // Room for all that comes. What stood there stays, and with it what was counted.
     let larger = Command::new(nsenter)
-        .args(["-m", "-t", &server.pid().to_string(), "mount", "-o", "remount,size=16m"])
+        .args(["-m", "-r", "-t", &server.pid().to_string(), "mount", "-o", "remount,size=16m"])
         .arg(&folder.0)
         .status();
     assert!(larger.is_ok_and(|it| it.success()), "no room was made");
