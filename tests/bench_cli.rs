@@ -82,16 +82,19 @@ fn json_is_one_object_that_adds_up() {
     }
 }
 
-/// More than all buffers on the way hold.
-const LARGE: [&str; 9] =
-    ["--json", "--duration", "3s", "--clients", "1", "--size", "1MiB", "--in-flight", "24"];
+/// That a load comes through of which more is in flight than all buffers on the way hold.
+#[track_caller]
+fn overfill(wrapper: &[&str], server: SocketAddr) {
+    let url = url(server);
+    let load = ["--json", "--duration", "3s", "--clients", "1", "--size", "1MiB", "--in-flight", "24", &url];
+    assert!(json(&run_below(wrapper, &load))["messages"].as_u64() >= Some(1));
+}
 
 #[test]
 fn more_than_all_buffers_hold_may_be_in_flight() {
     let _watchdog = watchdog(40);
     let server = TestServer::new(echo);
-    let url = url(server.addr());
-    assert!(json(&run(&[&LARGE[..], &[&url]].concat()))["messages"].as_u64() >= Some(1));
+    overfill(&[], server.addr());
 }
 
 /// The system may give its sockets so little that it takes none of them whole.
@@ -102,9 +105,7 @@ fn all_of_them_may_have_to_wait() {
     let little = "for buffer in tcp_wmem tcp_rmem; do echo 4096 4096 4096 >/proc/sys/net/ipv4/$buffer; done; exec \"$@\"";
     let wrapper = network.wrapper_after(little);
     let server = Process::threadws_under(&wrapper, &["--echo", "--every", "0"]);
-    let url = url(server.addr());
-    let output = run_below(&wrapper, &[&LARGE[..], &[&url]].concat());
-    assert!(json(&output)["messages"].as_u64() >= Some(1));
+    overfill(&wrapper, server.addr());
     server.stop();
 }
 

@@ -4,7 +4,7 @@
 //! What one takes today is in `guide::performance`.
 
 use crate::stats::Counters;
-use crate::sync::{Arc, Condvar, JoinHandle, Mutex, MutexGuard, ThreadId, Weak, now, spawn, this_thread};
+use crate::sync::{Arc, Condvar, JoinHandle, Mutex, ThreadId, Weak, now, spawn, this_thread};
 use crate::timer::{Due, Timer};
 use std::cell::LazyCell;
 use std::collections::HashMap;
@@ -43,6 +43,18 @@ struct State<J> {
     running: HashMap<ThreadId, JoinHandle<()>>,
     /// Threads that are about to end, for somebody to join.
     ended: Vec<JoinHandle<()>>,
+}
+
+impl<J> State<J> {
+    /// Lets those end that parked first. They wake while this is locked: each is the last to let go of its berth. Freed here,
+    /// it would stay in this thread's list of free pieces, and with it the memory before it.
+    fn dismiss(&mut self, count: usize) {
+        for berth in self.parked.drain(..count) {
+            *berth.word.lock() = Some(Word::Leave);
+            berth.told.notify_one();
+        }
+        self.unused = self.parked.len();
+    }
 }
 
 /// Where one thread waits. Not until a time: to set and to cancel a timeout would be the hundredth part of a handshake.
@@ -158,17 +170,7 @@ impl<J: Job> Pool<J> {
         let mut state = self.state.lock();
         state.stopped = true;
         let all = state.parked.len();
-        self.dismiss(state, all);
-    }
-
-    /// Lets those end that parked first. They wake while this is locked: each is the last to let go of its berth. Freed here,
-    /// it would stay in this thread's list of free pieces, and with it the memory before it.
-    fn dismiss(&self, mut state: MutexGuard<'_, State<J>>, count: usize) {
-        for berth in state.parked.drain(..count) {
-            *berth.word.lock() = Some(Word::Leave);
-            berth.told.notify_one();
-        }
-        state.unused = state.parked.len();
+        state.dismiss(all);
     }
 
     /// Waits until all threads have ended, at most until `deadline`, and joins those that have.
@@ -201,7 +203,7 @@ impl<J: Job> Due for Pool<J> {
         let unused = state.unused;
         state.watched = unused < state.parked.len();
         let next = state.watched.then(|| now + UNUSED);
-        self.dismiss(state, unused);
+        state.dismiss(unused);
         next
     }
 }
