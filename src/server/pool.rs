@@ -216,7 +216,7 @@ impl<J> fmt::Debug for Pool<J> {
 
 /// glibc keeps each small piece of memory that is freed as it is, and with the pieces what lies between them, until one of
 /// 64 KiB is freed: then it merges them, and gives the end of the heap back. Without this, 58 MiB stay resident when 10 000
-/// clients have left, and with it 23 to 32. It costs a leaving thread nothing that could be measured; to another C library
+/// clients have left, and with it 20 to 32. It costs a leaving thread nothing that could be measured; to another C library
 /// it is an allocation like any other.
 fn give_memory_back() {
     let mut piece = Vec::<u8>::new();
