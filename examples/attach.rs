@@ -1,7 +1,7 @@
 //! A blocking HTTP server of its own that hands WebSockets over: what `ws` calls `handleUpgrade`.
 //!
 //! The HTTP server accepts and reads the request's head. A page it answers itself; an upgrade goes to
-//! [`ServerHandle::upgrade`] together with the octets that were read behind the head. The server that takes it was made
+//! [`ServerHandle::upgrade`] together with the bytes that were read behind the head. The server that takes it was made
 //! by [`Server::detached`], listens nowhere, checks the handshake, and runs the handler in a thread of its own.
 //!
 //! Run it with `cargo run --example attach [ADDRESS]`, then
@@ -81,24 +81,24 @@ fn serve(mut stream: TcpStream, websockets: &ServerHandle) -> Result<(), Box<dyn
 /// Reads the head of a request, and whatever came with it.
 fn read_head(stream: &mut TcpStream) -> Result<(http::Request<()>, Vec<u8>), Box<dyn std::error::Error>> {
     let deadline = Instant::now() + TIMEOUT;
-    let mut octets = Vec::new();
+    let mut bytes = Vec::new();
     let mut piece = [0; 2048];
     loop {
-        // One deadline for all reads: a client that sends an octet now and then does not get 10 s for each.
+        // One deadline for all reads: a client that sends a byte now and then does not get 10 s for each.
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || octets.len() > MAX_HEAD {
+        if left.is_zero() || bytes.len() > MAX_HEAD {
             return Err("the head is too slow or too large".into());
         }
         stream.set_read_timeout(Some(left))?;
         match stream.read(&mut piece) {
             Ok(0) => return Err(io::Error::from(ErrorKind::UnexpectedEof).into()),
-            Ok(count) => octets.extend_from_slice(&piece[..count]),
+            Ok(count) => bytes.extend_from_slice(&piece[..count]),
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(error.into()),
         }
         let mut headers = [httparse::EMPTY_HEADER; 100];
         let mut parsed = httparse::Request::new(&mut headers);
-        if let httparse::Status::Complete(end) = parsed.parse(&octets)? {
+        if let httparse::Status::Complete(end) = parsed.parse(&bytes)? {
             let mut head = http::Request::builder()
                 .method(parsed.method.unwrap_or_default())
                 .uri(parsed.path.unwrap_or_default())
@@ -110,7 +110,7 @@ fn read_head(stream: &mut TcpStream) -> Result<(http::Request<()>, Vec<u8>), Box
             for header in parsed.headers {
                 head = head.header(header.name, header.value);
             }
-            return Ok((head.body(())?, octets[end..].to_vec()));
+            return Ok((head.body(())?, bytes[end..].to_vec()));
         }
     }
 }

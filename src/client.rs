@@ -5,14 +5,14 @@ mod resolve;
 use crate::config::{Config, MAX_HEAD_SIZE, MAX_HEADERS};
 use crate::connection::{Connection, Parts};
 use crate::error::{Error, Result, Timeout};
-use crate::flush::Flush;
+use crate::flush_thread::Flush;
 use crate::hub::Hub;
 use crate::net::{Deadline, Stream};
 use crate::outbox::Outbox;
-use crate::protocol::body::Framing;
-use crate::protocol::head::{self, Limits, Scanner};
-use crate::protocol::offer::{self, Offer};
-use crate::protocol::target::Target;
+use crate::protocol::client_handshake::{self, Offer};
+use crate::protocol::head::{self, HeadLimits, Scanner};
+use crate::protocol::response_body::Framing;
+use crate::protocol::url::Target;
 use crate::protocol::{Refusal, Role};
 use crate::request::{Request, Response, SECRETS};
 use crate::sender::Sender;
@@ -25,7 +25,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-const LIMITS: Limits = Limits { size: MAX_HEAD_SIZE, headers: MAX_HEADERS };
+const LIMITS: HeadLimits = HeadLimits { size: MAX_HEAD_SIZE, headers: MAX_HEADERS };
 /// What is kept of the body of an answer that is no 101: enough for any text that says why.
 const MAX_BODY: usize = 64 * 1024;
 /// Answers of 1xx that are not the 101, before it. RFC 9110 §15.2 lets a server send any number.
@@ -126,7 +126,7 @@ impl Connect {
         self
     }
 
-    /// Limits and timeouts. Defaults to [`Config::default`].
+    /// HeadLimits and timeouts. Defaults to [`Config::default`].
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
         self
@@ -219,9 +219,9 @@ impl Connect {
         headers: &HeaderMap,
         deadline: Deadline,
     ) -> Result<Connection> {
-        let (offer, octets) = Offer::new(target, self.origin.as_ref(), &self.subprotocols, headers)?;
+        let (offer, bytes) = Offer::new(target, self.origin.as_ref(), &self.subprotocols, headers)?;
         // A server may answer before it has read everything, and close: then its answer counts, not our EPIPE.
-        let written = stream.write_all(&octets, || deadline);
+        let written = stream.write_all(&bytes, || deadline);
         let (response, early) = match read_answer(&stream, deadline) {
             Ok(answer) => answer,
             Err(error) => {
@@ -233,7 +233,7 @@ impl Connect {
             return Err(refused(&stream, response, early, deadline));
         }
         let subprotocol = offer.check(&response)?;
-        let request = head::parse_request(&octets, Limits { size: octets.len() + 1, headers: usize::MAX })
+        let request = head::parse_request(&bytes, HeadLimits { size: bytes.len() + 1, headers: usize::MAX })
             .map_err(|refusal| Error::invalid(refusal.reason))?;
         let peer_addr = stream.peer_addr();
         let stream = Arc::new(stream);
@@ -283,19 +283,19 @@ fn attempt(address: &SocketAddr, timeout: Option<std::time::Duration>) -> io::Re
 
 /// The head of the answer, and what came behind it. Interim answers are skipped.
 fn read_answer(stream: &Stream, deadline: Deadline) -> Result<(http::Response<()>, Vec<u8>)> {
-    let mut octets = Vec::new();
+    let mut bytes = Vec::new();
     for _ in 0..=MAX_INTERIM {
         let mut scanner = Scanner::response(LIMITS);
-        let broken = |refusal: Refusal| offer::broken(refusal.reason);
+        let broken = |refusal: Refusal| client_handshake::broken(refusal.reason);
         let end = loop {
-            if let Some(end) = scanner.scan(&octets).map_err(broken)? {
+            if let Some(end) = scanner.scan(&bytes).map_err(broken)? {
                 break end;
             }
-            if read_some(stream, &mut octets, deadline)? == 0 {
+            if read_some(stream, &mut bytes, deadline)? == 0 {
                 return Err(Error::Io(ErrorKind::UnexpectedEof.into()));
             }
         };
-        let (head, rest) = octets.split_at_checked(end).unwrap_or((&octets, &[]));
+        let (head, rest) = bytes.split_at_checked(end).unwrap_or((&bytes, &[]));
         let mut response = scanner.parse_response(head).map_err(broken)?;
         for value in
             response.headers_mut().iter_mut().filter(|(name, _)| *name == SET_COOKIE).map(|(_, value)| value)
@@ -303,35 +303,35 @@ fn read_answer(stream: &Stream, deadline: Deadline) -> Result<(http::Response<()
             // So that no `{:?}` shows it.
             value.set_sensitive(true);
         }
-        octets = rest.to_vec();
+        bytes = rest.to_vec();
         if response.status() == StatusCode::SWITCHING_PROTOCOLS || !response.status().is_informational() {
-            return Ok((response, octets));
+            return Ok((response, bytes));
         }
     }
-    Err(offer::broken("the server sends interim answers without end"))
+    Err(client_handshake::broken("the server sends interim answers without end"))
 }
 
 /// The error for another status than 101, with what there is of a body.
-fn refused(stream: &Stream, response: http::Response<()>, mut octets: Vec<u8>, deadline: Deadline) -> Error {
+fn refused(stream: &Stream, response: http::Response<()>, mut bytes: Vec<u8>, deadline: Deadline) -> Error {
     let framing = Framing::of(&response);
     loop {
-        let (mut body, whole) = framing.body(&octets);
-        let enough = whole || body.len() >= MAX_BODY || octets.len() >= 2 * MAX_BODY;
+        let (mut body, whole) = framing.body(&bytes);
+        let enough = whole || body.len() >= MAX_BODY || bytes.len() >= 2 * MAX_BODY;
         // A body that does not come in full is shown as far as it came.
-        if enough || !read_some(stream, &mut octets, deadline).is_ok_and(|count| count > 0) {
+        if enough || !read_some(stream, &mut bytes, deadline).is_ok_and(|count| count > 0) {
             body.truncate(MAX_BODY);
             return Error::Refused(Box::new(response.map(|()| body)));
         }
     }
 }
 
-fn read_some(stream: &Stream, octets: &mut Vec<u8>, deadline: Deadline) -> Result<usize> {
+fn read_some(stream: &Stream, bytes: &mut Vec<u8>, deadline: Deadline) -> Result<usize> {
     let mut buffer = [0; 4096];
     if !stream.wait_readable(deadline)? {
         return Err(Error::Timeout(Timeout::Handshake));
     }
     let count = stream.read(&mut buffer, false)?;
-    octets.extend(buffer.iter().take(count));
+    bytes.extend(buffer.iter().take(count));
     Ok(count)
 }
 

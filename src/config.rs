@@ -53,9 +53,9 @@ pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60)
 /// The write timeout is granted once for each started piece of this size.
 pub(crate) const WRITE_UNIT: usize = 1 << 20;
 
-/// How long so many octets may take to leave.
-pub(crate) fn time_to_write(octets: usize, write_timeout: Duration) -> Duration {
-    let units = u32::try_from(octets.div_ceil(WRITE_UNIT).max(1)).unwrap_or(u32::MAX);
+/// How long so many bytes may take to leave.
+pub(crate) fn time_to_write(bytes: usize, write_timeout: Duration) -> Duration {
+    let units = u32::try_from(bytes.div_ceil(WRITE_UNIT).max(1)).unwrap_or(u32::MAX);
     write_timeout.saturating_mul(units)
 }
 
@@ -107,7 +107,7 @@ impl Config {
         self
     }
 
-    /// How long one message may take from its first octet to its last; then the connection ends with 1008. Defaults to
+    /// How long one message may take from its first byte to its last; then the connection ends with 1008. Defaults to
     /// 30 s.
     pub fn message_timeout(mut self, timeout: Duration) -> Self {
         self.message_timeout = timeout;
@@ -121,7 +121,7 @@ impl Config {
         self
     }
 
-    /// How long a peer may stay silent after a ping left; any octet is a sign of life. Defaults to 20 s.
+    /// How long a peer may stay silent after a ping left; any byte is a sign of life. Defaults to 20 s.
     pub fn ping_timeout(mut self, timeout: Duration) -> Self {
         self.ping_timeout = timeout;
         self

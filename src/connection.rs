@@ -1,16 +1,16 @@
 //! A connection as its own thread sees it: it owns the reading side and the cork, keeps the peer alive, and ends in the
 //! closing handshake. What is sent goes through the outbox, and so does everybody else's.
 
-mod closing;
+mod close;
 mod cork;
 mod facts;
 mod keepalive;
-mod policy;
+mod limits;
 mod publishing;
 mod reader;
 mod received;
-mod receiving;
-mod sending;
+mod recv;
+mod send;
 
 pub use received::Received;
 
@@ -29,7 +29,7 @@ use crate::tick::Tick;
 use crate::timer::Timer;
 use cork::{Cork, To};
 use keepalive::Keepalive;
-use policy::Policies;
+use limits::AgeLimits;
 use reader::Reader;
 use std::time::{Duration, Instant};
 
@@ -51,7 +51,7 @@ pub struct Connection {
     reader: Reader,
     sender: Sender,
     closed: Option<Closed>,
-    policies: Option<Box<Policies>>,
+    policies: Option<Box<AgeLimits>>,
     /// When a receiving call last came back empty: until the next one the message clock stands still.
     paused: Option<Instant>,
     /// What all connections of this client's address may receive together.
@@ -95,7 +95,7 @@ enum Wait {
 }
 
 impl Connection {
-    /// Takes over after the handshake; `early` are octets that came behind it.
+    /// Takes over after the handshake; `early` are bytes that came behind it.
     #[inline(never)]
     pub(crate) fn new(
         role: Role,
@@ -105,7 +105,7 @@ impl Connection {
         parts: Parts,
     ) -> Result<Box<Self>> {
         let Parts { sender, request, response, subprotocol, hub, hooks, timer, messages } = parts;
-        let policies = Policies::new(config, sender.outbox().opened()).map(Box::new);
+        let policies = AgeLimits::new(config, sender.outbox().opened()).map(Box::new);
         Ok(Box::new(Self {
             sender,
             reader: Reader::new(role, config, stream, early)?,
@@ -268,9 +268,9 @@ impl Connection {
             self.paused = Some(Instant::now());
         }
         match item {
-            Item::Ping(span) => Ok(Some(Event::Ping(self.reader.octets(span).to_vec()))),
-            Item::Pong(span) => Ok(Some(Event::Pong(self.reader.octets(span).to_vec()))),
-            Item::Close(span) => Ok(Some(Event::Close(close_frame(self.reader.octets(span))?))),
+            Item::Ping(span) => Ok(Some(Event::Ping(self.reader.bytes(span).to_vec()))),
+            Item::Pong(span) => Ok(Some(Event::Pong(self.reader.bytes(span).to_vec()))),
+            Item::Close(span) => Ok(Some(Event::Close(close_frame(self.reader.bytes(span))?))),
             data => Ok(Some(Event::Message(self.take(data)?))),
         }
     }

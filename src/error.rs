@@ -255,7 +255,7 @@ impl std::error::Error for Violation {}
 pub enum Timeout {
     /// The whole handshake.
     Handshake,
-    /// One message, from its first octet to its last.
+    /// One message, from its first byte to its last.
     Message,
     /// The peer stayed silent after a ping.
     Ping,

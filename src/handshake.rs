@@ -2,14 +2,14 @@
 //! deadline. Every failure gets its HTTP status, and whoever wants to know is told.
 
 use crate::config::{Config, MAX_HEAD_SIZE, MAX_HEADERS, time_to_write};
+use crate::logging::log_line;
 use crate::net::{Deadline, Stream};
 use crate::protocol::Refusal;
 use crate::protocol::forwarded::{self, ForwardedHeader, Trust};
-use crate::protocol::head::{self, Limits, Scanner};
-use crate::protocol::proxy;
-use crate::protocol::upgrade::{self, Asked, Policy, Upgrade};
+use crate::protocol::head::{self, HeadLimits, Scanner};
+use crate::protocol::proxy_header;
+use crate::protocol::server_handshake::{self, Asked, HandshakePolicy, Upgrade};
 use crate::quota::{Admission, Excess, Quotas};
-use crate::report::report;
 use crate::request::{HandshakeError, Reject, Request, Response};
 use crate::stats::Counters;
 use crate::sync::Arc;
@@ -28,9 +28,9 @@ const LATE: Duration = Duration::from_millis(10);
 /// How long, and how much, is read after an answer, so that the RST of a socket closed over unread input does not take the
 /// answer away.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
-pub(crate) const LINGER_OCTETS: usize = 1 << 20;
+pub(crate) const LINGER_BYTES: usize = 1 << 20;
 
-const LIMITS: Limits = Limits { size: MAX_HEAD_SIZE, headers: MAX_HEADERS };
+const LIMITS: HeadLimits = HeadLimits { size: MAX_HEAD_SIZE, headers: MAX_HEADERS };
 
 const UNAVAILABLE: Refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the server is full, or stops")
     .with(&[("retry-after", "5")]);
@@ -47,7 +47,7 @@ type OnHandshakeError = dyn Fn(&HandshakeError) + Send + Sync;
 /// Who is let in, and who is asked about it.
 #[derive(Default)]
 pub(crate) struct Rules {
-    pub(crate) policy: Policy,
+    pub(crate) policy: HandshakePolicy,
     pub(crate) trust: Trust,
     pub(crate) forwarded_header: ForwardedHeader,
     /// Trusted proxies say by a PROXY header who connected.
@@ -79,7 +79,7 @@ pub(crate) trait Host {
 pub(crate) struct Opened {
     pub(crate) request: Box<Request>,
     pub(crate) subprotocol: Option<String>,
-    /// Octets that came behind the head: frames already.
+    /// Bytes that came behind the head: frames already.
     pub(crate) early: Vec<u8>,
     /// Of a client for whom a proxy spoke: others were admitted before.
     pub(crate) admission: Option<Admission>,
@@ -98,12 +98,12 @@ pub(crate) fn serve(
     let exchange = Exchange::new(stream, peer_addr, rules, config, admitted, host);
     match exchange.read_head() {
         Ok(Arrived { request, early, source }) => exchange.serve(request, early, source),
-        Err(Failure::Silent) => {
+        Err(NoHead::Silent) => {
             // A port scan, or a browser's spare connection: nothing to tell anybody.
-            report!(Trace, "threadws::handshake", "{peer_addr} came and went without a word");
+            log_line!(Trace, "threadws::handshake", "{peer_addr} came and went without a word");
             None
         }
-        Err(Failure::Refused(refusal)) => exchange.refuse(&Reject::from(refusal), None),
+        Err(NoHead::Refused(refusal)) => exchange.refuse(&Reject::from(refusal), None),
     }
 }
 
@@ -132,9 +132,9 @@ pub(crate) fn answer_excess(stream: &Stream, excess: Excess) {
 }
 
 fn answer_at_once(stream: &Stream, reject: Reject) {
-    let octets = head::write_response(&reject.into(), false);
+    let bytes = head::write_response(&reject.into(), false);
     // A client that is gone already need not be told.
-    drop(stream.try_write(&[IoSlice::new(&octets)]));
+    drop(stream.try_write(&[IoSlice::new(&bytes)]));
 }
 
 impl From<Refusal> for Reject {
@@ -165,12 +165,12 @@ struct Arrived {
     request: http::Request<()>,
     /// What came behind it.
     early: Vec<u8>,
-    /// Who connected, to us or to a proxy that only forwards octets; `None` if that one does not say.
+    /// Who connected, to us or to a proxy that only forwards bytes; `None` if that one does not say.
     source: Option<IpAddr>,
 }
 
 /// Why there is no head.
-enum Failure {
+enum NoHead {
     /// Nobody has asked anything.
     Silent,
     Refused(Refusal),
@@ -203,41 +203,41 @@ impl<'a> Exchange<'a> {
     ///
     /// Apart from what follows: a client thread's stack shall not be deeper than its deepest step.
     #[inline(never)]
-    fn read_head(&self) -> Result<Arrived, Failure> {
+    fn read_head(&self) -> Result<Arrived, NoHead> {
         let mut scanner = Scanner::request(LIMITS);
         let mut source = Some(self.peer_addr.ip());
         let mut awaits_proxy = self.rules.proxy_protocol && self.rules.is_proxy(self.peer_addr);
-        let mut octets = Vec::with_capacity(FIRST_READ);
+        let mut bytes = Vec::with_capacity(FIRST_READ);
         loop {
-            if octets.len() == octets.capacity() {
+            if bytes.len() == bytes.capacity() {
                 // The scanner ends this at the largest head.
-                octets.reserve_exact(octets.len());
+                bytes.reserve_exact(bytes.len());
             }
-            let silent = octets.is_empty();
-            let count = match self.read(&mut octets) {
+            let silent = bytes.is_empty();
+            let count = match self.read(&mut bytes) {
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    return Err(Failure::Refused(TIMED_OUT));
+                    return Err(NoHead::Refused(TIMED_OUT));
                 }
-                Err(_) if silent => return Err(Failure::Silent),
+                Err(_) if silent => return Err(NoHead::Silent),
                 Err(_) => 0,
             };
             if count == 0 {
                 return Err(match () {
-                    () if self.host.is_stopping() => Failure::Refused(UNAVAILABLE),
-                    () if silent => Failure::Silent,
-                    () => Failure::Refused(CUT_SHORT),
+                    () if self.host.is_stopping() => NoHead::Refused(UNAVAILABLE),
+                    () if silent => NoHead::Silent,
+                    () => NoHead::Refused(CUT_SHORT),
                 });
             }
             if awaits_proxy {
-                let Some(header) = proxy::scan(&octets).map_err(Failure::Refused)? else { continue };
+                let Some(header) = proxy_header::scan(&bytes).map_err(NoHead::Refused)? else { continue };
                 source = header.source;
                 awaits_proxy = false;
-                octets.drain(..header.len);
+                bytes.drain(..header.len);
             }
-            if let Some(end) = scanner.scan(&octets).map_err(Failure::Refused)? {
-                let (head, early) = octets.split_at_checked(end).unwrap_or((&octets, &[]));
-                let request = scanner.parse_request(head).map_err(Failure::Refused)?;
+            if let Some(end) = scanner.scan(&bytes).map_err(NoHead::Refused)? {
+                let (head, early) = bytes.split_at_checked(end).unwrap_or((&bytes, &[]));
+                let request = scanner.parse_request(head).map_err(NoHead::Refused)?;
                 return Ok(Arrived { request, early: early.to_vec(), source });
             }
         }
@@ -245,14 +245,14 @@ impl<'a> Exchange<'a> {
 
     /// Waits in the read itself for as long as the socket's own timeout comes before the deadline: to poll first would be
     /// two system calls more for each head, which is seldom there before its client has a thread.
-    fn read(&self, octets: &mut Vec<u8>) -> io::Result<usize> {
+    fn read(&self, bytes: &mut Vec<u8>) -> io::Result<usize> {
         loop {
             let left = self.deadline.left(Instant::now()).unwrap_or(Duration::MAX);
             let waits = self.stream.came_with().is_some_and(|armed| armed <= left.saturating_add(LATE));
             if left.is_zero() || (!waits && !self.stream.wait_readable(self.deadline)?) {
                 return Err(ErrorKind::WouldBlock.into());
             }
-            match self.stream.read_to_end_of(octets, waits) {
+            match self.stream.read_to_end_of(bytes, waits) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 result => return result,
             }
@@ -272,7 +272,7 @@ impl<'a> Exchange<'a> {
             Ok(admission) => admission,
             Err(excess) => return self.refuse(&excess.into(), Some(request)),
         };
-        match upgrade::check(request.head(), &self.rules.policy) {
+        match server_handshake::check(request.head(), &self.rules.policy) {
             Ok(Asked::WebSocket(upgrade)) => self.open(request, &upgrade, early, admission),
             Ok(Asked::Http) => self.serve_http(request),
             Err(refusal) => self.refuse(&Reject::from(refusal), Some(request)),
@@ -281,7 +281,7 @@ impl<'a> Exchange<'a> {
 
     fn serve_http(&self, request: Box<Request>) -> Option<Box<Opened>> {
         let Some(on_http) = &self.rules.on_http else {
-            return self.refuse(&Reject::from(upgrade::UPGRADE_REQUIRED), Some(request));
+            return self.refuse(&Reject::from(server_handshake::UPGRADE_REQUIRED), Some(request));
         };
         match catch_unwind(AssertUnwindSafe(|| on_http(&request))) {
             Ok(response) => {
@@ -299,8 +299,8 @@ impl<'a> Exchange<'a> {
         early: Vec<u8>,
         admission: Option<Admission>,
     ) -> Option<Box<Opened>> {
-        let (octets, subprotocol) = match &self.rules.on_request {
-            None => (upgrade.octets(), upgrade.subprotocol()),
+        let (bytes, subprotocol) = match &self.rules.on_request {
+            None => (upgrade.bytes(), upgrade.subprotocol()),
             Some(on_request) => {
                 let mut response = upgrade.response();
                 let refused =
@@ -317,8 +317,8 @@ impl<'a> Exchange<'a> {
         if !self.host.welcome() {
             return self.refuse(&Reject::from(UNAVAILABLE), Some(request));
         }
-        if let Err(error) = self.write(&octets) {
-            report!(Debug, "threadws::handshake", "{} left before the 101: {error}", self.peer_addr);
+        if let Err(error) = self.write(&bytes) {
+            log_line!(Debug, "threadws::handshake", "{} left before the 101: {error}", self.peer_addr);
             return None;
         }
         Some(Box::new(Opened { request, subprotocol, early, admission }))
@@ -332,10 +332,10 @@ impl<'a> Exchange<'a> {
         self.answer(reject.response(), without_body);
         let reason = reject.text().to_owned();
         let error = HandshakeError::new(reject.status(), reason, self.peer_addr, request);
-        report!(Debug, "threadws::handshake", "{error}");
+        log_line!(Debug, "threadws::handshake", "{error}");
         if let Some(callback) = &self.rules.on_handshake_error {
             if catch_unwind(AssertUnwindSafe(|| callback(&error))).is_err() {
-                report!(Error, "threadws::handshake", "the callback on_handshake_error panicked");
+                log_line!(Error, "threadws::handshake", "the callback on_handshake_error panicked");
             }
         }
         None
@@ -346,11 +346,11 @@ impl<'a> Exchange<'a> {
         match self.write(&head::write_response(response, without_body)) {
             Ok(()) => {
                 self.stream.shutdown_write();
-                self.stream.drain(LINGER_OCTETS, Deadline::after(LINGER));
+                self.stream.drain(LINGER_BYTES, Deadline::after(LINGER));
             }
             Err(error) => {
                 let (peer_addr, status) = (self.peer_addr, response.status().as_u16());
-                report!(
+                log_line!(
                     Debug,
                     "threadws::handshake",
                     "{peer_addr} did not take all of its {status}: {error}"
@@ -359,10 +359,10 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    fn write(&self, octets: &[u8]) -> io::Result<()> {
+    fn write(&self, bytes: &[u8]) -> io::Result<()> {
         // As a message has, even if the handshake's own time is up.
-        let granted = time_to_write(octets.len(), self.write_timeout);
-        self.stream.write_all(octets, || match self.deadline.left(Instant::now()) {
+        let granted = time_to_write(bytes.len(), self.write_timeout);
+        self.stream.write_all(bytes, || match self.deadline.left(Instant::now()) {
             Some(left) if left < granted => Deadline::after(granted),
             _ => self.deadline,
         })

@@ -1,7 +1,7 @@
 //! Who is connected, and how to tell many of them something. It knows no sockets, and holds no lock while it sends.
 //!
 //! The one lock here guards the lists of who is there. To send, a list is taken, the lock is let go, and every outbox of
-//! the list is asked in turn to write or keep the same octets, which never waits.
+//! the list is asked in turn to write or keep the same bytes, which never waits.
 
 mod audience;
 mod client;
@@ -53,12 +53,12 @@ use topics::Topics;
 /// than the next.
 #[derive(Clone, Default)]
 pub struct Hub {
-    registry: Arc<Mutex<Registry>>,
+    registry: Arc<Mutex<HubState>>,
     counters: Arc<Counters>,
 }
 
 #[derive(Debug, Default)]
-struct Registry {
+struct HubState {
     everyone: Audience,
     topics: Topics,
     opened: u64,

@@ -9,24 +9,16 @@ mod client;
 mod config;
 mod connection;
 mod error;
-mod flush;
-#[cfg(any(test, fuzzing))]
-#[doc(hidden)]
-pub mod fuzzing;
+mod flush_thread;
 pub mod guide;
 mod handshake;
 mod hub;
-#[cfg(bench_internals)]
-#[doc(hidden)]
-pub mod internals;
+mod logging;
 mod message;
-#[cfg(all(test, model))]
-mod models;
 mod net;
 mod outbox;
 mod protocol;
 mod quota;
-mod report;
 mod request;
 mod sender;
 mod server;
@@ -34,6 +26,9 @@ mod stats;
 mod sync;
 mod tick;
 mod timer;
+#[cfg(any(test, fuzzing, bench_internals))]
+#[doc(hidden)]
+pub mod verify;
 
 pub use client::{Connect, connect};
 pub use config::{Config, SlowPeer};

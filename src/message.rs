@@ -18,7 +18,7 @@ use std::fmt;
 pub enum Message {
     /// Text: always valid UTF-8, as §8.1 demands.
     Text(String),
-    /// Any octets.
+    /// Any bytes.
     Binary(Vec<u8>),
 }
 
@@ -28,7 +28,7 @@ pub enum Message {
 pub enum MessageRef<'a> {
     /// Text: always valid UTF-8.
     Text(&'a str),
-    /// Any octets.
+    /// Any bytes.
     Binary(&'a [u8]),
 }
 
@@ -47,7 +47,7 @@ impl Message {
     pub fn into_bytes(self) -> Vec<u8> {
         match self {
             Self::Text(text) => text.into_bytes(),
-            Self::Binary(octets) => octets,
+            Self::Binary(bytes) => bytes,
         }
     }
 
@@ -70,7 +70,7 @@ impl Message {
     pub fn borrow(&self) -> MessageRef<'_> {
         match self {
             Self::Text(text) => MessageRef::Text(text),
-            Self::Binary(octets) => MessageRef::Binary(octets),
+            Self::Binary(bytes) => MessageRef::Binary(bytes),
         }
     }
 }
@@ -88,7 +88,7 @@ impl<'a> MessageRef<'a> {
     pub fn as_bytes(&self) -> &'a [u8] {
         match *self {
             Self::Text(text) => text.as_bytes(),
-            Self::Binary(octets) => octets,
+            Self::Binary(bytes) => bytes,
         }
     }
 
@@ -96,7 +96,7 @@ impl<'a> MessageRef<'a> {
     pub fn to_message(&self) -> Message {
         match *self {
             Self::Text(text) => Message::Text(text.to_owned()),
-            Self::Binary(octets) => Message::Binary(octets.to_vec()),
+            Self::Binary(bytes) => Message::Binary(bytes.to_vec()),
         }
     }
 }
@@ -113,7 +113,7 @@ impl fmt::Display for MessageRef<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text(text) => f.write_str(text),
-            Self::Binary(octets) => write!(f, "<{} bytes>", octets.len()),
+            Self::Binary(bytes) => write!(f, "<{} bytes>", bytes.len()),
         }
     }
 }
@@ -131,14 +131,14 @@ impl From<String> for Message {
 }
 
 impl From<&[u8]> for Message {
-    fn from(octets: &[u8]) -> Self {
-        Self::Binary(octets.to_vec())
+    fn from(bytes: &[u8]) -> Self {
+        Self::Binary(bytes.to_vec())
     }
 }
 
 impl From<Vec<u8>> for Message {
-    fn from(octets: Vec<u8>) -> Self {
-        Self::Binary(octets)
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Binary(bytes)
     }
 }
 
@@ -148,7 +148,7 @@ impl From<MessageRef<'_>> for Message {
     }
 }
 
-/// What can be sent as a message: strings are text, octets are binary, and references to either.
+/// What can be sent as a message: strings are text, bytes are binary, and references to either.
 ///
 /// Owned values are taken as they are: what a slow socket leaves of a large one is kept without a copy.
 pub trait IntoMessage: sealed::Sealed {

@@ -1,22 +1,22 @@
 //! How everything is sent: one state per connection behind one mutex that is **never held over a call that can wait**.
 //!
-//! A frame is written under the lock, without waiting; what the socket does not take is queued in [`pending`], and the
+//! A frame is written under the lock, without waiting; what the socket does not take is queued in [`queue`], and the
 //! flush thread pushes it on. A sender that may wait does so outside the lock, and pushes on itself meanwhile. So the
 //! socket is guarded by a mutex, and yet nobody is ever held up by a slow peer.
 
-mod core;
-mod ending;
-mod pending;
-mod shared;
-mod waiting;
-mod watched;
+mod broadcast;
+mod close;
+mod queue;
+mod state;
+mod stats;
+mod wait;
 
-pub(crate) use shared::Fate;
+pub(crate) use broadcast::Fate;
 
-use self::core::{Core, Refusal};
+use self::state::{OutboxState, WriteStall};
 use crate::config::{Config, SlowPeer, time_to_write};
 use crate::error::{Cause, Ending, Result, Timeout};
-use crate::flush::{Flush, Refused};
+use crate::flush_thread::{Flush, Pushable};
 use crate::message::{CloseFrame, IntoMessage, State};
 use crate::net::{Deadline, Transport};
 use crate::protocol::Role;
@@ -24,7 +24,7 @@ use crate::protocol::encoder::{self, Header, Opcode};
 use crate::protocol::gate::Gate;
 use crate::stats::Tally;
 use crate::sync::{Arc, AtomicBool, AtomicU8, Condvar, Mutex, MutexGuard, Ordering, Weak, now};
-use pending::{Lent, Pending, Unit};
+use queue::{Lent, Queue, Unit};
 use std::io::{ErrorKind, IoSlice};
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,7 @@ const NOTHING: Lent<'static> = [&[]; 2];
 
 /// The sending side of a connection, shared by everybody who sends on it.
 ///
-/// In this order for [`Core`]'s reason.
+/// In this order for [`OutboxState`]'s reason.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Outbox {
@@ -48,7 +48,7 @@ pub(crate) struct Outbox {
     write_timeout: Duration,
     close_timeout: Duration,
     max_backlog: usize,
-    /// Tells waiting senders that octets went out, that the turn is free, or that the connection broke.
+    /// Tells waiting senders that bytes went out, that the turn is free, or that the connection broke.
     progress: Condvar,
     tally: Tally,
     role: Role,
@@ -56,14 +56,14 @@ pub(crate) struct Outbox {
     state: AtomicU8,
     /// A broadcast that finds the backlog full is left out. Relaxed: a setting.
     skips: AtomicBool,
-    core: Mutex<Core>,
+    core: Mutex<OutboxState>,
 }
 
 /// What the reader counted.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Counts {
     pub(crate) messages: u64,
-    pub(crate) octets: u64,
+    pub(crate) bytes: u64,
 }
 
 impl Outbox {
@@ -86,10 +86,10 @@ impl Outbox {
             state: AtomicU8::new(State::Open as u8),
             skips: AtomicBool::new(config.slow_peer == SlowPeer::Skip),
             tally: Tally::default(),
-            core: Mutex::new(Core {
+            core: Mutex::new(OutboxState {
                 gate: Gate::Open,
                 stream: Some(stream),
-                pending: Pending::default(),
+                pending: Queue::default(),
                 refusal: None,
                 turn_taken: false,
                 waiting: 0,
@@ -193,15 +193,15 @@ impl Outbox {
 
     /// Sends a ping, or puts it in the place of one that waits.
     pub(crate) fn ping(&self, payload: &[u8]) -> Result<()> {
-        self.control(Opcode::Ping, payload, Pending::set_ping)
+        self.control(Opcode::Ping, payload, Queue::set_ping)
     }
 
     /// Answers a ping, or puts the answer in the place of one that waits.
     pub(crate) fn pong(&self, payload: &[u8]) -> Result<()> {
-        self.control(Opcode::Pong, payload, Pending::set_pong)
+        self.control(Opcode::Pong, payload, Queue::set_pong)
     }
 
-    fn control(&self, opcode: Opcode, payload: &[u8], set: fn(&mut Pending, Vec<u8>)) -> Result<()> {
+    fn control(&self, opcode: Opcode, payload: &[u8], set: fn(&mut Queue, Vec<u8>)) -> Result<()> {
         let mut frame = Vec::new();
         encoder::append(self.role, opcode, payload, &mut frame);
         let mut core = self.core.lock();
@@ -255,14 +255,18 @@ impl Outbox {
         self.core.lock().close_deadline
     }
 
-    fn weak(&self) -> Weak<dyn Refused> {
+    fn weak(&self) -> Weak<dyn Pushable> {
         let this: Weak<Self> = Weak::clone(&self.this);
         this
     }
 
     /// Writes or queues a message. `bound` is the backlog that it may not exceed.
     #[inline]
-    fn queue(&self, message: impl IntoMessage, bound: Option<usize>) -> Result<(MutexGuard<'_, Core>, u64)> {
+    fn queue(
+        &self,
+        message: impl IntoMessage,
+        bound: Option<usize>,
+    ) -> Result<(MutexGuard<'_, OutboxState>, u64)> {
         let view = message.as_message();
         let payload = view.as_bytes();
         if self.role == Role::Server && payload.len() <= SMALL - Header::SHORT {
@@ -278,7 +282,7 @@ impl Outbox {
         &self,
         message: impl IntoMessage,
         bound: Option<usize>,
-    ) -> Result<(MutexGuard<'_, Core>, u64)> {
+    ) -> Result<(MutexGuard<'_, OutboxState>, u64)> {
         let view = message.as_message();
         let payload = view.as_bytes();
         if self.role == Role::Client {
@@ -312,18 +316,18 @@ impl Outbox {
         header: &[u8],
         payload: &[u8],
         bound: Option<usize>,
-    ) -> Result<(MutexGuard<'_, Core>, u64)> {
+    ) -> Result<(MutexGuard<'_, OutboxState>, u64)> {
         self.queue_copied::<COPIED>(header, payload, bound)
     }
 
-    /// Writes or queues a frame of at most `N` octets, from one slice.
+    /// Writes or queues a frame of at most `N` bytes, from one slice.
     #[inline]
     fn queue_copied<const N: usize>(
         &self,
         header: &[u8],
         payload: &[u8],
         bound: Option<usize>,
-    ) -> Result<(MutexGuard<'_, Core>, u64)> {
+    ) -> Result<(MutexGuard<'_, OutboxState>, u64)> {
         let len = header.len() + payload.len();
         let mut frame = [0; N];
         frame[..header.len()].copy_from_slice(header);
@@ -336,11 +340,11 @@ impl Outbox {
     /// Writes whole frames, `messages` in number, or as much of them as the socket takes; `unit` keeps them for later.
     fn write_or_keep<'a>(
         &self,
-        mut core: MutexGuard<'a, Core>,
+        mut core: MutexGuard<'a, OutboxState>,
         frames: &[u8],
         messages: u64,
         unit: impl FnOnce() -> Unit,
-    ) -> Result<(MutexGuard<'a, Core>, u64)> {
+    ) -> Result<(MutexGuard<'a, OutboxState>, u64)> {
         let written = self.write_now(&mut core, &[IoSlice::new(frames)]);
         core.sent(messages);
         let ticket = if written == frames.len() {
@@ -351,22 +355,22 @@ impl Outbox {
         Ok((core, ticket))
     }
 
-    /// Locks, and asks whether a frame of `len` octets may be queued.
-    fn admit(&self, len: usize, bound: Option<usize>) -> Result<MutexGuard<'_, Core>> {
+    /// Locks, and asks whether a frame of `len` bytes may be queued.
+    fn admit(&self, len: usize, bound: Option<usize>) -> Result<MutexGuard<'_, OutboxState>> {
         let mut core = self.core.lock();
         self.may_queue(&mut core, len, bound)?;
         Ok(core)
     }
 
-    /// Writes `octets` if nothing goes before them; returns how many the socket took.
-    fn write_now(&self, core: &mut MutexGuard<'_, Core>, octets: &[IoSlice<'_>]) -> usize {
+    /// Writes `bytes` if nothing goes before them; returns how many the socket took.
+    fn write_now(&self, core: &mut MutexGuard<'_, OutboxState>, bytes: &[IoSlice<'_>]) -> usize {
         if core.refusal.is_some() || !core.pending.is_empty() {
             return 0;
         }
         let Some(stream) = &core.stream else { return 0 };
-        match stream.try_write(octets) {
+        match stream.try_write(bytes) {
             Ok(written) => {
-                core.sent.octets += written as u64;
+                core.sent.bytes += written as u64;
                 written
             }
             // Any error is met again, and dealt with, by the push that follows.
@@ -377,7 +381,7 @@ impl Outbox {
     /// Queues what the socket did not take, and asks it once more if nobody has yet.
     fn keep(
         &self,
-        core: &mut MutexGuard<'_, Core>,
+        core: &mut MutexGuard<'_, OutboxState>,
         unit: Unit,
         written: usize,
         lent: Lent<'_>,
@@ -392,12 +396,12 @@ impl Outbox {
 
     /// Writes what waits until the socket refuses; keeps the clock of the refusal, and breaks the connection when it has
     /// run out.
-    fn push(&self, core: &mut MutexGuard<'_, Core>, lent: Lent<'_>) {
+    fn push(&self, core: &mut MutexGuard<'_, OutboxState>, lent: Lent<'_>) {
         while let Some(stream) = core.stream.clone() {
             let core = &mut **core;
             let mut slices = Vec::new();
-            let octets = core.pending.gather(&mut slices, lent);
-            if octets == 0 {
+            let bytes = core.pending.gather(&mut slices, lent);
+            if bytes == 0 {
                 if core.pending.is_empty() {
                     core.refusal = None;
                 }
@@ -407,18 +411,18 @@ impl Outbox {
             drop(slices);
             match result {
                 Ok(written) => {
-                    let waited = core.pending.octets() > 0;
+                    let waited = core.pending.bytes() > 0;
                     core.pending.advance(written);
-                    if waited && core.pending.octets() == 0 {
+                    if waited && core.pending.bytes() == 0 {
                         core.note_sent();
                     }
-                    core.sent.octets += written as u64;
+                    core.sent.bytes += written as u64;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     let now = now();
                     match core.refusal {
                         Some(refusal)
-                            if !core.pending.is_out(refusal.ticket) || core.pending.octets() == 0 =>
+                            if !core.pending.is_out(refusal.ticket) || core.pending.bytes() == 0 =>
                         {
                             if now >= refusal.deadline {
                                 self.break_gate(core, Cause::Timeout(Timeout::Write));
@@ -434,12 +438,12 @@ impl Outbox {
     }
 
     /// The write timeout for each started MiB that waits now.
-    fn refusal(&self, pending: &Pending, now: Instant) -> Refusal {
-        let deadline = now.checked_add(time_to_write(pending.octets(), self.write_timeout));
-        Refusal { ticket: pending.ticket(), deadline: deadline.unwrap_or(now + self.write_timeout) }
+    fn refusal(&self, pending: &Queue, now: Instant) -> WriteStall {
+        let deadline = now.checked_add(time_to_write(pending.bytes(), self.write_timeout));
+        WriteStall { ticket: pending.ticket(), deadline: deadline.unwrap_or(now + self.write_timeout) }
     }
 
-    fn move_gate(&self, core: &mut Core, gate: Gate) {
+    fn move_gate(&self, core: &mut OutboxState, gate: Gate) {
         core.gate = gate;
         self.state.store(gate.state() as u8, Ordering::Relaxed);
     }

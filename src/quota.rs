@@ -57,13 +57,13 @@ impl Quotas {
 
 /// Whom a quota counts as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Origin {
+enum AddressKey {
     V4(u32),
     /// The first 64 bits.
     V6(u64),
 }
 
-impl From<IpAddr> for Origin {
+impl From<IpAddr> for AddressKey {
     fn from(ip: IpAddr) -> Self {
         match ip.to_canonical() {
             IpAddr::V4(ip) => Self::V4(ip.to_bits()),
@@ -79,7 +79,7 @@ impl From<IpAddr> for Origin {
 mod tests {
     use super::*;
 
-    fn origin(text: &str) -> Origin {
+    fn origin(text: &str) -> AddressKey {
         text.parse::<IpAddr>().expect("an address").into()
     }
 

@@ -185,7 +185,7 @@ impl fmt::Debug for Reject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reject")
             .field("status", &self.status())
-            .field("text", &Shown(self.text()))
+            .field("text", &Quoted(self.text()))
             .finish_non_exhaustive()
     }
 }
@@ -265,9 +265,9 @@ impl HandshakeError {
 impl fmt::Display for HandshakeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { status, reason, peer_addr, client_ip, request } = self;
-        write!(f, "handshake of {peer_addr} failed with {}: {}", status.as_u16(), Bare(reason))?;
+        write!(f, "handshake of {peer_addr} failed with {}: {}", status.as_u16(), Escaped(reason))?;
         let Some(request) = request else { return Ok(()) };
-        write!(f, " ({} {:?}", Bare(request.method().as_str()), Shown(request.path()))?;
+        write!(f, " ({} {:?}", Escaped(request.method().as_str()), Quoted(request.path()))?;
         if *client_ip != peer_addr.ip().to_canonical() {
             write!(f, ", client {client_ip}")?;
         }
@@ -275,7 +275,7 @@ impl fmt::Display for HandshakeError {
             // The two that the origin policy compares: without them nobody finds the proxy that changed one.
             for (what, name) in [("origin", &ORIGIN), ("host", &HOST)] {
                 if let Some(value) = request.headers().get(name) {
-                    write!(f, ", {what} {:?}", Shown(&String::from_utf8_lossy(value.as_bytes())))?;
+                    write!(f, ", {what} {:?}", Quoted(&String::from_utf8_lossy(value.as_bytes())))?;
                 }
             }
         }
@@ -286,10 +286,10 @@ impl fmt::Display for HandshakeError {
 impl std::error::Error for HandshakeError {}
 
 /// A text from outside, cut, escaped and in quotes.
-struct Shown<'a>(&'a str);
+struct Quoted<'a>(&'a str);
 
 /// The same without quotes.
-struct Bare<'a>(&'a str);
+struct Escaped<'a>(&'a str);
 
 fn cut(text: &str) -> (&str, &'static str) {
     match text.char_indices().nth(MAX_SHOWN) {
@@ -298,14 +298,14 @@ fn cut(text: &str) -> (&str, &'static str) {
     }
 }
 
-impl fmt::Debug for Shown<'_> {
+impl fmt::Debug for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (text, rest) = cut(self.0);
         write!(f, "{text:?}{rest}")
     }
 }
 
-impl fmt::Display for Bare<'_> {
+impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (text, rest) = cut(self.0);
         write!(f, "{}{rest}", text.escape_debug())

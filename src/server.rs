@@ -2,13 +2,14 @@
 
 mod accept;
 mod capacity;
+mod client_thread;
 mod handle;
-mod live;
 #[cfg(all(test, model))]
+#[path = "verify/models/server.rs"]
 mod models;
-mod pool;
 mod quotas;
-mod session;
+mod registry;
+mod thread_pool;
 
 pub use capacity::Capacity;
 pub use handle::{Report, ServerHandle};
@@ -16,23 +17,23 @@ pub use handle::{Report, ServerHandle};
 use crate::config::Config;
 use crate::connection::Connection;
 use crate::error::{BoxError, Error, Result};
-use crate::flush::Flush;
+use crate::flush_thread::Flush;
 use crate::handshake::Rules;
-use crate::hub::{Client as Member, Hooks, Hub};
+use crate::hub::{Client, Hooks, Hub};
+use crate::logging::log_line;
 use crate::protocol::forwarded::{ForwardedHeader, Trust};
 use crate::protocol::origin::Origins;
-use crate::protocol::upgrade::Policy;
-use crate::report::report;
+use crate::protocol::server_handshake::HandshakePolicy;
 use crate::request::{HandshakeError, Reject, Request, Response};
 use crate::sync::{Arc, JoinHandle};
 use crate::timer::Timer;
 use accept::Acceptor;
 use capacity::Place;
-use live::Live;
-use pool::Pool;
-use session::Client;
+use client_thread::Accepted;
+use registry::Registry;
 use std::fmt;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use thread_pool::Pool;
 
 /// Enough for the handshake, the read path and an ordinary handler; what is not touched costs nothing.
 const STACK: usize = 256 * 1024;
@@ -216,7 +217,7 @@ impl Server {
     }
 
     /// Whether trusted proxies send a PROXY header (version 1 or 2, as HAProxy's `send-proxy` and `send-proxy-v2` do) before
-    /// everything else: for proxies that forward octets and know no HTTP. Defaults to false.
+    /// everything else: for proxies that forward bytes and know no HTTP. Defaults to false.
     ///
     /// It is then required of them: without one they are answered 400, as with a malformed one, one of more than 107 bytes
     /// (version 1) or one that announces more than 2048 (version 2). From anybody else it is no HTTP, and answered 400.
@@ -270,7 +271,7 @@ impl Server {
     ///
     /// It runs in the client's thread, under no lock, when the client is a member already. If it panics, that is logged
     /// and nothing else. To tell the others, clone [`hub`](Self::hub) into it.
-    pub fn on_join(mut self, callback: impl Fn(&Member, &str) + Send + Sync + 'static) -> Self {
+    pub fn on_join(mut self, callback: impl Fn(&Client, &str) + Send + Sync + 'static) -> Self {
         self.hooks.on_join = Some(Box::new(callback));
         self
     }
@@ -288,7 +289,7 @@ impl Server {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn on_leave(mut self, callback: impl Fn(&Member, &str) + Send + Sync + 'static) -> Self {
+    pub fn on_leave(mut self, callback: impl Fn(&Client, &str) + Send + Sync + 'static) -> Self {
         self.hooks.on_leave = Some(Box::new(callback));
         self
     }
@@ -351,7 +352,7 @@ impl Server {
         if self.max_clients == Some(0) {
             return Err(Error::invalid("max_clients is 0"));
         }
-        self.rules.policy = Policy::new(self.path, self.subprotocols, self.origins)?;
+        self.rules.policy = HandshakePolicy::new(self.path, self.subprotocols, self.origins)?;
         self.rules.trust = self.trust.unwrap_or_default();
         if self.rules.proxy_protocol && self.rules.trust.is_nobody() {
             return Err(Error::invalid("proxy_protocol is on, and no proxy is trusted"));
@@ -359,7 +360,7 @@ impl Server {
         let process = Capacity::of_process();
         let capacity = process.at_most(self.max_clients.unwrap_or(usize::MAX));
         if let Some(wanted) = self.max_clients.filter(|wanted| *wanted > process.clients()) {
-            report!(Warn, "threadws::server", "max_clients {wanted} is more than there can be: {process}");
+            log_line!(Warn, "threadws::server", "max_clients {wanted} is more than there can be: {process}");
         }
         // Before there are threads that an error would leave behind.
         let address = self.listener.as_ref().map(TcpListener::local_addr).transpose()?;
@@ -372,7 +373,7 @@ impl Server {
             rules: self.rules,
             handler,
             on_error: self.on_error,
-            live: Live::default(),
+            live: Registry::default(),
             pool: Arc::new(Pool::new(self.stack_size, Arc::clone(self.hub.counters()), Arc::clone(&timer.0))),
             hub: self.hub,
             hooks: Arc::new(self.hooks),
@@ -382,7 +383,7 @@ impl Server {
         });
         let acceptor = Acceptor::new(self.listener, Arc::clone(&shared))?;
         if let Some(address) = shared.address {
-            report!(Info, "threadws::server", "listening on {address}, {capacity}");
+            log_line!(Info, "threadws::server", "listening on {address}, {capacity}");
         }
         Ok((shared, acceptor))
     }
@@ -412,8 +413,8 @@ struct Shared {
     on_error: Option<Box<OnError>>,
     hub: Hub,
     hooks: Arc<Hooks>,
-    live: Live,
-    pool: Arc<Pool<Box<Client>>>,
+    live: Registry,
+    pool: Arc<Pool<Box<Accepted>>>,
     flush: Arc<Flush>,
     timer: Arc<Timer>,
     /// Flush, timer and acceptor, until they are joined.

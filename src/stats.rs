@@ -7,7 +7,7 @@ mod counters;
 mod prometheus;
 mod tally;
 
-pub(crate) use counters::{Counters, Policy, Refusal};
+pub(crate) use counters::{Counters, PolicyClose, TurnedAway};
 pub(crate) use tally::Tally;
 
 use crate::message::State;

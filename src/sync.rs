@@ -12,7 +12,7 @@ use std::time::Instant;
 use std::{sync, thread};
 
 #[cfg(all(test, model))]
-pub(crate) use crate::models::clock::{Condvar, now};
+pub(crate) use crate::verify::models::clock::{Condvar, now};
 pub(crate) use std::sync::{OnceLock, mpsc};
 pub(crate) use sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 pub(crate) use sync::{Arc, MutexGuard, Weak};

@@ -1,18 +1,18 @@
 //! Messages that are sent at times: a timer's customers, through the path of the outbox that never waits.
 
 use crate::error::Error;
+use crate::logging::log_line;
 use crate::message::{Message, State};
 use crate::outbox::Outbox;
 use crate::protocol::Role;
 use crate::protocol::encoder;
-use crate::report::report;
 use crate::stats::Counters;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Weak, now};
 use crate::timer::{Due, Timer};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-/// What a tick sends.
+/// TickState a tick sends.
 pub(crate) enum Action {
     Message(Message),
     Make(Box<dyn FnMut() -> Option<Message> + Send>),
@@ -43,7 +43,7 @@ pub struct Tick {
 struct Pace {
     outbox: Weak<Outbox>,
     interval: Option<Duration>,
-    what: Mutex<What>,
+    what: Mutex<TickState>,
     /// Relaxed, like the counters: each stands for itself.
     over: AtomicBool,
     sent: AtomicU64,
@@ -52,22 +52,22 @@ struct Pace {
     counters: Arc<Counters>,
 }
 
-struct What {
+struct TickState {
     /// Taken out while it is in use: no lock is held over a user's closure.
-    source: Option<Source>,
+    source: Option<TickSource>,
     /// The last message, until it is out.
     ticket: Option<u64>,
 }
 
-enum Source {
+enum TickSource {
     /// Encoded once, for a server's ticks.
     Frame(Arc<[u8]>),
     Action(Action),
 }
 
-impl std::fmt::Debug for What {
+impl std::fmt::Debug for TickState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("What").field("ticket", &self.ticket).finish_non_exhaustive()
+        f.debug_struct("TickState").field("ticket", &self.ticket).finish_non_exhaustive()
     }
 }
 
@@ -84,21 +84,21 @@ impl Tick {
             Action::Message(message) if outbox.role() == Role::Server => {
                 let mut frame = Vec::new();
                 encoder::append(Role::Server, message.borrow().into(), message.as_bytes(), &mut frame);
-                Source::Frame(frame.into())
+                TickSource::Frame(frame.into())
             }
-            action => Source::Action(action),
+            action => TickSource::Action(action),
         };
         let pace = Arc::new(Pace {
             outbox: Arc::downgrade(outbox),
             interval,
-            what: Mutex::new(What { source: Some(source), ticket: None }),
+            what: Mutex::new(TickState { source: Some(source), ticket: None }),
             over: AtomicBool::new(false),
             sent: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
             counters: Arc::clone(counters),
         });
         let target: Weak<Pace> = Arc::downgrade(&pace);
-        // What overflows an `Instant` is never due.
+        // TickState overflows an `Instant` is never due.
         let number = now().checked_add(delay).map(|due| timer.add(due, target));
         Self { pace, timer: Arc::downgrade(timer), number: number.unwrap_or(u64::MAX) }
     }
@@ -147,13 +147,13 @@ impl Pace {
             Err(Error::Full)
         } else {
             match &mut source {
-                Source::Frame(frame) => outbox.try_send_shared(frame).map(Some),
-                Source::Action(Action::Message(message)) => outbox.try_send(&*message).map(Some),
-                Source::Action(Action::Make(make)) => match catch_unwind(AssertUnwindSafe(make)) {
+                TickSource::Frame(frame) => outbox.try_send_shared(frame).map(Some),
+                TickSource::Action(Action::Message(message)) => outbox.try_send(&*message).map(Some),
+                TickSource::Action(Action::Make(make)) => match catch_unwind(AssertUnwindSafe(make)) {
                     Ok(Some(message)) => outbox.try_send(message).map(Some),
                     Ok(None) => Ok(None),
                     Err(_) => {
-                        report!(Error, "threadws::timer", "a tick panicked and is cancelled");
+                        log_line!(Error, "threadws::timer", "a tick panicked and is cancelled");
                         return false;
                     }
                 },
@@ -185,7 +185,7 @@ impl Due for Pace {
             self.over.store(true, Ordering::Relaxed);
             return None;
         };
-        // One interval after it was due, not after now: no drift. What is past already is skipped: no bursts.
+        // One interval after it was due, not after now: no drift. TickState is past already is skipped: no bursts.
         let mut next = due.checked_add(interval)?;
         if next <= now {
             let late = (now - due).as_nanos() / interval.as_nanos();

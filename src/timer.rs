@@ -14,12 +14,12 @@ const GRAIN: Duration = Duration::from_millis(2);
 /// The way to the thread.
 #[derive(Debug, Default)]
 pub(crate) struct Timer {
-    queue: Mutex<Queue>,
+    queue: Mutex<DueQueue>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Queue {
+struct DueQueue {
     /// By time, then by number.
     due: BTreeMap<(Instant, u64), Weak<dyn Due>>,
     /// When each number is due: so that it can be taken out again.
@@ -101,7 +101,7 @@ impl Timer {
     }
 }
 
-impl Queue {
+impl DueQueue {
     fn first(&self) -> Option<Instant> {
         self.due.first_key_value().map(|((due, _), _)| *due)
     }

@@ -21,7 +21,7 @@ pub fn masked_frame(opcode: u8, payload: &[u8], key: [u8; 4]) -> Vec<u8> {
     let mut frame = header(opcode, payload.len());
     frame[1] |= 0x80;
     frame.extend_from_slice(&key);
-    frame.extend(payload.iter().enumerate().map(|(at, octet)| octet ^ key[at % 4]));
+    frame.extend(payload.iter().enumerate().map(|(at, byte)| byte ^ key[at % 4]));
     frame
 }
 
@@ -50,9 +50,9 @@ pub fn request(to: SocketAddr) -> Vec<u8> {
 }
 
 /// Where the head of an answer ends, once it is whole.
-pub fn head_end(octets: &[u8]) -> io::Result<Option<usize>> {
-    let Some(end) = octets.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
-    let head = String::from_utf8_lossy(&octets[..end]);
+pub fn head_end(bytes: &[u8]) -> io::Result<Option<usize>> {
+    let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
+    let head = String::from_utf8_lossy(&bytes[..end]);
     if head.starts_with("HTTP/1.1 101") && head.contains(ACCEPT) {
         return Ok(Some(end + 4));
     }
@@ -60,8 +60,8 @@ pub fn head_end(octets: &[u8]) -> io::Result<Option<usize>> {
 }
 
 /// Where a request's head ends, once it is whole.
-pub fn head_end_of_request(octets: &[u8]) -> Option<usize> {
-    octets.windows(4).position(|four| four == b"\r\n\r\n").map(|end| end + 4)
+pub fn head_end_of_request(bytes: &[u8]) -> Option<usize> {
+    bytes.windows(4).position(|four| four == b"\r\n\r\n").map(|end| end + 4)
 }
 
 /// The answer to our own [`request`], and to no other.
@@ -81,16 +81,16 @@ pub fn open(to: SocketAddr) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     stream.write_all(&request(to))?;
     let mut head = Vec::new();
-    let mut octets = [0; 1024];
+    let mut bytes = [0; 1024];
     loop {
-        let count = stream.read(&mut octets)?;
+        let count = stream.read(&mut bytes)?;
         if count == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        head.extend_from_slice(&octets[..count]);
+        head.extend_from_slice(&bytes[..count]);
         match head_end(&head)? {
             Some(end) if end == head.len() => return Ok(stream),
-            Some(_) => return Err(io::Error::other("octets behind the 101, and nothing was asked")),
+            Some(_) => return Err(io::Error::other("bytes behind the 101, and nothing was asked")),
             None => {}
         }
     }

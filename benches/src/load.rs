@@ -1,4 +1,4 @@
-//! The generator: one thread, epoll. It keeps so many messages in flight on each connection, and compares every octet
+//! The generator: one thread, epoll. It keeps so many messages in flight on each connection, and compares every byte
 //! that comes back.
 
 use crate::peers::Running;
@@ -232,10 +232,10 @@ impl Wire {
 
 struct Client {
     stream: TcpStream,
-    /// Octets yet to be written, and where in the frame they start.
+    /// Bytes yet to be written, and where in the frame they start.
     owed: usize,
     at: usize,
-    /// Where in an answer the next octet stands.
+    /// Where in an answer the next byte stands.
     expects: usize,
     messages: u64,
     /// When how many were sent.

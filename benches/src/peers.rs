@@ -232,11 +232,11 @@ fn floor_of_one(
     }
 }
 
-/// Whole client frames to server frames; returns how many octets they took.
-fn turn_around(octets: &mut [u8], out: &mut Vec<u8>) -> Result<usize, &'static str> {
+/// Whole client frames to server frames; returns how many bytes they took.
+fn turn_around(bytes: &mut [u8], out: &mut Vec<u8>) -> Result<usize, &'static str> {
     let mut used = 0;
     loop {
-        let rest = &mut octets[used..];
+        let rest = &mut bytes[used..];
         let (at, payload) = match rest {
             [_, 0xfe, a, b, ..] => (4, usize::from(u16::from_be_bytes([*a, *b]))),
             [_, 0xff, length @ ..] => match length.first_chunk() {
@@ -256,28 +256,28 @@ fn turn_around(octets: &mut [u8], out: &mut Vec<u8>) -> Result<usize, &'static s
         }
         let mut key = [0; 4];
         key.copy_from_slice(&rest[at..at + 4]);
-        let octets = &mut rest[at + 4..at + 4 + payload];
-        unmask(octets, key);
+        let bytes = &mut rest[at + 4..at + 4 + payload];
+        unmask(bytes, key);
         match payload {
             0..126 => out.extend_from_slice(&[first, payload as u8]),
             _ => out.extend_from_slice(&header(first & 0x0f, payload)),
         }
-        out.extend_from_slice(octets);
+        out.extend_from_slice(bytes);
         used += at + 4 + payload;
     }
 }
 
-fn unmask(octets: &mut [u8], key: [u8; 4]) {
+fn unmask(bytes: &mut [u8], key: [u8; 4]) {
     let word = u64::from(u32::from_ne_bytes(key));
     let word = word << 32 | word;
-    let mut words = octets.chunks_exact_mut(8);
-    for octets in &mut words {
-        if let Ok(octets) = <&mut [u8; 8]>::try_from(octets) {
-            *octets = (u64::from_ne_bytes(*octets) ^ word).to_ne_bytes();
+    let mut words = bytes.chunks_exact_mut(8);
+    for bytes in &mut words {
+        if let Ok(bytes) = <&mut [u8; 8]>::try_from(bytes) {
+            *bytes = (u64::from_ne_bytes(*bytes) ^ word).to_ne_bytes();
         }
     }
-    for (octet, key) in words.into_remainder().iter_mut().zip(word.to_ne_bytes()) {
-        *octet ^= key;
+    for (byte, key) in words.into_remainder().iter_mut().zip(word.to_ne_bytes()) {
+        *byte ^= key;
     }
 }
 

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| threadws::fuzzing::close_payload(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| threadws::verify::fuzzing::close_payload(input));

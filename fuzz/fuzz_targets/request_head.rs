@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| threadws::fuzzing::request_head(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| threadws::verify::fuzzing::request_head(input));

@@ -19,7 +19,7 @@ pub(super) struct Keepalive {
 
 /// What is due when the keepalive deadline has passed.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Due {
+pub(super) enum KeepaliveStep {
     /// Send a ping with this payload.
     Ping([u8; 8]),
     /// Nothing came since the last ping.
@@ -37,7 +37,7 @@ impl Keepalive {
         }
     }
 
-    /// When to look again, given when the last octet came.
+    /// When to look again, given when the last byte came.
     pub(super) fn deadline(&self, last_life: Instant) -> Deadline {
         match (self.interval, self.pinged) {
             (None, _) => Deadline::NEVER,
@@ -48,13 +48,13 @@ impl Keepalive {
 
     /// What is due now that the deadline has passed. `waits` tells whether the last ping has not left yet: then its
     /// clock starts anew.
-    pub(super) fn due(&mut self, now: Instant, last_life: Instant, waits: bool) -> Due {
+    pub(super) fn due(&mut self, now: Instant, last_life: Instant, waits: bool) -> KeepaliveStep {
         match self.pinged {
-            Some(pinged) if pinged >= last_life && !waits => Due::Dead,
+            Some(pinged) if pinged >= last_life && !waits => KeepaliveStep::Dead,
             _ => {
                 self.number = self.number.wrapping_add(1);
                 self.pinged = Some(now);
-                Due::Ping(self.number.to_be_bytes())
+                KeepaliveStep::Ping(self.number.to_be_bytes())
             }
         }
     }
@@ -88,18 +88,18 @@ mod tests {
         let (mut keepalive, start) = keepalive();
         assert_eq!(keepalive.deadline(start), Deadline::at(start + INTERVAL));
         let pinged = start + INTERVAL;
-        assert!(matches!(keepalive.due(pinged, start, false), Due::Ping(_)));
+        assert!(matches!(keepalive.due(pinged, start, false), KeepaliveStep::Ping(_)));
         assert_eq!(keepalive.deadline(start), Deadline::at(pinged + TIMEOUT));
-        assert_eq!(keepalive.due(pinged + TIMEOUT, start, false), Due::Dead);
+        assert_eq!(keepalive.due(pinged + TIMEOUT, start, false), KeepaliveStep::Dead);
     }
 
     #[test]
-    fn any_octet_is_life() {
+    fn any_byte_is_life() {
         let (mut keepalive, start) = keepalive();
         keepalive.due(start + INTERVAL, start, false);
         let life = start + INTERVAL + TIMEOUT / 2;
         assert_eq!(keepalive.deadline(life), Deadline::at(life + INTERVAL));
-        assert!(matches!(keepalive.due(life + INTERVAL, life, false), Due::Ping(_)));
+        assert!(matches!(keepalive.due(life + INTERVAL, life, false), KeepaliveStep::Ping(_)));
     }
 
     #[test]
@@ -107,14 +107,16 @@ mod tests {
         let (mut keepalive, start) = keepalive();
         keepalive.due(start + INTERVAL, start, false);
         let late = start + INTERVAL + TIMEOUT;
-        assert!(matches!(keepalive.due(late, start, true), Due::Ping(_)));
+        assert!(matches!(keepalive.due(late, start, true), KeepaliveStep::Ping(_)));
         assert_eq!(keepalive.deadline(start), Deadline::at(late + TIMEOUT));
     }
 
     #[test]
     fn a_foreign_pong_says_nothing_of_the_round_trip() {
         let (mut keepalive, start) = keepalive();
-        let Due::Ping(payload) = keepalive.due(start, start, false) else { panic!("a ping is due") };
+        let KeepaliveStep::Ping(payload) = keepalive.due(start, start, false) else {
+            panic!("a ping is due")
+        };
         keepalive.pong(b"foreign", start + TIMEOUT);
         assert_eq!(keepalive.round_trip(), None);
         keepalive.pong(&payload, start + TIMEOUT);

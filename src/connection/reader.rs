@@ -23,7 +23,7 @@ const SMALL_READS: u32 = 32;
 /// A remainder of at least this size is read straight into its message: below it, a second read costs more than a copy.
 const DIRECT: usize = 16 * 1024;
 
-/// Octets from the peer, and what they mean. In this order for the [`Connection`](super::Connection)'s reason.
+/// Bytes from the peer, and what they mean. In this order for the [`Connection`](super::Connection)'s reason.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Reader {
@@ -38,10 +38,10 @@ pub(super) struct Reader {
     end: usize,
     small_reads: u32,
     last_was_full: bool,
-    /// Octets came since `last_life` was told.
+    /// Bytes came since `last_life` was told.
     lives: bool,
     counts: Counts,
-    /// When the last octet came, as far as is known: see [`last_life`](Self::last_life).
+    /// When the last byte came, as far as is known: see [`last_life`](Self::last_life).
     last_life: Instant,
     /// What the read timeout is to be once a read has found nothing.
     read_timeout: Duration,
@@ -50,7 +50,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// `early` are octets that came behind the handshake.
+    /// `early` are bytes that came behind the handshake.
     pub(super) fn new(role: Role, config: &Config, stream: Arc<Stream>, early: &[u8]) -> io::Result<Self> {
         let read_timeout = config.read_timeout();
         let armed = match stream.came_with() {
@@ -74,7 +74,7 @@ impl Reader {
             last_was_full: false,
             armed,
             read_timeout,
-            counts: Counts { messages: 0, octets: early.len() as u64 },
+            counts: Counts { messages: 0, bytes: early.len() as u64 },
             last_life: Instant::now(),
             lives: false,
             message_timeout: config.message_timeout,
@@ -90,13 +90,13 @@ impl Reader {
         self.counts
     }
 
-    /// Whether octets are here that no item was made of yet.
+    /// Whether bytes are here that no item was made of yet.
     #[inline]
     pub(super) fn has_unread(&self) -> bool {
         self.start < self.end
     }
 
-    /// The next item that is whole. Its place is that of [`octets`](Self::octets), until the next call.
+    /// The next item that is whole. Its place is that of [`bytes`](Self::bytes), until the next call.
     #[inline]
     #[expect(
         clippy::indexing_slicing,
@@ -126,7 +126,7 @@ impl Reader {
     /// The payload of an item that lies in the buffer.
     #[inline]
     #[expect(clippy::indexing_slicing, reason = "`next` has given the span, for the buffer as it still is")]
-    pub(super) fn octets(&self, span: Span) -> &[u8] {
+    pub(super) fn bytes(&self, span: Span) -> &[u8] {
         &self.buffer[span.range()]
     }
 
@@ -149,7 +149,7 @@ impl Reader {
     #[inline]
     pub(super) fn view(&self, item: Item) -> MessageRef<'_> {
         match item {
-            Item::Binary(span) => MessageRef::Binary(self.octets(span)),
+            Item::Binary(span) => MessageRef::Binary(self.bytes(span)),
             _ => self.decoder.assembled(),
         }
     }
@@ -158,13 +158,13 @@ impl Reader {
     #[inline]
     pub(super) fn copy(&mut self, span: Span) -> Vec<u8> {
         self.counts.messages += 1;
-        self.octets(span).to_vec()
+        self.bytes(span).to_vec()
     }
 
     /// The payload of a text item, validated and copied. It counts as received then.
     #[inline]
     pub(super) fn copy_text(&mut self, span: Span) -> Result<String, Violation> {
-        let text = decoder::text(self.octets(span))?.to_owned();
+        let text = decoder::text(self.bytes(span))?.to_owned();
         self.counts.messages += 1;
         Ok(text)
     }
@@ -194,7 +194,7 @@ impl Reader {
         started.checked_add(self.message_timeout).into()
     }
 
-    /// When the last octet came. What came with the last read is taken to have come `now`: that saves asking the clock
+    /// When the last byte came. What came with the last read is taken to have come `now`: that saves asking the clock
     /// after each read too, and a peer is not silent while nobody listens.
     pub(super) fn last_life(&mut self, now: Instant) -> Instant {
         if std::mem::take(&mut self.lives) {
@@ -210,7 +210,7 @@ impl Reader {
         }
     }
 
-    /// Reads more octets, and waits for them until the first of two deadlines. Zero is the end of the stream; `WouldBlock`
+    /// Reads more bytes, and waits for them until the first of two deadlines. Zero is the end of the stream; `WouldBlock`
     /// says that nothing came. The rough one may be a sixteenth of the socket's own timeout late: early enough for keepalive,
     /// and it saves a `poll` before each read of a busy connection.
     pub(super) fn fill(&mut self, now: Instant, exact: Deadline, rough: Deadline) -> io::Result<usize> {
@@ -221,10 +221,10 @@ impl Reader {
         self.read(wait)
     }
 
-    /// Reads more octets. With `wait` it waits for them, until the socket's own timeout.
+    /// Reads more bytes. With `wait` it waits for them, until the socket's own timeout.
     pub(super) fn read(&mut self, wait: bool) -> io::Result<usize> {
         let count = self.read_to_place(wait)?;
-        self.counts.octets += count as u64;
+        self.counts.bytes += count as u64;
         self.lives = true;
         Ok(count)
     }
@@ -344,8 +344,8 @@ mod tests {
             assert_eq!(item, Item::Assembled);
             let message = reader.take();
             assert_eq!(message.len(), SIZE);
-            if let Message::Binary(octets) = message {
-                assert_eq!(octets.capacity(), SIZE, "a kept message pins no more than itself");
+            if let Message::Binary(bytes) = message {
+                assert_eq!(bytes.capacity(), SIZE, "a kept message pins no more than itself");
             }
         }
         drop(writer.join().expect("it ends"));
@@ -380,9 +380,9 @@ mod tests {
                 }
             };
             let item = reader.prepare(item).expect("valid");
-            let octets = reader.view(item).as_bytes();
-            assert!(octets.len() == size && octets.iter().all(|octet| *octet == b'x'));
-            places.push(octets.as_ptr());
+            let bytes = reader.view(item).as_bytes();
+            assert!(bytes.len() == size && bytes.iter().all(|byte| *byte == b'x'));
+            places.push(bytes.as_ptr());
         }
         assert_eq!(places[0], places[1], "no memory was asked for");
         assert!(reader.next().expect("nothing more").is_none());

@@ -1,7 +1,7 @@
 //! What a program is told of topics. It runs outside all locks, in the thread of the client that comes or goes.
 
 use super::Client;
-use crate::report::report;
+use crate::logging::log_line;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -27,7 +27,7 @@ impl Hooks {
 fn call(name: &str, hook: Option<&Hook>, client: &Client, topic: &str) {
     let Some(hook) = hook else { return };
     if catch_unwind(AssertUnwindSafe(|| hook(client, topic))).is_err() {
-        report!(Error, "threadws::hub", "the callback {name} panicked for client {}", client.id());
+        log_line!(Error, "threadws::hub", "the callback {name} panicked for client {}", client.id());
     }
 }
 

@@ -6,7 +6,7 @@ mod transport;
 pub(crate) mod wake;
 
 #[cfg(all(test, model))]
-pub(crate) use crate::models::transport::Wake;
+pub(crate) use crate::verify::models::transport::Wake;
 pub(crate) use deadline::Deadline;
 pub(crate) use stream::Stream;
 pub(crate) use transport::Transport;

@@ -91,24 +91,22 @@ impl Stream {
     }
 
     /// Writes what the socket takes without waiting: `WouldBlock` if that is nothing.
-    pub(crate) fn try_write(&self, octets: &[IoSlice<'_>]) -> io::Result<usize> {
-        let written = match octets {
+    pub(crate) fn try_write(&self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
+        let written = match bytes {
             [one, rest @ ..] if rest.iter().all(|more| more.is_empty()) => {
                 retry_on_intr(|| send(&self.socket, one, NO_WAIT))
             }
-            _ => {
-                retry_on_intr(|| sendmsg(&self.socket, octets, &mut SendAncillaryBuffer::default(), NO_WAIT))
-            }
+            _ => retry_on_intr(|| sendmsg(&self.socket, bytes, &mut SendAncillaryBuffer::default(), NO_WAIT)),
         };
         Ok(written?)
     }
 
-    /// Writes all of `octets`: `TimedOut` if the deadline came first, which is asked for when there is something to wait for.
-    pub(crate) fn write_all(&self, mut octets: &[u8], deadline: impl FnOnce() -> Deadline) -> io::Result<()> {
+    /// Writes all of `bytes`: `TimedOut` if the deadline came first, which is asked for when there is something to wait for.
+    pub(crate) fn write_all(&self, mut bytes: &[u8], deadline: impl FnOnce() -> Deadline) -> io::Result<()> {
         let deadline = LazyCell::new(deadline);
-        while !octets.is_empty() {
-            match self.try_write(&[IoSlice::new(octets)]) {
-                Ok(written) => octets = octets.get(written..).unwrap_or_default(),
+        while !bytes.is_empty() {
+            match self.try_write(&[IoSlice::new(bytes)]) {
+                Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if !self.wait_writable(*deadline)? {
                         return Err(io::ErrorKind::TimedOut.into());
@@ -120,13 +118,13 @@ impl Stream {
         Ok(())
     }
 
-    /// Reads and discards until the end of the stream, `most` octets or the deadline: a socket that is closed over
+    /// Reads and discards until the end of the stream, `most` bytes or the deadline: a socket that is closed over
     /// unread input answers with RST, which takes away what the peer has not read yet.
     pub(crate) fn drain(&self, most: usize, deadline: Deadline) {
-        let mut octets = [0; DISCARDED];
+        let mut bytes = [0; DISCARDED];
         let mut discarded = 0;
         while discarded < most && !deadline.has_passed(Instant::now()) {
-            match self.wait_readable(deadline).and_then(|_| self.read(&mut octets, false)) {
+            match self.wait_readable(deadline).and_then(|_| self.read(&mut bytes, false)) {
                 Ok(0) | Err(_) => return,
                 Ok(count) => discarded += count,
             }
@@ -143,7 +141,7 @@ impl Stream {
         self.wait_readable(Deadline::at(Instant::now())).unwrap_or(true)
     }
 
-    /// Waits until the socket takes octets, or has failed; false if the deadline came first.
+    /// Waits until the socket takes bytes, or has failed; false if the deadline came first.
     pub(crate) fn wait_writable(&self, deadline: Deadline) -> io::Result<bool> {
         wait(self.as_fd(), PollFlags::OUT, deadline)
     }

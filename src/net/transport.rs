@@ -11,9 +11,9 @@ use std::io::{self, IoSlice};
 /// call the indirect call is not seen.
 pub(crate) trait Transport: Send + Sync + Debug {
     /// Writes what is taken without waiting: `WouldBlock` if that is nothing.
-    fn try_write(&self, octets: &[IoSlice<'_>]) -> io::Result<usize>;
+    fn try_write(&self, bytes: &[IoSlice<'_>]) -> io::Result<usize>;
 
-    /// Waits until octets are taken, or it has failed; false if the deadline came first.
+    /// Waits until bytes are taken, or it has failed; false if the deadline came first.
     fn wait_writable(&self, deadline: Deadline) -> io::Result<bool>;
 
     /// Ends reading: whoever waits in a read finds the end of the stream. What was written is not touched.
@@ -31,8 +31,8 @@ pub(crate) trait Transport: Send + Sync + Debug {
 
 impl Transport for Stream {
     #[inline]
-    fn try_write(&self, octets: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.try_write(octets)
+    fn try_write(&self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.try_write(bytes)
     }
 
     fn wait_writable(&self, deadline: Deadline) -> io::Result<bool> {

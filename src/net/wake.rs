@@ -7,7 +7,7 @@ use rustix::fd::{AsFd, BorrowedFd};
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 
-/// A socket pair: octets in one end make the other readable. Portable, where an event descriptor is not.
+/// A socket pair: bytes in one end make the other readable. Portable, where an event descriptor is not.
 #[derive(Debug)]
 pub(crate) struct Wake {
     sleeper: UnixStream,
@@ -24,11 +24,11 @@ impl Wake {
 
     /// Makes the sleeper's `poll` return, now or when it is next called.
     pub(crate) fn wake(&self) {
-        // Only a full pair refuses an octet, and then the sleeper wakes anyway.
+        // Only a full pair refuses a byte, and then the sleeper wakes anyway.
         drop((&self.waker).write(&[1]));
     }
 
-    /// Waits for a wake, for room in one of `refused`, or for the deadline; says of each whether it takes octets or has
+    /// Waits for a wake, for room in one of `refused`, or for the deadline; says of each whether it takes bytes or has
     /// failed.
     #[cfg_attr(all(test, model), expect(dead_code, reason = "a model waits for its scripts"))]
     pub(crate) fn wait(&self, refused: &[&dyn Transport], deadline: Deadline) -> io::Result<Vec<bool>> {
@@ -40,8 +40,8 @@ impl Wake {
 
     /// Forgets all wakes so far.
     pub(crate) fn clear(&self) {
-        let mut octets = [0; 64];
-        while matches!((&self.sleeper).read(&mut octets), Ok(count) if count == octets.len()) {}
+        let mut bytes = [0; 64];
+        while matches!((&self.sleeper).read(&mut bytes), Ok(count) if count == bytes.len()) {}
     }
 }
 

@@ -1,4 +1,4 @@
-use super::shared::Fate;
+use super::broadcast::Fate;
 use super::*;
 use crate::config::WRITE_UNIT;
 use crate::error::Error;
@@ -27,8 +27,8 @@ fn a_close_that_a_full_socket_refuses_leaves_when_there_is_room() {
     let (outbox, peers) = stuck(&flush, &Config::new());
     assert!(outbox.close(None));
     peers.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
-    let mut octets = std::io::Read::bytes(peers).map(|octet| octet.expect("the Close comes"));
-    assert_eq!(octets.find(|octet| *octet != b'x'), Some(0x88));
+    let mut bytes = std::io::Read::bytes(peers).map(|byte| byte.expect("the Close comes"));
+    assert_eq!(bytes.find(|byte| *byte != b'x'), Some(0x88));
     flush.stop();
     thread.join().expect("it ends");
 }
@@ -62,7 +62,7 @@ fn the_close_deadline_holds_while_another_sender_waits_for_the_socket() {
 fn stuck(flush: &Arc<Flush>, config: &Config) -> (Arc<Outbox>, UnixStream) {
     let (ours, peers) = UnixStream::pair().expect("a pair");
     let stream = Arc::new(Stream::new(ours).expect("a stream"));
-    // One octet a time: nothing smaller would fit.
+    // One byte a time: nothing smaller would fit.
     while stream.try_write(&[IoSlice::new(b"x")]).is_ok() {}
     (Outbox::new(Role::Server, config, stream, Arc::clone(flush)), peers)
 }

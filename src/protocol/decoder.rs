@@ -1,10 +1,10 @@
-//! Octets to messages and control frames (RFC 6455 §5 and §8.1).
+//! Bytes to messages and control frames (RFC 6455 §5 and §8.1).
 //!
 //! The caller owns the buffer and hands out its unread part; what lies whole in it is unmasked in place and returned as
 //! a range. Everything else is appended to a message under construction as it arrives, so that nothing waits for a
-//! length that was only announced. Every rule that a header can break is checked before an octet of its payload.
+//! length that was only announced. Every rule that a header can break is checked before a byte of its payload.
 
-use super::text::Text;
+use super::utf8::Text;
 use super::{Role, mask};
 use crate::error::{Error, Result, Violation};
 use crate::message::{CloseCode, CloseFrame, Message, MessageRef};
@@ -13,18 +13,18 @@ use std::ops::Range;
 /// The longest payload of a control frame (§5.5).
 pub(crate) const MAX_CONTROL: usize = 125;
 /// Fragments that any message may have. A plain 4096 would fail peers that send megabytes in pieces of 64 bytes, so each
-/// `OCTETS_PER_FRAGMENT` received allow one more; empty fragments, which carry nothing, stay bounded.
+/// `BYTES_PER_FRAGMENT` received allow one more; empty fragments, which carry nothing, stay bounded.
 const FREE_FRAGMENTS: usize = 4096;
-const OCTETS_PER_FRAGMENT: usize = 16;
+const BYTES_PER_FRAGMENT: usize = 16;
 /// A message that was only lent leaves its memory to the next one; of so much there may always be too much.
 const KEPT_CAPACITY: usize = 4096;
 
 /// What one call of [`Decoder::next`] did.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Step {
-    /// Octets at the front of the window that are dealt with. Ranges point into the window, and may lie in them.
+    /// Bytes at the front of the window that are dealt with. Ranges point into the window, and may lie in them.
     pub(crate) used: usize,
-    /// `None`: more octets are needed.
+    /// `None`: more bytes are needed.
     pub(crate) item: Option<Item>,
 }
 
@@ -55,14 +55,14 @@ impl Span {
         self.start..self.end
     }
 
-    /// The same, seen from `by` octets further back.
+    /// The same, seen from `by` bytes further back.
     pub(crate) fn shifted(self, by: usize) -> Self {
         Self { start: self.start + by, end: self.end + by }
     }
 }
 
 impl Item {
-    /// The same, with its payload seen from `by` octets further back.
+    /// The same, with its payload seen from `by` bytes further back.
     #[inline]
     pub(crate) fn shifted(self, by: usize) -> Self {
         match self {
@@ -85,11 +85,11 @@ impl Item {
 /// # Errors
 ///
 /// [`Violation::InvalidUtf8`].
-pub(crate) fn text(octets: &[u8]) -> Result<&str, Violation> {
-    std::str::from_utf8(octets).map_err(|_| Violation::InvalidUtf8)
+pub(crate) fn text(bytes: &[u8]) -> Result<&str, Violation> {
+    std::str::from_utf8(bytes).map_err(|_| Violation::InvalidUtf8)
 }
 
-/// The state between two octets. It holds no more than the message under construction. What short messages need stands
+/// The state between two bytes. It holds no more than the message under construction. What short messages need stands
 /// last, beside what the reader holds.
 #[derive(Debug)]
 #[repr(C)]
@@ -106,7 +106,7 @@ pub(crate) struct Decoder {
 struct Frame {
     fin: bool,
     key: Option<[u8; 4]>,
-    /// Payload octets seen so far: where in the mask the next one stands.
+    /// Payload bytes seen so far: where in the mask the next one stands.
     seen: usize,
     left: usize,
 }
@@ -140,7 +140,7 @@ struct Header {
     size: usize,
 }
 
-/// First octets of whole messages.
+/// First bytes of whole messages.
 const WHOLE_TEXT: u8 = 0x80 | TEXT;
 const WHOLE_BINARY: u8 = 0x80 | BINARY;
 
@@ -158,7 +158,7 @@ impl Decoder {
 
     /// Takes what it can from the front of `window`, up to the first message or control frame.
     ///
-    /// It returns without an item only when it needs more octets, and holds at most one header or control frame back,
+    /// It returns without an item only when it needs more bytes, and holds at most one header or control frame back,
     /// so a window that has room for a control frame always makes progress.
     ///
     /// # Errors
@@ -211,9 +211,9 @@ impl Decoder {
             if let Some(frame) = &mut self.frame {
                 let piece = frame.left.min(window.len() - used);
                 if piece > 0 {
-                    let octets = &mut window[used..used + piece];
-                    frame.unmask(octets);
-                    self.message.push(octets)?;
+                    let bytes = &mut window[used..used + piece];
+                    frame.unmask(bytes);
+                    self.message.push(bytes)?;
                     used += piece;
                 }
                 if frame.left > 0 {
@@ -234,13 +234,13 @@ impl Decoder {
                 if !whole {
                     return Ok(Step { used, item: None });
                 }
-                let octets = &mut window[span.range()];
+                let bytes = &mut window[span.range()];
                 if let Some(key) = header.key {
-                    mask(octets, key, 0);
+                    mask(bytes, key, 0);
                 }
                 let item = match header.opcode {
                     CLOSE => {
-                        close_frame(octets)?;
+                        close_frame(bytes)?;
                         Item::Close(span)
                     }
                     PING => Item::Ping(span),
@@ -264,10 +264,10 @@ impl Decoder {
         }
     }
 
-    /// Reads a header as far as it is there, and checks every octet of it as soon as it is.
+    /// Reads a header as far as it is there, and checks every byte of it as soon as it is.
     #[inline]
-    fn header(&self, octets: &[u8]) -> Result<Option<Header>> {
-        let Some(&first) = octets.first() else { return Ok(None) };
+    fn header(&self, bytes: &[u8]) -> Result<Option<Header>> {
+        let Some(&first) = bytes.first() else { return Ok(None) };
         let fin = first & 0x80 != 0;
         let opcode = first & 0x0f;
         // §5.2: "MUST be 0 unless an extension is negotiated that defines meanings for non-zero values."
@@ -283,7 +283,7 @@ impl Decoder {
             CONTINUATION | TEXT | BINARY | CLOSE | PING | PONG => {}
             _ => return Err(Violation::ReservedOpcode(opcode).into()),
         }
-        let Some(&second) = octets.get(1) else { return Ok(None) };
+        let Some(&second) = bytes.get(1) else { return Ok(None) };
         let masked = second & 0x80 != 0;
         match self.role {
             Role::Server if !masked => return Err(Violation::UnmaskedFrame.into()),
@@ -296,16 +296,16 @@ impl Decoder {
         }
         let (length, at) = match short {
             126 => {
-                let Some(octets) = array::<2>(octets, 2) else { return Ok(None) };
-                let length = u64::from(u16::from_be_bytes(octets));
+                let Some(bytes) = array::<2>(bytes, 2) else { return Ok(None) };
+                let length = u64::from(u16::from_be_bytes(bytes));
                 if length < 126 {
                     return Err(Violation::NonMinimalLength.into());
                 }
                 (length, 4)
             }
             127 => {
-                let Some(octets) = array::<8>(octets, 2) else { return Ok(None) };
-                let length = u64::from_be_bytes(octets);
+                let Some(bytes) = array::<8>(bytes, 2) else { return Ok(None) };
+                let length = u64::from_be_bytes(bytes);
                 if length >> 63 != 0 {
                     return Err(Violation::LengthOverflow.into());
                 }
@@ -330,7 +330,7 @@ impl Decoder {
             self.message.check_fragments()?;
         }
         let key = if masked {
-            let Some(key) = array::<4>(octets, at) else { return Ok(None) };
+            let Some(key) = array::<4>(bytes, at) else { return Ok(None) };
             Some(key)
         } else {
             None
@@ -342,8 +342,8 @@ impl Decoder {
     /// Copies and validates a text, to be lent by [`assembled`](Self::assembled): a borrowed `str` made where it lies could
     /// not be returned without validating it a second time.
     #[inline]
-    pub(crate) fn adopt(&mut self, octets: &[u8]) -> Result<(), Violation> {
-        let valid = text(octets)?;
+    pub(crate) fn adopt(&mut self, bytes: &[u8]) -> Result<(), Violation> {
+        let valid = text(bytes)?;
         self.message.reset();
         self.message.is_text = true;
         self.message.text.set(valid);
@@ -376,7 +376,7 @@ impl Decoder {
         message
     }
 
-    /// Where the rest of a large binary frame may be read to directly, and how many octets of it are left. Text goes
+    /// Where the rest of a large binary frame may be read to directly, and how many bytes of it are left. Text goes
     /// through the window, or it would be validated twice.
     pub(crate) fn direct(&mut self) -> Option<(&mut Vec<u8>, usize)> {
         match &self.frame {
@@ -387,14 +387,14 @@ impl Decoder {
         }
     }
 
-    /// Takes note of `count` octets that were read to the end of [`direct`](Self::direct)'s vector.
+    /// Takes note of `count` bytes that were read to the end of [`direct`](Self::direct)'s vector.
     pub(crate) fn directly_read(&mut self, count: usize) {
         let Some(frame) = &mut self.frame else { return };
         let start = self.message.binary.len().saturating_sub(count);
         frame.unmask(self.message.binary.get_mut(start..).unwrap_or_default());
     }
 
-    /// Octets of memory beside the window.
+    /// Bytes of memory beside the window.
     #[cfg(all(test, not(model)))]
     pub(crate) fn held(&self) -> usize {
         self.message.text.capacity() + self.message.binary.capacity()
@@ -415,12 +415,12 @@ impl Decoder {
 }
 
 impl Frame {
-    fn unmask(&mut self, octets: &mut [u8]) {
+    fn unmask(&mut self, bytes: &mut [u8]) {
         if let Some(key) = self.key {
-            mask(octets, key, self.seen);
+            mask(bytes, key, self.seen);
         }
-        self.seen += octets.len();
-        self.left -= octets.len();
+        self.seen += bytes.len();
+        self.left -= bytes.len();
     }
 }
 
@@ -430,11 +430,11 @@ impl Assembly {
         self.is_text = is_text;
     }
 
-    fn push(&mut self, octets: &[u8]) -> Result<(), Violation> {
+    fn push(&mut self, bytes: &[u8]) -> Result<(), Violation> {
         if self.is_text {
-            return self.text.push(octets);
+            return self.text.push(bytes);
         }
-        self.binary.extend_from_slice(octets);
+        self.binary.extend_from_slice(bytes);
         Ok(())
     }
 
@@ -448,7 +448,7 @@ impl Assembly {
     }
 
     fn check_fragments(&self) -> Result<(), Violation> {
-        if self.fragments >= FREE_FRAGMENTS + self.len() / OCTETS_PER_FRAGMENT {
+        if self.fragments >= FREE_FRAGMENTS + self.len() / BYTES_PER_FRAGMENT {
             return Err(Violation::TooManyFragments);
         }
         Ok(())
@@ -470,8 +470,8 @@ impl Assembly {
     }
 }
 
-fn array<const N: usize>(octets: &[u8], at: usize) -> Option<[u8; N]> {
-    octets.get(at..at + N)?.try_into().ok()
+fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..at + N)?.try_into().ok()
 }
 
 /// The content of a Close frame (§5.5.1).

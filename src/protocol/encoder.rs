@@ -1,4 +1,4 @@
-//! A message or control frame to octets (RFC 6455 §5.2): always one whole frame, masked if we are the client.
+//! A message or control frame to bytes (RFC 6455 §5.2): always one whole frame, masked if we are the client.
 
 use super::{Role, mask};
 use crate::error::{Error, Result};
@@ -27,52 +27,52 @@ impl From<MessageRef<'_>> for Opcode {
     }
 }
 
-/// A frame's header without its mask key: two to ten octets.
+/// A frame's header without its mask key: two to ten bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Header {
-    octets: [u8; Self::MAX + 4],
+    bytes: [u8; Self::MAX + 4],
     len: usize,
     key: Option<[u8; 4]>,
 }
 
 impl Header {
-    /// First octet, second octet, eight octets of length.
+    /// First byte, second byte, eight bytes of length.
     const MAX: usize = 10;
-    /// Of an unmasked frame whose length the second octet holds, or the two behind that, at the most.
+    /// Of an unmasked frame whose length the second byte holds, or the two behind that, at the most.
     pub(crate) const SHORT: usize = 4;
 
     /// The header of an unmasked frame if we are the server; else with a fresh key (§5.3: "unpredictable").
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "each arm has just compared the length")]
-    #[expect(clippy::indexing_slicing, reason = "`len` is 10 at most, and four octets stand behind that")]
+    #[expect(clippy::indexing_slicing, reason = "`len` is 10 at most, and four bytes stand behind that")]
     pub(crate) fn new(role: Role, opcode: Opcode, payload: usize) -> Self {
-        let mut octets = [0; Self::MAX + 4];
+        let mut bytes = [0; Self::MAX + 4];
         let mask_bit = if role == Role::Client { 0x80 } else { 0 };
-        octets[0] = opcode as u8;
+        bytes[0] = opcode as u8;
         let mut len = if payload <= 125 {
-            octets[1] = mask_bit | payload as u8;
+            bytes[1] = mask_bit | payload as u8;
             2
         } else if payload <= usize::from(u16::MAX) {
-            octets[1] = mask_bit | 126;
-            octets[2..4].copy_from_slice(&(payload as u16).to_be_bytes());
+            bytes[1] = mask_bit | 126;
+            bytes[2..4].copy_from_slice(&(payload as u16).to_be_bytes());
             4
         } else {
-            octets[1] = mask_bit | 127;
-            octets[2..10].copy_from_slice(&(payload as u64).to_be_bytes());
+            bytes[1] = mask_bit | 127;
+            bytes[2..10].copy_from_slice(&(payload as u64).to_be_bytes());
             10
         };
         let key = (role == Role::Client).then(mask_key);
         if let Some(key) = key {
-            octets[len..len + 4].copy_from_slice(&key);
+            bytes[len..len + 4].copy_from_slice(&key);
             len += 4;
         }
-        Self { octets, len, key }
+        Self { bytes, len, key }
     }
 
     #[inline]
     #[expect(clippy::indexing_slicing, reason = "`new` alone sets `len`")]
     pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.octets[..self.len]
+        &self.bytes[..self.len]
     }
 }
 
@@ -166,10 +166,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lengths_take_the_fewest_octets() {
+    fn lengths_take_the_fewest_bytes() {
         let size = |payload| Header::new(Role::Server, Opcode::Binary, payload).as_bytes().len();
-        for (payload, octets) in [(0, 2), (125, 2), (126, 4), (65535, 4), (65536, 10), (1 << 31, 10)] {
-            assert_eq!(size(payload), octets, "{payload}");
+        for (payload, bytes) in [(0, 2), (125, 2), (126, 4), (65535, 4), (65536, 10), (1 << 31, 10)] {
+            assert_eq!(size(payload), bytes, "{payload}");
         }
     }
 
@@ -190,7 +190,7 @@ mod tests {
     fn no_two_frames_have_the_same_mask() {
         let keys: std::collections::HashSet<_> = (0..1000).map(|_| mask_key()).collect();
         assert!(keys.len() > 995, "{}", keys.len());
-        let bits = keys.iter().flatten().fold(0, |bits, octet| bits | octet);
+        let bits = keys.iter().flatten().fold(0, |bits, byte| bits | byte);
         assert_eq!(bits, 255, "all bits of a key are in use");
     }
 

@@ -36,20 +36,20 @@ impl fmt::Display for Refusal {
 
 /// RFC 9110 §5.6.2: the characters of a token.
 #[inline]
-pub(crate) const fn is_tchar(octet: u8) -> bool {
-    is_of(octet, TCHAR)
+pub(crate) const fn is_tchar(byte: u8) -> bool {
+    is_of(byte, TCHAR)
 }
 
-/// RFC 9110 §5.5: visible characters, space, tab and octets beyond ASCII.
+/// RFC 9110 §5.5: visible characters, space, tab and bytes beyond ASCII.
 #[inline]
-pub(crate) const fn is_field_content(octet: u8) -> bool {
-    is_of(octet, FIELD_CONTENT)
+pub(crate) const fn is_field_content(byte: u8) -> bool {
+    is_of(byte, FIELD_CONTENT)
 }
 
 /// RFC 3986 §3.2.2: unreserved, percent-encoded and sub-delims.
 #[inline]
-pub(crate) const fn is_reg_name(octet: u8) -> bool {
-    is_of(octet, REG_NAME)
+pub(crate) const fn is_reg_name(byte: u8) -> bool {
+    is_of(byte, REG_NAME)
 }
 
 const TCHAR: u8 = 1;
@@ -57,62 +57,62 @@ const FIELD_CONTENT: u8 = 2;
 const REG_NAME: u8 = 4;
 
 #[inline]
-#[expect(clippy::indexing_slicing, reason = "there is a class for every octet")]
-const fn is_of(octet: u8, class: u8) -> bool {
-    CLASSES[octet as usize] & class != 0
+#[expect(clippy::indexing_slicing, reason = "there is a class for every byte")]
+const fn is_of(byte: u8, class: u8) -> bool {
+    CLASSES[byte as usize] & class != 0
 }
 
-/// What each octet can be part of: all of a head is asked, and a look at each kind of character would be what its scan costs.
-#[expect(clippy::indexing_slicing, reason = "there is a class for every octet")]
+/// What each byte can be part of: all of a head is asked, and a look at each kind of character would be what its scan costs.
+#[expect(clippy::indexing_slicing, reason = "there is a class for every byte")]
 const CLASSES: [u8; 256] = {
     let mut classes = [0; 256];
-    let mut octet = 0_u8;
+    let mut byte = 0_u8;
     loop {
-        classes[octet as usize] = class(octet);
-        if octet == u8::MAX {
+        classes[byte as usize] = class(byte);
+        if byte == u8::MAX {
             break classes;
         }
-        octet += 1;
+        byte += 1;
     }
 };
 
-const fn class(octet: u8) -> u8 {
+const fn class(byte: u8) -> u8 {
     let mut class = 0;
-    if octet.is_ascii_alphanumeric() || is_among(octet, b"!#$%&'*+-.^_`|~") {
+    if byte.is_ascii_alphanumeric() || is_among(byte, b"!#$%&'*+-.^_`|~") {
         class |= TCHAR;
     }
-    if octet.is_ascii_alphanumeric() || is_among(octet, b"-._~%!$&'()*+,;=") {
+    if byte.is_ascii_alphanumeric() || is_among(byte, b"-._~%!$&'()*+,;=") {
         class |= REG_NAME;
     }
-    if matches!(octet, b'\t' | b' '..=b'~' | 0x80..) {
+    if matches!(byte, b'\t' | b' '..=b'~' | 0x80..) {
         class |= FIELD_CONTENT;
     }
     class
 }
 
-const fn is_among(octet: u8, mut octets: &[u8]) -> bool {
-    while let [first, rest @ ..] = octets {
-        if *first == octet {
+const fn is_among(byte: u8, mut bytes: &[u8]) -> bool {
+    while let [first, rest @ ..] = bytes {
+        if *first == byte {
             return true;
         }
-        octets = rest;
+        bytes = rest;
     }
     false
 }
 
-pub(crate) fn is_token(octets: &[u8]) -> bool {
-    !octets.is_empty() && octets.iter().copied().all(is_tchar)
+pub(crate) fn is_token(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && bytes.iter().copied().all(is_tchar)
 }
 
 /// Without the optional whitespace of RFC 9110 §5.6.3 around it.
-pub(crate) fn trim_ows(mut octets: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] = octets {
-        octets = rest;
+pub(crate) fn trim_ows(mut bytes: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = bytes {
+        bytes = rest;
     }
-    while let [rest @ .., b' ' | b'\t'] = octets {
-        octets = rest;
+    while let [rest @ .., b' ' | b'\t'] = bytes {
+        bytes = rest;
     }
-    octets
+    bytes
 }
 
 /// The elements of a list header, over all its lines in order. RFC 9110 §5.6.1.2: empty elements are ignored.
@@ -120,7 +120,7 @@ pub(crate) fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterat
     headers
         .get_all(name)
         .iter()
-        .flat_map(|value| value.as_bytes().split(|&octet| octet == b','))
+        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
         .map(trim_ows)
         .filter(|element| !element.is_empty())
 }
@@ -138,15 +138,15 @@ mod tests {
 
     /// As the RFCs say it the other way round: everything visible but the delimiters.
     #[test]
-    fn every_octet_is_of_its_classes() {
-        for octet in 0..=u8::MAX {
-            let is_delimiter = br#"(),/:;<=>?@[\]{}""#.contains(&octet);
-            assert_eq!(is_tchar(octet), octet.is_ascii_graphic() && !is_delimiter, "{octet}");
-            let is_control = octet.is_ascii_control() && octet != b'\t';
-            assert_eq!(is_field_content(octet), !is_control, "{octet}");
+    fn every_byte_is_of_its_classes() {
+        for byte in 0..=u8::MAX {
+            let is_delimiter = br#"(),/:;<=>?@[\]{}""#.contains(&byte);
+            assert_eq!(is_tchar(byte), byte.is_ascii_graphic() && !is_delimiter, "{byte}");
+            let is_control = byte.is_ascii_control() && byte != b'\t';
+            assert_eq!(is_field_content(byte), !is_control, "{byte}");
             // RFC 3986 §2.2: gen-delims, and what RFC 3986 does not allow anywhere. "%" begins an escape.
-            let is_excluded = b":/?#[]@\"<>\\^`{|}".contains(&octet);
-            assert_eq!(is_reg_name(octet), octet.is_ascii_graphic() && !is_excluded, "{octet}");
+            let is_excluded = b":/?#[]@\"<>\\^`{|}".contains(&byte);
+            assert_eq!(is_reg_name(byte), byte.is_ascii_graphic() && !is_excluded, "{byte}");
         }
     }
 }

@@ -119,7 +119,7 @@ pub(crate) fn client_ip(peer: IpAddr, headers: &HeaderMap, trust: &Trust, header
     match header {
         ForwardedHeader::XForwardedFor => {
             let lines = headers.get_all(X_FORWARDED_FOR).iter().rev();
-            let entries = lines.flat_map(|line| line.as_bytes().rsplit(|&octet| octet == b',')).map(trim_ows);
+            let entries = lines.flat_map(|line| line.as_bytes().rsplit(|&byte| byte == b',')).map(trim_ows);
             // Empty ones say nothing: a proxy that appends to an empty header writes ", 192.0.2.1".
             walk(peer, trust, entries.filter(|entry| !entry.is_empty()).map(address))
         }
@@ -170,9 +170,7 @@ fn is_port(port: &str) -> bool {
     match port.strip_prefix('_') {
         Some(name) => !name.is_empty() && name.bytes().all(super::is_tchar),
         None => {
-            !port.is_empty()
-                && port.bytes().all(|octet| octet.is_ascii_digit())
-                && port.parse::<u16>().is_ok()
+            !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok()
         }
     }
 }
@@ -185,7 +183,7 @@ fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
         if pair.is_empty() {
             continue;
         }
-        let equals = pair.iter().position(|&octet| octet == b'=')?;
+        let equals = pair.iter().position(|&byte| byte == b'=')?;
         let (name, value) = (pair.get(..equals)?, pair.get(equals + 1..)?);
         if name.eq_ignore_ascii_case(b"for") {
             // §4: "Each parameter MUST NOT occur more than once per field-value."
@@ -221,12 +219,12 @@ impl<'a> Iterator for RSplitUnquoted<'a> {
     fn next(&mut self) -> Option<&'a [u8]> {
         let text = self.rest?;
         let mut quoted = false;
-        for (at, &octet) in text.iter().enumerate().rev() {
-            if octet == b'"' {
+        for (at, &byte) in text.iter().enumerate().rev() {
+            if byte == b'"' {
                 // Escaped if an odd number of backslashes stands before it. Each run is counted for one quote only.
-                let escapes = text.iter().take(at).rev().take_while(|&&octet| octet == b'\\').count();
+                let escapes = text.iter().take(at).rev().take_while(|&&byte| byte == b'\\').count();
                 quoted ^= !quoted || escapes % 2 == 0;
-            } else if octet == self.separator && !quoted {
+            } else if byte == self.separator && !quoted {
                 self.rest = text.get(..at);
                 return text.get(at + 1..);
             }
@@ -406,7 +404,7 @@ mod tests {
         for seed in 0..3000 {
             let mut noise = Noise::new(seed);
             let mut line = noise.text(&words, 60);
-            line.retain(|&octet| octet == b'\t' || (octet >= 0x20 && octet != 0x7f));
+            line.retain(|&byte| byte == b'\t' || (byte >= 0x20 && byte != 0x7f));
             for header in [XForwardedFor, Forwarded] {
                 for trust in [Trust::Any, Trust::default()] {
                     ip_of("127.0.0.1", &[&line, &line], &trust, header);

@@ -1,7 +1,7 @@
 //! Heads of requests and responses (RFC 9112): where one ends, what it says, and how ours are written.
 //!
 //! The [`Scanner`] is strict where parsers are known to differ, because a difference between a proxy and us is a
-//! smuggled request: bare LF, bare CR, folded lines and whitespace before a colon are refused, each at the octet that
+//! smuggled request: bare LF, bare CR, folded lines and whitespace before a colon are refused, each at the byte that
 //! shows it. What follows a head is not looked at here.
 
 use super::{Refusal, is_field_content, is_tchar, origin::Authority};
@@ -31,22 +31,22 @@ const MAX_METHOD: usize = 32;
 
 /// How large a head may be.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    /// In octets, the empty line at its end included.
+pub(crate) struct HeadLimits {
+    /// In bytes, the empty line at its end included.
     pub(crate) size: usize,
     /// Header lines.
     pub(crate) headers: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
+enum HeadKind {
     Request,
     Response,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
-    /// Before the first octet of the first line.
+    /// Before the first byte of the first line.
     Start,
     /// Behind the CR of an empty line in front of the first one.
     LeadingCr,
@@ -66,11 +66,11 @@ enum At {
     LastCr,
 }
 
-/// Finds the end of a head in octets that arrive piecemeal, and looks at each octet once.
+/// Finds the end of a head in bytes that arrive piecemeal, and looks at each byte once.
 #[derive(Debug)]
 pub(crate) struct Scanner {
-    role: Role,
-    limits: Limits,
+    role: HeadKind,
+    limits: HeadLimits,
     at: At,
     scanned: usize,
     /// Where the first line starts: behind an empty line, perhaps.
@@ -80,75 +80,75 @@ pub(crate) struct Scanner {
 
 impl Scanner {
     /// For what a client sends.
-    pub(crate) fn request(limits: Limits) -> Self {
-        Self::new(Role::Request, limits)
+    pub(crate) fn request(limits: HeadLimits) -> Self {
+        Self::new(HeadKind::Request, limits)
     }
 
     /// For what a server answers. The status of a refusal says nothing then.
-    pub(crate) fn response(limits: Limits) -> Self {
-        Self::new(Role::Response, limits)
+    pub(crate) fn response(limits: HeadLimits) -> Self {
+        Self::new(HeadKind::Response, limits)
     }
 
-    fn new(role: Role, limits: Limits) -> Self {
+    fn new(role: HeadKind, limits: HeadLimits) -> Self {
         Self { role, limits, at: At::Start, scanned: 0, first_line: 0, headers: 0 }
     }
 
-    /// Looks at everything that has arrived so far, from the first octet on, and returns the length of the head once it
+    /// Looks at everything that has arrived so far, from the first byte on, and returns the length of the head once it
     /// is whole. What stands behind it belongs to somebody else.
     ///
-    /// A refusal is final. It comes as soon as the octets show that no head can come of them.
+    /// A refusal is final. It comes as soon as the bytes show that no head can come of them.
     pub(crate) fn scan(&mut self, received: &[u8]) -> Result<Option<usize>, Refusal> {
         let received = received.get(..self.limits.size).unwrap_or(received);
         loop {
             let rest = received.get(self.scanned..).unwrap_or_default();
-            // Most of a head stands in runs: a loop each, where a step for each octet would double what the handshake costs.
+            // Most of a head stands in runs: a loop each, where a step for each byte would double what the handshake costs.
             self.scanned += match self.at {
-                At::FirstLine => run(rest, |octet| octet.is_ascii_graphic()),
+                At::FirstLine => run(rest, |byte| byte.is_ascii_graphic()),
                 At::Name => run(rest, is_tchar),
                 At::Value => run(rest, is_field_content),
                 _ => 0,
             };
-            let Some(&octet) = received.get(self.scanned) else { break };
-            self.at = self.step(octet, received)?;
+            let Some(&byte) = received.get(self.scanned) else { break };
+            self.at = self.step(byte, received)?;
             self.scanned += 1;
-            if self.at == At::LastCr && octet == b'\n' {
+            if self.at == At::LastCr && byte == b'\n' {
                 return Ok(Some(self.scanned));
             }
         }
-        // Full without an end: the next octet could only be one too many.
+        // Full without an end: the next byte could only be one too many.
         if self.scanned >= self.limits.size { Err(self.too_long()) } else { Ok(None) }
     }
 
     fn too_long(&self) -> Refusal {
         match self.at {
-            At::Method | At::FirstLine | At::FirstLineCr if self.role == Role::Request => URI_TOO_LONG,
+            At::Method | At::FirstLine | At::FirstLineCr if self.role == HeadKind::Request => URI_TOO_LONG,
             _ => TOO_LONG,
         }
     }
 
-    fn step(&mut self, octet: u8, received: &[u8]) -> Result<At, Refusal> {
-        Ok(match (self.at, octet) {
+    fn step(&mut self, byte: u8, received: &[u8]) -> Result<At, Refusal> {
+        Ok(match (self.at, byte) {
             // RFC 9112 §2.2: "a server that is expecting to receive and parse a request-line SHOULD ignore at least one
             // empty line (CRLF) received prior to the request-line." It ignores one.
-            (At::Start, b'\r') if self.role == Role::Request && self.scanned == 0 => At::LeadingCr,
+            (At::Start, b'\r') if self.role == HeadKind::Request && self.scanned == 0 => At::LeadingCr,
             (At::LeadingCr, b'\n') => {
                 self.first_line = self.scanned + 1;
                 At::Start
             }
             (At::LeadingCr, _) => return Err(BARE_CR),
 
-            (At::Start | At::Method, _) if self.role == Role::Response => {
-                // The status line is checked as a whole; its first octets tell other protocols apart at once.
+            (At::Start | At::Method, _) if self.role == HeadKind::Response => {
+                // The status line is checked as a whole; its first bytes tell other protocols apart at once.
                 let start = b"HTTP/1.";
                 match start.get(self.scanned) {
-                    Some(&expected) if expected != octet => return Err(NOT_HTTP),
+                    Some(&expected) if expected != byte => return Err(NOT_HTTP),
                     Some(_) => At::Method,
-                    None if octet.is_ascii_digit() => At::FirstLine,
+                    None if byte.is_ascii_digit() => At::FirstLine,
                     None => return Err(NOT_HTTP),
                 }
             }
-            // RFC 9112 §3.1: a method is a token. A TLS ClientHello (0x16) fails here at its first octet.
-            (At::Start | At::Method, octet) if is_tchar(octet) => {
+            // RFC 9112 §3.1: a method is a token. A TLS ClientHello (0x16) fails here at its first byte.
+            (At::Start | At::Method, byte) if is_tchar(byte) => {
                 if self.scanned - self.first_line >= MAX_METHOD {
                     return Err(NOT_HTTP);
                 }
@@ -161,14 +161,14 @@ impl Scanner {
             (At::FirstLine, b'\n') => return Err(BARE_LF),
             // A target is ASCII (RFC 3986 §2); the phrase behind a status need not be.
             (At::FirstLine, b' '..=b'~') => At::FirstLine,
-            (At::FirstLine, b'\t' | 0x80..) if self.role == Role::Response => At::FirstLine,
+            (At::FirstLine, b'\t' | 0x80..) if self.role == HeadKind::Response => At::FirstLine,
             (At::FirstLine, 0x80..) => return Err(TARGET),
             (At::FirstLine, _) => return Err(CONTROL),
             (At::FirstLineCr, b'\n') => {
                 let line = received.get(self.first_line..self.scanned - 1).unwrap_or_default();
                 match self.role {
-                    Role::Request => check_request_line(line)?,
-                    Role::Response => check_status_line(line)?,
+                    HeadKind::Request => check_request_line(line)?,
+                    HeadKind::Response => check_status_line(line)?,
                 }
                 At::LineStart
             }
@@ -178,14 +178,14 @@ impl Scanner {
             // RFC 9112 §5.2: "A server that receives an obs-fold in a request message that is not within a "message/http"
             // container MUST either reject the message by sending a 400" or replace it. It rejects, as the client does.
             (At::LineStart, b' ' | b'\t') => return Err(FOLDED),
-            (At::LineStart, octet) if is_tchar(octet) => {
+            (At::LineStart, byte) if is_tchar(byte) => {
                 if self.headers >= self.limits.headers {
                     return Err(TOO_MANY);
                 }
                 self.headers += 1;
                 At::Name
             }
-            (At::Name, octet) if is_tchar(octet) => At::Name,
+            (At::Name, byte) if is_tchar(byte) => At::Name,
             (At::Name, b':') => At::Value,
             // RFC 9112 §5.1: "No whitespace is allowed between the field name and colon."
             (At::LineStart | At::Name, _) => return Err(HEADER_NAME),
@@ -193,7 +193,7 @@ impl Scanner {
             // RFC 9112 §2.2 lets a recipient take a bare LF for the end of a line. It does not: where a proxy in front
             // takes it for part of the value, a second header would be smuggled past it.
             (At::Value, b'\n') => return Err(BARE_LF),
-            (At::Value, octet) if is_field_content(octet) => At::Value,
+            (At::Value, byte) if is_field_content(byte) => At::Value,
             // RFC 9110 §5.5: "Field values containing CR, LF, or NUL characters are invalid and dangerous".
             (At::Value, _) => return Err(CONTROL),
             (At::ValueCr, b'\n') => At::LineStart,
@@ -204,14 +204,14 @@ impl Scanner {
     }
 }
 
-/// How many of the first octets are of a kind.
-fn run(octets: &[u8], is_kind: impl Fn(u8) -> bool) -> usize {
-    octets.iter().position(|&octet| !is_kind(octet)).unwrap_or(octets.len())
+/// How many of the first bytes are of a kind.
+fn run(bytes: &[u8], is_kind: impl Fn(u8) -> bool) -> usize {
+    bytes.iter().position(|&byte| !is_kind(byte)).unwrap_or(bytes.len())
 }
 
 /// RFC 9112 §3: method, target and version with one space between each two.
 fn check_request_line(line: &[u8]) -> Result<(), Refusal> {
-    let mut parts = line.split(|&octet| octet == b' ');
+    let mut parts = line.split(|&byte| byte == b' ');
     let (Some(_), Some(target), Some(version), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
     else {
@@ -299,13 +299,13 @@ impl Scanner {
 }
 
 /// Scans and reads a request head that is there as a whole.
-pub(crate) fn parse_request(head: &[u8], limits: Limits) -> Result<http::Request<()>, Refusal> {
+pub(crate) fn parse_request(head: &[u8], limits: HeadLimits) -> Result<http::Request<()>, Refusal> {
     Scanner::request(limits).whole(head)?.parse_request(head)
 }
 
 /// Scans and reads a response head that is there as a whole. The status of a refusal says nothing.
 #[cfg(any(test, fuzzing))]
-pub(crate) fn parse_response(head: &[u8], limits: Limits) -> Result<http::Response<()>, Refusal> {
+pub(crate) fn parse_response(head: &[u8], limits: HeadLimits) -> Result<http::Response<()>, Refusal> {
     Scanner::response(limits).whole(head)?.parse_response(head)
 }
 
@@ -373,7 +373,7 @@ fn check_host(request: &http::Request<()>) -> Result<(), Refusal> {
     }
 }
 
-/// The octets of an answer after which the connection ends: everything but a 101.
+/// The bytes of an answer after which the connection ends: everything but a 101.
 ///
 /// `Content-Length` and `Connection: close` are ours, whatever the response says, and an interim status becomes a 500:
 /// nothing that a callback returns here can pass for the end of a handshake. `without_body` is for HEAD (RFC 9110
@@ -383,73 +383,73 @@ pub(crate) fn write_response(response: &http::Response<Vec<u8>>, without_body: b
         status if status.is_informational() => StatusCode::INTERNAL_SERVER_ERROR,
         status => status,
     };
-    let mut octets = Vec::with_capacity(256 + response.body().len());
-    write_status_line(&mut octets, status);
+    let mut bytes = Vec::with_capacity(256 + response.body().len());
+    write_status_line(&mut bytes, status);
     for (name, value) in response.headers() {
         if ![header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION].contains(name) {
-            write_header(&mut octets, name.as_str(), value.as_bytes());
+            write_header(&mut bytes, name.as_str(), value.as_bytes());
         }
     }
     // RFC 9110 §8.6 and §15.4.5: no length with a 204, none of use with a 304, and no body with either.
     let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if !bodiless {
-        write_header(&mut octets, "content-length", response.body().len().to_string().as_bytes());
+        write_header(&mut bytes, "content-length", response.body().len().to_string().as_bytes());
     }
-    write_header(&mut octets, "connection", b"close");
+    write_header(&mut bytes, "connection", b"close");
     if response.headers().contains_key(header::UPGRADE) {
         // RFC 9110 §7.8: "A sender of Upgrade MUST also send an "Upgrade" connection option". A line of its own, for
         // clients that look for `Connection: close`.
-        write_header(&mut octets, "connection", b"Upgrade");
+        write_header(&mut bytes, "connection", b"Upgrade");
     }
-    octets.extend_from_slice(b"\r\n");
+    bytes.extend_from_slice(b"\r\n");
     if !bodiless && !without_body {
-        octets.extend_from_slice(response.body());
+        bytes.extend_from_slice(response.body());
     }
-    octets
+    bytes
 }
 
-/// The octets of a 101, with the headers as they are; RFC 9110 §8.6: a 1xx has no `Content-Length` and no body.
+/// The bytes of a 101, with the headers as they are; RFC 9110 §8.6: a 1xx has no `Content-Length` and no body.
 pub(crate) fn write_switching<'a>(
     headers: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
 ) -> Vec<u8> {
-    let mut octets = Vec::with_capacity(256);
-    write_status_line(&mut octets, StatusCode::SWITCHING_PROTOCOLS);
+    let mut bytes = Vec::with_capacity(256);
+    write_status_line(&mut bytes, StatusCode::SWITCHING_PROTOCOLS);
     for (name, value) in headers {
         if ![header::CONTENT_LENGTH, header::TRANSFER_ENCODING].contains(name) {
-            write_header(&mut octets, name.as_str(), value.as_bytes());
+            write_header(&mut bytes, name.as_str(), value.as_bytes());
         }
     }
-    octets.extend_from_slice(b"\r\n");
-    octets
+    bytes.extend_from_slice(b"\r\n");
+    bytes
 }
 
-fn write_status_line(octets: &mut Vec<u8>, status: StatusCode) {
-    octets.extend_from_slice(b"HTTP/1.1 ");
-    octets.extend_from_slice(status.as_str().as_bytes());
+fn write_status_line(bytes: &mut Vec<u8>, status: StatusCode) {
+    bytes.extend_from_slice(b"HTTP/1.1 ");
+    bytes.extend_from_slice(status.as_str().as_bytes());
     // RFC 9112 §4: the space stays where there is no phrase.
-    octets.push(b' ');
-    octets.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
-    octets.extend_from_slice(b"\r\n");
+    bytes.push(b' ');
+    bytes.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    bytes.extend_from_slice(b"\r\n");
 }
 
 /// One header line. The name is spelled as the RFCs do, `Sec-WebSocket-Accept`: case means nothing, but small clients
 /// are known to compare it.
-pub(crate) fn write_header(octets: &mut Vec<u8>, name: &str, value: &[u8]) {
+pub(crate) fn write_header(bytes: &mut Vec<u8>, name: &str, value: &[u8]) {
     let rest = match name.strip_prefix("sec-websocket-") {
         Some(rest) => {
-            octets.extend_from_slice(b"Sec-WebSocket-");
+            bytes.extend_from_slice(b"Sec-WebSocket-");
             rest
         }
         None => name,
     };
     let mut initial = true;
-    for octet in rest.bytes() {
-        octets.push(if initial { octet.to_ascii_uppercase() } else { octet });
-        initial = octet == b'-';
+    for byte in rest.bytes() {
+        bytes.push(if initial { byte.to_ascii_uppercase() } else { byte });
+        initial = byte == b'-';
     }
-    octets.extend_from_slice(b": ");
-    octets.extend_from_slice(value);
-    octets.extend_from_slice(b"\r\n");
+    bytes.extend_from_slice(b": ");
+    bytes.extend_from_slice(value);
+    bytes.extend_from_slice(b"\r\n");
 }
 
 #[cfg(test)]

@@ -1,21 +1,19 @@
-//! The pure room: octets in, events, verdicts and octets out. No sockets, no threads, no clock, no locks, so that every
+//! The pure room: bytes in, events, verdicts and bytes out. No sockets, no threads, no clock, no locks, so that every
 //! rule can be tested as a table. Limits and trusted sets come as arguments.
 
-pub(crate) mod body;
+pub(crate) mod client_handshake;
 pub(crate) mod decoder;
 pub(crate) mod encoder;
 mod fields;
 pub(crate) mod forwarded;
 pub(crate) mod gate;
 pub(crate) mod head;
-pub(crate) mod offer;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod oracle;
 pub(crate) mod origin;
-pub(crate) mod proxy;
-pub(crate) mod target;
-mod text;
-pub(crate) mod upgrade;
+pub(crate) mod proxy_header;
+pub(crate) mod response_body;
+pub(crate) mod server_handshake;
+pub(crate) mod url;
+mod utf8;
 
 pub(crate) use fields::Refusal;
 use fields::{is_field_content, is_reg_name, is_tchar, is_token, list, lists_token, trim_ows};
@@ -30,39 +28,39 @@ pub(crate) enum Role {
 /// What [`mask`] does at a time while there is so much.
 const BLOCK: usize = 32;
 
-/// Applies a mask (RFC 6455 §5.3) to octets that start `offset` octets into the payload. Masking twice unmasks.
-pub(crate) fn mask(octets: &mut [u8], key: [u8; 4], offset: usize) {
-    // Little-endian on every machine: the key's first octet is the lowest, and a rotation to the right drops it.
+/// Applies a mask (RFC 6455 §5.3) to bytes that start `offset` bytes into the payload. Masking twice unmasks.
+pub(crate) fn mask(bytes: &mut [u8], key: [u8; 4], offset: usize) {
+    // Little-endian on every machine: the key's first byte is the lowest, and a rotation to the right drops it.
     #[expect(clippy::cast_possible_truncation, reason = "it is below four")]
     let turn = (offset % 4) as u32;
     let key = u32::from_le_bytes(key).rotate_right(8 * turn);
     let word = u64::from(key) << 32 | u64::from(key);
-    let mut blocks = octets.chunks_exact_mut(BLOCK);
+    let mut blocks = bytes.chunks_exact_mut(BLOCK);
     for block in &mut blocks {
         // Of a fixed size, so that it becomes a few vector instructions, with none to find out how many.
         if let Ok(block) = <&mut [u8; BLOCK]>::try_from(block) {
-            for octets in block.chunks_exact_mut(size_of::<u64>()) {
-                xor(octets, word);
+            for bytes in block.chunks_exact_mut(size_of::<u64>()) {
+                xor(bytes, word);
             }
         }
     }
     let mut words = blocks.into_remainder().chunks_exact_mut(size_of::<u64>());
-    for octets in &mut words {
-        xor(octets, word);
+    for bytes in &mut words {
+        xor(bytes, word);
     }
-    for (octet, key) in words.into_remainder().iter_mut().zip(word.to_le_bytes()) {
-        *octet ^= key;
+    for (byte, key) in words.into_remainder().iter_mut().zip(word.to_le_bytes()) {
+        *byte ^= key;
     }
 }
 
 #[inline]
-fn xor(octets: &mut [u8], word: u64) {
-    if let Ok(octets) = <&mut [u8; size_of::<u64>()]>::try_from(octets) {
-        *octets = (u64::from_le_bytes(*octets) ^ word).to_le_bytes();
+fn xor(bytes: &mut [u8], word: u64) {
+    if let Ok(bytes) = <&mut [u8; size_of::<u64>()]>::try_from(bytes) {
+        *bytes = (u64::from_le_bytes(*bytes) ^ word).to_le_bytes();
     }
 }
 
-/// Octets like a client's, but the same at every run: what the tests feed to everything that reads from the wire.
+/// Bytes like a client's, but the same at every run: what the tests feed to everything that reads from the wire.
 #[cfg(test)]
 pub(crate) mod noise {
     /// xorshift64: no dependency, and a failing seed can be repeated.
@@ -84,7 +82,7 @@ pub(crate) mod noise {
             usize::try_from(self.next() % bound.max(1) as u64).unwrap_or(0)
         }
 
-        /// Words of the grammar glued together, with raw octets strewn in: gets deeper into a parser than noise alone.
+        /// Words of the grammar glued together, with raw bytes strewn in: gets deeper into a parser than noise alone.
         pub(crate) fn text(&mut self, words: &[&str], length: usize) -> Vec<u8> {
             let mut text = Vec::new();
             for _ in 0..self.below(length) {
@@ -108,7 +106,7 @@ mod tests {
         let plain: Vec<u8> = (0..100).collect();
         let mut whole = plain.clone();
         mask(&mut whole, key, 0);
-        assert!(whole.iter().enumerate().all(|(at, octet)| *octet == plain[at] ^ key[at % 4]));
+        assert!(whole.iter().enumerate().all(|(at, byte)| *byte == plain[at] ^ key[at % 4]));
         for cut in 0..=plain.len() {
             let mut pieces = plain.clone();
             let (left, right) = pieces.split_at_mut(cut);

@@ -24,13 +24,13 @@ impl<'a> Authority<'a> {
                 address.parse::<Ipv6Addr>().ok()?;
                 address.len() + 2
             }
-            None => text.bytes().position(|octet| octet == b':').unwrap_or(text.len()),
+            None => text.bytes().position(|byte| byte == b':').unwrap_or(text.len()),
         };
         let (host, rest) = text.split_at_checked(end)?;
         let port = match rest.strip_prefix(':') {
             // RFC 3986 §3.2.3: an empty port is the default one.
             Some("") => None,
-            Some(port) if port.bytes().all(|octet| octet.is_ascii_digit()) => Some(port.parse().ok()?),
+            Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => Some(port.parse().ok()?),
             Some(_) => return None,
             None if rest.is_empty() => None,
             None => return None,
@@ -62,10 +62,10 @@ struct Origin<'a> {
 impl<'a> Origin<'a> {
     fn parse(text: &'a [u8]) -> Option<Self> {
         let (scheme, authority) = std::str::from_utf8(text).ok()?.split_once("://")?;
-        let mut octets = scheme.bytes();
+        let mut bytes = scheme.bytes();
         // RFC 3986 §3.1.
-        let valid = octets.next().is_some_and(|octet| octet.is_ascii_alphabetic())
-            && octets.all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'+' | b'-' | b'.'));
+        let valid = bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic())
+            && bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'));
         let authority = Authority::parse(authority.as_bytes())?;
         valid.then_some(Self { scheme, authority })
     }
@@ -345,7 +345,7 @@ mod tests {
             let mut noise = Noise::new(seed);
             let mut text = || {
                 let mut text = noise.text(&words, 8);
-                text.retain(|&octet| octet == b'\t' || (octet >= 0x20 && octet != 0x7f));
+                text.retain(|&byte| byte == b'\t' || (byte >= 0x20 && byte != 0x7f));
                 text
             };
             let (origin, host) = (text(), text());

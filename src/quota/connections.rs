@@ -1,6 +1,6 @@
 //! How many connections each client address has now.
 
-use super::Origin;
+use super::AddressKey;
 use crate::sync::{Arc, Mutex};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,14 +10,14 @@ use std::net::IpAddr;
 #[derive(Debug)]
 pub(crate) struct Connections {
     most: usize,
-    counts: Mutex<BTreeMap<Origin, usize>>,
+    counts: Mutex<BTreeMap<AddressKey, usize>>,
 }
 
 /// One connection, counted until it is dropped.
 #[derive(Debug)]
 pub(super) struct Counted {
     connections: Arc<Connections>,
-    origin: Origin,
+    origin: AddressKey,
 }
 
 impl Connections {
@@ -28,7 +28,7 @@ impl Connections {
 
     /// Counts one more; `None` if that would be too many.
     pub(super) fn take(this: &Arc<Self>, client: IpAddr) -> Option<Counted> {
-        let origin = Origin::from(client);
+        let origin = AddressKey::from(client);
         let mut counts = this.counts.lock();
         let before = counts.get(&origin).copied().unwrap_or(0);
         if before >= this.most {

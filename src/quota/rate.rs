@@ -1,6 +1,6 @@
 //! Token buckets: one for each client address, as far as it is not full.
 
-use super::Origin;
+use super::AddressKey;
 use crate::error::{Error, Result};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, now};
 use std::collections::BTreeMap;
@@ -88,7 +88,7 @@ pub(crate) struct Buckets {
 
 #[derive(Debug)]
 struct Table {
-    buckets: BTreeMap<Origin, Arc<Bucket>>,
+    buckets: BTreeMap<AddressKey, Arc<Bucket>>,
     /// At so many the full ones are looked for; it grows with what was found, so that a look costs little for each entry.
     look_at: usize,
 }
@@ -101,7 +101,7 @@ impl Buckets {
 
     /// The bucket of this address, to be kept as long as it has connections.
     pub(crate) fn of(&self, client: IpAddr, now: Instant) -> Arc<Bucket> {
-        let origin = Origin::from(client);
+        let origin = AddressKey::from(client);
         let mut table = self.table.lock();
         if let Some(bucket) = table.buckets.get(&origin) {
             return Arc::clone(bucket);
@@ -122,7 +122,7 @@ impl Table {
         self.buckets.retain(|_, bucket| !unused(bucket) || !bucket.is_full(now));
         if self.buckets.len() >= MAX_REMEMBERED {
             let remembered = self.buckets.iter().filter(|(_, bucket)| unused(bucket));
-            let mut nearest: Vec<(u64, Origin)> = remembered
+            let mut nearest: Vec<(u64, AddressKey)> = remembered
                 .map(|(origin, bucket)| (bucket.full_at.load(Ordering::Relaxed), *origin))
                 .collect();
             nearest.sort_unstable();

@@ -1,14 +1,14 @@
-//! The acceptor: it accepts, admits and hands over. It parses no octet, so no client can stop it.
+//! The acceptor: it accepts, admits and hands over. It parses no byte, so no client can stop it.
 
 use super::Shared;
-use super::session::{Client, contained};
+use super::client_thread::{Accepted, contained};
 use crate::error::{Error, Result};
-use crate::handshake::{self, LINGER, LINGER_OCTETS};
+use crate::handshake::{self, LINGER, LINGER_BYTES};
+use crate::logging::{Throttle, log_line};
 use crate::net::stream::{poll_until, prepare};
 use crate::net::{Deadline, Stream, Wake};
 use crate::quota::Excess;
-use crate::report::{Throttle, report};
-use crate::stats::Refusal;
+use crate::stats::TurnedAway;
 use crate::sync::{Arc, AtomicBool, Ordering};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::AsFd;
@@ -29,8 +29,8 @@ const MAX_LINGERING: usize = 16;
 struct Lingering {
     stream: Arc<Stream>,
     until: Instant,
-    /// So many octets of it are still read.
-    octets: usize,
+    /// So many bytes of it are still read.
+    bytes: usize,
 }
 
 /// The listening side of a server.
@@ -129,12 +129,12 @@ impl Acceptor {
         fds.extend(clients.map(|client| PollFd::from_borrowed_fd(client.stream.as_fd(), PollFlags::IN)));
         wait(&mut fds, deadline);
         let now = Instant::now();
-        let mut octets = [0; 4096];
+        let mut bytes = [0; 4096];
         self.lingering.retain_mut(|client| {
-            let has_more = match client.stream.read(&mut octets, false) {
+            let has_more = match client.stream.read(&mut bytes, false) {
                 Ok(count) => {
-                    client.octets = client.octets.saturating_sub(count);
-                    count > 0 && client.octets > 0
+                    client.bytes = client.bytes.saturating_sub(count);
+                    count > 0 && client.bytes > 0
                 }
                 Err(error) => error.kind() == io::ErrorKind::WouldBlock,
             };
@@ -147,7 +147,7 @@ impl Acceptor {
         let counters = Arc::clone(self.shared.hub.counters());
         counters.accepted();
         let Some(place) = self.shared.place() else {
-            counters.refused(Refusal::Full);
+            counters.refused(TurnedAway::Full);
             self.tell_of_refusal(&format!("full: {}", self.shared.capacity));
             if let Ok(stream) = Stream::accepted(stream, self.read_timeout) {
                 self.turn_away(Arc::new(stream), handshake::answer_unavailable);
@@ -162,13 +162,13 @@ impl Acceptor {
             Err(excess) => return self.excess(stream, peer, excess),
         };
         let Ok(stream) = Stream::accepted(stream, self.read_timeout).map(Arc::new) else { return };
-        let Some(client) = Client::accepted(&self.shared, &stream, peer, place, admission, None) else {
-            counters.refused(Refusal::Stopping);
+        let Some(client) = Accepted::new(&self.shared, &stream, peer, place, admission, None) else {
+            counters.refused(TurnedAway::Stopping);
             return;
         };
         if let Err((client, error)) = self.shared.pool.run(client) {
             drop(client);
-            counters.refused(Refusal::NoThread);
+            counters.refused(TurnedAway::NoThread);
             self.tell_of_error("no thread for a client", error);
             self.turn_away(stream, handshake::answer_unavailable);
         }
@@ -177,8 +177,8 @@ impl Acceptor {
     /// Turns a client away whose address has had its share.
     fn excess(&mut self, stream: TcpStream, peer: SocketAddr, excess: Excess) {
         let (reason, what) = match excess {
-            Excess::Connections => (Refusal::Address, "too many connections from"),
-            Excess::Handshakes(_) => (Refusal::Rate, "too many handshakes from"),
+            Excess::Connections => (TurnedAway::Address, "too many connections from"),
+            Excess::Handshakes(_) => (TurnedAway::Rate, "too many handshakes from"),
         };
         self.shared.hub.counters().refused(reason);
         self.tell_of_refusal(&format!("{what} {}", peer.ip()));
@@ -194,7 +194,7 @@ impl Acceptor {
         }
         answer(&stream);
         stream.shutdown_write();
-        self.lingering.push(Lingering { stream, until: Instant::now() + LINGER, octets: LINGER_OCTETS });
+        self.lingering.push(Lingering { stream, until: Instant::now() + LINGER, bytes: LINGER_BYTES });
     }
 
     /// What accept(2) says of errors: a connection that is gone is skipped, whatever has run out may come back. What it
@@ -212,14 +212,14 @@ impl Acceptor {
     /// Tells the log, at most once a second, with a count of what was left out.
     fn tell_of_refusal(&mut self, what: &str) {
         if let Some(more) = self.refusals.pass(Instant::now()) {
-            report!(Warn, "threadws::server", "{what} ({more} more since the last line)");
+            log_line!(Warn, "threadws::server", "{what} ({more} more since the last line)");
         }
     }
 
     /// Tells the log and the callback, likewise.
     fn tell_of_error(&mut self, what: &str, error: io::Error) {
         let Some(more) = self.errors.pass(Instant::now()) else { return };
-        report!(Warn, "threadws::server", "{what}: {error} ({more} more since the last line)");
+        log_line!(Warn, "threadws::server", "{what}: {error} ({more} more since the last line)");
         if let Some(callback) = &self.shared.on_error {
             contained("on_error", || callback(&Error::Io(error)));
         }

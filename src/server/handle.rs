@@ -3,14 +3,14 @@
 use super::Shared;
 use super::accept::{Acceptor, Stop};
 use super::capacity::Capacity;
-use super::session::{Client, Head};
+use super::client_thread::{Accepted, Head};
 use crate::config::MAX_TIMEOUT;
 use crate::error::{Error, Result};
-use crate::hub::{Client as Member, Hub};
+use crate::hub::{Client, Hub};
+use crate::logging::log_line;
 use crate::message::{CloseCode, CloseFrame};
 use crate::net::Stream;
-use crate::report::report;
-use crate::stats::Refusal;
+use crate::stats::TurnedAway;
 use crate::sync::{Arc, Mutex, is_finished, now, spawn, this_thread};
 use std::fmt;
 use std::net::{SocketAddr, TcpStream};
@@ -90,7 +90,7 @@ impl ServerHandle {
     }
 
     /// The clients at this moment, oldest first.
-    pub fn clients(&self) -> Vec<Member> {
+    pub fn clients(&self) -> Vec<Client> {
         self.shared.hub.clients()
     }
 
@@ -125,19 +125,19 @@ impl ServerHandle {
         let counters = self.shared.hub.counters();
         counters.accepted();
         let Some(place) = self.shared.place() else {
-            counters.refused(Refusal::Full);
+            counters.refused(TurnedAway::Full);
             crate::handshake::answer_unavailable(&stream);
             return Err(Error::Unavailable);
         };
         let head = Box::new(Head { request: head.clone(), early: leftover.to_vec() });
-        let Some(client) = Client::accepted(&self.shared, &stream, peer_addr, place, None, Some(head)) else {
-            counters.refused(Refusal::Stopping);
+        let Some(client) = Accepted::new(&self.shared, &stream, peer_addr, place, None, Some(head)) else {
+            counters.refused(TurnedAway::Stopping);
             crate::handshake::answer_unavailable(&stream);
             return Err(Error::Unavailable);
         };
         if let Err((client, error)) = self.shared.pool.run(client) {
             drop(client);
-            counters.refused(Refusal::NoThread);
+            counters.refused(TurnedAway::NoThread);
             crate::handshake::answer_unavailable(&stream);
             return Err(Error::Io(error));
         }
@@ -181,9 +181,9 @@ impl ServerHandle {
         let is_busy = left.is_empty() && !self.join_own_threads(if waits { deadline + CUT } else { now() });
         let report = Report { closed: count.saturating_sub(left.len()), abandoned: left, is_busy };
         if report.is_complete() {
-            report!(Info, "threadws::server", "stopped: {report}");
+            log_line!(Info, "threadws::server", "stopped: {report}");
         } else {
-            report!(Warn, "threadws::server", "stopped: {report}");
+            log_line!(Warn, "threadws::server", "stopped: {report}");
         }
         report
     }

@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 pub(crate) struct Counters {
     /// By the acceptor, and by who hands connections over.
     accepted: AtomicU64,
-    /// In the order of [`Refusal`].
-    refused: [AtomicU64; Refusal::NAMES.len()],
-    /// In the order of [`Policy`].
-    policy_closes: [AtomicU64; Policy::NAMES.len()],
+    /// In the order of [`TurnedAway`].
+    refused: [AtomicU64; TurnedAway::NAMES.len()],
+    /// In the order of [`PolicyClose`].
+    policy_closes: [AtomicU64; PolicyClose::NAMES.len()],
     /// By HTTP status. A lock, because a failed handshake costs far more than one.
     failures: Mutex<BTreeMap<u16, u64>>,
     /// By the timer thread alone.
@@ -24,7 +24,7 @@ pub(crate) struct Counters {
 
 /// Why a connection is turned away before its handshake.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Refusal {
+pub(crate) enum TurnedAway {
     Full,
     NoThread,
     Stopping,
@@ -34,19 +34,19 @@ pub(crate) enum Refusal {
     Rate,
 }
 
-impl Refusal {
+impl TurnedAway {
     const NAMES: [&str; 5] = ["full", "no_thread", "stopping", "address", "rate"];
 }
 
 /// Which policy an open connection was closed by.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Policy {
+pub(crate) enum PolicyClose {
     MessageRate,
     Lifetime,
     Idle,
 }
 
-impl Policy {
+impl PolicyClose {
     const NAMES: [&str; 3] = ["message_rate", "max_lifetime", "idle_timeout"];
 }
 
@@ -56,12 +56,12 @@ impl Counters {
     }
 
     #[expect(clippy::indexing_slicing, reason = "it has a place for each reason")]
-    pub(crate) fn refused(&self, reason: Refusal) {
+    pub(crate) fn refused(&self, reason: TurnedAway) {
         self.refused[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     #[expect(clippy::indexing_slicing, reason = "it has a place for each policy")]
-    pub(crate) fn closed_by(&self, policy: Policy) {
+    pub(crate) fn closed_by(&self, policy: PolicyClose) {
         self.policy_closes[policy as usize].fetch_add(1, Ordering::Relaxed);
     }
 
@@ -91,8 +91,8 @@ impl Counters {
         let load = |counts: &[AtomicU64], names: &[&'static str]| {
             names.iter().copied().zip(counts.iter().map(|count| count.load(Ordering::Relaxed))).collect()
         };
-        stats.refused = load(&self.refused, &Refusal::NAMES);
-        stats.policy_closes = load(&self.policy_closes, &Policy::NAMES);
+        stats.refused = load(&self.refused, &TurnedAway::NAMES);
+        stats.policy_closes = load(&self.policy_closes, &PolicyClose::NAMES);
         stats.handshake_failures = self.failures.lock().clone();
         stats.ticks_sent = self.ticks_sent.load(Ordering::Relaxed);
         stats.ticks_skipped = self.ticks_skipped.load(Ordering::Relaxed);

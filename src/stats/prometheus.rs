@@ -7,7 +7,7 @@ use std::fmt::Display;
 use std::io::{Result, Write};
 
 pub(super) fn write(stats: &Stats, out: &mut impl Write) -> Result<()> {
-    let mut text = Text { out };
+    let mut text = Exposition { out };
     let Stats { traffic, .. } = stats;
     text.counter("connections_accepted", "Connections accepted or handed over.", stats.accepted)?;
     text.counter("connections_opened", "Handshakes that succeeded.", stats.opened)?;
@@ -48,11 +48,11 @@ pub(super) fn write(stats: &Stats, out: &mut impl Write) -> Result<()> {
     text.gauge("threads", "Client threads, those included that wait for a client.", stats.threads)
 }
 
-struct Text<'a, W> {
+struct Exposition<'a, W> {
     out: &'a mut W,
 }
 
-impl<W: Write> Text<'_, W> {
+impl<W: Write> Exposition<'_, W> {
     fn family(&mut self, name: &str, help: &str, kind: &str) -> Result<()> {
         writeln!(self.out, "# HELP threadws_{name} {help}\n# TYPE threadws_{name} {kind}")
     }

@@ -16,20 +16,20 @@ pub(crate) struct Tally {
     round_trip: AtomicU64,
     /// Last, beside what else each read touches.
     messages: AtomicU64,
-    octets: AtomicU64,
+    bytes: AtomicU64,
 }
 
 impl Tally {
     /// What was received so far.
     #[inline]
-    pub(crate) fn received(&self, messages: u64, octets: u64) {
+    pub(crate) fn received(&self, messages: u64, bytes: u64) {
         self.messages.store(messages, Ordering::Relaxed);
-        self.octets.store(octets, Ordering::Relaxed);
+        self.bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// Messages and octets that were received.
+    /// Messages and bytes that were received.
     pub(crate) fn counts(&self) -> (u64, u64) {
-        (self.messages.load(Ordering::Relaxed), self.octets.load(Ordering::Relaxed))
+        (self.messages.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
     }
 
     pub(crate) fn pinged(&self) {
@@ -53,7 +53,7 @@ impl Tally {
     pub(crate) fn add_to(&self, traffic: Traffic) -> Traffic {
         Traffic {
             messages_received: self.messages.load(Ordering::Relaxed),
-            bytes_received: self.octets.load(Ordering::Relaxed),
+            bytes_received: self.bytes.load(Ordering::Relaxed),
             pings: self.pings.load(Ordering::Relaxed),
             round_trips: self.round_trips.load(Ordering::Relaxed),
             round_trip_sum: Duration::from_nanos(self.round_trip_sum.load(Ordering::Relaxed)),

@@ -26,15 +26,15 @@ unsafe impl GlobalAlloc for Counting {
         unsafe { System.alloc(layout) }
     }
 
-    unsafe fn dealloc(&self, octets: *mut u8, layout: Layout) {
+    unsafe fn dealloc(&self, bytes: *mut u8, layout: Layout) {
         // SAFETY: as above.
-        unsafe { System.dealloc(octets, layout) }
+        unsafe { System.dealloc(bytes, layout) }
     }
 
-    unsafe fn realloc(&self, octets: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+    unsafe fn realloc(&self, bytes: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         self.0.fetch_add(1, Ordering::Relaxed);
         // SAFETY: as above.
-        unsafe { System.realloc(octets, layout, size) }
+        unsafe { System.realloc(bytes, layout, size) }
     }
 }
 
@@ -88,14 +88,14 @@ fn count(
     let mut stream = open(to)?;
     let payload = vec![b'a'; size];
     let burst = client_frame(opcode, &payload).repeat(messages);
-    let mut octets = vec![0; (header(opcode, size).len() + size) * messages];
+    let mut bytes = vec![0; (header(opcode, size).len() + size) * messages];
     let mut before = 0;
     for round in 0..WARM_UP + BURSTS {
         if round == WARM_UP {
             before = COUNTING.0.load(Ordering::SeqCst);
         }
         stream.write_all(&burst)?;
-        stream.read_exact(&mut octets)?;
+        stream.read_exact(&mut bytes)?;
     }
     let counted = COUNTING.0.load(Ordering::SeqCst) - before;
     drop(stream);

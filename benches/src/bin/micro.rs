@@ -38,7 +38,7 @@ mod internal {
     use super::Case;
     use std::error::Error;
     use std::hint::black_box;
-    use threadws::internals::{Path, mask};
+    use threadws::verify::internals::{Path, mask};
     use threadws_benches::{BINARY, TEXT, masked_frame};
 
     const KOREAN: &str = "스레드 하나에 클라이언트 하나. ";
@@ -58,9 +58,9 @@ mod internal {
             run(rounds, BINARY, &[7; 1024], 16, Path::echo_borrowed)
         }),
         ("mask, 1 MiB", 1, |rounds| {
-            let mut octets = vec![7; MIB];
+            let mut bytes = vec![7; MIB];
             for _ in 0..rounds {
-                mask(black_box(&mut octets), [1, 2, 3, 4]);
+                mask(black_box(&mut bytes), [1, 2, 3, 4]);
             }
             Ok(())
         }),
@@ -133,12 +133,12 @@ fn serve(
     let mut answer = header(opcode, size);
     answer.extend_from_slice(&payload);
     let answer = answer.repeat(messages);
-    let mut octets = vec![0; answer.len()];
+    let mut bytes = vec![0; answer.len()];
     for _ in 0..rounds {
         stream.write_all(&burst)?;
-        stream.read_exact(&mut octets)?;
+        stream.read_exact(&mut bytes)?;
     }
-    assert_eq!(octets, answer);
+    assert_eq!(bytes, answer);
     drop(stream);
     drop(handle);
     Ok(())

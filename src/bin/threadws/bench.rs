@@ -12,7 +12,7 @@ use crate::signals::Stop;
 use http::Uri;
 use log::{info, warn};
 use payload::Payload;
-use report::{Report, grouped};
+use report::{Results, grouped};
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -47,7 +47,7 @@ enum News {
 
 /// What all threads know.
 #[derive(Debug)]
-struct Shared {
+struct Load {
     options: Options,
     /// Set when the time is over. It guards nothing: a message more or less makes no difference.
     over: AtomicBool,
@@ -58,7 +58,7 @@ struct Shared {
 /// Connects all clients, lets them send for a while, and reports.
 pub(crate) fn bench(options: &Options, stop: Stop) -> Result<(), Failure> {
     let address = target(options)?;
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(Load {
         options: options.clone(),
         over: AtomicBool::new(false),
         messages: AtomicU64::new(0),
@@ -112,7 +112,7 @@ pub(crate) fn bench(options: &Options, stop: Stop) -> Result<(), Failure> {
     if latency.count() == 0 {
         return Err(Failure::Run("nothing came back".to_owned()));
     }
-    let report = Report { options, address, took, interrupted, latency };
+    let report = Results { options, address, took, interrupted, latency };
     let text = if options.json { report.json() } else { report.tables() };
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())
@@ -147,7 +147,7 @@ fn target(options: &Options) -> Result<SocketAddr, Failure> {
 }
 
 /// Waits until the time is over, an interrupt or a failure; true for an interrupt.
-fn watch(shared: &Shared, news: &Receiver<News>, start: Instant) -> Result<bool, Failure> {
+fn watch(shared: &Load, news: &Receiver<News>, start: Instant) -> Result<bool, Failure> {
     let deadline = start + shared.options.duration;
     let mut line = Line::new();
     let (mut before, mut seen) = (start, 0);
@@ -197,7 +197,7 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure
 }
 
 /// The whole life of a client.
-fn client(shared: &Shared, address: SocketAddr, wait: &Receiver<()>, news: &Sender<News>) {
+fn client(shared: &Load, address: SocketAddr, wait: &Receiver<()>, news: &Sender<News>) {
     let told = match connect(&shared.options, address) {
         Ok(mut connection) => {
             // Whether anybody listens does not matter: if not, the process is about to end.
@@ -232,7 +232,7 @@ fn connect(options: &Options, address: SocketAddr) -> Result<Connection, Failure
 }
 
 /// Sends, receives and compares until the time is over.
-fn load(shared: &Shared, connection: &mut Connection) -> Result<Histogram, String> {
+fn load(shared: &Load, connection: &mut Connection) -> Result<Histogram, String> {
     let Options { size, in_flight, binary, .. } = shared.options;
     let on_the_way = (size + HEADER).saturating_mul(in_flight);
     let sender = connection.sender();

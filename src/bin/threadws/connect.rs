@@ -4,9 +4,9 @@
 
 use crate::Failure;
 use crate::args::connect::Options;
+use crate::args::values;
 use crate::escape;
 use crate::signals::Stop;
-use crate::values;
 use log::{info, warn};
 use std::fs::File;
 use std::io::{self, BufRead, BufWriter, ErrorKind, IsTerminal, Read, Write};
@@ -75,8 +75,8 @@ fn headers_of_file(options: &Options) -> Result<Vec<(String, String)>, Failure> 
     let Some(file) = &options.header_file else { return Ok(Vec::new()) };
     let mut text = String::new();
     let read = File::open(file).and_then(|file| file.take(MAX_HEADER_FILE + 1).read_to_string(&mut text));
-    let octets = read.map_err(|error| Failure::Run(format!("cannot read the --header-file: {error}")))?;
-    if octets as u64 > MAX_HEADER_FILE {
+    let bytes = read.map_err(|error| Failure::Run(format!("cannot read the --header-file: {error}")))?;
+    if bytes as u64 > MAX_HEADER_FILE {
         return Err(Failure::Usage(format!("--header-file: larger than {MAX_HEADER_FILE} bytes")));
     }
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
@@ -141,10 +141,10 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure
 }
 
 fn read_whole(binary: bool) -> Result<Message, Failure> {
-    let mut octets = Vec::new();
-    let read = io::stdin().lock().read_to_end(&mut octets);
+    let mut bytes = Vec::new();
+    let read = io::stdin().lock().read_to_end(&mut bytes);
     read.map_err(|error| Failure::Run(format!("cannot read stdin: {error}")))?;
-    Ok(if binary { Message::Binary(octets) } else { line_message(octets) })
+    Ok(if binary { Message::Binary(bytes) } else { line_message(bytes) })
 }
 
 /// Text without the line end; what is not UTF-8 is binary.
@@ -277,10 +277,10 @@ impl Form {
         match message {
             Message::Text(text) if self.escaped => writeln!(out, "{}", escape::line(text, usize::MAX)),
             Message::Text(text) => writeln!(out, "{text}"),
-            Message::Binary(octets) if self.raw => out.write_all(octets),
-            Message::Binary(octets) => {
-                for octet in octets {
-                    write!(out, "{octet:02x}")?;
+            Message::Binary(bytes) if self.raw => out.write_all(bytes),
+            Message::Binary(bytes) => {
+                for byte in bytes {
+                    write!(out, "{byte:02x}")?;
                 }
                 writeln!(out)
             }

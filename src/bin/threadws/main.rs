@@ -9,14 +9,13 @@ mod connect;
 mod escape;
 mod filter;
 mod histogram;
+mod http;
 mod logger;
-mod plain;
+mod preview;
 mod serve;
-mod show;
 mod signals;
 mod stderr;
 mod systemd;
-mod values;
 
 use args::Command;
 use filter::Filter;

@@ -2,8 +2,8 @@
 
 use crate::Failure;
 use crate::args::serve::{Answer, LISTEN, Listen, Options, Origins, Trust};
-use crate::plain::{self, Plain};
-use crate::show::Shown;
+use crate::http::{self, Plain};
+use crate::preview::Shown;
 use crate::signals::Stop;
 use crate::systemd::Manager;
 use log::{Level, debug, info, log_enabled, warn};
@@ -93,7 +93,7 @@ fn configure(server: Server, options: &Options) -> Server {
     let mut server =
         server.config(config).proxy_protocol(options.proxy_protocol).on_http(move |request: &Request| {
             match request.path() {
-                "/metrics" => plain::metrics(&hub.stats()),
+                "/metrics" => http::metrics(&hub.stats()),
                 path => plain.answer(path, request.header("host")),
             }
         });

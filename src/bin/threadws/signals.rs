@@ -41,7 +41,7 @@ impl Stop {
 
     /// Waits for the first signal.
     pub(crate) fn wait(mut self) -> io::Result<()> {
-        // Retried by std when a signal interrupts it: the handler's octet is then already there.
+        // Retried by std when a signal interrupts it: the handler's byte is then already there.
         self.0.read_exact(&mut [0])
     }
 

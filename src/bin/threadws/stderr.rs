@@ -31,7 +31,7 @@ impl<W: Write> Lines<W> {
         let mut written = 0;
         while written < self.line.len() {
             match self.to.write(&self.line[written..]) {
-                Ok(octets @ 1..) => written += octets,
+                Ok(bytes @ 1..) => written += bytes,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Ok(0) | Err(_) => {
                     self.refused.store(true, Ordering::Relaxed);
@@ -47,15 +47,15 @@ impl<W: Write> Lines<W> {
 }
 
 impl<W: Write> Write for Lines<W> {
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.line.is_empty() && self.torn {
             self.line.push(b'\n');
         }
-        self.line.extend_from_slice(octets);
-        if octets.ends_with(b"\n") {
+        self.line.extend_from_slice(bytes);
+        if bytes.ends_with(b"\n") {
             self.end_line();
         }
-        Ok(octets.len())
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -79,13 +79,13 @@ fn takes_more() -> bool {
 mod tests {
     use super::*;
 
-    /// A disk with room for so many octets.
+    /// A disk with room for so many bytes.
     struct Disk(Vec<u8>, usize);
 
     impl Write for Disk {
-        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-            let room = self.1.saturating_sub(self.0.len()).min(octets.len());
-            self.0.extend_from_slice(&octets[..room]);
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let room = self.1.saturating_sub(self.0.len()).min(bytes.len());
+            self.0.extend_from_slice(&bytes[..room]);
             if room == 0 { Err(ErrorKind::StorageFull.into()) } else { Ok(room) }
         }
 

@@ -1,4 +1,4 @@
-//! Octets to events, a row for each sentence of RFC 6455 that speaks of them.
+//! Bytes to events, a row for each sentence of RFC 6455 that speaks of them.
 
 use super::*;
 
@@ -21,8 +21,8 @@ fn decode(role: Role, stream: &[u8], piece: usize) -> Vec<Out> {
     let mut decoder = Decoder::new(role, LIMIT);
     let mut window: Vec<u8> = Vec::new();
     let mut out = Vec::new();
-    for octets in stream.chunks(piece) {
-        window.extend_from_slice(octets);
+    for bytes in stream.chunks(piece) {
+        window.extend_from_slice(bytes);
         loop {
             let step = match decoder.next(&mut window) {
                 Ok(step) => step,
@@ -48,7 +48,7 @@ fn decode(role: Role, stream: &[u8], piece: usize) -> Vec<Out> {
                     Item::Binary(span) => Out::Binary(window[span.range()].to_vec()),
                     Item::Assembled => match decoder.take() {
                         Message::Text(text) => Out::Text(text),
-                        Message::Binary(octets) => Out::Binary(octets),
+                        Message::Binary(bytes) => Out::Binary(bytes),
                     },
                     Item::Ping(span) => Out::Ping(window[span.range()].to_vec()),
                     Item::Pong(span) => Out::Pong(window[span.range()].to_vec()),
@@ -63,36 +63,36 @@ fn decode(role: Role, stream: &[u8], piece: usize) -> Vec<Out> {
                 break;
             }
         }
-        assert!(window.len() < 14 + MAX_CONTROL, "{} octets held back", window.len());
+        assert!(window.len() < 14 + MAX_CONTROL, "{} bytes held back", window.len());
     }
     out
 }
 
 /// A frame of a client, masked.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mut octets = header(first, payload.len() as u64);
-    let start = octets.len();
-    octets.extend_from_slice(payload);
-    mask(&mut octets[start..], [1, 2, 3, 4], 0);
-    octets
+    let mut bytes = header(first, payload.len() as u64);
+    let start = bytes.len();
+    bytes.extend_from_slice(payload);
+    mask(&mut bytes[start..], [1, 2, 3, 4], 0);
+    bytes
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "each arm has just compared the length")]
 fn header(first: u8, length: u64) -> Vec<u8> {
-    let mut octets = vec![first];
+    let mut bytes = vec![first];
     match length {
-        0..=125 => octets.push(0x80 | length as u8),
+        0..=125 => bytes.push(0x80 | length as u8),
         126..=0xffff => {
-            octets.push(0x80 | 126);
-            octets.extend_from_slice(&(length as u16).to_be_bytes());
+            bytes.push(0x80 | 126);
+            bytes.extend_from_slice(&(length as u16).to_be_bytes());
         }
         _ => {
-            octets.push(0x80 | 127);
-            octets.extend_from_slice(&length.to_be_bytes());
+            bytes.push(0x80 | 127);
+            bytes.extend_from_slice(&length.to_be_bytes());
         }
     }
-    octets.extend_from_slice(&[1, 2, 3, 4]);
-    octets
+    bytes.extend_from_slice(&[1, 2, 3, 4]);
+    bytes
 }
 
 fn text_of(text: &str) -> Out {
@@ -106,7 +106,7 @@ fn table() -> Vec<(&'static str, Vec<u8>, Vec<Out>)> {
     let max = vec![7; LIMIT];
     vec![
         ("§5.2 a text message in one frame", frame(0x81, b"Hello"), vec![text_of("Hello")]),
-        ("§5.2 a binary message of 126 octets", frame(0x82, &[9; 126]), vec![Out::Binary(vec![9; 126])]),
+        ("§5.2 a binary message of 126 bytes", frame(0x82, &[9; 126]), vec![Out::Binary(vec![9; 126])]),
         ("§5.2 an empty message is a message", frame(0x81, b""), vec![text_of("")]),
         ("§5.2 RSV1 without an extension", frame(0xc1, b""), broken(ReservedBit)),
         ("§5.2 RSV2", frame(0xa1, b""), broken(ReservedBit)),
@@ -155,12 +155,12 @@ fn table() -> Vec<(&'static str, Vec<u8>, Vec<Out>)> {
         ),
         ("§5.5 a fragmented ping", frame(0x09, b""), broken(FragmentedControl)),
         ("§5.5 a fragmented close", frame(0x08, b""), broken(FragmentedControl)),
-        ("§5.5 a ping of 125 octets", frame(0x89, &[1; 125]), vec![Out::Ping(vec![1; 125])]),
-        ("§5.5 a ping of 126 octets, by its length octet alone", vec![0x89, 0xfe], broken(OversizeControl)),
-        ("§5.5 a ping of 16 MiB, by its length octet alone", vec![0x89, 0xff], broken(OversizeControl)),
+        ("§5.5 a ping of 125 bytes", frame(0x89, &[1; 125]), vec![Out::Ping(vec![1; 125])]),
+        ("§5.5 a ping of 126 bytes, by its length byte alone", vec![0x89, 0xfe], broken(OversizeControl)),
+        ("§5.5 a ping of 16 MiB, by its length byte alone", vec![0x89, 0xff], broken(OversizeControl)),
         ("§5.5.1 a close without a body", frame(0x88, b""), vec![Out::Close(None)]),
         ("§5.5.1 a close with a code", frame(0x88, &[3, 232]), vec![Out::Close(Some(1000))]),
-        ("§5.5.1 a close of one octet", frame(0x88, &[3]), broken(TruncatedClose)),
+        ("§5.5.1 a close of one byte", frame(0x88, &[3]), broken(TruncatedClose)),
         ("§7.4.2 close code 999", frame(0x88, &[3, 231]), broken(InvalidCloseCode(999))),
         ("§7.4.1 close code 1005", frame(0x88, &[3, 237]), broken(InvalidCloseCode(1005))),
         ("§7.4.1 close code 1014", frame(0x88, &[3, 246]), vec![Out::Close(Some(1014))]),
@@ -183,7 +183,7 @@ fn table() -> Vec<(&'static str, Vec<u8>, Vec<Out>)> {
 }
 
 #[test]
-fn octets_become_what_the_rfc_says_however_they_are_cut() {
+fn bytes_become_what_the_rfc_says_however_they_are_cut() {
     for (name, stream, expected) in table() {
         for piece in 1..=stream.len() {
             assert_eq!(decode(Role::Server, &stream, piece), expected, "{name}, in pieces of {piece}");
@@ -200,8 +200,8 @@ fn a_server_must_not_mask() {
 
 #[test]
 fn a_broken_header_fails_before_its_payload() {
-    // The first octet tells of a reserved bit or opcode, the second of a missing mask or an oversize control frame.
-    for (octets, violation) in [
+    // The first byte tells of a reserved bit or opcode, the second of a missing mask or an oversize control frame.
+    for (bytes, violation) in [
         (&[0xc1][..], Violation::ReservedBit),
         (&[0x83], Violation::ReservedOpcode(3)),
         (&[0x80], Violation::UnexpectedContinuation),
@@ -209,12 +209,12 @@ fn a_broken_header_fails_before_its_payload() {
         (&[0x81, 0x05], Violation::UnmaskedFrame),
         (&[0x89, 0xfe], Violation::OversizeControl),
     ] {
-        assert_eq!(decode(Role::Server, octets, 1), [Out::Violation(violation)]);
+        assert_eq!(decode(Role::Server, bytes, 1), [Out::Violation(violation)]);
     }
 }
 
 #[test]
-fn text_fails_at_the_first_octet_that_cannot_be_utf8() {
+fn text_fails_at_the_first_byte_that_cannot_be_utf8() {
     let mut stream = header(0x81, 500);
     let mut payload = *b"ok\xf4\x90";
     mask(&mut payload, [1, 2, 3, 4], 0);
@@ -239,7 +239,7 @@ fn empty_fragments_are_counted_and_large_messages_may_have_many() {
     assert_eq!(decoder.next(&mut first).expect("first").item, None);
     for _ in 0..(4 << 20) / 64 - 2 {
         let mut fragment = rest.clone();
-        assert_eq!(decoder.next(&mut fragment).expect("4 MiB in pieces of 64 octets").item, None);
+        assert_eq!(decoder.next(&mut fragment).expect("4 MiB in pieces of 64 bytes").item, None);
     }
     rest.clear();
     assert_eq!(decoder.next(&mut last).expect("last").item, Some(Item::Assembled));

@@ -1,39 +1,39 @@
-//! Octets in, heads or refusals out. Rows named H are those of the faults catalogue.
+//! Bytes in, heads or refusals out. Rows named H are those of the faults catalogue.
 
 use super::*;
 use crate::protocol::noise::Noise;
 
-const LIMITS: Limits = Limits { size: 16 * 1024, headers: 100 };
+const LIMITS: HeadLimits = HeadLimits { size: 16 * 1024, headers: 100 };
 
-fn refusal(octets: &[u8]) -> Option<Refusal> {
-    Scanner::request(LIMITS).scan(octets).err()
+fn refusal(bytes: &[u8]) -> Option<Refusal> {
+    Scanner::request(LIMITS).scan(bytes).err()
 }
 
-fn status(octets: &[u8]) -> u16 {
-    match Scanner::request(LIMITS).scan(octets) {
+fn status(bytes: &[u8]) -> u16 {
+    match Scanner::request(LIMITS).scan(bytes) {
         Err(refusal) => refusal.status.as_u16(),
         Ok(None) => 0,
         Ok(Some(end)) => {
-            parse_request(&octets[..end], LIMITS).map_or_else(|refusal| refusal.status.as_u16(), |_| 200)
+            parse_request(&bytes[..end], LIMITS).map_or_else(|refusal| refusal.status.as_u16(), |_| 200)
         }
     }
 }
 
-fn shown(octets: &[u8]) -> String {
-    octets.escape_ascii().to_string()
+fn shown(bytes: &[u8]) -> String {
+    bytes.escape_ascii().to_string()
 }
 
 #[test]
 fn a_head_ends_at_the_empty_line_wherever_it_is_cut() {
-    let octets = b"GET /chat HTTP/1.1\r\nHost: a\r\nX:y\r\n\r\n\x81\x85frame";
-    let end = octets.len() - 7;
-    for first in 0..octets.len() {
-        for second in first..octets.len() {
+    let bytes = b"GET /chat HTTP/1.1\r\nHost: a\r\nX:y\r\n\r\n\x81\x85frame";
+    let end = bytes.len() - 7;
+    for first in 0..bytes.len() {
+        for second in first..bytes.len() {
             let mut scanner = Scanner::request(LIMITS);
             let mut found = None;
-            for received in [first, second, octets.len()] {
+            for received in [first, second, bytes.len()] {
                 if found.is_none() {
-                    found = scanner.scan(&octets[..received]).expect("a head");
+                    found = scanner.scan(&bytes[..received]).expect("a head");
                     assert_eq!(found.is_some(), received >= end);
                 }
             }
@@ -43,20 +43,20 @@ fn a_head_ends_at_the_empty_line_wherever_it_is_cut() {
 }
 
 #[test]
-fn one_octet_at_a_time_costs_no_more_than_all_at_once() {
-    let limits = Limits { size: 4 << 20, headers: 100 };
-    let mut octets = b"GET / HTTP/1.1\r\nHost: a\r\nX: ".to_vec();
-    octets.resize(2 << 20, b'x');
-    octets.extend_from_slice(b"\r\n\r\n");
+fn one_byte_at_a_time_costs_no_more_than_all_at_once() {
+    let limits = HeadLimits { size: 4 << 20, headers: 100 };
+    let mut bytes = b"GET / HTTP/1.1\r\nHost: a\r\nX: ".to_vec();
+    bytes.resize(2 << 20, b'x');
+    bytes.extend_from_slice(b"\r\n\r\n");
     let mut scanner = Scanner::request(limits);
     let ends: Vec<usize> =
-        (0..=octets.len()).filter_map(|to| scanner.scan(&octets[..to]).expect("a head")).collect();
-    assert_eq!(ends, [octets.len()]);
-    // No clock in this room, not even here: scanning anew for each of the 2 million octets would take an hour.
+        (0..=bytes.len()).filter_map(|to| scanner.scan(&bytes[..to]).expect("a head")).collect();
+    assert_eq!(ends, [bytes.len()]);
+    // No clock in this room, not even here: scanning anew for each of the 2 million bytes would take an hour.
 }
 
 #[test]
-fn h3_a_head_may_be_as_long_as_the_limit_and_no_octet_longer() {
+fn h3_a_head_may_be_as_long_as_the_limit_and_no_byte_longer() {
     let head = |size: usize| {
         let mut head = b"GET / HTTP/1.1\r\nHost: a\r\nX: ".to_vec();
         head.resize(size - 4, b'x');
@@ -67,7 +67,7 @@ fn h3_a_head_may_be_as_long_as_the_limit_and_no_octet_longer() {
     assert_eq!(status(&head(LIMITS.size + 1)), 431);
     let line = |size: usize| format!("GET /{} HTTP/1.1\r\n", "a".repeat(size - 16)).into_bytes();
     assert_eq!(status(&line(LIMITS.size + 1)), 414);
-    // It is told at the limit, not one octet after it: nobody may ever send that one.
+    // It is told at the limit, not one byte after it: nobody may ever send that one.
     assert_eq!(status(&line(LIMITS.size + 100)[..LIMITS.size]), 414);
     assert_eq!(status(&line(LIMITS.size + 100)[..LIMITS.size - 1]), 0);
     assert_eq!(status(&head(LIMITS.size + 100)[..LIMITS.size]), 431);
@@ -94,7 +94,7 @@ fn h4_a_head_may_have_as_many_headers_as_the_limit_and_no_more() {
 #[test]
 fn h5_what_is_no_http_is_refused_as_soon_as_it_shows() {
     let rows: &[(&[u8], u16)] = &[
-        (b"\x16", 400),         // the first octet of a TLS ClientHello
+        (b"\x16", 400),         // the first byte of a TLS ClientHello
         (b"\x80\x2e\x01", 400), // an SSLv2 one
         (b"\x00", 400),
         (b"\xff\xfe", 400),
@@ -129,8 +129,8 @@ fn h5_what_is_no_http_is_refused_as_soon_as_it_shows() {
         (b"GET / HTTP/1.0\r\n\r\n", 200),
         (b"BREW / HTTP/1.1\r\nHost: a\r\n\r\n", 200),
     ];
-    for (octets, expected) in rows {
-        assert_eq!(status(octets), *expected, "{}", shown(octets));
+    for (bytes, expected) in rows {
+        assert_eq!(status(bytes), *expected, "{}", shown(bytes));
     }
 }
 
@@ -161,7 +161,7 @@ fn h7_an_http_11_request_has_exactly_one_host_and_a_valid_one() {
 }
 
 #[test]
-fn h8_where_parsers_are_known_to_differ_the_request_is_refused_at_that_octet() {
+fn h8_where_parsers_are_known_to_differ_the_request_is_refused_at_that_byte() {
     let rows: &[(&[u8], Refusal)] = &[
         (b"GET / HTTP/1.1\n", BARE_LF),
         (b"GET / HTTP/1.1\r\nHost: a\n", BARE_LF),
@@ -188,15 +188,15 @@ fn h8_where_parsers_are_known_to_differ_the_request_is_refused_at_that_octet() {
         (b"GET / HTTP/1.1\r\nX: \x1b", CONTROL),
         (b"GET /\0", CONTROL),
     ];
-    for (octets, expected) in rows {
-        assert_eq!(refusal(octets), Some(*expected), "{}", shown(octets));
-        assert_eq!(refusal(&octets[..octets.len() - 1]), None, "{}", shown(octets));
-        assert_eq!(parse_request(octets, LIMITS).err(), Some(*expected), "{}", shown(octets));
+    for (bytes, expected) in rows {
+        assert_eq!(refusal(bytes), Some(*expected), "{}", shown(bytes));
+        assert_eq!(refusal(&bytes[..bytes.len() - 1]), None, "{}", shown(bytes));
+        assert_eq!(parse_request(bytes, LIMITS).err(), Some(*expected), "{}", shown(bytes));
     }
 }
 
 #[test]
-fn h17_octets_beyond_ascii_in_a_value_are_kept_as_they_are() {
+fn h17_bytes_beyond_ascii_in_a_value_are_kept_as_they_are() {
     let head = b"GET / HTTP/1.1\r\nHost: a\r\nX: \t\xff\x80caf\xc3\xa9 b \t\r\nEmpty:\r\nx:2\r\n\r\n";
     let request = parse_request(head, LIMITS).expect("a head");
     let values: Vec<&[u8]> = request.headers().get_all("x").iter().map(HeaderValue::as_bytes).collect();
@@ -241,14 +241,14 @@ fn a_target_has_the_form_that_its_method_allows() {
 
 #[test]
 fn a_head_that_is_not_whole_or_not_alone_is_no_head() {
-    for octets in [&b""[..], b"GET / HTTP/1.1\r\nHost: a\r\n", b"GET / HTTP/1.1\r\nHost: a\r\n\r\nmore"] {
-        assert_eq!(parse_request(octets, LIMITS).err().map(|refusal| refusal.status.as_u16()), Some(400));
+    for bytes in [&b""[..], b"GET / HTTP/1.1\r\nHost: a\r\n", b"GET / HTTP/1.1\r\nHost: a\r\n\r\nmore"] {
+        assert_eq!(parse_request(bytes, LIMITS).err().map(|refusal| refusal.status.as_u16()), Some(400));
     }
     assert!(parse_response(b"HTTP/1.1 200 OK\r\n", LIMITS).is_err());
 }
 
 #[test]
-fn a_response_is_told_from_other_protocols_by_its_first_octets() {
+fn a_response_is_told_from_other_protocols_by_its_first_bytes() {
     let rows: &[(&[u8], bool)] = &[
         (b"HTTP/1.1 101 Switching Protocols\r\n", true),
         (b"HTTP/1.0 200 OK\r\n", true),
@@ -267,13 +267,13 @@ fn a_response_is_told_from_other_protocols_by_its_first_octets() {
         (b"HTTP/1.1 abc OK\r\n", false),
         (b"\r\nHTTP/1.1 200 OK\r\n", false),
     ];
-    for (octets, valid) in rows {
-        assert_eq!(Scanner::response(LIMITS).scan(octets).is_ok(), *valid, "{}", shown(octets));
+    for (bytes, valid) in rows {
+        assert_eq!(Scanner::response(LIMITS).scan(bytes).is_ok(), *valid, "{}", shown(bytes));
     }
     let endless = vec![b'x'; LIMITS.size];
-    let mut octets = b"HTTP/1.1 200 OK\r\nX: ".to_vec();
-    octets.extend_from_slice(&endless);
-    assert!(Scanner::response(LIMITS).scan(&octets).is_err());
+    let mut bytes = b"HTTP/1.1 200 OK\r\nX: ".to_vec();
+    bytes.extend_from_slice(&endless);
+    assert!(Scanner::response(LIMITS).scan(&bytes).is_err());
 }
 
 #[test]
@@ -319,7 +319,7 @@ fn a_426_names_the_protocol_and_the_connection_option() {
 }
 
 #[test]
-fn no_octets_can_make_it_panic() {
+fn no_bytes_can_make_it_panic() {
     let words = [
         "GET ",
         "/",
@@ -349,21 +349,21 @@ fn no_octets_can_make_it_panic() {
     let mut heads = 0;
     for seed in 0..30_000 {
         let mut noise = Noise::new(seed);
-        let mut octets = if seed % 2 == 0 { b"GET / HTTP/1.1\r\nHost: a\r\n".to_vec() } else { Vec::new() };
-        octets.extend(noise.text(&words, 12));
-        octets.extend_from_slice(b"\r\n\r\n");
-        heads += usize::from(parse_request(&octets, LIMITS).is_ok());
-        parse_response(&octets, LIMITS).ok();
+        let mut bytes = if seed % 2 == 0 { b"GET / HTTP/1.1\r\nHost: a\r\n".to_vec() } else { Vec::new() };
+        bytes.extend(noise.text(&words, 12));
+        bytes.extend_from_slice(b"\r\n\r\n");
+        heads += usize::from(parse_request(&bytes, LIMITS).is_ok());
+        parse_response(&bytes, LIMITS).ok();
         for mut scanner in [Scanner::request(LIMITS), Scanner::response(LIMITS)] {
-            let whole = Scanner { ..Scanner::new(scanner.role, LIMITS) }.scan(&octets);
+            let whole = Scanner { ..Scanner::new(scanner.role, LIMITS) }.scan(&bytes);
             let mut piecemeal = Ok(None);
-            for to in 0..=octets.len() {
-                piecemeal = scanner.scan(&octets[..to]);
+            for to in 0..=bytes.len() {
+                piecemeal = scanner.scan(&bytes[..to]);
                 if !matches!(piecemeal, Ok(None)) {
                     break;
                 }
             }
-            assert_eq!(whole, piecemeal, "{}", shown(&octets));
+            assert_eq!(whole, piecemeal, "{}", shown(&bytes));
         }
     }
     assert!(heads > 100, "the noise is too noisy: {heads} heads");

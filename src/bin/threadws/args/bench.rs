@@ -1,8 +1,8 @@
 //! The command line of `threadws bench`. No I/O.
 
 use super::{Command, Level, LogOption, one_line, only_url, unknown_option, value};
+use crate::args::values;
 use crate::filter::Filter;
-use crate::values;
 use lexopt::prelude::{Long, Short, Value};
 use std::ffi::OsString;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! The command line of `threadws serve`, which is what goes without saying. No I/O.
 
 use super::{Command, Level, LogOption, one_line, unknown_option, value};
+use crate::args::values;
 use crate::filter::Filter;
-use crate::values;
 use lexopt::prelude::{Long, Short, Value};
 use log::LevelFilter;
 use std::ffi::OsString;

@@ -10,14 +10,14 @@ const DIGITS: usize = 16;
 /// A message with a number: letters in both kinds, so that the two differ in nothing but the kind.
 #[derive(Debug)]
 pub(super) struct Payload {
-    octets: Vec<u8>,
+    bytes: Vec<u8>,
     number: u64,
     binary: bool,
 }
 
 impl Payload {
     pub(super) fn new(size: usize, binary: bool) -> Self {
-        let mut payload = Self { octets: (b'a'..=b'z').cycle().take(size).collect(), number: 0, binary };
+        let mut payload = Self { bytes: (b'a'..=b'z').cycle().take(size).collect(), number: 0, binary };
         payload.write_number();
         payload
     }
@@ -31,9 +31,9 @@ impl Payload {
     /// As many of its hexadecimal digits as there is room for, the last ones first.
     fn write_number(&mut self) {
         let mut rest = self.number;
-        for octet in self.octets.iter_mut().take(DIGITS) {
+        for byte in self.bytes.iter_mut().take(DIGITS) {
             let digit = rest % 16;
-            *octet = b"0123456789abcdef"[digit as usize];
+            *byte = b"0123456789abcdef"[digit as usize];
             if digit != 0 {
                 break; // No carry: the digits behind it are as they were.
             }
@@ -42,15 +42,15 @@ impl Payload {
     }
 
     pub(super) fn message(&self) -> MessageRef<'_> {
-        match std::str::from_utf8(&self.octets) {
+        match std::str::from_utf8(&self.bytes) {
             Ok(text) if !self.binary => MessageRef::Text(text),
-            _ => MessageRef::Binary(&self.octets),
+            _ => MessageRef::Binary(&self.bytes),
         }
     }
 
     /// Whether this came back: its kind, its length, its number and, if it is long, a sample of the rest.
     pub(super) fn is(&self, message: MessageRef<'_>) -> bool {
-        let (ours, theirs) = (&self.octets, message.as_bytes());
+        let (ours, theirs) = (&self.bytes, message.as_bytes());
         if message.as_text().is_some() == self.binary || theirs.len() != ours.len() {
             return false;
         }
@@ -87,7 +87,7 @@ mod tests {
         let mut payload = Payload::new(20, false);
         for number in 0..70_000_u64 {
             let digits: String = format!("{number:016x}").chars().rev().collect();
-            assert_eq!(payload.octets[..16], *digits.as_bytes(), "{number}");
+            assert_eq!(payload.bytes[..16], *digits.as_bytes(), "{number}");
             payload.count();
         }
     }

@@ -13,7 +13,7 @@ const BAR: u64 = 40;
 
 /// What there is to tell in the end.
 #[derive(Debug)]
-pub(super) struct Report<'a> {
+pub(super) struct Results<'a> {
     pub(super) options: &'a Options,
     pub(super) address: SocketAddr,
     pub(super) took: Duration,
@@ -21,7 +21,7 @@ pub(super) struct Report<'a> {
     pub(super) latency: Histogram,
 }
 
-impl Report<'_> {
+impl Results<'_> {
     /// Messages a second.
     fn rate(&self) -> f64 {
         self.latency.count() as f64 / self.took.as_secs_f64()

@@ -1,0 +1,405 @@
+//! What a socket has refused so far: whole frames in order, and the control frames that may pass them.
+
+use crate::sync::Arc;
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+/// Slices that one system call is given. Linux takes 1024; beyond some dozens nothing is gained.
+const MAX_SLICES: usize = 64;
+/// Small frames are copied into one unit up to this size, so that a thousand of them are not a thousand allocations. A
+/// control frame waits for the end of the unit that is being written.
+const UNIT: usize = 16 * 1024;
+/// What a unit takes beside its bytes: its place in the queue, which may have twice the room it needs, and the allocator's
+/// word for each of two allocations. It counts: a peer that does not read shall not cost more than it may.
+const BOOKKEEPING: usize = 2 * size_of::<Unit>() + 2 * size_of::<usize>();
+
+/// Whole frames that are written one after the other.
+#[derive(Debug)]
+pub(super) enum Unit {
+    /// One or more encoded frames.
+    Frames(Vec<u8>),
+    /// One frame encoded for many peers.
+    Shared(Arc<[u8]>),
+    /// A large payload that was given to us, behind its header.
+    Payload { header: Vec<u8>, payload: Vec<u8> },
+    /// So many bytes of a sender that waits until they are out, and alone can write them. There is one at a time.
+    Lent(usize),
+    /// What another sender waits with meanwhile.
+    Waited(Vec<u8>),
+}
+
+/// The bytes of [`Unit::Lent`], in the hands of who lends them; empty in everybody else's.
+pub(super) type Lent<'a> = [&'a [u8]; 2];
+
+impl Unit {
+    fn slices<'a>(&'a self, lent: Lent<'a>) -> [&'a [u8]; 2] {
+        match self {
+            Self::Frames(frames) | Self::Waited(frames) => [frames, &[]],
+            Self::Shared(frame) => [frame, &[]],
+            Self::Payload { header, payload } => [header, payload],
+            Self::Lent(_) => lent,
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Frames(frames) | Self::Waited(frames) => frames.len(),
+            Self::Shared(frame) => frame.len(),
+            Self::Payload { header, payload } => header.len() + payload.len(),
+            Self::Lent(len) => *len,
+        }
+    }
+
+    fn is_out_of_reach(&self, lent: Lent<'_>) -> bool {
+        matches!(self, Self::Lent(_)) && lent[0].is_empty()
+    }
+
+    /// The memory it takes of the backlog: what a sender waits with does not count, or a broadcast would find the backlog full
+    /// of it. A shared frame counts in full for each peer that it waits for: they may be the last to hold it.
+    fn cost(&self) -> usize {
+        BOOKKEEPING
+            + match self {
+                Self::Frames(frames) => frames.capacity(),
+                Self::Shared(frame) => frame.len(),
+                Self::Payload { header, payload } => header.capacity() + payload.capacity(),
+                Self::Lent(_) | Self::Waited(_) => 0,
+            }
+    }
+}
+
+/// A queue of frames, and a slot for each kind of control frame; in this order for [`OutboxState`](super::OutboxState)'s reason.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub(super) struct Queue {
+    /// Bytes of data frames ever queued, and ever written: a message is out when `written` has reached what `queued` was
+    /// behind it.
+    queued: u64,
+    written: u64,
+    /// Bytes of control frames that wait.
+    control: usize,
+    units: VecDeque<Unit>,
+    /// A control frame of which a part is written: nothing may come before its rest.
+    torn: Vec<u8>,
+    ping: Vec<u8>,
+    pong: Vec<u8>,
+    close: Vec<u8>,
+    /// Bytes of the first unit that are written already.
+    start: usize,
+    /// The memory of all units, written bytes included: they are freed with their unit.
+    held: usize,
+    high_water: usize,
+}
+
+impl Queue {
+    /// Whether there is nothing to write at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.queued == self.written && self.control == 0
+    }
+
+    /// Bytes of data frames that wait.
+    pub(super) fn bytes(&self) -> usize {
+        usize::try_from(self.queued - self.written).unwrap_or(usize::MAX)
+    }
+
+    /// The memory that the data frames take.
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+
+    /// The most bytes that ever waited.
+    pub(super) fn high_water(&self) -> usize {
+        self.high_water
+    }
+
+    /// What [`written`](Self::is_out) must reach for everything queued so far to be out.
+    pub(super) fn ticket(&self) -> u64 {
+        self.queued
+    }
+
+    pub(super) fn is_out(&self, ticket: u64) -> bool {
+        self.written >= ticket
+    }
+
+    /// Takes note of a frame that was written without having been queued, and returns its ticket. Nothing may be waiting.
+    pub(super) fn passed(&mut self, bytes: usize) -> u64 {
+        self.queued += bytes as u64;
+        self.written += bytes as u64;
+        self.queued
+    }
+
+    /// Appends a unit of which the first `written` bytes are out, and returns its ticket; then nothing may be waiting.
+    pub(super) fn push(&mut self, unit: Unit, written: usize) -> u64 {
+        let len = unit.len();
+        self.queued += len as u64;
+        self.written += written as u64;
+        self.high_water = self.high_water.max(self.bytes());
+        if written > 0 {
+            self.start = written;
+        } else if let (Some(Unit::Frames(last)), Unit::Frames(frames)) = (self.units.back_mut(), &unit) {
+            let joined = last.len() + len;
+            if joined <= UNIT {
+                let before = last.capacity();
+                if before < joined {
+                    // Doubled, but never beyond a unit: what is allocated counts.
+                    last.reserve_exact(joined.max(2 * before).min(UNIT) - last.len());
+                    self.held += last.capacity() - before;
+                }
+                last.extend_from_slice(frames);
+                return self.queued;
+            }
+        }
+        self.held += unit.cost();
+        self.units.push_back(unit);
+        self.queued
+    }
+
+    pub(super) fn set_ping(&mut self, frame: Vec<u8>) {
+        Self::set(&mut self.ping, &mut self.control, frame);
+    }
+
+    /// RFC 6455 §5.5.3: a pong may be left out if a newer ping has come, so a peer that floods us is kept one.
+    pub(super) fn set_pong(&mut self, frame: Vec<u8>) {
+        Self::set(&mut self.pong, &mut self.control, frame);
+    }
+
+    pub(super) fn set_close(&mut self, frame: Vec<u8>) {
+        Self::set(&mut self.close, &mut self.control, frame);
+    }
+
+    fn set(slot: &mut Vec<u8>, control: &mut usize, frame: Vec<u8>) {
+        *control += frame.len();
+        *control -= std::mem::replace(slot, frame).len();
+    }
+
+    /// Drops everything: nothing follows a torn frame.
+    pub(super) fn clear(&mut self) {
+        let Self { written, high_water, .. } = *self;
+        *self = Self { queued: written, written, high_water, ..Self::default() };
+    }
+
+    /// Whether a ping has not left yet.
+    pub(super) fn has_ping(&self) -> bool {
+        !self.ping.is_empty()
+    }
+
+    /// Fills `slices` with what is to be written next, in order, and returns how many bytes that is. Without what is lent
+    /// it ends before that.
+    pub(super) fn gather<'a>(&'a self, slices: &mut Vec<IoSlice<'a>>, lent: Lent<'a>) -> usize {
+        let mut bytes = 0;
+        let mut add = |slice: &'a [u8]| {
+            if !slice.is_empty() && slices.len() < MAX_SLICES {
+                bytes += slice.len();
+                slices.push(IoSlice::new(slice));
+            }
+            slices.len() < MAX_SLICES
+        };
+        let mut units = self.units.iter();
+        add(&self.torn);
+        if self.start > 0 {
+            // A unit of which a part is out comes before the control frames: they go between frames.
+            let mut skip = self.start;
+            let Some(unit) = units.next() else { return bytes };
+            for slice in unit.slices(lent) {
+                add(slice.get(skip..).unwrap_or_default());
+                skip = skip.saturating_sub(slice.len());
+            }
+            if unit.is_out_of_reach(lent) {
+                return bytes;
+            }
+        }
+        add(&self.ping);
+        add(&self.pong);
+        for unit in units {
+            if unit.is_out_of_reach(lent) {
+                return bytes;
+            }
+            for slice in unit.slices(lent) {
+                if !add(slice) {
+                    // Only whole prefixes are written, so a full list may end anywhere.
+                    return bytes;
+                }
+            }
+        }
+        add(&self.close);
+        bytes
+    }
+
+    /// Takes note that the first `count` bytes of what [`gather`](Self::gather) listed are written.
+    pub(super) fn advance(&mut self, mut count: usize) {
+        let (written, data) = (count, self.written);
+        let torn = count.min(self.torn.len());
+        self.torn.drain(..torn);
+        count -= torn;
+        if self.start > 0 {
+            count = self.advance_unit(count);
+        }
+        count = Self::advance_control(&mut self.ping, &mut self.torn, count);
+        count = Self::advance_control(&mut self.pong, &mut self.torn, count);
+        while count > 0 && !self.units.is_empty() {
+            count = self.advance_unit(count);
+        }
+        Self::advance_control(&mut self.close, &mut self.torn, count);
+        let data = usize::try_from(self.written - data).unwrap_or(usize::MAX);
+        self.control -= written - data;
+    }
+
+    fn advance_unit(&mut self, count: usize) -> usize {
+        let Some(unit) = self.units.front() else { return count };
+        let left = unit.len() - self.start;
+        let taken = count.min(left);
+        self.written += taken as u64;
+        if taken == left {
+            self.held -= unit.cost();
+            self.units.pop_front();
+            self.start = 0;
+            if self.units.is_empty() {
+                self.units = VecDeque::new();
+            }
+        } else {
+            self.start += taken;
+        }
+        count - taken
+    }
+
+    fn advance_control(frame: &mut Vec<u8>, torn: &mut Vec<u8>, count: usize) -> usize {
+        if count == 0 || frame.is_empty() {
+            return count;
+        }
+        let taken = count.min(frame.len());
+        if taken < frame.len() {
+            *torn = frame.split_off(taken);
+        }
+        *frame = Vec::new();
+        count - taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LENT: Lent<'static> = [b"le", b"nt"];
+
+    /// Writes `pending` in pieces of at most `piece` bytes.
+    fn written(mut pending: Queue, piece: usize) -> Vec<u8> {
+        let mut wire = Vec::new();
+        while !pending.is_empty() {
+            let mut slices = Vec::new();
+            let bytes = pending.gather(&mut slices, LENT);
+            let all: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+            assert_eq!(all.len(), bytes);
+            let count = piece.min(bytes);
+            wire.extend_from_slice(&all[..count]);
+            pending.advance(count);
+        }
+        assert_eq!((pending.bytes(), pending.held()), (0, 0));
+        wire
+    }
+
+    fn queue() -> Queue {
+        let mut pending = Queue::default();
+        pending.push(Unit::Frames(b"first".to_vec()), 0);
+        pending.push(Unit::Payload { header: b"he".to_vec(), payload: b"ad".to_vec() }, 0);
+        pending.push(Unit::Lent(4), 0);
+        pending.push(Unit::Waited(b"waited".to_vec()), 0);
+        pending.push(Unit::Shared(Arc::from(&b"shared"[..])), 0);
+        pending
+    }
+
+    #[test]
+    fn frames_leave_whole_and_in_order_however_little_the_socket_takes() {
+        for piece in 1..30 {
+            assert_eq!(written(queue(), piece), b"firstheadlentwaitedshared");
+        }
+    }
+
+    #[test]
+    fn a_control_frame_passes_what_waits_but_never_stands_inside_a_frame() {
+        for torn in 0..5 {
+            for piece in 1..30 {
+                let mut pending = queue();
+                pending.advance(torn);
+                pending.set_pong(b"PONG".to_vec());
+                pending.set_close(b"CLOSE".to_vec());
+                let rest = written(pending, piece);
+                let expected = if torn == 0 {
+                    b"PONGfirstheadlentwaitedsharedCLOSE".to_vec()
+                } else {
+                    [&b"first"[torn..], b"PONGheadlentwaitedsharedCLOSE"].concat()
+                };
+                assert_eq!(rest, expected, "{torn} bytes out, then pieces of {piece}");
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_writes_what_another_has_lent_nor_what_stands_behind_it() {
+        let mut pending = queue();
+        pending.set_close(b"CLOSE".to_vec());
+        for expected in ["firsthead", "", ""] {
+            let mut slices = Vec::new();
+            let bytes = pending.gather(&mut slices, [&[]; 2]);
+            let all: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+            assert_eq!((all.as_slice(), bytes), (expected.as_bytes(), expected.len()));
+            // The second time it stands at the front, the third time a part of it is out.
+            pending.advance(bytes.max(1));
+        }
+        assert_eq!(written(pending, 100), b"ntwaitedsharedCLOSE");
+    }
+
+    #[test]
+    fn a_newer_pong_replaces_a_waiting_one_but_not_a_torn_one() {
+        let mut pending = Queue::default();
+        pending.set_pong(b"old".to_vec());
+        pending.set_pong(b"new".to_vec());
+        pending.advance(1);
+        pending.set_pong(b"newer".to_vec());
+        assert_eq!(written(pending, 100), b"ewnewer");
+    }
+
+    #[test]
+    fn small_frames_share_memory_while_they_wait() {
+        let mut pending = Queue::default();
+        for _ in 0..1000 {
+            pending.push(Unit::Frames(b"\x81\x01x".to_vec()), 0);
+        }
+        assert_eq!((pending.units.len(), pending.bytes()), (1, 3000));
+    }
+
+    #[test]
+    fn all_that_is_allocated_counts_and_little_more() {
+        let mut pending = Queue::default();
+        for size in (0..2000).chain([1, 100_000]) {
+            match size % 3 {
+                0 => pending.push(Unit::Frames(vec![0; size + 1]), 0),
+                1 => pending.push(Unit::Shared(vec![0; size].into()), 0),
+                _ => pending.push(Unit::Payload { header: vec![0; 4], payload: Vec::with_capacity(size) }, 0),
+            };
+            let queue = pending.units.capacity() * size_of::<Unit>();
+            let bytes: usize = pending.units.iter().map(|unit| unit.cost() - BOOKKEEPING).sum();
+            // An empty queue has room for four.
+            assert!(pending.held() + 4 * size_of::<Unit>() >= queue + bytes, "{size}");
+            assert!(pending.held() <= 2 * queue + bytes + pending.units.len() * 16, "{size}");
+        }
+        let mut small = Queue::default();
+        for _ in 0..100_000 {
+            small.push(Unit::Frames(vec![0; 10]), 0);
+        }
+        assert!(
+            small.held() >= 1_000_000 && small.held() < 1_040_000,
+            "{} for a million bytes",
+            small.held()
+        );
+    }
+
+    #[test]
+    fn a_message_is_out_when_its_last_byte_is() {
+        let mut pending = queue();
+        let ticket = pending.ticket();
+        pending.push(Unit::Frames(b"later".to_vec()), 0);
+        pending.advance(24);
+        assert!(!pending.is_out(ticket));
+        pending.advance(1);
+        assert!(pending.is_out(ticket));
+    }
+}

@@ -1,0 +1,262 @@
+//! The client's half of the opening handshake (RFC 6455 §4.1): what is asked, and whether the answer is a yes.
+
+use super::head::write_header;
+use super::server_handshake::check_subprotocols;
+use super::url::Target;
+use super::{list, lists_token};
+use crate::error::{Error, Result};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, ORIGIN, SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, HeaderValue, StatusCode, Version};
+use std::io;
+use tungstenite::handshake::{client::generate_key, derive_accept_key};
+
+/// Headers that only the handshake itself may write. The origin and the subprotocols have settings of their own.
+const RESERVED: [HeaderName; 12] = [
+    HOST,
+    UPGRADE,
+    CONNECTION,
+    CONTENT_LENGTH,
+    TRANSFER_ENCODING,
+    EXPECT,
+    ORIGIN,
+    SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_VERSION,
+    SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_EXTENSIONS,
+    SEC_WEBSOCKET_ACCEPT,
+];
+
+/// An opening handshake that has been asked for, to hold the answer against.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    key: String,
+    subprotocols: Vec<String>,
+}
+
+impl Offer {
+    /// Whether such an offer can be made at all.
+    pub(crate) fn check_settings(subprotocols: &[String], headers: &HeaderMap) -> Result<()> {
+        check_subprotocols(subprotocols)?;
+        match headers.keys().find(|name| RESERVED.contains(name)) {
+            Some(name) => Err(Error::invalid(format!("header {name}: belongs to the handshake itself"))),
+            None => Ok(()),
+        }
+    }
+
+    /// The bytes of the request, with a fresh key, and what to expect for them.
+    pub(crate) fn new(
+        target: &Target,
+        origin: Option<&HeaderValue>,
+        subprotocols: &[String],
+        headers: &HeaderMap,
+    ) -> Result<(Self, Vec<u8>)> {
+        Self::check_settings(subprotocols, headers)?;
+        let key = generate_key();
+        let mut bytes = Vec::with_capacity(512);
+        bytes.extend_from_slice(b"GET ");
+        bytes.extend_from_slice(target.path.as_bytes());
+        bytes.extend_from_slice(b" HTTP/1.1\r\n");
+        // RFC 9112 §3.2: Host ought to be the first header.
+        write_header(&mut bytes, HOST.as_str(), target.authority.as_bytes());
+        write_header(&mut bytes, UPGRADE.as_str(), b"websocket");
+        write_header(&mut bytes, CONNECTION.as_str(), b"Upgrade");
+        write_header(&mut bytes, SEC_WEBSOCKET_KEY.as_str(), key.as_bytes());
+        write_header(&mut bytes, SEC_WEBSOCKET_VERSION.as_str(), b"13");
+        if let Some(origin) = origin {
+            write_header(&mut bytes, ORIGIN.as_str(), origin.as_bytes());
+        }
+        if !subprotocols.is_empty() {
+            write_header(&mut bytes, SEC_WEBSOCKET_PROTOCOL.as_str(), subprotocols.join(", ").as_bytes());
+        }
+        for (name, value) in headers {
+            write_header(&mut bytes, name.as_str(), value.as_bytes());
+        }
+        bytes.extend_from_slice(b"\r\n");
+        Ok((Self { key, subprotocols: subprotocols.to_vec() }, bytes))
+    }
+
+    /// An offer that can be repeated.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn with_key(key: &str, subprotocols: &[&str]) -> Self {
+        Self { key: key.to_owned(), subprotocols: subprotocols.iter().map(|&name| name.to_owned()).collect() }
+    }
+
+    /// Checks a 101 by RFC 6455 §4.1, items 2 to 6 of the server's answer, and tells the subprotocol agreed on.
+    ///
+    /// Item 1, another status, is the caller's: such an answer has a body to be read and shown.
+    pub(crate) fn check(&self, response: &http::Response<()>) -> Result<Option<String>> {
+        let headers = response.headers();
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS || response.version() != Version::HTTP_11 {
+            return Err(broken("the server's answer is not an HTTP/1.1 101"));
+        }
+        if !lists_token(headers, &UPGRADE, "websocket") {
+            return Err(broken("the server's 101 has no \"Upgrade: websocket\""));
+        }
+        if !lists_token(headers, &CONNECTION, "upgrade") {
+            return Err(broken("the server's 101 has no \"Connection: Upgrade\""));
+        }
+        let mut accepts = headers.get_all(SEC_WEBSOCKET_ACCEPT).iter();
+        let expected = derive_accept_key(self.key.as_bytes());
+        if accepts.next().map(HeaderValue::as_bytes) != Some(expected.as_bytes()) || accepts.next().is_some()
+        {
+            return Err(broken("the server's 101 has the wrong Sec-WebSocket-Accept"));
+        }
+        if list(headers, &SEC_WEBSOCKET_EXTENSIONS).next().is_some() {
+            return Err(broken("the server's 101 names an extension that was not asked for"));
+        }
+        let mut chosen = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
+        let (chosen, second) = (chosen.next(), chosen.next());
+        let Some(chosen) = chosen else { return Ok(None) };
+        // §11.3.4: it "MUST NOT appear more than once in an HTTP response". Compared as it is: no list.
+        match self.subprotocols.iter().find(|name| name.as_bytes() == chosen.as_bytes()) {
+            Some(name) if second.is_none() => Ok(Some(name.clone())),
+            _ => Err(broken("the server's 101 names a subprotocol that was not asked for")),
+        }
+    }
+}
+
+/// What a server that breaks the handshake makes of it; it is not told, there is no answer to an answer.
+pub(crate) fn broken(why: &'static str) -> Error {
+    Error::Io(io::Error::new(io::ErrorKind::InvalidData, why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::head::{HeadLimits, parse_request, parse_response};
+    use crate::protocol::noise::Noise;
+    use crate::protocol::server_handshake::{Asked, HandshakePolicy, check};
+
+    const LIMITS: HeadLimits = HeadLimits { size: 16 * 1024, headers: 100 };
+
+    fn strings(names: &[&str]) -> Vec<String> {
+        names.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    #[test]
+    fn what_the_client_asks_the_server_grants() {
+        let target = Target::parse("ws://example.com:8005/chat?a=b").expect("a target");
+        let mut extra = HeaderMap::new();
+        extra.append("cookie", HeaderValue::from_static("a=b"));
+        extra.append("x-twice", HeaderValue::from_static("1"));
+        extra.append("x-twice", HeaderValue::from_static("2"));
+        let origin = HeaderValue::from_static("http://example.com:8005");
+        let (offer, bytes) =
+            Offer::new(&target, Some(&origin), &strings(&["v2", "chat"]), &extra).expect("an offer");
+        let text = String::from_utf8(bytes.clone()).expect("ASCII");
+        assert!(text.starts_with("GET /chat?a=b HTTP/1.1\r\nHost: example.com:8005\r\n"), "{text}");
+        assert!(text.contains("\r\nSec-WebSocket-Key: ") && text.contains("\r\nX-Twice: 2\r\n"), "{text}");
+
+        let request = parse_request(&bytes, LIMITS).expect("a head");
+        let policy = HandshakePolicy::new(Some("/chat".into()), strings(&["chat"]), Default::default())
+            .expect("a policy");
+        let Asked::WebSocket(upgrade) = check(&request, &policy).expect("granted") else {
+            panic!("plain HTTP")
+        };
+        let mut response = upgrade.response();
+        assert_eq!(upgrade.seal(&request, &mut response), Ok(Some("chat".into())));
+        let answer = crate::protocol::head::write_switching(response.headers());
+        let answer = parse_response(&answer, LIMITS).expect("a head");
+        assert_eq!(offer.check(&answer).expect("a yes"), Some("chat".into()));
+    }
+
+    #[test]
+    fn every_offer_has_a_key_of_its_own() {
+        let target = Target::parse("ws://a").expect("a target");
+        let offer = || Offer::new(&target, None, &[], &HeaderMap::new()).expect("an offer").1;
+        assert_ne!(offer(), offer());
+    }
+
+    #[test]
+    fn no_extra_header_may_speak_for_the_handshake() {
+        let target = Target::parse("ws://a").expect("a target");
+        for name in RESERVED {
+            let mut headers = HeaderMap::new();
+            headers.insert(name.clone(), HeaderValue::from_static("x"));
+            let error = Offer::new(&target, None, &[], &headers).expect_err("reserved").to_string();
+            assert!(error.contains(name.as_str()), "{error}");
+        }
+        for names in [&["a b"][..], &[""], &["a", "a"], &["a,b"]] {
+            Offer::new(&target, None, &strings(names), &HeaderMap::new()).expect_err("no list of tokens");
+        }
+    }
+
+    #[test]
+    fn only_a_101_that_keeps_every_rule_is_a_yes() {
+        let offer = Offer::with_key("dGhlIHNhbXBsZSBub25jZQ==", &["chat"]);
+        let yes = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                   Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+        let check = |answer: &str| {
+            let response =
+                parse_response(answer.as_bytes(), LIMITS).map_err(|refusal| refusal.reason.to_owned())?;
+            offer.check(&response).map_err(|error| error.to_string())
+        };
+        assert_eq!(check(yes), Ok(None));
+        let rows = [
+            // RFC 6455 §4.1: what replaces what, and whether it may.
+            ("Upgrade: websocket", "Upgrade: WebSocket", true),
+            ("Upgrade: websocket", "upgrade: a, websocket", true),
+            ("Upgrade: websocket", "Upgrade: h2c", false),
+            ("Upgrade: websocket", "X: y", false),
+            ("Connection: Upgrade", "Connection: keep-alive\r\nconnection: foo,UPGRADE", true),
+            ("Connection: Upgrade", "Connection: close", false),
+            ("Connection: Upgrade", "X: y", false),
+            ("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", " s3pPLMBiTxaQ9kYGzzhZRbK+xOo= ", true),
+            ("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", "S3pPLMBiTxaQ9kYGzzhZRbK+xOo=", false),
+            ("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", "", false),
+            ("Sec-WebSocket-Accept: ", "Sec-WebSocket-Accept: x\r\nSec-WebSocket-Accept: ", false),
+            ("Sec-WebSocket-Accept: ", "X: ", false),
+            ("\r\n\r\n", "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n", false),
+            ("\r\n\r\n", "\r\nSec-WebSocket-Extensions:\r\n\r\n", true),
+            ("\r\n\r\n", "\r\nSec-WebSocket-Protocol: chat\r\n\r\n", true),
+            ("\r\n\r\n", "\r\nSec-WebSocket-Protocol: Chat\r\n\r\n", false),
+            ("\r\n\r\n", "\r\nSec-WebSocket-Protocol: other\r\n\r\n", false),
+            ("\r\n\r\n", "\r\nSec-WebSocket-Protocol: chat, other\r\n\r\n", false),
+            ("\r\n\r\n", "\r\nSec-WebSocket-Protocol: chat\r\nSec-WebSocket-Protocol: chat\r\n\r\n", false),
+            ("101 Switching Protocols", "200 OK", false),
+            ("101 Switching Protocols", "101", true),
+            ("101 Switching Protocols", "1001 x", false),
+            ("HTTP/1.1", "HTTP/1.0", false),
+            ("HTTP/1.1", "HTTP/2.0", false),
+            ("HTTP/1.1", "ICY/1.1", false),
+            ("\r\nConnection", "\r\n Connection", false),
+            ("\r\nConnection", "\nConnection", false),
+        ];
+        for (part, replaced, accepted) in rows {
+            let answer = yes.replacen(part, replaced, 1);
+            assert_eq!(check(&answer).is_ok(), accepted, "{answer:?}: {:?}", check(&answer));
+        }
+    }
+
+    #[test]
+    fn no_answer_can_make_it_panic() {
+        let offer = Offer::with_key("dGhlIHNhbXBsZSBub25jZQ==", &["chat"]);
+        let words = [
+            "HTTP/1.1 101 x\r\n",
+            "upgrade: websocket\r\n",
+            "connection: upgrade\r\n",
+            "sec-websocket-accept:",
+            "\r\n",
+            "sec-websocket-protocol: chat",
+            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n",
+            ":",
+            " ",
+            ",",
+            "\u{e9}",
+            "HTTP/1.1 ",
+        ];
+        for seed in 0..5000 {
+            let mut noise = Noise::new(seed);
+            let mut bytes = b"HTTP/1.1 101 x\r\n".to_vec();
+            bytes.extend(noise.text(&words, 30));
+            bytes.extend_from_slice(b"\r\n\r\n");
+            if let Ok(response) = parse_response(&bytes, LIMITS) {
+                offer.check(&response).ok();
+            }
+        }
+    }
+}

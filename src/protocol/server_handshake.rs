@@ -1,0 +1,281 @@
+//! The server's half of the opening handshake (RFC 6455 §4.2): is it a WebSocket that is asked for, and may it be?
+
+use super::head::write_switching;
+use super::origin::Origins;
+use super::{Refusal, is_token, list, lists_token};
+use crate::error::{Error, Result};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use tungstenite::handshake::derive_accept_key;
+
+const BODY_LENGTH: Refusal = Refusal::bad_request("the length of the body is malformed or given twice");
+const KEY: Refusal = Refusal::bad_request("Sec-WebSocket-Key is not 16 bytes in base64");
+const SUBPROTOCOLS: Refusal = Refusal::bad_request("Sec-WebSocket-Protocol is malformed or names one twice");
+
+/// What a plain request is told where nobody serves plain HTTP.
+///
+/// RFC 9110 §15.5.22: "The server MUST send an Upgrade header field in a 426 response".
+pub(crate) const UPGRADE_REQUIRED: Refusal =
+    Refusal::new(StatusCode::UPGRADE_REQUIRED, "only WebSockets are served here")
+        .with(&[("upgrade", "websocket"), ("sec-websocket-version", "13")]);
+
+/// Which WebSockets a server gives.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct HandshakePolicy {
+    path: Option<String>,
+    subprotocols: Vec<String>,
+    origins: Origins,
+}
+
+impl HandshakePolicy {
+    /// No `path` means every path. Refuses what no client could ever ask for.
+    pub(crate) fn new(path: Option<String>, subprotocols: Vec<String>, origins: Origins) -> Result<Self> {
+        if let Some(path) = &path {
+            if !path.starts_with('/')
+                || !path.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#".contains(&byte))
+            {
+                return Err(Error::invalid(format!(
+                    "path {path:?}: starts with \"/\", is percent-encoded, and has no \"?\" or \"#\""
+                )));
+            }
+        }
+        check_subprotocols(&subprotocols)?;
+        Ok(Self { path, subprotocols, origins })
+    }
+}
+
+/// RFC 6455 §4.1, item 10: subprotocols are tokens, and unique.
+pub(super) fn check_subprotocols(names: &[String]) -> Result<()> {
+    let mut sorted: Vec<&str> = names.iter().map(String::as_str).collect();
+    sorted.sort_unstable();
+    if let Some(name) = sorted.iter().find(|name| !is_token(name.as_bytes())) {
+        return Err(Error::invalid(format!("subprotocol {name:?}: not a token")));
+    }
+    match sorted.iter().zip(sorted.iter().skip(1)).find(|(name, next)| name == next) {
+        Some((name, _)) => Err(Error::invalid(format!("subprotocol {name:?}: named twice"))),
+        None => Ok(()),
+    }
+}
+
+/// What a request asks for.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    /// A page or the like, with GET or HEAD and without a body.
+    Http,
+    /// A WebSocket that may be opened.
+    WebSocket(Upgrade),
+}
+
+/// An upgrade that passed every check: what its 101 has to say.
+#[derive(Debug)]
+pub(crate) struct Upgrade {
+    accept: HeaderValue,
+    subprotocol: Option<HeaderValue>,
+}
+
+/// Decides in this order: plain HTTP? -> the handshake's own headers -> path -> origin -> subprotocol.
+pub(crate) fn check(
+    request: &http::Request<()>,
+    policy: &HandshakePolicy,
+) -> std::result::Result<Asked, Refusal> {
+    let headers = request.headers();
+    let body = announces_body(headers)?;
+    if !asks_for_websocket(headers) {
+        return check_plain(request.method(), body);
+    }
+    check_handshake(request, body)?;
+    let accept = accept_key(headers)?;
+    if policy.path.as_deref().is_some_and(|path| path != request.uri().path()) {
+        return Err(Refusal::new(StatusCode::NOT_FOUND, "no WebSocket is served at this path"));
+    }
+    if !policy.origins.admit(headers, request.uri().authority().map(http::uri::Authority::as_str)) {
+        return Err(Refusal::new(StatusCode::FORBIDDEN, "this origin is not allowed"));
+    }
+    let subprotocol = negotiate(headers, &policy.subprotocols)?;
+    Ok(Asked::WebSocket(Upgrade { accept, subprotocol }))
+}
+
+/// A request that carries any of the handshake's own headers wants a WebSocket, even if a proxy dropped `Upgrade` on
+/// the way: it is told what is missing instead of being served a page.
+fn asks_for_websocket(headers: &HeaderMap) -> bool {
+    lists_token(headers, &UPGRADE, "websocket")
+        || headers.contains_key(SEC_WEBSOCKET_KEY)
+        || headers.contains_key(SEC_WEBSOCKET_VERSION)
+}
+
+fn check_plain(method: &Method, body: bool) -> std::result::Result<Asked, Refusal> {
+    if method != Method::GET && method != Method::HEAD {
+        return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are served here")
+            .with(&[("allow", "GET, HEAD")]));
+    }
+    if body {
+        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "a request with a body is not served here"));
+    }
+    Ok(Asked::Http)
+}
+
+/// RFC 6455 §4.2.1, items 1 and 3 to 6.
+fn check_handshake(request: &http::Request<()>, body: bool) -> std::result::Result<(), Refusal> {
+    let headers = request.headers();
+    if request.method() != Method::GET {
+        return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "a WebSocket is asked for with GET")
+            .with(&[("allow", "GET")]));
+    }
+    // RFC 9110 §7.8 has the Upgrade of an HTTP/1.0 request ignored. A page instead of the WebSocket would hide from its
+    // user what is wrong, mostly a proxy that was not told to speak 1.1; so it is neither: an error.
+    if request.version() != Version::HTTP_11 {
+        return Err(Refusal::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "a WebSocket needs HTTP/1.1"));
+    }
+    if body {
+        // A proxy that reads a body here and a server that reads frames disagree about whose bytes follow.
+        return Err(Refusal::bad_request("a handshake has no body"));
+    }
+    if !lists_token(headers, &UPGRADE, "websocket") {
+        return Err(Refusal::bad_request("no \"Upgrade: websocket\": a proxy may have dropped it"));
+    }
+    if !lists_token(headers, &CONNECTION, "upgrade") {
+        return Err(Refusal::bad_request("no \"Connection: Upgrade\": a proxy may have dropped it"));
+    }
+    let mut versions = headers.get_all(SEC_WEBSOCKET_VERSION).iter();
+    match (versions.next().map(HeaderValue::as_bytes), versions.next()) {
+        (_, Some(_)) => Err(Refusal::bad_request("more than one Sec-WebSocket-Version")),
+        (Some(b"13"), None) => Ok(()),
+        // RFC 6455 §4.4. An absent version is a draft's, and told the same.
+        _ => Err(Refusal::new(StatusCode::UPGRADE_REQUIRED, "Sec-WebSocket-Version has to be 13")
+            .with(&[("sec-websocket-version", "13"), ("upgrade", "websocket")])),
+    }
+}
+
+/// Whether bytes of a body follow the head (RFC 9112 §6.3).
+///
+/// `Transfer-Encoding` beside a length, or two lengths, is how requests are smuggled past a proxy: refused, not
+/// interpreted.
+fn announces_body(headers: &HeaderMap) -> std::result::Result<bool, Refusal> {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let (length, second) = (lengths.next().map(HeaderValue::as_bytes), lengths.next());
+    let encoded = headers.contains_key(TRANSFER_ENCODING);
+    match length {
+        None => Ok(encoded),
+        Some(digits) => {
+            let valid = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+            if !valid || second.is_some() || encoded {
+                return Err(BODY_LENGTH);
+            }
+            Ok(digits.iter().any(|&digit| digit != b'0'))
+        }
+    }
+}
+
+/// RFC 6455 §4.2.1, item 5: one key, the base64 of 16 bytes.
+fn accept_key(headers: &HeaderMap) -> std::result::Result<HeaderValue, Refusal> {
+    let mut keys = headers.get_all(SEC_WEBSOCKET_KEY).iter();
+    match (keys.next(), keys.next()) {
+        (Some(key), None) if is_key(key.as_bytes()) => {
+            HeaderValue::try_from(derive_accept_key(key.as_bytes())).map_err(|_| KEY)
+        }
+        (Some(_), None) => Err(KEY),
+        (None, _) => Err(Refusal::bad_request("no Sec-WebSocket-Key")),
+        (Some(_), Some(_)) => Err(Refusal::bad_request("more than one Sec-WebSocket-Key")),
+    }
+}
+
+/// RFC 4648 §4 and §3.5: 22 characters and two of padding. The last character carries 2 bits, the other 4 are zero.
+fn is_key(key: &[u8]) -> bool {
+    match key {
+        [digits @ .., last, b'=', b'='] => {
+            digits.len() == 21
+                && digits.iter().all(|&byte| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/')
+                && b"AQgw".contains(last)
+        }
+        _ => false,
+    }
+}
+
+/// The first subprotocol of the client's list that the server has: the list is in the client's order of preference (RFC
+/// 6455 §11.3.4). None in common is none at all: the client decides whether it goes on without.
+fn negotiate(headers: &HeaderMap, known: &[String]) -> std::result::Result<Option<HeaderValue>, Refusal> {
+    let offered: Vec<&[u8]> = list(headers, &SEC_WEBSOCKET_PROTOCOL).collect();
+    // RFC 6455 §4.1, item 10: the elements "MUST all be unique strings". Sorted: a list may hold thousands.
+    let mut sorted = offered.clone();
+    sorted.sort_unstable();
+    if !sorted.iter().all(|name| is_token(name)) || !sorted.is_sorted_by(|name, next| name < next) {
+        return Err(SUBPROTOCOLS);
+    }
+    match offered.iter().find(|name| known.iter().any(|known| known.as_bytes() == **name)) {
+        Some(name) => HeaderValue::from_bytes(name).map(Some).map_err(|_| SUBPROTOCOLS),
+        None => Ok(None),
+    }
+}
+
+impl Upgrade {
+    /// The headers of the 101 that are the handshake's own, the subprotocol apart.
+    fn own_headers(&self) -> [(&'static HeaderName, &HeaderValue); 3] {
+        static WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+        static UPGRADE_TOKEN: HeaderValue = HeaderValue::from_static("Upgrade");
+        [(&UPGRADE, &WEBSOCKET), (&CONNECTION, &UPGRADE_TOKEN), (&SEC_WEBSOCKET_ACCEPT, &self.accept)]
+    }
+
+    /// The bytes of the 101 where no header callback has a say: no map is made for them.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let subprotocol = self.subprotocol.iter().map(|name| (&SEC_WEBSOCKET_PROTOCOL, name));
+        write_switching(self.own_headers().into_iter().chain(subprotocol))
+    }
+
+    /// What was agreed on, unless the header callback has another wish.
+    pub(crate) fn subprotocol(&self) -> Option<String> {
+        self.subprotocol.as_ref().and_then(|name| name.to_str().ok()).map(str::to_owned)
+    }
+
+    /// The 101, for the header callback to add to.
+    pub(crate) fn response(&self) -> http::Response<Vec<u8>> {
+        let mut response = http::Response::new(Vec::new());
+        if let Some(subprotocol) = &self.subprotocol {
+            response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, subprotocol.clone());
+        }
+        self.complete(&mut response);
+        response
+    }
+
+    fn complete(&self, response: &mut http::Response<Vec<u8>>) {
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        response.body_mut().clear();
+        let headers = response.headers_mut();
+        for (name, value) in self.own_headers() {
+            headers.insert(name, value.clone());
+        }
+        // An extension we do not speak must not be agreed to, and a 101 has no body to describe.
+        for name in [SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_VERSION, CONTENT_LENGTH, TRANSFER_ENCODING] {
+            headers.remove(name);
+        }
+    }
+
+    /// Makes a 101 again of what the header callback left, and tells the subprotocol that is now agreed on.
+    ///
+    /// The callback may choose one itself, if the client offered it: RFC 6455 §4.1 has the client fail the connection
+    /// over any other, so that is a 500 here, where it can be understood.
+    pub(crate) fn seal(
+        &self,
+        request: &http::Request<()>,
+        response: &mut http::Response<Vec<u8>>,
+    ) -> std::result::Result<Option<String>, Refusal> {
+        const UNOFFERED: Refusal = Refusal::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the server chose a subprotocol that the client did not offer",
+        );
+        self.complete(response);
+        let mut chosen = response.headers().get_all(SEC_WEBSOCKET_PROTOCOL).iter();
+        let (chosen, second) = (chosen.next(), chosen.next());
+        let Some(chosen) = chosen else { return Ok(None) };
+        let offered = list(request.headers(), &SEC_WEBSOCKET_PROTOCOL).any(|name| name == chosen.as_bytes());
+        match chosen.to_str() {
+            Ok(name) if offered && second.is_none() => Ok(Some(name.to_owned())),
+            _ => Err(UNOFFERED),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+//! Text that arrives in pieces: each byte is validated once, and a wrong one is found as soon as it comes.
+
+use crate::error::Violation;
+
+/// The longest UTF-8 sequence.
+const MAX_SEQUENCE: usize = 4;
+
+/// UTF-8 under construction: what is valid so far, and the start of a sequence that a cut left incomplete.
+#[derive(Debug, Default)]
+pub(super) struct Text {
+    valid: String,
+    cut: [u8; MAX_SEQUENCE],
+    cut_len: usize,
+}
+
+impl Text {
+    /// Appends a piece, which may end inside a character.
+    ///
+    /// # Errors
+    ///
+    /// [`Violation::InvalidUtf8`] at the first byte after which no continuation can make the text valid.
+    pub(super) fn push(&mut self, mut piece: &[u8]) -> Result<(), Violation> {
+        while self.cut_len > 0 {
+            let Some((&byte, rest)) = piece.split_first() else { return Ok(()) };
+            piece = rest;
+            // A sequence of four bytes is whole or wrong, so there always is a place.
+            *self.cut.get_mut(self.cut_len).ok_or(Violation::InvalidUtf8)? = byte;
+            self.cut_len += 1;
+            match std::str::from_utf8(self.cut.get(..self.cut_len).unwrap_or_default()) {
+                Ok(character) => {
+                    self.valid.push_str(character);
+                    self.cut_len = 0;
+                }
+                Err(error) if error.error_len().is_none() => {}
+                Err(_) => return Err(Violation::InvalidUtf8),
+            }
+        }
+        // Cut first, then validate: `from_utf8` on the whole piece would fail at the cut and want a second pass.
+        let (whole, tail) = piece.split_at(piece.len() - incomplete_tail(piece));
+        self.valid.push_str(std::str::from_utf8(whole).map_err(|_| Violation::InvalidUtf8)?);
+        match std::str::from_utf8(tail) {
+            Err(error) if error.error_len().is_some() => Err(Violation::InvalidUtf8),
+            _ => {
+                self.cut.iter_mut().zip(tail).for_each(|(place, &byte)| *place = byte);
+                self.cut_len = tail.len();
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes a whole text; there must be none yet.
+    pub(super) fn set(&mut self, valid: &str) {
+        self.valid.push_str(valid);
+    }
+
+    /// Ends the text.
+    ///
+    /// # Errors
+    ///
+    /// [`Violation::InvalidUtf8`] if it ends inside a character.
+    pub(super) fn finish(&self) -> Result<(), Violation> {
+        if self.cut_len == 0 { Ok(()) } else { Err(Violation::InvalidUtf8) }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.valid.len() + self.cut_len
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.valid
+    }
+
+    pub(super) fn take(&mut self) -> String {
+        std::mem::take(&mut self.valid)
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.valid.clear();
+        self.cut_len = 0;
+    }
+
+    pub(super) fn capacity(&self) -> usize {
+        self.valid.capacity()
+    }
+}
+
+/// How many of the last three bytes start a sequence that is longer than what is there.
+fn incomplete_tail(bytes: &[u8]) -> usize {
+    for (at, byte) in bytes.iter().rev().take(MAX_SEQUENCE - 1).enumerate() {
+        let sequence = match byte {
+            0x80..=0xbf => continue,
+            0xc0..=0xdf => 2,
+            0xe0..=0xef => 3,
+            0xf0..=0xff => 4,
+            _ => 1,
+        };
+        return if sequence > at + 1 { at + 1 } else { 0 };
+    }
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn in_two(bytes: &[u8], cut: usize) -> Result<String, Violation> {
+        let mut text = Text::default();
+        text.push(&bytes[..cut])?;
+        text.push(&bytes[cut..])?;
+        text.finish()?;
+        Ok(text.take())
+    }
+
+    #[test]
+    fn text_cut_anywhere_is_the_same_text() {
+        let sample = "κόσμε 안녕하세요 🐸 plain";
+        for cut in 0..=sample.len() {
+            assert_eq!(in_two(sample.as_bytes(), cut).as_deref(), Ok(sample), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_utf8_fails_wherever_it_is_cut() {
+        let wrong: [&[u8]; 9] = [
+            b"\xce\xba\xed\xa0\x80edited", // a surrogate
+            b"\xf4\x90\x80\x80",           // above U+10FFFF
+            b"\xc0\xaf",                   // overlong
+            b"\xe0\x80\x80",
+            b"\xf0\x80\x80\x80",
+            b"\xff",
+            b"\x80",
+            b"abc\xe2\x82", // ends inside a character
+            b"\xe2\x82\xe2\x82\xac",
+        ];
+        for bytes in wrong {
+            for cut in 0..=bytes.len() {
+                assert_eq!(in_two(bytes, cut), Err(Violation::InvalidUtf8), "{bytes:x?} cut at {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_byte_that_cannot_be_right_fails() {
+        let mut text = Text::default();
+        text.push(b"\xf4").expect("may become U+100000");
+        assert_eq!(text.push(b"\x90"), Err(Violation::InvalidUtf8));
+    }
+}

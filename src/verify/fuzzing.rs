@@ -1,0 +1,367 @@
+//! What `cargo fuzz` feeds: each target takes any bytes, and panics where a promise is broken. Not part of the library.
+//!
+//! The first bytes of an input choose the circumstances, the others come from the wire.
+
+use crate::config::{MAX_HEAD_SIZE, MAX_HEADERS};
+use crate::message::{CloseCode, CloseFrame};
+use crate::protocol::client_handshake::Offer;
+use crate::protocol::decoder::{self, Decoder, Item, MAX_CONTROL};
+use crate::protocol::encoder::{self, MAX_REASON, Opcode};
+use crate::protocol::forwarded::{ForwardedHeader, Trust, client_ip};
+use crate::protocol::head::{HeadLimits, Scanner, parse_request, parse_response, write_switching};
+use crate::protocol::origin::Origins;
+use crate::protocol::proxy_header::{self, MAX_REST};
+use crate::protocol::response_body::Framing;
+use crate::protocol::server_handshake::{self, Asked, HandshakePolicy};
+use crate::protocol::url::Target;
+use crate::protocol::{Refusal, Role};
+use crate::verify::oracle::{self, MIN_WINDOW, Setting};
+use http::header::{HOST, HeaderName, HeaderValue, LOCATION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY};
+use http::{HeaderMap, Method, StatusCode, Version};
+use std::net::IpAddr;
+use tungstenite::protocol::frame::coding as other;
+
+/// Our decoder sees what tungstenite's sees, but for the named differences, however the bytes are cut.
+pub fn decoder(input: &[u8]) {
+    let [flags, limit, buffers, piece, other_piece, repeat, bytes @ ..] = input else { return };
+    let (idle_buffer, bulk_buffer, direct) = [
+        (MIN_WINDOW, 512, 1),
+        (MIN_WINDOW + 1, MIN_WINDOW, 30),
+        (256, 1024, 64),
+        (4096, 128 * 1024, 16 * 1024),
+    ][usize::from(buffers % 4)];
+    let piece = usize::from(*piece) + 1;
+    let setting = Setting {
+        role: if flags & 1 == 0 { Role::Server } else { Role::Client },
+        max_message: [1, 20, 125, 126, 400, 5000, 70_000, 200_000][usize::from(limit % 8)],
+        idle_buffer,
+        bulk_buffer,
+        direct,
+        lend: flags & 2 == 0,
+        pieces: vec![piece, usize::from(*other_piece) + 1, piece * 8],
+    };
+    let mut bytes = bytes.to_vec();
+    if flags & 0xf0 == 0xf0 {
+        // Seldom, because it is slow: one small frame over and over, up to more fragments than may be.
+        let tail = bytes[bytes.len().saturating_sub(usize::from(repeat % 8))..].to_vec();
+        while !tail.is_empty() && bytes.len() < 26 * 1024 {
+            bytes.extend_from_slice(&tail);
+        }
+    }
+    drop(oracle::compare(&bytes, &setting));
+}
+
+/// A request head ends where httparse says it ends, however it is cut, and whatever it asks for is answered.
+pub fn request_head(input: &[u8]) {
+    let [flags, piece, bytes @ ..] = input else { return };
+    let limits = limits(*flags);
+    let Some(head) = scanned(|| Scanner::request(limits), bytes, *piece, limits) else { return };
+    let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut theirs = httparse::Request::new(&mut lines);
+    let theirs_end = theirs.parse(bytes);
+    let request = match parse_request(head, limits) {
+        Ok(request) => request,
+        Err(refusal) => return check_refusal(refusal),
+    };
+    assert_eq!(theirs_end, Ok(httparse::Status::Complete(head.len())), "a second request could be smuggled");
+    assert_eq!(request.headers().len(), theirs.headers.len());
+    assert_eq!(theirs.method, Some(request.method().as_str()));
+    assert!(request.version() == Version::HTTP_10 || request.headers().get_all(HOST).iter().count() == 1);
+
+    let mut origins = Origins::default();
+    origins.allow("https://*.example.com").expect("a pattern");
+    let path = (flags & 4 != 0).then(|| "/chat".to_owned());
+    let policy = HandshakePolicy::new(path, vec!["chat".into(), "v2".into()], origins).expect("a policy");
+    match server_handshake::check(&request, &policy) {
+        Err(refusal) => check_refusal(refusal),
+        Ok(Asked::Http) => assert!([Method::GET, Method::HEAD].contains(request.method())),
+        Ok(Asked::WebSocket(upgrade)) => {
+            assert_eq!((request.method(), request.version()), (&Method::GET, Version::HTTP_11));
+            let mut response = upgrade.response();
+            let subprotocol = upgrade.seal(&request, &mut response).expect("its own choice");
+            let answer = parse_response(&write_switching(response.headers()), limits_of_ours());
+            let key = request.headers()[SEC_WEBSOCKET_KEY].to_str().expect("base64");
+            let names = subprotocol.as_deref();
+            let agreed =
+                Offer::with_key(key, names.as_slice()).check(&answer.expect("a head")).expect("a yes");
+            assert_eq!(agreed, subprotocol);
+        }
+    }
+}
+
+/// An answer's head ends where httparse says it ends, and is a yes only if it says everything that a yes must say.
+pub fn response_head(input: &[u8]) {
+    const ACCEPT: &[u8] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+    let [flags, piece, bytes @ ..] = input else { return };
+    let limits = limits(*flags);
+    let Some(head) = scanned(|| Scanner::response(limits), bytes, *piece, limits) else { return };
+    let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut theirs = httparse::Response::new(&mut lines);
+    let theirs_end = theirs.parse(bytes);
+    let Ok(response) = parse_response(head, limits) else { return };
+    assert_eq!(theirs_end, Ok(httparse::Status::Complete(head.len())));
+    assert_eq!(response.headers().len(), theirs.headers.len());
+    assert_eq!(theirs.code, Some(response.status().as_u16()));
+
+    let offer = Offer::with_key("dGhlIHNhbXBsZSBub25jZQ==", &["chat", "v2"]);
+    if let Ok(subprotocol) = offer.check(&response) {
+        assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+        assert!(response.headers().get_all(SEC_WEBSOCKET_ACCEPT).iter().eq([ACCEPT]));
+        assert!([None, Some("chat"), Some("v2")].contains(&subprotocol.as_deref()));
+    }
+    check_body(Framing::of(&response), &bytes[head.len()..], usize::from(*piece));
+    // Wherever an answer leads, what is asked there is one request.
+    let from = Target::parse("ws://example.com:8005/a/b?c").expect("a target");
+    let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
+    if let Some(Ok(target)) = location.map(|location| from.redirected(location)) {
+        let (_, asked) = Offer::new(&target, None, &[], &HeaderMap::new()).expect("an offer");
+        parse_request(&asked, HeadLimits { size: 2 * MAX_HEAD_SIZE, headers: MAX_HEADERS })
+            .expect("one request");
+    }
+}
+
+/// What has come of a body stays, whatever comes after it; and chunks are what httparse takes for chunks.
+fn check_body(framing: Framing, bytes: &[u8], cut: usize) {
+    let (body, whole) = framing.body(bytes);
+    let (start, early) = framing.body(&bytes[..cut.min(bytes.len())]);
+    assert!(body.starts_with(&start) && (!early || whole && body == start));
+    if framing != Framing::Chunked {
+        assert!(bytes.starts_with(&body));
+        return;
+    }
+    let (mut theirs, mut rest) = (Vec::new(), bytes);
+    while let Ok(httparse::Status::Complete((start, size @ 1..))) = httparse::parse_chunk_size(rest) {
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        rest = &rest[start..];
+        theirs.extend_from_slice(&rest[..size.min(rest.len())]);
+        rest = size.checked_add(2).and_then(|size| rest.get(size..)).unwrap_or_default();
+    }
+    assert!(body.starts_with(&theirs));
+}
+
+/// The client's address is the peer's or one that the header holds; and what a trusted proxy appended stands, whatever the
+/// client wrote before it.
+pub fn forwarded(input: &[u8]) {
+    let [flags, text @ ..] = input else { return };
+    let header = if flags & 1 == 0 { ForwardedHeader::XForwardedFor } else { ForwardedHeader::Forwarded };
+    let peer = ["127.0.0.1", "::ffff:127.0.0.1", "::1", "192.0.2.1"][usize::from(flags >> 1 & 3)];
+    let peer: IpAddr = peer.parse().expect("an address");
+    let trusted = ["loopback", "loopback 10.0.0.0/8", "none", "any"][usize::from(flags >> 3 & 3)];
+    let mut trust = if trusted == "any" { Trust::Any } else { Trust::none() };
+    let mut blocks = trusted.split(' ').filter(|block| *block != "any");
+    blocks.try_for_each(|block| trust.add(block)).expect("a block");
+    let believed = trusted == "any" || trusted != "none" && peer.to_canonical().is_loopback();
+    let mut lines: Vec<Vec<u8>> = text.split(|&byte| byte == b'\n').map(<[u8]>::to_vec).collect();
+    for line in &mut lines {
+        line.retain(|&byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f));
+    }
+    let is_long = flags & 0xe0 == 0xe0 && text.len() < 16;
+    if is_long {
+        // Seldom, because it is slow: a walk that is not linear would not come to an end.
+        let count = lines.len();
+        lines.iter_mut().for_each(|line| *line = line.repeat((128 << 10) / count / line.len().max(1)));
+    }
+    let ip = |lines: &[Vec<u8>]| client_ip(peer, &lines_of(header, lines), &trust, header);
+
+    let client = ip(&lines);
+    if !believed {
+        assert_eq!(client, peer.to_canonical(), "the header of an untrusted peer was believed");
+        return;
+    }
+    assert!(
+        client == peer.to_canonical() || lines.iter().any(|line| names(line, client)),
+        "{client} is nowhere in {lines:?}"
+    );
+    if trusted == "any" || is_long {
+        return;
+    }
+    // What a proxy appends, and whom it names: somebody, or nobody that can be known.
+    let peer = peer.to_canonical().to_string();
+    let appended: [(&str, &str); 3] = match header {
+        ForwardedHeader::XForwardedFor => [
+            ("198.51.100.77", "198.51.100.77"),
+            ("198.51.100.77:80\t, 127.0.0.1", "198.51.100.77"),
+            ("198.51.100.77, unknown", &peer),
+        ],
+        ForwardedHeader::Forwarded => [
+            ("for=198.51.100.77", "198.51.100.77"),
+            ("For=\"198.51.100.77:80\";proto=http;ext=\"a,\\\"b\"", "198.51.100.77"),
+            ("for=198.51.100.77, for=_hidden", &peer),
+        ],
+    };
+    for (appended, expected) in appended {
+        let mut on_a_new_line = lines.clone();
+        on_a_new_line.push(appended.as_bytes().to_vec());
+        let mut on_the_same_line = lines.clone();
+        let Some(last) = on_the_same_line.last_mut() else { return };
+        last.extend_from_slice(b", ");
+        last.extend_from_slice(appended.as_bytes());
+        for lines in [on_a_new_line, on_the_same_line] {
+            assert_eq!(ip(&lines).to_string(), expected, "a proxy's word did not stand: {lines:?}");
+        }
+    }
+}
+
+/// A PROXY header is the same however its bytes are cut, takes no byte of what is behind it, and says no address that is
+/// not in it.
+pub fn proxy(input: &[u8]) {
+    let verdict = proxy_header::scan(input);
+    let (known_at, first) = (0..=input.len())
+        .map(|cut| (cut, proxy_header::scan(&input[..cut])))
+        .find(|(_, verdict)| *verdict != Ok(None))
+        .unwrap_or((input.len(), Ok(None)));
+    match verdict {
+        Ok(None) => {
+            assert_eq!(first, verdict);
+            assert!(input.len() < 16 + MAX_REST, "more is waited for than may come");
+        }
+        Ok(Some(header)) => {
+            assert_eq!((first, known_at), (verdict, header.len));
+            let bytes = &input[..header.len];
+            let Some(ip) = header.source else { return };
+            if let Some(line) = bytes.strip_prefix(b"PROXY TCP") {
+                let words: Vec<&[u8]> = line[..line.len() - 2].split(|&byte| byte == b' ').collect();
+                assert!(words.len() == 5 && names(words[1], ip), "{ip} of {words:?}");
+            } else {
+                let mapped = match ip {
+                    IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+                    IpAddr::V6(ip) => ip,
+                };
+                let four = mapped.to_ipv4_mapped().is_some_and(|ip| bytes[16..].starts_with(&ip.octets()));
+                assert!(four || bytes[16..].starts_with(&mapped.octets()), "{ip} is not in it");
+            }
+        }
+        Err(refusal) => {
+            check_refusal(refusal);
+            let later = (known_at..=input.len()).map(|cut| proxy_header::scan(&input[..cut]));
+            assert!(later.into_iter().all(|verdict| verdict.is_err()), "a refusal is taken back");
+        }
+    }
+}
+
+/// What a Close or ping may carry is sent and read as it was; what it may not is refused at both ends.
+pub fn close_payload(input: &[u8]) {
+    let payload = &input[..input.len().min(MAX_CONTROL)];
+    match decoder::close_frame(payload) {
+        Ok(None) => assert!(payload.is_empty()),
+        Ok(Some(frame)) => {
+            encoder::check_close(frame.code, &frame.reason).expect("it was received");
+            assert_eq!(encoder::close_payload(Some(&frame)), payload);
+        }
+        Err(_) => assert!(
+            payload.len() == 1 || !is_sendable(payload) || std::str::from_utf8(&payload[2..]).is_err(),
+            "{payload:02x?}"
+        ),
+    }
+
+    let [high, low, reason @ ..] = input else { return };
+    let code = CloseCode::from(u16::from_be_bytes([*high, *low]));
+    let reason = String::from_utf8_lossy(reason).into_owned();
+    match encoder::check_close(code, &reason) {
+        Err(_) => assert!(!is_sendable(input) || reason.len() > MAX_REASON, "{code}"),
+        Ok(()) => {
+            let frame = CloseFrame::new(code, reason);
+            let payload = encoder::close_payload(Some(&frame));
+            assert_eq!(decoder::close_frame(&payload), Ok(Some(frame)));
+            check_passes(Opcode::Close, &payload);
+        }
+    }
+    match encoder::check_control(input) {
+        Err(_) => assert!(input.len() > MAX_CONTROL),
+        Ok(()) => {
+            check_passes(Opcode::Ping, input);
+            check_passes(Opcode::Pong, input);
+        }
+    }
+}
+
+/// tungstenite's word on the code; it does not know 1014.
+fn is_sendable(payload: &[u8]) -> bool {
+    let [high, low, ..] = payload else { return false };
+    let code = u16::from_be_bytes([*high, *low]);
+    code == 1014 || other::CloseCode::from(code).is_allowed()
+}
+
+/// From either end to the other.
+fn check_passes(opcode: Opcode, payload: &[u8]) {
+    for (from, to) in [(Role::Server, Role::Client), (Role::Client, Role::Server)] {
+        let mut bytes = Vec::new();
+        encoder::append(from, opcode, payload, &mut bytes);
+        let step = Decoder::new(to, 1).next(&mut bytes).expect("a frame of ours");
+        let ((Some(Item::Close(span)), Opcode::Close)
+        | (Some(Item::Ping(span)), Opcode::Ping)
+        | (Some(Item::Pong(span)), Opcode::Pong)) = (step.item, opcode)
+        else {
+            panic!("{opcode:?} became {:?}", step.item);
+        };
+        assert_eq!((&bytes[span.range()], step.used), (payload, bytes.len()));
+    }
+}
+
+fn limits_of_ours() -> HeadLimits {
+    HeadLimits { size: MAX_HEAD_SIZE, headers: MAX_HEADERS }
+}
+
+fn limits(flags: u8) -> HeadLimits {
+    if flags & 1 == 0 { limits_of_ours() } else { HeadLimits { size: 200, headers: 5 } }
+}
+
+/// A head: the same whether its bytes come one by one, in pieces, or at once; no larger than it may be; and with no line
+/// end in it that anybody could take for something else.
+fn scanned(scanner: impl Fn() -> Scanner, bytes: &[u8], piece: u8, limits: HeadLimits) -> Option<&[u8]> {
+    let whole = scanner().scan(bytes);
+    for piece in [1, usize::from(piece) + 1] {
+        let mut scanner = scanner();
+        let mut verdict = Ok(None);
+        let mut arrived = 0;
+        while verdict == Ok(None) && arrived < bytes.len() {
+            arrived = bytes.len().min(arrived + piece);
+            verdict = scanner.scan(&bytes[..arrived]);
+        }
+        assert_eq!(verdict, whole, "in pieces of {piece}");
+    }
+    assert!(whole != Ok(None) || bytes.len() < limits.size, "more is waited for than may come");
+    let head = &bytes[..whole.ok()??];
+    assert!(head.len() <= limits.size);
+    // At most one empty line before the first, and then none but the last.
+    let lines = head.strip_prefix(b"\r\n").unwrap_or(head).strip_suffix(b"\r\n\r\n").expect("an empty line");
+    let mut rest = lines;
+    while let Some(at) = rest.windows(2).position(|pair| pair == b"\r\n") {
+        assert!(at > 0 && !rest[..at].iter().any(|byte| b"\r\n\0".contains(byte)));
+        rest = &rest[at + 2..];
+    }
+    assert!(!rest.is_empty() && !rest.iter().any(|byte| b"\r\n\0".contains(byte)));
+    Some(head)
+}
+
+/// A refusal is an error's, and can stand in an answer.
+fn check_refusal(refusal: Refusal) {
+    assert!(refusal.status.is_client_error() || refusal.status == StatusCode::HTTP_VERSION_NOT_SUPPORTED);
+    assert!(refusal.reason.is_ascii() && !refusal.reason.is_empty());
+}
+
+fn lines_of(header: ForwardedHeader, lines: &[Vec<u8>]) -> HeaderMap {
+    let name = match header {
+        ForwardedHeader::XForwardedFor => HeaderName::from_static("x-forwarded-for"),
+        ForwardedHeader::Forwarded => http::header::FORWARDED,
+    };
+    let mut headers = HeaderMap::new();
+    for line in lines {
+        headers.append(name.clone(), HeaderValue::from_bytes(line).expect("a header value"));
+    }
+    headers
+}
+
+/// Whether `ip` stands somewhere in `line`, between bytes that belong to no address, perhaps with a port.
+fn names(line: &[u8], ip: IpAddr) -> bool {
+    line.split(|byte| !byte.is_ascii_hexdigit() && !b".:".contains(byte)).any(|word| {
+        let without_port = word.split(|&byte| byte == b':').next().unwrap_or_default();
+        [word, without_port]
+            .into_iter()
+            .filter_map(|word| std::str::from_utf8(word).ok()?.parse::<IpAddr>().ok())
+            .any(|named| named.to_canonical() == ip)
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,63 @@
+//! The targets without a fuzzer: on the seeds that it starts from, and on seeds with a few bytes changed.
+
+use super::{close_payload, decoder, forwarded, proxy, request_head, response_head};
+use crate::protocol::noise::Noise;
+use std::fs;
+use std::panic::catch_unwind;
+use std::path::Path;
+
+/// Empty where the package comes without them, as cargo makes it, and nowhere else.
+fn seeds(target: &str) -> Vec<Vec<u8>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    if root.join("Cargo.toml.orig").exists() {
+        return Vec::new();
+    }
+    let entries = fs::read_dir(root.join("fuzz/seeds").join(target)).expect("a folder of seeds");
+    let mut paths: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    assert!(!paths.is_empty(), "{target} has no seed");
+    paths.sort();
+    paths.iter().map(|path| fs::read(path).expect("a seed")).collect()
+}
+
+type Target = fn(&[u8]);
+
+#[test]
+fn no_seed_and_nothing_like_one_breaks_a_promise() {
+    let targets: [(&str, Target); 6] = [
+        ("decoder", decoder),
+        ("request_head", request_head),
+        ("response_head", response_head),
+        ("forwarded", forwarded),
+        ("proxy", proxy),
+        ("close_payload", close_payload),
+    ];
+    for (name, target) in targets {
+        for (at, seed) in seeds(name).iter().enumerate() {
+            let mut noise = Noise::new(at as u64);
+            for change in 0..30 {
+                let mut input = seed.clone();
+                for _ in 0..change % 5 {
+                    change_one(&mut input, &mut noise);
+                }
+                if catch_unwind(|| target(&input)).is_err() {
+                    panic!("{name}: {:?}\n{input:02x?}", input.escape_ascii().to_string());
+                }
+            }
+        }
+    }
+}
+
+fn change_one(input: &mut Vec<u8>, noise: &mut Noise) {
+    let at = noise.below(input.len());
+    let byte = noise.next().to_le_bytes()[3];
+    match noise.below(5) {
+        0 if !input.is_empty() => input[at] ^= 1 << noise.below(8),
+        1 if !input.is_empty() => drop(input.remove(at)),
+        2 => input.truncate(at),
+        3 => {
+            let again = input[at..input.len().min(at + 8)].to_vec();
+            input.splice(at..at, again);
+        }
+        _ => input.insert(at, byte),
+    }
+}

@@ -1,0 +1,245 @@
+//! The outbox and its neighbours, explored by a model checker: `RUSTFLAGS="--cfg model" cargo test --lib models`.
+//!
+//! A model is a few threads over a scripted socket; shuttle runs it many times, and chooses who goes on at each lock,
+//! wait and atomic, and how much the socket takes. `I1` to `I12` are the sentences under "What always holds" in
+//! `guide/design.md`. shuttle rather than loom, because loom explores every order, of which models with a flush thread
+//! and short writes have too many, and knows neither `Weak` nor deadlines. shuttle takes all atomics for sequentially
+//! consistent: what a weaker order may do is for the sanitizer to find.
+//!
+//! `MODEL_RUNS` multiplies the number of runs, `MODEL_SEED` explores others, `MODEL_REPLAY` repeats the schedule that a
+//! failure has printed.
+
+pub(crate) mod clock;
+mod closing;
+mod hub;
+mod sending;
+mod ticks;
+pub(crate) mod transport;
+pub(crate) mod wire;
+
+use crate::config::Config;
+use crate::error::{Cause, Closed, Error, Result, Timeout, Violation};
+use crate::flush_thread::Flush;
+use crate::message::{CloseCode, CloseFrame, State};
+use crate::net::Deadline;
+use crate::outbox::{Counts, Outbox};
+use crate::protocol::Role;
+use crate::sync::Arc;
+use clock::Patient;
+use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
+use shuttle::thread;
+use std::time::Duration;
+use transport::{Input, Script};
+use wire::Wire;
+
+/// Runs of each model by each scheduler: a second or two, optimized.
+const RUNS: usize = 5000;
+/// No more than this for all of them, on whatever machine.
+const TIME: Duration = Duration::from_secs(2);
+/// Changes of mind that the PCT scheduler makes beside its priorities. Most faults need one or two.
+const DEPTH: usize = 3;
+/// Steps after which a run is taken for endless: ten times what the longest takes.
+const STEPS: usize = 20_000;
+/// A debug build's frames are large.
+const STACK: usize = 256 * 1024;
+
+/// Runs a model many times.
+pub(crate) fn check(model: fn()) {
+    let run = move || {
+        clock::reset();
+        transport::reset();
+        model();
+    };
+    if let Ok(schedule) = std::env::var("MODEL_REPLAY") {
+        return shuttle::replay(run, &schedule);
+    }
+    let number =
+        |name, default| std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default);
+    let (times, seed) = (number("MODEL_RUNS", 1), u64::from(number("MODEL_SEED", 1)));
+    let (runs, time) = (RUNS * times as usize, TIME * times);
+    explore(Patient(RandomScheduler::new_from_seed(seed, runs)), time, run);
+    explore(Patient(PctScheduler::new_from_seed(seed, DEPTH, runs)), time, run);
+}
+
+fn explore(scheduler: impl Scheduler + 'static, time: Duration, run: impl Fn() + Send + Sync + 'static) {
+    let mut config = shuttle::Config::new();
+    config.stack_size = STACK;
+    config.max_steps = shuttle::MaxSteps::FailAfter(STEPS);
+    config.max_time = Some(time);
+    config.silence_warnings = true;
+    shuttle::Runner::new(scheduler, config).run(run);
+}
+
+/// A connection over a script, with a flush thread.
+#[derive(Debug, Clone)]
+pub(crate) struct Link {
+    pub(crate) script: Arc<Script>,
+    pub(crate) outbox: Arc<Outbox>,
+}
+
+/// The flush thread, which a model must stop.
+#[derive(Debug)]
+pub(crate) struct Flushing(Arc<Flush>, crate::sync::JoinHandle<()>);
+
+impl Flushing {
+    pub(crate) fn start() -> Self {
+        let (flush, thread) = Flush::start().expect("a thread");
+        Self(flush, thread)
+    }
+
+    pub(crate) fn stop(self) {
+        self.0.stop();
+        self.1.join().expect("the flush thread does not panic");
+    }
+}
+
+impl Link {
+    fn new(role: Role, room: usize, flushing: &Flushing) -> Self {
+        Self::over(Script::new(room), role, flushing)
+    }
+
+    pub(crate) fn over(script: Arc<Script>, role: Role, flushing: &Flushing) -> Self {
+        // So small that a few messages fill it.
+        let config = Config::new().max_backlog(BACKLOG);
+        let outbox = Outbox::new(role, &config, Arc::clone(&script), Arc::clone(&flushing.0));
+        Self { script, outbox }
+    }
+
+    pub(crate) fn wire(&self) -> Wire {
+        Wire::read(self.outbox.role(), &self.script.wire())
+    }
+
+    /// Sends as a blocking sender does. I6: what is sent is out, and so before any Close.
+    fn send(&self, sender: u8, number: u8, len: usize) -> Sent {
+        let result = self.outbox.send(wire::message(sender, number, len));
+        if result.is_ok() {
+            assert!(self.wire().has(sender, number), "I6: sent, but not on the wire");
+        }
+        Sent { sender, number, result }
+    }
+
+    fn try_send(&self, sender: u8, number: u8, len: usize) -> Sent {
+        let result = self.outbox.try_send(wire::message(sender, number, len)).map(drop);
+        Sent { sender, number, result }
+    }
+
+    /// Queues a frame that is encoded already, as a tick or a broadcast does.
+    fn try_send_shared(&self, sender: u8, number: u8, len: usize) -> Sent {
+        let mut frame = Vec::new();
+        let message = wire::message(sender, number, len);
+        crate::protocol::encoder::append(
+            Role::Server,
+            crate::protocol::encoder::Opcode::Binary,
+            &message,
+            &mut frame,
+        );
+        let result = self.outbox.try_send_shared(&frame.into()).map(drop);
+        Sent { sender, number, result }
+    }
+
+    /// Closes as a [`Sender`](crate::Sender) does.
+    fn start_close(&self, code: u16) -> bool {
+        let first = self.outbox.close(Some(CloseFrame::new(code, "")));
+        if first {
+            self.outbox.watch_close();
+        }
+        first
+    }
+
+    /// Does what the reading side of a connection does with the outbox, to the end.
+    pub(crate) fn read(&self) -> Closed {
+        let Self { script, outbox } = self;
+        loop {
+            let closing = outbox.state() != State::Open;
+            match script.hear(if closing { outbox.close_deadline() } else { Deadline::NEVER }) {
+                // It fails only after a Close.
+                Some(Input::Ping(byte)) => drop(outbox.pong(&[byte])),
+                Some(Input::Close(content)) => {
+                    outbox.close_received(content.clone());
+                    outbox.close(content.map(|frame| CloseFrame::new(frame.code, "")));
+                    drop(outbox.wait_empty());
+                    return outbox.end(Counts::default(), None);
+                }
+                Some(Input::Noise) => {
+                    outbox.close(Some(CloseFrame::new(CloseCode::PROTOCOL_ERROR, "")));
+                    drop(outbox.wait_empty());
+                    return outbox.end(Counts::default(), Some(NOISE));
+                }
+                Some(Input::End) => {
+                    outbox.break_off(Cause::Eof);
+                    return outbox.end(Counts::default(), None);
+                }
+                None => {
+                    outbox.break_off(Cause::Timeout(Timeout::Close));
+                    return outbox.end(Counts::default(), None);
+                }
+            }
+        }
+    }
+
+    /// I8: watches the state go forward, for a while.
+    fn watch_state(&self) {
+        let mut last = State::Connecting;
+        for _ in 0..20 {
+            let state = self.outbox.state();
+            assert!(state >= last, "I8: {state} after {last}");
+            last = state;
+            thread::yield_now();
+        }
+    }
+
+    /// Compares what everybody was told with what is on the wire, when all is over. I5: everybody is told the same.
+    fn judge(&self, closed: &Closed, sent: &[Sent]) -> Wire {
+        let wire = self.wire();
+        let again = self.outbox.end(Counts::default(), Some(Cause::Eof));
+        assert_eq!(again.to_string(), closed.to_string(), "I5: ended twice");
+        assert_eq!(closed.bytes_sent(), self.script.wire().len() as u64, "bytes are miscounted");
+        assert!(self.script.is_down(), "ended, but the socket is open");
+        assert_eq!(self.outbox.backlog(), 0, "I12: what is over keeps its backlog");
+        let whole = matches!(closed.cause(), None | Some(NOISE));
+        assert!(wire.torn == 0 || !whole, "I4: torn without a cause");
+        for Sent { sender, number, result } in sent {
+            let there = wire.has(*sender, *number);
+            match result {
+                Ok(()) => assert!(there || !whole, "I6: {sender}.{number} was taken and is lost"),
+                Err(Error::Full) => assert!(!there, "{sender}.{number} was refused and sent"),
+                Err(Error::Closed(told)) if whole => {
+                    assert!(!there, "I1: {sender}.{number} came too late and is there");
+                    assert!(told.cause().is_none() || told.cause() == closed.cause(), "I5: {told}");
+                }
+                // T-6: success or a slow peer, never both.
+                Err(Error::Timeout(told)) => assert_eq!(closed.cause(), Some(Cause::Timeout(*told))),
+                Err(Error::Closed(_)) => {}
+                Err(error) => panic!("{sender}.{number}: {error}"),
+            }
+        }
+        if let Some(content) = &wire.close {
+            assert_eq!(closed.sent(), content.as_ref());
+        }
+        wire
+    }
+}
+
+/// What a sender was told of a message.
+#[derive(Debug)]
+struct Sent {
+    sender: u8,
+    number: u8,
+    result: Result<()>,
+}
+
+/// What ends a connection over [`Input::Noise`].
+const NOISE: Cause = Cause::Violation(Violation::ReservedBit);
+
+/// The backlog of every [`Link`].
+const BACKLOG: usize = 100;
+
+/// Starts a thread of a model.
+pub(crate) fn go<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
+    thread::spawn(body)
+}
+
+/// Waits for a thread of a model.
+pub(crate) fn join<T>(thread: thread::JoinHandle<T>) -> T {
+    thread.join().expect("no thread of a model panics")
+}

@@ -1,0 +1,317 @@
+//! Many who send, over sockets that take little, fail, or are stuck.
+
+use super::wire::Wire;
+use super::{BACKLOG, Flushing, Link, check, clock, go, join};
+use crate::config::SlowPeer;
+use crate::error::{Cause, Error, Timeout};
+use crate::hub::{Client, Hub};
+use crate::net::Deadline;
+use crate::outbox::Counts;
+use crate::protocol::Role;
+use crate::sender::Sender;
+use crate::sync::next_id;
+use shuttle::rand::{Rng, thread_rng};
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+/// Beyond what is copied behind its header.
+const LARGE: usize = 1100;
+
+fn whoever() -> Role {
+    if thread_rng().gen_bool(0.5) { Role::Server } else { Role::Client }
+}
+
+#[test]
+fn two_senders_and_the_pongs_of_a_reader() {
+    check(|| {
+        let flushing = Flushing::start();
+        let link = Link::new(whoever(), 7, &flushing);
+        let senders = [(1, [LARGE, 5]), (2, [9, LARGE])].map(|(sender, lens)| {
+            let link = link.clone();
+            go(move || [link.send(sender, 0, lens[0]), link.send(sender, 1, lens[1])])
+        });
+        let reader = go({
+            let link = link.clone();
+            move || (1..=3).for_each(|byte| link.outbox.pong(&[byte]).expect("nobody closes"))
+        });
+        link.script.drain();
+        for sent in senders.map(join).as_flattened() {
+            assert!(sent.result.is_ok(), "{sent:?}");
+        }
+        join(reader);
+        // I11: by the flush thread, if nobody else does.
+        link.script.wait_wire(|wire| Wire::read(link.outbox.role(), wire).pongs.last() == Some(&3));
+        let wire = link.wire();
+        assert_eq!((wire.messages.len(), wire.torn), (4, 0));
+        assert!(!link.script.is_down());
+        flushing.stop();
+    });
+}
+
+#[test]
+fn one_pong_at_most_waits_and_it_is_the_last() {
+    check(|| {
+        let flushing = Flushing::start();
+        let link = Link::new(Role::Server, 4, &flushing);
+        let sender = go({
+            let link = link.clone();
+            move || link.send(1, 0, 20)
+        });
+        let reader = go({
+            let link = link.clone();
+            move || (1..=5).for_each(|byte| link.outbox.pong(&[byte]).expect("nobody closes"))
+        });
+        join(reader);
+        let before = link.wire();
+        link.script.drain();
+        assert!(join(sender).result.is_ok());
+        link.script.wait_wire(|wire| Wire::read(Role::Server, wire).pongs.last() == Some(&5));
+        // One may have been torn by then, and one waited.
+        let after = link.wire().pongs.len() - before.pongs.len();
+        assert!(after <= if before.torn > 0 { 2 } else { 1 }, "I11: {after} pongs waited");
+        flushing.stop();
+    });
+}
+
+#[test]
+fn a_sender_a_tick_the_flush_thread_and_a_close() {
+    check(|| {
+        let flushing = Flushing::start();
+        let link = Link::new(Role::Server, 12, &flushing);
+        let tick = go({
+            let link = link.clone();
+            move || [(0, 9), (1, LARGE), (2, 10)].map(|(number, len)| link.try_send_shared(1, number, len))
+        });
+        let sender = go({
+            let link = link.clone();
+            move || [link.send(2, 0, 30), link.send(2, 1, 5)]
+        });
+        let closer = go({
+            let link = link.clone();
+            move || assert!(link.outbox.close(None), "the only Close")
+        });
+        let observer = go({
+            let link = link.clone();
+            move || link.watch_state()
+        });
+        link.script.drain();
+        let sent = Vec::from_iter(join(tick).into_iter().chain(join(sender)));
+        join(closer);
+        link.script.wait_wire(|wire| Wire::read(Role::Server, wire).close.is_some());
+        assert!(link.outbox.pong(&[1]).is_err(), "I1: a pong after a Close");
+        let closed = link.outbox.end(Counts::default(), None);
+        join(observer);
+        flushing.stop();
+        let wire = link.judge(&closed, &sent);
+        assert!(wire.close.is_some());
+    });
+}
+
+#[test]
+fn to_terminate_wakes_every_sender_that_waits() {
+    check(|| {
+        let flushing = Flushing::start();
+        let link = Link::new(Role::Server, thread_rng().gen_range(0..10), &flushing);
+        let senders = [1, 2].map(|sender| {
+            let link = link.clone();
+            go(move || link.send(sender, 0, 20))
+        });
+        let pinger = go({
+            let link = link.clone();
+            move || drop(link.outbox.ping(&[1]))
+        });
+        let terminator = go({
+            let link = link.clone();
+            move || link.outbox.break_off(Cause::Terminated)
+        });
+        let closed = link.read();
+        let sent = senders.map(join);
+        join(pinger);
+        join(terminator);
+        flushing.stop();
+        assert_eq!(closed.cause(), Some(Cause::Terminated));
+        assert!(sent.iter().all(|sent| matches!(sent.result, Err(Error::Closed(_)))), "{sent:?}");
+        link.judge(&closed, &sent);
+    });
+}
+
+#[test]
+fn nothing_follows_a_frame_that_an_error_has_torn() {
+    check(|| {
+        let flushing = Flushing::start();
+        let link = Link::new(Role::Server, 13, &flushing);
+        let senders = [(1, 20), (2, LARGE)].map(|(sender, len)| {
+            let link = link.clone();
+            go(move || [link.send(sender, 0, len), link.try_send(sender, 1, 5)])
+        });
+        let reader = go({
+            let link = link.clone();
+            move || link.read()
+        });
+        link.script.make_room(5);
+        link.script.fail(ErrorKind::ConnectionReset);
+        let sent = senders.map(join);
+        let closed = join(reader);
+        flushing.stop();
+        assert_eq!(closed.cause(), Some(Cause::Io(ErrorKind::ConnectionReset)));
+        link.judge(&closed, sent.as_flattened());
+    });
+}
+
+#[test]
+fn a_peer_that_never_reads_is_dropped_at_the_write_deadline() {
+    check(|| {
+        let flushing = Flushing::start();
+        let clock = clock::Running::patient();
+        let link = Link::new(Role::Server, thread_rng().gen_range(0..10), &flushing);
+        // With or without a sender that waits: then the flush thread keeps the clock.
+        let senders = thread_rng().gen_range(0..=2);
+        let senders = Vec::from_iter((0..senders).map(|sender| {
+            let link = link.clone();
+            go(move || link.send(sender, 0, 20))
+        }));
+        let other = go({
+            let link = link.clone();
+            move || link.try_send(9, 0, 30)
+        });
+        let closed = link.read();
+        let mut sent = Vec::from_iter(senders.into_iter().map(join));
+        sent.push(join(other));
+        flushing.stop();
+        clock.stop();
+        assert_eq!(closed.cause(), Some(Cause::Timeout(Timeout::Write)));
+        assert_eq!(clock::elapsed(), Duration::from_secs(10), "I7");
+        link.judge(&closed, &sent);
+    });
+}
+
+#[test]
+fn a_slow_peer_and_the_write_deadline_are_never_both_reported() {
+    check(|| {
+        let flushing = Flushing::start();
+        let clock = clock::Running::racing();
+        let link = Link::new(Role::Server, 6, &flushing);
+        let senders = [(1, LARGE), (2, 20)].map(|(sender, len)| {
+            let link = link.clone();
+            go(move || [link.send(sender, 0, len), link.send(sender, 1, 5)])
+        });
+        let peer = go({
+            let link = link.clone();
+            move || {
+                link.script.drain();
+                // Senders may have been told before that it takes too long.
+                link.script.wait_wire_or_end(|wire| Wire::read(Role::Server, wire).messages.len() == 4);
+                link.script.say(super::Input::End);
+            }
+        });
+        let closed = link.read();
+        let sent = senders.map(join);
+        join(peer);
+        flushing.stop();
+        clock.stop();
+        assert!(matches!(closed.cause(), Some(Cause::Timeout(Timeout::Write) | Cause::Eof)), "{closed}");
+        link.judge(&closed, sent.as_flattened());
+    });
+}
+
+fn hub_of(links: &[&Link]) -> Hub {
+    let hub = Hub::default();
+    for link in links {
+        let sender = Sender::new(next_id(), link.outbox.clone());
+        let peer_addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        hub.join(Client { sender, ip: peer_addr.ip(), peer_addr });
+    }
+    hub
+}
+
+#[test]
+fn a_stuck_peer_delays_nobody_and_holds_no_more_than_its_backlog() {
+    check(|| {
+        let flushing = Flushing::start();
+        let stuck = Link::new(Role::Server, 3, &flushing);
+        stuck.outbox.set_slow_peer(SlowPeer::Skip);
+        let well = Link::new(Role::Server, 1 << 20, &flushing);
+        let hub = hub_of(&[&stuck, &well]);
+        let waiting = go({
+            let stuck = stuck.clone();
+            move || stuck.send(1, 0, 40)
+        });
+        let fillers = [2, 3].map(|sender| {
+            let stuck = stuck.clone();
+            go(move || [0, 1, 2].map(|number| stuck.try_send(sender, number, 30)))
+        });
+        // The message of one that waits is its caller's, and beyond the backlog.
+        let most = BACKLOG + 42;
+        for number in 0..3 {
+            let taken = hub.broadcast(super::wire::message(4, number, 10));
+            assert!((1..=2).contains(&taken.reached()));
+            assert!(well.wire().has(4, number), "I12: a stuck peer delays another");
+            let backlog = stuck.outbox.backlog();
+            assert!(backlog <= most, "I12: {backlog} bytes wait");
+        }
+        let mut sent = Vec::from_iter(fillers.map(join).into_iter().flatten());
+        assert!(sent.iter().any(|sent| matches!(sent.result, Err(Error::Full))), "I12: {sent:?}");
+        stuck.outbox.break_off(Cause::Terminated);
+        sent.push(join(waiting));
+        let closed = stuck.read();
+        flushing.stop();
+        stuck.judge(&closed, &sent);
+    });
+}
+
+#[test]
+fn one_broadcast_ends_a_peer_whose_backlog_is_full() {
+    check(|| {
+        let flushing = Flushing::start();
+        let stuck = Link::new(Role::Server, 3, &flushing);
+        let well = Link::new(Role::Server, 1 << 20, &flushing);
+        let hub = hub_of(&[&stuck, &well]);
+        let waiting = go({
+            let stuck = stuck.clone();
+            move || stuck.send(1, 0, 40)
+        });
+        let publishers = [2, 3].map(|sender| {
+            let hub = hub.clone();
+            go(move || {
+                [0, 1, 2].map(|number| hub.broadcast(super::wire::message(sender, number, 30)).closed())
+            })
+        });
+        let closed = stuck.read();
+        let sent = [join(waiting)];
+        let ended: usize = publishers.map(join).as_flattened().iter().sum();
+        flushing.stop();
+        assert_eq!((ended, closed.cause()), (1, Some(Cause::SlowPeer)), "I5");
+        assert_eq!(well.wire().messages.len(), 6, "I12");
+        stuck.judge(&closed, &sent);
+    });
+}
+
+#[test]
+fn who_waits_for_less_time_hands_its_turn_on() {
+    check(|| {
+        let flushing = Flushing::start();
+        let clock = clock::Running::patient();
+        let link = Link::new(Role::Server, 3, &flushing);
+        let queued = link.try_send(1, 0, 20);
+        assert!(queued.result.is_ok(), "{queued:?}");
+        let waiting = [1, 2].map(|seconds| {
+            let link = link.clone();
+            go(move || link.outbox.wait_drained(Deadline::after(Duration::from_secs(seconds))))
+        });
+        let sender = go({
+            let link = link.clone();
+            move || link.send(2, 0, 20)
+        });
+        for result in waiting.map(join) {
+            assert!(matches!(result, Err(Error::Timeout(Timeout::Drained))), "{result:?}");
+        }
+        assert_eq!(clock::elapsed(), Duration::from_secs(2), "I7");
+        link.script.drain();
+        assert!(join(sender).result.is_ok());
+        assert_eq!(clock::elapsed(), Duration::from_secs(2), "I7");
+        assert!(link.outbox.wait_drained(Deadline::NEVER).is_ok());
+        flushing.stop();
+        clock.stop();
+    });
+}

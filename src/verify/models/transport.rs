@@ -1,0 +1,266 @@
+//! A transport that does what the scheduler chooses within a model's script, and the wake that goes with it.
+
+use super::clock;
+use crate::message::CloseFrame;
+use crate::net::wake::Wake as RealWake;
+use crate::net::{Deadline, Transport};
+use crate::sync::{Arc, Condvar, Mutex};
+use rustix::fd::{AsFd, BorrowedFd};
+use shuttle::rand::{Rng, thread_rng};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, IoSlice};
+
+std::thread_local! {
+    /// Where a wake finds the sockets that it may have to wait for.
+    static WORLD: RefCell<Arc<World>> = RefCell::default();
+}
+
+/// All sockets and wakes of a model: whoever polls waits for a change of any of them.
+#[derive(Debug, Default)]
+struct World {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    sockets: Vec<Socket>,
+    wakes: Vec<bool>,
+    /// Counts changes: to look without the lock, and then to wait for a change since.
+    changes: u64,
+}
+
+/// A room that is never full.
+const AMPLE: usize = 1 << 30;
+
+#[derive(Debug, Default)]
+struct Socket {
+    /// How many bytes it takes before it refuses.
+    room: usize,
+    wire: Vec<u8>,
+    /// What every write fails with.
+    error: Option<ErrorKind>,
+    /// We have ended both directions.
+    down: bool,
+    input: VecDeque<Input>,
+    /// Nothing more can be read, when the input is.
+    ended: bool,
+}
+
+/// What a reader hears.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Input {
+    Ping(u8),
+    Close(Option<CloseFrame>),
+    /// Bytes against the protocol.
+    Noise,
+    /// The end of the stream.
+    End,
+}
+
+impl World {
+    fn current() -> Arc<Self> {
+        WORLD.with_borrow(Arc::clone)
+    }
+
+    fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.state.lock();
+        let result = change(&mut state);
+        state.changes += 1;
+        drop(state);
+        self.changed.notify_all();
+        result
+    }
+}
+
+pub(super) fn reset() {
+    WORLD.set(Arc::default());
+}
+
+/// Our end of a connection, and the peer's.
+#[derive(Debug)]
+pub(crate) struct Script {
+    world: Arc<World>,
+    at: usize,
+}
+
+impl Script {
+    /// A socket that takes `room` bytes, and then no more until the peer [reads](Self::make_room).
+    pub(crate) fn new(room: usize) -> Arc<Self> {
+        let world = World::current();
+        let at = world.change(|state| {
+            state.sockets.push(Socket { room, ..Socket::default() });
+            state.sockets.len() - 1
+        });
+        Arc::new(Self { world, at })
+    }
+
+    fn change<R>(&self, change: impl FnOnce(&mut Socket) -> R) -> R {
+        self.world.change(|state| change(&mut state.sockets[self.at]))
+    }
+
+    /// Waits for `what` to be there.
+    fn wait<R>(&self, deadline: Deadline, mut what: impl FnMut(&mut Socket) -> Option<R>) -> Option<R> {
+        let mut state = self.world.state.lock();
+        loop {
+            let found = what(&mut state.sockets[self.at]);
+            if found.is_some() || deadline.has_passed(clock::now()) {
+                return found;
+            }
+            state = self.world.changed.wait_until(state, deadline.instant());
+        }
+    }
+
+    /// The peer reads `bytes`.
+    pub(crate) fn make_room(&self, bytes: usize) {
+        self.change(|socket| socket.room += bytes);
+    }
+
+    /// The peer reads a few pieces, and then for ever.
+    pub(crate) fn drain(&self) {
+        for _ in 0..3 {
+            self.make_room(thread_rng().gen_range(1..40));
+        }
+        self.make_room(AMPLE);
+    }
+
+    /// From now on writes fail.
+    pub(crate) fn fail(&self, error: ErrorKind) {
+        self.change(|socket| socket.error = Some(error));
+    }
+
+    /// The peer says something.
+    pub(crate) fn say(&self, input: Input) {
+        self.change(|socket| socket.input.push_back(input));
+    }
+
+    /// What the peer said next, or the end; `None` if the deadline came first.
+    pub(crate) fn hear(&self, deadline: Deadline) -> Option<Input> {
+        self.wait(deadline, |socket| {
+            socket.input.pop_front().or_else(|| (socket.ended || socket.down).then_some(Input::End))
+        })
+    }
+
+    /// Waits until something that holds is on the wire.
+    pub(crate) fn wait_wire(&self, mut holds: impl FnMut(&[u8]) -> bool) {
+        self.wait(Deadline::NEVER, |socket| holds(&socket.wire).then_some(()));
+    }
+
+    /// Waits until we have ended the connection, or something that holds is on the wire; false for the end.
+    pub(crate) fn wait_wire_or_end(&self, mut holds: impl FnMut(&[u8]) -> bool) -> bool {
+        self.wait(Deadline::NEVER, |socket| {
+            if holds(&socket.wire) { Some(true) } else { socket.down.then_some(false) }
+        })
+        .is_some_and(|held| held)
+    }
+
+    /// Everything that was written so far.
+    pub(crate) fn wire(&self) -> Vec<u8> {
+        self.world.state.lock().sockets[self.at].wire.clone()
+    }
+
+    /// Whether we have ended both directions.
+    pub(crate) fn is_down(&self) -> bool {
+        self.world.state.lock().sockets[self.at].down
+    }
+}
+
+impl Transport for Script {
+    fn try_write(&self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
+        let all: Vec<u8> = bytes.iter().flat_map(|slice| slice.iter().copied()).collect();
+        assert!(!all.is_empty(), "a write of nothing");
+        let mut state = self.world.state.lock();
+        let socket = &mut state.sockets[self.at];
+        assert!(
+            !socket.down,
+            "a write after the end, which is for others to read if the descriptor was used again"
+        );
+        if let Some(error) = socket.error {
+            return Err(error.into());
+        }
+        let most = all.len().min(socket.room);
+        if most == 0 {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        let count = if thread_rng().gen_bool(0.6) { most } else { thread_rng().gen_range(1..=most) };
+        socket.room -= count;
+        socket.wire.extend_from_slice(&all[..count]);
+        state.changes += 1;
+        drop(state);
+        self.world.changed.notify_all();
+        Ok(count)
+    }
+
+    fn wait_writable(&self, deadline: Deadline) -> io::Result<bool> {
+        let writable =
+            |socket: &mut Socket| (socket.room > 0 || socket.error.is_some() || socket.down).then_some(());
+        Ok(self.wait(deadline, writable).is_some())
+    }
+
+    fn shutdown_read(&self) {
+        self.change(|socket| socket.ended = true);
+    }
+
+    fn shutdown_both(&self) {
+        self.change(|socket| socket.down = true);
+    }
+
+    fn forget_unsent(&self) {}
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        unreachable!("a model's wake polls no descriptors")
+    }
+}
+
+/// Wakes a thread that waits for sockets of the model. The real one is there for its descriptor: the acceptor, which is
+/// not modelled, polls it.
+#[derive(Debug)]
+pub(crate) struct Wake {
+    real: RealWake,
+    world: Arc<World>,
+    at: usize,
+}
+
+impl Wake {
+    pub(crate) fn new() -> io::Result<Self> {
+        let world = World::current();
+        let at = world.change(|state| {
+            state.wakes.push(false);
+            state.wakes.len() - 1
+        });
+        Ok(Self { real: RealWake::new()?, world, at })
+    }
+
+    pub(crate) fn wake(&self) {
+        self.real.wake();
+        self.world.change(|state| state.wakes[self.at] = true);
+    }
+
+    pub(crate) fn wait(&self, refused: &[&dyn Transport], deadline: Deadline) -> io::Result<Vec<bool>> {
+        let at_once = Deadline::at(clock::now());
+        loop {
+            let before = self.world.state.lock().changes;
+            let ready: Vec<bool> =
+                refused.iter().map(|stream| stream.wait_writable(at_once)).collect::<io::Result<_>>()?;
+            let state = self.world.state.lock();
+            if state.wakes[self.at] || ready.contains(&true) || deadline.has_passed(clock::now()) {
+                return Ok(ready);
+            }
+            if state.changes == before {
+                drop(self.world.changed.wait_until(state, deadline.instant()));
+            }
+        }
+    }
+
+    pub(crate) fn clear(&self) {
+        self.real.clear();
+        self.world.change(|state| state.wakes[self.at] = false);
+    }
+}
+
+impl AsFd for Wake {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.real.as_fd()
+    }
+}

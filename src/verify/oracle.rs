@@ -1,0 +1,388 @@
+//! The decoder held against tungstenite's: the same bytes must give the same events, each at the same byte, up to the
+//! first error or Close.
+//!
+//! Where the two have to differ stands in [`Difference`], and each is shown to be that difference, in that direction.
+//! Anything else is a panic that shows the bytes.
+
+mod frames;
+mod reader;
+
+use self::frames::Frames;
+use crate::error::{Error, Violation};
+use crate::message::{CloseFrame, Message};
+use crate::protocol::Role;
+use crate::protocol::decoder::MAX_CONTROL;
+use std::collections::BTreeSet;
+use std::fmt::{self, Write as _};
+use std::io;
+use tungstenite::error::ProtocolError;
+use tungstenite::protocol::{self as other, WebSocketConfig, WebSocketContext};
+
+/// Where our decoder and tungstenite's have to differ. "They" are tungstenite 0.30.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Difference {
+    /// A header that breaks a rule fails at the byte that shows it; they wait for the frame's whole payload, or at least
+    /// for the whole header. RFC 6455 §7.1.7 lets an endpoint fail the connection as soon as it knows.
+    AtTheHeader,
+    /// Text fails at the first byte that cannot be UTF-8; they look at whole frames. §8.1: "When an endpoint is to
+    /// interpret a byte stream as UTF-8 but finds that the byte stream is not, in fact, a valid UTF-8 stream".
+    AtTheByte,
+    /// The frame breaks two rules, and each names the one that it looks at first. Both fail.
+    AnotherRule,
+    /// §5.2: "the minimal number of bytes MUST be used to encode the length". They take any.
+    NonMinimalLength,
+    /// Ours alone bounds the fragments of a message: endless empty ones would hold a thread for ever.
+    TooManyFragments,
+    /// §7.4.1: codes that "MUST NOT be set as a status code in a Close control frame by an endpoint", and those that §7.4.2
+    /// gives nobody. An error here; they report a Close with 1002 in its place.
+    InvalidCloseCode,
+    /// 1014 is registered with IANA since RFC 6455 (§11.7), so it may be sent. They report a Close with 1002 in its place.
+    BadGateway,
+}
+
+impl Difference {
+    #[cfg(test)]
+    const ALL: [Self; 7] = [
+        Self::AtTheHeader,
+        Self::AtTheByte,
+        Self::AnotherRule,
+        Self::NonMinimalLength,
+        Self::TooManyFragments,
+        Self::InvalidCloseCode,
+        Self::BadGateway,
+    ];
+}
+
+/// How bytes are read: the limits of the protocol, and the sizes for which `connection::reader` has constants.
+#[derive(Debug, Clone)]
+pub(crate) struct Setting {
+    pub(crate) role: Role,
+    pub(crate) max_message: usize,
+    /// No less than [`MIN_WINDOW`].
+    pub(crate) idle_buffer: usize,
+    pub(crate) bulk_buffer: usize,
+    /// From how many bytes on the rest of a frame is read past the window.
+    pub(crate) direct: usize,
+    /// Whether messages are lent, or given away.
+    pub(crate) lend: bool,
+    /// How many bytes arrive at once, over and over.
+    pub(crate) pieces: Vec<usize>,
+}
+
+/// The smallest window that always makes progress: a masked control frame.
+pub(crate) const MIN_WINDOW: usize = 2 + 4 + MAX_CONTROL;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Event {
+    Text(String),
+    Binary(Vec<u8>),
+    Ping(Vec<u8>),
+    Pong(Vec<u8>),
+    Close(Option<(u16, String)>),
+    Broken(Rule),
+}
+
+/// Which rule was broken, in words that both speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rule {
+    Protocol(Violation),
+    TooBig,
+}
+
+/// An event, and how many bytes it took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    bytes: usize,
+    event: Event,
+}
+
+/// Feeds `bytes` to both, and tells in what they differed.
+///
+/// # Panics
+///
+/// If they differ in anything that is not a [`Difference`], or if ours depends on where the bytes are cut.
+pub(crate) fn compare(bytes: &[u8], setting: &Setting) -> BTreeSet<Difference> {
+    let ours = reader::ours_byte_by_byte(bytes, setting);
+    let case = Case { bytes, setting, ours: &ours };
+    case.check_cuts(&reader::ours(bytes, setting));
+    case.check_accepted();
+    match ours.last() {
+        Some(Seen { bytes, event: Event::Broken(rule) }) => case.check_broken(*bytes, *rule),
+        _ => case.check_unbroken(),
+    }
+}
+
+struct Case<'a> {
+    bytes: &'a [u8],
+    setting: &'a Setting,
+    ours: &'a [Seen],
+}
+
+impl Case<'_> {
+    /// However the bytes are cut, an event comes with the read that brings its last byte.
+    fn check_cuts(&self, cut: &[reader::Read]) {
+        let same = self.ours.len() == cut.len()
+            && self.ours.iter().zip(cut).all(|(exact, cut)| {
+                exact.event == cut.event && cut.before < exact.bytes && exact.bytes <= cut.after
+            });
+        if !same {
+            self.fail("ours depends on where the bytes are cut", &cut);
+        }
+    }
+
+    /// Where theirs takes what ours must not, nobody else would notice that ours took it.
+    fn check_accepted(&self) {
+        let (end, broken) = match self.ours.last() {
+            Some(Seen { bytes, event: Event::Broken(_) }) => (*bytes, true),
+            Some(Seen { bytes, event: Event::Close(_) }) => (*bytes, false),
+            _ => (self.bytes.len(), false),
+        };
+        let lax = Frames::new(self.bytes).find(|frame| {
+            frame.begins_before(end)
+                && !(broken && frame.holds(end - 1))
+                && (frame.wastes_length() || frame.has_too_many_fragments())
+        });
+        if let Some(frame) = lax {
+            self.fail("ours accepted a frame that it must not", &frame);
+        }
+    }
+
+    fn check_unbroken(&self) -> BTreeSet<Difference> {
+        let theirs = theirs(self.bytes, self.setting);
+        let mut expected = self.ours.to_vec();
+        let mut found = BTreeSet::new();
+        if let Some(Seen { event: event @ Event::Close(Some((1014, _))), .. }) = expected.last_mut() {
+            *event = replaced_close();
+            found.insert(Difference::BadGateway);
+        }
+        if theirs != expected {
+            self.fail("they differ", &theirs);
+        }
+        found
+    }
+
+    /// Ours failed with `rule` at the `count`th byte.
+    fn check_broken(&self, count: usize, rule: Rule) -> BTreeSet<Difference> {
+        let mut found = BTreeSet::new();
+        // Theirs is shown the whole frame, or it would only wait. What is not there yet may be anything.
+        let (frame, bytes) = frames::completed(self.bytes, count - 1, self.setting);
+        let theirs = theirs(&bytes, self.setting);
+        let at_once = match frame.shown_after(rule) {
+            Some(shown) => shown == count,
+            None => !is_impossible(frames::text_before(self.bytes, count - 1)),
+        };
+        if !at_once {
+            self.fail("ours could have failed earlier", &theirs);
+        }
+        let (valid, rest) = theirs.split_at(theirs.len().min(self.ours.len() - 1));
+        if valid != &self.ours[..valid.len()] || valid.len() + 1 != self.ours.len() {
+            self.fail("they differ before the frame that is broken", &theirs);
+        }
+        let broken_as = match rest {
+            [Seen { bytes, event: Event::Broken(theirs) }] if *bytes >= count => Some((*bytes, *theirs)),
+            _ => None,
+        };
+        match (rule, broken_as) {
+            // A control frame whose length takes more than 7 bits is too large, or its length is not minimal: both at once
+            // are known before the length is.
+            (Rule::Protocol(Violation::NonMinimalLength | Violation::OversizeControl), _)
+                if frame.wastes_length() && !frame.breaks(OVERSIZE, &bytes, self.setting) =>
+            {
+                let minimal = frame.with_minimal_length(&bytes);
+                if !events(&theirs).eq(events(&self::theirs(&minimal, self.setting))) {
+                    self.fail("the length in fewer bytes is something else to them", &theirs);
+                }
+                found = compare(&minimal, self.setting);
+                if !found.insert(Difference::NonMinimalLength) {
+                    self.fail("a length in the fewest bytes is not minimal", &theirs);
+                }
+                return found;
+            }
+            (Rule::Protocol(Violation::TooManyFragments), _)
+                if frame.has_too_many_fragments() && is_message_or_bad_text(rest) =>
+            {
+                found.insert(Difference::TooManyFragments);
+                return found;
+            }
+            (Rule::Protocol(Violation::InvalidCloseCode(code)), None)
+                if rest == [Seen { bytes: count, event: replaced_close() }]
+                    && !other::frame::coding::CloseCode::from(code).is_allowed() =>
+            {
+                found.insert(Difference::InvalidCloseCode);
+                return found;
+            }
+            (ours, Some((_, theirs))) if ours == theirs => {}
+            (ours, Some((_, theirs)))
+                if frame.breaks(ours, &bytes, self.setting) && frame.breaks(theirs, &bytes, self.setting) =>
+            {
+                found.insert(Difference::AnotherRule);
+            }
+            _ => self.fail("they differ at the frame that is broken", &theirs),
+        }
+        if broken_as.is_some_and(|(bytes, _)| bytes > count) {
+            let in_text = rule == Rule::Protocol(Violation::InvalidUtf8);
+            found.insert(if in_text { Difference::AtTheByte } else { Difference::AtTheHeader });
+        }
+        found
+    }
+
+    fn fail(&self, why: &str, theirs: &impl fmt::Debug) -> ! {
+        let mut report = format!("{why}\n{:?}\n", self.setting);
+        writeln!(report, "ours:   {:02x?}\ntheirs: {theirs:02x?}\nframes:", self.ours).ok();
+        for frame in Frames::new(self.bytes).take(64) {
+            writeln!(report, "  {frame:02x?}").ok();
+        }
+        writeln!(report, "{} bytes:", self.bytes.len()).ok();
+        for (row, bytes) in self.bytes.chunks(16).enumerate().take(128) {
+            writeln!(report, "{:6x}  {bytes:02x?}", row * 16).ok();
+        }
+        panic!("{report}");
+    }
+}
+
+const OVERSIZE: Rule = Rule::Protocol(Violation::OversizeControl);
+
+/// What they make of a Close with a code that they know nothing of.
+fn replaced_close() -> Event {
+    Event::Close(Some((1002, "Protocol violation".to_owned())))
+}
+
+/// Whether no bytes could make UTF-8 of it any more.
+fn is_impossible(text: Vec<u8>) -> bool {
+    String::from_utf8(text).is_err_and(|error| error.utf8_error().error_len().is_some())
+}
+
+fn is_message_or_bad_text(rest: &[Seen]) -> bool {
+    match rest {
+        [] => true,
+        [Seen { event, .. }] => matches!(
+            event,
+            Event::Text(_) | Event::Binary(_) | Event::Broken(Rule::Protocol(Violation::InvalidUtf8))
+        ),
+        _ => false,
+    }
+}
+
+fn events(seen: &[Seen]) -> impl Iterator<Item = &Event> {
+    seen.iter().map(|seen| &seen.event)
+}
+
+impl From<&Error> for Rule {
+    fn from(error: &Error) -> Self {
+        match error {
+            Error::Violation(violation) => Self::Protocol(*violation),
+            Error::MessageTooBig { .. } => Self::TooBig,
+            error => panic!("no error of a decoder: {error:?}"),
+        }
+    }
+}
+
+impl From<Message> for Event {
+    fn from(message: Message) -> Self {
+        match message {
+            Message::Text(text) => Self::Text(text),
+            Message::Binary(bytes) => Self::Binary(bytes),
+        }
+    }
+}
+
+impl From<Option<CloseFrame>> for Event {
+    fn from(frame: Option<CloseFrame>) -> Self {
+        Self::Close(frame.map(|frame| (frame.code.into(), frame.reason)))
+    }
+}
+
+/// What tungstenite sees. It acts on nothing but whole frames, so its bytes come one by one: that tells the byte.
+fn theirs(bytes: &[u8], setting: &Setting) -> Vec<Seen> {
+    let role = match setting.role {
+        Role::Server => other::Role::Server,
+        Role::Client => other::Role::Client,
+    };
+    let config = WebSocketConfig::default()
+        .read_buffer_size(64)
+        .write_buffer_size(0)
+        .max_message_size(Some(setting.max_message))
+        // A control frame is no message: a limit below 125 is none for it.
+        .max_frame_size(Some(setting.max_message.max(MAX_CONTROL)));
+    let mut context = WebSocketContext::new(role, Some(config));
+    let mut stream = OneByOne { bytes, read: 0 };
+    let mut seen = Vec::new();
+    loop {
+        let event = match context.read(&mut stream) {
+            Ok(message) => event_of(message),
+            Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return seen,
+            Err(error) => Event::Broken(rule_of(&error)),
+        };
+        let last = matches!(event, Event::Close(_) | Event::Broken(_));
+        seen.push(Seen { bytes: stream.read, event });
+        if last {
+            return seen;
+        }
+    }
+}
+
+fn event_of(message: other::Message) -> Event {
+    match message {
+        other::Message::Text(text) => Event::Text(text.as_str().to_owned()),
+        other::Message::Binary(bytes) => Event::Binary(bytes.to_vec()),
+        other::Message::Ping(bytes) => Event::Ping(bytes.to_vec()),
+        other::Message::Pong(bytes) => Event::Pong(bytes.to_vec()),
+        other::Message::Close(frame) => {
+            Event::Close(frame.map(|frame| (frame.code.into(), frame.reason.as_str().to_owned())))
+        }
+        message @ other::Message::Frame(_) => panic!("never read: {message:?}"),
+    }
+}
+
+fn rule_of(error: &tungstenite::Error) -> Rule {
+    use tungstenite::Error as Their;
+    Rule::Protocol(match error {
+        Their::Capacity(_) => return Rule::TooBig,
+        Their::Utf8(_) => Violation::InvalidUtf8,
+        Their::Protocol(error) => match error {
+            ProtocolError::NonZeroReservedBits => Violation::ReservedBit,
+            ProtocolError::InvalidOpcode(opcode) => Violation::ReservedOpcode(*opcode),
+            ProtocolError::UnmaskedFrameFromClient => Violation::UnmaskedFrame,
+            ProtocolError::MaskedFrameFromServer => Violation::MaskedFrame,
+            ProtocolError::FragmentedControlFrame => Violation::FragmentedControl,
+            ProtocolError::ControlFrameTooBig => Violation::OversizeControl,
+            ProtocolError::InvalidCloseSequence => Violation::TruncatedClose,
+            ProtocolError::UnexpectedContinueFrame => Violation::UnexpectedContinuation,
+            ProtocolError::ExpectedFragment(_) => Violation::ExpectedContinuation,
+            error => panic!("an error that is new here: {error:?}"),
+        },
+        error => panic!("an error that is new here: {error:?}"),
+    })
+}
+
+/// Bytes that come one at a time; what is answered goes nowhere.
+struct OneByOne<'a> {
+    bytes: &'a [u8],
+    read: usize,
+}
+
+impl io::Read for OneByOne<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match (self.bytes.get(self.read), buffer.first_mut()) {
+            (Some(byte), Some(room)) => {
+                *room = *byte;
+                self.read += 1;
+                Ok(1)
+            }
+            _ => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+impl io::Write for OneByOne<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,225 @@
+//! Frames read as if there were no rules: to tell which rules one breaks.
+
+use super::{Rule, Setting};
+use crate::error::Violation;
+use crate::protocol::{Role, mask};
+
+/// A header, and where in a message it stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Frame {
+    start: usize,
+    payload: usize,
+    first: u8,
+    second: u8,
+    length: u64,
+    key: Option<[u8; 4]>,
+    /// The message that this frame interrupts or continues, as it was before it.
+    before: Progress,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Progress {
+    open: bool,
+    bytes: u64,
+    fragments: u64,
+}
+
+/// All frames whose headers are whole.
+#[derive(Debug)]
+pub(super) struct Frames<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    progress: Progress,
+}
+
+impl<'a> Frames<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0, progress: Progress::default() }
+    }
+}
+
+impl Iterator for Frames<'_> {
+    type Item = Frame;
+
+    fn next(&mut self) -> Option<Frame> {
+        let bytes = self.bytes.get(self.at..)?;
+        let (&first, &second) = (bytes.first()?, bytes.get(1)?);
+        let (length, size) = match second & 0x7f {
+            126 => (u64::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?)), 4),
+            127 => (u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?), 10),
+            short => (u64::from(short), 2),
+        };
+        let key = if second & 0x80 != 0 { Some(bytes.get(size..size + 4)?.try_into().ok()?) } else { None };
+        let payload = self.at + size + if key.is_some() { 4 } else { 0 };
+        let frame = Frame { start: self.at, payload, first, second, length, key, before: self.progress };
+        if frame.opcode() < 8 {
+            if frame.opcode() != 0 {
+                self.progress = Progress::default();
+            }
+            self.progress.open = !frame.is_final();
+            self.progress.bytes = self.progress.bytes.saturating_add(length);
+            self.progress.fragments += 1;
+        }
+        self.at = frame.end();
+        Some(frame)
+    }
+}
+
+impl Frame {
+    fn opcode(&self) -> u8 {
+        self.first & 0x0f
+    }
+
+    fn is_final(&self) -> bool {
+        self.first & 0x80 != 0
+    }
+
+    fn is_control(&self) -> bool {
+        self.opcode() >= 8
+    }
+
+    fn end(&self) -> usize {
+        usize::try_from(self.length).map_or(usize::MAX, |length| self.payload.saturating_add(length))
+    }
+
+    pub(super) fn holds(&self, at: usize) -> bool {
+        (self.start..self.end()).contains(&at)
+    }
+
+    pub(super) fn begins_before(&self, end: usize) -> bool {
+        self.start < end
+    }
+
+    fn close_payload(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let mut payload = bytes.get(self.payload..self.end()).filter(|_| self.opcode() == 8)?.to_vec();
+        mask(&mut payload, self.key.unwrap_or_default(), 0);
+        Some(payload)
+    }
+
+    /// RFC 6455 §5.2: 7 bits to 125, 16 to 65535, else 63.
+    pub(super) fn wastes_length(&self) -> bool {
+        match self.second & 0x7f {
+            126 => self.length <= 125,
+            127 => self.length <= 0xffff,
+            _ => false,
+        }
+    }
+
+    /// 4096 are free, and each 16 bytes that came before allow one more.
+    pub(super) fn has_too_many_fragments(&self) -> bool {
+        self.opcode() == 0 && self.before.open && self.before.fragments >= 4096 + self.before.bytes / 16
+    }
+
+    /// After how many bytes this frame shows that it breaks a rule; `None` for text, which shows it itself.
+    pub(super) fn shown_after(&self, rule: Rule) -> Option<usize> {
+        let length = match self.second & 0x7f {
+            126 => 2,
+            127 => 8,
+            _ => 0,
+        };
+        Some(match rule {
+            Rule::TooBig => self.start + 2 + length,
+            Rule::Protocol(violation) => match violation {
+                Violation::ReservedBit
+                | Violation::ReservedOpcode(_)
+                | Violation::UnexpectedContinuation
+                | Violation::ExpectedContinuation
+                | Violation::FragmentedControl => self.start + 1,
+                Violation::UnmaskedFrame | Violation::MaskedFrame | Violation::OversizeControl => {
+                    self.start + 2
+                }
+                Violation::NonMinimalLength | Violation::LengthOverflow | Violation::TooManyFragments => {
+                    self.start + 2 + length
+                }
+                Violation::TruncatedClose | Violation::InvalidCloseCode(_) => self.end(),
+                Violation::InvalidUtf8 if self.is_control() => self.end(),
+                Violation::InvalidUtf8 => return None,
+            },
+        })
+    }
+
+    /// `bytes` up to the end of this frame, with its length in the fewest bytes.
+    pub(super) fn with_minimal_length(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut minimal = bytes[..=self.start].to_vec();
+        let mask_bit = self.second & 0x80;
+        match (u8::try_from(self.length), u16::try_from(self.length)) {
+            (Ok(length @ ..=125), _) => minimal.push(mask_bit | length),
+            (_, Ok(length)) => {
+                minimal.push(mask_bit | 126);
+                minimal.extend_from_slice(&length.to_be_bytes());
+            }
+            _ => panic!("{self:?} is minimal"),
+        }
+        minimal.extend(self.key.into_iter().flatten());
+        minimal.extend_from_slice(&bytes[self.payload..]);
+        minimal
+    }
+
+    /// Whether this frame, which `bytes` end with, breaks a rule that does not depend on text.
+    pub(super) fn breaks(&self, rule: Rule, bytes: &[u8], setting: &Setting) -> bool {
+        let Rule::Protocol(violation) = rule else {
+            let before = if self.opcode() == 0 { self.before.bytes } else { 0 };
+            return self.length.saturating_add(before) > setting.max_message as u64;
+        };
+        match violation {
+            Violation::ReservedBit => self.first & 0x70 != 0,
+            Violation::ReservedOpcode(opcode) => opcode == self.opcode() && matches!(opcode, 3..=7 | 11..),
+            Violation::UnmaskedFrame => setting.role == Role::Server && self.key.is_none(),
+            Violation::MaskedFrame => setting.role == Role::Client && self.key.is_some(),
+            Violation::FragmentedControl => self.is_control() && !self.is_final(),
+            Violation::OversizeControl => self.is_control() && self.length > 125,
+            Violation::LengthOverflow => self.length >> 63 != 0,
+            Violation::UnexpectedContinuation => self.opcode() == 0 && !self.before.open,
+            Violation::ExpectedContinuation => matches!(self.opcode(), 1 | 2) && self.before.open,
+            Violation::TruncatedClose => self.opcode() == 8 && self.length == 1,
+            Violation::InvalidCloseCode(code) => {
+                self.close_payload(bytes).is_some_and(|payload| payload.starts_with(&code.to_be_bytes()))
+            }
+            Violation::InvalidUtf8 => self
+                .close_payload(bytes)
+                .and_then(|payload| payload.get(2..).map(|reason| std::str::from_utf8(reason).is_err()))
+                .unwrap_or(false),
+            _ => false,
+        }
+    }
+}
+
+/// Whether a message or the payload of a data frame is unfinished after all of `bytes`.
+pub(super) fn end_inside_message(bytes: &[u8]) -> bool {
+    let mut frames = Frames::new(bytes);
+    let cut = frames.by_ref().last().is_some_and(|last| !last.is_control() && last.end() > bytes.len());
+    cut || frames.progress.open
+}
+
+/// The unfinished message's payload before the byte at `at`.
+pub(super) fn text_before(bytes: &[u8], at: usize) -> Vec<u8> {
+    let mut text = Vec::new();
+    for frame in Frames::new(bytes).filter(|frame| !frame.is_control() && frame.start < at) {
+        if frame.opcode() != 0 {
+            text.clear();
+        }
+        let mut payload = bytes.get(frame.payload..frame.end().min(at)).unwrap_or_default().to_vec();
+        mask(&mut payload, frame.key.unwrap_or_default(), 0);
+        text.extend(payload);
+    }
+    text
+}
+
+/// The frame that holds the byte at `at`, and all bytes up to its end: what is missing of it is made up, so that it breaks
+/// no rule by that. A frame that is larger than it may be ends with its header.
+pub(super) fn completed(bytes: &[u8], at: usize, setting: &Setting) -> (Frame, Vec<u8>) {
+    let mut frames = Frames::new(bytes);
+    let start = frames.by_ref().find(|frame| frame.holds(at)).map_or(frames.at, |frame| frame.start);
+    let mut completed = bytes.to_vec();
+    let frame = loop {
+        if let Some(frame) = Frames::new(&completed).find(|frame| frame.start == start) {
+            break frame;
+        }
+        let second = completed.len() == start + 1;
+        completed.push(if second && setting.role == Role::Server { 0x80 } else { 0 });
+    };
+    let whole = frame.length <= setting.max_message.max(125) as u64;
+    let end = if whole { frame.end() } else { frame.payload };
+    completed.resize(end, 0);
+    (frame, completed)
+}

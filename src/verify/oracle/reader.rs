@@ -1,0 +1,171 @@
+//! The decoder behind a window that is filled as `connection::reader` fills it, but from memory.
+
+use super::frames::end_inside_message;
+use super::{Event, MIN_WINDOW, Rule, Seen, Setting};
+use crate::error::Error;
+use crate::message::MessageRef;
+use crate::protocol::decoder::{self, Decoder, Item};
+
+/// After so many small reads the large buffer is given back.
+const SMALL_READS: u32 = 32;
+
+/// An event, and how many bytes had been read before and after the read that brought it.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) before: usize,
+    pub(super) after: usize,
+    pub(super) event: Event,
+}
+
+/// What our decoder sees when every byte comes alone.
+pub(super) fn ours_byte_by_byte(bytes: &[u8], setting: &Setting) -> Vec<Seen> {
+    let setting = Setting { pieces: vec![1], lend: !setting.lend, ..setting.clone() };
+    ours(bytes, &setting).into_iter().map(|read| Seen { bytes: read.after, event: read.event }).collect()
+}
+
+/// What our decoder sees when the bytes come in pieces.
+pub(super) fn ours(bytes: &[u8], setting: &Setting) -> Vec<Read> {
+    assert!(setting.idle_buffer >= MIN_WINDOW && !setting.pieces.contains(&0), "{setting:?}");
+    let mut reader = Reader {
+        setting,
+        decoder: Decoder::new(setting.role, setting.max_message),
+        buffer: vec![0; setting.idle_buffer],
+        start: 0,
+        end: 0,
+        small_reads: 0,
+        last_was_full: false,
+        source: Source { bytes, at: 0, piece: 0, end: 0 },
+    };
+    let mut events = Vec::new();
+    let mut before = 0;
+    loop {
+        let event = match reader.next() {
+            Ok(Some(event)) => event,
+            Ok(None) => {
+                assert!(reader.end - reader.start < MIN_WINDOW, "more held back than a control frame");
+                before = reader.source.at;
+                if reader.read() {
+                    continue;
+                }
+                assert_eq!(reader.decoder.is_inside_message(), end_inside_message(bytes), "{bytes:02x?}");
+                return events;
+            }
+            Err(error) => Event::Broken(Rule::from(&error)),
+        };
+        let last = matches!(event, Event::Close(_) | Event::Broken(_));
+        events.push(Read { before, after: reader.source.at, event });
+        if last {
+            return events;
+        }
+    }
+}
+
+struct Reader<'a> {
+    setting: &'a Setting,
+    decoder: Decoder,
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    small_reads: u32,
+    last_was_full: bool,
+    source: Source<'a>,
+}
+
+impl Reader<'_> {
+    fn next(&mut self) -> Result<Option<Event>, Error> {
+        let base = self.start;
+        let step = self.decoder.next(&mut self.buffer[base..self.end])?;
+        self.start += step.used;
+        let Some(item) = step.item else { return Ok(None) };
+        let bytes = |item: decoder::Span| &self.buffer[item.range()];
+        Ok(Some(match item.shifted(base) {
+            Item::Text(span) if self.setting.lend => {
+                self.decoder.adopt(bytes(span))?;
+                lent(self.decoder.assembled())
+            }
+            Item::Text(span) => Event::Text(decoder::text(bytes(span))?.to_owned()),
+            Item::Binary(span) => Event::Binary(bytes(span).to_vec()),
+            Item::Assembled if self.setting.lend => lent(self.decoder.assembled()),
+            Item::Assembled => Event::from(self.decoder.take()),
+            Item::Ping(span) => Event::Ping(bytes(span).to_vec()),
+            Item::Pong(span) => Event::Pong(bytes(span).to_vec()),
+            Item::Close(span) => Event::from(decoder::close_frame(bytes(span))?),
+        }))
+    }
+
+    /// `false` at the end of what there is.
+    fn read(&mut self) -> bool {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            if let Some((message, left)) = self.decoder.direct() {
+                if left >= self.setting.direct {
+                    if message.capacity() == message.len() {
+                        message.reserve_exact(left.min(message.len().max(self.setting.bulk_buffer)));
+                    }
+                    let room = message.capacity() - message.len();
+                    if room <= left {
+                        let bytes = self.source.read(&self.setting.pieces, room);
+                        message.extend_from_slice(bytes);
+                        self.decoder.directly_read(bytes.len());
+                        return !bytes.is_empty();
+                    }
+                }
+            }
+        }
+        self.make_room();
+        let room = &mut self.buffer[self.end..];
+        assert!(!room.is_empty(), "the window is full and nothing comes of it");
+        let bytes = self.source.read(&self.setting.pieces, room.len());
+        room[..bytes.len()].copy_from_slice(bytes);
+        self.last_was_full = bytes.len() == room.len();
+        self.end += bytes.len();
+        let small = bytes.len() < self.setting.idle_buffer / 2;
+        self.small_reads = if small { self.small_reads.saturating_add(1) } else { 0 };
+        !bytes.is_empty()
+    }
+
+    fn make_room(&mut self) {
+        let unread = self.start..self.end;
+        let size = if self.last_was_full {
+            self.setting.bulk_buffer
+        } else if self.small_reads >= SMALL_READS {
+            self.setting.idle_buffer
+        } else {
+            self.buffer.len()
+        };
+        if size != self.buffer.len() && unread.len() < size {
+            let mut buffer = vec![0; size];
+            buffer[..unread.len()].copy_from_slice(&self.buffer[unread.clone()]);
+            self.buffer = buffer;
+        } else if unread.start > 0 {
+            self.buffer.copy_within(unread.clone(), 0);
+        }
+        (self.start, self.end) = (0, unread.len());
+    }
+}
+
+fn lent(message: MessageRef<'_>) -> Event {
+    Event::from(message.to_message())
+}
+
+/// What arrives, in pieces.
+struct Source<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    /// Which piece is next.
+    piece: usize,
+    /// Where the current one ends.
+    end: usize,
+}
+
+impl<'a> Source<'a> {
+    fn read(&mut self, pieces: &[usize], room: usize) -> &'a [u8] {
+        if self.at == self.end {
+            self.end = self.bytes.len().min(self.end.saturating_add(pieces[self.piece % pieces.len()]));
+            self.piece += 1;
+        }
+        let bytes = &self.bytes[self.at..self.end.min(self.at + room)];
+        self.at += bytes.len();
+        bytes
+    }
+}

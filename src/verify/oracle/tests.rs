@@ -1,0 +1,265 @@
+//! Streams like a peer's, mostly valid, cut at will: a failing seed is printed, and stands for the same stream again.
+
+use super::*;
+use crate::protocol::mask;
+use crate::protocol::noise::Noise;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+const STREAMS: u64 = 5000;
+/// Every so many streams one that is long: many fragments, or payloads of several reads.
+const LONG: u64 = 200;
+
+#[test]
+fn the_decoder_sees_what_tungstenite_sees_but_for_the_named_differences() {
+    let mut met: BTreeMap<Difference, u32> = BTreeMap::new();
+    let (mut events, mut unbroken) = (0, 0);
+    for seed in 0..STREAMS {
+        let mut peer = Peer::new(seed);
+        match seed % LONG {
+            0 => peer.send_many_fragments(),
+            1 => peer.send_large_messages(),
+            _ => peer.talk(),
+        }
+        let Peer { bytes, setting, .. } = peer;
+        let differences = catch_unwind(AssertUnwindSafe(|| compare(&bytes, &setting)));
+        let Ok(differences) = differences else { panic!("the seed is {seed}") };
+        for difference in differences {
+            *met.entry(difference).or_default() += 1;
+        }
+        let seen = reader::ours(&bytes, &setting);
+        events += seen.len();
+        unbroken += u64::from(!matches!(seen.last().map(|read| &read.event), Some(Event::Broken(_))));
+    }
+    println!("{STREAMS} streams, {unbroken} of them without an error; {events} events; {met:?}");
+    assert!(unbroken * 3 > STREAMS, "too few streams are valid: {unbroken}");
+    for difference in Difference::ALL {
+        assert!(met.contains_key(&difference), "{difference:?} was never met: is it one still?");
+    }
+}
+
+/// Who writes, and what it wrote.
+struct Peer {
+    noise: Noise,
+    setting: Setting,
+    bytes: Vec<u8>,
+}
+
+/// How the length of a frame is written.
+#[derive(Clone, Copy)]
+enum Form {
+    Minimal,
+    Bits16,
+    Bits64,
+    /// With the top bit set.
+    Overflow,
+}
+
+impl Peer {
+    fn new(seed: u64) -> Self {
+        let mut noise = Noise::new(seed);
+        let pieces = match noise.below(4) {
+            0 => vec![usize::MAX],
+            1 => vec![1 + noise.below(4)],
+            _ => (0..7).map(|_| 1 + noise.below(300)).collect(),
+        };
+        let buffers = [
+            (MIN_WINDOW, 512, 1),
+            (MIN_WINDOW + 1, MIN_WINDOW, 30),
+            (256, 1024, 64),
+            (4096, 128 * 1024, 16 * 1024),
+        ];
+        let (idle_buffer, bulk_buffer, direct) = buffers[noise.below(buffers.len())];
+        let setting = Setting {
+            role: [Role::Server, Role::Client][noise.below(2)],
+            max_message: [1, 20, 125, 126, 400, 1000, 5000, 70_000][noise.below(8)],
+            idle_buffer,
+            bulk_buffer,
+            direct,
+            lend: noise.below(2) == 0,
+            pieces,
+        };
+        Self { noise, setting, bytes: Vec::new() }
+    }
+
+    fn one_in(&mut self, count: usize) -> bool {
+        self.noise.below(count) == 0
+    }
+
+    fn byte(&mut self) -> u8 {
+        self.noise.next().to_le_bytes()[3]
+    }
+
+    /// Frames, most of them as they should be; sometimes broken off, or with a wrong bit.
+    fn talk(&mut self) {
+        for _ in 0..=self.noise.below(8) {
+            match self.noise.below(16) {
+                0 | 1 => self.send_control(),
+                2 => self.send_close(),
+                _ => self.send_message(),
+            }
+        }
+        if self.one_in(8) {
+            let at = self.noise.below(self.bytes.len());
+            self.bytes[at] ^= 1 << self.noise.below(8);
+        }
+        if self.one_in(10) {
+            for _ in 0..self.noise.below(20) {
+                let byte = self.byte();
+                self.bytes.push(byte);
+            }
+        }
+        if self.one_in(4) {
+            let length = self.noise.below(self.bytes.len());
+            self.bytes.truncate(length);
+        }
+    }
+
+    /// In one frame or in several, with control frames in between.
+    fn send_message(&mut self) {
+        let is_text = self.noise.below(3) > 0;
+        let length = self.length(self.setting.max_message.min(2000));
+        let payload = if is_text { self.text(length) } else { vec![0xff; length] };
+        let fragments = if self.one_in(2) { 1 } else { 1 + self.noise.below(5) };
+        let mut rest = payload.as_slice();
+        for fragment in 0..fragments {
+            let last = fragment + 1 == fragments && !self.one_in(60);
+            let (piece, behind) =
+                rest.split_at(if last { rest.len() } else { self.noise.below(rest.len() + 1) });
+            rest = behind;
+            let opcode = if fragment > 0 && !self.one_in(100) { 0 } else { 2 - u8::from(is_text) };
+            let form = match self.noise.below(200) {
+                0 => Form::Bits16,
+                _ if (120..130).contains(&piece.len()) && self.one_in(4) => Form::Bits16,
+                1 => Form::Bits64,
+                2 => Form::Overflow,
+                _ => Form::Minimal,
+            };
+            self.send_frame(opcode | if last { 0x80 } else { 0 }, form, piece);
+            if self.one_in(8) {
+                self.send_control();
+            }
+        }
+    }
+
+    fn send_control(&mut self) {
+        let length = if self.one_in(40) { 124 + self.noise.below(4) } else { self.noise.below(10) };
+        let first = [0x89, 0x8a][self.noise.below(2)] & if self.one_in(60) { 0x7f } else { 0xff };
+        let form = [Form::Bits16, Form::Bits64, Form::Minimal][self.noise.below(80).min(2)];
+        self.send_frame(first, form, &vec![b'p'; length]);
+    }
+
+    fn send_close(&mut self) {
+        const CODES: [u16; 17] = [
+            0, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1007, 1011, 1014, 1015, 1016, 2999, 3000, 4999, 5000,
+        ];
+        let mut payload = Vec::new();
+        if !self.one_in(5) {
+            let code = CODES[self.noise.below(CODES.len())] ^ u16::from(self.one_in(8)) << 12;
+            payload.extend_from_slice(&code.to_be_bytes());
+            let length = if self.one_in(4) { 123 } else { self.noise.below(8) };
+            payload.extend(self.text(length));
+            if self.one_in(10) {
+                payload.truncate(self.noise.below(payload.len()));
+            }
+        }
+        self.send_frame(0x88, Form::Minimal, &payload);
+    }
+
+    /// Around the bound on fragments, of which the bytes received allow more: in one message, or in two that each stay
+    /// below it.
+    fn send_many_fragments(&mut self) {
+        self.setting.max_message = 70_000;
+        let piece = vec![b'x'; self.noise.below(3)];
+        let bound = 4096 + 4096 * piece.len() / 15;
+        let counts = if self.one_in(2) { [bound / 2, bound / 2 + 10] } else { [bound - 50, 0] };
+        for count in counts {
+            let count = count + self.noise.below(150);
+            self.append_frame(1, Form::Minimal, false, b"");
+            for _ in 0..count {
+                self.append_frame(0, Form::Minimal, false, &piece);
+            }
+            self.append_frame(0x80, Form::Minimal, false, b"");
+        }
+    }
+
+    /// Payloads that no window holds, at the sizes where the form of a length changes.
+    fn send_large_messages(&mut self) {
+        self.setting.max_message = [40_000, 140_000][self.noise.below(2)];
+        for first in [[2, 0x82, 0x81][self.noise.below(3)], 0x80] {
+            let length = [0xffff, 0x1_0000, 40_000, 20_000][self.noise.below(4)];
+            let form = if self.one_in(2) { Form::Bits64 } else { Form::Minimal };
+            self.append_frame(first, form, false, &vec![b'y'; length]);
+        }
+    }
+
+    /// Seldom with a header that breaks a rule.
+    fn send_frame(&mut self, first: u8, form: Form, payload: &[u8]) {
+        let first = match self.noise.below(200) {
+            0 => first | 0x10 << self.noise.below(3),
+            1 => (first & 0xf0) | (self.byte() & 0x0f),
+            2 => first & 0xf0,
+            _ => first,
+        };
+        let wrong_mask = self.one_in(400);
+        self.append_frame(first, form, wrong_mask, payload);
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "each arm has just compared the length")]
+    fn append_frame(&mut self, first: u8, form: Form, wrong_mask: bool, payload: &[u8]) {
+        let masked = (self.setting.role == Role::Server) != wrong_mask;
+        let mask_bit = if masked { 0x80 } else { 0 };
+        self.bytes.push(first);
+        match (form, payload.len()) {
+            (Form::Minimal, length @ ..=125) => self.bytes.push(mask_bit | length as u8),
+            (Form::Minimal | Form::Bits16, length @ ..=0xffff) => {
+                self.bytes.push(mask_bit | 126);
+                self.bytes.extend_from_slice(&(length as u16).to_be_bytes());
+            }
+            (form, length) => {
+                let top = if matches!(form, Form::Overflow) { 1 << 63 } else { 0 };
+                self.bytes.push(mask_bit | 127);
+                self.bytes.extend_from_slice(&(length as u64 | top).to_be_bytes());
+            }
+        }
+        let key = if masked { [self.byte(), self.byte(), self.byte(), self.byte()] } else { [0; 4] };
+        if masked {
+            self.bytes.extend_from_slice(&key);
+        }
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(payload);
+        mask(&mut self.bytes[start..], key, 0);
+    }
+
+    fn length(&mut self, max: usize) -> usize {
+        match self.noise.below(40) {
+            0 => 125 + self.noise.below(3),
+            1 => max,
+            2 => max + 1,
+            3 => 0,
+            4 | 5 => self.noise.below(max),
+            _ => self.noise.below(max.min(30)),
+        }
+    }
+
+    /// At most `length` bytes of UTF-8, seldom with one that cannot be.
+    fn text(&mut self, length: usize) -> Vec<u8> {
+        let mut text = Vec::new();
+        loop {
+            let next: &[u8] = match self.noise.below(1000) {
+                0 => b"\xff",
+                1 => b"\xed\xa0\x80",
+                2 => b"\xf4\x90\x80\x80",
+                3 => b"\xe2\x82",
+                4..200 => "é".as_bytes(),
+                200..400 => "안".as_bytes(),
+                400..500 => "🐸".as_bytes(),
+                _ => b"a",
+            };
+            if text.len() + next.len() > length {
+                return text;
+            }
+            text.extend_from_slice(next);
+        }
+    }
+}
