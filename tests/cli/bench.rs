@@ -1,0 +1,205 @@
+//! `threadws bench` as a shell sees it: what it reports, what it refuses, and what it notices.
+#![cfg(feature = "cli")]
+
+use crate::support::{Network, PATIENCE, Process, TestServer, echo, eventually, watchdog};
+use rustix::process::Signal;
+use std::net::SocketAddr;
+use std::process::{Command, Output};
+use std::time::Instant;
+
+/// Below other programs, or none.
+fn bench(wrapper: &[&str], args: &[&str]) -> Command {
+    let words = [wrapper, &[env!("CARGO_BIN_EXE_threadws"), "bench"], args].concat();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).env_remove("THREADWS_LOG").env_remove("RUST_LOG");
+    command
+}
+
+#[track_caller]
+fn run(args: &[&str]) -> Output {
+    run_below(&[], args)
+}
+
+#[track_caller]
+fn run_below(wrapper: &[&str], args: &[&str]) -> Output {
+    let output = bench(wrapper, args).output().expect("the binary runs");
+    println!("{args:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+fn url(addr: SocketAddr) -> String {
+    format!("ws://{addr}/")
+}
+
+fn text(octets: &[u8]) -> &str {
+    std::str::from_utf8(octets).expect("UTF-8")
+}
+
+#[track_caller]
+fn json(output: &Output) -> serde_json::Value {
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(text(&output.stdout).lines().count(), 1, "one object on one line");
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+#[test]
+fn it_reports_rate_and_latency_with_a_histogram() {
+    let _watchdog = watchdog(40);
+    let server = TestServer::new(echo);
+    let output = run(&["--duration", "1s", "--clients", "3", "--in-flight", "4", &url(server.addr())]);
+    assert_eq!(output.status.code(), Some(0));
+    let report = text(&output.stdout);
+    for part in ["3 clients, 32 bytes of text, 4 in flight", "messages/s  ", "p50 ", "p99.9 ", "max ", " %  "]
+    {
+        assert!(report.contains(part), "{part}: {report}");
+    }
+    assert!(!text(&output.stderr).contains('\r'), "no progress where stderr is no terminal");
+}
+
+#[test]
+fn json_is_one_object_that_adds_up() {
+    let _watchdog = watchdog(40);
+    let server = TestServer::new(echo);
+    for extra in
+        [&["--size", "1"][..], &["--binary", "--in-flight", "64"], &["--size", "100KiB", "--in-flight", "3"]]
+    {
+        let url = url(server.addr());
+        let args = [&["--json", "--duration", "1s", "--clients", "2", &url], extra].concat();
+        let report = json(&run(&args));
+        let number = |name: &str| report[name].as_f64().unwrap_or_else(|| panic!("{name}: {report}"));
+        assert!(number("messages") >= 1.0, "{report}");
+        let rate = number("messages") / number("seconds");
+        assert!((number("messages_per_second") / rate - 1.0).abs() < 0.01, "{report}");
+        let latency: Vec<f64> = ["p50", "p90", "p99", "p99.9", "max"]
+            .map(|name| report["latency_us"][name].as_f64().unwrap_or_else(|| panic!("{name}: {report}")))
+            .into();
+        assert!(latency.is_sorted() && latency[0] > 0.0, "{report}");
+        assert_eq!(report["interrupted"], false);
+        assert_eq!(report["clients"], 2);
+        assert_eq!(report["binary"], extra.contains(&"--binary"));
+    }
+}
+
+/// That a load comes through of which more is in flight than all buffers on the way hold.
+#[track_caller]
+fn overfill(wrapper: &[&str], server: SocketAddr) {
+    let url = url(server);
+    let load = ["--json", "--duration", "3s", "--clients", "1", "--size", "1MiB", "--in-flight", "24", &url];
+    assert!(json(&run_below(wrapper, &load))["messages"].as_u64() >= Some(1));
+}
+
+#[test]
+fn more_than_all_buffers_hold_may_be_in_flight() {
+    let _watchdog = watchdog(40);
+    let server = TestServer::new(echo);
+    overfill(&[], server.addr());
+}
+
+/// The system may give its sockets so little that it takes none of them whole.
+#[test]
+fn all_of_them_may_have_to_wait() {
+    let _watchdog = watchdog(60);
+    let Some(network) = Network::new() else { return };
+    let little = "for buffer in tcp_wmem tcp_rmem; do echo 4096 4096 4096 >/proc/sys/net/ipv4/$buffer; done; exec \"$@\"";
+    let wrapper = network.wrapper_after(little);
+    let server = Process::threadws_under(&wrapper, &["--echo", "--every", "0"]);
+    overfill(&wrapper, server.addr());
+    server.stop();
+}
+
+#[test]
+fn what_is_no_echo_is_noticed() {
+    let _watchdog = watchdog(40);
+    let another = TestServer::new(|client| {
+        while let Some(message) = client.recv()? {
+            client.send(message.as_text().unwrap_or_default().replace('z', "y"))?;
+        }
+        Ok(())
+    });
+    let twice = TestServer::new(|client| {
+        while let Some(message) = client.recv()? {
+            client.write(&message)?;
+            client.write(message)?;
+        }
+        Ok(())
+    });
+    let other_kind = TestServer::new(|client| {
+        while let Some(message) = client.recv()? {
+            client.write(message.into_bytes())?;
+        }
+        Ok(())
+    });
+    for server in [another, twice, other_kind] {
+        let output = run(&["--clients", "2", &url(server.addr())]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains("not what was sent"));
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn a_server_that_says_nothing_or_leaves_is_a_failure() {
+    let _watchdog = watchdog(40);
+    let silent = TestServer::new(|client| Ok(client.ignore()?));
+    let output = run(&["--clients", "2", "--duration", "200ms", &url(silent.addr())]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("nothing came back"));
+
+    let leaves = TestServer::new(|client| {
+        client.recv()?;
+        Ok(())
+    });
+    let output = run(&["--clients", "2", &url(leaves.addr())]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("the server closed a connection"));
+}
+
+#[test]
+fn what_cannot_be_loaded_is_refused_before_it_is_connected_to() {
+    let _watchdog = watchdog(40);
+    // 192.0.2.0/24 is for documentation (RFC 5737): nobody is there.
+    for (args, part) in [
+        (&["ws://192.0.2.1/"][..], "--allow-remote"),
+        (&["wss://127.0.0.1/"], "ws://"),
+        (&["http://127.0.0.1/"], "ws://"),
+        (&["ws:// /"], "no URL"),
+        (&["ws://user:secret@192.0.2.1/"], "--allow-remote"),
+    ] {
+        let began = Instant::now();
+        let output = run(args);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(stderr.contains(part) && stderr.contains("threadws bench --help"), "{stderr}");
+        assert!(!stderr.contains("secret"), "{stderr}");
+        assert!(began.elapsed() < PATIENCE, "nobody was waited for");
+    }
+}
+
+#[test]
+fn nobody_there_is_a_failure() {
+    let _watchdog = watchdog(40);
+    let free =
+        std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("an address");
+    let output = run(&[&url(free)]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("cannot connect"));
+}
+
+#[test]
+fn an_interrupt_ends_it_early_and_reports_what_there_is() {
+    let _watchdog = watchdog(40);
+    let server = TestServer::new(echo);
+    let began = Instant::now();
+    let mut bench =
+        Process::spawn(bench(&[], &["--json", "--duration", "1h", "--clients", "2", &url(server.addr())]));
+    bench.wait_for_line(&["2 clients connected"]);
+    // More than both may have in flight: something has come back.
+    eventually("it is under load", || server.hub().stats().messages_received() > 10);
+    bench.signal(Signal::INT);
+    bench.wait_for_success(PATIENCE);
+    let stdout = bench.stdout();
+    let report: serde_json::Value = serde_json::from_str(&stdout[0]).expect("JSON");
+    assert_eq!(report["interrupted"], true);
+    assert!(report["messages"].as_u64() >= Some(1));
+    assert!(began.elapsed() < PATIENCE);
+}

@@ -1,0 +1,491 @@
+//! `threadws connect` as a shell or a script sees it: stdin, stdout, stderr, exit codes, signals.
+#![cfg(feature = "cli")]
+
+use crate::support::{Frame, Host, PATIENCE, Process, TestServer, echo, ms, watchdog};
+use rustix::process::Signal;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+fn client(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_threadws"));
+    command.arg("connect").args(args).env_remove("THREADWS_LOG").env_remove("RUST_LOG");
+    command
+}
+
+/// What became of a client that was given all of its stdin, and its end.
+struct Ended {
+    code: Option<i32>,
+    stdout: Vec<u8>,
+    stderr: String,
+}
+
+#[track_caller]
+fn run(args: &[&str], stdin: impl AsRef<[u8]>) -> Ended {
+    let mut command = client(args);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary runs");
+    let mut pipe = child.stdin.take().expect("a pipe");
+    let octets = stdin.as_ref().to_vec();
+    // A client that ends early does not read it all.
+    let writer = std::thread::spawn(move || drop(pipe.write_all(&octets)));
+    let output = child.wait_with_output().expect("it ends");
+    writer.join().expect("no panic");
+    let stderr = String::from_utf8(output.stderr).expect("UTF-8");
+    println!("{args:?}: {}\n{stderr}", output.status);
+    Ended { code: output.status.code(), stdout: output.stdout, stderr }
+}
+
+impl Ended {
+    #[track_caller]
+    fn expect(self, code: i32, stdout: impl AsRef<[u8]>) -> String {
+        let shown = String::from_utf8_lossy(&self.stdout);
+        assert!(self.stdout == stdout.as_ref(), "printed {shown:?}");
+        assert_eq!(self.code, Some(code));
+        self.stderr
+    }
+}
+
+/// A client that is talked with.
+fn talk(args: &[&str]) -> Process {
+    Process::with_pipe(client(args))
+}
+
+fn echo_server() -> Process {
+    Process::threadws(&["--echo", "--every", "0"])
+}
+
+#[test]
+fn each_line_is_a_message_and_each_message_a_line() {
+    let _dog = watchdog(30);
+    let server = echo_server();
+    let mut client = talk(&[&server.url()]);
+    client.wait_for_line(&["connected to 127.0.0.1:"]);
+    for line in ["hello", "\u{c548}\u{b155} \u{1f438}"] {
+        client.write(format!("{line}\n"));
+        client.wait_for_stdout(line);
+        server.wait_for_line(&[&format!("text: {line}")]);
+    }
+    client.end_input();
+    client.wait_for_success(PATIENCE);
+    client.wait_for_line(&["disconnected after", "sent 1000 (normal closure); then received 1000"]);
+    server.wait_for_line(&["disconnected", "received 1000 (normal closure)"]);
+    // All at once; what comes between the end of stdin and the server's Close is printed. No line end is sent, and a last
+    // line needs none.
+    let stderr =
+        run(&["-q", &server.url()], b"one\r\n\ntwo\n\xff\xfe\nlast").expect(0, "one\n\ntwo\nfffe\nlast\n");
+    assert_eq!(stderr, "");
+    let many: String = (0..5000).map(|number| format!("{number}\n")).collect();
+    run(&["-q", &server.url()], &many).expect(0, &many);
+    run(&["-q", &server.url()], "").expect(0, "");
+    server.stop();
+}
+
+#[test]
+fn what_comes_until_the_servers_close_is_printed() {
+    let _dog = watchdog(30);
+    let host = Host::new(|door| {
+        let mut guest = door.guest();
+        guest.welcome("");
+        guest.expect_text("a");
+        guest.expect_close(1000);
+        guest.send(Frame::text("still on its way"));
+        guest.send(Frame::close(1000, ""));
+        guest.fin();
+        guest.expect_eof();
+    });
+    run(&["-q", &host.url()], "a\n").expect(0, "still on its way\n");
+}
+
+#[test]
+fn binary_messages_are_printed_as_hexadecimal_digits_or_as_they_are() {
+    let _dog = watchdog(30);
+    let host = || {
+        Host::new(|door| {
+            let mut guest = door.guest();
+            guest.welcome("");
+            guest.send(Frame::binary([0x00, 0x0a, 0xff]));
+            guest.send(Frame::text("text"));
+            guest.send(Frame::binary([]));
+            guest.send(Frame::binary("raw\n"));
+            guest.send(Frame::close(1000, ""));
+            guest.fin();
+            guest.expect_gone();
+        })
+    };
+    for (args, stdout) in
+        [(&["-q"][..], &b"000aff\ntext\n\n7261770a\n"[..]), (&["-q", "--binary"], b"\x00\x0a\xfftext\nraw\n")]
+    {
+        let host = host();
+        // The server closes; an end of stdin before that would be no different.
+        run(&[args, &[&host.url()]].concat(), "").expect(0, stdout);
+    }
+}
+
+#[test]
+fn once_sends_all_of_stdin_and_prints_one_reply() {
+    let _dog = watchdog(30);
+    let server = echo_server();
+    let url = server.url();
+    run(&["-q", "--once", &url], "one\ntwo\n").expect(0, "one\ntwo\n");
+    run(&["-q", "--once", &url], b"\xff\x00").expect(0, "ff00\n");
+    run(&["-q", "--once", "--binary", &url], "text\n").expect(0, "text\n");
+    server.wait_for_line(&["binary, 5 bytes: 74 65 78 74 0a"]);
+    run(&["-q", "--once", &url], "").expect(0, "\n");
+    let large = "x".repeat(1 << 20);
+    run(&["-q", "--once", &url], &large).expect(0, format!("{large}\n"));
+    server.wait_for_lines(&["disconnected", "received 1000"], 5);
+    // What is too much for the server is told.
+    let stderr = run(&["-q", "--once", &url], format!("{large}x")).expect(1, "");
+    assert!(stderr.contains("1009 (message too big)"), "{stderr}");
+    // No reply in time, and none at all.
+    let silent = Process::threadws(&["--every", "0"]);
+    let begin = Instant::now();
+    let stderr = run(&["-q", "--once", "--timeout", "2s", &silent.url()], "x").expect(1, "");
+    assert!(begin.elapsed() < PATIENCE && stderr.contains("no reply: within 2s"), "{stderr}");
+    let host = Host::new(|door| {
+        let mut guest = door.guest();
+        guest.welcome("");
+        guest.expect_text("x");
+        guest.send(Frame::close(1000, ""));
+        guest.fin();
+        guest.expect_gone();
+    });
+    let stderr = run(&["-q", "--once", &host.url()], "x").expect(1, "");
+    assert!(stderr.contains("no reply: the server closed"), "{stderr}");
+    // One reply, even if there are more.
+    let chatty = Process::threadws(&["--every", "10ms", "--message", "tick"]);
+    run(&["-q", "--once", &chatty.url()], "x").expect(0, "tick\n");
+}
+
+#[test]
+fn expect_waits_for_a_text_and_tells_if_it_came() {
+    let _dog = watchdog(30);
+    let server = Process::threadws(&["--every", "50ms", "--message", "it is ready now"]);
+    let url = server.url();
+    // The end of stdin does not end the wait.
+    run(&["-q", "--expect", "ready", &url], "").expect(0, "it is ready now\n");
+    server.wait_for_line(&["disconnected", "received 1000"]);
+    let ended = run(&["-q", "--expect", "never", "--timeout", "2s", &url], "");
+    assert_eq!(ended.code, Some(3));
+    assert!(ended.stdout.starts_with(b"it is ready now\nit is ready now\n"));
+    assert!(ended.stderr.contains("no message had the expected text: within 2s"), "{}", ended.stderr);
+    // Lines are sent meanwhile, and with --once all of stdin; what is not it is printed as well.
+    let echo = echo_server();
+    run(&["-q", "--expect", "b", &echo.url()], "a\n\u{ff}\nb\nc\n").expect(0, "a\n\u{ff}\nb\n");
+    run(&["-q", "--once", "--expect", "b\nc", &echo.url()], "a\nb\nc\n").expect(0, "a\nb\nc\n");
+    // A server that leaves before, in peace or not.
+    for (frames, code) in
+        [(vec![Frame::text("x"), Frame::close(1000, "")], 3), (vec![Frame::close(1011, "")], 1)]
+    {
+        let printed = if code == 3 { "x\n" } else { "" };
+        let host = Host::new(move |door| {
+            let mut guest = door.guest();
+            guest.welcome("");
+            for frame in frames {
+                guest.send(frame);
+            }
+            guest.fin();
+            guest.expect_gone();
+        });
+        run(&["-q", "--expect", "y", &host.url()], "").expect(code, printed);
+    }
+    // One that never pauses does not keep it longer than the time.
+    let flood = Host::new(|door| {
+        let mut guest = door.guest();
+        guest.welcome("");
+        let burst = Frame::text("x").unmasked().encode().repeat(1000);
+        while guest.try_write(&burst).is_ok() {}
+    });
+    let begin = Instant::now();
+    assert_eq!(run(&["-q", "--expect", "y", "--timeout", "2s", &flood.url()], "").code, Some(3));
+    assert!(begin.elapsed() < PATIENCE);
+}
+
+#[test]
+fn the_handshake_says_what_it_is_told_to_say() {
+    let _dog = watchdog(30);
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let file = folder.join(format!("headers-{}", std::process::id()));
+    std::fs::write(&file, "Authorization: Bearer from-a-file\n\n  X-C:  d:e \r\n").expect("a file");
+    let host = Host::new(|door| {
+        let mut guest = door.guest();
+        assert!(guest.head.starts_with("GET /chat?a=b HTTP/1.1\r\n"), "{}", guest.head);
+        for (name, value) in [
+            ("x-a", "b"),
+            ("x-b", ""),
+            ("x-c", "d:e"),
+            ("authorization", "Bearer from-a-file"),
+            ("origin", "https://page.example"),
+            ("sec-websocket-protocol", "v2, chat"),
+        ] {
+            assert_eq!(guest.header(name).map(str::trim), Some(value), "{}", guest.head);
+        }
+        guest.welcome("Sec-WebSocket-Protocol: chat\r\n");
+        assert_eq!(guest.frame().opcode, crate::support::frame::PING);
+        guest.send(Frame::close(1000, ""));
+        guest.fin();
+        guest.expect_gone();
+    });
+    let url = format!("{}chat?a=b", host.url());
+    let file = file.to_str().expect("UTF-8");
+    let mut client = talk(&[
+        "--header",
+        "X-A: b",
+        "--header=x-b:",
+        "--header-file",
+        file,
+        "--origin",
+        "https://page.example",
+        "--subprotocol",
+        "v2",
+        "--subprotocol",
+        "chat",
+        "--ping",
+        "200ms",
+        &url,
+    ]);
+    client.wait_for_line(&["connected to 127.0.0.1:", ", subprotocol chat"]);
+    client.wait_for_success(PATIENCE);
+    assert!(!client.log().concat().contains("from-a-file"), "{:?}", client.log());
+    host.join();
+    std::fs::write(file, "X: y\nsecret\n").expect("a file");
+    let stderr = run(&["--header-file", file, "ws://127.0.0.1:1/"], "").expect(2, "");
+    assert!(stderr.contains("--header-file: line 2") && !stderr.contains("secret"), "{stderr}");
+    std::fs::remove_file(file).expect("it was there");
+    let stderr = run(&["--header-file", file, "ws://127.0.0.1:1/"], "").expect(1, "");
+    assert!(stderr.contains("cannot read the --header-file: "), "{stderr}");
+    let stderr = run(&["--header-file", "/dev/zero", "ws://127.0.0.1:1/"], "").expect(2, "");
+    assert!(stderr.contains("larger than 65536 bytes"), "{stderr}");
+}
+
+#[test]
+fn a_refusal_is_told_with_its_status_and_the_start_of_its_body() {
+    let _dog = watchdog(30);
+    let long = format!("not you\r\n\x1b[31m{}", "x".repeat(100_000));
+    let host = Host::answering(format!(
+        "HTTP/1.1 403 Forbidden\r\nContent-Length: {}\r\nSet-Cookie: secret\r\n\r\n{long}",
+        long.len()
+    ));
+    let stderr = run(&[&host.url()], "").expect(1, "");
+    assert!(
+        stderr.starts_with("threadws: refused with 403 Forbidden: not you\\r\\n\\u{1b}[31mxxx"),
+        "{stderr}"
+    );
+    assert!(stderr.len() < 400 && stderr.lines().count() == 1 && !stderr.contains("secret"), "{stderr}");
+    let server = Process::threadws(&["--path", "/ws"]);
+    let stderr = run(&[&server.url()], "").expect(1, "");
+    assert!(stderr.contains("refused with 404 Not Found"), "{stderr}");
+    // A redirect is told, and not followed.
+    let host =
+        Host::answering("HTTP/1.1 302 Found\r\nLocation: ws://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(run(&[&host.url()], "").expect(1, ""), "threadws: refused with 302 Found\n");
+}
+
+#[test]
+fn what_fails_exits_with_1_and_says_why() {
+    let _dog = watchdog(30);
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let stderr = run(&[&format!("ws://{}/", nobody.expect("a port"))], "").expect(1, "");
+    assert!(stderr.starts_with("threadws: cannot connect: ") && stderr.contains("refused"), "{stderr}");
+    let silent = Host::new(|door| door.guest().expect_gone());
+    let stderr = run(&["--timeout", "300ms", &silent.url()], "").expect(1, "");
+    assert_eq!(stderr, "threadws: cannot connect: handshake timed out\n");
+    let liar = Host::answering(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+    );
+    let stderr = run(&[&liar.url()], "").expect(1, "");
+    assert!(stderr.contains("wrong Sec-WebSocket-Accept"), "{stderr}");
+    // Ends that are no good ones, after what came before them.
+    for (octets, why) in [
+        (
+            Frame::close(1008, "go\u{1b}[2J\naway").unmasked().encode(),
+            "received 1008 (policy violation) \"go\\u{1b}[2J\\naway\"",
+        ),
+        (Frame::text("masked").encode(), "masked frame"),
+        (Frame::binary([0; 101]).unmasked().encode(), "message larger than 100 bytes"),
+        (Vec::new(), "end of stream"),
+    ] {
+        let host = Host::new(move |door| {
+            let mut guest = door.guest();
+            guest.welcome("");
+            guest.send(Frame::text("x"));
+            guest.write(octets);
+            guest.fin();
+            guest.expect_gone();
+        });
+        let mut client = talk(&["--max-message", "100", &host.url()]);
+        client.wait_for_stdout("x");
+        assert_eq!(client.wait(PATIENCE).code(), Some(1));
+        client.wait_for_line(&["threadws: ", why]);
+        assert!(client.log().iter().all(|line| !line.contains('\u{1b}')), "{:?}", client.log());
+    }
+}
+
+#[test]
+fn what_cannot_be_understood_exits_with_2_and_shows_no_secret() {
+    let _dog = watchdog(30);
+    let lines: [&[&str]; 12] = [
+        &[],
+        &["--nonsense", "ws://127.0.0.1:1/"],
+        &["ws://user:secret@127.0.0.1:1/", "ws://user:secret@127.0.0.1:1/"],
+        &["ws://user:secret@127.0.0.1:x/"],
+        &["user:secret@127.0.0.1"],
+        &["wss://user:secret@127.0.0.1/"],
+        &["ws://user:secret@127.0.0.1:1/#secret"],
+        &["--header", "Host: secret", "ws://127.0.0.1:1/"],
+        &["--header", "X: secret\n", "--header", "a b: secret", "ws://127.0.0.1:1/"],
+        &["--header", "secret", "ws://127.0.0.1:1/"],
+        &["--subprotocol", "a b", "ws://127.0.0.1:1/"],
+        &["--timeout", "0", "ws://127.0.0.1:1/"],
+    ];
+    for line in lines {
+        let stderr = run(line, "").expect(2, "");
+        assert!(
+            stderr.ends_with("\ntry 'threadws connect --help'\n") && stderr.lines().count() == 2,
+            "{stderr}"
+        );
+        assert!(!stderr.contains("secret"), "{stderr}");
+    }
+    let help = run(&["--help"], "");
+    assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""));
+    assert!(help.stdout.starts_with(b"Usage: threadws connect [OPTIONS] URL\n"));
+    let main = Command::new(env!("CARGO_BIN_EXE_threadws")).arg("--help").output().expect("it runs");
+    assert!(String::from_utf8_lossy(&main.stdout).contains("threadws connect [OPTIONS] URL"));
+    let main =
+        Command::new(env!("CARGO_BIN_EXE_threadws")).arg("ws://user:secret@a/").output().expect("it runs");
+    let stderr = String::from_utf8_lossy(&main.stderr).into_owned();
+    assert_eq!(main.status.code(), Some(2));
+    assert!(stderr.contains("'threadws connect'") && !stderr.contains("secret"), "{stderr}");
+}
+
+#[test]
+fn no_password_is_shown_whatever_happens() {
+    let _dog = watchdog(30);
+    let server = TestServer::with(
+        |server| {
+            server.on_request(|request, _| match request.header("authorization") {
+                Some("Basic dXNlcjpzZWNyZXQ=") => Ok(()),
+                _ => Err(threadws::Reject::new(401, "who are you?")),
+            })
+        },
+        echo,
+    );
+    let url = format!("ws://user:secret@{}/?token=secret", server.addr());
+    let stderr = run(&["-vv", "--once", &url], "hello").expect(0, "hello\n");
+    assert!(stderr.contains("connected to") && !stderr.contains("secret"), "{stderr}");
+    let url = format!("ws://user:othersecret@{}/?token=secret", server.addr());
+    let stderr = run(&["-vv", "--header", "Cookie: secret", &url], "").expect(1, "");
+    assert!(stderr.contains("refused with 401 Unauthorized: who are you?"), "{stderr}");
+    assert!(!stderr.contains("secret"), "{stderr}");
+    for url in ["ws://user:secret@127.0.0.1:1/secret", "ws://user:secret@nowhere.invalid/secret"] {
+        let stderr = run(&["-vv", url], "").expect(1, "");
+        assert!(!stderr.contains("secret"), "{stderr}");
+    }
+}
+
+/// Whether a process has a handler for a signal, as /proc tells it. 15 is SIGTERM, the one that the binary sees to last.
+#[track_caller]
+fn handles(pid: u32, signal: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("a line of /proc");
+    u64::from_str_radix(caught.trim(), 16).expect("hexadecimal digits") >> (signal - 1) & 1 == 1
+}
+
+#[test]
+fn ctrl_c_closes_with_1000() {
+    let _dog = watchdog(30);
+    for signal in [Signal::INT, Signal::TERM] {
+        let server = Process::threadws(&["--every", "50ms", "--message", "tick"]);
+        let mut client = talk(&[&server.url()]);
+        client.wait_for_stdout("tick");
+        client.signal(signal);
+        client.wait_for_success(PATIENCE);
+        server.wait_for_line(&["disconnected", "received 1000 (normal closure); then sent 1000"]);
+    }
+    // What was waited for did not come.
+    let server = Process::threadws(&["--every", "50ms", "--message", "tick"]);
+    let mut client = talk(&["--expect", "tock", &server.url()]);
+    client.wait_for_stdout("tick");
+    client.signal(Signal::INT);
+    assert_eq!(client.wait(PATIENCE).code(), Some(3));
+    // A server that does not answer: the second one ends it at once.
+    let host = Host::new(|door| {
+        let mut guest = door.guest();
+        guest.welcome("");
+        guest.send(Frame::text("open"));
+        guest.expect_close(1000);
+        guest.send(Frame::text("not yet"));
+        guest.expect_gone();
+    });
+    let mut client = talk(&[&host.url()]);
+    client.wait_for_stdout("open");
+    client.signal(Signal::INT);
+    client.wait_for_stdout("not yet");
+    client.signal(Signal::INT);
+    // At the end of a closing handshake that is waited for it would be another code.
+    assert_eq!(client.wait(PATIENCE).code(), Some(130));
+    // Before there is a connection, the first one does.
+    let (came, comes) = std::sync::mpsc::channel();
+    let silent = Host::new(move |door| {
+        let mut guest = door.guest();
+        came.send(()).expect("the test waits");
+        guest.expect_gone();
+    });
+    let mut client = talk(&[&silent.url()]);
+    crate::support::next(&comes, "a client");
+    client.signal(Signal::INT);
+    assert_eq!(client.wait(PATIENCE).code(), Some(130));
+    // As while it reads what is to be sent.
+    let mut client = talk(&["--once", &silent.url()]);
+    client.write("half a message");
+    crate::support::eventually("it handles both signals", || handles(client.pid(), 15));
+    client.signal(Signal::INT);
+    assert_eq!(client.wait(PATIENCE).code(), Some(130));
+}
+
+#[test]
+fn a_reader_of_stdout_that_has_enough_ends_it_quietly() {
+    let _dog = watchdog(30);
+    let server = Process::threadws(&["--every", "20ms", "--message", "tick"]);
+    let mut command = client(&["-q", &server.url()]);
+    let (reader, writer) = std::os::unix::net::UnixStream::pair().expect("a pair");
+    command.stdin(Stdio::piped()).stdout(std::os::fd::OwnedFd::from(writer)).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary runs");
+    let stdin = child.stdin.take();
+    drop(command);
+    drop(reader);
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]));
+    drop(stdin);
+    server.wait_for_line(&["disconnected", "received 1001 (going away)"]);
+}
+
+#[test]
+fn a_server_that_does_not_read_holds_up_nothing_but_what_is_sent() {
+    let _dog = watchdog(60);
+    let host = Host::new(|door| {
+        let mut guest = door.guest();
+        guest.welcome("");
+        // More than the buffers of both ends hold, and what is said goes through all the same.
+        std::thread::sleep(ms(300));
+        guest.send(Frame::text("said while it waits"));
+        let mut total = 0;
+        while total < 16 << 20 {
+            total += guest.frame().payload.len();
+        }
+        guest.finish(1000);
+    });
+    let mut client = talk(&["-q", &host.url()]);
+    let line = "x".repeat((1 << 20) - 1) + "\n";
+    let writer = std::thread::spawn(move || {
+        for _ in 0..17 {
+            client.write(&line);
+        }
+        client
+    });
+    let mut client = writer.join().expect("no panic");
+    client.wait_for_stdout("said while it waits");
+    client.end_input();
+    client.wait_for_success(PATIENCE);
+}

@@ -1,0 +1,212 @@
+//! Logging can neither stall nor kill the server, wherever stderr and stdout lead: a file that may grow no further, a pipe
+//! or a terminal that nobody reads, or nothing at all.
+
+#![cfg(feature = "cli")]
+
+use crate::support::process::threadws_command;
+use crate::support::{PATIENCE, Process, RawPeer, eventually, program, watchdog};
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+/// Each message is a line of the log.
+const OPTIONS: [&str; 3] = ["--echo", "--every", "0"];
+
+/// More than 150 octets of the log for each message.
+#[track_caller]
+fn talk(peer: &mut RawPeer, messages: usize) {
+    let text = "x".repeat(150);
+    for _ in 0..messages {
+        peer.send_text(&text);
+        peer.expect_text(&text);
+    }
+}
+
+/// SIGTERM, and exit code 0 without a wait for whoever does not read.
+#[track_caller]
+fn expect_to_end_at_once(server: Process) {
+    let start = Instant::now();
+    server.stop();
+    assert!(start.elapsed() < PATIENCE / 2, "the end took {:?}", start.elapsed());
+}
+
+/// The server, started by a line of sh in which `"$@"` is the server and 0 is `stdin`.
+#[track_caller]
+fn started_by(script: &str, stdin: OwnedFd) -> Process {
+    let mut command = threadws_command("127.0.0.1:0", &["sh", "-c", script, "sh"], &OPTIONS);
+    command.stdin(stdin).env_remove("THREADWS_LOG").env_remove("CLICOLOR_FORCE");
+    Process::spawn_with_stdin(command)
+}
+
+/// A file that is removed when this is dropped.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        drop(fs::remove_file(&self.0));
+    }
+}
+
+#[test]
+fn a_log_that_reaches_the_largest_size_of_a_file_kills_nobody_and_goes_on_when_there_is_room() {
+    const LIMIT: usize = 16 << 10;
+    let _dog = watchdog(60);
+    let Some(prlimit) = program("prlimit") else { return };
+    let log = Scratch(std::env::temp_dir().join(format!("threadws-test-{}-log", std::process::id())));
+    let script = format!("exec \"$@\" 2>>{}", log.0.display());
+    let limit = format!("--fsize={LIMIT}");
+    let wrapper = [&prlimit.to_string_lossy(), limit.as_str(), "sh", "-c", &script, "sh"];
+    let server = Process::threadws_under(&wrapper, &OPTIONS);
+    let mut peer = RawPeer::open(server.addr());
+    talk(&mut peer, 500);
+    let size = || fs::metadata(&log.0).expect("the log").len();
+    eventually("the file is as large as it may be", || size() == LIMIT as u64);
+    let (mut goes_on, mut counted) = (false, false);
+    eventually("the log goes on, and says how much was lost", || {
+        peer.send_text("room again");
+        peer.expect_text("room again");
+        let told = fs::read_to_string(&log.0).expect("the log");
+        goes_on |= told.contains("room again");
+        counted |= told.contains(" lines dropped");
+        // What still waited for the disk fills it again.
+        if told.len() == LIMIT {
+            fs::File::options()
+                .write(true)
+                .open(&log.0)
+                .and_then(|file| file.set_len(0))
+                .expect("room is made");
+        }
+        goes_on && counted
+    });
+    peer.close(1000);
+    server.stop();
+}
+
+/// A socket that takes no octet more, and its other end.
+fn full() -> (UnixStream, UnixStream) {
+    let (mut writer, reader) = UnixStream::pair().expect("a pair");
+    writer.set_nonblocking(true).expect("O_NONBLOCK");
+    while writer.write(&[b'\n'; 1024]).is_ok() {}
+    (writer, reader)
+}
+
+#[test]
+fn a_stderr_that_is_full_and_would_rather_not_block_stalls_nobody_and_what_it_refuses_is_counted() {
+    let _dog = watchdog(60);
+    let (writer, reader) = full();
+    // Whoever has the same description of the file has its O_NONBLOCK, too.
+    let server = started_by("exec \"$@\" 2>&0 </dev/null", writer.into()).listening();
+    let mut peer = RawPeer::open(server.addr());
+    talk(&mut peer, 500);
+    reader.set_read_timeout(Some(PATIENCE)).expect("not zero");
+    let lines = BufReader::new(reader).lines();
+    // Its reader comes back. So few lines have found room in the queue: what is missing was refused.
+    let reading = std::thread::spawn(move || {
+        let lines = lines.map(|line| line.expect("a line in time"));
+        let mut lines = lines.skip_while(|line| !line.contains(" lines dropped"));
+        lines.next().expect("the log goes on");
+        lines.find(|line| line.contains("client 1 sent text: here again")).expect("the log goes on");
+    });
+    eventually("the log goes on, and says how much was lost", || {
+        peer.send_text("here again");
+        peer.expect_text("here again");
+        reading.is_finished()
+    });
+    reading.join().expect("the reader");
+    peer.close(1000);
+    expect_to_end_at_once(server);
+}
+
+/// The server below a terminal, of which the first words are read, and no more; the terminal is gone with the process's
+/// input.
+const TERMINAL: &str = r#"
+import os, sys
+master, slave = os.openpty()
+if os.fork() == 0:
+    os.close(slave)
+    os.close(2)
+    os.write(1, b"the terminal shows " + repr(os.read(master, 60)).encode() + b"\n")
+    os.close(1)
+    os.read(0, 1)
+    os._exit(0)
+os.dup2(slave, 2)
+os.close(slave)
+os.close(master)
+os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"#;
+
+/// A server whose log is in colours, on a terminal that nobody reads.
+#[track_caller]
+fn on_a_terminal() -> Option<Process> {
+    let python = program("python3")?;
+    let mut command = Command::new(python);
+    command.args(["-c", TERMINAL, env!("CARGO_BIN_EXE_threadws"), "--listen", "127.0.0.1:0"]).args(OPTIONS);
+    command.env("TERM", "xterm").env_remove("NO_COLOR");
+    let server = Process::with_pipe(command).listening();
+    server.wait_for_stdout(r"the terminal shows b'20");
+    let shown = server.wait_for_stdout("the terminal shows ");
+    assert!(shown.contains(r"\x1b["), "no colours: {shown}");
+    Some(server)
+}
+
+#[test]
+fn a_terminal_that_nobody_reads_stalls_nobody() {
+    let _dog = watchdog(60);
+    let Some(server) = on_a_terminal() else { return };
+    let mut peer = RawPeer::open(server.addr());
+    talk(&mut peer, 3000);
+    peer.close(1000);
+    expect_to_end_at_once(server);
+}
+
+#[test]
+fn a_terminal_that_hangs_up_kills_nobody() {
+    let _dog = watchdog(60);
+    let Some(mut server) = on_a_terminal() else { return };
+    let mut peer = RawPeer::open(server.addr());
+    talk(&mut peer, 10);
+    server.end_input();
+    let terminal = PathBuf::from(format!("/proc/{}/fd/2", server.pid()));
+    eventually("it has hung up", || fs::File::options().write(true).open(&terminal).is_err());
+    talk(&mut peer, 3000);
+    peer.close(1000);
+    expect_to_end_at_once(server);
+}
+
+/// The server serves, although nobody was told its address but the log, and ends when it is told to.
+#[track_caller]
+fn expect_to_serve(server: Process) {
+    let line = server.wait_for_line(&["listening on "]);
+    let (_, address) = line.split_once("listening on ").expect("just found");
+    let (address, _) = address.split_once(',').expect("the capacity follows");
+    let mut peer = RawPeer::open(address.parse().expect("an address"));
+    talk(&mut peer, 10);
+    peer.close(1000);
+    expect_to_end_at_once(server);
+}
+
+#[test]
+fn a_stdout_that_does_not_take_the_address_kills_nobody() {
+    let _dog = watchdog(60);
+    let nothing = || OwnedFd::from(fs::File::open("/dev/null").expect("/dev/null"));
+    expect_to_serve(started_by("exec \"$@\" >&-", nothing()));
+    let full = started_by("exec \"$@\" >/dev/full", nothing());
+    full.wait_for_line(&["[WARN]", "stdout does not take the address: "]);
+    expect_to_serve(full);
+    let (reader, writer) = UnixStream::pair().expect("a pair");
+    drop(reader);
+    expect_to_serve(started_by("exec \"$@\" >&0 </dev/null", writer.into()));
+}
+
+#[test]
+fn a_stdout_that_is_full_and_that_nobody_reads_stalls_nobody() {
+    let _dog = watchdog(60);
+    let (writer, _reader) = full();
+    writer.set_nonblocking(false).expect("no O_NONBLOCK");
+    expect_to_serve(started_by("exec \"$@\" >&0 </dev/null", writer.into()));
+}

@@ -1,0 +1,13 @@
+//! The binary `threadws`: server, `bench`, `connect`, its log and its page.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bench;
+mod connect;
+mod log_contents;
+mod log_output;
+mod page;
+mod server;
+mod systemd;
+mod topics;

@@ -1,0 +1,415 @@
+//! How a client comes to a connection, or not, with servers that answer as they please.
+
+use crate::support::{Guest, Host, PATIENCE, TestServer, echo, ms, watchdog};
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use threadws::{Config, Connect, Error, Message, Response, Timeout, connect};
+
+#[track_caller]
+fn expect_broken(result: threadws::Result<threadws::Connection>, why: &str) {
+    match result {
+        Err(Error::Io(error)) if error.kind() == ErrorKind::InvalidData => {
+            assert!(error.to_string().contains(why), "{error} does not tell: {why}");
+        }
+        other => panic!("expected an answer that breaks the protocol ({why}), got {other:?}"),
+    }
+}
+
+#[track_caller]
+fn expect_refused(result: threadws::Result<threadws::Connection>, status: u16) -> Response {
+    match result {
+        Err(Error::Refused(response)) => {
+            assert_eq!(response.status(), status);
+            *response
+        }
+        other => panic!("expected a refusal with {status}, got {other:?}"),
+    }
+}
+
+#[test]
+fn a_101_that_breaks_a_rule_is_no_connection() {
+    let _dog = watchdog(30);
+    let cases: [(&str, &str, &str); 8] = [
+        ("Sec-WebSocket-Accept: ", "Sec-WebSocket-Accept: x", "Sec-WebSocket-Accept"),
+        ("Upgrade: websocket", "Upgrade: h2c", "Upgrade: websocket"),
+        ("Connection: Upgrade", "Connection: close", "Connection: Upgrade"),
+        ("HTTP/1.1 101", "HTTP/1.0 101", "HTTP/1.1 101"),
+        ("\r\n\r\n", "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n", "extension"),
+        ("\r\n\r\n", "\r\nSec-WebSocket-Protocol: chat\r\n\r\n", "subprotocol"),
+        ("\r\nUpgrade", "\r\n folded: x\r\nUpgrade", ""),
+        ("HTTP/1.1 101", "SSH-2.0-OpenSSH", ""),
+    ];
+    for (part, replaced, why) in cases {
+        println!("{replaced:?}");
+        let host = Host::new(move |door| {
+            let mut guest = door.guest();
+            let head = guest.welcome_head("").replacen(part, replaced, 1);
+            guest.write(head);
+            guest.expect_gone();
+        });
+        expect_broken(connect(host.url()), why);
+        host.join();
+    }
+}
+
+#[test]
+fn an_answer_without_end_is_given_up_at_its_limit() {
+    let _dog = watchdog(60);
+    let line = format!("x-header: {}\r\n", "y".repeat(60));
+    let endless = [
+        ("HTTP/1.1 101 Switching Protocols\r\n", line),
+        ("HTTP/1.1 101 Switching Protocols\r\n", "a: b\r\n".to_owned()),
+        ("HTTP/1.1 101 Switching Protocols\r\nx: ", "y".repeat(100)),
+        ("", "z".repeat(100)),
+        ("", "HTTP/1.1 100 Continue\r\n\r\n".to_owned()),
+    ];
+    for (start, repeated) in endless {
+        println!("{start:?} {repeated:?} ...");
+        let host = Host::new(move |door| {
+            let mut guest = door.guest();
+            guest.write(start);
+            // Megabytes, but for a client that has gone.
+            let burst = repeated.repeat(1000);
+            while guest.try_write(burst.as_bytes()).is_ok() {}
+        });
+        // It is not the time that ends it: that is longer than the watchdog's.
+        let config = Config::new().handshake_timeout(ms(300_000));
+        expect_broken(Connect::new(host.url()).config(config).connect(), "");
+    }
+}
+
+#[test]
+fn interim_answers_before_the_101_are_skipped() {
+    let _dog = watchdog(20);
+    let host = Host::new(|door| {
+        let mut guest = door.guest();
+        guest.write("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n");
+        guest.welcome("X-Node: 7\r\n");
+        guest.finish(1000);
+    });
+    let mut connection = connect(host.url()).expect("a connection");
+    assert_eq!(connection.response().expect("a client's").headers()["x-node"], "7");
+    connection.close(1000, "").expect("clean");
+}
+
+#[test]
+fn a_refusal_has_its_status_headers_and_body() {
+    let _dog = watchdog(30);
+    let host = Host::answering(
+        "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic\r\nContent-Length: 11\r\n\r\nwho are you, and what follows",
+    );
+    let response = expect_refused(connect(host.url()), 401);
+    assert_eq!(response.headers()["www-authenticate"], "Basic");
+    assert_eq!(response.body(), b"who are you");
+    // Chunks are put together, and their end is seen on a connection that stays open.
+    let host = Host::answering(
+        "HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nno,\r\n4;x=y\r\n no!\r\n0\r\n\r\n",
+    );
+    let begin = Instant::now();
+    assert_eq!(expect_refused(connect(host.url()), 403).body(), b"no, no!");
+    assert!(begin.elapsed() < PATIENCE, "it waited for more");
+    // Neither is a 200 a yes, nor a 204, which has no body.
+    assert_eq!(expect_refused(connect(Host::answering("HTTP/1.1 204 x\r\n\r\n").url()), 204).body(), b"");
+    let host = Host::new(|door| {
+        let mut guest = door.guest();
+        guest.write("HTTP/1.1 200 OK\r\n\r\n<!doctype html>");
+        guest.fin();
+        guest.expect_gone();
+    });
+    assert_eq!(expect_refused(connect(host.url()), 200).body(), b"<!doctype html>");
+}
+
+#[test]
+fn of_a_refusals_body_no_more_than_64_kib_are_read() {
+    let _dog = watchdog(30);
+    for head in ["Content-Length: 1073741824\r\n", "", "Transfer-Encoding: chunked\r\n"] {
+        let chunked = head.contains("chunked");
+        let host = Host::new(move |door| {
+            let mut guest = door.guest();
+            guest.write(format!("HTTP/1.1 503 x\r\n{head}\r\n"));
+            let burst = if chunked { "1\r\nx\r\n".repeat(10_000) } else { "x".repeat(60_000) };
+            while guest.try_write(burst.as_bytes()).is_ok() {}
+        });
+        let body = expect_refused(connect(host.url()), 503).into_body();
+        assert!(body.iter().all(|&octet| octet == b'x'));
+        // In chunks of one octet, what is read is bounded, not what it comes to.
+        assert!(
+            if chunked { body.len() <= 64 * 1024 } else { body.len() == 64 * 1024 },
+            "{} bytes",
+            body.len()
+        );
+    }
+    // A body that stops short is shown as far as it came, when the time is over.
+    let host = Host::answering("HTTP/1.1 500 x\r\nContent-Length: 10\r\n\r\nshort");
+    let config = Config::new().handshake_timeout(ms(1000));
+    assert_eq!(expect_refused(Connect::new(host.url()).config(config).connect(), 500).body(), b"short");
+}
+
+fn redirect(to: &str) -> String {
+    format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n")
+}
+
+#[test]
+fn a_redirect_is_a_refusal_unless_following_was_asked_for() {
+    let _dog = watchdog(20);
+    let host = Host::new(|door| {
+        door.guest().write(redirect("/elsewhere"));
+        door.expect_nobody();
+    });
+    let response = expect_refused(connect(host.url()), 302);
+    assert_eq!(response.headers()["location"], "/elsewhere");
+    host.join();
+}
+
+#[test]
+fn redirects_keep_credentials_within_an_origin_and_drop_them_beyond() {
+    let _dog = watchdog(20);
+    let credentials = ["authorization", "cookie", "proxy-authorization"];
+    let last = Host::new(move |door| {
+        let mut guest = door.guest();
+        for name in credentials {
+            assert_eq!(guest.header(name), None, "{}", guest.head);
+        }
+        assert_eq!(guest.header("x-kept"), Some("yes"));
+        assert!(guest.head.starts_with("GET /last?x HTTP/1.1"), "{}", guest.head);
+        guest.welcome("");
+        guest.finish(1000);
+    });
+    let to = format!("http://{}/last?x#part", last.addr());
+    let first = Host::new(move |door| {
+        for (path, location) in [("/a/first", "second"), ("/a/second", &to)] {
+            let mut guest = door.guest();
+            assert!(guest.head.starts_with(&format!("GET {path} HTTP/1.1")), "{}", guest.head);
+            for name in credentials {
+                assert!(guest.header(name).is_some(), "{}", guest.head);
+            }
+            guest.write(redirect(location));
+        }
+        door.expect_nobody();
+    });
+    let mut connection = Connect::new(format!("{}a/first", first.url()))
+        .header("Authorization", "Bearer secret")
+        .header("Cookie", "session=secret")
+        .header("Proxy-Authorization", "Basic secret")
+        .header("X-Kept", "yes")
+        .max_redirects(2)
+        .connect()
+        .expect("a connection");
+    assert_eq!(connection.peer_addr(), last.addr());
+    connection.close(1000, "").expect("clean");
+}
+
+#[test]
+fn credentials_that_were_dropped_do_not_come_back() {
+    let _dog = watchdog(20);
+    let first = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = first.local_addr().expect("it is bound");
+    let second = Host::answering(redirect(&format!("ws://{addr}/back")));
+    let to = second.url();
+    let script = std::thread::spawn(move || {
+        let mut guest = Guest::of(first.accept().expect("a client").0);
+        assert!(guest.header("authorization").is_some());
+        guest.write(redirect(&to));
+        let mut guest = Guest::of(first.accept().expect("a client").0);
+        assert_eq!(guest.header("authorization"), None);
+        guest.welcome("");
+        guest.expect_close(1001);
+    });
+    drop(Connect::new(format!("ws://user:secret@{addr}/")).max_redirects(5).connect().expect("a connection"));
+    script.join().expect("the script went well");
+}
+
+#[test]
+fn redirects_end_at_their_limit() {
+    let _dog = watchdog(20);
+    let host = Host::new(|door| {
+        for _ in 0..4 {
+            door.guest().write(redirect("/again"));
+        }
+        door.expect_nobody();
+    });
+    expect_refused(Connect::new(host.url()).max_redirects(3).connect(), 302);
+    host.join();
+    // Where it leads must be a place one can go to; whom to be there is not the server's to say.
+    for location in ["ftp://x/", "http://", "ws://user:secret@127.0.0.1/", "wss://127.0.0.1:1/"] {
+        let host = Host::answering(redirect(location));
+        let error = Connect::new(host.url()).max_redirects(3).connect().expect_err("nowhere to go");
+        assert!(matches!(error, Error::Refused(_)), "{error}");
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
+}
+
+#[test]
+fn a_user_and_a_password_in_the_url_are_sent_and_never_shown() {
+    let _dog = watchdog(20);
+    let host = Host::new(|door| {
+        for expected in ["Basic dXNlcjpwQHNzIHdvcmQ=", "Bearer token"] {
+            let mut guest = door.guest();
+            assert_eq!(guest.header("authorization"), Some(expected), "{}", guest.head);
+            assert!(!guest.head.contains('@') && guest.header("host").is_some(), "{}", guest.head);
+            guest.welcome("");
+            guest.expect_close(1001);
+        }
+        door.guest().write("HTTP/1.1 401 no\r\nContent-Length: 0\r\n\r\n");
+    });
+    let settings = Connect::new(format!("ws://user:p%40ss%20word@{}/?token=p%40ss", host.addr()));
+    let mut shown = format!("{settings:?}");
+    let connection = settings.clone().connect().expect("a connection");
+    shown += &format!("{connection:?} {:?} {:?}", connection.request(), connection.request().headers());
+    drop(connection);
+    // A header that is set goes before, as in curl and npm's ws.
+    let bearer = settings.clone().header("Authorization", "Bearer token");
+    shown += &format!("{bearer:?}");
+    drop(bearer.connect().expect("a connection"));
+    let error = settings.connect().expect_err("refused");
+    shown += &format!("{error} {error:?}");
+    let nobody = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+    for url in [format!("ws://user:p%40ss@{nobody}/"), "ws://user:p%40ss@nowhere.invalid/".to_owned()] {
+        let error = connect(url).expect_err("nobody is there");
+        shown += &format!("{error} {error:?}");
+    }
+    for secret in ["ss word", "p%40ss", "dXNlcjpwQHNzIHdvcmQ", "token=", "Bearer token"] {
+        assert!(!shown.contains(secret), "{secret} is in {shown}");
+    }
+}
+
+#[test]
+fn what_cannot_be_asked_for_is_invalid_and_nothing_is_sent() {
+    let _dog = watchdog(20);
+    let host = Host::new(|door| door.expect_nobody());
+    let url = host.url();
+    let settings = [
+        Connect::new("http//example.com"),
+        Connect::new("wss://127.0.0.1/"),
+        Connect::new(&url).header("x y", "secret"),
+        Connect::new(&url).header("x", "secret\r\ny: z"),
+        Connect::new(&url).header("Host", "secret"),
+        Connect::new(&url).header("Sec-WebSocket-Extensions", "secret"),
+        Connect::new(&url).origin("secret\n"),
+        Connect::new(&url).subprotocols(["a", "a"]),
+        Connect::new(&url).config(Config::new().handshake_timeout(Duration::ZERO)),
+    ];
+    for settings in settings {
+        let error = settings.clone().connect().expect_err("invalid");
+        assert!(matches!(error, Error::Invalid(_)), "{settings:?}: {error}");
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
+}
+
+#[test]
+fn a_refused_connection_keeps_its_io_error() {
+    let _dog = watchdog(20);
+    let nobody = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+    match connect(format!("ws://{nobody}/")) {
+        Err(Error::Io(error)) => assert_eq!(error.kind(), ErrorKind::ConnectionRefused),
+        other => panic!("expected an io error, got {other:?}"),
+    }
+    // A server that hangs up instead of answering, in the middle of a head or before.
+    for answer in ["", "HTTP/1.1 101 Swit"] {
+        let host = Host::new(move |door| {
+            let mut guest = door.guest();
+            guest.write(answer);
+            guest.fin();
+            guest.expect_gone();
+        });
+        match connect(host.url()) {
+            Err(Error::Io(error)) => assert_eq!(error.kind(), ErrorKind::UnexpectedEof),
+            other => panic!("expected an io error, got {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn one_deadline_is_over_connecting_and_the_whole_handshake() {
+    let _dog = watchdog(60);
+    let config = Config::new().handshake_timeout(ms(400));
+    let expect_timeout = |addr: SocketAddr| {
+        let begin = Instant::now();
+        let result = Connect::new(format!("ws://{addr}/")).config(config.clone()).connect();
+        let elapsed = begin.elapsed();
+        assert!(matches!(result, Err(Error::Timeout(Timeout::Handshake))), "{result:?}");
+        assert!(elapsed >= ms(400) && elapsed < PATIENCE / 2, "after {elapsed:?}");
+    };
+    // Accepted by the kernel, and never by anybody else.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    expect_timeout(silent.local_addr().expect("it is bound"));
+    // Not even by the kernel: the queue is full.
+    let full = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    rustix::net::listen(&full, 0).expect("a queue of one");
+    let addr = full.local_addr().expect("it is bound");
+    let waiting: Vec<_> = (0..4).map(|_| TcpStream::connect_timeout(&addr, ms(100))).collect();
+    assert!(waiting.iter().any(Result::is_err), "the queue never was full");
+    expect_timeout(addr);
+    // An octet now and then is no progress.
+    let trickle = Host::new(|door| {
+        let mut guest = door.guest();
+        guest.write("HTTP/1.1 101 Switching Protocols\r\nx: ");
+        while guest.try_write(b"y").is_ok() {
+            std::thread::sleep(ms(20));
+        }
+    });
+    expect_timeout(trickle.addr());
+    // Nor are redirects: with a deadline each, every one of them would be in time.
+    let came = Arc::new(AtomicUsize::new(0));
+    let over = Arc::new(AtomicBool::new(false));
+    let (count, done) = (Arc::clone(&came), Arc::clone(&over));
+    let round = Host::new(move |door| {
+        for _ in 0..12 {
+            let mut guest = door.guest();
+            if done.load(Ordering::SeqCst) {
+                return;
+            }
+            count.fetch_add(1, Ordering::SeqCst);
+            std::thread::sleep(ms(100));
+            drop(guest.try_write(redirect("/round").as_bytes()));
+        }
+    });
+    let result = Connect::new(round.url()).config(config).max_redirects(1000).connect();
+    over.store(true, Ordering::SeqCst);
+    assert!(matches!(result, Err(Error::Timeout(Timeout::Handshake))), "{result:?}");
+    assert!(came.load(Ordering::SeqCst) < 8, "{came:?} redirects of 100 ms each in 400 ms");
+    // Lets the script have its last client.
+    crate::support::RawPeer::connect(round.addr()).write("\r\n\r\n");
+}
+
+#[test]
+fn what_was_agreed_on_can_be_read() {
+    let _dog = watchdog(20);
+    let server = TestServer::with(
+        |server| {
+            server
+                .subprotocols(["chat"])
+                .on_request(|request, response| {
+                    assert_eq!(request.header("origin"), Some("http://page.example"));
+                    assert_eq!(request.header("sec-websocket-protocol"), Some("v2, chat"));
+                    assert_eq!(request.header("x-twice"), Some("1"));
+                    assert_eq!(request.headers().get_all("x-twice").iter().count(), 2);
+                    response.headers_mut().insert("x-node", "7".parse().expect("a value"));
+                    Ok(())
+                })
+                .allow_origin("http://page.example")
+        },
+        echo,
+    );
+    let mut connection = Connect::new(format!("ws://{}/path?query", server.addr()))
+        .origin("http://page.example")
+        .subprotocols(["v2", "chat"])
+        .header("X-Twice", "1")
+        .header("X-Twice", "2")
+        .connect()
+        .expect("a connection");
+    assert_eq!(connection.subprotocol(), Some("chat"));
+    assert_eq!(connection.peer_addr(), server.addr());
+    let response = connection.response().expect("a client's");
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["x-node"]),
+        (101, &"7".parse().expect("a value"))
+    );
+    assert_eq!((connection.request().path(), connection.request().query()), ("/path", Some("query")));
+    connection.send("hello").expect("sent");
+    assert_eq!(connection.recv().expect("open"), Some(Message::from("hello")));
+    connection.close(1000, "").expect("clean");
+}

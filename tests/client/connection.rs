@@ -1,0 +1,232 @@
+//! A client's connection, to servers that do as they please.
+
+use crate::support::{Frame, Guest, Host, frame, ms, watchdog};
+use std::collections::HashSet;
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
+use threadws::{Config, Connect, Error, Event, Message, State, Timeout, Violation, connect};
+
+#[test]
+fn a_101_and_then_silence_is_ended_by_keepalive() {
+    let _dog = watchdog(20);
+    let host = Host::new(|door| {
+        let mut guest = door.guest();
+        guest.welcome("");
+        assert_eq!(guest.frame().opcode, frame::PING);
+        guest.expect_gone();
+    });
+    let config = Config::new().ping_interval(ms(100)).ping_timeout(ms(100));
+    let mut connection = Connect::new(host.url()).config(config).connect().expect("a connection");
+    let error = connection.recv().expect_err("nothing comes");
+    assert!(matches!(error, Error::Timeout(Timeout::Ping)), "{error}");
+    assert_eq!(connection.state(), State::Closed);
+}
+
+#[test]
+fn a_101_and_half_a_frame_is_ended_by_the_message_clock() {
+    let _dog = watchdog(20);
+    let host = Host::new(|door| {
+        let mut guest = door.guest();
+        guest.welcome("");
+        guest.write(b"\x81\x05hel");
+        guest.expect_close(1008);
+        guest.expect_gone();
+    });
+    let config = Config::new().message_timeout(ms(200));
+    let mut connection = Connect::new(host.url()).config(config).connect().expect("a connection");
+    let error = connection.recv().expect_err("nothing whole comes");
+    assert!(matches!(error, Error::Timeout(Timeout::Message)), "{error}");
+}
+
+#[test]
+fn a_masked_frame_from_a_server_is_a_violation() {
+    let _dog = watchdog(20);
+    let host = Host::new(|door| {
+        let mut guest = door.guest();
+        guest.welcome("");
+        guest.write(Frame::text("masked").encode());
+        guest.expect_close(1002);
+        guest.expect_gone();
+    });
+    let mut connection = connect(host.url()).expect("a connection");
+    let error = connection.recv().expect_err("a violation");
+    assert!(matches!(error, Error::Violation(Violation::MaskedFrame)), "{error}");
+}
+
+#[test]
+fn a_gigabyte_that_is_announced_is_refused_at_its_header() {
+    let _dog = watchdog(20);
+    for length in [(1 << 20) + 1, 1 << 30, i64::MAX as u64] {
+        let host = Host::new(move |door| {
+            let mut guest = door.guest();
+            guest.welcome("");
+            guest.write(frame::header(0x82, None, length, 64));
+            guest.expect_close(1009);
+            guest.expect_gone();
+        });
+        let mut connection = connect(host.url()).expect("a connection");
+        let error = connection.recv().expect_err("too big");
+        assert!(matches!(error, Error::MessageTooBig { limit: 1_048_576 }), "{error}");
+    }
+}
+
+#[test]
+fn every_frame_has_a_mask_of_its_own() {
+    const FRAMES: usize = 200;
+    let _dog = watchdog(20);
+    let host = Host::new(|door| {
+        let mut guest = door.guest();
+        guest.welcome("");
+        let mut keys = HashSet::new();
+        for _ in 0..FRAMES {
+            let frame = guest.frame();
+            assert_eq!(frame.as_text(), "the same");
+            keys.insert(frame.mask.expect("a client masks"));
+        }
+        // Of 200 out of 2^32, two are equal in one run of 200,000.
+        assert!(keys.len() >= FRAMES - 1, "{} keys", keys.len());
+        // Nor do they count up, or share octets.
+        for at in 0..4 {
+            let octets: HashSet<_> = keys.iter().map(|key| key[at]).collect();
+            assert!(octets.len() > 64, "octet {at} of the keys has {} values", octets.len());
+        }
+        guest.finish(1000);
+    });
+    let mut connection = connect(host.url()).expect("a connection");
+    let sender = connection.sender();
+    for _ in 0..FRAMES / 2 {
+        connection.write("the same").expect("sent");
+        sender.send("the same").expect("sent");
+    }
+    connection.close(1000, "").expect("clean");
+}
+
+#[test]
+fn it_speaks_over_any_stream_that_is_connected() {
+    let _dog = watchdog(20);
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
+    let script = std::thread::spawn(move || {
+        let mut guest = Guest::of(theirs);
+        assert!(guest.head.starts_with("GET /chat?x HTTP/1.1\r\nHost: example.com\r\n"), "{}", guest.head);
+        // Octets behind the head are kept for the connection.
+        let octets = [guest.welcome_head("").into_bytes(), Frame::text("early").unmasked().encode()].concat();
+        guest.write(octets);
+        guest.expect_text("over a pair");
+        guest.finish(1000);
+    });
+    let mut connection = Connect::new("ws://example.com/chat?x").from_stream(ours).expect("a connection");
+    assert_eq!(connection.recv().expect("open"), Some(Message::from("early")));
+    connection.send("over a pair").expect("sent");
+    connection.close(1000, "").expect("clean");
+    script.join().expect("the script went well");
+}
+
+#[test]
+fn a_connection_that_is_dropped_goes_away() {
+    let _dog = watchdog(20);
+    let host = Host::new(|door| {
+        let mut guest = door.guest();
+        guest.welcome("");
+        guest.expect_text("last words");
+        guest.expect_close(1001);
+        guest.expect_gone();
+    });
+    let mut connection = connect(host.url()).expect("a connection");
+    let sender = connection.sender();
+    connection.send("last words").expect("sent");
+    drop(connection);
+    assert_eq!(sender.state(), State::Closed);
+    assert!(matches!(sender.send("too late"), Err(Error::Closed(_))));
+}
+
+#[test]
+fn a_client_has_ticks_as_well() {
+    let _dog = watchdog(20);
+    let host = Host::new(|door| {
+        let mut guest = door.guest();
+        guest.welcome("");
+        let begin = Instant::now();
+        for text in ["once", "tick", "tick", "tick"] {
+            guest.expect_text(text);
+        }
+        assert!(begin.elapsed() >= ms(290), "three ticks within {:?}", begin.elapsed());
+        guest.send(Frame::close(1000, ""));
+        while guest.frame().opcode != frame::CLOSE {}
+        guest.fin();
+        guest.expect_eof();
+    });
+    let mut connection = connect(host.url()).expect("a connection");
+    drop(connection.after(ms(10), "once"));
+    drop(connection.every(ms(100), "tick"));
+    connection.after(ms(150), "cancelled").cancel();
+    connection.ignore().expect("a clean end");
+}
+
+#[test]
+fn pings_pongs_and_the_close_can_be_seen() {
+    let _dog = watchdog(20);
+    let host = Host::new(|door| {
+        let mut guest = door.guest();
+        guest.welcome("");
+        guest.send(Frame::ping("theirs"));
+        let frame = guest.frame();
+        assert_eq!((frame.opcode, &*frame.payload), (frame::PONG, &b"theirs"[..]));
+        let frame = guest.frame();
+        assert_eq!((frame.opcode, &*frame.payload), (frame::PING, &b"ours"[..]));
+        guest.send(Frame::pong("ours"));
+        guest.send(Frame::close(4000, "over"));
+        guest.expect_close(4000);
+        // RFC 6455 §7.1.1: the client leaves the end to the server.
+        guest.fin();
+        guest.expect_eof();
+    });
+    let mut connection = connect(host.url()).expect("a connection");
+    assert_eq!(connection.next_event().expect("open"), Some(Event::Ping(b"theirs".to_vec())));
+    connection.ping(b"ours").expect("sent");
+    assert_eq!(connection.next_event().expect("open"), Some(Event::Pong(b"ours".to_vec())));
+    let Some(Event::Close(Some(close))) = connection.next_event().expect("open") else { panic!("no Close") };
+    assert_eq!((u16::from(close.code), &*close.reason), (4000, "over"));
+    let closed = connection.closed().expect("it is over");
+    assert!(closed.is_clean() && closed.by_peer(), "{closed}");
+}
+
+#[test]
+fn a_server_that_never_ends_the_connection_is_left_at_the_close_deadline() {
+    let _dog = watchdog(20);
+    const CLIENTS: usize = 8;
+    let host = Host::new(|door| {
+        let mut guests: Vec<_> = (0..CLIENTS).map(|_| door.guest()).collect();
+        for guest in &mut guests {
+            guest.welcome("");
+        }
+        for guest in &mut guests {
+            guest.expect_close(1000);
+            guest.send(Frame::close(1000, ""));
+        }
+        for guest in &mut guests {
+            guest.expect_gone(); // but it does not end its own direction
+        }
+    });
+    let settings = Connect::new(host.url()).config(Config::new().close_timeout(ms(300)));
+    let connecting: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let settings = settings.clone();
+            std::thread::spawn(move || {
+                let mut connection = settings.connect().expect("a connection");
+                let begin = Instant::now();
+                if number % 2 == 0 {
+                    connection.close(1000, "").expect("a Close went both ways");
+                } else {
+                    connection.sender().close(1000, "").expect("a code that may be sent");
+                    assert_eq!(connection.recv().expect("a Close went both ways"), None);
+                }
+                assert!(begin.elapsed() < ms(3000), "after {:?}", begin.elapsed());
+                let closed = connection.closed().expect("it is over").to_string();
+                assert_eq!(closed, "sent 1000 (normal closure); then received 1000 (normal closure)");
+            })
+        })
+        .collect();
+    for thread in connecting {
+        thread.join().expect("a clean end");
+    }
+}

@@ -1,0 +1,35 @@
+//! A redirect that leads nowhere is the server's answer, and not a mistake of whoever connects.
+
+use crate::support::{Host, watchdog};
+use threadws::{Connect, Error};
+
+#[test]
+fn a_redirect_that_cannot_be_followed_is_the_servers_refusal() {
+    let _dog = watchdog(20);
+    let locations = [
+        "https://127.0.0.1:1/",
+        "wss://127.0.0.1:1/",
+        "ftp://x/",
+        "http://",
+        "ws://user:secret@127.0.0.1/",
+        "/a b",
+    ];
+    for location in locations {
+        let host = Host::answering(format!(
+            "HTTP/1.1 301 no\r\nLocation: {location}\r\nContent-Length: 4\r\n\r\ngone"
+        ));
+        match Connect::new(host.url()).max_redirects(3).connect() {
+            Err(Error::Refused(response)) => {
+                assert_eq!(
+                    (response.status().as_u16(), &response.body()[..]),
+                    (301, &b"gone"[..]),
+                    "{location}"
+                );
+            }
+            other => panic!("{location}: {other:?}"),
+        }
+    }
+    // What the caller asks for is the caller's mistake.
+    let error = Connect::new("wss://127.0.0.1:1/").max_redirects(3).connect().expect_err("not yet");
+    assert!(matches!(error, Error::Invalid(_)), "{error}");
+}

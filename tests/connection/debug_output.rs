@@ -1,0 +1,90 @@
+//! What `{:?}` shows: whose it is and where it stands, and never what was sent or received, nor a cookie.
+
+use crate::support::{Host, PATIENCE, RawPeer, TestServer, next, watchdog};
+use std::fmt::{self, Write};
+use std::sync::mpsc;
+use threadws::Sender;
+
+/// As text, and as a list of octets.
+const SECRET: [&str; 2] = ["hunter2", "104, 117, 110, 116, 101, 114, 50"];
+
+#[track_caller]
+fn hides_the_secret(shown: &str) {
+    assert!(SECRET.iter().all(|secret| !shown.contains(secret)), "{shown:.2000}");
+    assert!(shown.len() < 2000, "{} bytes: {shown:.2000}", shown.len());
+}
+
+#[test]
+fn no_message_is_shown_by_what_carries_it() {
+    let _dog = watchdog(30);
+    let (tell, told) = mpsc::channel();
+    let server = TestServer::new(move |client| {
+        client.recv()?;
+        let tick = client.every(PATIENCE, SECRET[0]);
+        // To a peer that reads nothing: some of it waits.
+        while client.sender().try_send(SECRET[0].repeat(1000)).is_ok() {}
+        // Another one is in its read buffer.
+        tell.send(format!("{client:?} {tick:?} {:?} {:?}", client.sender(), client.hub())).unwrap_or(());
+        client.sender().terminate();
+        Ok(())
+    });
+    let mut peer = RawPeer::open(server.addr());
+    peer.send_text(SECRET[0]);
+    peer.send_text(SECRET[0]);
+    let shown = next(&told, "what is shown");
+    hides_the_secret(&shown);
+    assert!(shown.contains("state: Open"), "{shown}");
+    hides_the_secret(&format!("{:?} {:?} {:?}", *server, server.hub(), server.clients()));
+}
+
+#[test]
+fn no_cookie_that_a_server_sets_is_shown() {
+    let _dog = watchdog(30);
+    let cookie = "Set-Cookie: session=hunter2\r\nX-Shown: yes\r\n";
+    let host = Host::new(move |door| {
+        let mut guest = door.guest();
+        guest.welcome(cookie);
+        guest.expect_close(1001);
+        door.guest().write(format!("HTTP/1.1 401 no\r\n{cookie}Content-Length: 0\r\n\r\n"));
+    });
+    let connection = threadws::connect(host.url()).expect("a connection");
+    let response = connection.response().expect("a client has one");
+    assert_eq!(response.headers()["set-cookie"], "session=hunter2");
+    hides_the_secret(&format!("{connection:?} {response:?}"));
+    drop(connection);
+    match threadws::connect(host.url()).expect_err("refused") {
+        threadws::Error::Refused(response) => hides_the_secret(&format!("{response:?}")),
+        error => panic!("{error}"),
+    }
+    host.join();
+}
+
+/// Has another thread use a sender while it is printed.
+struct Slow<'a>(&'a Sender);
+
+impl Write for Slow<'_> {
+    fn write_str(&mut self, _: &str) -> fmt::Result {
+        let (tell, told) = mpsc::channel();
+        let sender = self.0.clone();
+        std::thread::spawn(move || tell.send((sender.try_send("x").is_ok(), sender.backlog())));
+        told.recv_timeout(PATIENCE).map(drop).map_err(|_| fmt::Error)
+    }
+}
+
+#[test]
+fn nobody_waits_for_whoever_prints_a_sender() {
+    let _dog = watchdog(30);
+    let (tell, told) = mpsc::channel();
+    let server = TestServer::new(move |client| {
+        let sender = client.sender();
+        let mut slow = Slow(&sender);
+        let results =
+            [write!(slow, "{sender:?}"), write!(slow, "{client:?}"), write!(slow, "{:?}", client.hub())];
+        tell.send(results).unwrap_or(());
+        client.ignore()?;
+        Ok(())
+    });
+    let peer = RawPeer::open(server.addr());
+    assert_eq!(next(&told, "the printing"), [Ok(()); 3], "somebody waited");
+    drop(peer);
+}

@@ -1,0 +1,125 @@
+//! Calls that wait for a time, or not at all, and what keeps no time of theirs from being kept.
+
+use crate::support::{Frame, PATIENCE, RawPeer, TestServer, ms, next, watchdog};
+use std::io::Read as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+use threadws::{Config, Connection, Error, Event, Message, Timeout};
+
+/// Whether a call ended as it does where nothing came.
+type Ended = fn(&mut Connection) -> bool;
+
+/// Pings without end, and reads the pongs, while the handler calls.
+fn under_a_flood_of_pings(call: Ended) {
+    let (told, ends) = mpsc::channel();
+    let server = TestServer::new(move |client| {
+        // The flood is under way when its first ping was seen.
+        assert!(matches!(client.next_event()?, Some(Event::Ping(_))));
+        let _ = told.send(call(client));
+        client.ignore()?;
+        Ok(())
+    });
+    let peer = RawPeer::open(server.addr());
+    let over = Arc::new(AtomicBool::new(false));
+    let pongs = std::thread::spawn({
+        let mut stream = peer.stream();
+        move || {
+            let mut octets = [0; 64 * 1024];
+            while stream.read(&mut octets).is_ok_and(|count| count > 0) {}
+        }
+    });
+    let pings = std::thread::spawn({
+        let (mut peer, over) = (peer, Arc::clone(&over));
+        let pings = Frame::ping("").encode().repeat(20_000);
+        move || while !over.load(Ordering::Relaxed) && peer.try_write(&pings).is_ok() {}
+    });
+    let ended = ends.recv_timeout(PATIENCE);
+    over.store(true, Ordering::Relaxed);
+    pings.join().expect("no panic");
+    drop(server);
+    pongs.join().expect("no panic");
+    assert_eq!(ended, Ok(true));
+}
+
+#[test]
+fn a_peer_that_pings_without_end_holds_up_nobody_who_waits_for_a_time() {
+    let _dog = watchdog(60);
+    under_a_flood_of_pings(|client| {
+        matches!(client.recv_timeout(ms(100)), Err(Error::Timeout(Timeout::Recv)))
+    });
+}
+
+#[test]
+fn a_peer_that_pings_without_end_holds_up_nobody_who_does_not_wait() {
+    let _dog = watchdog(60);
+    under_a_flood_of_pings(|client| matches!(client.try_recv(), Err(Error::Empty)));
+}
+
+#[test]
+fn a_message_has_time_while_the_handler_is_busy_with_a_ping() {
+    let _dog = watchdog(60);
+    let timeout = ms(400);
+    let (told, messages) = mpsc::channel();
+    let server = TestServer::with(
+        |server| server.config(Config::new().message_timeout(timeout)),
+        move |client| {
+            while let Some(event) = client.next_event()? {
+                match event {
+                    Event::Ping(payload) if payload == b"busy" => std::thread::sleep(timeout * 2),
+                    Event::Message(message) => told.send(message)?,
+                    _ => {}
+                }
+            }
+            Ok(())
+        },
+    );
+    let mut peer = RawPeer::open(server.addr());
+    peer.send(&Frame::text("one, ").more());
+    peer.send(&Frame::ping("read"));
+    peer.expect_pong(b"read");
+    // Its clock runs since that was read at the latest.
+    peer.send(&Frame::ping("busy"));
+    peer.expect_pong(b"busy");
+    peer.send(&Frame::continuation("two"));
+    assert_eq!(next(&messages, "the message"), Message::from("one, two"));
+    peer.close(1000);
+}
+
+#[test]
+fn who_still_writes_after_the_end_is_told_so() {
+    let _dog = watchdog(60);
+    let (told, results) = mpsc::channel();
+    let server = TestServer::new(move |client| {
+        // Input that nobody will ever look at is left: nothing is held back for its sake.
+        assert!(client.recv().is_err());
+        told.send(client.write("lost").is_err())?;
+        Ok(())
+    });
+    let mut peer = RawPeer::open(server.addr());
+    peer.write([0xf1, 0x80, 0, 0, 0, 0].repeat(10));
+    assert!(next(&results, "an answer"), "it was said to be sent");
+    peer.expect_close(1002);
+}
+
+#[test]
+fn what_a_sender_is_told_of_the_end_is_of_that_moment() {
+    let _dog = watchdog(60);
+    let (told, ends) = mpsc::channel();
+    let server = TestServer::new(move |client| {
+        client.recv()?;
+        assert!(matches!(client.recv_timeout(Duration::ZERO), Err(Error::Timeout(_))));
+        let (sender, start) = (client.sender(), Instant::now());
+        sender.close(1000, "")?;
+        if let Err(Error::Closed(closed)) = sender.send("too late") {
+            told.send((closed, start))?;
+        }
+        Ok(())
+    });
+    let mut peer = RawPeer::open(server.addr());
+    peer.send_text("counted");
+    let (closed, start) = next(&ends, "the end");
+    assert_eq!((closed.messages_received(), closed.bytes_received()), (1, 13));
+    assert!(closed.lifetime() > Duration::ZERO && closed.lifetime() < start.elapsed() + PATIENCE);
+    peer.expect_close(1000);
+}

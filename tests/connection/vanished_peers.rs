@@ -1,0 +1,413 @@
+//! A client that vanishes ends its handler once, for the right reason, and leaves nothing behind.
+
+use crate::support::frame::PING;
+use crate::support::{Frame, PATIENCE, RawPeer, TestServer, eventually, ms, next, watchdog};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
+use threadws::{Closed, Config, Connection, Error, State, Timeout};
+
+#[derive(Debug)]
+struct Told {
+    error: Option<Error>,
+    closed: Option<Closed>,
+    state: State,
+}
+
+/// A server whose handler greets, reads to the end and tells it; dropping `ends` at its end counts that once more.
+fn server(config: Config) -> (TestServer, Receiver<Told>, Receiver<()>) {
+    struct AtTheEnd(mpsc::Sender<()>);
+    impl Drop for AtTheEnd {
+        fn drop(&mut self) {
+            self.0.send(()).unwrap_or(());
+        }
+    }
+    let (tell, told) = mpsc::channel();
+    let (end, ends) = mpsc::channel();
+    let server = TestServer::with(
+        |server| server.config(config),
+        move |client: &mut Connection| {
+            let _end = AtTheEnd(end.clone());
+            client.send("in")?;
+            let error = client.ignore().err();
+            tell.send(Told { error, closed: client.closed().cloned(), state: client.state() }).unwrap_or(());
+            Ok(())
+        },
+    );
+    (server, told, ends)
+}
+
+/// One end, told once, and nobody in the house.
+#[track_caller]
+fn ended_once(server: &TestServer, told: &Receiver<Told>, ends: &Receiver<()>) -> Told {
+    let end = next(told, "the handler's end");
+    next(ends, "the handler's return");
+    assert_eq!(end.state, State::Closed);
+    eventually("its place is free", || server.clients().is_empty());
+    assert!(told.try_recv().is_err() && ends.try_recv().is_err(), "ended twice");
+    end
+}
+
+/// That it takes no longer, though a machine may stall now and then.
+#[track_caller]
+fn mostly_within(limit: Duration, mut times: Vec<Duration>) {
+    times.sort();
+    assert!(times[times.len() / 2] < limit, "noticed after {times:?}");
+}
+
+#[test]
+fn an_end_of_stream_without_a_close_is_1006() {
+    let _dog = watchdog(20);
+    let (server, told, ends) = server(Config::new());
+    let mut times = Vec::new();
+    for _ in 0..5 {
+        let mut peer = RawPeer::open(server.addr());
+        peer.expect_text("in");
+        let start = Instant::now();
+        peer.fin();
+        let end = ended_once(&server, &told, &ends);
+        times.push(start.elapsed());
+        let closed = end.closed.expect("it is closed");
+        assert_eq!((closed.code().into(), closed.is_clean()), (1006_u16, false));
+        assert_eq!(closed.to_string(), "no Close either way: end of stream");
+        assert!(matches!(end.error, Some(Error::Closed(_))), "{:?}", end.error);
+        peer.expect_gone();
+    }
+    mostly_within(ms(1000), times);
+}
+
+#[test]
+fn a_reset_is_1006() {
+    let _dog = watchdog(20);
+    let (server, told, ends) = server(Config::new());
+    let mut times = Vec::new();
+    for _ in 0..5 {
+        let mut peer = RawPeer::open(server.addr());
+        peer.expect_text("in");
+        let start = Instant::now();
+        peer.reset();
+        let end = ended_once(&server, &told, &ends);
+        times.push(start.elapsed());
+        let closed = end.closed.expect("it is closed");
+        assert_eq!((closed.code().into(), closed.is_clean()), (1006_u16, false));
+        assert_eq!(closed.to_string(), "no Close either way: connection reset");
+        assert!(matches!(end.error, Some(Error::Closed(_))), "{:?}", end.error);
+    }
+    mostly_within(ms(1000), times);
+}
+
+#[test]
+fn a_client_that_vanishes_inside_a_frame_is_1006() {
+    let _dog = watchdog(20);
+    let (server, told, ends) = server(Config::new());
+    let octets = Frame::text("never whole").encode();
+    for cut in [1, 4, octets.len() - 1] {
+        let mut peer = RawPeer::open(server.addr());
+        peer.expect_text("in");
+        peer.write(&octets[..cut]);
+        peer.fin();
+        let closed = ended_once(&server, &told, &ends).closed.expect("it is closed");
+        assert_eq!((closed.code().into(), closed.messages_received()), (1006_u16, 0));
+    }
+}
+
+#[test]
+fn a_silent_client_is_pinged_and_let_go() {
+    let _dog = watchdog(20);
+    let config = Config::new().ping_interval(ms(150)).ping_timeout(ms(250));
+    let (server, told, ends) = server(config);
+    let start = Instant::now();
+    let mut peer = RawPeer::open(server.addr());
+    peer.expect_text("in");
+    let ping = peer.frame();
+    assert_eq!(ping.opcode, PING);
+    let pinged = start.elapsed();
+    assert!(pinged >= ms(150) && pinged < ms(150) + PATIENCE / 4, "pinged after {pinged:?}");
+    // It is not answered.
+    let end = ended_once(&server, &told, &ends);
+    let took = start.elapsed();
+    assert!(took >= ms(400) && took < ms(400) + PATIENCE / 4, "let go after {took:?}");
+    assert!(matches!(end.error, Some(Error::Timeout(Timeout::Ping))), "{:?}", end.error);
+    let closed = end.closed.expect("it is closed");
+    assert_eq!((closed.code().into(), closed.is_clean()), (1006_u16, false));
+    assert!(closed.to_string().ends_with("no sign of life after a ping"), "{closed}");
+    peer.expect_gone();
+}
+
+/// Far longer than a machine stalls: nobody is let go for that.
+fn long() -> Config {
+    Config::new().ping_interval(ms(60)).ping_timeout(ms(2000))
+}
+
+/// By then a client is let go that has not answered a first ping.
+fn given_up() -> Duration {
+    ms(60 + 2000 + 500)
+}
+
+#[test]
+fn a_client_that_answers_pings_stays() {
+    let _dog = watchdog(20);
+    let (server, _told, _ends) = server(long());
+    let start = Instant::now();
+    let mut peer = RawPeer::open(server.addr());
+    peer.expect_text("in");
+    let mut pings = 0;
+    while start.elapsed() < given_up() || pings < 6 {
+        let ping = peer.frame();
+        assert_eq!(ping.opcode, PING);
+        peer.send(&Frame::pong(ping.payload));
+        pings += 1;
+    }
+    peer.close(1000);
+}
+
+#[test]
+fn any_octet_is_a_sign_of_life() {
+    let _dog = watchdog(20);
+    let (server, _told, _ends) = server(long());
+    let start = Instant::now();
+    let mut talker = RawPeer::open(server.addr());
+    let mut ponger = RawPeer::open(server.addr());
+    let octets = Frame::text("octet by octet").encode();
+    // The one is never done with a message for long, the other answers what nobody asked; never a pong to a ping.
+    for octet in octets.iter().cycle() {
+        talker.write([*octet]);
+        ponger.send(&Frame::pong("unasked for"));
+        std::thread::sleep(ms(40));
+        if start.elapsed() > given_up() {
+            break;
+        }
+    }
+    assert_eq!(server.clients().len(), 2, "let go although they spoke");
+    ponger.send(&Frame::close(1000, ""));
+    ponger.expect_close_at_last(&[1000]);
+}
+
+#[test]
+fn a_handler_that_was_busy_finds_what_came_meanwhile() {
+    let _dog = watchdog(20);
+    let (tell, busy) = mpsc::channel();
+    let server = TestServer::with(
+        |server| server.config(Config::new().ping_interval(ms(50)).ping_timeout(ms(1000))),
+        move |client| {
+            // Pinged once.
+            let waited = client.recv_timeout(ms(200));
+            assert!(matches!(waited, Err(Error::Timeout(Timeout::Recv))), "{waited:?}");
+            tell.send(()).unwrap_or(());
+            // Reads nothing for longer than the ping's timeout: nobody may be declared dead without a look.
+            std::thread::sleep(ms(1500));
+            while let Some(message) = client.recv()? {
+                client.send(message)?;
+            }
+            Ok(())
+        },
+    );
+    let mut peer = RawPeer::open(server.addr());
+    next(&busy, "the handler to be busy");
+    peer.send_text("said long ago");
+    assert_eq!(peer.message().as_text(), "said long ago");
+    peer.send(&Frame::close(1000, ""));
+    peer.expect_close_at_last(&[1000]);
+}
+
+#[test]
+fn a_pong_that_came_while_the_handler_was_busy_counts() {
+    let _dog = watchdog(20);
+    let config = Config::new().ping_interval(ms(50)).ping_timeout(ms(2000));
+    let pinged = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&pinged);
+    let (tell, busy) = mpsc::channel();
+    let server = TestServer::with(
+        |server| server.config(config),
+        move |client| {
+            while !seen.load(Ordering::SeqCst) {
+                let waited = client.recv_timeout(ms(10));
+                assert!(matches!(waited, Err(Error::Timeout(Timeout::Recv))), "{waited:?}");
+            }
+            tell.send(()).unwrap_or(());
+            // For longer than the answer to the ping may take.
+            std::thread::sleep(ms(2500));
+            client.ignore()?;
+            Ok(())
+        },
+    );
+    let mut peer = RawPeer::open(server.addr());
+    let ping = peer.frame();
+    assert_eq!(ping.opcode, PING);
+    pinged.store(true, Ordering::SeqCst);
+    next(&busy, "the handler to be busy");
+    peer.send(&Frame::pong(ping.payload));
+    // The next ping says that it was not given up.
+    assert_eq!(peer.frame().opcode, PING);
+}
+
+#[test]
+fn a_vanished_client_is_noticed_by_the_one_who_sends() {
+    let _dog = watchdog(30);
+    let (tell, told) = mpsc::channel();
+    let server = TestServer::new(move |client| {
+        client.send("in")?;
+        // Never reads: only sending can tell that there is nobody.
+        let error = loop {
+            if let Err(error) = client.send("are you there?") {
+                break error;
+            }
+            std::thread::sleep(ms(1)); // the pace of the conversation
+        };
+        tell.send(error).unwrap_or(());
+        tell.send(client.send("and now?").expect_err("it is gone")).unwrap_or(());
+        Ok(())
+    });
+    let mut peer = RawPeer::open(server.addr());
+    peer.expect_text("in");
+    peer.reset();
+    for what in ["an error", "another"] {
+        let error = next(&told, what);
+        assert!(matches!(error, Error::Closed(_)), "{error:?}");
+    }
+    eventually("its place is free", || server.clients().is_empty());
+}
+
+#[test]
+fn a_client_that_reads_nothing_is_dropped_at_the_write_timeout() {
+    let _dog = watchdog(30);
+    let (tell, told) = mpsc::channel();
+    let server = TestServer::with(
+        |server| server.config(Config::new().write_timeout(ms(400))),
+        move |client| {
+            let start = Instant::now();
+            let message = vec![1; 256 << 10];
+            // 4.3 MB go into the kernel's buffers.
+            let mut last = start;
+            let error = loop {
+                match client.send(&message) {
+                    Ok(()) => last = Instant::now(),
+                    Err(error) => break error,
+                }
+            };
+            let took = last.elapsed();
+            // The report is the reader's.
+            let end = client.recv();
+            assert!(matches!(end, Err(Error::Timeout(Timeout::Write))), "{end:?}");
+            tell.send((error, took, client.closed().cloned())).unwrap_or(());
+            Ok(())
+        },
+    );
+    let peer = RawPeer::open(server.addr());
+    let (error, took, closed) = next(&told, "the timeout");
+    assert!(matches!(error, Error::Timeout(Timeout::Write)), "{error:?}");
+    assert!(took >= ms(350) && took < ms(400) + PATIENCE / 4, "dropped after {took:?}");
+    let closed = closed.expect("it is closed");
+    assert_eq!((closed.code().into(), closed.is_clean()), (1013_u16, false));
+    eventually("its place is free", || server.clients().is_empty());
+    drop(peer);
+}
+
+#[test]
+fn a_client_that_reads_a_little_at_a_time_is_dropped_at_the_write_timeout_too() {
+    use std::io::Read as _;
+
+    let _dog = watchdog(30);
+    let (tell, told) = mpsc::channel();
+    let server = TestServer::with(
+        |server| server.config(Config::new().write_timeout(ms(400))),
+        move |client| {
+            let start = Instant::now();
+            let message = vec![1; 256 << 10];
+            let error = loop {
+                if let Err(error) = client.send(&message) {
+                    break error;
+                }
+            };
+            tell.send((error, start.elapsed())).unwrap_or(());
+            Ok(())
+        },
+    );
+    let peer = RawPeer::open(server.addr());
+    let stream = peer.stream();
+    // Every write of the server's makes some progress, until it is cut.
+    let enough = Arc::new(AtomicBool::new(false));
+    let stop = Arc::clone(&enough);
+    let reader = std::thread::spawn(move || {
+        let mut octets = [0; 500];
+        while !stop.load(Ordering::Relaxed) && (&stream).read(&mut octets).is_ok_and(|octets| octets > 0) {
+            std::thread::sleep(ms(5)); // the pace of the attack
+        }
+    });
+    let (error, took) = next(&told, "the timeout");
+    assert!(matches!(error, Error::Timeout(Timeout::Write)), "{error:?}");
+    assert!(took < ms(400) + PATIENCE / 2, "dropped after {took:?}");
+    eventually("its place is free", || server.clients().is_empty());
+    enough.store(true, Ordering::Relaxed);
+    reader.join().expect("the reader");
+}
+
+#[test]
+fn many_that_vanish_at_once_free_their_threads() {
+    let _dog = watchdog(60);
+    let (server, told, ends) = server(Config::new());
+    let before = threads();
+    for _ in 0..3 {
+        let mut peers: Vec<_> = (0..40).map(|_| RawPeer::open(server.addr())).collect();
+        for peer in &mut peers {
+            peer.expect_text("in");
+        }
+        assert_eq!(server.clients().len(), 40);
+        for (number, mut peer) in peers.into_iter().enumerate() {
+            match number % 3 {
+                0 => peer.reset(),
+                1 => peer.fin(),
+                _ => drop(peer.try_write(&[0x88])), // half a Close, and the end
+            }
+        }
+        for _ in 0..40 {
+            next(&told, "the handler's end");
+            next(&ends, "the handler's return");
+        }
+        eventually("all places are free", || server.clients().is_empty());
+    }
+    assert!(told.try_recv().is_err() && ends.try_recv().is_err(), "ended twice");
+    // Up to 32 threads wait a few seconds for another client.
+    let deadline = Instant::now() + PATIENCE + Duration::from_secs(5);
+    while threads() > before + 32 {
+        assert!(Instant::now() < deadline, "{} threads before, {} after", before, threads());
+        std::thread::sleep(ms(10));
+    }
+}
+
+/// The client threads of this process; other tests of this file run in it too, so this is an upper bound.
+fn threads() -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("Linux");
+    let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|name| name.starts_with("threadws-clien")).count()
+}
+
+#[cfg(feature = "cli")]
+mod binary {
+    use super::*;
+    use crate::support::Process;
+
+    #[test]
+    fn the_log_tells_each_end_once() {
+        let _dog = watchdog(30);
+        let server = Process::threadws(&["--every", "0", "--ping", "1s"]);
+        // Who leaves in another way has left long before a ping is due.
+        let mut fin = RawPeer::open(server.addr());
+        fin.fin();
+        RawPeer::open(server.addr()).reset();
+        let mut silent = RawPeer::open(server.addr());
+        RawPeer::open(server.addr()).close(1001);
+        silent.expect_gone();
+        let lines = server.wait_for_lines(&["disconnected"], 4);
+        for cause in
+            ["end of stream", "connection reset", "no sign of life after a ping", "1001 (going away)"]
+        {
+            let told = lines.iter().filter(|line| line.contains(cause)).count();
+            assert_eq!(told, 1, "{cause} in {lines:#?}");
+        }
+        server.wait_for_lines(&["connected from 127.0.0.1"], 4);
+        RawPeer::open(server.addr()).close(1000);
+        assert_eq!(server.wait_for_lines(&["disconnected"], 5).len(), 5);
+    }
+}

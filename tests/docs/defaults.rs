@@ -1,0 +1,222 @@
+//! The numbers in the guide, the README and the comments are those of the code.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use threadws::Config;
+
+const GUIDE: &str = include_str!("../../src/guide/defaults.md");
+const README: &str = include_str!("../../README.md");
+
+/// Each number of a text: bytes, milliseconds, or what else is counted.
+fn numbers(text: &str) -> Vec<u64> {
+    let words: Vec<_> = text.split([' ', ',', ';', ':', '(', ')', '`', '.']).collect();
+    let number = |at: usize| {
+        let number: u64 = words[at].parse().ok()?;
+        Some(match words.get(at + 1) {
+            Some(&"KiB") => number << 10,
+            Some(&"MiB") => number << 20,
+            Some(&"s") => number * 1000,
+            _ => number,
+        })
+    };
+    (0..words.len()).filter_map(number).collect()
+}
+
+/// Rows of the tables under a heading: what is in the cells, without marks of code.
+fn rows(text: &str, heading: &str) -> Vec<Vec<String>> {
+    let (_, text) = text.split_once(heading).unwrap_or_else(|| panic!("no {heading}"));
+    let table = text.lines().skip_while(|line| !line.starts_with("| --- ")).skip(1);
+    let rows = table.take_while(|line| line.starts_with("| "));
+    rows.map(|row| row.split('|').skip(1).map(|cell| cell.trim().replace('`', "")).collect()).collect()
+}
+
+/// From the name of a setting to its value, as `Debug` shows it.
+fn defaults() -> BTreeMap<String, String> {
+    let shown = format!("{:?}", Config::default());
+    let fields = shown.trim_start_matches("Config {").trim_end_matches('}');
+    let fields = fields.split(", ").map(|field| field.trim().split_once(": ").expect("a field"));
+    fields.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// Whether a text such as "1 MiB", "0: none" or "SlowPeer::Close, when" begins with this value.
+#[track_caller]
+fn expect_value(name: &str, text: &str, value: &str) {
+    let is_said = match value.strip_suffix("ns").or_else(|| value.strip_suffix('s')) {
+        Some(seconds) => {
+            numbers(text).first() == seconds.parse().ok().map(|seconds: u64| seconds * 1000).as_ref()
+        }
+        None => match value.parse::<u64>() {
+            Ok(number) => numbers(text).first() == Some(&number),
+            Err(_) => text.starts_with(&format!("SlowPeer::{value}")),
+        },
+    };
+    assert!(is_said, "{name} is {value}, and not: {text}");
+}
+
+#[test]
+fn the_guide_has_every_setting_of_a_connection_with_its_default() {
+    let (mut defaults, rows) = (defaults(), rows(GUIDE, "## Of a connection"));
+    assert!(rows.len() > 10, "{rows:?}");
+    for row in rows {
+        let value = defaults.remove(&row[0]).unwrap_or_else(|| panic!("no setting {}", row[0]));
+        expect_value(&row[0], &row[1], &value);
+    }
+    assert!(defaults.is_empty(), "the guide leaves out {defaults:?}");
+}
+
+#[test]
+fn the_comment_of_every_setting_of_a_connection_has_its_default() {
+    let mut comment = String::new();
+    let mut defaults = defaults();
+    for line in include_str!("../../src/config.rs").lines() {
+        if let Some(text) = line.strip_prefix("    ///") {
+            comment.push_str(text);
+            continue;
+        }
+        let name =
+            line.strip_prefix("    pub fn ").and_then(|line| line.split_once('(')).map(|(name, _)| name);
+        if let Some((name, value)) = name.and_then(|name| Some((name, defaults.remove(name)?))) {
+            let (_, text) = comment.split_once("Defaults to ").unwrap_or_else(|| panic!("{name} has none"));
+            expect_value(name, &text.replace("zero", "0").replace(['[', '`'], ""), &value);
+        }
+        comment.clear();
+    }
+    assert!(defaults.is_empty(), "no setter has {defaults:?}");
+}
+
+/// The value of a constant in a file of `src`, in bytes, milliseconds or whatever it counts.
+#[track_caller]
+fn constant(file: &str, name: &str) -> u64 {
+    array(file, name)[0]
+}
+
+/// The values of an array.
+#[track_caller]
+fn array(file: &str, name: &str) -> Vec<u64> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(file);
+    let source = std::fs::read_to_string(&path).expect("a file of the library");
+    let (_, rest) = source
+        .split_once(&format!("const {name}: "))
+        .unwrap_or_else(|| panic!("no constant {name} in {file}"));
+    // Behind the type, in which an array has a semicolon.
+    let (_, value) = rest.split_once(" = ").expect("a value");
+    let (value, _) = value.split_once(';').expect("its end");
+    value.trim_matches(['[', ']']).split(", ").map(evaluated).collect()
+}
+
+/// What the constants are written with: numbers, products and powers of two, times.
+#[track_caller]
+fn evaluated(text: &str) -> u64 {
+    let both = |operator: &str| text.split_once(operator).map(|(a, b)| (evaluated(a), evaluated(b)));
+    let time = |unit: &str| text.strip_prefix(unit).and_then(|text| text.strip_suffix(')')).map(evaluated);
+    if let Some(seconds) = time("Duration::from_secs(") {
+        seconds * 1000
+    } else if let Some(milliseconds) = time("Duration::from_millis(") {
+        milliseconds
+    } else if let Some((a, b)) = both(" << ") {
+        a << b
+    } else if let Some((a, b)) = both(" * ") {
+        a * b
+    } else {
+        text.replace('_', "").parse().unwrap_or_else(|_| panic!("what is {text:?}?"))
+    }
+}
+
+#[test]
+fn the_guide_has_the_fixed_bounds_of_the_code() {
+    let (c, control) = (constant, constant("protocol/decoder.rs", "MAX_CONTROL"));
+    // In the order of the rows, and the numbers in the order in which they are told.
+    let bounds: [&[u64]; 13] = [
+        &[c("config.rs", "MAX_HEAD_SIZE"), c("config.rs", "MAX_HEADERS"), 431, 414],
+        &[
+            c("protocol/proxy.rs", "MAX_LINE"),
+            1,
+            c("protocol/proxy.rs", "FIXED"),
+            c("protocol/proxy.rs", "MAX_REST"),
+            2,
+            400,
+        ],
+        &[c("quota/rate.rs", "MAX_REMEMBERED")],
+        &[c("protocol/decoder.rs", "FREE_FRAGMENTS"), c("protocol/decoder.rs", "OCTETS_PER_FRAGMENT"), 1008],
+        &[control, control - 2],
+        &[c("connection/cork.rs", "MAX_CORK")],
+        &[1, c("hub/topics.rs", "MAX_TOPIC")],
+        &[
+            c("connection/reader.rs", "RESTING_BUFFER"),
+            c("connection/reader.rs", "IDLE_BUFFER"),
+            c("connection/reader.rs", "BULK_BUFFER"),
+        ],
+        &[
+            c("connection/closing.rs", "DRAIN_TIME"),
+            c("connection/closing.rs", "DRAIN_OCTETS"),
+            c("handshake.rs", "LINGER"),
+            c("handshake.rs", "LINGER_OCTETS"),
+        ],
+        &[c("server/pool.rs", "MAX_PARKED"), c("server/pool.rs", "UNUSED")],
+        &[c("server/accept.rs", "LISTEN_BACKLOG")],
+        &array("server/accept.rs", "BACK_OFF"),
+        &[c("client.rs", "MAX_INTERIM"), c("client.rs", "MAX_BODY")],
+    ];
+    let rows = rows(GUIDE, "## Fixed");
+    assert_eq!(rows.len(), bounds.len(), "another row");
+    for (row, bounds) in rows.iter().zip(bounds) {
+        assert!(numbers(&row[1]).starts_with(bounds), "{bounds:?}, and not: {row:?}");
+    }
+}
+
+#[test]
+fn the_guide_has_the_numbers_of_a_server() {
+    let rows = rows(GUIDE, "## Of a server");
+    let of =
+        |setting: &str| rows.iter().find(|row| row[0] == setting).unwrap_or_else(|| panic!("no {setting}"));
+    assert_eq!(numbers(&of("stack_size")[1]), [constant("server.rs", "STACK")]);
+    assert_eq!(numbers(&of("max_clients")[3]), [503, constant("server/accept.rs", "MAX_LINGERING")]);
+    assert_eq!(numbers(&of("max_clients_per_address")[3]), [429]);
+}
+
+#[test]
+fn the_readme_has_the_same_numbers() {
+    let defaults = defaults();
+    let config = |name: &str| {
+        let value = &defaults[name];
+        match value.strip_suffix('s') {
+            Some(seconds) => seconds.parse::<u64>().expect("whole seconds") * 1000,
+            None => value.parse().expect("a number"),
+        }
+    };
+    let c = constant;
+    let expected: &[(&str, &[u64])] = &[
+        (
+            "handshake",
+            &[config("handshake_timeout"), c("config.rs", "MAX_HEAD_SIZE"), c("config.rs", "MAX_HEADERS")],
+        ),
+        ("message", &[config("max_message_size")]),
+        (
+            "fragments of a message",
+            &[c("protocol/decoder.rs", "FREE_FRAGMENTS"), c("protocol/decoder.rs", "OCTETS_PER_FRAGMENT")],
+        ),
+        ("time for a message", &[config("message_timeout")]),
+        ("silence before a ping, and after it", &[config("ping_interval"), config("ping_timeout")]),
+        ("time for a peer to take what is sent", &[config("write_timeout")]),
+        ("backlog of a client", &[config("max_backlog")]),
+        ("topics of a client, a topic's name", &[config("max_topics"), c("hub/topics.rs", "MAX_TOPIC")]),
+        ("closing handshake", &[config("close_timeout")]),
+        ("a client thread's stack", &[c("server.rs", "STACK")]),
+    ];
+    let limits = rows(README, "## Limits and defaults");
+    for (what, numbers_of_code) in expected {
+        let row =
+            limits.iter().find(|row| row[0].starts_with(what)).unwrap_or_else(|| panic!("no row {what}"));
+        assert_eq!(numbers(&row[1]), *numbers_of_code, "{row:?}");
+    }
+    let sending = rows(README, "## Send from another thread");
+    let slow = |what: &str| {
+        let row =
+            sending.iter().find(|row| row[0].starts_with(what)).unwrap_or_else(|| panic!("no row {what}"));
+        numbers(&row[2])
+    };
+    assert_eq!(slow("send"), [config("write_timeout")]);
+    for what in ["try_send", "broadcast"] {
+        assert_eq!(slow(what), [config("max_backlog")], "{what}");
+    }
+}

@@ -1,0 +1,307 @@
+//! What the guide on deploying says, as it stands there: its proxies with TLS in front of the binary, and its units.
+#![cfg(feature = "cli")]
+
+use crate::support::{Haproxy, Nginx, PATIENCE, Process, RawPeer, TestServer, program, watchdog};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use threadws::{Config, Connect, Error, Event, Message, Response, Server};
+
+const GUIDE: &str = include_str!("../../src/guide/deploying.md");
+/// Its name for the server.
+const NAME: &str = "ws.example.com";
+
+/// Its blocks of one language.
+fn blocks(language: &str) -> Vec<&'static str> {
+    let fence = format!("\n```{language}\n");
+    let ends = |rest: &'static str| rest.split_once("\n```").expect("an end").0;
+    GUIDE.split(fence.as_str()).skip(1).map(ends).collect()
+}
+
+#[track_caller]
+fn only(language: &str) -> &'static str {
+    let blocks = blocks(language);
+    assert_eq!(blocks.len(), 1, "blocks of {language}");
+    blocks[0]
+}
+
+/// With one thing changed that stands there once.
+#[track_caller]
+fn with(text: &str, from: &str, to: &str) -> String {
+    assert_eq!(text.matches(from).count(), 1, "{from:?} in {text}");
+    text.replace(from, to)
+}
+
+/// A key and a certificate that says its own word for it, in a folder that goes with it.
+#[derive(Debug)]
+struct Identity(PathBuf);
+
+impl Identity {
+    #[track_caller]
+    fn new(openssl: &Path) -> Self {
+        let test = std::thread::current().name().unwrap_or("main").to_owned();
+        let folder =
+            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("identity-{}-{test}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder below the target folder");
+        let identity = Self(folder);
+        let mut command = Command::new(openssl);
+        command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
+        command.args(["-days", "2", "-subj", &format!("/CN={NAME}")]);
+        command.args(["-addext", &format!("subjectAltName=DNS:{NAME}")]);
+        command.arg("-keyout").arg(identity.key()).arg("-out").arg(identity.certificate());
+        let made = command.stdin(Stdio::null()).output().expect("openssl starts");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let [key, certificate] = [identity.key(), identity.certificate()]
+            .map(|file| std::fs::read_to_string(file).expect("it was made"));
+        std::fs::write(identity.both(), certificate + &key).expect("a file");
+        identity
+    }
+
+    fn key(&self) -> PathBuf {
+        self.0.join("key.pem")
+    }
+
+    fn certificate(&self) -> PathBuf {
+        self.0.join("certificate.pem")
+    }
+
+    /// As HAProxy wants them.
+    fn both(&self) -> PathBuf {
+        self.0.join("both.pem")
+    }
+}
+
+impl Drop for Identity {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+/// A proxy as the guide configures it, but for where it listens, what is behind it, and who it is.
+enum Proxy {
+    Nginx(Nginx),
+    Haproxy(Haproxy),
+}
+
+impl Proxy {
+    #[track_caller]
+    fn nginx(nginx: &Path, backend: SocketAddr, identity: &Identity, timeout: &str) -> Self {
+        let config = with(only("nginx"), "http://127.0.0.1:8005", &format!("http://{backend}"));
+        let config = with(&config, "/etc/ssl/ws.example.com.pem", &shown(&identity.certificate()));
+        let config = with(&config, "/etc/ssl/private/ws.example.com.key", &shown(&identity.key()));
+        let config = with(&config, "proxy_read_timeout 60s;", &format!("proxy_read_timeout {timeout};"));
+        Self::Nginx(Nginx::with(nginx, |addr| {
+            with(&config, "listen 443 ssl;", &format!("listen {addr} ssl;"))
+        }))
+    }
+
+    #[track_caller]
+    fn haproxy(haproxy: &Path, backend: SocketAddr, identity: &Identity, timeout: &str) -> Self {
+        let config = with(only("haproxy"), "127.0.0.1:8005", &backend.to_string());
+        let config = with(&config, "/etc/haproxy/ws.example.com.pem", &shown(&identity.both()));
+        let config = with(&config, "timeout tunnel 60s", &format!("timeout tunnel {timeout}"));
+        Self::Haproxy(Haproxy::with(haproxy, &(with(&config, "bind :443", "bind fd@0") + "\n")))
+    }
+
+    fn addr(&self) -> SocketAddr {
+        match self {
+            Self::Nginx(nginx) => nginx.addr(),
+            Self::Haproxy(haproxy) => haproxy.addr(),
+        }
+    }
+}
+
+fn shown(path: &Path) -> String {
+    path.to_str().expect("UTF-8").to_owned()
+}
+
+/// `openssl s_client`, which secures one stream; it ends when this is dropped.
+#[derive(Debug)]
+struct Tunnel(Child);
+
+impl Tunnel {
+    /// From 127.0.0.2 to the proxy, whose name has to be the one that it was given; and the end of it that is ours.
+    #[track_caller]
+    fn to(proxy: &Proxy, openssl: &Path, identity: &Identity) -> (UnixStream, Self) {
+        let (ours, its) = UnixStream::pair().expect("a pair");
+        let mut command = Command::new(openssl);
+        command.args(["s_client", "-quiet", "-verify_quiet", "-verify_return_error", "-servername", NAME]);
+        command.args(["-verify_hostname", NAME, "-connect", &proxy.addr().to_string()]);
+        command.args(["-bind", "127.0.0.2:0"]).arg("-CAfile").arg(identity.certificate());
+        command.stdin(OwnedFd::from(its.try_clone().expect("a descriptor"))).stdout(OwnedFd::from(its));
+        (ours, Self(command.spawn().expect("openssl starts")))
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// A connection as a browser would open it, from a page of the same host.
+fn connect(proxy: &Proxy) -> Connect {
+    let port = proxy.addr().port();
+    Connect::new(format!("ws://{NAME}:{port}/"))
+        .origin(format!("https://{NAME}:{port}"))
+        .config(Config::new().ping_interval(Duration::ZERO))
+}
+
+/// Runs `check` with each of the two that is there.
+fn with_each(check: impl Fn(&dyn Fn(SocketAddr, &Identity, &str) -> Proxy)) {
+    if let Some(nginx) = program("nginx") {
+        println!("nginx");
+        check(&|backend, identity, timeout| Proxy::nginx(&nginx, backend, identity, timeout));
+    }
+    if let Some(haproxy) = program("haproxy") {
+        println!("HAProxy");
+        check(&|backend, identity, timeout| Proxy::haproxy(&haproxy, backend, identity, timeout));
+    }
+}
+
+#[test]
+fn behind_the_proxies_of_the_guide_tls_addresses_origins_and_closes_are_right() {
+    let _dog = watchdog(120);
+    let Some(openssl) = program("openssl") else { return };
+    let Some(curl) = program("curl") else { return };
+    let identity = Identity::new(&openssl);
+    with_each(|proxy| {
+        let mut server = Process::threadws(&["--echo", "--every", "0", "--trust-proxy", "127.0.0.1"]);
+        let proxy = proxy(server.addr(), &identity, "60s");
+        let (stream, _tunnel) = Tunnel::to(&proxy, &openssl, &identity);
+        let mut connection = connect(&proxy)
+            .header("X-Forwarded-For", "198.51.100.1")
+            .from_stream(stream)
+            .expect("a page of the same host may connect");
+        // Its own word for it counts nothing: 127.0.0.2 is what the proxy has seen.
+        server.wait_for_line(&["connected from 127.0.0.2 via 127.0.0.1"]);
+        for message in [Message::from("through TLS"), Message::from(vec![7; 1 << 20])] {
+            connection.send(message.clone()).expect("sent");
+            assert!(connection.recv().expect("open").as_ref() == Some(&message), "another message");
+        }
+
+        let (stream, _tunnel) = Tunnel::to(&proxy, &openssl, &identity);
+        match connect(&proxy).origin("https://evil.example").from_stream(stream) {
+            Err(Error::Refused(response)) => assert_eq!(response.status(), 403),
+            other => panic!("a page of another host: {other:?}"),
+        }
+
+        let port = proxy.addr().port();
+        for (path, status, body) in
+            [("healthz", "200", "ok"), ("metrics", "403", ""), ("", "200", "</script>")]
+        {
+            let mut command = Command::new(&curl);
+            command.args([
+                "-q",
+                "-sS",
+                "--noproxy",
+                "*",
+                "--http1.1",
+                "--max-time",
+                "10",
+                "-w",
+                "%{http_code}",
+            ]);
+            command.args(["--resolve", &format!("{NAME}:{port}:127.0.0.1")]);
+            command.arg("--cacert").arg(identity.certificate());
+            let output = command.arg(format!("https://{NAME}:{port}/{path}")).output().expect("curl starts");
+            let answer = String::from_utf8_lossy(&output.stdout).into_owned();
+            let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(answer.ends_with(status) && answer.contains(body), "/{path}: {answer}{errors}");
+        }
+
+        server.signal(rustix::process::Signal::TERM);
+        assert_eq!(connection.recv().expect("a clean end"), None);
+        assert_eq!(connection.closed().map(|closed| closed.code().into()), Some(1001_u16));
+        server.wait_for_success(PATIENCE);
+    });
+}
+
+#[test]
+fn a_quiet_connection_outlives_a_proxys_timeout_with_pings_and_only_with_them() {
+    let _dog = watchdog(120);
+    let Some(openssl) = program("openssl") else { return };
+    let identity = Identity::new(&openssl);
+    let server = |ping: Duration| {
+        let config = Config::new().ping_interval(ping).ping_timeout(Duration::from_secs(60));
+        // HAProxy asks for its health, and would answer 503 for it.
+        let settings = |server: Server| server.config(config).on_http(|_| Response::default());
+        TestServer::with(settings, |client| Ok(client.ignore()?))
+    };
+    let (pinging, silent) = (server(Duration::from_millis(500)), server(Duration::ZERO));
+    with_each(|proxy| {
+        let proxy_of = |server: &TestServer| proxy(server.addr(), &identity, "4s");
+        let (alive, dead) = (proxy_of(&pinging), proxy_of(&silent));
+        let (stream, _tunnel) = Tunnel::to(&alive, &openssl, &identity);
+        let mut quiet = connect(&alive).from_stream(stream).expect("a connection");
+        let (stream, _tunnel) = Tunnel::to(&dead, &openssl, &identity);
+        let mut cut = connect(&dead).from_stream(stream).expect("a connection");
+        // A second longer than the proxy waits.
+        for _ in 0..10 {
+            let event = quiet.next_event().expect("the proxy has not cut it");
+            assert!(matches!(event, Some(Event::Ping(_))), "{event:?}");
+        }
+        quiet.close(1000, "").expect("clean");
+        assert!(cut.recv().is_err());
+        assert_eq!(cut.closed().map(|closed| closed.code().into()), Some(1006_u16));
+    });
+}
+
+#[test]
+fn the_units_of_the_guide_are_what_systemd_understands_and_calls_safe() {
+    let _dog = watchdog(60);
+    let Some(analyze) = program("systemd-analyze") else { return };
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("units-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder below the target folder");
+    let units: Vec<_> = blocks("ini")
+        .into_iter()
+        .map(|unit| {
+            let line = unit.lines().next().and_then(|line| line.strip_prefix("# /etc/systemd/system/"));
+            let file = folder.join(line.expect("a unit begins with its name"));
+            let here = unit.replace("/usr/local/bin/threadws", env!("CARGO_BIN_EXE_threadws"));
+            std::fs::write(&file, here + "\n").expect("a file");
+            file
+        })
+        .collect();
+    assert_eq!(units.len(), 2, "{units:?}");
+    // An option that it does not know is a line, and no failure.
+    let verified =
+        Command::new(&analyze).args(["verify", "--man=no"]).args(&units).output().expect("it starts");
+    let said = String::from_utf8_lossy(&verified.stderr).into_owned();
+    let service = units.iter().find(|unit| unit.extension().is_some_and(|kind| kind == "service"));
+    let safe = Command::new(&analyze)
+        .args(["security", "--offline=true", "--threshold=10"])
+        .arg(service.expect("a service"))
+        .output()
+        .expect("it starts");
+    drop(std::fs::remove_dir_all(&folder));
+    assert!(verified.status.success() && !said.contains("threadws"), "{said}");
+    let (stdout, stderr) = (String::from_utf8_lossy(&safe.stdout), String::from_utf8_lossy(&safe.stderr));
+    assert!(safe.status.success(), "{stdout}{stderr}");
+}
+
+#[test]
+fn the_command_of_the_unit_serves_and_says_what_the_guide_says_of_it() {
+    let _dog = watchdog(30);
+    let command = GUIDE.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/local/bin/threadws "));
+    let options: Vec<_> = command.expect("a command").split(' ').collect();
+    let server = Process::threadws(&options);
+    let (before, after) = only("text").split_once("127.0.0.1:8005").expect("an address");
+    let address = server.addr().to_string();
+    let words = after.split(|symbol: char| symbol.is_ascii_digit()).filter(|part| !part.is_empty());
+    let capacity: Vec<_> = words.map(|part| part.trim_end_matches("vm.max_map_count)")).collect();
+    server.wait_for_line(&[&[before, &address], capacity.as_slice()].concat());
+    let mut peer = RawPeer::connect(server.addr());
+    peer.write("GET /metrics HTTP/1.1\r\nHost: a.example\r\n\r\n");
+    let metrics = peer.answer().text();
+    let names = GUIDE.split('`').filter(|word| word.starts_with("threadws_"));
+    assert_eq!(names.clone().count(), 5);
+    for name in names {
+        assert!(metrics.contains(&format!("# TYPE {name} ")), "{name} is not in {metrics}");
+    }
+    server.stop();
+}

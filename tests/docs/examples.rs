@@ -1,0 +1,178 @@
+//! Each example does what its comment promises. It is run as it was built, on a free port, by a client of its own.
+
+use crate::support::example::Example;
+use serde_json::json;
+use std::io::{ErrorKind, Read, Write};
+use tungstenite::Message;
+
+#[test]
+fn hello_prints_what_comes_and_sends_every_3_seconds() {
+    let example = Example::run("hello");
+    let mut client = example.connect();
+    assert_eq!(example.line(), "client connected from 127.0.0.1");
+    client.send("good day");
+    assert_eq!(example.line(), r#"Text("good day")"#);
+    client.expect("a message from the server");
+    assert_eq!(client.close(), None);
+}
+
+#[test]
+fn hello_is_12_lines() {
+    let text = include_str!("../../examples/hello.rs");
+    let code = text.lines().skip_while(|line| line.is_empty() || line.starts_with("//!"));
+    assert_eq!(code.count(), 12);
+}
+
+#[test]
+fn echo_gives_back_text_and_binary_up_to_20_mib() {
+    let example = Example::run("echo");
+    let mut client = example.connect();
+    for message in
+        [Message::text("grüß dich"), Message::binary(vec![0, 255]), Message::binary(vec![7; 3 << 20])]
+    {
+        client.send(message.clone());
+        assert_eq!(client.recv(), message);
+    }
+    let large = vec![7; (20 << 20) + 1];
+    // It may be cut off by the refusal before it is out.
+    drop(client.0.send(Message::binary(large)));
+    let Ok(Message::Close(Some(frame))) = client.0.read() else { panic!("expected a Close") };
+    assert_eq!(u16::from(frame.code), 1009);
+}
+
+#[test]
+fn push_sends_from_another_thread_while_the_handler_waits() {
+    let example = Example::run("push");
+    let mut client = example.connect();
+    client.expect("push 1");
+    client.send("still here");
+    assert!(example.line().ends_with(r#": Text("still here")"#));
+    client.expect("push 2");
+    client.close();
+    assert!(example.line().contains("is gone: connection closed"));
+}
+
+#[test]
+fn chat_has_names_and_rooms_and_tells_who_comes_and_goes() {
+    let example = Example::run("chat");
+    assert!(example.get("/").to_ascii_lowercase().contains("\r\nlocation: /room/lobby\r\n"));
+    let page = example.get("/room/lobby");
+    assert!(page.starts_with("HTTP/1.1 200 OK\r\n") && page.ends_with("</html>\n"), "{page}");
+    assert!(!page.contains("{{"), "a nonce is missing");
+    assert!(example.get("/other").starts_with("HTTP/1.1 404 "));
+    for nowhere in ["/", "/room/", "/room/a/b", &format!("/room/{}", "x".repeat(201))] {
+        assert_eq!(example.ask(nowhere, &[]).err(), Some(404), "{nowhere}");
+    }
+    let enter = |room: &str, name: &str| {
+        let mut client = example.ask(&format!("/room/{room}"), &[]).expect("let in");
+        client.send(name);
+        client
+    };
+
+    let mut ann = enter("tea", "Ann");
+    let joined = |name: &str, people: &[&str]| json!({ "type": "join", "name": name, "people": people });
+    assert_eq!(ann.json(), joined("Ann", &["Ann"]));
+    let mut elsewhere = enter("coffee", "Ann");
+    assert_eq!(elsewhere.json(), joined("Ann", &["Ann"]));
+
+    // A name is asked for until there is a good one.
+    let mut other = enter("tea", " ann ");
+    assert_eq!(other.json(), json!({ "type": "refused", "why": "ann is taken here" }));
+    let long = "x".repeat(25);
+    for odd in ["", "\t", "a\u{202e}b", "a\nb", &long] {
+        other.send(odd);
+        assert_eq!(other.json()["type"], "refused", "{odd:?}");
+    }
+    other.send("<b>Bo</b>");
+    for client in [&mut ann, &mut other] {
+        assert_eq!(client.json(), joined("<b>Bo</b>", &["Ann", "<b>Bo</b>"]));
+    }
+
+    ann.send("hello, \"all\"");
+    for client in [&mut ann, &mut other] {
+        assert_eq!(client.json(), json!({ "type": "text", "name": "Ann", "text": "hello, \"all\"" }));
+    }
+    ann.send(vec![1, 2]);
+    assert_eq!(ann.json(), json!({ "type": "refused", "why": "only text, please" }));
+    // Without a Close: whoever breaks off is missed, too.
+    drop(ann);
+    assert_eq!(other.json(), json!({ "type": "leave", "name": "Ann", "people": ["<b>Bo</b>"] }));
+
+    // Nothing of all this was heard in the other room: its own message is the next.
+    elsewhere.send("x".repeat(3000));
+    assert_eq!(elsewhere.json()["text"].as_str().map(str::len), Some(3000));
+    elsewhere.send("x".repeat(3001));
+    let Message::Close(Some(frame)) = elsewhere.recv() else { panic!("expected a Close") };
+    assert_eq!(u16::from(frame.code), 1009);
+}
+
+#[test]
+fn behind_proxy_believes_proxies_and_nobody_else() {
+    let example = Example::run("behind_proxy");
+    let told = |headers: &[(&'static str, &'static str)]| {
+        let mut client = example.ask("/", headers).expect("let in");
+        let Message::Text(text) = client.recv() else { panic!("expected text") };
+        text.to_string()
+    };
+    let forwarded =
+        [("x-forwarded-for", "198.51.100.1, 203.0.113.9, 10.1.2.3"), ("user-agent", "a \"test\"")];
+    assert_eq!(told(&forwarded), r#"you are 203.0.113.9, by way of 127.0.0.1, with "a \"test\"""#);
+    example.line_with("203.0.113.9 asks for \"/\"");
+    assert!(told(&[]).starts_with("you are 127.0.0.1, by way of 127.0.0.1,"));
+
+    assert_eq!(example.ask("/", &[("via", "1.1 loop")]).err(), Some(508));
+    example.line_with("failed with 508: this proxy calls itself");
+}
+
+#[test]
+fn auth_lets_nobody_in_without_a_token_and_knows_the_others() {
+    let example = Example::run("auth");
+    for (target, headers, name) in
+        [("/", &[("authorization", "Bearer apple")][..], "alice"), ("/?a=b&token=cherry", &[], "carol")]
+    {
+        example.ask(target, headers).expect("let in").expect(&format!("hello, {name}"));
+        assert_eq!(example.line(), format!("{name} connected from 127.0.0.1"));
+    }
+    for (target, headers) in [("/", &[][..]), ("/?token=pear", &[("authorization", "Bearer secret")])] {
+        assert_eq!(example.ask(target, headers).err(), Some(401));
+        let line = example.line();
+        assert!(line.contains("failed with 401: who are you?"), "{line}");
+        assert!(!line.contains("pear") && !line.contains("secret"), "{line}");
+    }
+}
+
+#[test]
+fn attach_hands_upgrades_over_and_answers_pages_itself() {
+    let example = Example::run("attach");
+    assert!(example.get("/").ends_with("\r\n\r\n0 WebSockets are open\n"));
+    assert!(example.get("/other").starts_with("HTTP/1.1 404 "));
+    assert_eq!(example.ask("/elsewhere", &[]).err(), Some(404));
+
+    let mut client = example.ask("/ws", &[]).expect("let in");
+    client.send("through two servers");
+    client.expect("through two servers");
+    assert!(example.get("/").ends_with("\r\n\r\n1 WebSockets are open\n"));
+    assert_eq!(client.close(), None);
+}
+
+#[test]
+fn attach_keeps_what_came_behind_the_head() {
+    let example = Example::run("attach");
+    let mut socket = example.socket();
+    let request = "GET /ws HTTP/1.1\r\nHost: a.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    // "hi", masked with zeros.
+    let frame = b"\x81\x82\0\0\0\0hi";
+    socket.write_all(&[request.as_bytes(), frame].concat()).expect("written");
+    let mut answer = Vec::new();
+    let mut octet = [0];
+    while !answer.ends_with(b"\r\n\r\n\x81\x02hi") {
+        match socket.read(&mut octet) {
+            Ok(0) => panic!("the end after {:?}", String::from_utf8_lossy(&answer)),
+            Ok(_) => answer.push(octet[0]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => panic!("{error} after {:?}", String::from_utf8_lossy(&answer)),
+        }
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 101 "));
+}

@@ -1,0 +1,12 @@
+//! The documents and examples say what the code does.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod chat;
+mod defaults;
+mod deploying;
+mod examples;
+mod guide;
+mod readme;
+mod rooms;

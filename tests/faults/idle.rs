@@ -1,0 +1,192 @@
+//! Whoever has gone, however abruptly, and whoever does not move costs no time on a processor: nothing polls what is ready
+//! for ever.
+
+#![cfg(feature = "cli")]
+
+use crate::support::frame::BINARY;
+use crate::support::{Frame, Process, RawPeer, child, header, ms, watchdog};
+use std::time::Duration;
+use threadws::{Config, Server};
+
+/// Of each kind so many: one that spins shows by more.
+const CLIENTS: usize = 4;
+/// What nobody can keep for itself: the kernel takes some 4 MB.
+const LARGE: usize = 6 << 20;
+const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_server_for_the_others() {
+    if child::part().is_none() {
+        return;
+    }
+    let config = Config::new().write_timeout(WRITE_TIMEOUT).close_timeout(Duration::from_secs(3));
+    let server = Server::bind("127.0.0.1:0").expect("a port").config(config);
+    child::serve(server, Duration::from_secs(1), |client| {
+        let (id, sender) = (client.id(), client.sender());
+        while let Some(message) = client.recv()? {
+            match message.as_text() {
+                Some("fill") => {
+                    while sender.try_send(vec![7; 64 << 10]).is_ok() {}
+                    eprintln!("full: {id}");
+                }
+                Some("send") => {
+                    eprintln!("sending: {id}");
+                    client.send(vec![7; LARGE])?;
+                }
+                Some("leave") => {
+                    eprintln!("leaving: {id}");
+                    return Ok(());
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    });
+}
+
+/// Some clients, each of whom has been asked for this, and has got so far.
+fn clients(server: &Process, asked: &str, told: &str) -> Vec<RawPeer> {
+    let open = |_| {
+        let mut peer = RawPeer::open(server.addr());
+        if !asked.is_empty() {
+            peer.send_text(asked);
+        }
+        peer
+    };
+    let peers = (0..CLIENTS).map(open).collect();
+    server.wait_for_lines(&[told], CLIENTS);
+    peers
+}
+
+/// Nothing happens at this server, so nothing may be done.
+#[track_caller]
+fn rests(server: &Process) {
+    // What there was to do is over.
+    std::thread::sleep(ms(100));
+    let before = server.work();
+    std::thread::sleep(ms(500));
+    let now = server.work();
+    let load = now.load_since(&before);
+    assert!(load < 0.02, "it takes {load:.3} of a processor: {:?}", now.since(&before));
+}
+
+/// The same after all of these clients have ended in this way.
+#[track_caller]
+fn rests_when_they_ended(server: Process, how: &str) {
+    server.expect_ends(CLIENTS, how);
+    rests(&server);
+    server.stop();
+}
+
+#[test]
+fn after_a_fin_from_clients_that_keep_their_side_open() {
+    let _dog = watchdog(30);
+    let server = child::start(module_path!(), "server", &[]);
+    let mut peers = clients(&server, "", " opened from ");
+    peers.iter_mut().for_each(RawPeer::fin);
+    rests_when_they_ended(server, "no Close either way: end of stream");
+    drop(peers);
+}
+
+#[test]
+fn after_a_reset() {
+    let _dog = watchdog(30);
+    let server = child::start(module_path!(), "server", &[]);
+    clients(&server, "", " opened from ").into_iter().for_each(RawPeer::reset);
+    rests_when_they_ended(server, "no Close either way: connection reset");
+}
+
+#[test]
+fn while_a_backlog_waits_and_after_a_fin_beside_it() {
+    let _dog = watchdog(30);
+    let server = child::start(module_path!(), "server", &[]);
+    let mut peers = clients(&server, "fill", "full: ");
+    rests(&server);
+    peers.iter_mut().for_each(RawPeer::fin);
+    rests_when_they_ended(server, "no Close either way: end of stream");
+    drop(peers);
+}
+
+#[test]
+fn after_a_reset_beside_a_backlog_that_waits() {
+    let _dog = watchdog(30);
+    let server = child::start(module_path!(), "server", &[]);
+    clients(&server, "fill", "full: ").into_iter().for_each(RawPeer::reset);
+    server.expect_resets(CLIENTS);
+    rests(&server);
+    server.stop();
+}
+
+#[test]
+fn while_a_writer_is_stuck_and_after_its_timeout() {
+    let _dog = watchdog(30);
+    let server = child::start(module_path!(), "server", &[]);
+    let peers = clients(&server, "send", "sending: ");
+    rests(&server);
+    rests_when_they_ended(server, "write timed out");
+    drop(peers);
+}
+
+#[test]
+fn after_a_fin_beside_a_writer_that_is_stuck() {
+    let _dog = watchdog(30);
+    let server = child::start(module_path!(), "server", &[]);
+    let mut peers = clients(&server, "send", "sending: ");
+    peers.iter_mut().for_each(RawPeer::fin);
+    rests(&server);
+    server.ends(CLIENTS);
+    rests(&server);
+    server.stop();
+    drop(peers);
+}
+
+#[test]
+fn in_a_frame_that_does_not_go_on_and_after_its_end() {
+    let _dog = watchdog(30);
+    let server = child::start(module_path!(), "server", &[]);
+    let mut peers = clients(&server, "", " opened from ");
+    let torn = [&header(0x80 | BINARY, Some([1, 2, 3, 4]), 1 << 20, 64)[..], &[7; 1000]].concat();
+    peers.iter_mut().for_each(|peer| peer.write(&torn));
+    rests(&server);
+    peers.iter_mut().for_each(RawPeer::fin);
+    rests_when_they_ended(server, "no Close either way: end of stream");
+    drop(peers);
+}
+
+#[test]
+fn while_a_close_is_not_answered() {
+    let _dog = watchdog(30);
+    let server = child::start(module_path!(), "server", &[]);
+    let peers = clients(&server, "leave", "leaving: ");
+    rests(&server);
+    rests_when_they_ended(server, "sent 1000 (normal closure); no Close received");
+    drop(peers);
+}
+
+#[test]
+fn while_a_close_waits_behind_a_backlog() {
+    let _dog = watchdog(30);
+    let server = child::start(module_path!(), "server", &[]);
+    let mut peers = clients(&server, "fill", "full: ");
+    peers.iter_mut().for_each(|peer| peer.send_text("leave"));
+    server.wait_for_lines(&["leaving: "], CLIENTS);
+    rests(&server);
+    server.ends(CLIENTS);
+    rests(&server);
+    server.stop();
+    drop(peers);
+}
+
+#[test]
+fn when_the_answer_to_a_close_is_not_followed_by_a_fin() {
+    let _dog = watchdog(30);
+    let server = child::start(module_path!(), "server", &[]);
+    let mut peers = clients(&server, "", " opened from ");
+    for peer in &mut peers {
+        peer.send(&Frame::close(1000, ""));
+        peer.expect_close(1000);
+    }
+    rests(&server);
+    rests_when_they_ended(server, "received 1000 (normal closure); then sent 1000");
+    drop(peers);
+}

@@ -1,0 +1,425 @@
+//! What the system does to a process: signals, clocks, full disks, starvation, cables that are pulled.
+
+#![cfg(feature = "cli")]
+
+use crate::support::{
+    Cgroup, Frame, Network, PATIENCE, Process, RawPeer, TestServer, alone, child, eventually, ms, next,
+    program, skip, unsent_by, watchdog, within,
+};
+use rustix::process::Signal;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
+use threadws::{Closed, Config, Message};
+
+/// Clients that read until their end, and tell it.
+fn clients(url: &str, count: usize) -> Receiver<(Option<Closed>, usize)> {
+    let (tell, told) = mpsc::channel();
+    for _ in 0..count {
+        let mut client = threadws::connect(url).expect("a connection");
+        let tell = tell.clone();
+        std::thread::spawn(move || {
+            let mut messages = 0;
+            while let Ok(Some(_)) = client.recv() {
+                messages += 1;
+            }
+            // The test may be over.
+            drop(tell.send((client.closed().cloned(), messages)));
+        });
+    }
+    told
+}
+
+/// SIGTERM; each of these clients must have been there until then.
+#[track_caller]
+fn all_stayed(server: Process, told: &Receiver<(Option<Closed>, usize)>, count: usize) {
+    assert!(told.try_recv().is_err(), "a client was closed");
+    server.stop();
+    for _ in 0..count {
+        let (closed, _) = next(told, "a client's end");
+        let code = closed.map(|closed| u16::from(closed.code()));
+        assert_eq!(code, Some(1001), "closed for another reason");
+    }
+}
+
+/// A folder of the test's own.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("threadws-test-{}-{name}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        Self(folder)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
+
+#[test]
+fn a_server_that_was_stopped_for_a_while_has_lost_nobody() {
+    let _dog = watchdog(60);
+    let server = Process::threadws(&["--every", "0", "--ping", "1s"]);
+    let told = clients(&server.url(), 20);
+    // Its ping is answered while the server is stopped, for longer than it waits for the answer.
+    let mut peer = RawPeer::open(server.addr());
+    let ping = peer.frame();
+    server.signal(Signal::STOP);
+    peer.send(&Frame::pong(ping.payload));
+    std::thread::sleep(ms(3000));
+    server.signal(Signal::CONT);
+    std::thread::sleep(ms(500));
+    peer.close(1000);
+    all_stayed(server, &told, 20);
+}
+
+#[test]
+fn a_client_that_is_stopped_is_let_go_and_ends_when_it_goes_on() {
+    let _dog = watchdog(60);
+    let server = Process::threadws(&["--echo", "--every", "0", "--ping", "1s"]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_threadws"));
+    command.args(["connect", &server.url()]);
+    let mut client = Process::with_pipe(command);
+    client.write("before\n");
+    client.wait_for_stdout("before");
+    let told = clients(&server.url(), 3);
+    client.signal(Signal::STOP);
+    server.wait_for_line(&["client 1 disconnected", "ping"]);
+    client.signal(Signal::CONT);
+    let status = client.wait(PATIENCE);
+    assert_eq!(status.code(), Some(1), "it was cut off");
+    all_stayed(server, &told, 3);
+}
+
+/// Busy loops, which end with this.
+struct Busy(Vec<Child>);
+
+impl Busy {
+    fn loops(count: usize) -> Self {
+        let start = |_| Command::new("sh").args(["-c", "while :; do :; done"]).spawn().expect("a shell");
+        Self((0..count).map(start).collect())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
+
+#[test]
+fn two_busy_loops_a_processor_let_nobody_time_out() {
+    let (_alone, _dog) = (alone(), watchdog(60));
+    let _busy = Busy::loops(std::thread::available_parallelism().map_or(2, usize::from) * 2);
+    let server = Process::threadws_under(&["nice", "-n", "10"], &["--every", "0", "--ping", "1s"]);
+    let told = clients(&server.url(), 20);
+    std::thread::sleep(ms(4000));
+    all_stayed(server, &told, 20);
+}
+
+#[test]
+fn a_tenth_of_a_processor_lets_nobody_time_out() {
+    let (_alone, _dog) = (alone(), watchdog(60));
+    let version1 = [("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "10000")];
+    let Some(group) = Cgroup::new("cpu", &version1, &[("cpu.max", "10000 100000")]) else { return };
+    let wrapper = group.wrapper();
+    let options = ["--every", "100ms", "--ping", "1s", "--echo", "--log", "warn"];
+    let server = Process::threadws_under(&wrapper.each_ref().map(String::as_str), &options);
+    let told = clients(&server.url(), 20);
+    // One alone wants more than there is, so that all are held up, and often.
+    let mut busy = RawPeer::open(server.addr());
+    let (start, end) = (server.usage(), Instant::now() + ms(4000));
+    // On a busy machine it takes longer to want that much.
+    while Instant::now() < end || group.number("cpu.stat", "nr_throttled") < 10 {
+        for _ in 0..100 {
+            busy.send_text("and again");
+        }
+        let mut echoes = 0;
+        while echoes < 100 {
+            echoes += u32::from(busy.message().as_text() == "and again");
+        }
+    }
+    let load = server.usage().load_since(&start);
+    assert!(load < 0.2, "it has more than its tenth: {load:.2}");
+    busy.close(1000);
+    all_stayed(server, &told, 20);
+}
+
+#[test]
+fn a_clock_that_is_set_back_and_forth_by_a_day_changes_no_pace() {
+    let _dog = watchdog(60);
+    let libraries = fs::read_dir("/usr/lib").expect("Linux").flatten().map(|entry| entry.path());
+    let found =
+        libraries.map(|folder| folder.join("faketime/libfaketimeMT.so.1")).find(|file| file.is_file());
+    let Some(library) = found else { return skip("libfaketime is missing") };
+    let folder = Folder::new("clock");
+    let offset = folder.0.join("offset");
+    fs::write(&offset, "+0").expect("a file");
+    let preload = format!("LD_PRELOAD={}", library.display());
+    let file = format!("FAKETIME_TIMESTAMP_FILE={}", offset.display());
+    let environment = ["env", &preload, &file, "FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1"];
+    let server = Process::threadws_under(&environment, &["--every", "100ms", "--ping", "1s", "--echo"]);
+    let told = clients(&server.url(), 10);
+    let opening = Instant::now();
+    let mut peer = RawPeer::open(server.addr());
+    let mut ticks = 0;
+    let dates: Vec<String> = ["+0", "+1d", "-1d", "+0"]
+        .into_iter()
+        .map(|clock| {
+            fs::write(&offset, clock).expect("a file");
+            let enough = ticks + 8;
+            while ticks < enough {
+                // What was sent comes back, too.
+                ticks += u32::from(peer.message().as_text() == "hello from threadws");
+            }
+            // Neither a burst nor a pause of a day. From the beginning: some may have waited for us.
+            let time = opening.elapsed();
+            assert!(time >= ms(100) * ticks, "{clock}: {ticks} ticks of 100 ms in {time:?}");
+            peer.send_text(clock);
+            server.wait_for_line(&["sent text", clock])[..10].to_owned()
+        })
+        .collect();
+    // The clock of the process did change: lines begin with the date.
+    assert!(dates[0] != dates[1] && dates[1] != dates[2] && dates[0] != dates[2], "{dates:?}");
+    drop(peer);
+    all_stayed(server, &told, 10);
+}
+
+#[test]
+fn a_full_disk_below_the_log_stops_nobody() {
+    let _dog = watchdog(60);
+    let options = ["--echo", "--every", "0"];
+    let server = Process::threadws_under(&["sh", "-c", "exec \"$@\" 2>/dev/full", "sh"], &options);
+    let mut peer = RawPeer::open(server.addr());
+    for _ in 0..500 {
+        peer.send_text("is anybody there?");
+        peer.expect_text("is anybody there?");
+    }
+    peer.close(1000);
+    server.stop();
+}
+
+#[test]
+fn a_log_on_a_disk_that_was_full_goes_on_when_there_is_room() {
+    let _dog = watchdog(60);
+    let folder = Folder::new("disk");
+    let log = folder.0.join("log");
+    // A disk of 64 KiB that only this process sees.
+    let script =
+        format!("mount -t tmpfs -o size=64k none {} && exec \"$@\" 2>>{}", folder.0.display(), log.display());
+    if !Command::new("unshare")
+        .args(["-m", "true"])
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|it| it.success())
+    {
+        return skip("no file system can be mounted");
+    }
+    let Some(nsenter) = program("nsenter") else { return };
+    let wrapper = ["unshare", "-m", "sh", "-c", &script, "sh"];
+    let server = Process::threadws_under(&wrapper, &["--echo", "--every", "0"]);
+    let log = PathBuf::from(format!("/proc/{}/root{}", server.pid(), log.display()));
+    let mut peer = RawPeer::open(server.addr());
+    let text = "x".repeat(150);
+    for _ in 0..2000 {
+        peer.send_text(&text);
+        peer.expect_text(&text);
+    }
+    let size = fs::metadata(&log).expect("the log").len();
+    assert!((60 << 10..=64 << 10).contains(&size), "the disk is not full: {size}");
+    // Room for all that comes. What stood there stays, and with it what was counted.
+    let larger = Command::new(nsenter)
+        .args(["-m", "-r", "-t", &server.pid().to_string(), "mount", "-o", "remount,size=16m"])
+        .arg(&folder.0)
+        .status();
+    assert!(larger.is_ok_and(|it| it.success()), "no room was made");
+    let told = || fs::read_to_string(&log).expect("the log");
+    let mut sent = 2000;
+    eventually("the log goes on", || {
+        peer.send_text("room again");
+        peer.expect_text("room again");
+        sent += 1;
+        told().contains("room again")
+    });
+    eventually("each line is there or counted", || {
+        let told = told();
+        let whole = |line: &&str| line.ends_with(&text) || line.ends_with("room again");
+        let there = told.lines().filter(whole).count();
+        let lost: usize = told.lines().filter_map(dropped).sum();
+        // A line that only lacked its end was refused, and looks whole.
+        lost > 0 && (sent..=sent + 1).contains(&(there + lost))
+    });
+    peer.close(1000);
+    server.stop();
+}
+
+/// How many lines this one says were dropped.
+fn dropped(line: &str) -> Option<usize> {
+    let line = line.strip_suffix(" dropped")?;
+    line.strip_suffix(" lines").or(line.strip_suffix(" line"))?.rsplit(' ').next()?.parse().ok()
+}
+
+#[test]
+fn a_program_that_a_handler_starts_inherits_no_socket() {
+    let _dog = watchdog(30);
+    // What the test itself was started with is everybody's.
+    let before = descriptors_of_a_program();
+    let server = TestServer::new(|client| {
+        let _file = fs::File::open("/proc/self/status")?;
+        Ok(client.send(descriptors_of_a_program())?)
+    });
+    let _others: Vec<_> = (0..5).map(|_| RawPeer::connect(server.addr())).collect();
+    let mut peer = RawPeer::open(server.addr());
+    let list = peer.message();
+    assert!(list.as_text().split(' ').count() >= 4, "that is no list: {list:?}");
+    assert_eq!(list.as_text(), before, "a descriptor of ours is not closed");
+}
+
+/// The numbers of the descriptors that a program is started with, and of the folder that tells them.
+fn descriptors_of_a_program() -> String {
+    let output = Command::new("ls").arg("/proc/self/fd").stdin(Stdio::null()).output().expect("ls");
+    String::from_utf8_lossy(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn nobody_is_sent_a_sigpipe() {
+    let _dog = watchdog(60);
+    let Some(strace) = program("strace") else { return };
+    let folder = Folder::new("sigpipe");
+    let trace = folder.0.join("trace");
+    let (strace, trace_path) = (strace.to_string_lossy(), trace.to_string_lossy());
+    // It shows signals that are ignored, too: std ignores this one, but a program in C or Python that has us as a part
+    // would die of it.
+    let wrapper =
+        [&strace, "-D", "-f", "-qq", "-o", &*trace_path, "-e", "trace=none", "-e", "signal=SIGPIPE"];
+    let pipes = |trace: &Path| fs::read_to_string(trace).map_or(0, |text| text.matches("SIGPIPE").count());
+
+    // That it would be seen: a log that nobody takes.
+    let closed = ["sh", "-c", "mkfifo \"$0\"; (exec <\"$0\") & exec 2>\"$0\"; sleep 0.2; exec \"$@\""];
+    let fifo = folder.0.join("fifo").to_string_lossy().into_owned();
+    let control = [&wrapper[..], &closed, &[&*fifo]].concat();
+    let server = Process::threadws_under(&control, &["--echo", "--every", "0"]);
+    eventually("a signal in the trace", || {
+        RawPeer::open(server.addr()).close(1000);
+        pipes(&trace) > 0
+    });
+    server.stop();
+
+    let server = Process::threadws_under(&wrapper, &["--echo", "--every", "0", "--log", "warn"]);
+    let message = Frame::binary(vec![1; 128 << 10]).encode();
+    for number in 0..2 {
+        let mut peer = RawPeer::open(server.addr());
+        // Until its answers fill what is between, and its handler waits in a send.
+        let mut unsent = 0;
+        while unsent < 1 << 20 || unsent_by(server.addr()) > unsent {
+            unsent = unsent_by(server.addr());
+            peer.write(&message);
+            std::thread::sleep(ms(10));
+        }
+        if number % 2 == 0 {
+            // After a FIN an RST makes that send fail with EPIPE, and not with ECONNRESET.
+            peer.fin();
+            std::thread::sleep(ms(20));
+        }
+        peer.reset();
+    }
+    eventually("all have left", || server.usage().threads < 50);
+    std::thread::sleep(ms(100));
+    server.stop();
+    assert_eq!(pipes(&trace), 0, "in {}", fs::read_to_string(&trace).unwrap_or_default());
+}
+
+/// Clients whose cable is pulled for so long: `ping` is how long they may be silent, and then take to answer.
+fn a_cable_is_pulled(ping: Duration, pulled: Duration) {
+    let _dog = watchdog(60 + 2 * pulled.as_secs());
+    let Some(network) = Network::new() else { return };
+    let listen = format!("{}:0", network.their_ip());
+    let pause = format!("{}ms", ping.as_millis());
+    let wrapper = network.wrapper();
+    let server = Process::threadws_at(&listen, &wrapper, &["--echo", "--every", "0", "--ping", &pause]);
+    let before = server.usage();
+    let told = clients(&server.url(), 5);
+    let mut peers: Vec<_> = (0..5).map(|_| RawPeer::open(server.addr())).collect();
+    for peer in &mut peers {
+        peer.send_text("in");
+        peer.expect_text("in");
+    }
+    network.set_link(false);
+    let start = Instant::now();
+    // Not at the end of TCP's own patience, which is a quarter of an hour.
+    let lines = {
+        within(ping * 4 + PATIENCE, "all ten are let go", || {
+            server.log().iter().filter(|line| line.contains(" disconnected ")).count() == 10
+        });
+        server.wait_for_lines(&[" disconnected "], 10)
+    };
+    assert!(start.elapsed() >= ping, "let go too early: {:?}", start.elapsed());
+    assert!(lines.iter().all(|line| line.contains("ping")), "{lines:?}");
+    server.expect_settled(&before, PATIENCE, 10);
+    std::thread::sleep(pulled.saturating_sub(start.elapsed()));
+    network.set_link(true);
+    within(PATIENCE * 2, "it serves again", || {
+        let new = std::net::TcpStream::connect_timeout(&server.addr(), ms(500));
+        new.is_ok_and(|stream| {
+            let mut peer = RawPeer::from_stream(stream, server.addr());
+            peer.ask("/", &[]);
+            peer.try_answer().is_ok_and(|answer| answer.is_some_and(|answer| answer.status == 101))
+        })
+    });
+    // The clients have noticed by themselves: their library pings, too, or find out when they say something.
+    for mut peer in peers {
+        drop(peer.try_write(&Frame::text("still there?").encode()));
+        peer.expect_gone();
+    }
+    drop(told);
+    server.stop();
+}
+
+#[test]
+fn a_pulled_cable_is_noticed_by_the_ping() {
+    a_cable_is_pulled(ms(1000), ms(2500));
+}
+
+/// A server that has much to send: with 64 KiB every 20 ms what is between fills in a second or two.
+#[test]
+fn a_server_for_the_others() {
+    let Some(listen) = child::part() else { return };
+    let config = Config::new().write_timeout(Duration::from_secs(1)).ping_interval(Duration::from_secs(60));
+    let server = threadws::Server::bind(listen).expect("an address").config(config);
+    child::serve(server, Duration::from_secs(2), |client| {
+        client.every(Duration::from_millis(20), Message::from(vec![7; 64 << 10]));
+        drop(client.ignore());
+        eprintln!("ended: {}", client.closed().expect("it has ended"));
+        Ok(())
+    });
+}
+
+#[test]
+fn a_pulled_cable_is_noticed_earlier_when_something_is_to_be_sent() {
+    let _dog = watchdog(60);
+    let Some(network) = Network::new() else { return };
+    let server = child::start(module_path!(), &format!("{}:0", network.their_ip()), &network.wrapper());
+    let told = clients(&server.url(), 3);
+    std::thread::sleep(ms(300));
+    assert!(told.try_recv().is_err(), "closed before the cable was pulled");
+    network.set_link(false);
+    // The ping would take a minute, and TCP a quarter of an hour.
+    let lines = server.wait_for_lines(&["ended: "], 3);
+    assert!(lines.iter().all(|line| line.contains("write timed out")), "{lines:?}");
+    network.set_link(true);
+    server.stop();
+}
+
+#[test]
+#[ignore = "takes more than a minute: cargo test --test faults system -- --ignored"]
+fn a_cable_that_is_pulled_for_a_minute_is_noticed_by_the_ping() {
+    a_cable_is_pulled(Duration::from_secs(20), Duration::from_secs(60));
+}

@@ -1,0 +1,198 @@
+//! Behind a proxy a client's address is found in x-forwarded-for, and only there where it can be believed.
+#![cfg(feature = "cli")]
+
+use crate::support::{Nginx, Process, RawPeer, TestServer, echo, ms, program, watchdog};
+use std::net::IpAddr;
+use threadws::{ForwardedHeader, Server};
+
+/// What stands in the README for nginx, but that it keeps the port in `Host`: our nginx has no port 80.
+const SETTINGS: &str = "
+    proxy_http_version 1.1;
+    proxy_set_header Upgrade $http_upgrade;
+    proxy_set_header Connection \"upgrade\";
+    proxy_set_header Host $http_host;
+    proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+";
+
+#[track_caller]
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+#[test]
+fn behind_nginx_the_log_tells_the_clients_address() {
+    let _dog = watchdog(30);
+    let Some(nginx) = program("nginx") else { return };
+    let server = Process::threadws(&["--echo", "--every", "0"]);
+    let nginx = Nginx::before(&nginx, server.addr(), SETTINGS);
+    // What another proxy before nginx would have sent.
+    let mut peer = RawPeer::open_at(nginx.addr(), "/", &[("X-Forwarded-For", "203.0.113.7")]);
+    server.wait_for_line(&["connected from 203.0.113.7 via 127.0.0.1"]);
+    peer.send_text("through nginx");
+    peer.expect_text("through nginx");
+    server.wait_for_line(&["through nginx"]);
+    let large = "x".repeat(1 << 20);
+    peer.send_text(&large);
+    assert!(peer.message().as_text() == large);
+    peer.close(1000);
+    server.wait_for_line(&["disconnected", "1000"]);
+    server.stop();
+}
+
+#[test]
+fn a_client_cannot_pretend_an_address_to_a_proxy_that_is_named() {
+    let _dog = watchdog(30);
+    let Some(nginx) = program("nginx") else { return };
+    // Not the whole of loopback is trusted, so that 127.0.0.2 is a stranger whom nginx alone has seen.
+    let server = Process::threadws(&["--every", "0", "--trust-proxy", "127.0.0.1"]);
+    let nginx = Nginx::before(&nginx, server.addr(), SETTINGS);
+    let mut stranger = RawPeer::connect_from(ip("127.0.0.2"), nginx.addr());
+    stranger.upgrade("/", &[("X-Forwarded-For", "198.51.100.1, 127.0.0.1")]);
+    server.wait_for_line(&["connected from 127.0.0.2 via 127.0.0.1"]);
+    assert!(!server.log().concat().contains("from 198.51.100.1"), "{:#?}", server.log());
+    stranger.close(1000);
+    // A stranger who comes past nginx is believed nothing at all.
+    let mut direct = RawPeer::connect_from(ip("127.0.0.3"), server.addr());
+    direct.upgrade("/", &[("X-Forwarded-For", "198.51.100.1")]);
+    let line = server.wait_for_line(&["connected from 127.0.0.3"]);
+    assert!(!line.contains("via"), "{line}");
+    direct.close(1000);
+    server.stop();
+}
+
+#[test]
+fn behind_nginx_the_same_origin_needs_the_host_line() {
+    let _dog = watchdog(30);
+    let Some(nginx) = program("nginx") else { return };
+    let server = Process::threadws(&["--every", "0"]);
+    let with = Nginx::before(&nginx, server.addr(), SETTINGS);
+    let origin = format!("http://{}", with.addr());
+    RawPeer::open_at(with.addr(), "/", &[("Origin", &origin)]).close(1000);
+    let mut evil = RawPeer::connect(with.addr());
+    evil.ask("/", &[("Origin", "http://evil.example"), ("Connection", "Upgrade")]);
+    assert_eq!(evil.answer().status, 403);
+    // Without the line nginx says the backend's name instead of its own, and no page's origin equals that.
+    let without =
+        Nginx::before(&nginx, server.addr(), &SETTINGS.replace("proxy_set_header Host $http_host;", ""));
+    let origin = format!("http://{}", without.addr());
+    let mut peer = RawPeer::connect(without.addr());
+    peer.ask("/", &[("Origin", &origin)]);
+    assert_eq!(peer.answer().status, 403);
+    // Then the origin must be allowed by name.
+    let server = Process::threadws(&["--every", "0", "--allow-origin", "http://app.example"]);
+    let without =
+        Nginx::before(&nginx, server.addr(), &SETTINGS.replace("proxy_set_header Host $http_host;", ""));
+    RawPeer::open_at(without.addr(), "/", &[("Origin", "http://app.example")]).close(1000);
+    server.stop();
+}
+
+#[test]
+fn behind_nginx_a_close_goes_through_both_ways() {
+    let _dog = watchdog(30);
+    let Some(nginx) = program("nginx") else { return };
+    let mut server = Process::threadws(&["--every", "0"]);
+    let nginx = Nginx::before(&nginx, server.addr(), SETTINGS);
+    RawPeer::open(nginx.addr()).close(4001);
+    server.wait_for_line(&["disconnected", "4001"]);
+    let mut peer = RawPeer::open(nginx.addr());
+    server.signal(rustix::process::Signal::TERM);
+    peer.expect_close(1001);
+    peer.send(&crate::support::Frame::close(1001, ""));
+    peer.expect_eof();
+    server.wait_for_success(ms(8000));
+}
+
+#[test]
+fn who_is_trusted_decides_what_the_log_tells() {
+    let _dog = watchdog(60);
+    // Options, the socket's address, x-forwarded-for, and what is logged.
+    let cases: [(&[&str], &str, &[&str], &str); 14] = [
+        (&[], "127.0.0.1", &[], "from 127.0.0.1"),
+        (&[], "127.0.0.1", &["203.0.113.7"], "from 203.0.113.7 via 127.0.0.1"),
+        (&["--trust-proxy", "loopback"], "127.0.0.1", &["203.0.113.7"], "from 203.0.113.7 via 127.0.0.1"),
+        (&[], "127.0.0.1", &["198.51.100.1, 203.0.113.7"], "from 203.0.113.7 via 127.0.0.1"),
+        (&[], "127.0.0.1", &["198.51.100.1", "203.0.113.7"], "from 203.0.113.7 via 127.0.0.1"),
+        (&[], "127.0.0.1", &["203.0.113.7, 127.0.0.2"], "from 203.0.113.7 via 127.0.0.1"),
+        (&[], "127.0.0.1", &["2001:db8::7"], "from 2001:db8::7 via 127.0.0.1"),
+        (&[], "127.0.0.1", &["203.0.113.7, unknown"], "from 127.0.0.1"),
+        (&["--trust-proxy", "none"], "127.0.0.1", &["203.0.113.7"], "from 127.0.0.1"),
+        (
+            &["--trust-proxy", "any"],
+            "127.0.0.1",
+            &["198.51.100.1, 203.0.113.7"],
+            "from 198.51.100.1 via 127.0.0.1",
+        ),
+        (&["--trust-proxy", "127.0.0.9"], "127.0.0.1", &["203.0.113.7"], "from 127.0.0.1"),
+        (&["--trust-proxy", "127.0.0.9"], "127.0.0.9", &["203.0.113.7"], "from 203.0.113.7 via 127.0.0.9"),
+        (
+            &["--trust-proxy", "127.0.0.0/30", "--trust-proxy", "203.0.113.0/24"],
+            "127.0.0.2",
+            &["198.51.100.1, 203.0.113.7"],
+            "from 198.51.100.1 via 127.0.0.2",
+        ),
+        (&["--trust-proxy", "127.0.0.0/30"], "127.0.0.5", &["203.0.113.7"], "from 127.0.0.5"),
+    ];
+    for (options, from, headers, logged) in cases {
+        println!("{options:?}, {from}, {headers:?}");
+        let server = Process::threadws(&[&["--every", "0"], options].concat());
+        let headers: Vec<_> = headers.iter().map(|value| ("X-Forwarded-For", *value)).collect();
+        let mut peer = RawPeer::connect_from(ip(from), server.addr());
+        peer.upgrade("/", &headers);
+        let line = server.wait_for_line(&["connected"]);
+        assert!(line.contains(&format!("connected {logged}")), "{line}");
+        assert_eq!(line.contains("via"), logged.contains("via"), "{line}");
+        peer.close(1000);
+    }
+}
+
+#[test]
+fn an_address_that_is_an_attack_on_the_log_stays_one_line() {
+    let _dog = watchdog(30);
+    let server = Process::threadws(&["--every", "0", "--trust-proxy", "any"]);
+    let mut escape = RawPeer::connect(server.addr());
+    escape.ask("/", &[("X-Forwarded-For", "\u{1b}[31mred")]);
+    escape.expect_refusal(400);
+    let bad = ["203.0.113.7\tconnected from 1.2.3.4", "%0aconnected", "\u{c548}\u{b155}", &"9".repeat(4000)];
+    for value in bad {
+        RawPeer::open_at(server.addr(), "/", &[("X-Forwarded-For", value)]).close(1000);
+    }
+    // What is no address ends the walk: nobody's text is logged in its place.
+    server.wait_for_lines(&["connected from 127.0.0.1"], bad.len());
+    let mut shouts = RawPeer::open(server.addr());
+    shouts.send_text("\u{1b}[31mred\nforged line \u{202e}");
+    shouts.send(&crate::support::Frame::close(4000, "\u{1b}[31mred\nforged line"));
+    shouts.expect_close_at_last(&[4000]);
+    shouts.expect_eof();
+    server.wait_for_line(&["disconnected", "4000"]);
+    for line in server.log() {
+        assert!(!line.contains('\u{1b}') && !line.starts_with("forged") && line.len() < 1000, "{line:?}");
+    }
+}
+
+#[test]
+fn the_library_believes_one_header_and_never_both() {
+    let _dog = watchdog(30);
+    let plain: fn(Server) -> Server = |server| server;
+    let forwarded: fn(Server) -> Server = |server| server.forwarded_header(ForwardedHeader::Forwarded);
+    let none: fn(Server) -> Server = |server| server.trust_no_proxy();
+    let xff = ("X-Forwarded-For", "203.0.113.7");
+    let standard = ("Forwarded", "for=198.51.100.1;proto=https, for=\"[2001:db8::7]:4711\"");
+    let cases = [
+        (plain, &[xff, standard][..], "203.0.113.7"),
+        (plain, &[standard][..], "127.0.0.1"),
+        (forwarded, &[xff, standard][..], "2001:db8::7"),
+        (forwarded, &[xff][..], "127.0.0.1"),
+        (none, &[xff, standard][..], "127.0.0.1"),
+    ];
+    for (settings, headers, found) in cases {
+        let server = TestServer::with(settings, |client| {
+            client.send(format!("{} {}", client.ip(), client.peer_addr().ip()))?;
+            assert_eq!(client.request().client_ip(), client.ip());
+            echo(client)
+        });
+        let mut peer = RawPeer::open_at(server.addr(), "/", headers);
+        peer.expect_text(&format!("{found} 127.0.0.1"));
+        assert_eq!(server.clients()[0].ip(), ip(found));
+        peer.close(1000);
+    }
+}

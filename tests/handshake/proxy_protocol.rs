@@ -1,0 +1,226 @@
+//! The PROXY protocol: a proxy that forwards octets says whose they are, and only a trusted one is believed.
+#![cfg(feature = "cli")]
+
+use crate::support::{
+    Haproxy, Process, RawPeer, TestServer, echo, eventually, ms, program, upgrade_request, watchdog,
+};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Instant;
+use threadws::{Config, Server};
+
+const V1: &[u8] = b"PROXY TCP4 203.0.113.1 127.0.0.1 56324 80\r\n";
+const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0f\xcb\0\x71\x01\x7f\0\0\x01\xdc\x04\0\x50\x04\0\x00";
+const V2_LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+
+const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1));
+const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+
+/// A server that tells each client what it takes its address for, and that of the socket.
+fn server(settings: impl FnOnce(Server) -> Server) -> TestServer {
+    TestServer::with(
+        |server| settings(server.trust_proxy("127.0.0.1").proxy_protocol(true)),
+        |client| {
+            client.send(format!("{} via {}", client.ip(), client.peer_addr().ip()))?;
+            Ok(client.ignore()?)
+        },
+    )
+}
+
+/// What a client from `from` is told after it has sent `header` and asked for a WebSocket.
+#[track_caller]
+fn told(server: &TestServer, from: IpAddr, header: &[u8], headers: &[(&str, &str)]) -> String {
+    let mut peer = RawPeer::connect_from(from, server.addr());
+    peer.write([header, upgrade_request(server.addr(), "/", headers).as_bytes()].concat());
+    peer.expect_101();
+    let told = peer.message().as_text().to_owned();
+    peer.close(1000);
+    told
+}
+
+#[test]
+fn a_trusted_proxy_tells_who_connected_to_it() {
+    let _dog = watchdog(60);
+    let server = server(|server| server);
+    assert_eq!(told(&server, PROXY, V1, &[]), "203.0.113.1 via 127.0.0.1");
+    assert_eq!(told(&server, PROXY, V2, &[]), "203.0.113.1 via 127.0.0.1");
+    // Of itself, or of nobody that has an address.
+    assert_eq!(told(&server, PROXY, V2_LOCAL, &[]), "127.0.0.1 via 127.0.0.1");
+    assert_eq!(told(&server, PROXY, b"PROXY UNKNOWN\r\n", &[]), "127.0.0.1 via 127.0.0.1");
+    // The client is a stranger: what it says of others is its own invention.
+    let invented = [("X-Forwarded-For", "198.51.100.1")];
+    assert_eq!(told(&server, PROXY, V1, &invented), "203.0.113.1 via 127.0.0.1");
+    // And so it is where the proxy does not say who the client is.
+    let unix = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x31\0\xd8"[..], &[b'/'; 216]].concat();
+    for nobody in [&b"PROXY UNKNOWN\r\n"[..], b"PROXY UNKNOWN 203.0.113.1\r\n", V2_LOCAL, &unix] {
+        let told = told(&server, PROXY, nobody, &invented);
+        assert_eq!(told, "127.0.0.1 via 127.0.0.1", "{}", nobody.escape_ascii());
+    }
+    // Another trusted proxy is believed in turn.
+    let proxy = b"PROXY TCP4 127.0.0.1 127.0.0.1 56324 80\r\n";
+    assert_eq!(told(&server, PROXY, proxy, &invented), "198.51.100.1 via 127.0.0.1");
+}
+
+#[test]
+fn whoever_trusts_nobody_cannot_ask_for_it() {
+    let server = Server::bind("127.0.0.1:0").expect("a port").trust_no_proxy().proxy_protocol(true);
+    let refused = server.spawn(|_| Ok(())).expect_err("nobody may send it");
+    assert_eq!(refused.to_string(), "invalid input: proxy_protocol is on, and no proxy is trusted");
+}
+
+#[test]
+fn a_trusted_proxy_has_to_send_it() {
+    let _dog = watchdog(60);
+    let server = server(|server| server);
+    let mut peer = RawPeer::connect_from(PROXY, server.addr());
+    peer.ask("/", &[]);
+    assert_eq!(peer.expect_refusal(400).text(), "a PROXY header is expected first");
+    for (header, why) in [
+        (&b"PROXY TCP4 203.0.113.256 127.0.0.1 56324 80\r\n"[..], "malformed PROXY header"),
+        (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff", "PROXY header too long"),
+        (&[b'P', b'R', b'O', b'X', b'Y', b' '].repeat(20), "PROXY header too long"),
+    ] {
+        let mut peer = RawPeer::connect_from(PROXY, server.addr());
+        peer.write(header);
+        assert_eq!(peer.expect_refusal(400).text(), why);
+    }
+    eventually("all are counted", || server.hub().stats().handshake_failures().get(&400) == Some(&4));
+}
+
+#[test]
+fn from_a_stranger_it_is_no_http() {
+    let _dog = watchdog(60);
+    let server = server(|server| server);
+    for header in [V1, V2, V2_LOCAL] {
+        let mut peer = RawPeer::connect_from(STRANGER, server.addr());
+        peer.write([header, upgrade_request(server.addr(), "/", &[]).as_bytes()].concat());
+        peer.expect_refusal(400);
+    }
+    assert_eq!(told(&server, STRANGER, b"", &[]), "127.0.0.2 via 127.0.0.2");
+}
+
+#[test]
+fn without_the_setting_nobody_may_send_it() {
+    let _dog = watchdog(60);
+    let server = TestServer::new(echo);
+    for header in [V1, V2] {
+        let mut peer = RawPeer::connect(server.addr());
+        peer.write([header, upgrade_request(server.addr(), "/", &[]).as_bytes()].concat());
+        peer.expect_refusal(400);
+    }
+}
+
+#[test]
+fn it_may_come_octet_by_octet_but_not_for_ever() {
+    let _dog = watchdog(60);
+    let patient = server(|server| server);
+    for header in [V1, V2] {
+        let mut peer = RawPeer::connect_from(PROXY, patient.addr());
+        let request = upgrade_request(patient.addr(), "/", &[]);
+        for octet in header.iter().chain(request.as_bytes()) {
+            peer.write([*octet]);
+        }
+        peer.expect_101();
+        assert_eq!(peer.message().as_text(), "203.0.113.1 via 127.0.0.1");
+    }
+    let timeout = ms(500);
+    let server = server(|server| server.config(Config::new().handshake_timeout(timeout)));
+    let start = Instant::now();
+    let mut peer = RawPeer::connect_from(PROXY, server.addr());
+    peer.write(&V2[..20]);
+    peer.expect_refusal(408);
+    assert!(start.elapsed() >= timeout, "after {:?}", start.elapsed());
+}
+
+#[test]
+fn a_proxy_that_only_looks_whether_we_are_there_is_no_failure() {
+    let _dog = watchdog(60);
+    let server = server(|server| server);
+    for header in [&b""[..], V2_LOCAL, b"PROXY UNKNOWN\r\n"] {
+        let mut peer = RawPeer::connect_from(PROXY, server.addr());
+        peer.write(header);
+        peer.fin();
+        peer.expect_eof();
+    }
+    assert!(server.hub().stats().handshake_failures().is_empty());
+    // Half of one is.
+    let mut peer = RawPeer::connect_from(PROXY, server.addr());
+    peer.write(&V1[..20]);
+    peer.fin();
+    peer.expect_refusal(400);
+}
+
+/// A client that the proxy names asks for a WebSocket.
+#[track_caller]
+fn asking(server: &TestServer, header: &[u8]) -> RawPeer {
+    let mut peer = RawPeer::connect_from(PROXY, server.addr());
+    peer.write([header, upgrade_request(server.addr(), "/", &[]).as_bytes()].concat());
+    peer
+}
+
+/// Of another client than `V1` and `V2`, which are of one.
+const OTHER: &[u8] = b"PROXY TCP4 203.0.113.2 127.0.0.1 56324 80\r\n";
+
+#[test]
+fn the_clients_behind_it_have_budgets_of_their_own() {
+    let _dog = watchdog(60);
+    let server = server(|server| server.max_clients_per_address(1));
+    let mut first = asking(&server, V1);
+    first.expect_101();
+    asking(&server, V2).expect_refusal(429);
+    asking(&server, OTHER).expect_101();
+    eventually("it is counted", || server.hub().stats().handshake_failures().get(&429) == Some(&1));
+}
+
+#[test]
+fn the_clients_behind_it_have_budgets_of_handshakes_and_messages_of_their_own() {
+    let _dog = watchdog(60);
+    let long = ms(600_000);
+    let rates = |server: Server| {
+        let server = server.trust_proxy("127.0.0.1").proxy_protocol(true);
+        server.handshake_rate(2, long).message_rate(3, long)
+    };
+    let server = TestServer::with(rates, echo);
+    for header in [V1, OTHER] {
+        let mut opened = [asking(&server, header), asking(&server, header)];
+        for peer in &mut opened {
+            peer.expect_101();
+        }
+        let answer = asking(&server, header).expect_refusal(429);
+        assert_eq!(answer.text(), "too many handshakes from this address");
+        for (peer, text) in [(0, "one"), (1, "two"), (0, "three")] {
+            opened[peer].send_text(text);
+            opened[peer].expect_text(text);
+        }
+        opened[1].send_text("four");
+        assert_eq!(opened[1].expect_close(1008), "too many messages");
+    }
+}
+
+#[test]
+fn behind_haproxy_in_tcp_mode_the_log_tells_the_clients_address() {
+    let _dog = watchdog(60);
+    let Some(haproxy) = program("haproxy") else { return };
+    for options in ["send-proxy", "send-proxy-v2"] {
+        let arguments = ["--echo", "--every", "0", "--trust-proxy", "127.0.0.1", "--proxy-protocol"];
+        let server = Process::threadws(&arguments);
+        let proxy = Haproxy::tcp_before(&haproxy, server.addr(), options);
+        let mut stranger = RawPeer::connect_from(STRANGER, proxy.addr());
+        stranger.upgrade("/", &[("X-Forwarded-For", "198.51.100.1")]);
+        server.wait_for_line(&["connected from 127.0.0.2 via 127.0.0.1"]);
+        stranger.send_text("through it");
+        stranger.expect_text("through it");
+        stranger.close(1000);
+        // Past the proxy it is a client like any other.
+        let mut direct = RawPeer::connect_from(STRANGER, server.addr());
+        direct.upgrade("/", &[]);
+        let line = server.wait_for_line(&["client 2 connected from 127.0.0.2"]);
+        assert!(!line.contains("via"), "{line}");
+        direct.close(1000);
+        // A proxy that sends none is told so.
+        let without = Haproxy::tcp_before(&haproxy, server.addr(), "");
+        let mut peer = RawPeer::connect(without.addr());
+        peer.ask("/", &[]);
+        peer.expect_refusal(400);
+        server.stop();
+    }
+}

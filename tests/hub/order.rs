@@ -1,0 +1,168 @@
+//! What a handler says to others is held while unread messages lie behind the one that it answers: it is told at once when
+//! the last one is read, in the order of the calls, and however the handler ends.
+
+use crate::support::{Frame, RawPeer, TestServer, eventually, ms, next, watchdog};
+use std::sync::mpsc;
+
+/// Several messages in one segment: all but the last find unread input behind them.
+fn together(peer: &mut RawPeer, texts: &[&str]) {
+    let octets: Vec<u8> = texts.iter().flat_map(|text| Frame::text(text).encode()).collect();
+    peer.write(octets);
+}
+
+#[track_caller]
+fn asks(peer: &mut RawPeer, text: &str, answer: &str) {
+    peer.send_text(text);
+    peer.expect_text(answer);
+}
+
+#[test]
+fn a_burst_is_passed_on_at_once_when_its_last_message_is_read() {
+    let _dog = watchdog(20);
+    let (tell, told) = mpsc::channel();
+    let server = TestServer::new(move |client| {
+        let mut sent = Vec::new();
+        while let Some(message) = client.recv()? {
+            client.broadcast(message);
+            sent.push(
+                client.hub().clients().iter().map(|client| client.stats().messages_sent()).sum::<u64>(),
+            );
+            if sent.len() == 10 {
+                tell.send(std::mem::take(&mut sent)).unwrap_or(());
+            }
+        }
+        Ok(())
+    });
+    let mut other = RawPeer::open(server.addr());
+    let mut peer = RawPeer::open(server.addr());
+    eventually("both are in", || server.hub().len() == 2);
+    let texts: Vec<_> = (0..10).map(|number| number.to_string()).collect();
+    together(&mut peer, &texts.iter().map(String::as_str).collect::<Vec<_>>());
+    // Nine are held, and the tenth takes all of them to both.
+    assert_eq!(next(&told, "ten counts"), [0, 0, 0, 0, 0, 0, 0, 0, 0, 20]);
+    for text in &texts {
+        peer.expect_text(text);
+        other.expect_text(text);
+    }
+    // With nothing unread it goes out at once.
+    asks(&mut peer, "alone", "alone");
+    other.expect_text("alone");
+    peer.close(1000);
+    other.close(1000);
+}
+
+#[test]
+fn answers_and_broadcasts_reach_their_own_client_in_the_order_of_the_calls() {
+    let _dog = watchdog(20);
+    let server = TestServer::new(|client| {
+        while let Some(message) = client.recv()? {
+            let text = message.as_text().unwrap_or_default().to_owned();
+            match text.split_at(1) {
+                ("w", text) => client.write(text)?,
+                ("b", text) => client.broadcast(text),
+                ("s", text) => client.send(text)?,
+                ("p", text) => {
+                    client.publish("topic", text);
+                }
+                (_, topic) => client.subscribe(topic)?,
+            }
+        }
+        Ok(())
+    });
+    let [mut peer, mut other] = [(); 2].map(|()| RawPeer::open(server.addr()));
+    eventually("both are in", || server.hub().len() == 2);
+    peer.send_text("+topic");
+    other.send_text("+topic");
+    eventually("both listen", || server.hub().members("topic").len() == 2);
+    let rounds: [(&[&str], &[&str]); 6] = [
+        (&["w1", "b2", "w3", "b4"], &["2", "4"]),
+        (&["b1", "w2", "b3", "w4"], &["1", "3"]),
+        (&["b1", "b2", "s3", "b4"], &["1", "2", "4"]),
+        (&["w1", "b2", "p3", "w4"], &["2", "3"]),
+        (&["b1", "b2", "p3", "w4"], &["1", "2", "3"]),
+        (&["b1", "b2", "b3", "b4"], &["1", "2", "3", "4"]),
+    ];
+    for (texts, others) in rounds {
+        together(&mut peer, texts);
+        for text in ["1", "2", "3", "4"] {
+            peer.expect_text(text);
+        }
+        for text in others {
+            other.expect_text(text);
+        }
+    }
+    // More than a cork holds, in messages small and large.
+    let sizes = (0..40).map(|number| number * 1000).chain([100_000]);
+    let large: Vec<_> = sizes.map(|size| format!("b{}", "x".repeat(size))).collect();
+    together(&mut peer, &large.iter().map(String::as_str).collect::<Vec<_>>());
+    for text in &large {
+        peer.expect_text(&text[1..]);
+        other.expect_text(&text[1..]);
+    }
+    peer.close(1000);
+    other.close(1000);
+}
+
+#[test]
+fn what_is_held_is_told_however_the_handler_ends() {
+    let _dog = watchdog(20);
+    let server = TestServer::new(|client| {
+        loop {
+            let Some(message) = client.recv()? else {
+                client.broadcast("and gone");
+                return Ok(());
+            };
+            let text = message.as_text().unwrap_or_default().to_owned();
+            client.broadcast(&*text);
+            match &*text {
+                "return" => return Ok(()),
+                "fail" => return Err("it failed".into()),
+                "panic" => panic!("a handler's own fault"),
+                "close" => client.close(1000, "")?,
+                "terminate" => client.sender().terminate(),
+                _ => {}
+            }
+        }
+    });
+    let mut other = RawPeer::open(server.addr());
+    eventually("in", || server.hub().len() == 1);
+    for (text, gone) in
+        [("return", false), ("fail", false), ("panic", false), ("close", true), ("terminate", false)]
+    {
+        let mut peer = RawPeer::open(server.addr());
+        eventually("in", || server.hub().len() == 2);
+        // Two unread messages behind it keep it in the cork, and nobody ever reads them.
+        together(&mut peer, &["held", text, "unread", "unread"]);
+        other.expect_text("held");
+        other.expect_text(text);
+        if text == "terminate" {
+            // What was read before is still handed out.
+            other.expect_text("unread");
+            other.expect_text("unread");
+        }
+        if gone {
+            peer.send(&Frame::close(1000, ""));
+            peer.fin();
+            other.expect_text("and gone");
+        }
+        drop(peer);
+        eventually("out", || server.hub().len() == 1);
+    }
+    // A Close behind it, a violation behind it, an end of the stream inside a frame behind it.
+    for octets in [Frame::close(1000, "").encode(), Frame::text("x").rsv(0x40).encode(), vec![0x81, 0xff]] {
+        let mut peer = RawPeer::open(server.addr());
+        eventually("in", || server.hub().len() == 2);
+        peer.write([Frame::text("last words").encode(), octets.clone()].concat());
+        other.expect_text("last words");
+        if octets[0] == 0x88 {
+            peer.expect_text("last words");
+            peer.expect_close(1000);
+            peer.expect_eof();
+            other.expect_text("and gone");
+        }
+        drop(peer);
+        eventually("out", || server.hub().len() == 1);
+    }
+    other.expect_silence(ms(20));
+    other.close(1000);
+}

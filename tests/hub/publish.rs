@@ -1,0 +1,191 @@
+//! Many clients are told at once: everyone, a topic, all but one. What is held for them is in `order.rs`; who comes and goes
+//! meanwhile, in `churn.rs`.
+
+use crate::support::{RawPeer, TestServer, eventually, ms, next, watchdog};
+use std::sync::mpsc;
+use threadws::{BoxError, Connection, Error};
+
+/// Does what each message says: `+topic`, `-topic`, `topic: text`; answers what came of it.
+fn listener(client: &mut Connection) -> Result<(), BoxError> {
+    while let Some(message) = client.recv()? {
+        let text = message.as_text().unwrap_or_default().to_owned();
+        if let Some(topic) = text.strip_prefix('+') {
+            let answer = client.subscribe(topic).map_or_else(|error| error.to_string(), |()| "on".into());
+            client.send(answer)?;
+        } else if let Some(topic) = text.strip_prefix('-') {
+            let was = client.unsubscribe(topic);
+            client.send(was.to_string())?;
+        } else if let Some((topic, text)) = text.split_once(": ") {
+            let delivery = client.publish(topic, text);
+            client.send(delivery.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+#[track_caller]
+fn asks(peer: &mut RawPeer, text: &str, answer: &str) {
+    peer.send_text(text);
+    peer.expect_text(answer);
+}
+
+#[test]
+fn a_broadcast_says_what_became_of_it() {
+    let _dog = watchdog(20);
+    let server = TestServer::new(listener);
+    let hub = server.hub();
+    assert_eq!(hub.broadcast("nobody is here").to_string(), "0 sent, 0 queued, 0 skipped, 0 closed");
+    let mut peers: Vec<_> = (0..3).map(|_| RawPeer::open(server.addr())).collect();
+    eventually("all are in", || hub.len() == 3);
+    let delivery = hub.broadcast("to all");
+    assert_eq!((delivery.sent(), delivery.reached(), delivery.skipped() + delivery.closed()), (3, 3, 0));
+    let second = hub.clients()[1].id();
+    assert_eq!(hub.broadcast_except(second, b"to two").sent(), 2);
+    for peer in &mut peers {
+        peer.expect_text("to all");
+    }
+    for number in [0, 2] {
+        peers[number].expect_binary(b"to two");
+    }
+    peers[1].expect_silence(ms(50));
+    for peer in peers {
+        peer.close(1000);
+    }
+}
+
+#[test]
+fn a_topic_reaches_who_subscribed_and_nobody_else() {
+    let _dog = watchdog(20);
+    let server = TestServer::new(listener);
+    let hub = server.hub();
+    let [mut a, mut b, mut c] = [(); 3].map(|()| RawPeer::open(server.addr()));
+    asks(&mut a, "+room/7", "on");
+    asks(&mut a, "+room/7", "on"); // A second time does nothing.
+    asks(&mut a, "+lobby", "on");
+    asks(&mut b, "+room/7", "on");
+    assert_eq!(hub.topics(), [("lobby".to_owned(), 1), ("room/7".to_owned(), 2)]);
+    let members = hub.members("room/7");
+    assert_eq!(members.len(), 2);
+    assert_eq!(members[0].peer_addr(), a.local_addr());
+    assert!(hub.members("room/8").is_empty());
+
+    // Who publishes need not have subscribed.
+    asks(&mut c, "room/7: from outside", "2 sent, 0 queued, 0 skipped, 0 closed");
+    a.expect_text("from outside");
+    b.expect_text("from outside");
+    a.send_text("room/7: from inside");
+    a.expect_text("from inside");
+    a.expect_text("2 sent, 0 queued, 0 skipped, 0 closed");
+    b.expect_text("from inside");
+    assert_eq!(hub.publish_except(members[0].id(), "room/7", "not to a").reached(), 1);
+    b.expect_text("not to a");
+    assert_eq!(hub.publish("nowhere", "x").reached(), 0);
+
+    asks(&mut b, "-room/7", "true");
+    asks(&mut b, "-room/7", "false");
+    assert_eq!(hub.publish("room/7", "last").reached(), 1);
+    a.expect_text("last");
+    // Subscriptions end with the connection.
+    a.close(1000);
+    eventually("no topics", || hub.topics().is_empty());
+    assert_eq!(hub.publish("room/7", "x").reached(), 0);
+    b.close(1000);
+    c.close(1000);
+}
+
+#[test]
+fn topics_are_bounded_in_length_and_number() {
+    let _dog = watchdog(20);
+    let server = TestServer::with(|server| server.config(threadws::Config::new().max_topics(3)), listener);
+    let mut peer = RawPeer::open(server.addr());
+    let longest = "x".repeat(256);
+    asks(&mut peer, &format!("+{longest}"), "on");
+    asks(&mut peer, &format!("+{longest}x"), "invalid input: topic longer than 256 bytes");
+    asks(&mut peer, "+", "invalid input: a topic without a name");
+    asks(&mut peer, "+second", "on");
+    asks(&mut peer, "+third", "on");
+    asks(&mut peer, "+fourth", "more than 3 topics");
+    asks(&mut peer, "+third", "on"); // It is there already.
+    asks(&mut peer, "-second", "true");
+    asks(&mut peer, "+fourth", "on");
+    assert_eq!(server.hub().topics().len(), 3);
+    peer.close(1000);
+    eventually("no topics", || server.hub().topics().is_empty());
+}
+
+#[test]
+fn a_client_of_another_server_has_no_topics_to_subscribe_to() {
+    let _dog = watchdog(20);
+    let server = TestServer::new(|client| {
+        client.broadcast("from the server");
+        client.ignore()?;
+        Ok(())
+    });
+    let mut client = threadws::connect(format!("ws://{}/", server.addr())).expect("it listens");
+    assert!(matches!(client.subscribe("topic"), Err(Error::Invalid(_))));
+    assert!(!client.unsubscribe("topic"));
+    client.broadcast("a client has nobody to tell");
+    assert_eq!(client.publish("topic", "x").reached(), 0);
+    assert!(client.recv().expect("open").is_some());
+    client.close(1000, "").expect("a clean end");
+    assert!(matches!(client.subscribe("topic"), Err(Error::Closed(_))));
+    let closed = client.closed().expect("closed");
+    assert_eq!((closed.messages_sent(), closed.messages_received()), (0, 1));
+}
+
+#[test]
+fn hooks_tell_who_joins_and_leaves_each_once_and_under_no_lock() {
+    let _dog = watchdog(20);
+    let (tell, told) = mpsc::channel();
+    let joins = tell.clone();
+    let server = TestServer::with(
+        move |server| {
+            let (joined, left) = (server.hub().clone(), server.hub().clone());
+            server
+                .on_join(move |client, topic| {
+                    // It is a member already, and the hub can be asked and used.
+                    let there = joined.members(topic).iter().any(|member| member.id() == client.id());
+                    joined.publish(topic, "joined");
+                    joins.send(format!("{} joins {topic} {there}", client.id())).unwrap_or(());
+                    assert_ne!(topic, "panic", "a hook's own fault");
+                })
+                .on_leave(move |client, topic| {
+                    let there = left.members(topic).iter().any(|member| member.id() == client.id());
+                    left.publish(topic, "left");
+                    tell.send(format!("{} leaves {topic} {there}", client.id())).unwrap_or(());
+                    assert_ne!(topic, "panic", "a hook's own fault");
+                })
+        },
+        listener,
+    );
+    let mut stays = RawPeer::open(server.addr());
+    stays.send_text("+a");
+    stays.expect_text("joined");
+    stays.expect_text("on");
+    let one = next(&told, "the first join");
+    let (id, _) = one.split_once(' ').expect("words");
+    assert_eq!(one, format!("{id} joins a true"));
+
+    let mut peer = RawPeer::open(server.addr());
+    for topic in ["a", "panic", "b"] {
+        peer.send_text(&format!("+{topic}"));
+        peer.expect_text("joined");
+        peer.expect_text("on");
+    }
+    stays.expect_text("joined");
+    let other = next(&told, "a join");
+    let (other, _) = other.split_once(' ').expect("words");
+    assert_eq!(next(&told, "a join"), format!("{other} joins panic true"));
+    assert_eq!(next(&told, "a join"), format!("{other} joins b true"));
+    asks(&mut peer, "-b", "true");
+    assert_eq!(next(&told, "a leave"), format!("{other} leaves b false"));
+    asks(&mut peer, "-b", "false");
+    // The end leaves the rest.
+    peer.close(1000);
+    assert_eq!(next(&told, "a leave"), format!("{other} leaves a false"));
+    assert_eq!(next(&told, "a leave"), format!("{other} leaves panic false"));
+    stays.expect_text("left");
+    assert!(told.try_recv().is_err(), "told twice");
+    stays.close(1000);
+    assert_eq!(next(&told, "the last leave"), format!("{id} leaves a false"));
+}

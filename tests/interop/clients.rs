@@ -1,0 +1,129 @@
+//! Other people's clients talk to the real binary: npm's `ws` and Python's `websockets`.
+#![cfg(feature = "cli")]
+
+use crate::support::{Frame, PATIENCE, Process, RawPeer, tools, watchdog};
+use rustix::process::Signal;
+use std::process::Command;
+
+/// Makes a command of a mode and its arguments; `None` if the client is missing.
+type Client = fn(&[&str]) -> Option<Command>;
+
+fn ws(arguments: &[&str]) -> Option<Command> {
+    tools::node("client.mjs", arguments)
+}
+
+fn websockets(arguments: &[&str]) -> Option<Command> {
+    tools::python("client.py", arguments)
+}
+
+/// Text, binary, 1 MiB, pings, and a close code of the client's own.
+fn talks(client: Client) {
+    let _dog = watchdog(120);
+    let server = Process::threadws(&["--echo", "--every", "0"]);
+    let Some(command) = client(&["talk", &server.url()]) else { return };
+    let mut client = Process::spawn(command);
+    client.wait_for_success(PATIENCE * 2);
+    server.wait_for_line(&["connected from 127.0.0.1"]);
+    server.wait_for_line(&["hello from the client"]);
+    server.wait_for_line(&["disconnected", "received 4001 (private use) \"done\""]);
+    server.stop();
+}
+
+/// A tick every 300 ms, its pace measured by the client.
+fn is_sent_ticks(client: Client) {
+    let _dog = watchdog(120);
+    let server = Process::threadws(&["--every", "300ms", "--message", "\u{c11c}\u{bc84} tick"]);
+    // A machine that stalls for a moment is no fault of ours; a fault of the pace shows each time.
+    let in_time = (0..3).any(|_| {
+        let Some(command) = client(&["ticks", &server.url(), "5", "300", "\u{c11c}\u{bc84} tick"]) else {
+            return true;
+        };
+        let mut client = Process::spawn(command);
+        let status = client.wait(PATIENCE * 2);
+        println!("{status}: {:#?}", client.log());
+        status.success()
+    });
+    assert!(in_time, "three times out of three");
+    server.stop();
+}
+
+/// The address that a proxy told.
+fn is_known_by_its_address(client: Client) {
+    let _dog = watchdog(120);
+    let server = Process::threadws(&["--echo", "--every", "0"]);
+    let Some(command) = client(&["talk", &server.url(), "203.0.113.9"]) else { return };
+    let mut client = Process::spawn(command);
+    client.wait_for_success(PATIENCE * 2);
+    server.wait_for_line(&["connected from 203.0.113.9 via 127.0.0.1"]);
+    server.stop();
+}
+
+/// 1001 from a server that stops, 1009 for a message too big, 1000 and no code from the client.
+fn sees_close_codes(client: Client) {
+    let _dog = watchdog(180);
+    let mut server = Process::threadws(&["--echo", "--every", "0"]);
+    for (mode, logged) in [
+        ("big", "1009 (message too big)"),
+        ("close", "received 1000 (normal closure)"),
+        ("bare", "without a code"),
+    ] {
+        let Some(command) = client(&[mode, &server.url()]) else { return };
+        Process::spawn(command).wait_for_success(PATIENCE * 2);
+        server.wait_for_line(&["disconnected", logged]);
+    }
+    let Some(command) = client(&["wait", &server.url()]) else { return };
+    let mut client = Process::spawn(command);
+    client.wait_for_stdout("open");
+    server.signal(Signal::TERM);
+    client.wait_for_success(PATIENCE * 2);
+    client.wait_for_stdout("closed 1001");
+    server.wait_for_success(PATIENCE);
+}
+
+/// What one says the other hears, and a peer that breaks the rules disturbs neither.
+fn hears_a_broadcast(client: Client) {
+    let _dog = watchdog(120);
+    let server = Process::threadws(&["--broadcast", "--every", "0"]);
+    let Some(command) = client(&["hear", &server.url(), "from the other one"]) else { return };
+    let mut client = Process::spawn(command);
+    client.wait_for_stdout("open");
+    let mut rude = RawPeer::open(server.addr());
+    rude.send(&Frame::text("x").unmasked());
+    rude.expect_close(1002);
+    let mut other = RawPeer::open(server.addr());
+    other.send_text("from the other one");
+    client.wait_for_success(PATIENCE * 2);
+    assert_eq!(other.message().as_text(), "from the other one");
+    other.close(1000);
+    server.stop();
+}
+
+macro_rules! with {
+    ($client:ident) => {
+        mod $client {
+            #[test]
+            fn talks() {
+                super::talks(super::$client);
+            }
+            #[test]
+            fn is_sent_a_tick_every_so_often() {
+                super::is_sent_ticks(super::$client);
+            }
+            #[test]
+            fn is_known_by_its_address() {
+                super::is_known_by_its_address(super::$client);
+            }
+            #[test]
+            fn sees_close_codes_both_ways() {
+                super::sees_close_codes(super::$client);
+            }
+            #[test]
+            fn hears_a_broadcast() {
+                super::hears_a_broadcast(super::$client);
+            }
+        }
+    };
+}
+
+with!(ws);
+with!(websockets);

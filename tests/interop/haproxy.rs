@@ -1,0 +1,183 @@
+//! A real HAProxy in between, and curl on the outside.
+#![cfg(feature = "cli")]
+
+use crate::support::{Frame, Haproxy, PATIENCE, Process, RawPeer, program, watchdog};
+use std::net::{IpAddr, SocketAddr};
+use std::process::{Command, Output};
+
+/// What stands in the README for HAProxy.
+const SETTINGS: &str = "    option forwardfor";
+
+#[track_caller]
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+#[test]
+fn behind_haproxy_the_log_tells_the_clients_address() {
+    let _dog = watchdog(30);
+    let Some(haproxy) = program("haproxy") else { return };
+    let server = Process::threadws(&["--echo", "--every", "0"]);
+    let proxy = Haproxy::before(&haproxy, server.addr(), SETTINGS);
+    // What another proxy before it would have sent. HAProxy adds a header line of its own behind it.
+    let mut peer = RawPeer::open_at(proxy.addr(), "/", &[("X-Forwarded-For", "203.0.113.7")]);
+    server.wait_for_line(&["connected from 203.0.113.7 via 127.0.0.1"]);
+    for size in [0, 125, 126, 65_536, 1 << 20] {
+        let text = "x".repeat(size);
+        peer.send_text(&text);
+        assert!(peer.message().as_text() == text, "{size} bytes");
+        peer.send(&Frame::binary(vec![7; size]));
+        assert!(peer.message().payload == vec![7; size], "{size} bytes");
+    }
+    peer.send(&Frame::ping("through it"));
+    peer.expect_pong(b"through it");
+    peer.close(1000);
+    server.wait_for_line(&["disconnected", "1000"]);
+    server.stop();
+}
+
+#[test]
+fn a_client_cannot_pretend_an_address_to_haproxy() {
+    let _dog = watchdog(30);
+    let Some(haproxy) = program("haproxy") else { return };
+    let server = Process::threadws(&["--every", "0", "--trust-proxy", "127.0.0.1"]);
+    let proxy = Haproxy::before(&haproxy, server.addr(), SETTINGS);
+    let mut stranger = RawPeer::connect_from(ip("127.0.0.2"), proxy.addr());
+    stranger.upgrade("/", &[("X-Forwarded-For", "198.51.100.1, 127.0.0.1")]);
+    server.wait_for_line(&["connected from 127.0.0.2 via 127.0.0.1"]);
+    assert!(!server.log().concat().contains("from 198.51.100.1"), "{:#?}", server.log());
+    stranger.close(1000);
+    // Without the option it tells nothing, and what a client tells is believed of the proxy: hence the option.
+    let without = Haproxy::before(&haproxy, server.addr(), "");
+    let mut stranger = RawPeer::connect_from(ip("127.0.0.2"), without.addr());
+    stranger.upgrade("/", &[]);
+    let line = server.wait_for_line(&["connected from 127.0.0.1"]);
+    assert!(!line.contains("via"), "{line}");
+    stranger.close(1000);
+    server.stop();
+}
+
+#[test]
+fn behind_haproxy_the_same_origin_passes_as_it_is() {
+    let _dog = watchdog(30);
+    let Some(haproxy) = program("haproxy") else { return };
+    let server = Process::threadws(&["--every", "0"]);
+    let proxy = Haproxy::before(&haproxy, server.addr(), SETTINGS);
+    // It passes Host on, where nginx has to be told to.
+    let origin = format!("http://{}", proxy.addr());
+    RawPeer::open_at(proxy.addr(), "/", &[("Origin", &origin)]).close(1000);
+    let mut evil = RawPeer::connect(proxy.addr());
+    evil.ask("/", &[("Origin", "http://evil.example")]);
+    assert_eq!(evil.answer().status, 403);
+    server.stop();
+}
+
+#[test]
+fn behind_haproxy_a_close_goes_through_both_ways() {
+    let _dog = watchdog(30);
+    let Some(haproxy) = program("haproxy") else { return };
+    let mut server = Process::threadws(&["--every", "0"]);
+    let proxy = Haproxy::before(&haproxy, server.addr(), SETTINGS);
+    RawPeer::open(proxy.addr()).close(4001);
+    server.wait_for_line(&["disconnected", "4001"]);
+    let mut peer = RawPeer::open(proxy.addr());
+    server.signal(rustix::process::Signal::TERM);
+    peer.expect_close(1001);
+    peer.send(&Frame::close(1001, ""));
+    peer.expect_eof();
+    server.wait_for_success(PATIENCE);
+}
+
+#[test]
+fn behind_haproxy_our_own_client_is_a_client() {
+    let _dog = watchdog(30);
+    let Some(haproxy) = program("haproxy") else { return };
+    let server = Process::threadws(&["--echo", "--every", "0"]);
+    let proxy = Haproxy::before(&haproxy, server.addr(), SETTINGS);
+    let mut connection = threadws::connect(format!("ws://{}/", proxy.addr())).expect("a connection");
+    connection.send("through haproxy").expect("sent");
+    assert_eq!(connection.recv().expect("open"), Some("through haproxy".into()));
+    connection.close(1000, "").expect("clean");
+    server.stop();
+}
+
+/// curl without its user's settings, silent but for errors.
+#[track_caller]
+fn curl(curl: &std::path::Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(curl);
+    command.args(["-q", "-sS", "--noproxy", "*", "--http1.1", "--max-time", "10"]).args(arguments);
+    command.output().expect("curl starts")
+}
+
+fn text(octets: &[u8]) -> String {
+    String::from_utf8_lossy(octets).into_owned()
+}
+
+#[test]
+fn curl_is_answered_pages_and_upgrades_with_and_without_haproxy() {
+    let _dog = watchdog(60);
+    let Some(program_curl) = program("curl") else { return };
+    let server = Process::threadws(&["--every", "100ms", "--message", "tick"]);
+    let proxy = program("haproxy").map(|haproxy| Haproxy::before(&haproxy, server.addr(), SETTINGS));
+    let addrs: Vec<SocketAddr> = [server.addr()].into_iter().chain(proxy.iter().map(Haproxy::addr)).collect();
+    for addr in addrs {
+        println!("{addr}");
+        let url = format!("http://{addr}/");
+        let page = curl(&program_curl, &["-i", "--compressed", &url]);
+        let answer = text(&page.stdout);
+        assert!(
+            page.status.success() && answer.starts_with("HTTP/1.1 200"),
+            "{answer}{}",
+            text(&page.stderr)
+        );
+        assert!(answer.contains("</script>"), "no page: {}", &answer[..answer.len().min(500)]);
+        let health = curl(&program_curl, &["--fail", &format!("{url}healthz")]);
+        assert_eq!((health.status.code(), text(&health.stdout).trim()), (Some(0), "ok"));
+        let head = curl(&program_curl, &["-I", &url]);
+        assert!(
+            head.status.success() && text(&head.stdout).starts_with("HTTP/1.1 200"),
+            "{}",
+            text(&head.stderr)
+        );
+        let post = curl(&program_curl, &["-i", "-d", "a=b", &url]);
+        assert!(text(&post.stdout).starts_with("HTTP/1.1 405"), "{}", text(&post.stdout));
+
+        let mut arguments = vec!["-i", "-N", "--max-time", "1"];
+        let upgrade = [
+            "Connection: Upgrade",
+            "Upgrade: websocket",
+            "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        ];
+        arguments.extend(upgrade.iter().flat_map(|header| ["-H", header]));
+        arguments.push(&url);
+        let opened = curl(&program_curl, &arguments);
+        let answer = text(&opened.stdout);
+        assert!(
+            answer.starts_with("HTTP/1.1 101 Switching Protocols\r\n"),
+            "{answer}{}",
+            text(&opened.stderr)
+        );
+        assert!(
+            answer.to_lowercase().contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="),
+            "{answer}"
+        );
+        // It shows the frames as they are: a final text frame of four octets.
+        assert!(opened.stdout.windows(6).any(|octets| octets == b"\x81\x04tick"), "{answer}");
+        // One header changed, and it is told what is wrong.
+        for (header, instead, status) in [
+            ("Sec-WebSocket-Version: 13", "Sec-WebSocket-Version: 8", "426"),
+            ("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Key: short", "400"),
+        ] {
+            let changed: Vec<_> = arguments
+                .iter()
+                .map(|argument| if *argument == header { instead } else { argument })
+                .collect();
+            let refused = curl(&program_curl, &changed);
+            let answer = text(&refused.stdout);
+            assert!(refused.status.success(), "curl waited for more: {answer}{}", text(&refused.stderr));
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        }
+    }
+    server.stop();
+}

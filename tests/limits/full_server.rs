@@ -1,0 +1,156 @@
+//! Whoever is turned away is told why, and let go in time whatever it does then.
+
+use crate::support::{PATIENCE, RawPeer, TestServer, echo, eventually, ms, shows_that_it_works, watchdog};
+use std::time::{Duration, Instant};
+
+/// How long input is read after an answer, so that no RST takes it away. The library's own: no scale changes it.
+const LINGER: Duration = Duration::from_secs(1);
+/// To how many a full server says so at a time.
+const TOLD: usize = 16;
+
+/// A server with one place, and who has it.
+fn full() -> (TestServer, RawPeer) {
+    let server = TestServer::with(|server| server.max_clients(1), echo);
+    let inside = RawPeer::open(server.addr());
+    (server, inside)
+}
+
+/// The whole of what a client is told that says nothing: a status, or `None` for a bare end. It does not end its side.
+#[track_caller]
+fn told(peer: &mut RawPeer) -> Option<u16> {
+    let answer = peer.try_answer().expect("an answer or an end");
+    peer.expect_eof_alone();
+    answer.map(|answer| answer.status)
+}
+
+#[test]
+fn of_those_who_find_a_server_full_sixteen_at_a_time_are_told_and_the_others_just_end() {
+    let _dog = watchdog(60);
+    let (server, mut inside) = full();
+    loop {
+        let start = Instant::now();
+        let mut peers: Vec<_> = (0..TOLD + 24).map(|_| RawPeer::connect(server.addr())).collect();
+        let statuses: Vec<_> = peers.iter_mut().map(told).collect();
+        // On a machine that is held up, the first were let go before the last came.
+        if start.elapsed() < LINGER {
+            let expected: Vec<_> = (0..TOLD).map(|_| Some(503)).chain((0..24).map(|_| None)).collect();
+            assert_eq!(statuses, expected);
+            break;
+        }
+        drop(peers);
+    }
+    assert_eq!(server.hub().stats().threads(), 1, "it costs no thread");
+    inside.send_text("hello");
+    inside.expect_text("hello");
+    inside.close(1000);
+    eventually("the place is free again", || {
+        let mut peer = RawPeer::connect(server.addr());
+        peer.ask("/", &[]);
+        peer.try_answer().is_ok_and(|answer| answer.is_some_and(|answer| answer.status == 101))
+    });
+}
+
+#[test]
+fn a_full_server_waits_a_second_for_those_whom_it_told_and_then_tells_others() {
+    let _dog = watchdog(60);
+    let (server, _inside) = full();
+    let start = Instant::now();
+    let mut peers: Vec<_> = (0..TOLD).map(|_| RawPeer::connect(server.addr())).collect();
+    for peer in &mut peers {
+        assert_eq!(told(peer), Some(503));
+    }
+    // They stay. Whoever comes now is told as soon as one of them is let go.
+    eventually("another one is told", || told(&mut RawPeer::connect(server.addr())).is_some());
+    let took = start.elapsed();
+    assert!(took >= LINGER && took < LINGER + PATIENCE / 2, "after {took:?}");
+}
+
+#[test]
+fn a_full_server_lets_go_after_a_second_of_whoever_writes_on() {
+    let _dog = watchdog(60);
+    let (server, _inside) = full();
+    let start = Instant::now();
+    let mut peer = RawPeer::connect(server.addr());
+    assert_eq!(told(&mut peer), Some(503));
+    writes_on(&mut peer, start);
+}
+
+/// Writes an octet now and then until nobody reads them any more, which must be after the linger.
+#[track_caller]
+fn writes_on(peer: &mut RawPeer, start: Instant) {
+    // The pace is the attack.
+    while peer.try_write(b"x").is_ok() {
+        assert!(start.elapsed() < LINGER + PATIENCE / 2, "still read after {:?}", start.elapsed());
+        std::thread::sleep(ms(20));
+    }
+    assert!(start.elapsed() >= LINGER, "let go after {:?}", start.elapsed());
+}
+
+/// A target that is too long, without an end.
+const ENDLESS: usize = 64 << 10;
+
+/// Writes without a pause, and without waiting for an answer, until nobody reads any more.
+#[track_caller]
+fn floods(server: &TestServer, head: &str) {
+    // What the kernel's buffers of both sides take beside it.
+    const MOST: usize = (1 << 20) + (15 << 20);
+    let mut peer = RawPeer::connect(server.addr());
+    let start = Instant::now();
+    let (mut octets, more) = (head.len(), [b'a'; ENDLESS]);
+    if peer.try_write(head.as_bytes()).is_ok() {
+        while octets <= MOST && peer.try_write(&more).is_ok() {
+            octets += more.len();
+        }
+    }
+    assert!(octets <= MOST, "{octets} octets were read");
+    assert!(start.elapsed() < LINGER + PATIENCE / 2, "it took {:?}", start.elapsed());
+}
+
+#[test]
+fn whoever_writes_without_a_pause_after_its_refusal_is_read_for_a_mebibyte_and_no_more() {
+    let _dog = watchdog(60);
+    let server = TestServer::new(echo);
+    for head in ["GET /", "GET / HTTP/1.1\r\nHost: x\r\nX: "] {
+        floods(&server, head);
+    }
+    shows_that_it_works(&server);
+}
+
+#[test]
+fn a_full_server_reads_a_mebibyte_and_no_more_of_whoever_writes_without_a_pause() {
+    let _dog = watchdog(60);
+    let (server, mut inside) = full();
+    floods(&server, "GET /");
+    inside.send_text("still there?");
+    inside.expect_text("still there?");
+}
+
+#[test]
+fn whoever_writes_on_after_its_refusal_is_read_for_a_second_and_no_longer() {
+    let _dog = watchdog(60);
+    let server = TestServer::new(echo);
+    let mut peer = RawPeer::connect(server.addr());
+    let start = Instant::now();
+    peer.write(format!("GET /{}", "a".repeat(ENDLESS)));
+    assert!(matches!(told(&mut peer), Some(414 | 431)));
+    writes_on(&mut peer, start);
+    shows_that_it_works(&server);
+}
+
+#[test]
+fn whoever_stays_after_its_refusal_has_its_place_for_a_second_and_no_longer() {
+    let _dog = watchdog(60);
+    let server = TestServer::with(|server| server.max_clients(1), echo);
+    let start = Instant::now();
+    let mut stays = RawPeer::connect(server.addr());
+    stays.ask("/", &[("Sec-WebSocket-Version", "8")]);
+    assert_eq!(told(&mut stays), Some(426));
+    eventually("the place is free", || {
+        let mut peer = RawPeer::connect(server.addr());
+        peer.ask("/", &[]);
+        let answer = peer.try_answer();
+        answer.is_ok_and(|answer| answer.is_some_and(|answer| answer.status == 101))
+    });
+    let took = start.elapsed();
+    assert!(took >= LINGER && took < LINGER + PATIENCE / 2, "after {took:?}");
+}

@@ -1,0 +1,418 @@
+//! Many who attack at once: each is ended for its own reason, it costs what it may cost, and a client beside them notices
+//! nothing.
+
+#![cfg(feature = "cli")]
+
+use crate::support::frame::{BINARY, CONTINUATION, PING};
+use crate::support::{
+    Canary, Chaos, Frame, PATIENCE, Process, Proxy, RawPeer, alone, child, eventually, header, ms, room_for,
+    unsent_by, upgrade_request, watchdog, within,
+};
+use rustix::net::sockopt;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+use threadws::{Config, Server};
+
+/// What an attacker may cost in memory beside its message: a thread's touched stack and its buffers.
+const EACH: usize = 128 << 10;
+/// What a debug build or an allocator may take at any time.
+const SLACK: usize = 8 << 20;
+
+/// What nobody needs to know, but how connections end.
+const QUIET: &str = "warn,threadws::connection=debug";
+
+/// An echo server, as it is started by default.
+fn echo_server() -> Process {
+    let server = Process::threadws(&["--echo", "--every", "0", "--log", QUIET]);
+    // The first client costs what later ones do not.
+    RawPeer::open(server.addr()).close(1000);
+    server
+}
+
+/// The same with short deadlines, for messages this one.
+fn impatient_server(message_timeout: Duration) -> Process {
+    let server = child::start(module_path!(), &message_timeout.as_millis().to_string(), &[]);
+    RawPeer::open(server.addr()).close(1000);
+    server
+}
+
+const SHORT: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_server_for_the_others() {
+    let Some(part) = child::part() else { return };
+    let message_timeout = Duration::from_millis(part.parse().expect("milliseconds"));
+    let config = Config::new().message_timeout(message_timeout).write_timeout(SHORT).close_timeout(SHORT);
+    child::serve(Server::bind("127.0.0.1:0").expect("a port").config(config), SHORT, crate::support::echo);
+}
+
+#[test]
+fn a_crowd_that_says_nothing_is_let_go_at_the_handshake_timeout() {
+    const SILENT: usize = 500;
+    let (turn, _dog) = (alone(), watchdog(90));
+    if !room_for(SILENT) {
+        return;
+    }
+    let server = echo_server();
+    let before = server.usage();
+    let canary = Canary::beside(server.addr());
+    let start = Instant::now();
+    let mut silent: Vec<_> = (0..SILENT).map(|_| RawPeer::connect(server.addr())).collect();
+    let last = Instant::now();
+    eventually("each has a thread", || server.usage().threads >= before.threads + SILENT);
+    let idle = server.usage();
+    assert!(idle.growth_since(&before) <= SILENT * EACH + SLACK, "{idle:?} after {before:?}");
+    let idle = server.work();
+    std::thread::sleep(ms(3000));
+    let load = server.work().load_since(&idle);
+    assert!(load < 0.2, "{SILENT} silent clients take {load:.2} of a processor");
+    // The canary's threads are there, and 32 that wait for a next client.
+    let deadline = ms(10_000) + ms(2000);
+    within(deadline.saturating_sub(last.elapsed()), "all are let go", || {
+        server.usage().threads < before.threads + 50
+    });
+    assert!(start.elapsed() > ms(9_900), "let go too early: {:?}", start.elapsed());
+    for peer in &mut silent {
+        peer.expect_refusal(408);
+    }
+    canary.expect_well();
+    assert_eq!(server.metric("threadws_handshake_failures_total"), SILENT as u64, "each was told once");
+    drop(turn);
+    server.expect_settled(&before, ms(2000), SILENT);
+    let log: Vec<_> = server.log().into_iter().filter(|line| !line.contains("[DEBUG]")).collect();
+    assert!(log.is_empty(), "who says nothing is not worth a warning: {log:?}");
+    server.stop();
+}
+
+#[test]
+fn a_header_that_announces_too_much_is_answered_at_once_and_costs_nothing() {
+    let (turn, _dog) = (alone(), watchdog(60));
+    let server = echo_server();
+    let before = server.usage();
+    let canary = Canary::beside(server.addr());
+    let key = Some([1, 2, 3, 4]);
+    let lengths = [1 << 31, 1 << 32, (1 << 63) - 1, 1 << 63, u64::MAX, (1 << 20) + 1];
+    let data = lengths.map(|length| (header(0x80 | BINARY, key, length, 64), 1002..1010));
+    let pings =
+        [126, 16 << 20, u64::MAX >> 1].map(|length| (header(0x80 | PING, key, length, 64), 1002..1003));
+    let others = [
+        (header(0x80 | PING, key, 126, 16), 1002..1003),
+        (header(PING, key, 5, 7), 1002..1003), // a control frame in fragments
+    ];
+    let mut attackers = Vec::new();
+    for (header, codes) in data.iter().chain(&pings).chain(&others) {
+        for _ in 0..10 {
+            let mut peer = RawPeer::open(server.addr());
+            peer.write(header);
+            let code = peer.expect_close_at_last(&[1002, 1009]);
+            assert!(codes.contains(&code), "{code} for {header:?}");
+            attackers.push(peer);
+        }
+    }
+    let during = server.usage();
+    assert!(during.growth_since(&before) <= attackers.len() * EACH + SLACK, "{during:?} after {before:?}");
+    let count = attackers.len();
+    for mut peer in attackers {
+        peer.expect_eof();
+    }
+    let over = server.work();
+    std::thread::sleep(ms(1000));
+    let load = server.work().load_since(&over);
+    assert!(load < 0.2, "{load:.2} of a processor when all is over");
+    canary.expect_well();
+    drop(turn);
+    server.expect_settled(&before, ms(2000) + PATIENCE, count);
+    server.expect_ends(count, "; no Close received: ");
+    server.stop();
+}
+
+#[test]
+fn a_hundred_who_send_fragments_without_an_end_are_closed_with_1008() {
+    const CROWD: usize = 100;
+    let (turn, _dog) = (alone(), watchdog(60));
+    let server = echo_server();
+    let before = server.usage();
+    let canary = Canary::beside(server.addr());
+    let mut octets = Frame::text("x").more().encode();
+    for number in 0..6000 {
+        // Every other one is empty.
+        octets.extend(Frame::new(CONTINUATION, if number % 2 == 0 { "x" } else { "" }).more().encode());
+    }
+    let start = Instant::now();
+    let mut rounds = 0;
+    while start.elapsed() < ms(1000) {
+        rounds += 1;
+        let mut attackers: Vec<_> = (0..CROWD).map(|_| RawPeer::open(server.addr())).collect();
+        for peer in &mut attackers {
+            peer.write(&octets);
+        }
+        for peer in &mut attackers {
+            peer.expect_close(1008);
+        }
+        let now = server.usage();
+        assert!(now.growth_since(&before) <= attackers.len() * EACH + SLACK, "{now:?} after {before:?}");
+        for mut peer in attackers {
+            peer.expect_eof();
+        }
+    }
+    canary.expect_well();
+    drop(turn);
+    server.expect_settled(&before, ms(2000) + PATIENCE, CROWD);
+    server.expect_ends(CROWD * rounds, "sent 1008 ");
+    server.stop();
+}
+
+/// Writes `octets` again and again for so long, so often at least; how often they went. However slow the machine is, it is
+/// not stopped: a write that waits for longer than its timeout fails.
+fn flood(mut stream: TcpStream, octets: &[u8], time: Duration, least: usize) -> usize {
+    let until = Instant::now() + time;
+    let mut times = 0;
+    while times < least || Instant::now() < until {
+        stream.write_all(octets).expect("the server reads");
+        times += 1;
+    }
+    times
+}
+
+#[test]
+fn a_flood_of_pings_whose_pongs_nobody_reads_costs_one_pong() {
+    let (turn, _dog) = (alone(), watchdog(60));
+    let server = echo_server();
+    let before = server.usage();
+    let canary = Canary::beside(server.addr());
+    let pings = Frame::ping([7; 125]).encode().repeat(500);
+    // More than the kernel swallows for a peer that does not read.
+    let least = (8 << 20) / pings.len();
+    let attackers = [RawPeer::open(server.addr()), RawPeer::open(server.addr())];
+    let floods: Vec<_> = attackers
+        .iter()
+        .map(|peer| {
+            let (stream, pings) = (peer.stream(), pings.clone());
+            std::thread::spawn(move || flood(stream, &pings, ms(3000), least))
+        })
+        .collect();
+    let mut most = before;
+    for flood in floods {
+        while !flood.is_finished() {
+            let now = server.usage();
+            if now.memory > most.memory {
+                most = now;
+            }
+            std::thread::sleep(ms(20));
+        }
+        flood.join().expect("it was read, and not stopped");
+    }
+    // A reader's large buffer each, and a pong.
+    assert!(
+        most.growth_since(&before) <= attackers.len() * (EACH + EACH) + SLACK,
+        "{most:?} after {before:?}"
+    );
+    canary.expect_well();
+    let count = attackers.len();
+    drop(attackers);
+    drop(turn);
+    // And the canary, of which there are two at times.
+    server.expect_settled(&before, ms(2000) + PATIENCE, count + 2);
+    // By themselves, with pongs that they had not read.
+    server.expect_resets(count);
+    server.stop();
+}
+
+#[test]
+fn a_flood_of_empty_messages_takes_one_thread_and_no_more() {
+    let (turn, _dog) = (alone(), watchdog(60));
+    let server = echo_server();
+    let before = server.usage();
+    let canary = Canary::beside(server.addr());
+    let octets = [Frame::text(""), Frame::binary("")].map(|frame| frame.encode()).concat().repeat(1000);
+    let attacker = RawPeer::open(server.addr());
+    let mut echoes = attacker.stream();
+    echoes.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let reader = std::thread::spawn(move || {
+        let mut buffer = [0; 64 << 10];
+        let mut octets = 0;
+        while let Ok(count @ 1..) = echoes.read(&mut buffer) {
+            octets += count;
+        }
+        octets / 2
+    });
+    let start = server.work();
+    let times = flood(attacker.stream(), &octets, ms(2000), 20);
+    let work = server.work().since(&start);
+    let others: Duration = work[1..].iter().sum();
+    assert!(others < work[0] / 5, "one client keeps more than one thread busy: {work:?}");
+    let during = server.usage();
+    assert!(during.growth_since(&before) <= 2 * EACH + SLACK, "{during:?} after {before:?}");
+    attacker.stream().shutdown(std::net::Shutdown::Write).expect("FIN");
+    drop(attacker);
+    let echoed = reader.join().expect("the reader");
+    assert!(echoed > 20_000 && echoed <= times * 2000, "{echoed} echoes of {times} thousand pairs");
+    canary.expect_well();
+    drop(turn);
+    server.expect_settled(&before, ms(2000) + PATIENCE, 1 + 2);
+    server.ends(1);
+    server.stop();
+}
+
+#[test]
+fn a_message_that_trickles_in_is_cut_by_its_deadline() {
+    let (turn, _dog) = (alone(), watchdog(60));
+    let server = impatient_server(SHORT * 2);
+    let before = server.usage();
+    let canary = Canary::beside(server.addr());
+    let after = upgrade_request(server.addr(), "/", &[]).len() + 1000;
+    let chaos = Chaos::Trickle { after, every: ms(100) };
+    let proxy = Proxy::before(server.addr(), chaos, Chaos::Pass);
+    let mut attackers: Vec<_> = (0..20)
+        .map(|_| {
+            let mut peer = RawPeer::connect(proxy.addr());
+            peer.write(upgrade_request(server.addr(), "/", &[]));
+            peer.expect_101();
+            peer
+        })
+        .collect();
+    let start = Instant::now();
+    let message = Frame::binary(vec![5; 1 << 20]).encode();
+    for peer in &attackers {
+        let (mut stream, message) = (peer.stream(), message.clone());
+        // It blocks: the proxy takes an octet at a time.
+        std::thread::spawn(move || drop(stream.write_all(&message)));
+    }
+    for peer in &mut attackers {
+        assert_eq!(peer.expect_close_at_last(&[1008]), 1008);
+    }
+    assert!(start.elapsed() >= SHORT * 2 - ms(100), "cut too early: {:?}", start.elapsed());
+    canary.expect_well();
+    let count = attackers.len();
+    drop((attackers, proxy));
+    drop(turn);
+    server.expect_settled(&before, SHORT + ms(2000) + PATIENCE, count + 2);
+    server.expect_ends(count, "sent 1008 ");
+    server.stop();
+}
+
+#[test]
+fn who_only_writes_or_reads_an_octet_at_a_time_is_cut_at_the_write_timeout() {
+    const EACH_KIND: usize = 4;
+    let (turn, _dog) = (alone(), watchdog(60));
+    let server = impatient_server(SHORT * 2);
+    let before = server.usage();
+    let canary = Canary::beside(server.addr());
+    let message = Frame::binary(vec![5; 64 << 10]).encode();
+    let start = Instant::now();
+    let floods: Vec<_> = (0..2 * EACH_KIND)
+        .map(|number| {
+            let (mut stream, message) = (RawPeer::open(server.addr()).stream(), message.clone());
+            sockopt::set_socket_recv_buffer_size(&stream, 4096).expect("SO_RCVBUF");
+            let mut reading = stream.try_clone().expect("a descriptor");
+            std::thread::spawn(move || {
+                while number % 2 == 0 && matches!(reading.read(&mut [0]), Ok(1)) {
+                    std::thread::sleep(ms(50));
+                }
+            });
+            std::thread::spawn(move || {
+                loop {
+                    if let Err(error) = stream.write_all(&message) {
+                        return error.kind();
+                    }
+                }
+            })
+        })
+        .collect();
+    for flood in floods {
+        let error = flood.join().expect("the flood");
+        // Not the timeout of our own write.
+        assert!(matches!(error, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error:?}");
+    }
+    assert!(start.elapsed() >= SHORT - ms(100), "cut too early: {:?}", start.elapsed());
+    canary.expect_well();
+    drop(turn);
+    server.expect_settled(&before, SHORT * 2 + ms(2000) + PATIENCE, 2 * EACH_KIND + 2);
+    server.expect_ends(2 * EACH_KIND, "write timed out");
+    server.stop();
+}
+
+/// Clients with the smallest receive buffer, who never read.
+fn deaf(addr: SocketAddr, count: usize) -> Vec<RawPeer> {
+    let open = |_| {
+        let peer = RawPeer::open(addr);
+        sockopt::set_socket_recv_buffer_size(peer.stream(), 2048).expect("SO_RCVBUF");
+        peer
+    };
+    (0..count).map(open).collect()
+}
+
+/// Those whose backlog is full are closed; the kernel must not keep for minutes what they will never read.
+fn evict(count: usize) {
+    let (_alone, _dog) = (alone(), watchdog(60 + count as u64 / 5));
+    if !room_for(count) {
+        return;
+    }
+    let server = Process::threadws(&["--broadcast", "--every", "0", "--log", QUIET]);
+    let deaf = deaf(server.addr(), count);
+    let mut talker = RawPeer::open(server.addr());
+    let before = server.usage();
+    let message = Frame::binary(vec![5; 1 << 20]);
+    let mut most = 0;
+    within(ms(1000) * 60, "all who never read are closed", || {
+        talker.send(&message);
+        talker.message();
+        most = most.max(unsent_by(server.addr()));
+        server.usage().descriptors + count <= before.descriptors
+    });
+    assert!(most > count << 18, "the kernel took only {most} octets for {count}");
+    within(PATIENCE, "the kernel keeps nothing for them", || unsent_by(server.addr()) == 0);
+    // They are still there, and still do not read.
+    drop(deaf);
+    talker.close(1000);
+    server.expect_ends(count, "its backlog was full");
+    server.stop();
+}
+
+#[test]
+fn whoever_is_closed_for_not_reading_leaves_nothing_in_the_kernel() {
+    evict(20);
+}
+
+#[test]
+#[ignore = "takes 1 GB of the kernel's memory, of which it has 2: cargo test --release --test load -- --ignored"]
+fn three_hundred_who_are_closed_for_not_reading_leave_nothing_in_the_kernel() {
+    evict(300);
+}
+
+#[test]
+fn five_hundred_who_announce_a_large_message_and_stop_cost_no_memory() {
+    const ANNOUNCERS: usize = 500;
+    let (turn, _dog) = (alone(), watchdog(90));
+    if !room_for(ANNOUNCERS) {
+        return;
+    }
+    // Long enough for all to be there before the first is closed.
+    let server = impatient_server(SHORT * 6);
+    let before = server.usage();
+    let canary = Canary::beside(server.addr());
+    let header = header(0x80 | BINARY, Some([1, 2, 3, 4]), 1 << 20, 64);
+    let mut most = before;
+    let mut attackers = Vec::new();
+    for _ in 0..ANNOUNCERS {
+        let mut peer = RawPeer::open(server.addr());
+        peer.write([&header[..], b"ten octets"].concat());
+        attackers.push(peer);
+        let now = server.usage();
+        if now.memory > most.memory {
+            most = now;
+        }
+    }
+    assert!(most.threads >= before.threads - 1 + ANNOUNCERS, "not all at once: {most:?} after {before:?}");
+    assert!(most.growth_since(&before) <= ANNOUNCERS * EACH + SLACK, "{most:?} after {before:?}");
+    for peer in &mut attackers {
+        peer.expect_close(1008);
+    }
+    canary.expect_well();
+    drop(attackers);
+    drop(turn);
+    server.expect_settled(&before, ms(2000) + PATIENCE, ANNOUNCERS);
+    server.expect_ends(ANNOUNCERS, "sent 1008 ");
+    server.stop();
+}

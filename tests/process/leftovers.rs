@@ -1,0 +1,57 @@
+//! What a server leaves behind, when it has ended or could not begin: nothing.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use crate::support::machine::alone;
+use crate::support::{RawPeer, TestServer, eventually, ms, next, watchdog};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::sync::mpsc;
+use threadws::{Error, Server};
+
+/// The threads of this process that the library has named.
+fn threads() -> Vec<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("Linux").flatten();
+    let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+    names.filter(|name| name.starts_with("threadws")).collect()
+}
+
+/// The sockets of this process.
+fn sockets() -> usize {
+    let descriptors = std::fs::read_dir("/proc/self/fd").expect("Linux").flatten();
+    let targets = descriptors.filter_map(|descriptor| std::fs::read_link(descriptor.path()).ok());
+    targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
+}
+
+#[test]
+fn a_server_that_cannot_start_leaves_no_thread() {
+    let (_alone, _dog) = (alone(), watchdog(30));
+    let path = std::env::temp_dir().join(format!("threadws-remains-{}", std::process::id()));
+    let listener = UnixListener::bind(&path).expect("a path that is free");
+    std::fs::remove_file(&path).expect("it is there");
+    let server = Server::from_listener(TcpListener::from(OwnedFd::from(listener)));
+    let error = server.spawn(|_| Ok(())).expect_err("it has no address of the internet");
+    assert!(matches!(error, Error::Io(_)), "{error}");
+    // A thread has its name when it has begun.
+    std::thread::sleep(ms(100));
+    eventually("no thread is left", || threads().is_empty());
+}
+
+#[test]
+fn a_sender_that_outlives_its_server_holds_no_descriptor() {
+    let (_alone, _dog) = (alone(), watchdog(30));
+    let before = sockets();
+    let (tell, told) = mpsc::channel();
+    let server = TestServer::new(move |client| {
+        tell.send(client.sender()).unwrap_or(());
+        client.ignore()?;
+        Ok(())
+    });
+    drop(RawPeer::open(server.addr()));
+    let sender = next(&told, "a sender");
+    drop(server);
+    eventually("all sockets are closed", || sockets() == before);
+    assert!(matches!(sender.send("too late"), Err(Error::Closed(_))));
+}

@@ -1,0 +1,246 @@
+//! What holds for a connection holds for both its ends: the same bodies, as a server and as a client.
+
+use crate::support::{Frame, Guest, Host, PATIENCE, RawPeer, TestServer, frame, ms, next, watchdog};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::mpsc;
+use threadws::{Config, Connect, Connection, Error, Message, Server, State, Timeout, Violation};
+
+/// The other end, whichever it is.
+trait Peer {
+    fn send(&mut self, frame: Frame);
+    fn frame(&mut self) -> Frame;
+    fn expect_close(&mut self, code: u16) -> String;
+    fn fin(&mut self);
+    fn expect_eof(&mut self);
+}
+
+impl Peer for RawPeer {
+    fn send(&mut self, frame: Frame) {
+        RawPeer::send(self, &frame);
+    }
+    fn frame(&mut self) -> Frame {
+        RawPeer::frame(self)
+    }
+    fn expect_close(&mut self, code: u16) -> String {
+        RawPeer::expect_close(self, code)
+    }
+    fn fin(&mut self) {
+        RawPeer::fin(self);
+    }
+    fn expect_eof(&mut self) {
+        self.expect_eof_alone();
+    }
+}
+
+impl Peer for Guest {
+    fn send(&mut self, frame: Frame) {
+        Guest::send(self, frame);
+    }
+    fn frame(&mut self) -> Frame {
+        Guest::frame(self)
+    }
+    fn expect_close(&mut self, code: u16) -> String {
+        Guest::expect_close(self, code)
+    }
+    fn fin(&mut self) {
+        Guest::fin(self);
+    }
+    fn expect_eof(&mut self) {
+        Guest::expect_eof(self);
+    }
+}
+
+/// Runs both ends of a connection, once with ours as the server's and once as the client's.
+#[track_caller]
+fn as_both(
+    config: &Config,
+    ours: impl Fn(&mut Connection) + Send + Sync + Clone + 'static,
+    theirs: impl Fn(&mut dyn Peer) + Send + Clone + 'static,
+) {
+    let (report, reports) = mpsc::channel();
+    let report = Mutex::new(report);
+    let body = ours.clone();
+    let settings = config.clone();
+    let server = TestServer::with(
+        move |server: Server| server.config(settings),
+        move |client| {
+            let result = catch_unwind(AssertUnwindSafe(|| body(client)));
+            report.lock().expect("not poisoned").send(result.is_ok()).expect("the test waits");
+            Ok(())
+        },
+    );
+    let mut peer = RawPeer::open(server.addr());
+    theirs(&mut peer);
+    peer.fin();
+    assert!(next(&reports, "the handler's end"), "as a server it failed");
+    drop(server);
+
+    let host = Host::new(move |door| {
+        let mut guest = door.guest();
+        guest.welcome("");
+        theirs(&mut guest);
+        guest.fin();
+    });
+    let mut connection = Connect::new(host.url()).config(config.clone()).connect().expect("a connection");
+    ours(&mut connection);
+    drop(connection);
+    host.join();
+}
+
+#[test]
+fn whatever_breaks_the_protocol_is_told_by_its_code() {
+    let _dog = watchdog(60);
+    let too_big = Error::MessageTooBig { limit: 1000 };
+    let cases: Vec<(&str, Vec<Frame>, u16, Error)> = vec![
+        ("reserved bit", vec![Frame::text("x").rsv(0x40)], 1002, Violation::ReservedBit.into()),
+        ("reserved opcode", vec![Frame::new(3, "x")], 1002, Violation::ReservedOpcode(3).into()),
+        ("ping in fragments", vec![Frame::ping("x").more()], 1002, Violation::FragmentedControl.into()),
+        ("large ping", vec![Frame::ping(vec![0; 126])], 1002, Violation::OversizeControl.into()),
+        ("continues nothing", vec![Frame::continuation("x")], 1002, Violation::UnexpectedContinuation.into()),
+        (
+            "text in text",
+            vec![Frame::text("x").more(), Frame::text("y")],
+            1002,
+            Violation::ExpectedContinuation.into(),
+        ),
+        ("close of one octet", vec![Frame::new(frame::CLOSE, "x")], 1002, Violation::TruncatedClose.into()),
+        ("close code 1005", vec![Frame::close(1005, "")], 1002, Violation::InvalidCloseCode(1005).into()),
+        ("text", vec![Frame::new(frame::TEXT, [0xff])], 1007, Violation::InvalidUtf8.into()),
+        ("too big", vec![Frame::binary(vec![0; 1001])], 1009, too_big),
+    ];
+    for (what, frames, code, expected) in cases {
+        println!("{what}");
+        let expected = expected.to_string();
+        as_both(
+            &Config::new().max_message_size(1000),
+            move |connection| {
+                let error = connection.recv().expect_err("it breaks the protocol");
+                assert_eq!(error.to_string(), expected);
+                assert_eq!(connection.recv().expect_err("over").to_string(), expected);
+            },
+            move |peer| {
+                for frame in &frames {
+                    peer.send(frame.clone());
+                }
+                peer.expect_close(code);
+                peer.expect_eof();
+            },
+        );
+    }
+}
+
+#[test]
+fn messages_come_whole_and_control_frames_between_their_fragments() {
+    let _dog = watchdog(30);
+    as_both(
+        &Config::new(),
+        |connection| {
+            assert_eq!(connection.recv().expect("open"), Some(Message::from("one two")));
+            assert_eq!(connection.recv().expect("open"), Some(Message::from(vec![0; 1 << 20])));
+            connection.send("got it").expect("sent");
+            assert_eq!(connection.recv().expect("a clean end"), None);
+        },
+        |peer| {
+            peer.send(Frame::text("one ").more());
+            peer.send(Frame::ping("inside"));
+            let pong = peer.frame();
+            assert_eq!((pong.opcode, &*pong.payload), (frame::PONG, &b"inside"[..]));
+            peer.send(Frame::continuation("two"));
+            peer.send(Frame::binary(vec![0; 1 << 20]));
+            assert_eq!(peer.frame().as_text(), "got it");
+            peer.send(Frame::close(1000, ""));
+            peer.expect_close(1000);
+        },
+    );
+}
+
+#[test]
+fn the_closing_handshake_goes_in_every_order() {
+    let _dog = watchdog(30);
+    // Theirs first.
+    as_both(
+        &Config::new(),
+        |connection| {
+            let Err(Error::Closed(closed)) = connection.recv() else { panic!("4001 is no normal end") };
+            assert_eq!((u16::from(closed.code()), closed.reason()), (4001, "theirs"));
+            assert!(closed.is_clean() && closed.by_peer(), "{closed}");
+            assert!(matches!(connection.send("late"), Err(Error::Closed(_))));
+        },
+        |peer| {
+            peer.send(Frame::close(4001, "theirs"));
+            peer.expect_close(4001);
+        },
+    );
+    // Ours first; what comes before the answer is still received.
+    as_both(
+        &Config::new(),
+        |connection| {
+            connection.sender().close(4002, "ours").expect("a code that may be sent");
+            assert_eq!(connection.state(), State::Closing);
+            assert_eq!(connection.recv().expect("not yet over"), Some(Message::from("on its way")));
+            let Err(Error::Closed(closed)) = connection.recv() else { panic!("4002 is no normal end") };
+            assert!(closed.is_clean() && !closed.by_peer(), "{closed}");
+            assert_eq!(connection.state(), State::Closed);
+        },
+        |peer| {
+            assert_eq!(peer.expect_close(4002), "ours");
+            peer.send(Frame::text("on its way"));
+            peer.send(Frame::close(4002, ""));
+        },
+    );
+    // None at all.
+    as_both(
+        &Config::new(),
+        |connection| {
+            let Err(Error::Closed(closed)) = connection.recv() else { panic!("an end without a Close") };
+            assert_eq!((u16::from(closed.code()), closed.is_clean()), (1006, false));
+        },
+        |peer| peer.fin(),
+    );
+    // Ours alone, until the deadline.
+    as_both(
+        &Config::new().close_timeout(ms(300)),
+        |connection| {
+            let error = connection.close(1000, "").expect_err("no answer");
+            assert!(matches!(error, Error::Timeout(Timeout::Close)), "{error}");
+        },
+        |peer| {
+            peer.expect_close(1000);
+            peer.expect_eof();
+        },
+    );
+}
+
+#[test]
+fn a_recv_that_waits_hinders_nobody_who_sends() {
+    let _dog = watchdog(30);
+    as_both(
+        &Config::new(),
+        |connection| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| {
+                    let sender = connection.sender();
+                    std::thread::spawn(move || (0..250).try_for_each(|_| sender.send("from a thread")))
+                })
+                .collect();
+            assert_eq!(connection.recv().expect("open"), Some(Message::from("all of them")));
+            for thread in threads {
+                thread.join().expect("no panic").expect("all sent");
+            }
+            assert!(matches!(connection.recv_timeout(ms(10)), Err(Error::Timeout(Timeout::Recv))));
+            assert!(matches!(connection.try_recv(), Err(Error::Empty)));
+            connection.send("still open").expect("sent");
+            assert_eq!(connection.recv_timeout(PATIENCE).expect("a clean end"), None);
+        },
+        |peer| {
+            for _ in 0..1000 {
+                assert_eq!(peer.frame().as_text(), "from a thread");
+            }
+            peer.send(Frame::text("all of them"));
+            assert_eq!(peer.frame().as_text(), "still open");
+            peer.send(Frame::close(1000, ""));
+            peer.expect_close(1000);
+        },
+    );
+}

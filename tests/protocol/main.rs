@@ -1,0 +1,8 @@
+//! Frames and messages: what is received, and what breaks the protocol.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod both_roles;
+mod receiving;
+mod violations;

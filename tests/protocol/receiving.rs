@@ -1,0 +1,243 @@
+//! What comes from the client, however it is cut up, and the ways to receive it.
+
+use crate::support::frame::PONG;
+use crate::support::{Frame, PATIENCE, RawPeer, TestServer, echo, ms, next, watchdog};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+use threadws::{Config, Error, Event, Message, MessageRef, Timeout};
+
+#[test]
+fn a_frame_may_come_in_pieces_cut_anywhere() {
+    let _dog = watchdog(60);
+    let server = TestServer::new(echo);
+    let mut peer = RawPeer::open(server.addr());
+    let text = "caf\u{e9}, ".repeat(20); // 140 octets: a length in two more
+    let octets = [Frame::text(&text).encode(), Frame::ping("p").encode()].concat();
+    for cut in 1..octets.len() {
+        peer.write(&octets[..cut]);
+        peer.write(&octets[cut..]);
+        peer.expect_text(&text);
+        peer.expect_pong(b"p");
+    }
+    for octet in &octets {
+        peer.write([*octet]);
+    }
+    peer.expect_text(&text);
+    peer.expect_pong(b"p");
+    // And many in one segment.
+    peer.write(octets.repeat(50));
+    for _ in 0..50 {
+        assert_eq!(peer.message().as_text(), text);
+    }
+    peer.close(1000);
+}
+
+#[test]
+fn a_fragmented_message_is_whole_and_a_ping_inside_it_is_answered_at_once() {
+    let _dog = watchdog(20);
+    let server = TestServer::new(echo);
+    let mut peer = RawPeer::open(server.addr());
+    peer.send(&Frame::text("one ").more());
+    peer.send(&Frame::ping("inside"));
+    peer.expect_pong(b"inside"); // before the message ends
+    peer.send(&Frame::continuation("").more());
+    peer.send(&Frame::pong("unasked for"));
+    peer.send(&Frame::continuation(b"two caf\xc3").more()); // the first half of an e with an accent,
+    peer.send(&Frame::continuation(b"\xa9").more()); // and the second
+    peer.send(&Frame::continuation(""));
+    peer.expect_text("one two caf\u{e9}");
+    peer.close(1000);
+}
+
+#[test]
+fn a_ping_is_answered_with_its_own_payload_while_the_handler_waits_in_recv() {
+    let _dog = watchdog(20);
+    let server = TestServer::new(echo);
+    let mut peer = RawPeer::open(server.addr());
+    for payload in [&b""[..], b"x", &[0xff; 125]] {
+        peer.send(&Frame::ping(payload));
+        peer.expect_pong(payload);
+    }
+    for payload in ["unasked for", ""] {
+        peer.send(&Frame::pong(payload));
+    }
+    peer.send_text("an unsolicited pong is nothing");
+    peer.expect_text("an unsolicited pong is nothing");
+    peer.close(1000);
+}
+
+#[test]
+fn a_flood_of_pings_is_answered_by_the_last_pong_at_least() {
+    let _dog = watchdog(120);
+    // On a slow machine we read nothing for longer than a server is patient with by default.
+    let config = Config::new().write_timeout(Duration::from_secs(100));
+    let server = TestServer::with(|server| server.config(config), echo);
+    let mut peer = RawPeer::open(server.addr());
+    // 20 MB of pongs if each were kept: far more than the kernel's buffers hold, and we read none until all is written.
+    const PINGS: u32 = 160_000;
+    for first in (0..PINGS).step_by(1000) {
+        let octets: Vec<u8> = (first..first + 1000)
+            .flat_map(|number| Frame::ping([&number.to_be_bytes()[..], &[0; 121]].concat()).encode())
+            .collect();
+        peer.write(octets);
+    }
+    peer.send_text("after the flood");
+    let mut last = None;
+    loop {
+        let frame = peer.frame();
+        if frame.opcode != PONG {
+            assert_eq!(frame.as_text(), "after the flood");
+            break;
+        }
+        let number = u32::from_be_bytes(*frame.payload.first_chunk().expect("four octets"));
+        assert!(last < Some(number), "pong {number} after {last:?}");
+        last = Some(number);
+    }
+    if last != Some(PINGS - 1) {
+        // RFC 6455 5.5.3 lets us answer the most recent one only, but that one we must.
+        let frame = peer.frame();
+        assert_eq!((frame.opcode, &frame.payload[..4]), (PONG, &(PINGS - 1).to_be_bytes()[..]));
+    }
+    peer.close(1000);
+}
+
+#[test]
+fn a_recv_that_times_out_leaves_the_connection_usable() {
+    let _dog = watchdog(20);
+    let (tell, told) = mpsc::channel();
+    let server = TestServer::new(move |client| {
+        assert!(matches!(client.try_recv(), Err(Error::Empty)));
+        let start = Instant::now();
+        assert!(matches!(client.recv_timeout(ms(60)), Err(Error::Timeout(Timeout::Recv))));
+        tell.send(start.elapsed()).unwrap_or(());
+        assert!(matches!(client.recv_timeout(Duration::ZERO), Err(Error::Timeout(Timeout::Recv))));
+        client.send("now")?;
+        assert_eq!(client.recv_timeout(PATIENCE)?, Some(Message::from("one")));
+        client.send("next")?;
+        let two = loop {
+            match client.try_recv() {
+                Err(Error::Empty) => std::thread::sleep(ms(1)), // the poll of one who has something else to do
+                other => break other?,
+            }
+        };
+        assert_eq!(two, Some(Message::from("two")));
+        client.send("half")?;
+        // Half a frame is there: neither call may lose it.
+        assert!(matches!(client.recv_timeout(ms(60)), Err(Error::Timeout(Timeout::Recv))));
+        assert!(matches!(client.try_recv(), Err(Error::Empty)));
+        client.send("the other half")?;
+        assert_eq!(client.recv()?, Some(Message::from("in two halves")));
+        assert_eq!(client.recv_timeout(PATIENCE)?, None);
+        Ok(())
+    });
+    let mut peer = RawPeer::open(server.addr());
+    let waited = next(&told, "the timeout");
+    assert!(waited >= ms(55) && waited < PATIENCE, "{waited:?}");
+    peer.expect_text("now");
+    peer.send_text("one");
+    peer.expect_text("next");
+    peer.send_text("two");
+    peer.expect_text("half");
+    let octets = Frame::text("in two halves").encode();
+    peer.write(&octets[..9]);
+    peer.expect_text("the other half");
+    peer.write(&octets[9..]);
+    peer.close(1000);
+}
+
+#[test]
+fn next_event_shows_control_frames_too() {
+    let _dog = watchdog(20);
+    let (tell, told) = mpsc::channel();
+    let server = TestServer::new(move |client| {
+        while let Some(event) = client.next_event()? {
+            tell.send(Some(event)).unwrap_or(());
+        }
+        tell.send(None).unwrap_or(());
+        Ok(())
+    });
+    let mut peer = RawPeer::open(server.addr());
+    peer.send(&Frame::ping("a"));
+    peer.send(&Frame::pong("b"));
+    peer.send_text("c");
+    peer.send(&Frame::binary("d"));
+    peer.expect_pong(b"a");
+    peer.send(&Frame::close(1001, "e"));
+    peer.expect_close(1001);
+    peer.expect_eof();
+    assert_eq!(next(&told, "a ping"), Some(Event::Ping(b"a".to_vec())));
+    assert_eq!(next(&told, "a pong"), Some(Event::Pong(b"b".to_vec())));
+    assert_eq!(next(&told, "a text"), Some(Event::Message("c".into())));
+    assert_eq!(next(&told, "octets"), Some(Event::Message(b"d".to_vec().into())));
+    match next(&told, "the Close") {
+        Some(Event::Close(Some(frame))) => {
+            assert_eq!((frame.code.into(), frame.reason.as_str()), (1001_u16, "e"))
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(next(&told, "the end"), None, "the Close is the last event");
+}
+
+#[test]
+fn a_borrowed_message_can_be_echoed_without_a_copy() {
+    let _dog = watchdog(30);
+    let server = TestServer::new(|client| {
+        while let Some(mut received) = client.recv_ref()? {
+            let message: MessageRef<'_> = received.message();
+            received.write(message)?;
+        }
+        Ok(())
+    });
+    let mut peer = RawPeer::open(server.addr());
+    let octets: Vec<u8> =
+        (0..200).flat_map(|number| Frame::text(&format!("message {number}")).encode()).collect();
+    peer.write(octets);
+    for number in 0..200 {
+        peer.expect_text(&format!("message {number}"));
+    }
+    let large = vec![1; 1 << 20];
+    peer.send(&Frame::binary(large.clone()));
+    peer.expect_binary(&large);
+    peer.send(&Frame::text("in ").more());
+    peer.send(&Frame::continuation("two"));
+    peer.expect_text("in two");
+    peer.close(1000);
+}
+
+#[test]
+fn messages_can_be_iterated_over() {
+    let _dog = watchdog(20);
+    let (tell, told) = mpsc::channel();
+    let server = TestServer::new(move |client| {
+        let texts: Result<Vec<_>, _> =
+            client.messages().map(|message| message.map(|m| m.to_string())).collect();
+        tell.send(texts?).unwrap_or(());
+        Ok(())
+    });
+    let mut peer = RawPeer::open(server.addr());
+    peer.send_text("a");
+    peer.send_text("b");
+    peer.close(1000);
+    assert_eq!(next(&told, "the end of the iterator"), ["a", "b"]);
+}
+
+#[test]
+fn ignore_reads_and_discards_until_the_end() {
+    let _dog = watchdog(20);
+    let (tell, told) = mpsc::channel();
+    let server = TestServer::new(move |client| {
+        client.send("I only push")?;
+        client.ignore()?;
+        tell.send(client.closed().map(threadws::Closed::messages_received)).unwrap_or(());
+        Ok(())
+    });
+    let mut peer = RawPeer::open(server.addr());
+    peer.expect_text("I only push");
+    for _ in 0..10 {
+        peer.send_text("nobody reads this");
+    }
+    peer.send(&Frame::ping("but pings are answered"));
+    peer.expect_pong(b"but pings are answered");
+    peer.close(1000);
+    assert_eq!(next(&told, "the end"), Some(10));
+}

@@ -1,0 +1,279 @@
+//! What breaks the protocol or a limit: told by its code at once, and nothing of it reaches a handler.
+
+use crate::support::frame::{self, header};
+use crate::support::{Frame, PATIENCE, RawPeer, TestServer, closed, echo, ms, next, telling, watchdog};
+use std::sync::mpsc::{self};
+use std::time::Instant;
+use threadws::{Config, Connection, Error, Timeout, Violation};
+
+/// Octets, the close codes that are right for them, and what to call it.
+type Case = (&'static str, Vec<u8>, &'static [u16]);
+
+/// Each case on a connection of its own: the code on the wire, nothing after it, and nothing reached the handler.
+fn breaks(config: &Config, cases: Vec<Case>) {
+    let (server, told) = telling(config.clone());
+    let mut canary = RawPeer::open(server.addr());
+    for (what, octets, codes) in cases {
+        println!("{what}");
+        let mut peer = RawPeer::open(server.addr());
+        drop(peer.try_write(&octets));
+        let frame = peer.frame();
+        match frame.close_content() {
+            Some((code, _)) if frame.opcode == frame::CLOSE => {
+                assert!(codes.contains(&code), "{what}: {frame:?}")
+            }
+            _ => panic!("{what}: expected Close {codes:?}, got {frame:?}"),
+        }
+        peer.expect_eof();
+        let (result, closed) = closed(&told);
+        assert!(result.is_err(), "{what}: told as a clean end");
+        assert!(!closed.is_clean(), "{what}: {closed}");
+        assert_eq!(closed.messages_received(), 0, "{what}: a broken message was delivered");
+        let sent = closed.sent().map(|frame| u16::from(frame.code));
+        assert!(sent.is_some_and(|code| codes.contains(&code)), "{what}: {closed}");
+    }
+    canary.send_text("others are not affected");
+    canary.expect_text("others are not affected");
+    canary.close(1000);
+}
+
+const KEY: Option<[u8; 4]> = Some([1, 2, 3, 4]);
+
+#[test]
+fn frames_that_break_the_protocol_are_answered_with_1002() {
+    let _dog = watchdog(120);
+    let mut cases: Vec<Case> = vec![
+        ("unmasked text", Frame::text("x").unmasked().encode(), &[1002]),
+        ("unmasked ping", Frame::ping("x").unmasked().encode(), &[1002]),
+        ("unmasked empty text", Frame::text("").unmasked().encode(), &[1002]),
+        ("RSV1", Frame::text("x").rsv(0x40).encode(), &[1002]),
+        ("RSV1 with deflated data", Frame::text("\u{2}").rsv(0x40).encode(), &[1002]),
+        ("RSV2", Frame::text("x").rsv(0x20).encode(), &[1002]),
+        ("RSV3", Frame::text("x").rsv(0x10).encode(), &[1002]),
+        ("all reserved bits", Frame::binary("x").rsv(0x70).encode(), &[1002]),
+        ("RSV1 on a ping", Frame::ping("x").rsv(0x40).encode(), &[1002]),
+        ("a ping of 126 octets", Frame::ping([0; 126]).encode(), &[1002]),
+        ("a ping that announces 16 MiB", header(0x89, KEY, 16 << 20, 64), &[1002]),
+        ("a ping without FIN", Frame::ping("x").more().encode(), &[1002]),
+        ("a pong without FIN", Frame::pong("x").more().encode(), &[1002]),
+        ("a Close without FIN", Frame::close(1000, "").more().encode(), &[1002]),
+        ("a Close of 126 octets", Frame::close(1000, &"x".repeat(124)).encode(), &[1002]),
+        ("length 5 in 16 bits", Frame::text("hello").encode_with(5, 16), &[1002]),
+        ("length 125 in 16 bits", Frame::binary([0; 125]).encode_with(125, 16), &[1002]),
+        ("length 5 in 64 bits", Frame::text("hello").encode_with(5, 64), &[1002]),
+        ("length 65535 in 64 bits", Frame::binary(vec![0; 65535]).encode_with(65535, 64), &[1002]),
+        ("a ping's length in 16 bits", Frame::ping("hello").encode_with(5, 16), &[1002]),
+        ("a continuation of nothing", Frame::continuation("x").encode(), &[1002]),
+        ("a continuation of nothing, more to come", Frame::continuation("x").more().encode(), &[1002]),
+        (
+            "text inside a fragmented message",
+            [Frame::text("a").more().encode(), Frame::text("b").encode()].concat(),
+            &[1002],
+        ),
+        (
+            "binary inside a fragmented message",
+            [Frame::text("a").more().encode(), Frame::binary("b").more().encode()].concat(),
+            &[1002],
+        ),
+        ("a Close of one octet", Frame::new(frame::CLOSE, "x").encode(), &[1002]),
+    ];
+    for opcode in [3, 4, 5, 6, 7, 11, 12, 13, 14, 15] {
+        cases.push(("a reserved opcode", Frame::new(opcode, "x").encode(), &[1002]));
+        cases.push(("an empty frame of a reserved opcode", Frame::new(opcode, "").encode(), &[1002]));
+    }
+    for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535] {
+        cases.push(("a close code that may not be sent", Frame::close(code, "").encode(), &[1002]));
+    }
+    breaks(&Config::new(), cases);
+}
+
+#[test]
+fn a_length_beyond_the_limit_is_answered_at_its_header() {
+    let _dog = watchdog(60);
+    let cases = [
+        (1 << 31, &[1009][..]),
+        (1 << 32, &[1009]),
+        ((1 << 63) - 1, &[1009]),
+        (1 << 63, &[1002, 1009]),
+        (u64::MAX, &[1002, 1009]),
+    ];
+    let cases = cases.into_iter().flat_map(|(length, codes)| {
+        let first = [0x81, 0x82, 0x02]; // text, binary, a first fragment
+        first.map(|first| ("a giant announced", header(first, KEY, length, 64), codes))
+    });
+    breaks(&Config::new(), cases.collect());
+}
+
+#[test]
+fn a_message_of_the_limit_passes_and_one_octet_more_does_not() {
+    let _dog = watchdog(60);
+    const LIMIT: usize = 1000;
+    let config = Config::new().max_message_size(LIMIT);
+    let (server, _told) = telling(config.clone());
+    let mut peer = RawPeer::open(server.addr());
+    peer.send(&Frame::binary([1; LIMIT]));
+    peer.expect_binary(&[1; LIMIT]);
+    peer.send(&Frame::binary([2; LIMIT - 1]).more());
+    peer.send(&Frame::continuation([2]).more());
+    peer.send(&Frame::continuation(""));
+    peer.expect_binary(&[2; LIMIT]);
+    peer.close(1000);
+    let first = Frame::binary([1; LIMIT]).more().encode();
+    let cases: Vec<Case> = vec![
+        ("in one frame", Frame::binary([1; LIMIT + 1]).encode(), &[1009]),
+        ("its header alone", header(0x82, KEY, 1001, 16), &[1009]),
+        ("in two", [&first[..], &Frame::continuation("x").encode()].concat(), &[1009]),
+        ("in two, of the second the header alone", [&first[..], &header(0x80, KEY, 1, 7)].concat(), &[1009]),
+        (
+            "in many",
+            Frame::text("x")
+                .more()
+                .encode()
+                .into_iter()
+                .chain(Frame::continuation("x").more().encode().repeat(LIMIT))
+                .collect(),
+            &[1009],
+        ),
+    ];
+    breaks(&config, cases);
+    // The default limit.
+    breaks(&Config::new(), vec![("1 MiB and one", header(0x82, KEY, (1 << 20) + 1, 64), &[1009])]);
+}
+
+#[test]
+fn text_that_is_not_utf_8_is_answered_with_1007() {
+    let _dog = watchdog(120);
+    let bad: [(&'static str, &[u8]); 12] = [
+        ("a lone continuation octet", b"\x80"),
+        ("an octet that never occurs", b"\xff"),
+        ("an overlong slash", b"\xc0\xaf"),
+        ("an overlong slash of three", b"\xe0\x80\xaf"),
+        ("an overlong NUL of four", b"\xf0\x80\x80\x80"),
+        ("a high surrogate", b"\xed\xa0\x80"),
+        ("a surrogate pair", b"\xed\xa0\x80\xed\xb0\x80"),
+        ("above U+10FFFF", b"\xf4\x90\x80\x80"),
+        ("five octets", b"\xf8\x88\x80\x80\x80"),
+        ("truncated at the end", b"caf\xc3"),
+        ("truncated in the middle", b"\xe2\x82x"),
+        (
+            "long and bad at its end",
+            b"0123456789012345678901234567890123456789012345678901234567890123456789\xff",
+        ),
+    ];
+    let mut cases: Vec<Case> = Vec::new();
+    for (what, octets) in bad {
+        cases.push((what, Frame::new(frame::TEXT, octets).encode(), &[1007]));
+        let fragments = |first: usize| {
+            [
+                Frame::new(frame::TEXT, &octets[..first]).more().encode(),
+                Frame::continuation(&octets[first..]).encode(),
+            ]
+            .concat()
+        };
+        cases.push((what, fragments(0), &[1007]));
+        cases.push((what, fragments(octets.len() - 1), &[1007]));
+        cases.push((what, fragments(octets.len()), &[1007]));
+        cases.push((what, Frame::new(frame::CLOSE, [&[3, 0xe8], octets].concat()).encode(), &[1007]));
+    }
+    // It need not wait for the end of a message that cannot become text any more.
+    cases.push((
+        "a first fragment",
+        Frame::new(frame::TEXT, "\u{e9}\u{e9}")
+            .more()
+            .encode()
+            .into_iter()
+            .chain(Frame::continuation(b"\xff").more().encode())
+            .collect(),
+        &[1007],
+    ));
+    breaks(&Config::new(), cases);
+    // As binary all of that is fine.
+    let server = TestServer::new(echo);
+    let mut peer = RawPeer::open(server.addr());
+    for (_, octets) in bad {
+        peer.send(&Frame::binary(octets));
+        peer.expect_binary(octets);
+    }
+    peer.close(1000);
+}
+
+#[test]
+fn a_message_of_too_many_fragments_is_answered_with_1008() {
+    let _dog = watchdog(60);
+    let empty = Frame::text("")
+        .more()
+        .encode()
+        .into_iter()
+        .chain(Frame::continuation("").more().encode().repeat(9000));
+    breaks(&Config::new(), vec![("9000 empty fragments", empty.collect(), &[1008, 1009])]);
+    // But 4096 of one octet each are a message.
+    let server = TestServer::new(echo);
+    let mut peer = RawPeer::open(server.addr());
+    let mut octets = Frame::text("x").more().encode();
+    octets.extend(Frame::continuation("x").more().encode().repeat(4094));
+    octets.extend(Frame::continuation("x").encode());
+    peer.write(octets);
+    peer.expect_text(&"x".repeat(4096));
+    peer.close(1000);
+}
+
+#[test]
+fn a_message_that_never_ends_is_cut_by_its_deadline() {
+    let _dog = watchdog(60);
+    let (server, told) = telling(Config::new().message_timeout(ms(300)));
+    let trickles: [(&str, Vec<u8>, Vec<u8>); 4] = [
+        ("a frame octet by octet", header(0x82, KEY, 100_000, 64), vec![0]),
+        (
+            "a fragment now and then",
+            Frame::text("x").more().encode(),
+            Frame::continuation("x").more().encode(),
+        ),
+        ("empty fragments", Frame::text("").more().encode(), Frame::continuation("").more().encode()),
+        ("nothing more, but pings", Frame::text("x").more().encode(), Frame::ping("alive").encode()),
+    ];
+    for (what, start, more) in trickles {
+        println!("{what}");
+        let mut peer = RawPeer::open(server.addr());
+        let begin = Instant::now();
+        peer.write(start);
+        // The pace is the attack.
+        while peer.try_write(&more).is_ok() && begin.elapsed() < ms(900) {
+            std::thread::sleep(ms(10));
+        }
+        let code = peer.expect_close_at_last(&[1008]);
+        assert_eq!(code, 1008);
+        peer.expect_gone(); // We may have written after its end of stream, and been reset for that.
+        let (result, closed) = closed(&told);
+        assert_eq!(result, Err(Error::Timeout(Timeout::Message).to_string()), "{what}");
+        let lived = closed.lifetime();
+        assert!(lived >= ms(290) && lived < ms(300) + PATIENCE / 2, "{what}: {lived:?}");
+    }
+    // Time between messages is nobody's business.
+    let mut peer = RawPeer::open(server.addr());
+    for _ in 0..3 {
+        peer.send_text("x");
+        peer.expect_text("x");
+        std::thread::sleep(ms(150));
+    }
+    peer.close(1000);
+}
+
+#[test]
+fn an_error_is_told_once_and_then_the_end_again_and_again() {
+    let _dog = watchdog(20);
+    let (tell, told) = mpsc::channel();
+    let server = TestServer::new(move |client: &mut Connection| {
+        let first = client.recv();
+        let violation = matches!(first, Err(Error::Violation(Violation::ReservedOpcode(3))));
+        // A caller that loops on errors must not spin on a success that is none.
+        let again =
+            (0..3).all(|_| client.recv().is_err() && client.try_recv().is_err() && client.send("x").is_err());
+        tell.send((violation, again, first.err().map(|error| error.close_code()))).unwrap_or(());
+        Ok(())
+    });
+    let mut peer = RawPeer::open(server.addr());
+    peer.send(&Frame::new(3, "x"));
+    peer.expect_close(1002);
+    peer.expect_eof();
+    assert_eq!(next(&told, "the error"), (true, true, Some(threadws::CloseCode::PROTOCOL_ERROR)));
+}

@@ -1,0 +1,243 @@
+//! What a program does in its callbacks is its own affair: it may call everything from everywhere, block and panic.
+
+use crate::support::{Frame, PATIENCE, RawPeer, TestServer, eventually, ms, next, upgrade_request, watchdog};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Arc, OnceLock, mpsc};
+use threadws::{Client, Config, Hub, Response, ServerHandle};
+
+/// Calls everything that can be called from anywhere, about everybody.
+fn everything(hub: &Hub) {
+    hub.broadcast("to all");
+    hub.publish("topic", "to some");
+    // Others come and go meanwhile: two looks may differ, but what one look finds is as it should be.
+    assert!(hub.topics().iter().all(|(topic, members)| topic == "topic" && *members > 0));
+    assert!(hub.members("topic").is_sorted_by_key(Client::id));
+    hub.stats();
+    for client in hub.clients() {
+        let sender = client.sender();
+        // Who is gone says so; nobody waits for anybody else.
+        drop((sender.send("to one"), sender.try_send("to one"), sender.ping(b"are you there?")));
+        client.stats();
+        assert!(sender.backlog() <= (1 << 20) && sender.id() == client.id());
+        assert!(hub.get(client.id()).is_none_or(|found| found.id() == client.id()));
+    }
+}
+
+/// The same, and everybody is sent away, one way or the other, and the server stopped.
+fn everything_and_the_end(hub: &Hub, handle: &OnceLock<ServerHandle>) {
+    everything(hub);
+    for client in hub.clients() {
+        drop(client.sender().close(1001, "the end"));
+        client.sender().terminate();
+    }
+    if let Some(handle) = handle.get() {
+        // On a thread of the server's own it must not wait for itself: it would wait for longer than anybody here does.
+        handle.shutdown(PATIENCE * 10);
+    }
+    everything(hub);
+}
+
+const PLACES: [&str; 9] = [
+    "on_request",
+    "on_http",
+    "on_handshake_error",
+    "on_join",
+    "on_leave",
+    "handler",
+    "tick",
+    "after close",
+    "drop",
+];
+
+/// A server that calls `action` in one of its callbacks, and tells when that is over.
+fn server_that_acts_in(
+    place: &'static str,
+    action: impl Fn(&Hub) + Send + Sync + 'static,
+) -> (TestServer, mpsc::Receiver<()>) {
+    /// Acts when it is dropped: as a handler's locals are, at its end.
+    struct AtTheEnd<F: Fn()>(F);
+    impl<F: Fn()> Drop for AtTheEnd<F> {
+        fn drop(&mut self) {
+            (self.0)();
+        }
+    }
+    let (tell, told) = mpsc::channel();
+    let hub = OnceLock::new();
+    let shared = Arc::new((hub, action));
+    let act: Arc<dyn Fn(&str) + Send + Sync> = Arc::new({
+        let shared = Arc::clone(&shared);
+        move |here| {
+            if here == place {
+                (shared.1)(shared.0.get().expect("set before anybody comes"));
+                tell.send(()).unwrap_or(());
+            }
+        }
+    });
+    let acts = || Arc::clone(&act);
+    let (request, http, error, join, leave) = (acts(), acts(), acts(), acts(), acts());
+    let server = TestServer::with(
+        |server| {
+            shared.0.set(server.hub().clone()).expect("once");
+            let config = Config::new().close_timeout(ms(500));
+            server
+                .config(config)
+                .on_request(move |_, _| {
+                    request("on_request");
+                    Ok(())
+                })
+                .on_http(move |_| {
+                    http("on_http");
+                    Response::new(b"ok".to_vec())
+                })
+                .on_handshake_error(move |_| error("on_handshake_error"))
+                .on_join(move |_, _| join("on_join"))
+                .on_leave(move |_, _| leave("on_leave"))
+        },
+        move |client| {
+            let (tick, dropped) = (Arc::clone(&act), Arc::clone(&act));
+            client.after_with(ms(50), move || {
+                tick("tick");
+                None
+            });
+            let _end = AtTheEnd(move || dropped("drop"));
+            client.subscribe("topic")?;
+            act("handler");
+            drop(client.recv());
+            drop(client.close(1000, ""));
+            act("after close");
+            Ok(())
+        },
+    );
+    (server, told)
+}
+
+/// Makes every callback happen, until the one at `place` has done what it does. Whatever becomes of these clients is no
+/// failure: the server may stop meanwhile.
+#[track_caller]
+fn visit(addr: SocketAddr, place: &str, told: &mpsc::Receiver<()>) {
+    let connect = || TcpStream::connect(addr).ok().map(|stream| RawPeer::from_stream(stream, addr));
+    let head = "GET / HTTP/1.1\r\nHost: x\r\n";
+    for request in [format!("{head}\r\n"), format!("{head}Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n")]
+    {
+        if let Some(mut peer) = connect() {
+            drop(peer.try_write(request.as_bytes()));
+            drop(peer.try_answer());
+        }
+    }
+    if let Some(mut peer) = connect() {
+        drop(peer.try_write(upgrade_request(addr, "/", &[]).as_bytes()));
+        drop(peer.try_answer());
+        // It comes as long as its client is there.
+        if place == "tick" {
+            return next(told, place);
+        }
+        drop(peer.try_write(&Frame::text("on").encode()));
+        drop(peer.try_write(&Frame::close(1000, "").encode()));
+        peer.fin();
+    }
+    next(told, place);
+}
+
+#[test]
+fn everything_may_be_called_from_every_callback() {
+    for place in PLACES {
+        let _dog = watchdog(30);
+        let (server, told) = server_that_acts_in(place, everything);
+        visit(server.addr(), place, &told);
+        // It can do it again.
+        visit(server.addr(), place, &told);
+        eventually("all have left", || server.clients().is_empty());
+        drop(server);
+    }
+}
+
+#[test]
+fn everybody_may_be_sent_away_and_the_server_stopped_from_every_callback() {
+    for place in PLACES {
+        let _dog = watchdog(30);
+        let handle: Arc<OnceLock<ServerHandle>> = Arc::default();
+        let inside = Arc::clone(&handle);
+        let (server, told) = server_that_acts_in(place, move |hub| everything_and_the_end(hub, &inside));
+        let addr = server.addr();
+        let _stays = RawPeer::connect(addr);
+        // The handle is inside before anybody comes who makes a callback happen.
+        let visitor = {
+            let server = server.into_handle();
+            handle.set(server).expect("once");
+            Arc::clone(&handle)
+        };
+        visit(addr, place, &told);
+        let handle = visitor.get().expect("it was set");
+        eventually("it is empty", || handle.clients().is_empty());
+        let gone = || TcpStream::connect_timeout(&addr, ms(1000)).is_err();
+        eventually("it accepts no more", gone);
+    }
+}
+
+#[test]
+fn a_slow_peer_may_be_closed_from_every_callback() {
+    for place in PLACES {
+        let _dog = watchdog(60);
+        // Far more than a socket and a backlog hold: whoever does not read is let go, also who does this himself.
+        let flood = |hub: &Hub| {
+            let message = vec![7; 64 << 10];
+            for _ in 0..300 {
+                let delivery = hub.broadcast(&*message);
+                if delivery.reached() == 0 || hub.stats().slow_peers_closed() > 0 {
+                    break;
+                }
+            }
+            // Not `everything`: a send waits for who is nearly full, as it should.
+            drop((hub.members("topic"), hub.topics(), hub.clients()));
+        };
+        let (server, told) = server_that_acts_in(place, flood);
+        let stuck = RawPeer::open(server.addr());
+        eventually("it is in", || server.hub().stats().opened() == 1);
+        visit(server.addr(), place, &told);
+        eventually("a slow peer is let go", || server.hub().stats().slow_peers_closed() > 0);
+        drop(stuck);
+        eventually("all have left", || server.clients().is_empty());
+    }
+}
+
+#[test]
+fn a_handler_that_never_returns_keeps_its_own_client_and_nobody_else() {
+    let _dog = watchdog(60);
+    let (release, wait) = mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let server = TestServer::new(move |client| {
+        while let Some(message) = client.recv()? {
+            if message.as_text() == Some("block") {
+                assert!(wait.lock().expect("one alone").recv().is_err(), "nothing is ever sent");
+            }
+            client.send(message)?;
+        }
+        Ok(())
+    });
+    let mut blocked = RawPeer::open(server.addr());
+    blocked.send_text("block");
+    let mut others: Vec<_> = (0..20).map(|_| RawPeer::open(server.addr())).collect();
+    eventually("all are in", || server.hub().len() == 21);
+    for round in 0..10 {
+        let text = format!("round {round}");
+        others.iter_mut().for_each(|peer| peer.send_text(&text));
+        others.iter_mut().for_each(|peer| peer.expect_text(&text));
+        server.hub().broadcast_except(0, "news");
+        others.iter_mut().for_each(|peer| peer.expect_text("news"));
+        blocked.expect_text("news"); // what others send reaches it, too
+    }
+    let handle = server.into_handle();
+    let leave = std::thread::spawn(move || {
+        for peer in &mut others {
+            peer.expect_close(1001);
+            peer.send(&Frame::close(1001, ""));
+            peer.expect_eof();
+        }
+    });
+    let report = handle.shutdown(ms(2000));
+    assert_eq!((report.closed(), report.abandoned().len()), (20, 1), "{report}");
+    leave.join().expect("all others left in good order");
+    blocked.expect_close_at_last(&[1001]);
+    blocked.expect_gone();
+    drop(release);
+}

@@ -1,0 +1,68 @@
+//! Connections that another HTTP server has accepted, and hands over.
+
+use crate::support::{RawPeer, echo, eventually, ms, next, watchdog};
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc;
+use threadws::{Error, Server, ServerHandle};
+
+fn head() -> http::Request<()> {
+    let request = http::Request::get("/")
+        .header("host", "a")
+        .header("upgrade", "websocket")
+        .header("connection", "upgrade")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", crate::support::peer::KEY);
+    request.body(()).expect("a request")
+}
+
+/// A client of the other server's, and its socket there.
+fn accepted() -> (RawPeer, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let peer = RawPeer::connect(listener.local_addr().expect("it is bound"));
+    (peer, listener.accept().expect("it has connected").0)
+}
+
+fn hand_over(handle: &ServerHandle) -> (RawPeer, threadws::Result<()>) {
+    let (peer, stream) = accepted();
+    (peer, handle.upgrade(stream, &head(), b""))
+}
+
+#[test]
+fn what_the_other_server_has_attached_is_found_in_the_handler() {
+    #[derive(Debug, Clone, PartialEq)]
+    struct User(&'static str);
+    let _dog = watchdog(20);
+    let (tell, told) = mpsc::channel();
+    let handle = Server::detached().spawn(move |client| {
+        tell.send(client.request().extensions().get::<User>().cloned()).unwrap_or(());
+        Ok(())
+    });
+    let handle = handle.expect("the settings work");
+    let mut head = head();
+    head.extensions_mut().insert(User("frog"));
+    let (peer, stream) = accepted();
+    handle.upgrade(stream, &head, b"").expect("a thread");
+    assert_eq!(next(&told, "the handler"), Some(User("frog")));
+    drop(peer);
+}
+
+#[test]
+fn a_server_that_is_full_or_stops_says_that_and_nothing_of_a_backlog() {
+    let _dog = watchdog(20);
+    let handle = Server::detached().max_clients(1).spawn(echo).expect("the settings work");
+    let (mut first, result) = hand_over(&handle);
+    result.expect("a thread");
+    first.expect_101();
+    let expect_unavailable = || {
+        let (mut peer, result) = hand_over(&handle);
+        let error = result.expect_err("no place");
+        assert!(matches!(error, Error::Unavailable), "{error:?}");
+        assert_eq!(error.to_string(), "the server is full, or stops");
+        peer.expect_refusal(503);
+    };
+    expect_unavailable();
+    first.close(1000);
+    eventually("it is empty", || handle.clients().is_empty());
+    handle.shutdown(ms(1000));
+    expect_unavailable();
+}

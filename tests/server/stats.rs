@@ -1,0 +1,304 @@
+//! A server's numbers add up, never shrink, and are told as Prometheus wants them.
+
+use crate::support::frame::PING;
+use crate::support::{Frame, PATIENCE, RawPeer, TestServer, echo, eventually, ms, watchdog};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Instant;
+use threadws::{Config, Stats};
+
+#[test]
+fn what_is_counted_is_what_happened() {
+    let _dog = watchdog(30);
+    let server = TestServer::with(|server| server.path("/chat"), echo);
+    let hub = server.hub();
+    let mut peer = RawPeer::open_at(server.addr(), "/chat", &[]);
+    for _ in 0..3 {
+        peer.send_text("hello"); // 6 octets of header and mask, 5 of text
+        peer.expect_text("hello"); // 2 and 5
+    }
+    // The reader counts when it waits again.
+    eventually("it is counted", || {
+        hub.stats().messages_received() == 3 && hub.stats().bytes_received() == 33
+    });
+    let one = hub.clients()[0].stats();
+    assert_eq!((one.messages_received(), one.bytes_received()), (3, 33));
+    assert_eq!((one.messages_sent(), one.bytes_sent(), one.messages_skipped()), (3, 21, 0));
+    assert_eq!((one.backlog(), one.high_water(), one.round_trip()), (0, 0, None));
+    assert_eq!(one.since(), hub.clients()[0].since());
+    assert_eq!(one.state(), threadws::State::Open);
+    let client = hub.clients()[0].clone();
+
+    RawPeer::connect(server.addr()).fin(); // Not a word: no failure.
+    for (target, status) in [("/other", 404), ("/nowhere", 404), ("/chat", 400)] {
+        let mut peer = RawPeer::connect(server.addr());
+        peer.ask(target, if status == 400 { &[("Sec-WebSocket-Key", "short")] } else { &[] });
+        peer.expect_refusal(status);
+    }
+    eventually("all is counted", || hub.stats().handshake_failures().values().sum::<u64>() == 3);
+    let stats = hub.stats();
+    assert_eq!(stats.handshake_failures(), &BTreeMap::from([(400, 1), (404, 2)]));
+    assert_eq!((stats.accepted(), stats.opened(), stats.open()), (5, 1, 1));
+    assert!(stats.threads() >= 1 && stats.threads() <= 5, "{} threads", stats.threads());
+
+    peer.close(1000);
+    eventually("it is out", || hub.is_empty());
+    let stats = hub.stats();
+    assert_eq!((stats.accepted(), stats.opened(), stats.open()), (5, 1, 0));
+    // The Close frames: 8 octets and 4.
+    assert_eq!((stats.messages_received(), stats.bytes_received()), (3, 41));
+    assert_eq!((stats.messages_sent(), stats.bytes_sent()), (3, 25));
+    // Who has kept a handle may still look.
+    assert_eq!((client.stats().bytes_received(), client.stats().state()), (41, threadws::State::Closed));
+    assert_eq!(
+        stats.refused().iter().map(|(reason, count)| (*reason, *count)).collect::<Vec<_>>(),
+        [("address", 0), ("full", 0), ("no_thread", 0), ("rate", 0), ("stopping", 0)]
+    );
+}
+
+#[test]
+fn who_is_turned_away_is_counted_by_the_reason() {
+    let _dog = watchdog(30);
+    let server = TestServer::with(|server| server.max_clients(1), echo);
+    let peer = RawPeer::open(server.addr());
+    // Its 101 is out before it is counted.
+    eventually("it is in", || server.hub().len() == 1);
+    for _ in 0..2 {
+        let mut refused = RawPeer::connect(server.addr());
+        assert_eq!(refused.answer().status, 503);
+    }
+    let stats = server.hub().stats();
+    assert_eq!((stats.refused()["full"], stats.accepted(), stats.opened()), (2, 3, 1));
+    assert!(stats.handshake_failures().is_empty());
+    peer.close(1000);
+}
+
+#[test]
+fn ticks_pings_and_round_trips_are_counted() {
+    let _dog = watchdog(30);
+    let server = TestServer::with(
+        |server| server.config(Config::new().ping_interval(ms(40))),
+        |client| {
+            client.after(ms(1), "tick");
+            client.ignore()?;
+            Ok(())
+        },
+    );
+    let hub = server.hub();
+    let mut peer = RawPeer::open(server.addr());
+    // Three pings, answered, and the tick, which a busy machine may send between them.
+    let (mut pongs, mut ticks) = (0, 0);
+    while pongs < 3 || ticks < 1 {
+        let frame = peer.frame();
+        if frame.opcode == PING {
+            thread::sleep(ms(5)); // so that the round trip takes some time
+            peer.send(&Frame::pong(frame.payload));
+            pongs += 1;
+        } else {
+            assert_eq!(frame.as_text(), "tick");
+            ticks += 1;
+        }
+    }
+    eventually("the last pong is counted", || hub.stats().round_trips() == pongs);
+    let stats = hub.stats();
+    let one = hub.clients()[0].stats();
+    let last = one.round_trip().expect("measured");
+    assert!(last >= ms(5) && last < PATIENCE, "{last:?}");
+    assert!(
+        stats.round_trip_sum() >= ms(15) && stats.round_trip_sum() < PATIENCE,
+        "{:?}",
+        stats.round_trip_sum()
+    );
+    assert!(stats.pings() >= 3, "{} pings", stats.pings());
+    eventually("the tick is counted", || hub.stats().ticks_sent() == 1);
+    assert_eq!(stats.ticks_skipped(), 0);
+    peer.send(&Frame::close(1000, ""));
+    peer.expect_close_at_last(&[1000]);
+    peer.expect_eof();
+    eventually("it is out", || hub.is_empty());
+    let after = hub.stats();
+    assert!(after.round_trips() >= 3 && after.pings() >= stats.pings());
+}
+
+#[test]
+fn what_only_grows_never_shrinks_whoever_comes_and_goes() {
+    let _dog = watchdog(30);
+    let server = TestServer::new(echo);
+    let over = AtomicBool::new(false);
+    let sent: u64 = thread::scope(|scope| {
+        let over = &over;
+        let peers: Vec<_> = (0..4)
+            .map(|_| {
+                let addr = server.addr();
+                scope.spawn(move || {
+                    let mut sent = 0;
+                    while !over.load(Ordering::Relaxed) {
+                        let mut peer = RawPeer::open(addr);
+                        for _ in 0..5 {
+                            peer.send_text("x");
+                            peer.expect_text("x");
+                            sent += 1;
+                        }
+                        peer.close(1000);
+                    }
+                    sent
+                })
+            })
+            .collect();
+        let numbers = |stats: &Stats| {
+            [
+                stats.accepted(),
+                stats.opened(),
+                stats.messages_received(),
+                stats.messages_sent(),
+                stats.bytes_received(),
+                stats.bytes_sent(),
+            ]
+        };
+        let mut before = numbers(&server.hub().stats());
+        let end = Instant::now() + ms(700);
+        while Instant::now() < end {
+            let now = numbers(&server.hub().stats());
+            assert!(before.iter().zip(&now).all(|(before, now)| before <= now), "{before:?}, then {now:?}");
+            before = now;
+        }
+        over.store(true, Ordering::Relaxed);
+        peers.into_iter().map(|peer| peer.join().expect("a peer")).sum()
+    });
+    eventually("all are out", || server.hub().is_empty());
+    let stats = server.hub().stats();
+    assert_eq!((stats.messages_received(), stats.messages_sent(), stats.opened()), (sent, sent, sent / 5));
+    // 7 octets and 3 a message, 8 and 4 for the Closes.
+    assert_eq!(
+        (stats.bytes_received(), stats.bytes_sent()),
+        (sent * 7 + sent / 5 * 8, sent * 3 + sent / 5 * 4)
+    );
+}
+
+/// A family of metrics: its type, and its samples by name and labels.
+struct Family {
+    kind: String,
+    samples: Vec<(String, Label, f64)>,
+}
+
+/// A label's name and value.
+type Label = Option<(String, String)>;
+
+fn is_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+}
+
+/// The text format, version 0.0.4, read strictly: HELP, TYPE, then the family's samples and nothing else; each family and
+/// each series once; a line feed at the end of each line.
+fn parse(text: &str) -> BTreeMap<String, Family> {
+    let mut families: BTreeMap<String, Family> = BTreeMap::new();
+    assert!(text.ends_with('\n') && !text.contains('\r') && !text.contains("\n\n"), "lines:\n{text}");
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        let (name, help) = line
+            .strip_prefix("# HELP ")
+            .and_then(|rest| rest.split_once(' '))
+            .unwrap_or_else(|| panic!("HELP: {line}"));
+        assert!(is_name(name) && name.starts_with("threadws_"), "name: {line}");
+        assert!(!help.is_empty() && !help.contains('\\'), "help: {line}");
+        let line = lines.next().expect("a TYPE line");
+        let kind = line.strip_prefix(&format!("# TYPE {name} ")).unwrap_or_else(|| panic!("TYPE: {line}"));
+        let mut family = Family { kind: kind.to_owned(), samples: Vec::new() };
+        while let Some(line) = lines.next_if(|line| !line.starts_with('#')) {
+            let (series, value) = line.split_once(' ').unwrap_or_else(|| panic!("sample: {line}"));
+            let (sample, label) = match series.split_once('{') {
+                None => (series, None),
+                Some((sample, label)) => {
+                    let (label, value) = label
+                        .strip_suffix("\"}")
+                        .and_then(|label| label.split_once("=\""))
+                        .unwrap_or_else(|| panic!("label: {line}"));
+                    assert!(
+                        is_name(label) && !value.is_empty() && !value.contains(['"', '\\']),
+                        "label: {line}"
+                    );
+                    (sample, Some((label.to_owned(), value.to_owned())))
+                }
+            };
+            let suffix =
+                sample.strip_prefix(name).unwrap_or_else(|| panic!("a sample of another family: {line}"));
+            match kind {
+                "counter" => assert!(suffix.is_empty() && name.ends_with("_total"), "counter: {line}"),
+                "gauge" => assert!(suffix.is_empty() && !name.ends_with("_total"), "gauge: {line}"),
+                "summary" => assert!(matches!(suffix, "_sum" | "_count"), "summary: {line}"),
+                _ => panic!("type: {kind}"),
+            }
+            let value: f64 = value.parse().unwrap_or_else(|_| panic!("value: {line}"));
+            assert!(value.is_finite() && value >= 0.0, "value: {line}");
+            assert!(
+                !family.samples.iter().any(|(s, l, _)| (s.as_str(), l) == (sample, &label)),
+                "twice: {line}"
+            );
+            family.samples.push((sample.to_owned(), label, value));
+        }
+        assert!(families.insert(name.to_owned(), family).is_none(), "{name} comes twice");
+    }
+    families
+}
+
+#[test]
+fn the_text_for_prometheus_is_well_formed_and_says_the_same() {
+    let _dog = watchdog(30);
+    let server = TestServer::with(|server| server.path("/"), echo);
+    let mut peer = RawPeer::open(server.addr());
+    peer.send_text("hello");
+    peer.expect_text("hello");
+    let mut refused = RawPeer::connect(server.addr());
+    refused.ask("/other", &[]);
+    refused.expect_refusal(404);
+    eventually("all is counted", || {
+        server.hub().stats().handshake_failures().len() == 1 && server.hub().stats().messages_received() == 1
+    });
+    let mut text = Vec::new();
+    server.hub().stats().write_prometheus(&mut text).expect("a Vec takes all");
+    let families = parse(std::str::from_utf8(&text).expect("UTF-8"));
+    let value = |name: &str, label: Option<(&str, &str)>| {
+        let family =
+            families.values().find(|family| family.samples.iter().any(|(sample, ..)| sample == name));
+        let family = family.unwrap_or_else(|| panic!("no {name}"));
+        let label = label.map(|(label, value)| (label.to_owned(), value.to_owned()));
+        let sample = family.samples.iter().find(|(sample, found, _)| sample == name && *found == label);
+        (family.kind.as_str(), sample.unwrap_or_else(|| panic!("no {name} {label:?}")).2)
+    };
+    let expected = [
+        ("threadws_connections_accepted_total", None, "counter", 2.0),
+        ("threadws_connections_opened_total", None, "counter", 1.0),
+        ("threadws_connections_open", None, "gauge", 1.0),
+        ("threadws_connections_refused_total", Some(("reason", "full")), "counter", 0.0),
+        ("threadws_connections_refused_total", Some(("reason", "no_thread")), "counter", 0.0),
+        ("threadws_connections_refused_total", Some(("reason", "stopping")), "counter", 0.0),
+        ("threadws_connections_refused_total", Some(("reason", "address")), "counter", 0.0),
+        ("threadws_connections_refused_total", Some(("reason", "rate")), "counter", 0.0),
+        ("threadws_policy_closes_total", Some(("policy", "message_rate")), "counter", 0.0),
+        ("threadws_policy_closes_total", Some(("policy", "max_lifetime")), "counter", 0.0),
+        ("threadws_policy_closes_total", Some(("policy", "idle_timeout")), "counter", 0.0),
+        ("threadws_handshake_failures_total", Some(("status", "404")), "counter", 1.0),
+        ("threadws_messages_received_total", None, "counter", 1.0),
+        ("threadws_messages_sent_total", None, "counter", 1.0),
+        ("threadws_messages_skipped_total", None, "counter", 0.0),
+        ("threadws_received_bytes_total", None, "counter", 11.0),
+        ("threadws_sent_bytes_total", None, "counter", 7.0),
+        ("threadws_backlog_bytes", None, "gauge", 0.0),
+        ("threadws_ticks_sent_total", None, "counter", 0.0),
+        ("threadws_ticks_skipped_total", None, "counter", 0.0),
+        ("threadws_pings_sent_total", None, "counter", 0.0),
+        ("threadws_round_trip_seconds_sum", None, "summary", 0.0),
+        ("threadws_round_trip_seconds_count", None, "summary", 0.0),
+        ("threadws_slow_peers_closed_total", None, "counter", 0.0),
+    ];
+    for (name, label, kind, count) in expected {
+        assert_eq!(value(name, label), (kind, count), "{name} {label:?}");
+    }
+    assert!(value("threadws_threads", None).1 >= 1.0);
+    let samples: usize = families.values().map(|family| family.samples.len()).sum();
+    assert_eq!(samples, expected.len() + 1, "a metric that this test does not know");
+    assert_eq!(Stats::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8");
+    peer.close(1000);
+}

@@ -1,0 +1,112 @@
+//! What a server that stops does not wait for: its end comes in time whatever the program, or a client, is at.
+
+use crate::support::{PATIENCE, RawPeer, TestServer, echo, ms, next, watchdog};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+use threadws::{Message, Response};
+
+#[test]
+fn a_shutdown_by_who_holds_what_a_tick_waits_for_ends_in_time() {
+    let _dog = watchdog(30);
+    let shared = Arc::new(Mutex::new(0));
+    let wanted = Arc::clone(&shared);
+    let (tell, told) = mpsc::channel();
+    let server = TestServer::new(move |client| {
+        let (tell, wanted) = (tell.clone(), Arc::clone(&wanted));
+        client.every_with(ms(5), move || {
+            tell.send(()).unwrap_or(());
+            *wanted.lock().expect("no panic") += 1;
+            None::<Message>
+        });
+        client.ignore()?;
+        Ok(())
+    });
+    let peer = RawPeer::open(server.addr());
+    next(&told, "a tick");
+    let held = shared.lock().expect("no panic");
+    // What was told before was of ticks that had the lock.
+    while told.recv_timeout(ms(200)).is_ok() {}
+    let handle = server.into_handle();
+    drop(peer);
+    let start = Instant::now();
+    let report = handle.shutdown(ms(300));
+    let took = start.elapsed();
+    assert!(took < ms(300) + PATIENCE / 2, "took {took:?}");
+    assert!(report.abandoned().is_empty() && !report.is_complete(), "{report}");
+    assert!(report.to_string().contains("still runs"), "{report}");
+    let start = Instant::now();
+    drop(handle);
+    assert!(start.elapsed() < ms(1000), "dropping the handle waited again");
+    drop(held);
+}
+
+#[test]
+fn a_tick_that_is_over_in_time_is_waited_for() {
+    let _dog = watchdog(30);
+    let (tell, told) = mpsc::channel();
+    let server = TestServer::new(move |client| {
+        let tell = tell.clone();
+        client.every_with(ms(5), move || {
+            tell.send(()).unwrap_or(());
+            std::thread::sleep(ms(100));
+            None::<Message>
+        });
+        client.ignore()?;
+        Ok(())
+    });
+    let peer = RawPeer::open(server.addr());
+    next(&told, "a tick");
+    drop(peer);
+    let report = server.into_handle().shutdown(PATIENCE);
+    assert!(report.is_complete(), "{report}");
+}
+
+#[test]
+fn a_handle_that_a_tick_drops_does_not_wait_for_the_tick() {
+    let _dog = watchdog(30);
+    let handle = Arc::new(Mutex::new(None::<threadws::ServerHandle>));
+    let inside = Arc::clone(&handle);
+    let (tell, told) = mpsc::channel::<Duration>();
+    let server = TestServer::new(move |client| {
+        let (tell, inside) = (tell.clone(), Arc::clone(&inside));
+        client.every_with(ms(5), move || {
+            let handle = inside.lock().expect("no panic").take()?;
+            let start = Instant::now();
+            drop(handle);
+            tell.send(start.elapsed()).unwrap_or(());
+            None::<Message>
+        });
+        client.ignore()?;
+        Ok(())
+    });
+    let addr = server.addr();
+    *handle.lock().expect("no panic") = Some(server.into_handle());
+    let mut peer = RawPeer::open(addr);
+    let took = next(&told, "the drop");
+    assert!(took < ms(1000), "the drop took {took:?}");
+    peer.expect_close(1001);
+}
+
+#[test]
+fn a_client_that_reads_its_http_answer_slowly_is_cut_at_the_timeout() {
+    let _dog = watchdog(30);
+    let (tell, told) = mpsc::channel();
+    let server = TestServer::with(
+        |server| {
+            server.on_http(move |_| {
+                tell.send(()).unwrap_or(());
+                Response::new(vec![b'x'; 16 << 20]) // more than any socket's buffers take
+            })
+        },
+        echo,
+    );
+    let mut peer = RawPeer::connect(server.addr());
+    peer.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    next(&told, "the request");
+    let start = Instant::now();
+    let report = server.into_handle().shutdown(ms(300));
+    let took = start.elapsed();
+    assert!(report.is_complete(), "{report} after {took:?}");
+    assert!(took >= ms(250) && took < ms(300) + PATIENCE / 2, "took {took:?}");
+    drop(peer);
+}
