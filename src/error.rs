@@ -265,7 +265,7 @@ pub enum Timeout {
     Close,
     /// The caller's own timeout, in [`recv_timeout`](crate::Connection::recv_timeout). The connection goes on.
     Recv,
-    /// The caller's own timeout, in [`drained`](crate::Sender::drained). The connection goes on.
+    /// The caller's own timeout, of [`wait_drained`](crate::Sender::wait_drained). The connection goes on.
     Drained,
 }
 

@@ -1,18 +1,22 @@
-//! The handle that anybody may hold, in any thread, to send on a connection.
+//! [`Sender`]: the public handle that sends on a connection from any thread.
+//!
+//! It checks the caller's arguments and passes them on. The lock, the queue and every rule of sending are in `outbox`.
 
 use crate::error::{Cause, Result};
 use crate::message::{CloseCode, CloseFrame, IntoMessage, State};
 use crate::net::Deadline;
 use crate::outbox::Outbox;
 use crate::protocol::encoder;
+use crate::stats::ClientStats;
 use crate::sync::Arc;
 use std::fmt;
 use std::time::Duration;
 
-/// Sends on a connection from any thread, while its own thread waits in [`recv`](crate::Connection::recv).
+/// Sends on a connection from any thread, while the connection's own thread waits in
+/// [`recv`](crate::Connection::recv).
 ///
-/// Clones are handles to the same connection. Dropping the last one closes nothing: the connection ends with its
-/// handler. A sender kept beyond that holds no descriptor, and whatever it sends gives
+/// Clones are handles to the same connection. Dropping the last one does not close it: the connection ends when its
+/// handler returns. A sender that is kept after that holds no descriptor, and each call that sends returns
 /// [`Error::Closed`](crate::Error::Closed).
 ///
 /// ```
@@ -49,22 +53,22 @@ impl Sender {
     ///
     /// # Blocking
     ///
-    /// Waits for room in the socket buffer, at most [`write_timeout`](crate::Config::write_timeout), 10 s by default,
-    /// for each started MiB that waits. Never waits for a `recv`.
+    /// Waits for room in the socket buffer. The limit is [`write_timeout`](crate::Config::write_timeout), 10 s by
+    /// default, for each started MiB that waits. Never waits for a `recv`.
     ///
     /// # Errors
     ///
-    /// * [`Error::Closed`](crate::Error::Closed): a Close went out before, or the connection ended. Nothing of it will
-    ///   be read.
+    /// * [`Error::Closed`](crate::Error::Closed): a Close frame went out before, or the connection ended. The peer does
+    ///   not receive the message.
     /// * [`Error::Timeout`](crate::Error::Timeout) with [`Timeout::Write`](crate::Timeout::Write): the peer took too
     ///   long. Part of the frame may be on the wire, so the connection is dropped.
-    /// * [`Error::Timeout`](crate::Error::Timeout) with another clock, [`Timeout::Ping`](crate::Timeout::Ping) or
-    ///   [`Timeout::Close`](crate::Timeout::Close): the connection ended by it while this waited.
+    /// * [`Error::Timeout`](crate::Error::Timeout) with [`Timeout::Ping`](crate::Timeout::Ping) or
+    ///   [`Timeout::Close`](crate::Timeout::Close): the connection ended by that timeout during the call.
     pub fn send(&self, message: impl IntoMessage) -> Result<()> {
         self.outbox.send(message)
     }
 
-    /// Sends one message, or queues it for a peer that reads slowly.
+    /// Sends one message, or queues it if the socket buffer is full.
     ///
     /// # Blocking
     ///
@@ -72,17 +76,17 @@ impl Sender {
     ///
     /// # Errors
     ///
-    /// * [`Error::Full`](crate::Error::Full): it does not fit into the backlog, 1 MiB by default
-    ///   ([`max_backlog`](crate::Config::max_backlog)); an empty backlog takes one message of any size. Nothing was
-    ///   queued, and the connection goes on.
+    /// * [`Error::Full`](crate::Error::Full): the message does not fit into the backlog, which is 1 MiB by default
+    ///   ([`max_backlog`](crate::Config::max_backlog)). An empty backlog takes one message of any size. Nothing was
+    ///   queued, and the connection stays open.
     /// * [`Error::Closed`](crate::Error::Closed): as for [`send`](Self::send).
     pub fn try_send(&self, message: impl IntoMessage) -> Result<()> {
         self.outbox.try_send(message).map(drop)
     }
 
-    /// Sends a ping of at most 125 bytes (RFC 6455 §5.5.2). A newer one takes the place of one that still waits.
+    /// Sends a ping of at most 125 bytes (RFC 6455 §5.5.2). It replaces a ping that is still queued.
     ///
-    /// Keepalive pings are sent without being asked for; see [`Config::ping_interval`](crate::Config::ping_interval).
+    /// Keepalive pings are sent automatically; see [`Config::ping_interval`](crate::Config::ping_interval).
     ///
     /// # Blocking
     ///
@@ -97,11 +101,11 @@ impl Sender {
         self.outbox.ping(payload)
     }
 
-    /// Starts the closing handshake: the Close goes out behind what is queued, and nothing can be sent after it.
+    /// Starts the closing handshake: queues a Close frame behind everything that was sent before.
     ///
-    /// The connection ends when the peer has answered, or after
-    /// [`close_timeout`](crate::Config::close_timeout), 5 s by default. Its reader is handed what comes until then. A
-    /// second call does nothing: the first Close counts.
+    /// Nothing can be sent afterwards. The connection ends when the peer has answered, or after
+    /// [`close_timeout`](crate::Config::close_timeout), 5 s by default. Until then the handler still receives the peer's
+    /// messages. A second call does nothing.
     ///
     /// # Blocking
     ///
@@ -125,7 +129,7 @@ impl Sender {
         }
     }
 
-    /// Ends the connection at once, without a Close. What is queued is lost, and the peer sees 1006.
+    /// Ends the connection at once, without a Close frame. What is queued is lost, and the peer reports close code 1006.
     ///
     /// # Blocking
     ///
@@ -134,48 +138,50 @@ impl Sender {
         self.outbox.break_off(Cause::Terminated);
     }
 
-    /// Where the connection stands. Another thread may change it at once: only sending tells whether one can send.
+    /// Returns the connection's state. Another thread may change it at once: only the result of a send is certain.
     pub fn state(&self) -> State {
         self.outbox.state()
     }
 
-    /// How many bytes of data frames wait for the peer, in this process; the operating system's buffers hold more.
-    pub fn backlog(&self) -> usize {
-        self.outbox.backlog()
-    }
-
-    /// The most bytes of data frames that ever waited for the peer: the highest [`backlog`](Self::backlog).
+    /// Returns the connection's numbers: its traffic, its backlog and the last round-trip time.
     ///
-    /// It may be more than [`max_backlog`](crate::Config::max_backlog), which a blocking [`send`](Self::send) and the
-    /// first message to wait are not held to; and less where that was met, because bookkeeping counts there.
-    pub fn high_water(&self) -> usize {
-        self.outbox.high_water()
-    }
-
-    /// Waits until everything that waits for the peer now has left this process: the backlog's own backpressure, for who
-    /// uses [`try_send`](Self::try_send).
+    /// They can be read after the connection's end, too. `backlog` counts the bytes of data frames that wait in this
+    /// process; the operating system's buffers hold more. `high_water` is the highest `backlog` so far. It may exceed
+    /// [`max_backlog`](crate::Config::max_backlog), which does not limit a blocking [`send`](Self::send) nor the first
+    /// message of an empty backlog. It may stay below although a message was refused, because the limit counts
+    /// bookkeeping memory, too.
     ///
     /// # Blocking
     ///
-    /// At most `timeout`, or until the connection ends. Zero only looks.
+    /// Never waits.
+    pub fn stats(&self) -> ClientStats {
+        self.outbox.stats()
+    }
+
+    /// Waits until everything that waits for the peer now has left this process. For callers of
+    /// [`try_send`](Self::try_send) this is the way to slow down to the peer's speed.
+    ///
+    /// # Blocking
+    ///
+    /// At most `timeout`, or until the connection ends. A `timeout` of zero only checks.
     ///
     /// # Errors
     ///
     /// * [`Error::Timeout`](crate::Error::Timeout) with [`Timeout::Drained`](crate::Timeout::Drained): the peer has not
-    ///   read enough yet. The connection goes on.
-    /// * [`Error::Timeout`](crate::Error::Timeout) with another clock, or [`Error::Closed`](crate::Error::Closed): the
+    ///   read enough yet. The connection stays open.
+    /// * [`Error::Timeout`](crate::Error::Timeout) with another timeout, or [`Error::Closed`](crate::Error::Closed): the
     ///   connection ended.
-    pub fn drained(&self, timeout: Duration) -> Result<()> {
+    pub fn wait_drained(&self, timeout: Duration) -> Result<()> {
         self.outbox.wait_drained(Deadline::after(timeout))
     }
 
-    /// The connection's number. It is never used again in this process.
+    /// Returns the connection's number. It is never used again in this process.
     pub fn id(&self) -> u64 {
         self.id
     }
 }
 
-/// Which connection, and where it stands; nothing of what it sends.
+/// Shows the id and the state, and nothing that was sent.
 impl fmt::Debug for Sender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sender").field("id", &self.id).field("state", &self.state()).finish_non_exhaustive()

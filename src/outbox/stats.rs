@@ -8,16 +8,6 @@ use crate::sync::now;
 use std::time::Instant;
 
 impl Outbox {
-    /// Bytes of data frames that wait for the peer.
-    pub(crate) fn backlog(&self) -> usize {
-        self.core.lock().pending.bytes()
-    }
-
-    /// The most bytes that ever waited.
-    pub(crate) fn high_water(&self) -> usize {
-        self.core.lock().pending.high_water()
-    }
-
     /// What the reader counts.
     pub(crate) fn tally(&self) -> &Tally {
         &self.tally

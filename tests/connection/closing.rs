@@ -331,7 +331,7 @@ fn a_sender_that_outlives_its_connection_holds_nothing_and_says_closed() {
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(sender.backlog(), 0);
+    assert_eq!(sender.stats().backlog(), 0);
 }
 
 #[test]

@@ -50,7 +50,10 @@ const DOORS: &[(&str, &[&str])] = &[
             "quota",
         ],
     ),
-    ("client", &["handshake", "connection", "sender", "outbox", "hub", "timer", "flush_thread", "net", "protocol"]),
+    (
+        "client",
+        &["handshake", "connection", "sender", "outbox", "hub", "timer", "flush_thread", "net", "protocol"],
+    ),
     ("guide", &[]),
 ];
 /// Rooms that no library is built with: they may enter all others.
@@ -305,7 +308,9 @@ fn only_sync_names_locks_and_threads() {
 fn threads_start_in_the_server_the_timer_and_the_flusher_alone() {
     let found = sources()
         .iter()
-        .filter(|source| !matches!(source.room.as_str(), "sync" | "server" | "timer" | "flush_thread" | "bin"))
+        .filter(|source| {
+            !matches!(source.room.as_str(), "sync" | "server" | "timer" | "flush_thread" | "bin")
+        })
         // And one in a client that looks up a name: the system's resolver knows no deadline.
         .filter(|source| source.path != "client/resolve.rs")
         .flat_map(|source| named(source, &["sync::spawn", "spawn("]))

@@ -18,7 +18,7 @@ fn everything(hub: &Hub) {
         // Who is gone says so; nobody waits for anybody else.
         drop((sender.send("to one"), sender.try_send("to one"), sender.ping(b"are you there?")));
         client.stats();
-        assert!(sender.backlog() <= (1 << 20) && sender.id() == client.id());
+        assert!(sender.stats().backlog() <= (1 << 20) && sender.id() == client.id());
         assert!(hub.get(client.id()).is_none_or(|found| found.id() == client.id()));
     }
 }
