@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::logging::log_line;
-use crate::message::{Message, State};
+use crate::message::{IntoMessage, Message, State};
 use crate::outbox::Outbox;
 use crate::protocol::Role;
 use crate::protocol::encoder;
@@ -19,8 +19,8 @@ pub(crate) enum Action {
 }
 
 impl Action {
-    pub(crate) fn message(message: impl Into<Message>) -> Self {
-        Self::Message(message.into())
+    pub(crate) fn message(message: impl IntoMessage) -> Self {
+        Self::Message(message.as_message().into())
     }
 
     pub(crate) fn make(make: impl FnMut() -> Option<Message> + Send + 'static) -> Self {

@@ -95,7 +95,7 @@ impl Connection {
     /// # Panics
     ///
     /// If `interval` is zero.
-    pub fn every(&mut self, interval: Duration, message: impl Into<Message>) -> Tick {
+    pub fn every(&mut self, interval: Duration, message: impl IntoMessage) -> Tick {
         assert!(!interval.is_zero(), "a tick needs an interval");
         self.start_tick(interval, Some(interval), Action::message(message))
     }
@@ -122,7 +122,7 @@ impl Connection {
     /// # Blocking
     ///
     /// Never waits.
-    pub fn after(&mut self, delay: Duration, message: impl Into<Message>) -> Tick {
+    pub fn after(&mut self, delay: Duration, message: impl IntoMessage) -> Tick {
         self.start_tick(delay, None, Action::message(message))
     }
 
