@@ -6,7 +6,7 @@ pub(crate) mod connect;
 pub(crate) mod serve;
 pub(crate) mod values;
 
-use crate::filter::Filter;
+use crate::log_filter::LogFilter;
 use lexopt::Arg;
 use lexopt::prelude::{Long, Short, ValueExt};
 use log::LevelFilter;
@@ -17,11 +17,11 @@ use std::ffi::OsString;
 pub(crate) enum Command {
     Help,
     Version,
-    Serve(Box<serve::Options>),
+    Serve(Box<serve::ServeOptions>),
     ConnectHelp,
-    Connect(Box<connect::Options>),
+    Connect(Box<connect::ConnectOptions>),
     BenchHelp,
-    Bench(Box<bench::Options>),
+    Bench(Box<bench::BenchOptions>),
 }
 
 pub(crate) const VERSION: &str = concat!("threadws ", env!("CARGO_PKG_VERSION"), "\n");
@@ -69,31 +69,31 @@ impl LogOption {
 
 /// What is said of the log: the last option wins, then the environment, then `info`.
 #[derive(Default)]
-struct Level {
-    filter: Option<Filter>,
+struct LogChoice {
+    filter: Option<LogFilter>,
     verbose: u32,
 }
 
-impl Level {
+impl LogChoice {
     fn take(&mut self, option: LogOption, parser: &mut lexopt::Parser) -> Result<(), String> {
         self.filter = Some(match option {
-            LogOption::Log => value(parser, "log", Filter::parse)?,
-            LogOption::Quiet => Filter::level(LevelFilter::Warn),
+            LogOption::Log => value(parser, "log", LogFilter::parse)?,
+            LogOption::Quiet => LogFilter::level(LevelFilter::Warn),
             LogOption::Verbose => {
                 self.verbose += 1;
-                Filter::level(if self.verbose == 1 { LevelFilter::Debug } else { LevelFilter::Trace })
+                LogFilter::level(if self.verbose == 1 { LevelFilter::Debug } else { LevelFilter::Trace })
             }
         });
         Ok(())
     }
 
-    fn resolve(self, env_log: Option<OsString>) -> Result<Filter, String> {
+    fn resolve(self, env_log: Option<OsString>) -> Result<LogFilter, String> {
         match (self.filter, env_log.filter(|value| !value.is_empty())) {
             (Some(filter), _) => Ok(filter),
             (None, Some(text)) => {
-                Filter::parse(&text.to_string_lossy()).map_err(|error| format!("THREADWS_LOG: {error}"))
+                LogFilter::parse(&text.to_string_lossy()).map_err(|error| format!("THREADWS_LOG: {error}"))
             }
-            (None, None) => Ok(Filter::level(LevelFilter::Info)),
+            (None, None) => Ok(LogFilter::level(LevelFilter::Info)),
         }
     }
 }
@@ -209,13 +209,13 @@ mod tests {
             Command::Serve(options) => options.log,
             other => panic!("{other:?}"),
         };
-        assert_eq!(log("", "debug"), Filter::level(LevelFilter::Debug));
-        assert_eq!(log("", ""), Filter::level(LevelFilter::Info));
-        assert_eq!(log("--log error", "debug"), Filter::level(LevelFilter::Error));
-        assert_eq!(log("-q", "debug"), Filter::level(LevelFilter::Warn));
-        assert_eq!(log("-v", "error"), Filter::level(LevelFilter::Debug));
-        assert_eq!(log("-vv", "error"), Filter::level(LevelFilter::Trace));
-        assert_eq!(log("-v --log off", "error"), Filter::level(LevelFilter::Off));
+        assert_eq!(log("", "debug"), LogFilter::level(LevelFilter::Debug));
+        assert_eq!(log("", ""), LogFilter::level(LevelFilter::Info));
+        assert_eq!(log("--log error", "debug"), LogFilter::level(LevelFilter::Error));
+        assert_eq!(log("-q", "debug"), LogFilter::level(LevelFilter::Warn));
+        assert_eq!(log("-v", "error"), LogFilter::level(LevelFilter::Debug));
+        assert_eq!(log("-vv", "error"), LogFilter::level(LevelFilter::Trace));
+        assert_eq!(log("-v --log off", "error"), LogFilter::level(LevelFilter::Off));
         let error = parse([], Some("inof".into())).expect_err("a misspelt level");
         assert!(error.starts_with("THREADWS_LOG: "), "{error}");
     }

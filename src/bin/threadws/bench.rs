@@ -2,17 +2,18 @@
 //!
 //! A thread for each client, and this one, which keeps the time and shows how it goes.
 
-mod payload;
+mod histogram;
+mod numbered_message;
 mod report;
 
-use crate::Failure;
-use crate::args::bench::Options;
-use crate::histogram::Histogram;
-use crate::signals::Stop;
+use crate::CommandError;
+use crate::args::bench::BenchOptions;
+use crate::signals::StopSignal;
+use histogram::Histogram;
 use http::Uri;
 use log::{info, warn};
-use payload::Payload;
-use report::{Results, grouped};
+use numbered_message::NumberedMessage;
+use report::{LoadReport, grouped};
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -38,17 +39,17 @@ const HEADER: usize = 14;
 const QUEUED: usize = 256;
 
 /// What a client tells.
-enum News {
+enum ClientEvent {
     Connected(threadws::Sender),
-    NotConnected(Failure),
+    NotConnected(CommandError),
     Ended(Result<Histogram, String>),
     Interrupted,
 }
 
 /// What all threads know.
 #[derive(Debug)]
-struct Load {
-    options: Options,
+struct LoadState {
+    options: BenchOptions,
     /// Set when the time is over. It guards nothing: a message more or less makes no difference.
     over: AtomicBool,
     /// Round trips of all clients. For the eye alone: what counts is what each client adds up on its own.
@@ -56,9 +57,9 @@ struct Load {
 }
 
 /// Connects all clients, lets them send for a while, and reports.
-pub(crate) fn bench(options: &Options, stop: Stop) -> Result<(), Failure> {
+pub(crate) fn bench(options: &BenchOptions, stop: StopSignal) -> Result<(), CommandError> {
     let address = target(options)?;
-    let shared = Arc::new(Load {
+    let shared = Arc::new(LoadState {
         options: options.clone(),
         over: AtomicBool::new(false),
         messages: AtomicU64::new(0),
@@ -71,7 +72,7 @@ pub(crate) fn bench(options: &Options, stop: Stop) -> Result<(), Failure> {
             return;
         }
         // It fails only when the process ends anyway.
-        drop(interrupt.send(News::Interrupted));
+        drop(interrupt.send(ClientEvent::Interrupted));
     })?;
     let mut senders = Vec::with_capacity(options.clients);
     let mut begin = Vec::with_capacity(options.clients);
@@ -82,9 +83,11 @@ pub(crate) fn bench(options: &Options, stop: Stop) -> Result<(), Failure> {
         spawn("threadws-bench", move || client(&shared, address, &wait, &sender))?;
         // One after the other: a server's listen queue may be short.
         match news.recv() {
-            Ok(News::Connected(sender)) => senders.push(sender),
-            Ok(News::NotConnected(failure)) => return Err(failure),
-            _ => return Err(Failure::Run("interrupted before all clients were connected".to_owned())),
+            Ok(ClientEvent::Connected(sender)) => senders.push(sender),
+            Ok(ClientEvent::NotConnected(failure)) => return Err(failure),
+            _ => {
+                return Err(CommandError::Failed("interrupted before all clients were connected".to_owned()));
+            }
         }
     }
     drop(sender);
@@ -105,33 +108,34 @@ pub(crate) fn bench(options: &Options, stop: Stop) -> Result<(), Failure> {
     for _ in 0..options.clients {
         match next_end(&news) {
             Some(Ok(part)) => latency.merge(&part),
-            Some(Err(error)) => return Err(Failure::Run(error)),
-            None => return Err(Failure::Run("a client's thread is gone".to_owned())),
+            Some(Err(error)) => return Err(CommandError::Failed(error)),
+            None => return Err(CommandError::Failed("a client's thread is gone".to_owned())),
         }
     }
     if latency.count() == 0 {
-        return Err(Failure::Run("nothing came back".to_owned()));
+        return Err(CommandError::Failed("nothing came back".to_owned()));
     }
-    let report = Results { options, address, took, interrupted, latency };
+    let report = LoadReport { options, address, took, interrupted, latency };
     let text = if options.json { report.json() } else { report.tables() };
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())
         .and_then(|()| out.flush())
         .or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
-        .map_err(|error| Failure::Run(format!("cannot write to stdout: {error}")))
+        .map_err(|error| CommandError::Failed(format!("cannot write to stdout: {error}")))
 }
 
 /// The address to load: resolved once, so that what is checked is what is connected to.
-fn target(options: &Options) -> Result<SocketAddr, Failure> {
-    let usage = |text: &str| Failure::Usage(text.to_owned());
+fn target(options: &BenchOptions) -> Result<SocketAddr, CommandError> {
+    let usage = |text: &str| CommandError::Usage(text.to_owned());
     let uri: Uri = options.url.parse().map_err(|_| usage("this is no URL"))?;
     if !uri.scheme_str().is_some_and(|scheme| scheme.eq_ignore_ascii_case("ws")) {
         return Err(usage("only a URL with ws:// can be loaded"));
     }
     let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     let addresses = (host, uri.port_u16().unwrap_or(80)).to_socket_addrs();
-    let addresses: Vec<_> =
-        addresses.map_err(|error| Failure::Run(format!("cannot resolve the host: {error}")))?.collect();
+    let addresses: Vec<_> = addresses
+        .map_err(|error| CommandError::Failed(format!("cannot resolve the host: {error}")))?
+        .collect();
     let is_loopback = |address: &SocketAddr| address.ip().to_canonical().is_loopback();
     if !options.allow_remote && !addresses.iter().all(is_loopback) {
         return Err(usage("the server is not on this machine; --allow-remote loads it all the same"));
@@ -143,13 +147,13 @@ fn target(options: &Options) -> Result<SocketAddr, Failure> {
             several.iter().copied().find(|one| TcpStream::connect_timeout(one, HANDSHAKE_TIMEOUT).is_ok())
         }
     };
-    address.ok_or_else(|| Failure::Run("cannot connect: nobody listens there".to_owned()))
+    address.ok_or_else(|| CommandError::Failed("cannot connect: nobody listens there".to_owned()))
 }
 
 /// Waits until the time is over, an interrupt or a failure; true for an interrupt.
-fn watch(shared: &Load, news: &Receiver<News>, start: Instant) -> Result<bool, Failure> {
+fn watch(shared: &LoadState, news: &Receiver<ClientEvent>, start: Instant) -> Result<bool, CommandError> {
     let deadline = start + shared.options.duration;
-    let mut line = Line::new();
+    let mut line = ProgressLine::new();
     let (mut before, mut seen) = (start, 0);
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -158,16 +162,18 @@ fn watch(shared: &Load, news: &Receiver<News>, start: Instant) -> Result<bool, F
             return Ok(false);
         }
         match news.recv_timeout(left.min(PROGRESS)) {
-            Ok(News::Interrupted) => {
+            Ok(ClientEvent::Interrupted) => {
                 line.clear();
                 return Ok(true);
             }
-            Ok(News::Ended(Err(error))) => {
+            Ok(ClientEvent::Ended(Err(error))) => {
                 line.clear();
-                return Err(Failure::Run(error));
+                return Err(CommandError::Failed(error));
             }
             Ok(_) => {}
-            Err(RecvTimeoutError::Disconnected) => return Err(Failure::Run("no client is left".to_owned())),
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(CommandError::Failed("no client is left".to_owned()));
+            }
             Err(RecvTimeoutError::Timeout) => {
                 let (now, messages) = (Instant::now(), shared.messages.load(Ordering::Relaxed));
                 let rate = (messages - seen) as f64 / (now - before).as_secs_f64();
@@ -179,40 +185,40 @@ fn watch(shared: &Load, news: &Receiver<News>, start: Instant) -> Result<bool, F
 }
 
 /// What the next client to end tells.
-fn next_end(news: &Receiver<News>) -> Option<Result<Histogram, String>> {
+fn next_end(news: &Receiver<ClientEvent>) -> Option<Result<Histogram, String>> {
     loop {
-        if let News::Ended(end) = news.recv().ok()? {
+        if let ClientEvent::Ended(end) = news.recv().ok()? {
             return Some(end);
         }
     }
 }
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), CommandError> {
     // Nobody waits for these threads themselves: they tell when they are done.
     let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK);
     match thread.spawn(body) {
         Ok(_) => Ok(()),
-        Err(error) => Err(Failure::Run(format!("cannot start a thread: {error}"))),
+        Err(error) => Err(CommandError::Failed(format!("cannot start a thread: {error}"))),
     }
 }
 
 /// The whole life of a client.
-fn client(shared: &Load, address: SocketAddr, wait: &Receiver<()>, news: &Sender<News>) {
+fn client(shared: &LoadState, address: SocketAddr, wait: &Receiver<()>, news: &Sender<ClientEvent>) {
     let told = match connect(&shared.options, address) {
         Ok(mut connection) => {
             // Whether anybody listens does not matter: if not, the process is about to end.
-            drop(news.send(News::Connected(connection.sender())));
+            drop(news.send(ClientEvent::Connected(connection.sender())));
             if wait.recv().is_err() {
                 return;
             }
-            News::Ended(load(shared, &mut connection))
+            ClientEvent::Ended(load(shared, &mut connection))
         }
-        Err(failure) => News::NotConnected(failure),
+        Err(failure) => ClientEvent::NotConnected(failure),
     };
     drop(news.send(told));
 }
 
-fn connect(options: &Options, address: SocketAddr) -> Result<Connection, Failure> {
+fn connect(options: &BenchOptions, address: SocketAddr) -> Result<Connection, CommandError> {
     // All of them: where the system has little memory for sockets, its buffers take none of them whole.
     let all = (options.size + QUEUED).saturating_mul(options.in_flight);
     let config = Config::new()
@@ -225,21 +231,21 @@ fn connect(options: &Options, address: SocketAddr) -> Result<Connection, Failure
         Connect::new(&options.url).config(config).from_stream(stream)
     };
     connect().map_err(|error| match error {
-        Error::Invalid(what) => Failure::Usage(what.into_owned()),
-        Error::Refused(response) => Failure::Run(format!("refused with {}", response.status())),
-        error => Failure::Run(format!("cannot connect: {error}")),
+        Error::Invalid(what) => CommandError::Usage(what.into_owned()),
+        Error::Refused(response) => CommandError::Failed(format!("refused with {}", response.status())),
+        error => CommandError::Failed(format!("cannot connect: {error}")),
     })
 }
 
 /// Sends, receives and compares until the time is over.
-fn load(shared: &Load, connection: &mut Connection) -> Result<Histogram, String> {
-    let Options { size, in_flight, binary, .. } = shared.options;
+fn load(shared: &LoadState, connection: &mut Connection) -> Result<Histogram, String> {
+    let BenchOptions { size, in_flight, binary, .. } = shared.options;
     let on_the_way = (size + HEADER).saturating_mul(in_flight);
     let sender = connection.sender();
     let mut latency = Histogram::new();
     let mut sent = VecDeque::new();
-    let mut outgoing = Payload::new(size, binary);
-    let mut expected = Payload::new(size, binary);
+    let mut outgoing = NumberedMessage::new(size, binary);
+    let mut expected = NumberedMessage::new(size, binary);
     for _ in 0..in_flight {
         sent.push_back(Instant::now());
         // More than the buffers between take must not wait here: nobody would read what comes back.
@@ -294,11 +300,11 @@ fn load(shared: &Load, connection: &mut Connection) -> Result<Histogram, String>
 
 /// One line on stderr that is written over, if that is a terminal.
 #[derive(Debug)]
-struct Line {
+struct ProgressLine {
     is_terminal: bool,
 }
 
-impl Line {
+impl ProgressLine {
     fn new() -> Self {
         Self { is_terminal: io::stderr().is_terminal() }
     }

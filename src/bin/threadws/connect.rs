@@ -2,11 +2,11 @@
 //!
 //! Three threads: this one receives and prints, one reads stdin and sends, one waits for a signal.
 
-use crate::Failure;
-use crate::args::connect::Options;
+use crate::CommandError;
+use crate::args::connect::ConnectOptions;
 use crate::args::values;
 use crate::escape;
-use crate::signals::Stop;
+use crate::signals::StopSignal;
 use log::{info, warn};
 use std::fs::File;
 use std::io::{self, BufRead, BufWriter, ErrorKind, IsTerminal, Read, Write};
@@ -24,7 +24,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_HEADER_FILE: u64 = 64 * 1024;
 
 /// Connects, and talks until either side ends it.
-pub(crate) fn connect(options: &Options, stop: Stop) -> Result<(), Failure> {
+pub(crate) fn connect(options: &ConnectOptions, stop: StopSignal) -> Result<(), CommandError> {
     let settings = settings(options)?;
     let interrupt = Interrupt::watch(stop)?;
     // All of it first: what a server says unasked, while stdin is still being written, is no reply.
@@ -49,7 +49,7 @@ pub(crate) fn connect(options: &Options, stop: Stop) -> Result<(), Failure> {
     talked
 }
 
-fn settings(options: &Options) -> Result<Connect, Failure> {
+fn settings(options: &ConnectOptions) -> Result<Connect, CommandError> {
     let mut config = Config::new()
         .handshake_timeout(options.timeout)
         .max_message_size(options.max_message)
@@ -71,28 +71,29 @@ fn settings(options: &Options) -> Result<Connect, Failure> {
     Ok(settings)
 }
 
-fn headers_of_file(options: &Options) -> Result<Vec<(String, String)>, Failure> {
+fn headers_of_file(options: &ConnectOptions) -> Result<Vec<(String, String)>, CommandError> {
     let Some(file) = &options.header_file else { return Ok(Vec::new()) };
     let mut text = String::new();
     let read = File::open(file).and_then(|file| file.take(MAX_HEADER_FILE + 1).read_to_string(&mut text));
-    let bytes = read.map_err(|error| Failure::Run(format!("cannot read the --header-file: {error}")))?;
+    let bytes =
+        read.map_err(|error| CommandError::Failed(format!("cannot read the --header-file: {error}")))?;
     if bytes as u64 > MAX_HEADER_FILE {
-        return Err(Failure::Usage(format!("--header-file: larger than {MAX_HEADER_FILE} bytes")));
+        return Err(CommandError::Usage(format!("--header-file: larger than {MAX_HEADER_FILE} bytes")));
     }
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let header = |(at, line)| {
         values::header(line)
-            .map_err(|error| Failure::Usage(format!("--header-file: line {}: {error}", at + 1)))
+            .map_err(|error| CommandError::Usage(format!("--header-file: line {}: {error}", at + 1)))
     };
     lines.map(header).collect()
 }
 
 /// Why there is no connection. Neither the URL nor a header is ever part of it.
-fn not_connected(error: Error) -> Failure {
+fn not_connected(error: Error) -> CommandError {
     match error {
-        Error::Invalid(what) => Failure::Usage(what.into_owned()),
-        Error::Refused(response) => Failure::Run(refusal(&response)),
-        error => Failure::Run(format!("cannot connect: {error}")),
+        Error::Invalid(what) => CommandError::Usage(what.into_owned()),
+        Error::Refused(response) => CommandError::Failed(refusal(&response)),
+        error => CommandError::Failed(format!("cannot connect: {error}")),
     }
 }
 
@@ -109,7 +110,7 @@ struct Interrupt(Mutex<Option<Sender>>);
 
 impl Interrupt {
     /// Ends the process at the first signal, as long as there is nothing to close.
-    fn watch(stop: Stop) -> Result<Arc<Self>, Failure> {
+    fn watch(stop: StopSignal) -> Result<Arc<Self>, CommandError> {
         let interrupt = Arc::new(Self(Mutex::new(None)));
         let watching = Arc::clone(&interrupt);
         spawn("threadws-signal", move || {
@@ -132,18 +133,18 @@ impl Interrupt {
     }
 }
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), CommandError> {
     // Nobody waits for these threads: what they wait for may never come.
     match std::thread::Builder::new().name(name.to_owned()).spawn(body) {
         Ok(_) => Ok(()),
-        Err(error) => Err(Failure::Run(format!("cannot start a thread: {error}"))),
+        Err(error) => Err(CommandError::Failed(format!("cannot start a thread: {error}"))),
     }
 }
 
-fn read_whole(binary: bool) -> Result<Message, Failure> {
+fn read_whole(binary: bool) -> Result<Message, CommandError> {
     let mut bytes = Vec::new();
     let read = io::stdin().lock().read_to_end(&mut bytes);
-    read.map_err(|error| Failure::Run(format!("cannot read stdin: {error}")))?;
+    read.map_err(|error| CommandError::Failed(format!("cannot read stdin: {error}")))?;
     Ok(if binary { Message::Binary(bytes) } else { line_message(bytes) })
 }
 
@@ -184,9 +185,9 @@ fn send_lines(sender: &Sender, closes: bool) {
 }
 
 /// Prints what comes, until it has come or there is no more of it.
-fn talk(connection: &mut Connection, options: &Options) -> Result<(), Failure> {
+fn talk(connection: &mut Connection, options: &ConnectOptions) -> Result<(), CommandError> {
     let deadline = options.waits().then(|| Instant::now() + options.timeout);
-    let form = Form { raw: options.binary, escaped: io::stdout().is_terminal() };
+    let form = Printer { raw: options.binary, escaped: io::stdout().is_terminal() };
     let mut out = BufWriter::new(io::stdout().lock());
     let printed = loop {
         let message = match next(connection, &mut out, deadline) {
@@ -197,7 +198,7 @@ fn talk(connection: &mut Connection, options: &Options) -> Result<(), Failure> {
                 close(connection);
                 return unmet;
             }
-            Ok(Err(error)) => return Err(Failure::Run(error.to_string())),
+            Ok(Err(error)) => return Err(CommandError::Failed(error.to_string())),
             Err(error) => break Err(error),
         };
         if let Err(error) = form.print(&mut out, &message) {
@@ -218,15 +219,15 @@ fn talk(connection: &mut Connection, options: &Options) -> Result<(), Failure> {
         }
         // Whoever has read enough may close the pipe. The server is told by 1001 when the connection is dropped.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        Err(error) => Err(Failure::Run(format!("cannot write to stdout: {error}"))),
+        Err(error) => Err(CommandError::Failed(format!("cannot write to stdout: {error}"))),
     }
 }
 
 /// The end, or the last moment, before what was waited for.
-fn missed(options: &Options, how: &str) -> Result<(), Failure> {
+fn missed(options: &ConnectOptions, how: &str) -> Result<(), CommandError> {
     match (&options.expect, options.once) {
-        (Some(_), _) => Err(Failure::Unmet(format!("no message had the expected text: {how}"))),
-        (None, true) => Err(Failure::Run(format!("no reply: {how}"))),
+        (Some(_), _) => Err(CommandError::Unmet(format!("no message had the expected text: {how}"))),
+        (None, true) => Err(CommandError::Failed(format!("no reply: {how}"))),
         (None, false) => Ok(()),
     }
 }
@@ -265,14 +266,14 @@ fn next(
 
 /// How messages are printed.
 #[derive(Debug, Clone, Copy)]
-struct Form {
+struct Printer {
     /// Binary messages as they came, not in hexadecimal.
     raw: bool,
     /// Texts with their control characters escaped: a terminal would obey them.
     escaped: bool,
 }
 
-impl Form {
+impl Printer {
     fn print(self, out: &mut impl Write, message: &Message) -> io::Result<()> {
         match message {
             Message::Text(text) if self.escaped => writeln!(out, "{}", escape::line(text, usize::MAX)),
@@ -302,13 +303,13 @@ mod tests {
 
     #[test]
     fn a_terminal_is_given_nothing_to_obey_and_a_file_what_came() {
-        let printed = |form: Form, message: &str| {
+        let printed = |form: Printer, message: &str| {
             let mut out = Vec::new();
             form.print(&mut out, &Message::from(message)).expect("memory");
             String::from_utf8(out).expect("UTF-8")
         };
-        let file = Form { raw: false, escaped: false };
-        let terminal = Form { escaped: true, ..file };
+        let file = Printer { raw: false, escaped: false };
+        let terminal = Printer { escaped: true, ..file };
         let text = "안녕\u{1b}[2J\r\nmore";
         assert_eq!(printed(file, text), "안녕\u{1b}[2J\r\nmore\n");
         assert_eq!(printed(terminal, text), "안녕\\u{1b}[2J\\r\\nmore\n");

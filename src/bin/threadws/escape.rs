@@ -5,14 +5,14 @@ use std::fmt::{self, Write};
 
 /// Collects formatted text, escaped, up to a limit in bytes. However much is written, it holds no more.
 #[derive(Debug)]
-pub(crate) struct Line {
+pub(crate) struct EscapedLine {
     text: String,
     limit: usize,
     /// Bytes of the original that came after the limit.
     cut: usize,
 }
 
-impl Line {
+impl EscapedLine {
     pub(crate) fn new(limit: usize) -> Self {
         Self { text: String::new(), limit, cut: 0 }
     }
@@ -28,13 +28,13 @@ impl Line {
 
 /// A text on one line of at most so many bytes, and a mark of how much was cut off its end.
 pub(crate) fn line(text: &str, limit: usize) -> String {
-    let mut line = Line::new(limit);
+    let mut line = EscapedLine::new(limit);
     // A line takes everything.
     let _ = line.write_str(text);
     line.finish()
 }
 
-impl Write for Line {
+impl Write for EscapedLine {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for (position, symbol) in text.char_indices() {
             if self.cut > 0 || self.text.len() + symbol.len_utf8() > self.limit {
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn a_line_holds_no_more_than_its_limit_and_says_how_much_it_cut() {
-        let mut line = Line::new(8);
+        let mut line = EscapedLine::new(8);
         for _ in 0..1000 {
             line.write_str("안녕").expect("a line takes everything");
         }

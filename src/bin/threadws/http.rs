@@ -10,7 +10,7 @@ const NONCE: &str = "{{nonce}}";
 
 /// What is served beside WebSockets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Plain {
+pub(crate) struct PlainHttp {
     /// Whether there is the page: where WebSockets open, because it connects to where it came from.
     pub(crate) page: bool,
     /// The only path that upgrades, if there is only one.
@@ -19,7 +19,7 @@ pub(crate) struct Plain {
     pub(crate) topics: bool,
 }
 
-impl Plain {
+impl PlainHttp {
     /// The answer to a GET or HEAD of `path` that asks for no upgrade. `host` is the request's own Host header.
     pub(crate) fn answer(&self, path: &str, host: Option<&str>) -> Response<Vec<u8>> {
         match path {
@@ -112,9 +112,9 @@ fn set(response: &mut Response<Vec<u8>>, name: HeaderName, value: &'static str) 
 mod tests {
     use super::*;
 
-    const OPEN: Plain = Plain { page: true, path: None, topics: false };
+    const OPEN: PlainHttp = PlainHttp { page: true, path: None, topics: false };
 
-    fn status(plain: &Plain, path: &str) -> u16 {
+    fn status(plain: &PlainHttp, path: &str) -> u16 {
         plain.answer(path, Some("127.0.0.1:8005")).status().as_u16()
     }
 
@@ -126,11 +126,11 @@ mod tests {
 
     #[test]
     fn each_path_gets_its_status() {
-        let closed = Plain { page: false, ..OPEN };
-        let at_ws = Plain { path: Some("/ws".to_owned()), ..OPEN };
-        let only_ws = Plain { page: false, ..at_ws.clone() };
-        let topics = Plain { topics: true, ..OPEN };
-        let bare_topics = Plain { page: false, topics: true, ..OPEN };
+        let closed = PlainHttp { page: false, ..OPEN };
+        let at_ws = PlainHttp { path: Some("/ws".to_owned()), ..OPEN };
+        let only_ws = PlainHttp { page: false, ..at_ws.clone() };
+        let topics = PlainHttp { topics: true, ..OPEN };
+        let bare_topics = PlainHttp { page: false, topics: true, ..OPEN };
         for (plain, path, expected) in [
             (&OPEN, "/", 200),
             (&OPEN, "/healthz", 200),
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_426_names_the_upgrade_it_wants() {
-        let response = Plain { page: false, ..OPEN }.answer("/", None);
+        let response = PlainHttp { page: false, ..OPEN }.answer("/", None);
         assert_eq!(response.headers()["upgrade"], "websocket");
         assert_eq!(response.headers()["sec-websocket-version"], "13");
     }

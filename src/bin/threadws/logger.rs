@@ -4,7 +4,7 @@
 //! One lock, the queue's: held to push or pop a line, never over formatting or I/O.
 
 use crate::escape;
-use crate::filter::Filter;
+use crate::log_filter::LogFilter;
 use crate::stderr;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use simplelog::{ColorChoice, ConfigBuilder, TermLogger, TerminalMode, WriteLogger};
@@ -28,18 +28,18 @@ const LATE: Duration = Duration::from_secs(1);
 
 /// The running logger.
 #[derive(Debug)]
-pub(crate) struct Logger(Arc<Queue>);
+pub(crate) struct Logger(Arc<LineQueue>);
 
 /// Starts the writer thread and takes over `log` and the panic messages.
-pub(crate) fn start(filter: Filter) -> io::Result<Logger> {
-    let queue = Arc::new(Queue::default());
+pub(crate) fn start(filter: LogFilter) -> io::Result<Logger> {
+    let queue = Arc::new(LineQueue::default());
     let refused = Arc::new(AtomicBool::new(false));
     let sink = stderr_sink(&refused);
     let lines = Arc::clone(&queue);
     let write = move || lines.write_to(&*sink, &refused);
     std::thread::Builder::new().name("threadws-log".to_owned()).spawn(write)?;
     let max = filter.max();
-    let front = Front { filter, queue: Arc::clone(&queue) };
+    let front = QueueLog { filter, queue: Arc::clone(&queue) };
     log::set_boxed_logger(Box::new(front)).map_err(io::Error::other)?;
     log::set_max_level(max);
     // The usual hook writes to stderr by itself, so a panicking handler could wait for a reader there for ever.
@@ -65,7 +65,7 @@ fn stderr_sink(refused: &Arc<AtomicBool>) -> Box<dyn Log> {
     let env = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     match color(io::stderr().is_terminal(), env) {
         ColorChoice::Never => {
-            let stderr = stderr::Lines::new(io::stderr(), Arc::clone(refused));
+            let stderr = stderr::LineWriter::new(io::stderr(), Arc::clone(refused));
             WriteLogger::new(LevelFilter::Trace, config, stderr)
         }
         // It does not tell of errors, so what a terminal refuses is not counted; it seldom refuses for a time only.
@@ -88,12 +88,12 @@ fn color(terminal: bool, env: impl Fn(&str) -> Option<String>) -> ColorChoice {
 }
 
 /// What `log` calls.
-struct Front {
-    filter: Filter,
-    queue: Arc<Queue>,
+struct QueueLog {
+    filter: LogFilter,
+    queue: Arc<LineQueue>,
 }
 
-impl Log for Front {
+impl Log for QueueLog {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.level() <= self.filter.level_of(metadata.target())
     }
@@ -104,12 +104,12 @@ impl Log for Front {
         }
         // Foreign code runs here, so no lock is held. A panic in a `Display` costs its line, not the thread that logs.
         let text = panic::catch_unwind(AssertUnwindSafe(|| {
-            let mut line = escape::Line::new(MAX_TEXT);
+            let mut line = escape::EscapedLine::new(MAX_TEXT);
             // Nor does a `Display` that reports an error: what it wrote up to then is the line.
             let _ = line.write_fmt(*record.args());
             line.finish()
         }));
-        self.queue.push(Line {
+        self.queue.push(LogLine {
             level: record.level(),
             target: record.target().to_owned(),
             text: text.unwrap_or_else(|_| "(formatting this line panicked)".to_owned()),
@@ -125,7 +125,7 @@ impl Log for Front {
 
 /// One record, ready to be written.
 #[derive(Debug)]
-struct Line {
+struct LogLine {
     level: Level,
     target: String,
     text: String,
@@ -134,7 +134,7 @@ struct Line {
     dropped: u64,
 }
 
-impl Line {
+impl LogLine {
     fn lost(dropped: u64) -> Self {
         Self {
             level: Level::Warn,
@@ -165,8 +165,8 @@ impl Line {
 
 /// The lines that wait for stderr.
 #[derive(Debug, Default)]
-struct Queue {
-    waiting: Mutex<Waiting>,
+struct LineQueue {
+    waiting: Mutex<QueuedLines>,
     /// A line was pushed: for the writer.
     pushed: Condvar,
     /// Nothing is left to write: for `drain`.
@@ -174,8 +174,8 @@ struct Queue {
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
-    lines: VecDeque<Line>,
+struct QueuedLines {
+    lines: VecDeque<LogLine>,
     bytes: usize,
     /// Dropped since the last line that found room.
     dropped: u64,
@@ -183,9 +183,9 @@ struct Waiting {
     writing: bool,
 }
 
-impl Queue {
-    /// Appends a line, or counts it as dropped. Never waits for the writer.
-    fn push(&self, mut line: Line) {
+impl LineQueue {
+    /// Appends a line, or counts it as dropped. NeverFormatted waits for the writer.
+    fn push(&self, mut line: LogLine) {
         let mut waiting = self.lock();
         if waiting.lines.len() >= MAX_LINES || waiting.bytes + line.size() > MAX_BYTES {
             waiting.dropped += 1;
@@ -199,7 +199,7 @@ impl Queue {
     }
 
     /// What is next for the writer: how many lines were dropped, and the line behind them, if there is one. Waits for it.
-    fn pop(&self) -> (u64, Option<Line>) {
+    fn pop(&self) -> (u64, Option<LogLine>) {
         let mut waiting = self.lock();
         waiting.writing = false;
         loop {
@@ -220,7 +220,7 @@ impl Queue {
 
     /// The writer thread's whole life. `refused` is set when the sink could not write a line.
     fn write_to(&self, sink: &dyn Log, refused: &AtomicBool) {
-        let taken = |line: &Line| {
+        let taken = |line: &LogLine| {
             line.write_to(sink);
             !refused.swap(false, Ordering::Relaxed)
         };
@@ -228,7 +228,7 @@ impl Queue {
         loop {
             let (dropped, line) = self.pop();
             lost += dropped;
-            if lost > 0 && taken(&Line::lost(lost)) {
+            if lost > 0 && taken(&LogLine::lost(lost)) {
                 lost = 0;
             }
             // What a full disk refuses is told with the next line that it takes.
@@ -241,13 +241,13 @@ impl Queue {
     /// Waits until everything is written; false if it takes longer.
     fn drain(&self, timeout: Duration) -> bool {
         let busy =
-            |waiting: &mut Waiting| waiting.writing || waiting.dropped > 0 || !waiting.lines.is_empty();
+            |waiting: &mut QueuedLines| waiting.writing || waiting.dropped > 0 || !waiting.lines.is_empty();
         let waited = self.empty.wait_timeout_while(self.lock(), timeout, busy);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     /// Nothing panics under this lock, and if something ever did, the lines would still be lines.
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, QueuedLines> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -280,12 +280,12 @@ mod tests {
     use std::sync::mpsc;
 
     /// A stderr in memory. It takes a line when `gate` lets it.
-    struct Sink {
+    struct MemorySink {
         lines: Mutex<mpsc::Sender<String>>,
         gate: Mutex<mpsc::Receiver<()>>,
     }
 
-    impl Log for Sink {
+    impl Log for MemorySink {
         fn enabled(&self, _: &Metadata<'_>) -> bool {
             true
         }
@@ -298,20 +298,21 @@ mod tests {
         fn flush(&self) {}
     }
 
-    struct Stderr {
-        front: Front,
+    struct TestStderr {
+        front: QueueLog,
         lines: mpsc::Receiver<String>,
         gate: Option<mpsc::Sender<()>>,
     }
 
-    impl Stderr {
+    impl TestStderr {
         /// A logger whose stderr takes nothing until it is opened.
         fn stuck(filter: &str) -> Self {
             let (to_lines, lines) = mpsc::channel();
             let (gate, from_gate) = mpsc::channel();
-            let sink = Sink { lines: Mutex::new(to_lines), gate: Mutex::new(from_gate) };
-            let queue = Arc::new(Queue::default());
-            let front = Front { filter: Filter::parse(filter).expect(filter), queue: Arc::clone(&queue) };
+            let sink = MemorySink { lines: Mutex::new(to_lines), gate: Mutex::new(from_gate) };
+            let queue = Arc::new(LineQueue::default());
+            let front =
+                QueueLog { filter: LogFilter::parse(filter).expect(filter), queue: Arc::clone(&queue) };
             std::thread::spawn(move || queue.write_to(&sink, &AtomicBool::new(false)));
             Self { front, lines, gate: Some(gate) }
         }
@@ -333,7 +334,7 @@ mod tests {
 
     #[test]
     fn one_record_is_one_line_whatever_is_in_it() {
-        let stderr = Stderr::open("info");
+        let stderr = TestStderr::open("info");
         let header = "x\r\n[INFO] forged\u{1b}[2J";
         stderr.log(format_args!("header {header}"));
         assert_eq!(stderr.next(), r"header x\r\n[INFO] forged\u{1b}[2J");
@@ -341,20 +342,20 @@ mod tests {
 
     #[test]
     fn what_the_filter_does_not_want_is_not_even_formatted() {
-        struct Never;
-        impl fmt::Display for Never {
+        struct NeverFormatted;
+        impl fmt::Display for NeverFormatted {
             fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
                 unreachable!("formatted")
             }
         }
-        let stderr = Stderr::open("warn");
-        stderr.log(format_args!("{Never}"));
+        let stderr = TestStderr::open("warn");
+        stderr.log(format_args!("{NeverFormatted}"));
         assert!(stderr.lines.try_recv().is_err());
     }
 
     #[test]
     fn a_stderr_nobody_reads_stalls_nobody_and_what_overflows_is_counted() {
-        let mut stderr = Stderr::stuck("info");
+        let mut stderr = TestStderr::stuck("info");
         stderr.log(format_args!("line 0"));
         while !stderr.front.queue.lock().lines.is_empty() {
             std::thread::yield_now(); // until the writer is stuck with the first line
@@ -382,7 +383,7 @@ mod tests {
 
     #[test]
     fn dropped_lines_are_counted_even_if_nothing_is_logged_after_them() {
-        let mut stderr = Stderr::stuck("info");
+        let mut stderr = TestStderr::stuck("info");
         for number in 0..MAX_LINES + 3 {
             stderr.log(format_args!("line {number}"));
         }
@@ -394,7 +395,7 @@ mod tests {
 
     #[test]
     fn large_lines_are_bounded_in_bytes_too() {
-        let stderr = Stderr::stuck("info");
+        let stderr = TestStderr::stuck("info");
         let large = "x".repeat(1 << 20);
         for _ in 0..MAX_LINES {
             stderr.log(format_args!("{large}"));
@@ -407,14 +408,14 @@ mod tests {
 
     #[test]
     fn a_display_that_panics_costs_its_line_and_nothing_else() {
-        struct Broken;
-        impl fmt::Display for Broken {
+        struct PanickingDisplay;
+        impl fmt::Display for PanickingDisplay {
             fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
                 panic!("a panic in a Display, on purpose")
             }
         }
-        let stderr = Stderr::open("info");
-        stderr.log(format_args!("{Broken}"));
+        let stderr = TestStderr::open("info");
+        stderr.log(format_args!("{PanickingDisplay}"));
         stderr.log(format_args!("and on"));
         assert_eq!(stderr.next(), "(formatting this line panicked)");
         assert_eq!(stderr.next(), "and on");
@@ -422,7 +423,7 @@ mod tests {
 
     #[test]
     fn drain_waits_for_the_line_that_is_being_written() {
-        let stderr = Stderr::open("info");
+        let stderr = TestStderr::open("info");
         stderr.log(format_args!("last words"));
         assert!(stderr.front.queue.drain(Duration::from_secs(5)));
         assert_eq!(stderr.lines.try_recv().as_deref(), Ok("last words"));

@@ -7,9 +7,8 @@ mod args;
 mod bench;
 mod connect;
 mod escape;
-mod filter;
-mod histogram;
 mod http;
+mod log_filter;
 mod logger;
 mod preview;
 mod serve;
@@ -18,9 +17,9 @@ mod stderr;
 mod systemd;
 
 use args::Command;
-use filter::Filter;
+use log_filter::LogFilter;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signals::Stop;
+use signals::StopSignal;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -34,10 +33,10 @@ const UNMET: u8 = 3;
 
 /// Why it could not do what it was told to, in one line.
 #[derive(Debug)]
-enum Failure {
+enum CommandError {
     /// An option's value that looked well and is not.
     Usage(String),
-    Run(String),
+    Failed(String),
     Unmet(String),
 }
 
@@ -50,7 +49,7 @@ fn main() -> ExitCode {
             let handed = systemd::listener();
             run(options.log.clone(), |stop| {
                 raise_descriptor_limit();
-                serve::serve(&options, handed.map_err(Failure::Run)?, stop)
+                serve::serve(&options, handed.map_err(CommandError::Failed)?, stop)
             })
         }
         Ok(Command::ConnectHelp) => print(args::connect::HELP),
@@ -64,9 +63,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(log: Filter, body: impl FnOnce(Stop) -> Result<(), Failure>) -> ExitCode {
+fn run(log: LogFilter, body: impl FnOnce(StopSignal) -> Result<(), CommandError>) -> ExitCode {
     // The signals first: whoever stops the process while it starts is to see exit code 0 as well.
-    let registered = Stop::register().and_then(|stop| signals::outlive_file_limits().map(|()| stop));
+    let registered = StopSignal::register().and_then(|stop| signals::outlive_file_limits().map(|()| stop));
     let stop = match registered {
         Ok(stop) => stop,
         Err(error) => return fail(FAILURE, &format!("cannot handle signals: {error}")),
@@ -79,9 +78,9 @@ fn run(log: Filter, body: impl FnOnce(Stop) -> Result<(), Failure>) -> ExitCode 
     logger.drain();
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Usage(error)) => misunderstood(&error),
-        Err(Failure::Run(error)) => fail(FAILURE, &error),
-        Err(Failure::Unmet(error)) => fail(UNMET, &error),
+        Err(CommandError::Usage(error)) => misunderstood(&error),
+        Err(CommandError::Failed(error)) => fail(FAILURE, &error),
+        Err(CommandError::Unmet(error)) => fail(UNMET, &error),
     }
 }
 

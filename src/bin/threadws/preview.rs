@@ -11,9 +11,9 @@ const MAX_BYTES: usize = 16;
 /// A message as it is logged: `text: hello`, `binary, 4 bytes: 01 02 03 04`. What is cut ends in an ellipsis and the size
 /// of the whole.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Shown<'a>(pub(crate) MessageRef<'a>);
+pub(crate) struct Preview<'a>(pub(crate) MessageRef<'a>);
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for Preview<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             MessageRef::Text(text) => match text.char_indices().nth(MAX_CHARS) {
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     fn shown(message: MessageRef<'_>) -> String {
-        Shown(message).to_string()
+        Preview(message).to_string()
     }
 
     #[test]

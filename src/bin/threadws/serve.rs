@@ -1,11 +1,11 @@
 //! The server: what becomes of each client, and of the process when it is told to stop.
 
-use crate::Failure;
-use crate::args::serve::{Answer, LISTEN, Listen, Options, Origins, Trust};
-use crate::http::{self, Plain};
-use crate::preview::Shown;
-use crate::signals::Stop;
-use crate::systemd::Manager;
+use crate::CommandError;
+use crate::args::serve::{AllowedOrigins, Answer, LISTEN, Listen, ServeOptions, TrustedProxies};
+use crate::http::{self, PlainHttp};
+use crate::preview::Preview;
+use crate::signals::StopSignal;
+use crate::systemd::ServiceManager;
 use log::{Level, debug, info, log_enabled, warn};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, Write};
@@ -23,24 +23,33 @@ const MAX_TOPIC: usize = 256;
 
 /// Serves until a signal comes. That it listens and that it has stopped is logged by the library.
 /// `handed` is the service manager's socket.
-pub(crate) fn serve(options: &Options, handed: Option<TcpListener>, stop: Stop) -> Result<(), Failure> {
+pub(crate) fn serve(
+    options: &ServeOptions,
+    handed: Option<TcpListener>,
+    stop: StopSignal,
+) -> Result<(), CommandError> {
     let place = match &options.listen {
         Listen::Address(address) => address,
         Listen::Systemd => "the socket that was handed over",
         Listen::Unsaid => LISTEN,
     };
     let failed = |error: Error| match error {
-        Error::Invalid(what) => Failure::Usage(what.into_owned()),
-        error => Failure::Run(format!("cannot listen on {place}: {error}")),
+        Error::Invalid(what) => CommandError::Usage(what.into_owned()),
+        error => CommandError::Failed(format!("cannot listen on {place}: {error}")),
     };
-    let job = Job { every: options.every, message: options.message.clone(), answer: options.answer };
+    let job =
+        ClientHandler { every: options.every, message: options.message.clone(), answer: options.answer };
     let server = configure(
         match (&options.listen, handed) {
             (Listen::Systemd | Listen::Unsaid, Some(listener)) => Server::from_listener(listener),
-            (Listen::Systemd, None) => return Err(Failure::Run("no socket was handed over".to_owned())),
+            (Listen::Systemd, None) => {
+                return Err(CommandError::Failed("no socket was handed over".to_owned()));
+            }
             // One of the two would be left without an answer.
             (Listen::Address(address), Some(_)) => {
-                return Err(Failure::Run(format!("a socket was handed over, and --listen {address} given")));
+                return Err(CommandError::Failed(format!(
+                    "a socket was handed over, and --listen {address} given"
+                )));
             }
             (Listen::Address(_) | Listen::Unsaid, None) => Server::bind(place).map_err(failed)?,
         },
@@ -48,19 +57,19 @@ pub(crate) fn serve(options: &Options, handed: Option<TcpListener>, stop: Stop) 
     );
     let handle = server.spawn(move |client| job.run(client)).map_err(failed)?;
     announce(handle.local_addr());
-    let manager = Manager::from_env();
+    let manager = ServiceManager::from_env();
     let signalled = match &manager {
         None => stop.wait(),
         Some(manager) => wait(manager, &handle, stop),
     };
     // The report, with what had to be abandoned, is in the log.
     drop(handle.shutdown(SHUTDOWN));
-    signalled.map_err(|error| Failure::Run(format!("cannot wait for signals: {error}")))
+    signalled.map_err(|error| CommandError::Failed(format!("cannot wait for signals: {error}")))
 }
 
 /// Waits for a signal, and tells the service manager how it goes meanwhile. It hears nothing if this thread is not run
 /// any more, or if the table of clients is locked up.
-fn wait(manager: &Manager, handle: &ServerHandle, mut stop: Stop) -> io::Result<()> {
+fn wait(manager: &ServiceManager, handle: &ServerHandle, mut stop: StopSignal) -> io::Result<()> {
     let status = || {
         let stats = handle.hub().stats();
         format!("{} clients, {} threads; {}", stats.open(), stats.threads(), handle.capacity())
@@ -77,7 +86,7 @@ fn wait(manager: &Manager, handle: &ServerHandle, mut stop: Stop) -> io::Result<
     signalled
 }
 
-fn configure(server: Server, options: &Options) -> Server {
+fn configure(server: Server, options: &ServeOptions) -> Server {
     let mut config = Config::new()
         .max_message_size(options.max_message)
         .slow_peer(options.slow_peer)
@@ -88,7 +97,7 @@ fn configure(server: Server, options: &Options) -> Server {
         config = config.ping_timeout(options.ping);
     }
     let topics = options.answer == Answer::Topics;
-    let plain = Plain { page: options.page, path: options.path.clone(), topics };
+    let plain = PlainHttp { page: options.page, path: options.path.clone(), topics };
     let hub = server.hub().clone();
     let mut server =
         server.config(config).proxy_protocol(options.proxy_protocol).on_http(move |request: &Request| {
@@ -107,13 +116,15 @@ fn configure(server: Server, options: &Options) -> Server {
             .on_leave(|client, topic| debug!("client {} left {topic:?}", client.id()));
     }
     server = match &options.trust {
-        Trust::Nobody => server.trust_no_proxy(),
-        Trust::Anybody => server.trust_any_proxy(),
-        Trust::These(who) => who.iter().fold(server, |server, who| server.trust_proxy(who)),
+        TrustedProxies::None => server.trust_no_proxy(),
+        TrustedProxies::Any => server.trust_any_proxy(),
+        TrustedProxies::These(who) => who.iter().fold(server, |server, who| server.trust_proxy(who)),
     };
     server = match &options.origins {
-        Origins::Any => server.allow_any_origin(),
-        Origins::These(origins) => origins.iter().fold(server, |server, origin| server.allow_origin(origin)),
+        AllowedOrigins::Any => server.allow_any_origin(),
+        AllowedOrigins::These(origins) => {
+            origins.iter().fold(server, |server, origin| server.allow_origin(origin))
+        }
     };
     if let Some(path) = &options.path {
         server = server.path(path);
@@ -159,13 +170,13 @@ fn tell(address: SocketAddr) {
 
 /// What is done for each client.
 #[derive(Debug)]
-struct Job {
+struct ClientHandler {
     every: Duration,
     message: String,
     answer: Answer,
 }
 
-impl Job {
+impl ClientHandler {
     /// The life of one client, in its own thread.
     fn run(&self, client: &mut Connection) -> Result<(), BoxError> {
         let (id, ip, peer) = (client.id(), client.ip(), client.peer_addr().ip());
@@ -224,5 +235,5 @@ impl Job {
 
 #[inline(never)]
 fn log(id: u64, message: MessageRef<'_>) {
-    info!("client {id} sent {}", Shown(message));
+    info!("client {id} sent {}", Preview(message));
 }

@@ -22,9 +22,9 @@ pub(crate) fn outlive_file_limits() -> io::Result<()> {
 
 /// A wait for the signal that ends the process in good order.
 #[derive(Debug)]
-pub(crate) struct Stop(UnixStream);
+pub(crate) struct StopSignal(UnixStream);
 
-impl Stop {
+impl StopSignal {
     /// Takes over both signals.
     pub(crate) fn register() -> io::Result<Self> {
         let (wake, sleep) = UnixStream::pair()?;

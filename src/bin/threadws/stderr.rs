@@ -13,7 +13,7 @@ const BUSY: Duration = Duration::from_secs(5);
 
 /// Collects what belongs to one line and writes it in one call, so lines of several processes do not tear.
 #[derive(Debug)]
-pub(crate) struct Lines<W> {
+pub(crate) struct LineWriter<W> {
     to: W,
     line: Vec<u8>,
     /// Half a line was taken: the next one does not stand behind it.
@@ -21,7 +21,7 @@ pub(crate) struct Lines<W> {
     refused: Arc<AtomicBool>,
 }
 
-impl<W: Write> Lines<W> {
+impl<W: Write> LineWriter<W> {
     /// `refused` is set by each line that is not taken whole. Relaxed will do: it is asked by the thread that writes.
     pub(crate) fn new(to: W, refused: Arc<AtomicBool>) -> Self {
         Self { to, line: Vec::new(), torn: false, refused }
@@ -46,7 +46,7 @@ impl<W: Write> Lines<W> {
     }
 }
 
-impl<W: Write> Write for Lines<W> {
+impl<W: Write> Write for LineWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.line.is_empty() && self.torn {
             self.line.push(b'\n');
@@ -97,8 +97,8 @@ mod tests {
     #[test]
     fn a_line_that_a_full_disk_refuses_is_told_and_the_next_begins_anew() {
         let refused = Arc::new(AtomicBool::new(false));
-        let mut lines = Lines::new(Disk(Vec::new(), 10), Arc::clone(&refused));
-        let write = |lines: &mut Lines<Disk>, text: &str| {
+        let mut lines = LineWriter::new(Disk(Vec::new(), 10), Arc::clone(&refused));
+        let write = |lines: &mut LineWriter<Disk>, text: &str| {
             for piece in text.split_inclusive(' ') {
                 lines.write_all(piece.as_bytes()).expect("it never fails");
             }

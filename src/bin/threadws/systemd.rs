@@ -49,12 +49,12 @@ fn take() -> Result<Option<TcpListener>, String> {
 
 /// Who started us and wants to know how we are (`sd_notify(3)`).
 #[derive(Debug)]
-pub(crate) struct Manager {
+pub(crate) struct ServiceManager {
     socket: UnixDatagram,
     watchdog: Option<Duration>,
 }
 
-impl Manager {
+impl ServiceManager {
     /// `None` if nobody wants to know.
     pub(crate) fn from_env() -> Option<Self> {
         let address = std::env::var_os("NOTIFY_SOCKET").filter(|_| cfg!(feature = "systemd"))?;

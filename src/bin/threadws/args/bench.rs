@@ -1,15 +1,15 @@
 //! The command line of `threadws bench`. No I/O.
 
-use super::{Command, Level, LogOption, one_line, only_url, unknown_option, value};
+use super::{Command, LogChoice, LogOption, one_line, only_url, unknown_option, value};
 use crate::args::values;
-use crate::filter::Filter;
+use crate::log_filter::LogFilter;
 use lexopt::prelude::{Long, Short, Value};
 use std::ffi::OsString;
 use std::time::Duration;
 
 /// What load shall be laid on whom.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Options {
+pub(crate) struct BenchOptions {
     /// It may hold a password: never to be shown.
     pub(crate) url: String,
     pub(crate) clients: usize,
@@ -19,7 +19,7 @@ pub(crate) struct Options {
     pub(crate) binary: bool,
     pub(crate) json: bool,
     pub(crate) allow_remote: bool,
-    pub(crate) log: Filter,
+    pub(crate) log: LogFilter,
 }
 
 pub(crate) const HELP: &str = "\
@@ -78,7 +78,7 @@ const OPTIONS: [&str; 11] = [
     "help",
 ];
 
-impl Options {
+impl BenchOptions {
     fn new(url: String) -> Self {
         Self {
             url,
@@ -89,19 +89,19 @@ impl Options {
             binary: false,
             json: false,
             allow_remote: false,
-            log: Filter::level(log::LevelFilter::Info),
+            log: LogFilter::level(log::LevelFilter::Info),
         }
     }
 }
 
 /// Reads what stands behind `bench`. No error shows the URL.
 pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Result<Command, String> {
-    let mut options = Options::new(String::new());
+    let mut options = BenchOptions::new(String::new());
     let mut url = None;
-    let mut level = Level::default();
+    let mut log = LogChoice::default();
     while let Some(arg) = parser.next().map_err(one_line)? {
         if let Some(option) = LogOption::of(&arg) {
-            level.take(option, &mut parser)?;
+            log.take(option, &mut parser)?;
             continue;
         }
         match arg {
@@ -119,7 +119,7 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
         }
     }
     options.url = url.ok_or("no URL: threadws bench ws://127.0.0.1:8005/")?;
-    options.log = level.resolve(env_log)?;
+    options.log = log.resolve(env_log)?;
     Ok(Command::Bench(Box::new(options)))
 }
 
@@ -128,7 +128,7 @@ mod tests {
     use super::super::tests::{check_help, command};
     use super::*;
 
-    fn options(line: &str) -> Options {
+    fn options(line: &str) -> BenchOptions {
         match command(line) {
             Ok(Command::Bench(options)) => *options,
             other => panic!("{line}: {other:?}"),
@@ -137,10 +137,10 @@ mod tests {
 
     #[test]
     fn every_option_is_understood() {
-        assert_eq!(options("bench ws://a/"), Options::new("ws://a/".to_owned()));
+        assert_eq!(options("bench ws://a/"), BenchOptions::new("ws://a/".to_owned()));
         let line = "bench --clients 9 --size 64KiB --in-flight 3 --duration 500ms --binary ws://a/ --json \
                     --allow-remote -q";
-        let expected = Options {
+        let expected = BenchOptions {
             url: "ws://a/".to_owned(),
             clients: 9,
             size: 64 * 1024,
@@ -149,7 +149,7 @@ mod tests {
             binary: true,
             json: true,
             allow_remote: true,
-            log: Filter::level(log::LevelFilter::Warn),
+            log: LogFilter::level(log::LevelFilter::Warn),
         };
         assert_eq!(options(line), expected);
         for line in ["bench -h", "bench ws://a/ --help", "bench --json -h --nonsense"] {
@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn help_names_every_option_with_its_default_in_less_than_80_columns() {
         check_help(HELP, "Usage: threadws bench ", &OPTIONS);
-        let defaults = Options::new(String::new());
+        let defaults = BenchOptions::new(String::new());
         assert!(HELP.contains(&format!("at a time [default: {}]", defaults.clients)));
         assert!(HELP.contains(&format!("16MiB [default: {}]", defaults.size)));
         assert!(HELP.contains(&format!("on the way [default: {}]", defaults.in_flight)));

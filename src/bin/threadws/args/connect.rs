@@ -1,15 +1,15 @@
 //! The command line of `threadws connect`. No I/O.
 
-use super::{Command, Level, LogOption, one_line, only_url, unknown_option, value};
+use super::{Command, LogChoice, LogOption, one_line, only_url, unknown_option, value};
 use crate::args::values;
-use crate::filter::Filter;
+use crate::log_filter::LogFilter;
 use lexopt::prelude::{Long, Short, Value};
 use std::ffi::OsString;
 use std::time::Duration;
 
 /// What a client shall do.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Options {
+pub(crate) struct ConnectOptions {
     /// It may hold a password: never to be shown.
     pub(crate) url: String,
     /// Names and values, these never to be shown either.
@@ -24,7 +24,7 @@ pub(crate) struct Options {
     pub(crate) once: bool,
     pub(crate) expect: Option<String>,
     pub(crate) binary: bool,
-    pub(crate) log: Filter,
+    pub(crate) log: LogFilter,
 }
 
 pub(crate) const HELP: &str = "\
@@ -106,7 +106,7 @@ const OPTIONS: [&str; 14] = [
     "help",
 ];
 
-impl Options {
+impl ConnectOptions {
     fn new(url: String) -> Self {
         Self {
             url,
@@ -120,7 +120,7 @@ impl Options {
             once: false,
             expect: None,
             binary: false,
-            log: Filter::level(log::LevelFilter::Info),
+            log: LogFilter::level(log::LevelFilter::Info),
         }
     }
 
@@ -132,13 +132,13 @@ impl Options {
 
 /// Reads what stands behind `connect`. No error shows the URL, a header's value, or what may be one of both.
 pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Result<Command, String> {
-    let mut options = Options::new(String::new());
+    let mut options = ConnectOptions::new(String::new());
     let mut url = None;
-    let mut level = Level::default();
+    let mut log = LogChoice::default();
     let text = |text: &str| Ok(text.to_owned());
     while let Some(arg) = parser.next().map_err(one_line)? {
         if let Some(option) = LogOption::of(&arg) {
-            level.take(option, &mut parser)?;
+            log.take(option, &mut parser)?;
             continue;
         }
         match arg {
@@ -160,7 +160,7 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
         }
     }
     options.url = url.ok_or("no URL: threadws connect ws://127.0.0.1:8005/")?;
-    options.log = level.resolve(env_log)?;
+    options.log = log.resolve(env_log)?;
     Ok(Command::Connect(Box::new(options)))
 }
 
@@ -169,7 +169,7 @@ mod tests {
     use super::super::tests::{check_help, command};
     use super::*;
 
-    fn options(line: &str) -> Options {
+    fn options(line: &str) -> ConnectOptions {
         match command(line) {
             Ok(Command::Connect(options)) => *options,
             other => panic!("{line}: {other:?}"),
@@ -178,11 +178,11 @@ mod tests {
 
     #[test]
     fn every_option_is_understood() {
-        assert_eq!(options("connect ws://a/"), Options::new("ws://a/".to_owned()));
+        assert_eq!(options("connect ws://a/"), ConnectOptions::new("ws://a/".to_owned()));
         let line = "connect --once --expect yes --binary --header=x-a:1 --header X-B:2:3 ws://a/ --header-file f \
                     --origin https://a.example --subprotocol b --subprotocol a --timeout 3s --ping 0 \
                     --max-message 64KiB --log threadws=debug";
-        let expected = Options {
+        let expected = ConnectOptions {
             url: "ws://a/".to_owned(),
             headers: vec![("x-a".to_owned(), "1".to_owned()), ("X-B".to_owned(), "2:3".to_owned())],
             header_file: Some("f".into()),
@@ -194,7 +194,7 @@ mod tests {
             once: true,
             expect: Some("yes".to_owned()),
             binary: true,
-            log: Filter::parse("threadws=debug").expect("a filter"),
+            log: LogFilter::parse("threadws=debug").expect("a filter"),
         };
         assert_eq!(options(line), expected);
         for line in ["connect -h", "connect ws://a/ --help", "connect --once -h --nonsense"] {
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn help_names_every_option_with_its_default_in_less_than_80_columns() {
         check_help(HELP, "Usage: threadws connect ", &OPTIONS);
-        let defaults = Options::new(String::new());
+        let defaults = ConnectOptions::new(String::new());
         assert!(HELP.contains(&format!("1m [default: {}s]", defaults.timeout.as_secs())));
         assert!(HELP.contains(&format!("[default: {}s]", defaults.ping.as_secs())));
         assert!(HELP.contains(&format!("[default: {}MiB]", defaults.max_message >> 20)));

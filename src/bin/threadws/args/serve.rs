@@ -1,8 +1,8 @@
 //! The command line of `threadws serve`, which is what goes without saying. No I/O.
 
-use super::{Command, Level, LogOption, one_line, unknown_option, value};
+use super::{Command, LogChoice, LogOption, one_line, unknown_option, value};
 use crate::args::values;
-use crate::filter::Filter;
+use crate::log_filter::LogFilter;
 use lexopt::prelude::{Long, Short, Value};
 use log::LevelFilter;
 use std::ffi::OsString;
@@ -11,14 +11,14 @@ use threadws::SlowPeer;
 
 /// What a server shall do.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Options {
+pub(crate) struct ServeOptions {
     pub(crate) listen: Listen,
     /// Zero: never.
     pub(crate) every: Duration,
     pub(crate) message: String,
     pub(crate) answer: Answer,
-    pub(crate) trust: Trust,
-    pub(crate) origins: Origins,
+    pub(crate) trust: TrustedProxies,
+    pub(crate) origins: AllowedOrigins,
     pub(crate) path: Option<String>,
     pub(crate) max_clients: Option<usize>,
     pub(crate) max_message: usize,
@@ -34,7 +34,7 @@ pub(crate) struct Options {
     /// Zero: never.
     pub(crate) ping: Duration,
     pub(crate) page: bool,
-    pub(crate) log: Filter,
+    pub(crate) log: LogFilter,
 }
 
 /// Where clients come in.
@@ -62,16 +62,16 @@ pub(crate) enum Answer {
 
 /// Whose `x-forwarded-for` is believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Trust {
-    Nobody,
-    Anybody,
+pub(crate) enum TrustedProxies {
+    None,
+    Any,
     /// `loopback`, addresses and CIDR blocks; at least one.
     These(Vec<String>),
 }
 
 /// Which pages of other sites may connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Origins {
+pub(crate) enum AllowedOrigins {
     Any,
     /// Beside the host the server is asked for.
     These(Vec<String>),
@@ -192,15 +192,15 @@ const OPTIONS: [&str; 25] = [
     "version",
 ];
 
-impl Default for Options {
+impl Default for ServeOptions {
     fn default() -> Self {
         Self {
             listen: Listen::Unsaid,
             every: Duration::from_secs(3),
             message: "hello from threadws".to_owned(),
             answer: Answer::Nothing,
-            trust: Trust::These(vec!["loopback".to_owned()]),
-            origins: Origins::These(Vec::new()),
+            trust: TrustedProxies::These(vec!["loopback".to_owned()]),
+            origins: AllowedOrigins::These(Vec::new()),
             path: None,
             max_clients: None,
             max_message: 1 << 20,
@@ -213,7 +213,7 @@ impl Default for Options {
             proxy_protocol: false,
             ping: Duration::from_secs(20),
             page: true,
-            log: Filter::level(LevelFilter::Info),
+            log: LogFilter::level(LevelFilter::Info),
         }
     }
 }
@@ -221,11 +221,11 @@ impl Default for Options {
 /// Reads what stands behind `serve`, if it stands there. The last of two equal options wins, but for the ones that can be
 /// repeated.
 pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Result<Command, String> {
-    let mut options = Options::default();
+    let mut options = ServeOptions::default();
     let mut given = Given::default();
     while let Some(arg) = parser.next().map_err(one_line)? {
         if let Some(option) = LogOption::of(&arg) {
-            given.level.take(option, &mut parser)?;
+            given.log.take(option, &mut parser)?;
             continue;
         }
         match arg {
@@ -283,7 +283,7 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
     if given.topics && options.path.is_some() {
         return Err("--topics and --path cannot be combined".to_owned());
     }
-    options.log = given.level.resolve(env_log)?;
+    options.log = given.log.resolve(env_log)?;
     options.trust = trust(given.trust)?.unwrap_or(options.trust);
     options.origins = origins(given.origins);
     Ok(Command::Serve(Box::new(options)))
@@ -297,7 +297,7 @@ struct Given {
     topics: bool,
     trust: Vec<String>,
     origins: Vec<String>,
-    level: Level,
+    log: LogChoice,
 }
 
 fn listen(text: &str) -> Result<Listen, String> {
@@ -320,20 +320,24 @@ fn answer(given: &Given) -> Result<Answer, String> {
     }
 }
 
-fn trust(given: Vec<String>) -> Result<Option<Trust>, String> {
+fn trust(given: Vec<String>) -> Result<Option<TrustedProxies>, String> {
     let alone = |word: &str| given.iter().any(|who| who == word);
     match (given.len(), alone("none"), alone("any")) {
         (0, ..) => Ok(None),
-        (_, false, false) => Ok(Some(Trust::These(given))),
-        (1, true, _) => Ok(Some(Trust::Nobody)),
-        (1, _, true) => Ok(Some(Trust::Anybody)),
+        (_, false, false) => Ok(Some(TrustedProxies::These(given))),
+        (1, true, _) => Ok(Some(TrustedProxies::None)),
+        (1, _, true) => Ok(Some(TrustedProxies::Any)),
         // Whose intention "none, but also 10.0.0.0/8" is cannot be guessed where addresses are to be believed.
         _ => Err("--trust-proxy: none and any cannot be combined with others".to_owned()),
     }
 }
 
-fn origins(given: Vec<String>) -> Origins {
-    if given.iter().any(|origin| origin == "any") { Origins::Any } else { Origins::These(given) }
+fn origins(given: Vec<String>) -> AllowedOrigins {
+    if given.iter().any(|origin| origin == "any") {
+        AllowedOrigins::Any
+    } else {
+        AllowedOrigins::These(given)
+    }
 }
 
 #[cfg(test)]
@@ -341,7 +345,7 @@ mod tests {
     use super::super::tests::{check_help, command};
     use super::*;
 
-    fn options(line: &str) -> Options {
+    fn options(line: &str) -> ServeOptions {
         match command(line) {
             Ok(Command::Serve(options)) => *options,
             other => panic!("{line}: {other:?}"),
@@ -350,8 +354,8 @@ mod tests {
 
     #[test]
     fn without_options_it_serves_with_the_defaults() {
-        assert_eq!(options(""), Options::default());
-        assert_eq!(options("serve"), Options::default());
+        assert_eq!(options(""), ServeOptions::default());
+        assert_eq!(options("serve"), ServeOptions::default());
         assert_eq!(options("serve --echo").answer, Answer::Echo);
     }
 
@@ -362,13 +366,16 @@ mod tests {
                     --trust-proxy 10.0.0.0/8 --trust-proxy loopback --log threadws=debug --proxy-protocol \
                     --max-per-address 4 --handshake-rate 20/1s --message-rate 600/1m --max-lifetime 2h \
                     --idle-timeout 90s";
-        let expected = Options {
+        let expected = ServeOptions {
             listen: Listen::Address("[::1]:0".to_owned()),
             every: Duration::from_millis(500),
             message: "hi".to_owned(),
             answer: Answer::Broadcast,
-            trust: Trust::These(vec!["10.0.0.0/8".to_owned(), "loopback".to_owned()]),
-            origins: Origins::These(vec!["https://a.example".to_owned(), "https://b.example".to_owned()]),
+            trust: TrustedProxies::These(vec!["10.0.0.0/8".to_owned(), "loopback".to_owned()]),
+            origins: AllowedOrigins::These(vec![
+                "https://a.example".to_owned(),
+                "https://b.example".to_owned(),
+            ]),
             path: Some("/ws".to_owned()),
             max_clients: Some(9),
             max_message: 64 * 1024,
@@ -381,14 +388,14 @@ mod tests {
             proxy_protocol: true,
             ping: Duration::ZERO,
             page: false,
-            log: Filter::parse("threadws=debug").expect("a filter"),
+            log: LogFilter::parse("threadws=debug").expect("a filter"),
         };
         assert_eq!(options(line), expected);
-        assert_eq!(options("--trust-proxy none").trust, Trust::Nobody);
-        assert_eq!(options("--trust-proxy any").trust, Trust::Anybody);
+        assert_eq!(options("--trust-proxy none").trust, TrustedProxies::None);
+        assert_eq!(options("--trust-proxy any").trust, TrustedProxies::Any);
         assert_eq!(options("--topics").answer, Answer::Topics);
         assert_eq!(options("--slow-peer skip --slow-peer close").slow_peer, SlowPeer::Close);
-        assert_eq!(options("--allow-origin any").origins, Origins::Any);
+        assert_eq!(options("--allow-origin any").origins, AllowedOrigins::Any);
         assert_eq!(options("--every 1s --every 0").every, Duration::ZERO);
         assert_eq!(
             command("--listen systemd").map(|_| ()),
@@ -414,7 +421,7 @@ mod tests {
     #[test]
     fn help_names_every_option_with_its_default_in_less_than_80_columns() {
         check_help(HELP, "Usage: ", &OPTIONS);
-        let defaults = Options::default();
+        let defaults = ServeOptions::default();
         assert!(HELP.contains(&format!("[default: {LISTEN}]")));
         assert!(HELP.contains(&format!("[default: {}]", defaults.message)));
         assert!(HELP.contains(&format!("[default: {}s]", defaults.every.as_secs())));

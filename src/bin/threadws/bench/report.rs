@@ -1,7 +1,7 @@
 //! What a load has shown: as tables for people, as JSON for programs.
 
-use crate::args::bench::Options;
-use crate::histogram::Histogram;
+use super::histogram::Histogram;
+use crate::args::bench::BenchOptions;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,15 +13,15 @@ const BAR: u64 = 40;
 
 /// What there is to tell in the end.
 #[derive(Debug)]
-pub(super) struct Results<'a> {
-    pub(super) options: &'a Options,
+pub(super) struct LoadReport<'a> {
+    pub(super) options: &'a BenchOptions,
     pub(super) address: SocketAddr,
     pub(super) took: Duration,
     pub(super) interrupted: bool,
     pub(super) latency: Histogram,
 }
 
-impl Results<'_> {
+impl LoadReport<'_> {
     /// Messages a second.
     fn rate(&self) -> f64 {
         self.latency.count() as f64 / self.took.as_secs_f64()
@@ -38,7 +38,7 @@ impl Results<'_> {
     }
 
     pub(super) fn json(&self) -> String {
-        let Options { clients, size, in_flight, binary, .. } = self.options;
+        let BenchOptions { clients, size, in_flight, binary, .. } = self.options;
         let micros = |duration: Duration| duration.as_nanos() as f64 / 1e3;
         let latency: Vec<_> =
             self.quantiles().map(|(name, value)| format!("\"{name}\":{:.1}", micros(value))).into();
@@ -56,7 +56,7 @@ impl Results<'_> {
     }
 
     pub(super) fn tables(&self) -> String {
-        let Options { clients, size, in_flight, binary, .. } = self.options;
+        let BenchOptions { clients, size, in_flight, binary, .. } = self.options;
         let kind = if *binary { "binary" } else { "text" };
         let mut text = format!(
             "{}: {clients} clients, {size} bytes of {kind}, {in_flight} in flight, {:.1} s{}\n\n",

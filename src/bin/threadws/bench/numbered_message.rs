@@ -9,13 +9,13 @@ const DIGITS: usize = 16;
 
 /// A message with a number: letters in both kinds, so that the two differ in nothing but the kind.
 #[derive(Debug)]
-pub(super) struct Payload {
+pub(super) struct NumberedMessage {
     bytes: Vec<u8>,
     number: u64,
     binary: bool,
 }
 
-impl Payload {
+impl NumberedMessage {
     pub(super) fn new(size: usize, binary: bool) -> Self {
         let mut payload = Self { bytes: (b'a'..=b'z').cycle().take(size).collect(), number: 0, binary };
         payload.write_number();
@@ -71,8 +71,8 @@ mod tests {
     #[test]
     fn no_two_messages_are_the_same_and_each_is_recognized() {
         for (size, binary) in [(1, true), (3, false), (32, false), (1024, true), (5000, false)] {
-            let mut one = Payload::new(size, binary);
-            let mut other = Payload::new(size, binary);
+            let mut one = NumberedMessage::new(size, binary);
+            let mut other = NumberedMessage::new(size, binary);
             for _ in 0..10 {
                 assert!(one.is(other.message()));
                 other.count();
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_number_is_written_as_if_it_were_new() {
-        let mut payload = Payload::new(20, false);
+        let mut payload = NumberedMessage::new(20, false);
         for number in 0..70_000_u64 {
             let digits: String = format!("{number:016x}").chars().rev().collect();
             assert_eq!(payload.bytes[..16], *digits.as_bytes(), "{number}");
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn another_kind_length_number_or_content_is_not_what_was_sent() {
-        let mut payload = Payload::new(5000, false);
+        let mut payload = NumberedMessage::new(5000, false);
         let text = payload.message().as_text().expect("text").to_owned();
         assert!(!payload.is(MessageRef::Binary(text.as_bytes())));
         assert!(!payload.is(MessageRef::Text(&text[..4999])));

@@ -4,7 +4,7 @@ use log::LevelFilter;
 
 /// A level for all targets and exceptions for some: `info`, `threadws=debug,tungstenite=warn`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Filter {
+pub(crate) struct LogFilter {
     /// The longest target first, so that the first match is the closest. An empty target matches everything.
     directives: Vec<(String, LevelFilter)>,
 }
@@ -12,7 +12,7 @@ pub(crate) struct Filter {
 /// What tungstenite may say unless it is asked for by name: it logs every handshake at debug and trace.
 const TUNGSTENITE: (&str, LevelFilter) = ("tungstenite", LevelFilter::Warn);
 
-impl Filter {
+impl LogFilter {
     /// Takes a comma-separated list of `level`, `target=level` and `target` (which means all of it).
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut directives = Vec::new();
@@ -75,8 +75,8 @@ mod tests {
     use super::*;
     use LevelFilter::{Debug, Error, Info, Off, Trace, Warn};
 
-    fn filter(text: &str) -> Filter {
-        Filter::parse(text).expect(text)
+    fn filter(text: &str) -> LogFilter {
+        LogFilter::parse(text).expect(text)
     }
 
     #[test]
@@ -106,8 +106,8 @@ mod tests {
         assert_eq!(filter("off").level_of("tungstenite"), Off);
         assert_eq!(filter("info,tungstenite=trace").level_of("tungstenite::handshake"), Trace);
         assert_eq!(filter("info,tungstenite::handshake").level_of("tungstenite::handshake"), Trace);
-        assert_eq!(Filter::level(Trace).level_of("tungstenite::handshake"), Warn);
-        assert_eq!(Filter::level(Off).max(), Off);
+        assert_eq!(LogFilter::level(Trace).level_of("tungstenite::handshake"), Warn);
+        assert_eq!(LogFilter::level(Off).max(), Off);
     }
 
     #[test]
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn a_misspelt_level_is_refused() {
         for text in ["inof", "threadws=loud", "threadws=", "", " , "] {
-            Filter::parse(text).expect_err(text);
+            LogFilter::parse(text).expect_err(text);
         }
     }
 }
