@@ -8,5 +8,6 @@ mod defaults;
 mod deploying;
 mod examples;
 mod guide;
+mod prose;
 mod readme;
 mod rooms;
