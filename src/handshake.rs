@@ -5,7 +5,7 @@ use crate::config::{Config, MAX_HEAD_SIZE, MAX_HEADERS, time_to_write};
 use crate::logging::log_line;
 use crate::net::{Deadline, Stream};
 use crate::protocol::Refusal;
-use crate::protocol::forwarded::{self, ForwardedHeader, Trust};
+use crate::protocol::forwarded::{self, ForwardedHeader, TrustedProxies};
 use crate::protocol::head::{self, HeadLimits, Scanner};
 use crate::protocol::proxy_header;
 use crate::protocol::server_handshake::{self, Asked, HandshakePolicy, Upgrade};
@@ -48,7 +48,7 @@ type OnHandshakeError = dyn Fn(&HandshakeError) + Send + Sync;
 #[derive(Default)]
 pub(crate) struct Rules {
     pub(crate) policy: HandshakePolicy,
-    pub(crate) trust: Trust,
+    pub(crate) trust: TrustedProxies,
     pub(crate) forwarded_header: ForwardedHeader,
     /// Trusted proxies say by a PROXY header who connected.
     pub(crate) proxy_protocol: bool,

@@ -21,8 +21,8 @@ use crate::flush_thread::Flush;
 use crate::handshake::Rules;
 use crate::hub::{Client, Hooks, Hub};
 use crate::logging::log_line;
-use crate::protocol::forwarded::{ForwardedHeader, Trust};
-use crate::protocol::origin::Origins;
+use crate::protocol::forwarded::{ForwardedHeader, TrustedProxies};
+use crate::protocol::origin::AllowedOrigins;
 use crate::protocol::server_handshake::HandshakePolicy;
 use crate::request::{HandshakeError, Reject, Request, Response};
 use crate::sync::{Arc, JoinHandle};
@@ -70,9 +70,9 @@ pub struct Server {
     hooks: Hooks,
     path: Option<String>,
     subprotocols: Vec<String>,
-    origins: Origins,
+    origins: AllowedOrigins,
     /// `None` until somebody says whom to trust: then the default is not added to.
-    trust: Option<Trust>,
+    trust: Option<TrustedProxies>,
     max_clients: Option<usize>,
     stack_size: usize,
     on_error: Option<Box<OnError>>,
@@ -115,7 +115,7 @@ impl Server {
             hooks: Hooks::default(),
             path: None,
             subprotocols: Vec::new(),
-            origins: Origins::default(),
+            origins: AllowedOrigins::default(),
             trust: None,
             max_clients: None,
             stack_size: STACK,
@@ -192,20 +192,20 @@ impl Server {
     /// `none`, which adds nobody. Can be repeated; the first call replaces the default, which is loopback. `any` is no
     /// proxy, and refused: see [`trust_any_proxy`](Self::trust_any_proxy).
     pub fn trust_proxy(mut self, who: impl AsRef<str>) -> Self {
-        let result = self.trust.get_or_insert_with(Trust::none).add(who.as_ref());
+        let result = self.trust.get_or_insert_with(TrustedProxies::none).add(who.as_ref());
         self.note(result)
     }
 
     /// Believes no proxy: a client's address is its socket's.
     pub fn trust_no_proxy(mut self) -> Self {
-        self.trust = Some(Trust::none());
+        self.trust = Some(TrustedProxies::none());
         self
     }
 
     /// Believes whatever a client says of its address. Anybody can then claim to be anybody. A
     /// [`trust_proxy`](Self::trust_proxy) behind it changes nothing.
     pub fn trust_any_proxy(mut self) -> Self {
-        self.trust = Some(Trust::Any);
+        self.trust = Some(TrustedProxies::Any);
         self
     }
 

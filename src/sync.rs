@@ -12,7 +12,7 @@ use std::time::Instant;
 use std::{sync, thread};
 
 #[cfg(all(test, model))]
-pub(crate) use crate::verify::models::clock::{Condvar, now};
+pub(crate) use crate::verify::models::clock::now;
 pub(crate) use std::sync::{OnceLock, mpsc};
 pub(crate) use sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 pub(crate) use sync::{Arc, MutexGuard, Weak};
@@ -42,6 +42,10 @@ impl<T: ?Sized> Mutex<T> {
         self.0.lock().unwrap_or_else(sync::PoisonError::into_inner)
     }
 }
+
+/// The condition variable that goes with [`Mutex`] in a model.
+#[cfg(all(test, model))]
+pub(crate) type Condvar = crate::verify::models::clock::ModelCondvar;
 
 /// The condition variable that goes with [`Mutex`].
 #[cfg(not(all(test, model)))]

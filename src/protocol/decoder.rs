@@ -132,7 +132,7 @@ enum Progress {
 }
 
 /// A frame's header: §5.2.
-struct Header {
+struct ParsedHeader {
     fin: bool,
     opcode: u8,
     key: Option<[u8; 4]>,
@@ -266,7 +266,7 @@ impl Decoder {
 
     /// Reads a header as far as it is there, and checks every byte of it as soon as it is.
     #[inline]
-    fn header(&self, bytes: &[u8]) -> Result<Option<Header>> {
+    fn header(&self, bytes: &[u8]) -> Result<Option<ParsedHeader>> {
         let Some(&first) = bytes.first() else { return Ok(None) };
         let fin = first & 0x80 != 0;
         let opcode = first & 0x0f;
@@ -336,7 +336,7 @@ impl Decoder {
             None
         };
         let size = at + if masked { 4 } else { 0 };
-        Ok(Some(Header { fin, opcode, key, payload, size }))
+        Ok(Some(ParsedHeader { fin, opcode, key, payload, size }))
     }
 
     /// Copies and validates a text, to be lent by [`assembled`](Self::assembled): a borrowed `str` made where it lies could

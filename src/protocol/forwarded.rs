@@ -26,7 +26,7 @@ pub enum ForwardedHeader {
 
 /// Whose word about the client's address is taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Trust {
+pub(crate) enum TrustedProxies {
     /// Everybody's, so that the leftmost address wins, as in the blog posts: anybody can claim any address.
     Any,
     /// That of the addresses in these blocks; none at all if it is empty.
@@ -34,7 +34,7 @@ pub(crate) enum Trust {
 }
 
 /// Loopback: a proxy on the same machine.
-impl Default for Trust {
+impl Default for TrustedProxies {
     fn default() -> Self {
         let mut trust = Self::none();
         trust.add_loopback();
@@ -42,7 +42,7 @@ impl Default for Trust {
     }
 }
 
-impl Trust {
+impl TrustedProxies {
     pub(crate) fn none() -> Self {
         Self::Blocks(Vec::new())
     }
@@ -111,7 +111,12 @@ fn canonical(block: IpNet) -> IpNet {
 /// The address of the client behind `peer`, the socket's other end.
 ///
 /// Linear in what the header holds, which the limit of the head bounds.
-pub(crate) fn client_ip(peer: IpAddr, headers: &HeaderMap, trust: &Trust, header: ForwardedHeader) -> IpAddr {
+pub(crate) fn client_ip(
+    peer: IpAddr,
+    headers: &HeaderMap,
+    trust: &TrustedProxies,
+    header: ForwardedHeader,
+) -> IpAddr {
     let peer = peer.to_canonical();
     if !trust.contains(peer) {
         return peer;
@@ -132,7 +137,7 @@ pub(crate) fn client_ip(peer: IpAddr, headers: &HeaderMap, trust: &Trust, header
 }
 
 /// From the nearest hop outwards. What cannot be read ends the walk: beyond it nobody vouches for anything.
-fn walk(peer: IpAddr, trust: &Trust, hops: impl Iterator<Item = Option<IpAddr>>) -> IpAddr {
+fn walk(peer: IpAddr, trust: &TrustedProxies, hops: impl Iterator<Item = Option<IpAddr>>) -> IpAddr {
     let mut client = peer;
     for hop in hops {
         let Some(hop) = hop else { break };
@@ -241,15 +246,15 @@ mod tests {
     use ForwardedHeader::{Forwarded, XForwardedFor};
     use http::HeaderValue;
 
-    fn trust(what: &[&str]) -> Trust {
-        let mut trust = if what.contains(&"any") { Trust::Any } else { Trust::none() };
+    fn trust(what: &[&str]) -> TrustedProxies {
+        let mut trust = if what.contains(&"any") { TrustedProxies::Any } else { TrustedProxies::none() };
         for what in what.iter().filter(|what| **what != "any") {
             trust.add(what).expect(what);
         }
         trust
     }
 
-    fn ip_of(peer: &str, lines: &[&[u8]], trust: &Trust, header: ForwardedHeader) -> String {
+    fn ip_of(peer: &str, lines: &[&[u8]], trust: &TrustedProxies, header: ForwardedHeader) -> String {
         let name = if header == Forwarded { FORWARDED } else { X_FORWARDED_FOR };
         let mut headers = HeaderMap::new();
         for line in lines {
@@ -369,7 +374,11 @@ mod tests {
         ];
         for (lines, client) in rows {
             let lines: Vec<&[u8]> = lines.iter().map(|line| line.as_bytes()).collect();
-            assert_eq!(ip_of("127.0.0.1", &lines, &Trust::default(), Forwarded), *client, "{lines:?}");
+            assert_eq!(
+                ip_of("127.0.0.1", &lines, &TrustedProxies::default(), Forwarded),
+                *client,
+                "{lines:?}"
+            );
         }
     }
 
@@ -379,8 +388,11 @@ mod tests {
         headers.insert(X_FORWARDED_FOR, HeaderValue::from_static("192.0.2.1"));
         headers.insert(FORWARDED, HeaderValue::from_static("for=192.0.2.2"));
         let peer = IpAddr::from([127, 0, 0, 1]);
-        assert_eq!(client_ip(peer, &headers, &Trust::default(), XForwardedFor).to_string(), "192.0.2.1");
-        assert_eq!(client_ip(peer, &headers, &Trust::default(), Forwarded).to_string(), "192.0.2.2");
+        assert_eq!(
+            client_ip(peer, &headers, &TrustedProxies::default(), XForwardedFor).to_string(),
+            "192.0.2.1"
+        );
+        assert_eq!(client_ip(peer, &headers, &TrustedProxies::default(), Forwarded).to_string(), "192.0.2.2");
     }
 
     #[test]
@@ -388,10 +400,10 @@ mod tests {
         for what in
             ["", "localhost", "10.0.0.0/33", "10.0.0", "10.0.0.0/8,10.1.0.0/16", "::1/129", "Any", "\n"]
         {
-            let error = Trust::none().add(what).expect_err(what).to_string();
+            let error = TrustedProxies::none().add(what).expect_err(what).to_string();
             assert!(error.contains(&format!("{what:?}")), "{error}");
         }
-        let error = Trust::none().add(" any ").expect_err("any").to_string();
+        let error = TrustedProxies::none().add(" any ").expect_err("any").to_string();
         assert!(error.contains("trust_any_proxy"), "{error}");
     }
 
@@ -406,7 +418,7 @@ mod tests {
             let mut line = noise.text(&words, 60);
             line.retain(|&byte| byte == b'\t' || (byte >= 0x20 && byte != 0x7f));
             for header in [XForwardedFor, Forwarded] {
-                for trust in [Trust::Any, Trust::default()] {
+                for trust in [TrustedProxies::Any, TrustedProxies::default()] {
                     ip_of("127.0.0.1", &[&line, &line], &trust, header);
                 }
             }
@@ -415,7 +427,7 @@ mod tests {
             // No clock in this room, not even here: a walk that is not linear would take hours.
             let line = word.repeat(1 << 18);
             for header in [XForwardedFor, Forwarded] {
-                ip_of("127.0.0.1", &[line.as_bytes()], &Trust::default(), header);
+                ip_of("127.0.0.1", &[line.as_bytes()], &TrustedProxies::default(), header);
             }
         }
     }

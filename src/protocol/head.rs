@@ -45,7 +45,7 @@ enum HeadKind {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum At {
+enum ScanState {
     /// Before the first byte of the first line.
     Start,
     /// Behind the CR of an empty line in front of the first one.
@@ -56,7 +56,7 @@ enum At {
     FirstLine,
     /// Behind the CR that ends the first line.
     FirstLineCr,
-    /// At the start of a line that is a header's or the empty one.
+    /// ScanState the start of a line that is a header's or the empty one.
     LineStart,
     Name,
     Value,
@@ -69,9 +69,9 @@ enum At {
 /// Finds the end of a head in bytes that arrive piecemeal, and looks at each byte once.
 #[derive(Debug)]
 pub(crate) struct Scanner {
-    role: HeadKind,
+    kind: HeadKind,
     limits: HeadLimits,
-    at: At,
+    at: ScanState,
     scanned: usize,
     /// Where the first line starts: behind an empty line, perhaps.
     first_line: usize,
@@ -89,8 +89,8 @@ impl Scanner {
         Self::new(HeadKind::Response, limits)
     }
 
-    fn new(role: HeadKind, limits: HeadLimits) -> Self {
-        Self { role, limits, at: At::Start, scanned: 0, first_line: 0, headers: 0 }
+    fn new(kind: HeadKind, limits: HeadLimits) -> Self {
+        Self { kind, limits, at: ScanState::Start, scanned: 0, first_line: 0, headers: 0 }
     }
 
     /// Looks at everything that has arrived so far, from the first byte on, and returns the length of the head once it
@@ -103,15 +103,15 @@ impl Scanner {
             let rest = received.get(self.scanned..).unwrap_or_default();
             // Most of a head stands in runs: a loop each, where a step for each byte would double what the handshake costs.
             self.scanned += match self.at {
-                At::FirstLine => run(rest, |byte| byte.is_ascii_graphic()),
-                At::Name => run(rest, is_tchar),
-                At::Value => run(rest, is_field_content),
+                ScanState::FirstLine => run(rest, |byte| byte.is_ascii_graphic()),
+                ScanState::Name => run(rest, is_tchar),
+                ScanState::Value => run(rest, is_field_content),
                 _ => 0,
             };
             let Some(&byte) = received.get(self.scanned) else { break };
             self.at = self.step(byte, received)?;
             self.scanned += 1;
-            if self.at == At::LastCr && byte == b'\n' {
+            if self.at == ScanState::LastCr && byte == b'\n' {
                 return Ok(Some(self.scanned));
             }
         }
@@ -121,85 +121,91 @@ impl Scanner {
 
     fn too_long(&self) -> Refusal {
         match self.at {
-            At::Method | At::FirstLine | At::FirstLineCr if self.role == HeadKind::Request => URI_TOO_LONG,
+            ScanState::Method | ScanState::FirstLine | ScanState::FirstLineCr
+                if self.kind == HeadKind::Request =>
+            {
+                URI_TOO_LONG
+            }
             _ => TOO_LONG,
         }
     }
 
-    fn step(&mut self, byte: u8, received: &[u8]) -> Result<At, Refusal> {
+    fn step(&mut self, byte: u8, received: &[u8]) -> Result<ScanState, Refusal> {
         Ok(match (self.at, byte) {
             // RFC 9112 §2.2: "a server that is expecting to receive and parse a request-line SHOULD ignore at least one
             // empty line (CRLF) received prior to the request-line." It ignores one.
-            (At::Start, b'\r') if self.role == HeadKind::Request && self.scanned == 0 => At::LeadingCr,
-            (At::LeadingCr, b'\n') => {
-                self.first_line = self.scanned + 1;
-                At::Start
+            (ScanState::Start, b'\r') if self.kind == HeadKind::Request && self.scanned == 0 => {
+                ScanState::LeadingCr
             }
-            (At::LeadingCr, _) => return Err(BARE_CR),
+            (ScanState::LeadingCr, b'\n') => {
+                self.first_line = self.scanned + 1;
+                ScanState::Start
+            }
+            (ScanState::LeadingCr, _) => return Err(BARE_CR),
 
-            (At::Start | At::Method, _) if self.role == HeadKind::Response => {
+            (ScanState::Start | ScanState::Method, _) if self.kind == HeadKind::Response => {
                 // The status line is checked as a whole; its first bytes tell other protocols apart at once.
                 let start = b"HTTP/1.";
                 match start.get(self.scanned) {
                     Some(&expected) if expected != byte => return Err(NOT_HTTP),
-                    Some(_) => At::Method,
-                    None if byte.is_ascii_digit() => At::FirstLine,
+                    Some(_) => ScanState::Method,
+                    None if byte.is_ascii_digit() => ScanState::FirstLine,
                     None => return Err(NOT_HTTP),
                 }
             }
             // RFC 9112 §3.1: a method is a token. A TLS ClientHello (0x16) fails here at its first byte.
-            (At::Start | At::Method, byte) if is_tchar(byte) => {
+            (ScanState::Start | ScanState::Method, byte) if is_tchar(byte) => {
                 if self.scanned - self.first_line >= MAX_METHOD {
                     return Err(NOT_HTTP);
                 }
-                At::Method
+                ScanState::Method
             }
-            (At::Method, b' ') => At::FirstLine,
-            (At::Start | At::Method, _) => return Err(NOT_HTTP),
+            (ScanState::Method, b' ') => ScanState::FirstLine,
+            (ScanState::Start | ScanState::Method, _) => return Err(NOT_HTTP),
 
-            (At::FirstLine, b'\r') => At::FirstLineCr,
-            (At::FirstLine, b'\n') => return Err(BARE_LF),
+            (ScanState::FirstLine, b'\r') => ScanState::FirstLineCr,
+            (ScanState::FirstLine, b'\n') => return Err(BARE_LF),
             // A target is ASCII (RFC 3986 §2); the phrase behind a status need not be.
-            (At::FirstLine, b' '..=b'~') => At::FirstLine,
-            (At::FirstLine, b'\t' | 0x80..) if self.role == HeadKind::Response => At::FirstLine,
-            (At::FirstLine, 0x80..) => return Err(TARGET),
-            (At::FirstLine, _) => return Err(CONTROL),
-            (At::FirstLineCr, b'\n') => {
+            (ScanState::FirstLine, b' '..=b'~') => ScanState::FirstLine,
+            (ScanState::FirstLine, b'\t' | 0x80..) if self.kind == HeadKind::Response => ScanState::FirstLine,
+            (ScanState::FirstLine, 0x80..) => return Err(TARGET),
+            (ScanState::FirstLine, _) => return Err(CONTROL),
+            (ScanState::FirstLineCr, b'\n') => {
                 let line = received.get(self.first_line..self.scanned - 1).unwrap_or_default();
-                match self.role {
+                match self.kind {
                     HeadKind::Request => check_request_line(line)?,
                     HeadKind::Response => check_status_line(line)?,
                 }
-                At::LineStart
+                ScanState::LineStart
             }
 
-            (At::LineStart, b'\r') => At::LastCr,
-            (At::LineStart, b'\n') => return Err(BARE_LF),
+            (ScanState::LineStart, b'\r') => ScanState::LastCr,
+            (ScanState::LineStart, b'\n') => return Err(BARE_LF),
             // RFC 9112 §5.2: "A server that receives an obs-fold in a request message that is not within a "message/http"
             // container MUST either reject the message by sending a 400" or replace it. It rejects, as the client does.
-            (At::LineStart, b' ' | b'\t') => return Err(FOLDED),
-            (At::LineStart, byte) if is_tchar(byte) => {
+            (ScanState::LineStart, b' ' | b'\t') => return Err(FOLDED),
+            (ScanState::LineStart, byte) if is_tchar(byte) => {
                 if self.headers >= self.limits.headers {
                     return Err(TOO_MANY);
                 }
                 self.headers += 1;
-                At::Name
+                ScanState::Name
             }
-            (At::Name, byte) if is_tchar(byte) => At::Name,
-            (At::Name, b':') => At::Value,
+            (ScanState::Name, byte) if is_tchar(byte) => ScanState::Name,
+            (ScanState::Name, b':') => ScanState::Value,
             // RFC 9112 §5.1: "No whitespace is allowed between the field name and colon."
-            (At::LineStart | At::Name, _) => return Err(HEADER_NAME),
-            (At::Value, b'\r') => At::ValueCr,
+            (ScanState::LineStart | ScanState::Name, _) => return Err(HEADER_NAME),
+            (ScanState::Value, b'\r') => ScanState::ValueCr,
             // RFC 9112 §2.2 lets a recipient take a bare LF for the end of a line. It does not: where a proxy in front
             // takes it for part of the value, a second header would be smuggled past it.
-            (At::Value, b'\n') => return Err(BARE_LF),
-            (At::Value, byte) if is_field_content(byte) => At::Value,
+            (ScanState::Value, b'\n') => return Err(BARE_LF),
+            (ScanState::Value, byte) if is_field_content(byte) => ScanState::Value,
             // RFC 9110 §5.5: "Field values containing CR, LF, or NUL characters are invalid and dangerous".
-            (At::Value, _) => return Err(CONTROL),
-            (At::ValueCr, b'\n') => At::LineStart,
-            (At::LastCr, b'\n') => At::LastCr,
+            (ScanState::Value, _) => return Err(CONTROL),
+            (ScanState::ValueCr, b'\n') => ScanState::LineStart,
+            (ScanState::LastCr, b'\n') => ScanState::LastCr,
             // RFC 9112 §2.2: a bare CR "MUST" be taken as invalid or replaced.
-            (At::FirstLineCr | At::ValueCr | At::LastCr, _) => return Err(BARE_CR),
+            (ScanState::FirstLineCr | ScanState::ValueCr | ScanState::LastCr, _) => return Err(BARE_CR),
         })
     }
 }

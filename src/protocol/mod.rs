@@ -4,19 +4,20 @@
 pub(crate) mod client_handshake;
 pub(crate) mod decoder;
 pub(crate) mod encoder;
-mod fields;
 pub(crate) mod forwarded;
 pub(crate) mod gate;
 pub(crate) mod head;
+mod http_syntax;
 pub(crate) mod origin;
 pub(crate) mod proxy_header;
+mod refusal;
 pub(crate) mod response_body;
 pub(crate) mod server_handshake;
 pub(crate) mod url;
 mod utf8;
 
-pub(crate) use fields::Refusal;
-use fields::{is_field_content, is_reg_name, is_tchar, is_token, list, lists_token, trim_ows};
+use http_syntax::{is_field_content, is_reg_name, is_tchar, is_token, list, lists_token, trim_ows};
+pub(crate) use refusal::Refusal;
 
 /// Which end of the connection we are. It decides who masks (RFC 6455 §5.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -111,13 +111,13 @@ impl<'a> Origin<'a> {
 
 /// Which origins may connect besides the server's own host.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Origins {
+pub(crate) struct AllowedOrigins {
     any: bool,
-    /// Each checked by [`Origins::allow`].
+    /// Each checked by [`AllowedOrigins::allow`].
     allowed: Vec<String>,
 }
 
-impl Origins {
+impl AllowedOrigins {
     pub(crate) fn allow_any(&mut self) {
         self.any = true;
     }
@@ -183,7 +183,7 @@ mod tests {
     use crate::protocol::noise::Noise;
     use http::HeaderValue;
 
-    fn admits(origins: &Origins, origin: &[&[u8]], host: &[u8]) -> bool {
+    fn admits(origins: &AllowedOrigins, origin: &[&[u8]], host: &[u8]) -> bool {
         let mut headers = HeaderMap::new();
         headers.insert(HOST, HeaderValue::from_bytes(host).expect("a host"));
         for origin in origin {
@@ -233,16 +233,16 @@ mod tests {
             ("http://example.com", "", false),
         ];
         for (origin, host, admitted) in rows {
-            let origins = Origins::default();
+            let origins = AllowedOrigins::default();
             assert_eq!(
                 admits(&origins, &[origin.as_bytes()], host.as_bytes()),
                 *admitted,
                 "{origin} at {host}"
             );
         }
-        assert!(admits(&Origins::default(), &[], b"example.com"), "no browser, no origin");
+        assert!(admits(&AllowedOrigins::default(), &[], b"example.com"), "no browser, no origin");
         let twice: &[&[u8]] = &[b"http://example.com", b"http://example.com"];
-        assert!(!admits(&Origins::default(), twice, b"example.com"));
+        assert!(!admits(&AllowedOrigins::default(), twice, b"example.com"));
     }
 
     #[test]
@@ -250,13 +250,13 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(HOST, HeaderValue::from_static("evil.com"));
         headers.insert(ORIGIN, HeaderValue::from_static("http://evil.com"));
-        assert!(Origins::default().admit(&headers, None));
-        assert!(!Origins::default().admit(&headers, Some("example.com")));
+        assert!(AllowedOrigins::default().admit(&headers, None));
+        assert!(!AllowedOrigins::default().admit(&headers, Some("example.com")));
     }
 
     #[test]
     fn an_allowed_origin_passes_and_nothing_like_it() {
-        let mut origins = Origins::default();
+        let mut origins = AllowedOrigins::default();
         for allowed in
             ["https://example.com", "https://*.example.org", "http://localhost:3000", "tauri://localhost"]
         {
@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn any_origin_is_any_origin() {
-        let mut origins = Origins::default();
+        let mut origins = AllowedOrigins::default();
         origins.allow_any();
         for origin in [&b"null"[..], b"http://evil.com", b"\xff", b""] {
             assert!(admits(&origins, &[origin], b"example.com"));
@@ -316,7 +316,7 @@ mod tests {
             "://a",
             "https://a b",
         ] {
-            let error = Origins::default().allow(origin).expect_err(origin).to_string();
+            let error = AllowedOrigins::default().allow(origin).expect_err(origin).to_string();
             assert!(error.contains(&format!("{origin:?}")), "{error}");
         }
     }
@@ -339,7 +339,7 @@ mod tests {
             "\u{e9}",
             "@",
         ];
-        let mut origins = Origins::default();
+        let mut origins = AllowedOrigins::default();
         origins.allow("https://*.example.com").expect("a pattern");
         for seed in 0..20_000 {
             let mut noise = Noise::new(seed);

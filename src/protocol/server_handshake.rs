@@ -1,7 +1,7 @@
 //! The server's half of the opening handshake (RFC 6455 §4.2): is it a WebSocket that is asked for, and may it be?
 
 use super::head::write_switching;
-use super::origin::Origins;
+use super::origin::AllowedOrigins;
 use super::{Refusal, is_token, list, lists_token};
 use crate::error::{Error, Result};
 use http::header::{
@@ -27,12 +27,16 @@ pub(crate) const UPGRADE_REQUIRED: Refusal =
 pub(crate) struct HandshakePolicy {
     path: Option<String>,
     subprotocols: Vec<String>,
-    origins: Origins,
+    origins: AllowedOrigins,
 }
 
 impl HandshakePolicy {
     /// No `path` means every path. Refuses what no client could ever ask for.
-    pub(crate) fn new(path: Option<String>, subprotocols: Vec<String>, origins: Origins) -> Result<Self> {
+    pub(crate) fn new(
+        path: Option<String>,
+        subprotocols: Vec<String>,
+        origins: AllowedOrigins,
+    ) -> Result<Self> {
         if let Some(path) = &path {
             if !path.starts_with('/')
                 || !path.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#".contains(&byte))

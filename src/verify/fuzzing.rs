@@ -7,9 +7,9 @@ use crate::message::{CloseCode, CloseFrame};
 use crate::protocol::client_handshake::Offer;
 use crate::protocol::decoder::{self, Decoder, Item, MAX_CONTROL};
 use crate::protocol::encoder::{self, MAX_REASON, Opcode};
-use crate::protocol::forwarded::{ForwardedHeader, Trust, client_ip};
+use crate::protocol::forwarded::{ForwardedHeader, TrustedProxies, client_ip};
 use crate::protocol::head::{HeadLimits, Scanner, parse_request, parse_response, write_switching};
-use crate::protocol::origin::Origins;
+use crate::protocol::origin::AllowedOrigins;
 use crate::protocol::proxy_header::{self, MAX_REST};
 use crate::protocol::response_body::Framing;
 use crate::protocol::server_handshake::{self, Asked, HandshakePolicy};
@@ -68,7 +68,7 @@ pub fn request_head(input: &[u8]) {
     assert_eq!(theirs.method, Some(request.method().as_str()));
     assert!(request.version() == Version::HTTP_10 || request.headers().get_all(HOST).iter().count() == 1);
 
-    let mut origins = Origins::default();
+    let mut origins = AllowedOrigins::default();
     origins.allow("https://*.example.com").expect("a pattern");
     let path = (flags & 4 != 0).then(|| "/chat".to_owned());
     let policy = HandshakePolicy::new(path, vec!["chat".into(), "v2".into()], origins).expect("a policy");
@@ -147,7 +147,7 @@ pub fn forwarded(input: &[u8]) {
     let peer = ["127.0.0.1", "::ffff:127.0.0.1", "::1", "192.0.2.1"][usize::from(flags >> 1 & 3)];
     let peer: IpAddr = peer.parse().expect("an address");
     let trusted = ["loopback", "loopback 10.0.0.0/8", "none", "any"][usize::from(flags >> 3 & 3)];
-    let mut trust = if trusted == "any" { Trust::Any } else { Trust::none() };
+    let mut trust = if trusted == "any" { TrustedProxies::Any } else { TrustedProxies::none() };
     let mut blocks = trusted.split(' ').filter(|block| *block != "any");
     blocks.try_for_each(|block| trust.add(block)).expect("a block");
     let believed = trusted == "any" || trusted != "none" && peer.to_canonical().is_loopback();

@@ -7,7 +7,7 @@
 mod frames;
 mod reader;
 
-use self::frames::Frames;
+use self::frames::RawFrames;
 use crate::error::{Error, Violation};
 use crate::message::{CloseFrame, Message};
 use crate::protocol::Role;
@@ -73,7 +73,7 @@ pub(crate) struct Setting {
 pub(crate) const MIN_WINDOW: usize = 2 + 4 + MAX_CONTROL;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Event {
+enum Decoded {
     Text(String),
     Binary(Vec<u8>),
     Ping(Vec<u8>),
@@ -93,7 +93,7 @@ enum Rule {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Seen {
     bytes: usize,
-    event: Event,
+    event: Decoded,
 }
 
 /// Feeds `bytes` to both, and tells in what they differed.
@@ -107,7 +107,7 @@ pub(crate) fn compare(bytes: &[u8], setting: &Setting) -> BTreeSet<Difference> {
     case.check_cuts(&reader::ours(bytes, setting));
     case.check_accepted();
     match ours.last() {
-        Some(Seen { bytes, event: Event::Broken(rule) }) => case.check_broken(*bytes, *rule),
+        Some(Seen { bytes, event: Decoded::Broken(rule) }) => case.check_broken(*bytes, *rule),
         _ => case.check_unbroken(),
     }
 }
@@ -120,7 +120,7 @@ struct Case<'a> {
 
 impl Case<'_> {
     /// However the bytes are cut, an event comes with the read that brings its last byte.
-    fn check_cuts(&self, cut: &[reader::Read]) {
+    fn check_cuts(&self, cut: &[reader::ReadEvent]) {
         let same = self.ours.len() == cut.len()
             && self.ours.iter().zip(cut).all(|(exact, cut)| {
                 exact.event == cut.event && cut.before < exact.bytes && exact.bytes <= cut.after
@@ -133,11 +133,11 @@ impl Case<'_> {
     /// Where theirs takes what ours must not, nobody else would notice that ours took it.
     fn check_accepted(&self) {
         let (end, broken) = match self.ours.last() {
-            Some(Seen { bytes, event: Event::Broken(_) }) => (*bytes, true),
-            Some(Seen { bytes, event: Event::Close(_) }) => (*bytes, false),
+            Some(Seen { bytes, event: Decoded::Broken(_) }) => (*bytes, true),
+            Some(Seen { bytes, event: Decoded::Close(_) }) => (*bytes, false),
             _ => (self.bytes.len(), false),
         };
-        let lax = Frames::new(self.bytes).find(|frame| {
+        let lax = RawFrames::new(self.bytes).find(|frame| {
             frame.begins_before(end)
                 && !(broken && frame.holds(end - 1))
                 && (frame.wastes_length() || frame.has_too_many_fragments())
@@ -151,7 +151,7 @@ impl Case<'_> {
         let theirs = theirs(self.bytes, self.setting);
         let mut expected = self.ours.to_vec();
         let mut found = BTreeSet::new();
-        if let Some(Seen { event: event @ Event::Close(Some((1014, _))), .. }) = expected.last_mut() {
+        if let Some(Seen { event: event @ Decoded::Close(Some((1014, _))), .. }) = expected.last_mut() {
             *event = replaced_close();
             found.insert(Difference::BadGateway);
         }
@@ -179,7 +179,7 @@ impl Case<'_> {
             self.fail("they differ before the frame that is broken", &theirs);
         }
         let broken_as = match rest {
-            [Seen { bytes, event: Event::Broken(theirs) }] if *bytes >= count => Some((*bytes, *theirs)),
+            [Seen { bytes, event: Decoded::Broken(theirs) }] if *bytes >= count => Some((*bytes, *theirs)),
             _ => None,
         };
         match (rule, broken_as) {
@@ -229,7 +229,7 @@ impl Case<'_> {
     fn fail(&self, why: &str, theirs: &impl fmt::Debug) -> ! {
         let mut report = format!("{why}\n{:?}\n", self.setting);
         writeln!(report, "ours:   {:02x?}\ntheirs: {theirs:02x?}\nframes:", self.ours).ok();
-        for frame in Frames::new(self.bytes).take(64) {
+        for frame in RawFrames::new(self.bytes).take(64) {
             writeln!(report, "  {frame:02x?}").ok();
         }
         writeln!(report, "{} bytes:", self.bytes.len()).ok();
@@ -243,8 +243,8 @@ impl Case<'_> {
 const OVERSIZE: Rule = Rule::Protocol(Violation::OversizeControl);
 
 /// What they make of a Close with a code that they know nothing of.
-fn replaced_close() -> Event {
-    Event::Close(Some((1002, "Protocol violation".to_owned())))
+fn replaced_close() -> Decoded {
+    Decoded::Close(Some((1002, "Protocol violation".to_owned())))
 }
 
 /// Whether no bytes could make UTF-8 of it any more.
@@ -257,13 +257,13 @@ fn is_message_or_bad_text(rest: &[Seen]) -> bool {
         [] => true,
         [Seen { event, .. }] => matches!(
             event,
-            Event::Text(_) | Event::Binary(_) | Event::Broken(Rule::Protocol(Violation::InvalidUtf8))
+            Decoded::Text(_) | Decoded::Binary(_) | Decoded::Broken(Rule::Protocol(Violation::InvalidUtf8))
         ),
         _ => false,
     }
 }
 
-fn events(seen: &[Seen]) -> impl Iterator<Item = &Event> {
+fn events(seen: &[Seen]) -> impl Iterator<Item = &Decoded> {
     seen.iter().map(|seen| &seen.event)
 }
 
@@ -277,7 +277,7 @@ impl From<&Error> for Rule {
     }
 }
 
-impl From<Message> for Event {
+impl From<Message> for Decoded {
     fn from(message: Message) -> Self {
         match message {
             Message::Text(text) => Self::Text(text),
@@ -286,7 +286,7 @@ impl From<Message> for Event {
     }
 }
 
-impl From<Option<CloseFrame>> for Event {
+impl From<Option<CloseFrame>> for Decoded {
     fn from(frame: Option<CloseFrame>) -> Self {
         Self::Close(frame.map(|frame| (frame.code.into(), frame.reason)))
     }
@@ -311,9 +311,9 @@ fn theirs(bytes: &[u8], setting: &Setting) -> Vec<Seen> {
         let event = match context.read(&mut stream) {
             Ok(message) => event_of(message),
             Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return seen,
-            Err(error) => Event::Broken(rule_of(&error)),
+            Err(error) => Decoded::Broken(rule_of(&error)),
         };
-        let last = matches!(event, Event::Close(_) | Event::Broken(_));
+        let last = matches!(event, Decoded::Close(_) | Decoded::Broken(_));
         seen.push(Seen { bytes: stream.read, event });
         if last {
             return seen;
@@ -321,14 +321,14 @@ fn theirs(bytes: &[u8], setting: &Setting) -> Vec<Seen> {
     }
 }
 
-fn event_of(message: other::Message) -> Event {
+fn event_of(message: other::Message) -> Decoded {
     match message {
-        other::Message::Text(text) => Event::Text(text.as_str().to_owned()),
-        other::Message::Binary(bytes) => Event::Binary(bytes.to_vec()),
-        other::Message::Ping(bytes) => Event::Ping(bytes.to_vec()),
-        other::Message::Pong(bytes) => Event::Pong(bytes.to_vec()),
+        other::Message::Text(text) => Decoded::Text(text.as_str().to_owned()),
+        other::Message::Binary(bytes) => Decoded::Binary(bytes.to_vec()),
+        other::Message::Ping(bytes) => Decoded::Ping(bytes.to_vec()),
+        other::Message::Pong(bytes) => Decoded::Pong(bytes.to_vec()),
         other::Message::Close(frame) => {
-            Event::Close(frame.map(|frame| (frame.code.into(), frame.reason.as_str().to_owned())))
+            Decoded::Close(frame.map(|frame| (frame.code.into(), frame.reason.as_str().to_owned())))
         }
         message @ other::Message::Frame(_) => panic!("never read: {message:?}"),
     }

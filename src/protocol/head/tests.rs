@@ -355,7 +355,7 @@ fn no_bytes_can_make_it_panic() {
         heads += usize::from(parse_request(&bytes, LIMITS).is_ok());
         parse_response(&bytes, LIMITS).ok();
         for mut scanner in [Scanner::request(LIMITS), Scanner::response(LIMITS)] {
-            let whole = Scanner { ..Scanner::new(scanner.role, LIMITS) }.scan(&bytes);
+            let whole = Scanner { ..Scanner::new(scanner.kind, LIMITS) }.scan(&bytes);
             let mut piecemeal = Ok(None);
             for to in 0..=bytes.len() {
                 piecemeal = scanner.scan(&bytes[..to]);

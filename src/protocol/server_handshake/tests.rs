@@ -13,7 +13,7 @@ const SAMPLE: &str = "GET /chat HTTP/1.1\r\nHost: server.example.com\r\nUpgrade:
 
 fn policy() -> HandshakePolicy {
     let known = ["superchat", "v2", "chat"].map(String::from).to_vec();
-    HandshakePolicy::new(Some("/chat".into()), known, Origins::default()).expect("a policy")
+    HandshakePolicy::new(Some("/chat".into()), known, AllowedOrigins::default()).expect("a policy")
 }
 
 fn ask(head: &str) -> std::result::Result<Asked, Refusal> {
@@ -322,14 +322,15 @@ fn a_callback_may_choose_a_subprotocol_that_was_offered_and_no_other() {
 #[test]
 fn a_policy_that_no_client_could_meet_is_refused_by_name() {
     for path in ["", "chat", "/a b", "/a?b", "/a#b", "/\u{e9}"] {
-        let error = HandshakePolicy::new(Some(path.into()), Vec::new(), Origins::default())
+        let error = HandshakePolicy::new(Some(path.into()), Vec::new(), AllowedOrigins::default())
             .expect_err(path)
             .to_string();
         assert!(error.contains(&format!("{path:?}")), "{error}");
     }
     for names in [&["a b"][..], &[""], &["a,b"], &["chat", "v2", "chat"]] {
         let names = names.iter().map(|&name| name.to_owned()).collect();
-        let error = HandshakePolicy::new(None, names, Origins::default()).expect_err("refused").to_string();
+        let error =
+            HandshakePolicy::new(None, names, AllowedOrigins::default()).expect_err("refused").to_string();
         assert!(error.contains("subprotocol"), "{error}");
     }
 }
@@ -358,7 +359,7 @@ fn h17_no_header_can_make_it_panic() {
         "=",
         "0",
     ];
-    let mut origins = Origins::default();
+    let mut origins = AllowedOrigins::default();
     origins.allow("https://*.example.com").expect("a pattern");
     let policy = HandshakePolicy::new(None, vec!["chat".into()], origins).expect("a policy");
     let mut verdicts = 0;

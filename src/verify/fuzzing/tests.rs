@@ -19,11 +19,11 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
     paths.iter().map(|path| fs::read(path).expect("a seed")).collect()
 }
 
-type Target = fn(&[u8]);
+type FuzzTarget = fn(&[u8]);
 
 #[test]
 fn no_seed_and_nothing_like_one_breaks_a_promise() {
-    let targets: [(&str, Target); 6] = [
+    let targets: [(&str, FuzzTarget); 6] = [
         ("decoder", decoder),
         ("request_head", request_head),
         ("response_head", response_head),

@@ -151,9 +151,9 @@ fn ring() {
 /// The condition variable of the library's locks. As std's it may wake for nothing: whoever shares it with somebody whose
 /// deadline has come looks again. To send such a one back to sleep here would lose what it is told just then.
 #[derive(Debug, Default)]
-pub(crate) struct Condvar(Arc<shuttle::sync::Condvar>);
+pub(crate) struct ModelCondvar(Arc<shuttle::sync::Condvar>);
 
-impl Condvar {
+impl ModelCondvar {
     pub(crate) fn notify_all(&self) {
         self.0.notify_all();
     }

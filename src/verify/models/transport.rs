@@ -2,7 +2,7 @@
 
 use super::clock;
 use crate::message::CloseFrame;
-use crate::net::wake::Wake as RealWake;
+use crate::net::wake;
 use crate::net::{Deadline, Transport};
 use crate::sync::{Arc, Condvar, Mutex};
 use rustix::fd::{AsFd, BorrowedFd};
@@ -19,12 +19,12 @@ std::thread_local! {
 /// All sockets and wakes of a model: whoever polls waits for a change of any of them.
 #[derive(Debug, Default)]
 struct World {
-    state: Mutex<State>,
+    state: Mutex<WorldState>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct WorldState {
     sockets: Vec<Socket>,
     wakes: Vec<bool>,
     /// Counts changes: to look without the lock, and then to wait for a change since.
@@ -64,7 +64,7 @@ impl World {
         WORLD.with_borrow(Arc::clone)
     }
 
-    fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+    fn change<R>(&self, change: impl FnOnce(&mut WorldState) -> R) -> R {
         let mut state = self.state.lock();
         let result = change(&mut state);
         state.changes += 1;
@@ -216,20 +216,20 @@ impl Transport for Script {
 /// Wakes a thread that waits for sockets of the model. The real one is there for its descriptor: the acceptor, which is
 /// not modelled, polls it.
 #[derive(Debug)]
-pub(crate) struct Wake {
-    real: RealWake,
+pub(crate) struct ModelWake {
+    real: wake::Wake,
     world: Arc<World>,
     at: usize,
 }
 
-impl Wake {
+impl ModelWake {
     pub(crate) fn new() -> io::Result<Self> {
         let world = World::current();
         let at = world.change(|state| {
             state.wakes.push(false);
             state.wakes.len() - 1
         });
-        Ok(Self { real: RealWake::new()?, world, at })
+        Ok(Self { real: wake::Wake::new()?, world, at })
     }
 
     pub(crate) fn wake(&self) {
@@ -259,7 +259,7 @@ impl Wake {
     }
 }
 
-impl AsFd for Wake {
+impl AsFd for ModelWake {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.real.as_fd()
     }

@@ -1,4 +1,4 @@
-//! Frames read as if there were no rules: to tell which rules one breaks.
+//! RawFrames read as if there were no rules: to tell which rules one breaks.
 
 use super::{Rule, Setting};
 use crate::error::Violation;
@@ -6,7 +6,7 @@ use crate::protocol::{Role, mask};
 
 /// A header, and where in a message it stands.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Frame {
+pub(super) struct RawFrame {
     start: usize,
     payload: usize,
     first: u8,
@@ -14,11 +14,11 @@ pub(super) struct Frame {
     length: u64,
     key: Option<[u8; 4]>,
     /// The message that this frame interrupts or continues, as it was before it.
-    before: Progress,
+    before: MessageSoFar,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Progress {
+struct MessageSoFar {
     open: bool,
     bytes: u64,
     fragments: u64,
@@ -26,22 +26,22 @@ struct Progress {
 
 /// All frames whose headers are whole.
 #[derive(Debug)]
-pub(super) struct Frames<'a> {
+pub(super) struct RawFrames<'a> {
     bytes: &'a [u8],
     at: usize,
-    progress: Progress,
+    progress: MessageSoFar,
 }
 
-impl<'a> Frames<'a> {
+impl<'a> RawFrames<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0, progress: Progress::default() }
+        Self { bytes, at: 0, progress: MessageSoFar::default() }
     }
 }
 
-impl Iterator for Frames<'_> {
-    type Item = Frame;
+impl Iterator for RawFrames<'_> {
+    type Item = RawFrame;
 
-    fn next(&mut self) -> Option<Frame> {
+    fn next(&mut self) -> Option<RawFrame> {
         let bytes = self.bytes.get(self.at..)?;
         let (&first, &second) = (bytes.first()?, bytes.get(1)?);
         let (length, size) = match second & 0x7f {
@@ -51,10 +51,10 @@ impl Iterator for Frames<'_> {
         };
         let key = if second & 0x80 != 0 { Some(bytes.get(size..size + 4)?.try_into().ok()?) } else { None };
         let payload = self.at + size + if key.is_some() { 4 } else { 0 };
-        let frame = Frame { start: self.at, payload, first, second, length, key, before: self.progress };
+        let frame = RawFrame { start: self.at, payload, first, second, length, key, before: self.progress };
         if frame.opcode() < 8 {
             if frame.opcode() != 0 {
-                self.progress = Progress::default();
+                self.progress = MessageSoFar::default();
             }
             self.progress.open = !frame.is_final();
             self.progress.bytes = self.progress.bytes.saturating_add(length);
@@ -65,7 +65,7 @@ impl Iterator for Frames<'_> {
     }
 }
 
-impl Frame {
+impl RawFrame {
     fn opcode(&self) -> u8 {
         self.first & 0x0f
     }
@@ -186,7 +186,7 @@ impl Frame {
 
 /// Whether a message or the payload of a data frame is unfinished after all of `bytes`.
 pub(super) fn end_inside_message(bytes: &[u8]) -> bool {
-    let mut frames = Frames::new(bytes);
+    let mut frames = RawFrames::new(bytes);
     let cut = frames.by_ref().last().is_some_and(|last| !last.is_control() && last.end() > bytes.len());
     cut || frames.progress.open
 }
@@ -194,7 +194,7 @@ pub(super) fn end_inside_message(bytes: &[u8]) -> bool {
 /// The unfinished message's payload before the byte at `at`.
 pub(super) fn text_before(bytes: &[u8], at: usize) -> Vec<u8> {
     let mut text = Vec::new();
-    for frame in Frames::new(bytes).filter(|frame| !frame.is_control() && frame.start < at) {
+    for frame in RawFrames::new(bytes).filter(|frame| !frame.is_control() && frame.start < at) {
         if frame.opcode() != 0 {
             text.clear();
         }
@@ -207,12 +207,12 @@ pub(super) fn text_before(bytes: &[u8], at: usize) -> Vec<u8> {
 
 /// The frame that holds the byte at `at`, and all bytes up to its end: what is missing of it is made up, so that it breaks
 /// no rule by that. A frame that is larger than it may be ends with its header.
-pub(super) fn completed(bytes: &[u8], at: usize, setting: &Setting) -> (Frame, Vec<u8>) {
-    let mut frames = Frames::new(bytes);
+pub(super) fn completed(bytes: &[u8], at: usize, setting: &Setting) -> (RawFrame, Vec<u8>) {
+    let mut frames = RawFrames::new(bytes);
     let start = frames.by_ref().find(|frame| frame.holds(at)).map_or(frames.at, |frame| frame.start);
     let mut completed = bytes.to_vec();
     let frame = loop {
-        if let Some(frame) = Frames::new(&completed).find(|frame| frame.start == start) {
+        if let Some(frame) = RawFrames::new(&completed).find(|frame| frame.start == start) {
             break frame;
         }
         let second = completed.len() == start + 1;

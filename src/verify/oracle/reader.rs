@@ -1,7 +1,7 @@
 //! The decoder behind a window that is filled as `connection::reader` fills it, but from memory.
 
 use super::frames::end_inside_message;
-use super::{Event, MIN_WINDOW, Rule, Seen, Setting};
+use super::{Decoded, MIN_WINDOW, Rule, Seen, Setting};
 use crate::error::Error;
 use crate::message::MessageRef;
 use crate::protocol::decoder::{self, Decoder, Item};
@@ -11,10 +11,10 @@ const SMALL_READS: u32 = 32;
 
 /// An event, and how many bytes had been read before and after the read that brought it.
 #[derive(Debug)]
-pub(super) struct Read {
+pub(super) struct ReadEvent {
     pub(super) before: usize,
     pub(super) after: usize,
-    pub(super) event: Event,
+    pub(super) event: Decoded,
 }
 
 /// What our decoder sees when every byte comes alone.
@@ -24,9 +24,9 @@ pub(super) fn ours_byte_by_byte(bytes: &[u8], setting: &Setting) -> Vec<Seen> {
 }
 
 /// What our decoder sees when the bytes come in pieces.
-pub(super) fn ours(bytes: &[u8], setting: &Setting) -> Vec<Read> {
+pub(super) fn ours(bytes: &[u8], setting: &Setting) -> Vec<ReadEvent> {
     assert!(setting.idle_buffer >= MIN_WINDOW && !setting.pieces.contains(&0), "{setting:?}");
-    let mut reader = Reader {
+    let mut reader = MemoryReader {
         setting,
         decoder: Decoder::new(setting.role, setting.max_message),
         buffer: vec![0; setting.idle_buffer],
@@ -34,7 +34,7 @@ pub(super) fn ours(bytes: &[u8], setting: &Setting) -> Vec<Read> {
         end: 0,
         small_reads: 0,
         last_was_full: false,
-        source: Source { bytes, at: 0, piece: 0, end: 0 },
+        source: Pieces { bytes, at: 0, piece: 0, end: 0 },
     };
     let mut events = Vec::new();
     let mut before = 0;
@@ -50,17 +50,17 @@ pub(super) fn ours(bytes: &[u8], setting: &Setting) -> Vec<Read> {
                 assert_eq!(reader.decoder.is_inside_message(), end_inside_message(bytes), "{bytes:02x?}");
                 return events;
             }
-            Err(error) => Event::Broken(Rule::from(&error)),
+            Err(error) => Decoded::Broken(Rule::from(&error)),
         };
-        let last = matches!(event, Event::Close(_) | Event::Broken(_));
-        events.push(Read { before, after: reader.source.at, event });
+        let last = matches!(event, Decoded::Close(_) | Decoded::Broken(_));
+        events.push(ReadEvent { before, after: reader.source.at, event });
         if last {
             return events;
         }
     }
 }
 
-struct Reader<'a> {
+struct MemoryReader<'a> {
     setting: &'a Setting,
     decoder: Decoder,
     buffer: Vec<u8>,
@@ -68,11 +68,11 @@ struct Reader<'a> {
     end: usize,
     small_reads: u32,
     last_was_full: bool,
-    source: Source<'a>,
+    source: Pieces<'a>,
 }
 
-impl Reader<'_> {
-    fn next(&mut self) -> Result<Option<Event>, Error> {
+impl MemoryReader<'_> {
+    fn next(&mut self) -> Result<Option<Decoded>, Error> {
         let base = self.start;
         let step = self.decoder.next(&mut self.buffer[base..self.end])?;
         self.start += step.used;
@@ -83,13 +83,13 @@ impl Reader<'_> {
                 self.decoder.adopt(bytes(span))?;
                 lent(self.decoder.assembled())
             }
-            Item::Text(span) => Event::Text(decoder::text(bytes(span))?.to_owned()),
-            Item::Binary(span) => Event::Binary(bytes(span).to_vec()),
+            Item::Text(span) => Decoded::Text(decoder::text(bytes(span))?.to_owned()),
+            Item::Binary(span) => Decoded::Binary(bytes(span).to_vec()),
             Item::Assembled if self.setting.lend => lent(self.decoder.assembled()),
-            Item::Assembled => Event::from(self.decoder.take()),
-            Item::Ping(span) => Event::Ping(bytes(span).to_vec()),
-            Item::Pong(span) => Event::Pong(bytes(span).to_vec()),
-            Item::Close(span) => Event::from(decoder::close_frame(bytes(span))?),
+            Item::Assembled => Decoded::from(self.decoder.take()),
+            Item::Ping(span) => Decoded::Ping(bytes(span).to_vec()),
+            Item::Pong(span) => Decoded::Pong(bytes(span).to_vec()),
+            Item::Close(span) => Decoded::from(decoder::close_frame(bytes(span))?),
         }))
     }
 
@@ -144,12 +144,12 @@ impl Reader<'_> {
     }
 }
 
-fn lent(message: MessageRef<'_>) -> Event {
-    Event::from(message.to_message())
+fn lent(message: MessageRef<'_>) -> Decoded {
+    Decoded::from(message.to_message())
 }
 
 /// What arrives, in pieces.
-struct Source<'a> {
+struct Pieces<'a> {
     bytes: &'a [u8],
     at: usize,
     /// Which piece is next.
@@ -158,7 +158,7 @@ struct Source<'a> {
     end: usize,
 }
 
-impl<'a> Source<'a> {
+impl<'a> Pieces<'a> {
     fn read(&mut self, pieces: &[usize], room: usize) -> &'a [u8] {
         if self.at == self.end {
             self.end = self.bytes.len().min(self.end.saturating_add(pieces[self.piece % pieces.len()]));

@@ -29,7 +29,7 @@ fn the_decoder_sees_what_tungstenite_sees_but_for_the_named_differences() {
         }
         let seen = reader::ours(&bytes, &setting);
         events += seen.len();
-        unbroken += u64::from(!matches!(seen.last().map(|read| &read.event), Some(Event::Broken(_))));
+        unbroken += u64::from(!matches!(seen.last().map(|read| &read.event), Some(Decoded::Broken(_))));
     }
     println!("{STREAMS} streams, {unbroken} of them without an error; {events} events; {met:?}");
     assert!(unbroken * 3 > STREAMS, "too few streams are valid: {unbroken}");
@@ -47,7 +47,7 @@ struct Peer {
 
 /// How the length of a frame is written.
 #[derive(Clone, Copy)]
-enum Form {
+enum LengthForm {
     Minimal,
     Bits16,
     Bits64,
@@ -129,11 +129,11 @@ impl Peer {
             rest = behind;
             let opcode = if fragment > 0 && !self.one_in(100) { 0 } else { 2 - u8::from(is_text) };
             let form = match self.noise.below(200) {
-                0 => Form::Bits16,
-                _ if (120..130).contains(&piece.len()) && self.one_in(4) => Form::Bits16,
-                1 => Form::Bits64,
-                2 => Form::Overflow,
-                _ => Form::Minimal,
+                0 => LengthForm::Bits16,
+                _ if (120..130).contains(&piece.len()) && self.one_in(4) => LengthForm::Bits16,
+                1 => LengthForm::Bits64,
+                2 => LengthForm::Overflow,
+                _ => LengthForm::Minimal,
             };
             self.send_frame(opcode | if last { 0x80 } else { 0 }, form, piece);
             if self.one_in(8) {
@@ -145,7 +145,7 @@ impl Peer {
     fn send_control(&mut self) {
         let length = if self.one_in(40) { 124 + self.noise.below(4) } else { self.noise.below(10) };
         let first = [0x89, 0x8a][self.noise.below(2)] & if self.one_in(60) { 0x7f } else { 0xff };
-        let form = [Form::Bits16, Form::Bits64, Form::Minimal][self.noise.below(80).min(2)];
+        let form = [LengthForm::Bits16, LengthForm::Bits64, LengthForm::Minimal][self.noise.below(80).min(2)];
         self.send_frame(first, form, &vec![b'p'; length]);
     }
 
@@ -163,7 +163,7 @@ impl Peer {
                 payload.truncate(self.noise.below(payload.len()));
             }
         }
-        self.send_frame(0x88, Form::Minimal, &payload);
+        self.send_frame(0x88, LengthForm::Minimal, &payload);
     }
 
     /// Around the bound on fragments, of which the bytes received allow more: in one message, or in two that each stay
@@ -175,11 +175,11 @@ impl Peer {
         let counts = if self.one_in(2) { [bound / 2, bound / 2 + 10] } else { [bound - 50, 0] };
         for count in counts {
             let count = count + self.noise.below(150);
-            self.append_frame(1, Form::Minimal, false, b"");
+            self.append_frame(1, LengthForm::Minimal, false, b"");
             for _ in 0..count {
-                self.append_frame(0, Form::Minimal, false, &piece);
+                self.append_frame(0, LengthForm::Minimal, false, &piece);
             }
-            self.append_frame(0x80, Form::Minimal, false, b"");
+            self.append_frame(0x80, LengthForm::Minimal, false, b"");
         }
     }
 
@@ -188,13 +188,13 @@ impl Peer {
         self.setting.max_message = [40_000, 140_000][self.noise.below(2)];
         for first in [[2, 0x82, 0x81][self.noise.below(3)], 0x80] {
             let length = [0xffff, 0x1_0000, 40_000, 20_000][self.noise.below(4)];
-            let form = if self.one_in(2) { Form::Bits64 } else { Form::Minimal };
+            let form = if self.one_in(2) { LengthForm::Bits64 } else { LengthForm::Minimal };
             self.append_frame(first, form, false, &vec![b'y'; length]);
         }
     }
 
     /// Seldom with a header that breaks a rule.
-    fn send_frame(&mut self, first: u8, form: Form, payload: &[u8]) {
+    fn send_frame(&mut self, first: u8, form: LengthForm, payload: &[u8]) {
         let first = match self.noise.below(200) {
             0 => first | 0x10 << self.noise.below(3),
             1 => (first & 0xf0) | (self.byte() & 0x0f),
@@ -206,18 +206,18 @@ impl Peer {
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "each arm has just compared the length")]
-    fn append_frame(&mut self, first: u8, form: Form, wrong_mask: bool, payload: &[u8]) {
+    fn append_frame(&mut self, first: u8, form: LengthForm, wrong_mask: bool, payload: &[u8]) {
         let masked = (self.setting.role == Role::Server) != wrong_mask;
         let mask_bit = if masked { 0x80 } else { 0 };
         self.bytes.push(first);
         match (form, payload.len()) {
-            (Form::Minimal, length @ ..=125) => self.bytes.push(mask_bit | length as u8),
-            (Form::Minimal | Form::Bits16, length @ ..=0xffff) => {
+            (LengthForm::Minimal, length @ ..=125) => self.bytes.push(mask_bit | length as u8),
+            (LengthForm::Minimal | LengthForm::Bits16, length @ ..=0xffff) => {
                 self.bytes.push(mask_bit | 126);
                 self.bytes.extend_from_slice(&(length as u16).to_be_bytes());
             }
             (form, length) => {
-                let top = if matches!(form, Form::Overflow) { 1 << 63 } else { 0 };
+                let top = if matches!(form, LengthForm::Overflow) { 1 << 63 } else { 0 };
                 self.bytes.push(mask_bit | 127);
                 self.bytes.extend_from_slice(&(length as u64 | top).to_be_bytes());
             }
