@@ -1,5 +1,7 @@
-//! Long documents: how it is built, every limit, whom it holds off, how to run it for others, how fast it is, and what
-//! `ws` calls it. Their code runs as tests.
+//! Guides: how the crate is built, its limits, its security, how to deploy it, how fast it is, its command, and how it
+//! compares with npm's `ws`.
+//!
+//! Their examples are compiled and run as tests.
 
 #[doc = include_str!("design.md")]
 pub mod design {}
@@ -12,6 +14,9 @@ pub mod security {}
 
 #[doc = include_str!("deploying.md")]
 pub mod deploying {}
+
+#[doc = include_str!("command_line.md")]
+pub mod command_line {}
 
 #[doc = include_str!("performance.md")]
 pub mod performance {}

@@ -8,6 +8,6 @@ mod defaults;
 mod deploying;
 mod examples;
 mod guide;
+mod options;
 mod prose;
-mod readme;
 mod rooms;
