@@ -28,7 +28,7 @@ fn main() -> threadws::Result<()> {
     // For real, keep hashes of random tokens: looking up a hash tells nothing by the time it takes.
     let users = HashMap::from([("apple", User { name: "alice" }), ("cherry", User { name: "carol" })]);
     let server = Server::bind(address)?
-        .on_request(move |request, _response| {
+        .check_request(move |request, _response| {
             let user = token(request).and_then(|token| users.get(token)).cloned();
             let user =
                 user.ok_or_else(|| Reject::new(401, "who are you?").header("www-authenticate", "Bearer"))?;

@@ -28,7 +28,7 @@ fn main() -> threadws::Result<()> {
     let server = Server::bind(address)?
         .trust_proxy("loopback")
         .trust_proxy("10.0.0.0/8")
-        .on_request(look)
+        .check_request(look)
         .on_handshake_error(|error| println!("{error}"));
     println!("listening on ws://{}/", server.local_addr()?);
     server.run(|client| {

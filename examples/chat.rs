@@ -37,13 +37,13 @@ fn main() -> Result<()> {
         // A line missing from a conversation is worse than a new connection.
         .slow_peer(SlowPeer::Close)
         .max_backlog(256 * 1024);
-    let server = Server::bind(address)?.config(config).on_http(page);
+    let server = Server::bind(address)?.config(config).serve_http(page);
     println!("listening on http://{}/", server.local_addr()?);
 
     let chat = Arc::new(Chat { hub: server.hub().clone(), rooms: Mutex::default() });
     let hall = Arc::clone(&chat);
     server
-        .on_request(|request, _| match room(request.path()) {
+        .check_request(|request, _| match room(request.path()) {
             Some(_) => Ok(()),
             None => Err(Reject::new(404, "rooms are at /room/NAME")),
         })

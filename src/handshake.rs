@@ -40,8 +40,8 @@ const TIMED_OUT: Refusal = Refusal::new(StatusCode::REQUEST_TIMEOUT, "the reques
 const CUT_SHORT: Refusal = Refusal::bad_request("the request ends before its head does");
 const FAILED: Refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the server failed");
 
-type OnRequest = dyn Fn(&mut Request, &mut Response) -> Result<(), Reject> + Send + Sync;
-type OnHttp = dyn Fn(&Request) -> Response + Send + Sync;
+type CheckRequest = dyn Fn(&mut Request, &mut Response) -> Result<(), Reject> + Send + Sync;
+type ServeHttp = dyn Fn(&Request) -> Response + Send + Sync;
 type OnHandshakeError = dyn Fn(&HandshakeError) + Send + Sync;
 
 /// Who is let in, and who is asked about it.
@@ -53,8 +53,8 @@ pub(crate) struct Rules {
     /// Trusted proxies say by a PROXY header who connected.
     pub(crate) proxy_protocol: bool,
     pub(crate) quotas: Quotas,
-    pub(crate) on_request: Option<Box<OnRequest>>,
-    pub(crate) on_http: Option<Box<OnHttp>>,
+    pub(crate) check_request: Option<Box<CheckRequest>>,
+    pub(crate) serve_http: Option<Box<ServeHttp>>,
     pub(crate) on_handshake_error: Option<Box<OnHandshakeError>>,
     pub(crate) counters: Arc<Counters>,
 }
@@ -280,10 +280,10 @@ impl<'a> Exchange<'a> {
     }
 
     fn serve_http(&self, request: Box<Request>) -> Option<Box<Opened>> {
-        let Some(on_http) = &self.rules.on_http else {
+        let Some(serve_http) = &self.rules.serve_http else {
             return self.refuse(&Reject::from(server_handshake::UPGRADE_REQUIRED), Some(request));
         };
-        match catch_unwind(AssertUnwindSafe(|| on_http(&request))) {
+        match catch_unwind(AssertUnwindSafe(|| serve_http(&request))) {
             Ok(response) => {
                 self.answer(&response, request.method() == Method::HEAD);
                 None
@@ -299,12 +299,12 @@ impl<'a> Exchange<'a> {
         early: Vec<u8>,
         admission: Option<Admission>,
     ) -> Option<Box<Opened>> {
-        let (bytes, subprotocol) = match &self.rules.on_request {
+        let (bytes, subprotocol) = match &self.rules.check_request {
             None => (upgrade.bytes(), upgrade.subprotocol()),
-            Some(on_request) => {
+            Some(check_request) => {
                 let mut response = upgrade.response();
                 let refused =
-                    catch_unwind(AssertUnwindSafe(|| on_request(&mut request, &mut response).err()));
+                    catch_unwind(AssertUnwindSafe(|| check_request(&mut request, &mut response).err()));
                 if let Some(reject) = refused.unwrap_or_else(|_| Some(Reject::from(FAILED))) {
                     return self.refuse(&reject, Some(request));
                 }

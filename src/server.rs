@@ -233,28 +233,30 @@ impl Server {
         self
     }
 
-    /// The header callback, called when a handshake has passed all checks, just before the 101.
+    /// Checks each request. Called when a handshake has passed the server's own checks, just before the 101.
     ///
-    /// It sees the request with the client's address and every header, may add headers to the response, refuse with any
-    /// status, and put values into the request's extensions for the handler to find in
-    /// [`Connection::request`]. It runs in the client's thread: what it waits for delays nobody else. If it panics, the
-    /// client is answered 500.
-    pub fn on_request(
+    /// The callback sees the request with the client's address and every header. It may add headers to the response,
+    /// refuse the handshake with any status, and put values into the request's extensions, where the handler finds them
+    /// by [`Connection::request`].
+    ///
+    /// The callback runs in the client's thread, so it delays no other client. If it panics, the client is answered 500.
+    pub fn check_request(
         mut self,
         callback: impl Fn(&mut Request, &mut Response) -> Result<(), Reject> + Send + Sync + 'static,
     ) -> Self {
-        self.rules.on_request = Some(Box::new(callback));
+        self.rules.check_request = Some(Box::new(callback));
         self
     }
 
-    /// Answers plain GET and HEAD requests on the same port. Without it they are answered 426.
+    /// Answers plain GET and HEAD requests on the same port. Without this callback they are answered 426.
     ///
-    /// It runs in the client's thread. If it panics, the client is answered 500. The answer has what is left of
-    /// [`handshake_timeout`](Config::handshake_timeout) to leave, and at least the
-    /// [`write_timeout`](Config::write_timeout), 10 s by default, for each started MiB; then it is cut off. No `Date` is
-    /// added, against RFC 9110 §6.6.1: whoever wants one sets it.
-    pub fn on_http(mut self, callback: impl Fn(&Request) -> Response + Send + Sync + 'static) -> Self {
-        self.rules.on_http = Some(Box::new(callback));
+    /// The callback runs in the client's thread. If it panics, the client is answered 500.
+    ///
+    /// The time limit for sending the answer is what is left of [`handshake_timeout`](Config::handshake_timeout), and at
+    /// least the [`write_timeout`](Config::write_timeout), 10 s by default, for each started MiB. Then the connection is
+    /// closed. The server adds no `Date` header, although RFC 9110 §6.6.1 asks for one: the callback can set it.
+    pub fn serve_http(mut self, callback: impl Fn(&Request) -> Response + Send + Sync + 'static) -> Self {
+        self.rules.serve_http = Some(Box::new(callback));
         self
     }
 

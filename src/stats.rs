@@ -154,7 +154,7 @@ impl Stats {
     }
 
     /// How many handshakes were answered with something else than 101, by HTTP status. Plain HTTP requests that
-    /// [`Server::on_http`](crate::Server::on_http) answers are none.
+    /// [`Server::serve_http`](crate::Server::serve_http) answers are none.
     pub fn handshake_failures(&self) -> &BTreeMap<u16, u64> {
         &self.handshake_failures
     }

@@ -364,7 +364,7 @@ fn no_password_is_shown_whatever_happens() {
     let _dog = watchdog(30);
     let server = TestServer::with(
         |server| {
-            server.on_request(|request, _| match request.header("authorization") {
+            server.check_request(|request, _| match request.header("authorization") {
                 Some("Basic dXNlcjpzZWNyZXQ=") => Ok(()),
                 _ => Err(threadws::Reject::new(401, "who are you?")),
             })

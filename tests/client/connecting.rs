@@ -382,7 +382,7 @@ fn what_was_agreed_on_can_be_read() {
         |server| {
             server
                 .subprotocols(["chat"])
-                .on_request(|request, response| {
+                .check_request(|request, response| {
                     assert_eq!(request.header("origin"), Some("http://page.example"));
                     assert_eq!(request.header("sec-websocket-protocol"), Some("v2, chat"));
                     assert_eq!(request.header("x-twice"), Some("1"));

@@ -40,7 +40,7 @@ fn the_state_follows_the_connection() {
     let _dog = watchdog(20);
     let (tell, told) = mpsc::channel();
     let server = TestServer::with(
-        |server| server.on_request(|_, _| Ok(())),
+        |server| server.check_request(|_, _| Ok(())),
         move |client| {
             let sender = client.sender();
             let both = |client: &threadws::Connection| (client.state(), sender.state());

@@ -229,7 +229,7 @@ fn a_quiet_connection_outlives_a_proxys_timeout_with_pings_and_only_with_them() 
     let server = |ping: Duration| {
         let config = Config::new().ping_interval(ping).ping_timeout(Duration::from_secs(60));
         // HAProxy asks for its health, and would answer 503 for it.
-        let settings = |server: Server| server.config(config).on_http(|_| Response::default());
+        let settings = |server: Server| server.config(config).serve_http(|_| Response::default());
         TestServer::with(settings, |client| Ok(client.ignore()?))
     };
     let (pinging, silent) = (server(Duration::from_millis(500)), server(Duration::ZERO));

@@ -122,7 +122,8 @@ fn bad_logger() {
     log::set_logger(&FUSE).expect("the first");
     log::set_max_level(log::LevelFilter::Trace);
     let server = Server::bind("127.0.0.1:0").expect("a port").max_clients(4);
-    let server = server.on_http(|_| Response::new(FUSE.0.load(Ordering::Relaxed).to_string().into_bytes()));
+    let server =
+        server.serve_http(|_| Response::new(FUSE.0.load(Ordering::Relaxed).to_string().into_bytes()));
     let server = server.on_join(|_, _| panic!("in a hook")).on_handshake_error(|_| panic!("in a callback"));
     child::serve(server, Duration::from_secs(2), |client| {
         client.every(Duration::from_millis(20), "tick");
@@ -146,7 +147,7 @@ fn busy_logger() {
     let server = Server::bind("127.0.0.1:0").expect("a port").max_clients(4);
     drop(busybody.hub.set(server.hub().clone()));
     let server =
-        server.on_http(|_| Response::new(busybody.calls.load(Ordering::SeqCst).to_string().into_bytes()));
+        server.serve_http(|_| Response::new(busybody.calls.load(Ordering::SeqCst).to_string().into_bytes()));
     let handle = server.spawn(|client| {
         client.subscribe("topic")?;
         while let Some(message) = client.recv()? {

@@ -370,7 +370,7 @@ fn octets_that_are_not_ascii_break_no_header() {
     let _dog = watchdog(60);
     let server = TestServer::with(
         |server| {
-            server.subprotocols(["chat"]).on_request(|request, _| {
+            server.subprotocols(["chat"]).check_request(|request, _| {
                 for name in request.headers().keys() {
                     request.header(name.as_str());
                 }

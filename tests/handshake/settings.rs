@@ -38,7 +38,7 @@ fn on_http_answers_plain_get_and_head() {
             .expect("a response"),
         _ => Response::new(Vec::new()),
     };
-    let server = TestServer::with(|server| server.on_http(page), echo);
+    let server = TestServer::with(|server| server.serve_http(page), echo);
     let mut peer = RawPeer::connect(server.addr());
     peer.write("GET /page?a=b HTTP/1.1\r\nHost: x\r\n\r\n");
     let answer = peer.expect_refusal(200);
@@ -81,7 +81,7 @@ fn the_header_callback_sees_adds_and_hands_over() {
     let _dog = watchdog(20);
     let server = TestServer::with(
         |server| {
-            server.on_request(|request, response| {
+            server.check_request(|request, response| {
                 assert_eq!((request.path(), request.query()), ("/room", Some("id=7")));
                 assert_eq!(request.method(), http::Method::GET);
                 assert!(request.peer_addr().ip().is_loopback());
@@ -116,7 +116,7 @@ fn the_header_callback_refuses_with_any_status() {
     let handlers = Arc::clone(&started);
     let server = TestServer::with(
         |server| {
-            server.on_request(|request, _| {
+            server.check_request(|request, _| {
                 let status = request.path().trim_start_matches('/').parse().unwrap_or(StatusCode::OK);
                 match status {
                     StatusCode::OK => Ok(()),
@@ -155,7 +155,7 @@ fn a_header_callback_that_panics_answers_500() {
     let _dog = watchdog(20);
     let server = TestServer::with(
         |server| {
-            server.on_request(|request, _| {
+            server.check_request(|request, _| {
                 assert!(request.path() != "/panic", "the callback's own fault, with a secret in it");
                 Ok(())
             })
@@ -178,7 +178,7 @@ fn with_a_callback_that_blocks(config: Config) -> (TestServer, mpsc::Receiver<()
     let released = Mutex::new(released);
     let server = TestServer::with(
         |server| {
-            server.config(config).on_request(move |request, _| {
+            server.config(config).check_request(move |request, _| {
                 if request.path() == "/slow" {
                     entered.send(()).expect("the test waits");
                     released.lock().expect("one waits").recv().unwrap_or_default();
@@ -365,8 +365,8 @@ fn a_callback_that_panics_when_told_harms_nobody() {
     let _dog = watchdog(20);
     let server = TestServer::with(
         |server| {
-            server.on_handshake_error(|_| panic!("in on_handshake_error")).on_http(|request| {
-                assert!(request.path() != "/panic", "in on_http");
+            server.on_handshake_error(|_| panic!("in on_handshake_error")).serve_http(|request| {
+                assert!(request.path() != "/panic", "in serve_http");
                 Response::new(b"ok".to_vec())
             })
         },

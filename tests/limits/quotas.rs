@@ -188,7 +188,7 @@ fn the_header_callback_is_not_asked_about_a_handshake_too_many() {
     let (asked, questions) = mpsc::channel();
     let server = TestServer::with(
         |server| {
-            server.handshake_rate(1, Duration::from_secs(600)).on_request(move |_, _| {
+            server.handshake_rate(1, Duration::from_secs(600)).check_request(move |_, _| {
                 asked.send(()).expect("the test listens");
                 Ok(())
             })

@@ -89,7 +89,7 @@ fn an_answer_that_is_cut_off_is_a_line_for_who_looks_for_it() {
     listen();
     let config = Config::new().handshake_timeout(ms(50)).write_timeout(ms(50));
     let server = TestServer::with(
-        |server| server.config(config).on_http(|_| Response::new(vec![b'x'; 8 << 20])),
+        |server| server.config(config).serve_http(|_| Response::new(vec![b'x'; 8 << 20])),
         echo,
     );
     let mut peer = RawPeer::connect(server.addr());

@@ -38,8 +38,8 @@ fn everything_and_the_end(hub: &Hub, handle: &OnceLock<ServerHandle>) {
 }
 
 const PLACES: [&str; 9] = [
-    "on_request",
-    "on_http",
+    "check_request",
+    "serve_http",
     "on_handshake_error",
     "on_join",
     "on_leave",
@@ -81,12 +81,12 @@ fn server_that_acts_in(
             let config = Config::new().close_timeout(ms(500));
             server
                 .config(config)
-                .on_request(move |_, _| {
-                    request("on_request");
+                .check_request(move |_, _| {
+                    request("check_request");
                     Ok(())
                 })
-                .on_http(move |_| {
-                    http("on_http");
+                .serve_http(move |_| {
+                    http("serve_http");
                     Response::new(b"ok".to_vec())
                 })
                 .on_handshake_error(move |_| error("on_handshake_error"))

@@ -93,7 +93,7 @@ fn a_client_that_reads_its_http_answer_slowly_is_cut_at_the_timeout() {
     let (tell, told) = mpsc::channel();
     let server = TestServer::with(
         |server| {
-            server.on_http(move |_| {
+            server.serve_http(move |_| {
                 tell.send(()).unwrap_or(());
                 Response::new(vec![b'x'; 16 << 20]) // more than any socket's buffers take
             })

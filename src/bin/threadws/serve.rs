@@ -100,7 +100,7 @@ fn configure(server: Server, options: &ServeOptions) -> Server {
     let plain = PlainHttp { page: options.page, path: options.path.clone(), topics };
     let hub = server.hub().clone();
     let mut server =
-        server.config(config).proxy_protocol(options.proxy_protocol).on_http(move |request: &Request| {
+        server.config(config).proxy_protocol(options.proxy_protocol).serve_http(move |request: &Request| {
             match request.path() {
                 "/metrics" => http::metrics(&hub.stats()),
                 path => plain.answer(path, request.header("host")),
@@ -108,7 +108,7 @@ fn configure(server: Server, options: &ServeOptions) -> Server {
         });
     if topics {
         server = server
-            .on_request(|request: &mut Request, _: &mut Response| match request.path().len() {
+            .check_request(|request: &mut Request, _: &mut Response| match request.path().len() {
                 0..=MAX_TOPIC => Ok(()),
                 _ => Err(Reject::new(414, "the path is too long for a topic")),
             })
