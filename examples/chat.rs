@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Nobody waits for a slow reader: who lets 256 KiB wait is closed, and comes back by itself, since the page connects
-//! again. Leaving is noticed by `on_leave`, whether by a Close, a lost connection or a panic.
+//! again. Leaving is noticed by `on_unsubscribe`, whether by a Close, a lost connection or a panic.
 //!
 //! Run it with `cargo run --example chat [ADDRESS]`, and open <http://127.0.0.1:8005/> in two windows.
 //!
@@ -47,7 +47,7 @@ fn main() -> Result<()> {
             Some(_) => Ok(()),
             None => Err(Reject::new(404, "rooms are at /room/NAME")),
         })
-        .on_leave(move |client, room| hall.leave(client.id(), room))
+        .on_unsubscribe(move |_, client, room| hall.leave(client.id(), room))
         .run(move |client| chat.talk(client))
 }
 

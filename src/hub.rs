@@ -194,7 +194,7 @@ impl Hub {
         };
         drop((dropped, everyone));
         for topic in topics {
-            hooks.left(&client, &topic);
+            hooks.unsubscribed(self, &client, &topic);
         }
     }
 
@@ -212,7 +212,7 @@ impl Hub {
         };
         drop(dropped);
         if joined {
-            hooks.joined(&client, topic);
+            hooks.subscribed(self, &client, topic);
         }
         Ok(())
     }
@@ -227,7 +227,7 @@ impl Hub {
         };
         drop(dropped);
         if let Some(client) = &client {
-            hooks.left(client, topic);
+            hooks.unsubscribed(self, client, topic);
         }
         client.is_some()
     }

@@ -269,34 +269,33 @@ impl Server {
         self
     }
 
-    /// Is told when a client subscribes to a topic.
+    /// Observes subscriptions. Called after a client has subscribed to a topic, with the hub, the client and the topic.
     ///
-    /// It runs in the client's thread, under no lock, when the client is a member already. If it panics, that is logged
-    /// and nothing else. To tell the others, clone [`hub`](Self::hub) into it.
-    pub fn on_join(mut self, callback: impl Fn(&Client, &str) + Send + Sync + 'static) -> Self {
-        self.hooks.on_join = Some(Box::new(callback));
+    /// The callback runs in the client's thread, without any lock held, so it can use the hub. If it panics, the panic is
+    /// logged and has no other effect.
+    pub fn on_subscribe(mut self, callback: impl Fn(&Hub, &Client, &str) + Send + Sync + 'static) -> Self {
+        self.hooks.on_subscribe = Some(Box::new(callback));
         self
     }
 
-    /// Is told when a client leaves a topic: by itself, or because its handler has ended. It runs as
-    /// [`on_join`](Self::on_join) does, when the client is no member any more.
+    /// Observes the end of subscriptions. Called after a client has left a topic: because it unsubscribed, or because its
+    /// handler has ended. Runs as [`on_subscribe`](Self::on_subscribe) does.
     ///
     /// ```
     /// # fn main() -> threadws::Result<()> {
-    /// let server = threadws::Server::bind("127.0.0.1:0")?;
-    /// let hub = server.hub().clone();
-    /// let server = server.on_leave(move |client, topic| {
+    /// let server = threadws::Server::bind("127.0.0.1:0")?.on_unsubscribe(|hub, client, topic| {
     ///     hub.publish(topic, format!("{} is gone", client.id()));
     /// });
     /// # Ok(())
     /// # }
     /// ```
-    pub fn on_leave(mut self, callback: impl Fn(&Client, &str) + Send + Sync + 'static) -> Self {
-        self.hooks.on_leave = Some(Box::new(callback));
+    pub fn on_unsubscribe(mut self, callback: impl Fn(&Hub, &Client, &str) + Send + Sync + 'static) -> Self {
+        self.hooks.on_unsubscribe = Some(Box::new(callback));
         self
     }
 
-    /// All clients it will have: for callbacks that tell them something. The handle and each connection have the same.
+    /// Returns the hub of this server's clients, for callbacks that send to them. The handle and each connection have the
+    /// same hub.
     pub fn hub(&self) -> &Hub {
         &self.hub
     }

@@ -45,7 +45,7 @@ impl Connection {
     ///
     /// # Blocking
     ///
-    /// Never waits for a peer, but for the [`on_join`](crate::Server::on_join) callback, which it runs.
+    /// Never waits for a peer, but for the [`on_subscribe`](crate::Server::on_subscribe) callback, which it runs.
     ///
     /// # Errors
     ///
@@ -65,7 +65,7 @@ impl Connection {
     ///
     /// # Blocking
     ///
-    /// Never waits for a peer, but for the [`on_leave`](crate::Server::on_leave) callback, which it runs.
+    /// Never waits for a peer, but for the [`on_unsubscribe`](crate::Server::on_unsubscribe) callback, which it runs.
     pub fn unsubscribe(&self, topic: &str) -> bool {
         self.hub.unsubscribe(self.id(), topic, &self.hooks)
     }

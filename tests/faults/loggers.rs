@@ -124,7 +124,8 @@ fn bad_logger() {
     let server = Server::bind("127.0.0.1:0").expect("a port").max_clients(4);
     let server =
         server.serve_http(|_| Response::new(FUSE.0.load(Ordering::Relaxed).to_string().into_bytes()));
-    let server = server.on_join(|_, _| panic!("in a hook")).on_handshake_error(|_| panic!("in a callback"));
+    let server =
+        server.on_subscribe(|_, _, _| panic!("in a hook")).on_handshake_error(|_| panic!("in a callback"));
     child::serve(server, Duration::from_secs(2), |client| {
         client.every(Duration::from_millis(20), "tick");
         client.subscribe("topic")?;

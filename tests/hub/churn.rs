@@ -181,7 +181,7 @@ fn no_frame_comes_before_the_101_and_no_callback_before_the_handler() {
     let (begun, counted) = (Arc::clone(&handlers), Arc::clone(&early));
     let server = TestServer::with(
         move |server| {
-            server.on_join(move |client, _| {
+            server.on_subscribe(move |_, client, _| {
                 if !begun.lock().expect("no panic").contains(&client.id()) {
                     counted.fetch_add(1, Ordering::Relaxed);
                 }

@@ -140,18 +140,17 @@ fn hooks_tell_who_joins_and_leaves_each_once_and_under_no_lock() {
     let joins = tell.clone();
     let server = TestServer::with(
         move |server| {
-            let (joined, left) = (server.hub().clone(), server.hub().clone());
             server
-                .on_join(move |client, topic| {
+                .on_subscribe(move |hub, client, topic| {
                     // It is a member already, and the hub can be asked and used.
-                    let there = joined.members(topic).iter().any(|member| member.id() == client.id());
-                    joined.publish(topic, "joined");
+                    let there = hub.members(topic).iter().any(|member| member.id() == client.id());
+                    hub.publish(topic, "joined");
                     joins.send(format!("{} joins {topic} {there}", client.id())).unwrap_or(());
                     assert_ne!(topic, "panic", "a hook's own fault");
                 })
-                .on_leave(move |client, topic| {
-                    let there = left.members(topic).iter().any(|member| member.id() == client.id());
-                    left.publish(topic, "left");
+                .on_unsubscribe(move |hub, client, topic| {
+                    let there = hub.members(topic).iter().any(|member| member.id() == client.id());
+                    hub.publish(topic, "left");
                     tell.send(format!("{} leaves {topic} {there}", client.id())).unwrap_or(());
                     assert_ne!(topic, "panic", "a hook's own fault");
                 })

@@ -41,8 +41,8 @@ const PLACES: [&str; 9] = [
     "check_request",
     "serve_http",
     "on_handshake_error",
-    "on_join",
-    "on_leave",
+    "on_subscribe",
+    "on_unsubscribe",
     "handler",
     "tick",
     "after close",
@@ -90,8 +90,8 @@ fn server_that_acts_in(
                     Response::new(b"ok".to_vec())
                 })
                 .on_handshake_error(move |_| error("on_handshake_error"))
-                .on_join(move |_, _| join("on_join"))
-                .on_leave(move |_, _| leave("on_leave"))
+                .on_subscribe(move |_, _, _| join("on_subscribe"))
+                .on_unsubscribe(move |_, _, _| leave("on_unsubscribe"))
         },
         move |client| {
             let (tick, dropped) = (Arc::clone(&act), Arc::clone(&act));

@@ -112,8 +112,8 @@ fn configure(server: Server, options: &ServeOptions) -> Server {
                 0..=MAX_TOPIC => Ok(()),
                 _ => Err(Reject::new(414, "the path is too long for a topic")),
             })
-            .on_join(|client, topic| debug!("client {} joined {topic:?}", client.id()))
-            .on_leave(|client, topic| debug!("client {} left {topic:?}", client.id()));
+            .on_subscribe(|_, client, topic| debug!("client {} joined {topic:?}", client.id()))
+            .on_unsubscribe(|_, client, topic| debug!("client {} left {topic:?}", client.id()));
     }
     server = match &options.trust {
         TrustedProxies::None => server.trust_no_proxy(),
