@@ -188,22 +188,19 @@ impl Server {
         self
     }
 
-    /// Believes what this proxy says of client addresses: an address, a CIDR block such as `10.0.0.0/8`, `loopback`, or
-    /// `none`, which adds nobody. Can be repeated; the first call replaces the default, which is loopback. `any` is no
-    /// proxy, and refused: see [`trust_any_proxy`](Self::trust_any_proxy).
+    /// Trusts the forwarded headers of this proxy: an address, a CIDR block such as `10.0.0.0/8`, `loopback`, or `none`.
+    /// Defaults to `loopback`.
+    ///
+    /// Can be repeated. The first call replaces the default, and each call adds one proxy. `none` adds none, so alone it
+    /// makes each client's address the address of its socket. The word `any` is refused: see
+    /// [`trust_any_proxy`](Self::trust_any_proxy).
     pub fn trust_proxy(mut self, who: impl AsRef<str>) -> Self {
         let result = self.trust.get_or_insert_with(TrustedProxies::none).add(who.as_ref());
         self.note(result)
     }
 
-    /// Believes no proxy: a client's address is its socket's.
-    pub fn trust_no_proxy(mut self) -> Self {
-        self.trust = Some(TrustedProxies::none());
-        self
-    }
-
-    /// Believes whatever a client says of its address. Anybody can then claim to be anybody. A
-    /// [`trust_proxy`](Self::trust_proxy) behind it changes nothing.
+    /// Trusts the forwarded headers of every client, so any client can claim any address. A later
+    /// [`trust_proxy`](Self::trust_proxy) changes nothing.
     pub fn trust_any_proxy(mut self) -> Self {
         self.trust = Some(TrustedProxies::Any);
         self

@@ -174,7 +174,7 @@ fn the_library_believes_one_header_and_never_both() {
     let _dog = watchdog(30);
     let plain: fn(Server) -> Server = |server| server;
     let forwarded: fn(Server) -> Server = |server| server.forwarded_header(ForwardedHeader::Forwarded);
-    let none: fn(Server) -> Server = |server| server.trust_no_proxy();
+    let none: fn(Server) -> Server = |server| server.trust_proxy("none");
     let xff = ("X-Forwarded-For", "203.0.113.7");
     let standard = ("Forwarded", "for=198.51.100.1;proto=https, for=\"[2001:db8::7]:4711\"");
     let cases = [

@@ -62,7 +62,7 @@ fn a_trusted_proxy_tells_who_connected_to_it() {
 
 #[test]
 fn whoever_trusts_nobody_cannot_ask_for_it() {
-    let server = Server::bind("127.0.0.1:0").expect("a port").trust_no_proxy().proxy_protocol(true);
+    let server = Server::bind("127.0.0.1:0").expect("a port").trust_proxy("none").proxy_protocol(true);
     let refused = server.spawn(|_| Ok(())).expect_err("nobody may send it");
     assert_eq!(refused.to_string(), "invalid input: proxy_protocol is on, and no proxy is trusted");
 }

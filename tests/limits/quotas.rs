@@ -57,7 +57,7 @@ fn open_eventually(ask: impl Fn() -> RawPeer) -> RawPeer {
 #[test]
 fn an_address_has_n_connections_at_a_time_and_no_more() {
     let _dog = watchdog(60);
-    let server = TestServer::with(|server| server.trust_no_proxy().max_clients_per_address(2), echo);
+    let server = TestServer::with(|server| server.trust_proxy("none").max_clients_per_address(2), echo);
     let first = open(asking(HERE, server.addr()));
     let mut second = open(asking(HERE, server.addr()));
     assert_eq!(expect_too_many(asking(HERE, server.addr()), "connections"), 5);
@@ -78,7 +78,7 @@ fn an_address_has_n_connections_at_a_time_and_no_more() {
 #[test]
 fn a_connection_without_a_handshake_counts_too() {
     let _dog = watchdog(60);
-    let server = TestServer::with(|server| server.trust_no_proxy().max_clients_per_address(1), echo);
+    let server = TestServer::with(|server| server.trust_proxy("none").max_clients_per_address(1), echo);
     let silent = RawPeer::connect_from(HERE, server.addr());
     eventually("it is accepted", || server.hub().stats().accepted() == 1);
     expect_too_many(asking(HERE, server.addr()), "connections");
@@ -118,7 +118,7 @@ fn an_ipv6_client_has_one_budget_for_its_whole_network() {
 #[test]
 fn a_flood_from_one_address_takes_no_threads_and_leaves_others_alone() {
     let _dog = watchdog(60);
-    let server = TestServer::with(|server| server.trust_no_proxy().max_clients_per_address(1), echo);
+    let server = TestServer::with(|server| server.trust_proxy("none").max_clients_per_address(1), echo);
     let _one = open(asking(HERE, server.addr()));
     eventually("it is in", || server.hub().len() == 1);
     let flood: Vec<RawPeer> = (0..200).map(|_| RawPeer::connect_from(HERE, server.addr())).collect();
@@ -136,7 +136,7 @@ fn a_flood_from_one_address_takes_no_threads_and_leaves_others_alone() {
 fn an_address_begins_n_handshakes_at_once_and_the_next_when_its_share_of_the_time_has_passed() {
     let _dog = watchdog(120);
     // One in a minute comes back: not within this test. Then one in a moment.
-    let slow = TestServer::with(|server| server.trust_no_proxy().handshake_rate(3, ms(180_000)), echo);
+    let slow = TestServer::with(|server| server.trust_proxy("none").handshake_rate(3, ms(180_000)), echo);
     for _ in 0..3 {
         open(asking(HERE, slow.addr())).close(1000);
     }
@@ -145,7 +145,7 @@ fn an_address_begins_n_handshakes_at_once_and_the_next_when_its_share_of_the_tim
     open(asking(ELSEWHERE, slow.addr())).close(1000);
     assert_eq!(slow.hub().stats().refused()["rate"], 1);
 
-    let quick = TestServer::with(|server| server.trust_no_proxy().handshake_rate(1, ms(700)), echo);
+    let quick = TestServer::with(|server| server.trust_proxy("none").handshake_rate(1, ms(700)), echo);
     let start = Instant::now();
     open(asking(HERE, quick.addr())).close(1000);
     open_eventually(|| asking(HERE, quick.addr())).close(1000);
@@ -169,7 +169,7 @@ fn the_clients_of_a_proxy_do_not_share_one_budget_of_handshakes() {
 fn a_handshake_for_which_there_is_no_room_is_not_counted() {
     let _dog = watchdog(60);
     let rate = |server: Server| server.max_clients(1).handshake_rate(2, Duration::from_secs(3600));
-    let server = TestServer::with(|server| rate(server.trust_no_proxy()), echo);
+    let server = TestServer::with(|server| rate(server.trust_proxy("none")), echo);
     let first = open(asking(ELSEWHERE, server.addr()));
     for _ in 0..5 {
         asking(HERE, server.addr()).expect_refusal(503);
@@ -229,7 +229,7 @@ fn expect_echo(peer: &mut RawPeer, text: &str) {
 fn an_address_sends_n_messages_on_all_its_connections_and_the_next_ends_its_connection() {
     let _dog = watchdog(60);
     let per = ms(600_000);
-    let (server, ended) = telling(|server| server.trust_no_proxy().message_rate(4, per));
+    let (server, ended) = telling(|server| server.trust_proxy("none").message_rate(4, per));
     let mut one = open(asking(HERE, server.addr()));
     let mut two = open(asking(HERE, server.addr()));
     let mut other = open(asking(ELSEWHERE, server.addr()));
@@ -298,7 +298,7 @@ fn whoever_sets_no_quota_has_none() {
 #[test]
 fn messages_come_back_with_time() {
     let _dog = watchdog(60);
-    let (server, _ended) = telling(|server| server.trust_no_proxy().message_rate(2, ms(2000)));
+    let (server, _ended) = telling(|server| server.trust_proxy("none").message_rate(2, ms(2000)));
     let mut peer = open(asking(HERE, server.addr()));
     let start = Instant::now();
     expect_echo(&mut peer, "one");
@@ -351,7 +351,7 @@ fn a_quota_that_cannot_work_is_refused_by_its_name() {
 #[test]
 fn who_is_handed_over_by_another_http_server_has_the_same_budget() {
     let _dog = watchdog(60);
-    let server = Server::detached().trust_no_proxy().max_clients_per_address(1);
+    let server = Server::detached().trust_proxy("none").max_clients_per_address(1);
     let handle = server.spawn(echo).expect("the settings work");
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let addr = listener.local_addr().expect("it is bound");

@@ -116,7 +116,7 @@ fn configure(server: Server, options: &ServeOptions) -> Server {
             .on_unsubscribe(|_, client, topic| debug!("client {} left {topic:?}", client.id()));
     }
     server = match &options.trust {
-        TrustedProxies::None => server.trust_no_proxy(),
+        TrustedProxies::None => server.trust_proxy("none"),
         TrustedProxies::Any => server.trust_any_proxy(),
         TrustedProxies::These(who) => who.iter().fold(server, |server, who| server.trust_proxy(who)),
     };
