@@ -3,7 +3,8 @@
 use crate::error::{Error, Result};
 use std::time::Duration;
 
-/// Limits and timeouts of a connection; servers and clients have the same.
+/// `Config` holds the limits and timeouts of a connection, the same for both ends; everything that only a server has is a
+/// method of [`Server`](crate::Server).
 ///
 /// Every bound can be raised. None can be taken away, but for three clocks that zero stops: those of
 /// [`ping_interval`](Self::ping_interval), without which a peer that vanished may be waited for for ever,
@@ -19,8 +20,6 @@ use std::time::Duration;
 pub struct Config {
     pub(crate) max_message_size: usize,
     pub(crate) max_backlog: usize,
-    pub(crate) slow_peer: SlowPeer,
-    pub(crate) max_topics: usize,
     pub(crate) handshake_timeout: Duration,
     pub(crate) message_timeout: Duration,
     pub(crate) ping_interval: Duration,
@@ -81,20 +80,6 @@ impl Config {
     /// Defaults to 1 MiB.
     pub fn max_backlog(mut self, bytes: usize) -> Self {
         self.max_backlog = bytes;
-        self
-    }
-
-    /// What becomes of a client that does not take a broadcast or published message because its backlog is full. Ticks and
-    /// [`try_send`](crate::Sender::try_send) keep their own ways: they are skipped, and [`Error::Full`]. Defaults to
-    /// [`SlowPeer::Close`].
-    pub fn slow_peer(mut self, policy: SlowPeer) -> Self {
-        self.slow_peer = policy;
-        self
-    }
-
-    /// To how many topics one client may be subscribed at a time. Defaults to 128, of at most 256 bytes each.
-    pub fn max_topics(mut self, topics: usize) -> Self {
-        self.max_topics = topics;
         self
     }
 
@@ -232,8 +217,6 @@ impl Default for Config {
         Self {
             max_message_size: 1 << 20,
             max_backlog: 1 << 20,
-            slow_peer: SlowPeer::Close,
-            max_topics: 128,
             handshake_timeout: Duration::from_secs(10),
             message_timeout: Duration::from_secs(30),
             ping_interval: Duration::from_secs(20),

@@ -63,7 +63,6 @@ pub struct Connection {
     response: Option<Box<Response>>,
     subprotocol: Option<Box<str>>,
     hooks: Arc<Hooks>,
-    max_topics: usize,
     timer: Arc<Timer>,
     ticks: Vec<Tick>,
 }
@@ -116,7 +115,6 @@ impl Connection {
             subprotocol: subprotocol.map(String::into_boxed_str),
             hub,
             hooks,
-            max_topics: config.max_topics,
             policies,
             messages,
             timer,

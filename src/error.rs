@@ -44,7 +44,7 @@ pub enum Error {
     Empty,
     /// A client would be subscribed to more topics than the limit. Nothing was done.
     TooManyTopics {
-        /// The limit: [`Config::max_topics`](crate::Config::max_topics).
+        /// The limit: [`Server::max_topics`](crate::Server::max_topics).
         limit: usize,
     },
     /// More messages came from the client's address, on all its connections, than the limit. This one was told 1008.

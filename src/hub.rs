@@ -199,7 +199,7 @@ impl Hub {
     }
 
     /// Has a client listen to a topic; a second time it does nothing.
-    pub(crate) fn subscribe(&self, id: u64, topic: &str, limit: usize, hooks: &Hooks) -> Result<()> {
+    pub(crate) fn subscribe(&self, id: u64, topic: &str, hooks: &Hooks) -> Result<()> {
         topics::check(topic)?;
         let mut dropped = Vec::new();
         let (client, joined) = {
@@ -207,7 +207,7 @@ impl Hub {
             let Some(client) = registry.everyone.get(id).cloned() else {
                 return Err(Error::invalid("only a server's clients can subscribe"));
             };
-            let joined = registry.topics.subscribe(&client, topic, limit, &mut dropped)?;
+            let joined = registry.topics.subscribe(&client, topic, hooks.max_topics, &mut dropped)?;
             (client, joined)
         };
         drop(dropped);

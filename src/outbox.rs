@@ -14,7 +14,7 @@ mod wait;
 pub(crate) use broadcast::Fate;
 
 use self::state::{OutboxState, WriteStall};
-use crate::config::{Config, SlowPeer, time_to_write};
+use crate::config::{Config, time_to_write};
 use crate::error::{Cause, Ending, Result, Timeout};
 use crate::flush_thread::{Flush, Pushable};
 use crate::message::{CloseFrame, IntoMessage, State};
@@ -84,7 +84,7 @@ impl Outbox {
             flush,
             this: Weak::clone(this),
             state: AtomicU8::new(State::Open as u8),
-            skips: AtomicBool::new(config.slow_peer == SlowPeer::Skip),
+            skips: AtomicBool::new(false),
             tally: Tally::default(),
             core: Mutex::new(OutboxState {
                 gate: Gate::Open,

@@ -14,7 +14,7 @@ mod thread_pool;
 pub use capacity::Capacity;
 pub use handle::{Report, ServerHandle};
 
-use crate::config::Config;
+use crate::config::{Config, SlowPeer};
 use crate::connection::Connection;
 use crate::error::{BoxError, Error, Result};
 use crate::flush_thread::Flush;
@@ -67,6 +67,7 @@ pub struct Server {
     config: Config,
     rules: Rules,
     hub: Hub,
+    slow_peer: SlowPeer,
     hooks: Hooks,
     path: Option<String>,
     subprotocols: Vec<String>,
@@ -112,6 +113,7 @@ impl Server {
             config: Config::default(),
             rules: Rules { counters: Arc::clone(hub.counters()), ..Rules::default() },
             hub,
+            slow_peer: SlowPeer::default(),
             hooks: Hooks::default(),
             path: None,
             subprotocols: Vec::new(),
@@ -136,7 +138,10 @@ impl Server {
         }
     }
 
-    /// Limits and timeouts. Defaults to [`Config::default`].
+    /// Sets the limits and timeouts of each connection. Defaults to [`Config::default`].
+    ///
+    /// `Config` holds the limits and timeouts of a connection, the same for both ends; everything that only a server has is
+    /// a method of `Server`.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
         self
@@ -227,6 +232,23 @@ impl Server {
     /// nobody vouches for those. [`Request::peer_addr`] remains the socket's.
     pub fn proxy_protocol(mut self, expected: bool) -> Self {
         self.rules.proxy_protocol = expected;
+        self
+    }
+
+    /// Sets how many topics a client can be subscribed to at a time. Defaults to 128.
+    pub fn max_topics(mut self, topics: usize) -> Self {
+        self.hooks.max_topics = topics;
+        self
+    }
+
+    /// Sets what happens to a client that cannot take a broadcast or published message because its queue is full
+    /// ([`max_backlog`](Config::max_backlog)). Defaults to [`SlowPeer::Close`].
+    ///
+    /// Applies to broadcast and published messages only. Ticks are skipped, and [`try_send`](crate::Sender::try_send)
+    /// returns [`Error::Full`]. A handler can choose another policy for its client by
+    /// [`set_slow_peer`](Connection::set_slow_peer).
+    pub fn slow_peer(mut self, policy: SlowPeer) -> Self {
+        self.slow_peer = policy;
         self
     }
 
@@ -368,6 +390,7 @@ impl Server {
             address,
             capacity,
             config: self.config,
+            slow_peer: self.slow_peer,
             rules: self.rules,
             handler,
             on_error: self.on_error,
@@ -406,6 +429,7 @@ struct Shared {
     address: Option<SocketAddr>,
     capacity: Capacity,
     config: Config,
+    slow_peer: SlowPeer,
     rules: Rules,
     handler: Box<Handler>,
     on_error: Option<Box<OnError>>,

@@ -50,7 +50,7 @@ impl Connection {
     /// # Errors
     ///
     /// * [`Error::Invalid`]: the topic is empty or longer than 256 bytes, or this is not a server's connection.
-    /// * [`Error::TooManyTopics`]: see [`Config::max_topics`](crate::Config::max_topics).
+    /// * [`Error::TooManyTopics`]: see [`Server::max_topics`](crate::Server::max_topics).
     /// * [`Error::Closed`]: the connection is over.
     ///
     /// None of the first two ends the connection.
@@ -58,7 +58,7 @@ impl Connection {
         if let Some(closed) = &self.closed {
             return Err(Error::Closed(closed.clone()));
         }
-        self.hub.subscribe(self.id(), topic, self.max_topics, &self.hooks)
+        self.hub.subscribe(self.id(), topic, &self.hooks)
     }
 
     /// Ends a subscription. False if there was none.
@@ -71,7 +71,7 @@ impl Connection {
     }
 
     /// What becomes of this client when a broadcast finds its backlog full. Defaults to
-    /// [`Config::slow_peer`](crate::Config::slow_peer).
+    /// [`Server::slow_peer`](crate::Server::slow_peer).
     pub fn set_slow_peer(&self, policy: SlowPeer) {
         self.sender.outbox().set_slow_peer(policy);
     }

@@ -7,11 +7,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 type Hook = dyn Fn(&Hub, &Client, &str) + Send + Sync;
 
-/// The callbacks of one server.
-#[derive(Default)]
+/// How many topics a client can subscribe to at a time, unless the server says otherwise: clients often choose topics.
+const MAX_TOPICS: usize = 128;
+
+/// A server's settings for topics.
 pub(crate) struct Hooks {
+    pub(crate) max_topics: usize,
     pub(crate) on_subscribe: Option<Box<Hook>>,
     pub(crate) on_unsubscribe: Option<Box<Hook>>,
+}
+
+impl Default for Hooks {
+    fn default() -> Self {
+        Self { max_topics: MAX_TOPICS, on_subscribe: None, on_unsubscribe: None }
+    }
 }
 
 impl Hooks {

@@ -88,6 +88,7 @@ impl Accepted {
     fn open(&self, Opened { request, subprotocol, early, .. }: Opened) -> Option<Box<Connection>> {
         let Self { id, shared, stream, peer_addr, .. } = self;
         let outbox = Outbox::new(Role::Server, &shared.config, Arc::clone(stream), Arc::clone(&shared.flush));
+        outbox.set_slow_peer(shared.slow_peer);
         let sender = Sender::new(*id, outbox);
         let ip = request.client_ip();
         let parts = Parts {

@@ -199,7 +199,10 @@ fn the_readme_has_the_same_numbers() {
         ("silence before a ping, and after it", &[config("ping_interval"), config("ping_timeout")]),
         ("time for a peer to take what is sent", &[config("write_timeout")]),
         ("backlog of a client", &[config("max_backlog")]),
-        ("topics of a client, a topic's name", &[config("max_topics"), c("hub/topics.rs", "MAX_TOPIC")]),
+        (
+            "topics of a client, a topic's name",
+            &[c("hub/hooks.rs", "MAX_TOPICS"), c("hub/topics.rs", "MAX_TOPIC")],
+        ),
         ("closing handshake", &[config("close_timeout")]),
         ("a client thread's stack", &[c("server.rs", "STACK")]),
     ];

@@ -96,7 +96,7 @@ fn a_topic_reaches_who_subscribed_and_nobody_else() {
 #[test]
 fn topics_are_bounded_in_length_and_number() {
     let _dog = watchdog(20);
-    let server = TestServer::with(|server| server.config(threadws::Config::new().max_topics(3)), listener);
+    let server = TestServer::with(|server| server.max_topics(3), listener);
     let mut peer = RawPeer::open(server.addr());
     let longest = "x".repeat(256);
     asks(&mut peer, &format!("+{longest}"), "on");

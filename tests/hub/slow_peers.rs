@@ -29,11 +29,11 @@ struct End {
 }
 
 /// A server whose handler does as the path says, reads to the end and tells it.
-fn server(config: Config) -> (TestServer, Receiver<Sender>, Receiver<End>) {
+fn server(config: Config, slow_peer: SlowPeer) -> (TestServer, Receiver<Sender>, Receiver<End>) {
     let (tell, senders) = mpsc::channel();
     let (end, ends) = mpsc::channel();
     let server = TestServer::with(
-        |server| server.config(config),
+        |server| server.config(config).slow_peer(slow_peer),
         move |client| {
             match client.request().path() {
                 "/skip" => client.set_slow_peer(SlowPeer::Skip),
@@ -67,7 +67,7 @@ fn until_full(server: &TestServer, healthy: &mut [RawPeer]) -> u32 {
 #[test]
 fn a_client_that_never_reads_is_closed_by_the_first_broadcast_that_its_backlog_cannot_take() {
     let _dog = watchdog(60);
-    let (server, senders, ends) = server(Config::new());
+    let (server, senders, ends) = server(Config::new(), SlowPeer::default());
     let stuck = RawPeer::open(server.addr());
     let sender = next(&senders, "the stuck one's sender");
     let mut healthy: Vec<_> = (0..2).map(|_| RawPeer::open(server.addr())).collect();
@@ -100,7 +100,7 @@ fn a_client_that_never_reads_is_closed_by_the_first_broadcast_that_its_backlog_c
 #[test]
 fn a_client_that_may_miss_messages_is_skipped_and_goes_on_when_it_reads() {
     let _dog = watchdog(60);
-    let (server, senders, ends) = server(Config::new().slow_peer(SlowPeer::Skip));
+    let (server, senders, ends) = server(Config::new(), SlowPeer::Skip);
     let mut stuck = RawPeer::open(server.addr());
     let sender = next(&senders, "the stuck one's sender");
     let mut healthy = [RawPeer::open(server.addr())];
@@ -131,8 +131,8 @@ fn a_client_that_may_miss_messages_is_skipped_and_goes_on_when_it_reads() {
 #[test]
 fn a_connection_may_have_a_policy_of_its_own() {
     let _dog = watchdog(60);
-    for (config, path, skips) in [(SlowPeer::Close, "/skip", true), (SlowPeer::Skip, "/close", false)] {
-        let (server, senders, ends) = server(Config::new().slow_peer(config));
+    for (policy, path, skips) in [(SlowPeer::Close, "/skip", true), (SlowPeer::Skip, "/close", false)] {
+        let (server, senders, ends) = server(Config::new(), policy);
         let stuck = RawPeer::open_at(server.addr(), path, &[]);
         next(&senders, "the stuck one's sender");
         until_full(&server, &mut []);
@@ -195,7 +195,7 @@ fn a_corked_broadcast_and_a_published_message_meet_the_same_policy() {
 fn a_small_backlog_holds_what_it_says_and_one_message_of_any_size_when_it_is_empty() {
     let _dog = watchdog(60);
     const BOUND: usize = 100_000;
-    let (server, senders, _ends) = server(Config::new().max_backlog(BOUND).slow_peer(SlowPeer::Skip));
+    let (server, senders, _ends) = server(Config::new().max_backlog(BOUND), SlowPeer::Skip);
     let mut stuck = RawPeer::open(server.addr());
     let sender = next(&senders, "the stuck one's sender");
     // 6 MB: more than the kernel takes at once, and more than the bound.
@@ -226,7 +226,7 @@ fn a_small_backlog_holds_what_it_says_and_one_message_of_any_size_when_it_is_emp
 #[test]
 fn wait_drained_waits_for_the_backlog_and_at_most_its_timeout() {
     let _dog = watchdog(60);
-    let (server, senders, _ends) = server(Config::new());
+    let (server, senders, _ends) = server(Config::new(), SlowPeer::default());
     let mut stuck = RawPeer::open(server.addr());
     let sender = next(&senders, "the sender");
     sender.wait_drained(Duration::ZERO).expect("nothing waits");

@@ -89,7 +89,6 @@ fn wait(manager: &ServiceManager, handle: &ServerHandle, mut stop: StopSignal) -
 fn configure(server: Server, options: &ServeOptions) -> Server {
     let mut config = Config::new()
         .max_message_size(options.max_message)
-        .slow_peer(options.slow_peer)
         .ping_interval(options.ping)
         .max_lifetime(options.max_lifetime)
         .idle_timeout(options.idle_timeout);
@@ -100,12 +99,12 @@ fn configure(server: Server, options: &ServeOptions) -> Server {
     let plain = PlainHttp { page: options.page, path: options.path.clone(), topics };
     let hub = server.hub().clone();
     let mut server =
-        server.config(config).proxy_protocol(options.proxy_protocol).serve_http(move |request: &Request| {
-            match request.path() {
+        server.config(config).slow_peer(options.slow_peer).proxy_protocol(options.proxy_protocol).serve_http(
+            move |request: &Request| match request.path() {
                 "/metrics" => http::metrics(&hub.stats()),
                 path => plain.answer(path, request.header("host")),
-            }
-        });
+            },
+        );
     if topics {
         server = server
             .check_request(|request: &mut Request, _: &mut Response| match request.path().len() {

@@ -68,9 +68,9 @@ fn who_stays_hears_everything_while_others_come_and_go() {
         let flushing = Flushing::start();
         let hub = Hub::default();
         let stays = Link::new(Role::Server, 1 << 20, &flushing);
-        let hooks = Hooks::default();
+        let hooks = Hooks { max_topics: 1, ..Hooks::default() };
         let id = enter(&hub, &stays);
-        hub.subscribe(id, "topic", 1, &hooks).expect("it is there");
+        hub.subscribe(id, "topic", &hooks).expect("it is there");
         let publishers = [1, 2].map(|publisher| {
             let hub = hub.clone();
             go(move || {
@@ -87,12 +87,9 @@ fn who_stays_hears_everything_while_others_come_and_go() {
             let (hub, comes) = (hub.clone(), comes.clone());
             move || {
                 let id = enter(&hub, &comes);
-                let hooks = Hooks::default();
-                hub.subscribe(id, "topic", 1, &hooks).expect("it is there");
-                assert!(matches!(
-                    hub.subscribe(id, "other", 1, &hooks),
-                    Err(Error::TooManyTopics { limit: 1 })
-                ));
+                let hooks = Hooks { max_topics: 1, ..Hooks::default() };
+                hub.subscribe(id, "topic", &hooks).expect("it is there");
+                assert!(matches!(hub.subscribe(id, "other", &hooks), Err(Error::TooManyTopics { limit: 1 })));
                 comes.outbox.break_off(Cause::Terminated);
                 comes.read();
                 hub.leave(id, &hooks);
