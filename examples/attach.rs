@@ -67,7 +67,7 @@ fn serve(mut stream: TcpStream, websockets: &ServerHandle) -> Result<(), Box<dyn
         return Ok(());
     }
     let (status, text) = match head.uri().path() {
-        "/" => ("200 OK", format!("{} WebSockets are open\n", websockets.clients().len())),
+        "/" => ("200 OK", format!("{} WebSockets are open\n", websockets.hub().len())),
         _ => ("404 Not Found", "not found\n".to_owned()),
     };
     let length = text.len();

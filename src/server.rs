@@ -126,15 +126,16 @@ impl Server {
         }
     }
 
-    /// The address it listens on.
+    /// Returns the address that the server listens on.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] for a [`detached`](Self::detached) server; [`Error::Io`].
+    /// * [`Error::Invalid`]: the server is [`detached`](Self::detached), so it has no address.
+    /// * [`Error::Io`]: the operating system does not say.
     pub fn local_addr(&self) -> Result<SocketAddr> {
         match &self.listener {
             Some(listener) => Ok(listener.local_addr()?),
-            None => Err(Error::invalid("a detached server has no address")),
+            None => Err(no_address()),
         }
     }
 
@@ -413,6 +414,10 @@ impl Server {
         self.broken = self.broken.or(result.err());
         self
     }
+}
+
+fn no_address() -> Error {
+    Error::invalid("a detached server has no address")
 }
 
 impl fmt::Debug for Server {

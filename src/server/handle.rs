@@ -1,16 +1,16 @@
 //! A running server in the hands of the program: who is connected, and how it stops.
 
-use super::Shared;
 use super::accept::{Acceptor, Stop};
 use super::capacity::Capacity;
 use super::client_thread::{Accepted, Head};
+use super::{Shared, no_address};
 use crate::config::MAX_TIMEOUT;
 use crate::error::{Error, Result};
-use crate::hub::{Client, Hub};
+use crate::hub::Hub;
 use crate::logging::log_line;
 use crate::message::{CloseCode, CloseFrame};
 use crate::net::Stream;
-use crate::stats::TurnedAway;
+use crate::stats::{Stats, TurnedAway};
 use crate::sync::{Arc, Mutex, is_finished, now, spawn, this_thread};
 use std::fmt;
 use std::net::{SocketAddr, TcpStream};
@@ -84,22 +84,30 @@ impl ServerHandle {
         Ok(())
     }
 
-    /// The address it listens on; `0.0.0.0:0` for a [`detached`](super::Server::detached) server.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.shared.address.unwrap_or_else(|| SocketAddr::from(([0; 4], 0)))
+    /// Returns the address that the server listens on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for a [`detached`](super::Server::detached) server, which has no address.
+    pub fn local_addr(&self) -> Result<SocketAddr> {
+        self.shared.address.ok_or_else(no_address)
     }
 
-    /// The clients at this moment, oldest first.
-    pub fn clients(&self) -> Vec<Client> {
-        self.shared.hub.clients()
-    }
-
-    /// All clients, to tell them something.
+    /// Returns the hub, which has the list of clients and sends to all of them.
     pub fn hub(&self) -> &Hub {
         &self.shared.hub
     }
 
-    /// How many clients it serves at once, and what limits them.
+    /// Returns the server's numbers at this moment.
+    ///
+    /// # Blocking
+    ///
+    /// Never waits for a peer. Visits each client, so call it for monitoring and not a thousand times a second.
+    pub fn stats(&self) -> Stats {
+        self.shared.hub.stats()
+    }
+
+    /// Returns how many clients the server can have at the same time, and what limits them.
     pub fn capacity(&self) -> Capacity {
         self.shared.capacity
     }

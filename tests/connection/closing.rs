@@ -465,7 +465,7 @@ fn a_client_that_does_not_end_its_side_is_not_waited_for_for_long() {
         peer.expect_eof_alone();
         let start = Instant::now();
         next(&told, "the handler's end").1.expect("a report of the end");
-        eventually("its place is free", || server.clients().is_empty());
+        eventually("its place is free", || server.hub().is_empty());
         assert!(start.elapsed() < ms(3000), "after {what} it took {:?}", start.elapsed());
     }
 }
@@ -485,6 +485,6 @@ fn a_handler_that_ends_closes_although_others_hold_the_connection() {
     peer.expect_close_at_last(&[1000]);
     peer.send(&Frame::close(1000, ""));
     peer.expect_eof();
-    eventually("nobody is in", || server.clients().is_empty());
+    eventually("nobody is in", || server.hub().is_empty());
     assert_eq!(kept.lock().expect("no panic").len(), 1);
 }

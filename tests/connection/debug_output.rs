@@ -34,7 +34,7 @@ fn no_message_is_shown_by_what_carries_it() {
     let shown = next(&told, "what is shown");
     hides_the_secret(&shown);
     assert!(shown.contains("state: Open"), "{shown}");
-    hides_the_secret(&format!("{:?} {:?} {:?}", *server, server.hub(), server.clients()));
+    hides_the_secret(&format!("{:?} {:?} {:?}", *server, server.hub(), server.hub().clients()));
 }
 
 #[test]

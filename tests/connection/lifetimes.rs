@@ -330,7 +330,7 @@ fn whoever_ignores_the_close_of_a_policy_is_cut_at_the_close_timeout() {
         assert!(closed.to_string().starts_with(&expected), "{closed}");
         let error = result.expect_err("that is no clean end");
         assert!(error.contains("closing handshake timed out"), "{error}");
-        eventually("its place is free", || server.clients().is_empty());
+        eventually("its place is free", || server.hub().is_empty());
     }
 }
 
@@ -358,7 +358,7 @@ fn whoever_reads_nothing_is_cut_although_the_close_of_its_lifetime_does_not_fit(
     println!("{closed} / {result:?}");
     result.expect_err("that is no clean end");
     // Its place is free, whatever it still has to read.
-    eventually("its place is free", || server.clients().is_empty());
+    eventually("its place is free", || server.hub().is_empty());
     let mut next = RawPeer::connect(server.addr());
     next.upgrade("/", &[]);
     peer.expect_gone();

@@ -58,7 +58,7 @@ fn the_state_follows_the_connection() {
     );
     let mut peer = RawPeer::open(server.addr());
     assert_eq!(next(&told, "the start"), (State::Open, State::Open));
-    assert_eq!(server.clients()[0].state(), State::Open);
+    assert_eq!(server.hub().clients()[0].state(), State::Open);
     peer.send_text("go on");
     assert_eq!(next(&told, "a message"), (State::Open, State::Open));
     assert_eq!(next(&told, "our Close"), (State::Closing, State::Closing));
@@ -286,7 +286,7 @@ fn a_panic_closes_its_own_client_with_1011_and_nobody_else() {
         other.send_text("I go on");
         other.expect_text("I go on");
     }
-    eventually("the panicked ones are gone", || server.clients().len() == 1);
+    eventually("the panicked ones are gone", || server.hub().len() == 1);
     other.close(1000);
 }
 
@@ -321,7 +321,7 @@ fn a_broadcast_reaches_everyone_its_sender_included() {
         Ok(())
     });
     let mut peers: Vec<_> = (0..5).map(|_| RawPeer::open(server.addr())).collect();
-    eventually("all are in", || server.clients().len() == 5);
+    eventually("all are in", || server.hub().len() == 5);
     for number in 0..5 {
         peers[number].send_text(&format!("from {number}"));
         for peer in &mut peers {
@@ -347,7 +347,7 @@ fn broadcasts_from_many_handlers_at_once_lose_nothing() {
         Ok(())
     });
     let mut peers: Vec<_> = (0..4).map(|_| RawPeer::open(server.addr())).collect();
-    eventually("all are in", || server.clients().len() == 4);
+    eventually("all are in", || server.hub().len() == 4);
     for number in 0..100 {
         for (from, peer) in peers.iter_mut().enumerate() {
             peer.send_text(&format!("{from} {number}"));
@@ -385,7 +385,7 @@ fn every_client_has_an_id_of_its_own_and_is_listed_while_it_is_there() {
         for peer in &mut peers {
             peer.expect_text("in");
         }
-        let listed = server.clients();
+        let listed = server.hub().clients();
         assert_eq!(listed.len(), 4);
         for peer in &peers {
             let client =
@@ -399,7 +399,7 @@ fn every_client_has_an_id_of_its_own_and_is_listed_while_it_is_there() {
             peer.close(1000);
         }
         eventually("all are out", || {
-            server.clients().is_empty() && ends.load(Ordering::SeqCst) == 4 * (round + 1)
+            server.hub().is_empty() && ends.load(Ordering::SeqCst) == 4 * (round + 1)
         });
     }
     let mut ids = ids.lock().expect("no panic").clone();

@@ -95,7 +95,7 @@ fn a_closure_makes_each_tick_and_is_called_no_more_after_the_end() {
         Ok(())
     });
     ten_ticks(server.addr(), |number| format!("tick {}", number + 1));
-    eventually("the client is gone", || server.clients().is_empty());
+    eventually("the client is gone", || server.hub().is_empty());
     let called = calls.load(Ordering::SeqCst);
     std::thread::sleep(ms(350)); // That nothing comes any more can only be waited for.
     assert_eq!(calls.load(Ordering::SeqCst), called, "called after the end");
@@ -310,7 +310,7 @@ fn no_tick_follows_a_close_however_often_they_race() {
         peer.expect_close_at_last(&[1000]);
         peer.expect_eof();
     }
-    eventually("all are gone", || server.clients().is_empty());
+    eventually("all are gone", || server.hub().is_empty());
 }
 
 #[cfg(feature = "cli")]

@@ -44,7 +44,7 @@ fn ended_once(server: &TestServer, told: &Receiver<Told>, ends: &Receiver<()>) -
     let end = next(told, "the handler's end");
     next(ends, "the handler's return");
     assert_eq!(end.state, State::Closed);
-    eventually("its place is free", || server.clients().is_empty());
+    eventually("its place is free", || server.hub().is_empty());
     assert!(told.try_recv().is_err() && ends.try_recv().is_err(), "ended twice");
     end
 }
@@ -179,7 +179,7 @@ fn any_octet_is_a_sign_of_life() {
             break;
         }
     }
-    assert_eq!(server.clients().len(), 2, "let go although they spoke");
+    assert_eq!(server.hub().len(), 2, "let go although they spoke");
     ponger.send(&Frame::close(1000, ""));
     ponger.expect_close_at_last(&[1000]);
 }
@@ -266,7 +266,7 @@ fn a_vanished_client_is_noticed_by_the_one_who_sends() {
         let error = next(&told, what);
         assert!(matches!(error, Error::Closed(_)), "{error:?}");
     }
-    eventually("its place is free", || server.clients().is_empty());
+    eventually("its place is free", || server.hub().is_empty());
 }
 
 #[test]
@@ -300,7 +300,7 @@ fn a_client_that_reads_nothing_is_dropped_at_the_write_timeout() {
     assert!(took >= ms(350) && took < ms(400) + PATIENCE / 4, "dropped after {took:?}");
     let closed = closed.expect("it is closed");
     assert_eq!((closed.code().into(), closed.is_clean()), (1013_u16, false));
-    eventually("its place is free", || server.clients().is_empty());
+    eventually("its place is free", || server.hub().is_empty());
     drop(peer);
 }
 
@@ -338,7 +338,7 @@ fn a_client_that_reads_a_little_at_a_time_is_dropped_at_the_write_timeout_too() 
     let (error, took) = next(&told, "the timeout");
     assert!(matches!(error, Error::Timeout(Timeout::Write)), "{error:?}");
     assert!(took < ms(400) + PATIENCE / 2, "dropped after {took:?}");
-    eventually("its place is free", || server.clients().is_empty());
+    eventually("its place is free", || server.hub().is_empty());
     enough.store(true, Ordering::Relaxed);
     reader.join().expect("the reader");
 }
@@ -353,7 +353,7 @@ fn many_that_vanish_at_once_free_their_threads() {
         for peer in &mut peers {
             peer.expect_text("in");
         }
-        assert_eq!(server.clients().len(), 40);
+        assert_eq!(server.hub().len(), 40);
         for (number, mut peer) in peers.into_iter().enumerate() {
             match number % 3 {
                 0 => peer.reset(),
@@ -365,7 +365,7 @@ fn many_that_vanish_at_once_free_their_threads() {
             next(&told, "the handler's end");
             next(&ends, "the handler's return");
         }
-        eventually("all places are free", || server.clients().is_empty());
+        eventually("all places are free", || server.hub().is_empty());
     }
     assert!(told.try_recv().is_err() && ends.try_recv().is_err(), "ended twice");
     // Up to 32 threads wait a few seconds for another client.

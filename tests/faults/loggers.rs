@@ -100,7 +100,7 @@ static BUSYBODY: OnceLock<Busybody> = OnceLock::new();
 
 /// Tells where a server listens, as the binary does. The harness has begun a line of its own.
 fn announce(handle: &ServerHandle) {
-    let address = handle.local_addr();
+    let address = handle.local_addr().expect("it listens");
     println!("\nthreadws listening on http://{address}/ (ws://{address}/)");
 }
 
@@ -171,7 +171,7 @@ fn busy_logger() {
     }
     eventually("a line has ended it all", || busybody.ended.load(Ordering::SeqCst));
     eventually("all are gone, and no line hangs", || {
-        handle.clients().is_empty() && busybody.inside.load(Ordering::SeqCst) == 0
+        handle.hub().is_empty() && busybody.inside.load(Ordering::SeqCst) == 0
     });
     std::process::exit(0)
 }
@@ -205,7 +205,7 @@ fn on_error_ends_it() {
     let handle = HANDLE.get_or_init(|| server.spawn(echo).expect("the settings work"));
     announce(handle);
     told.recv().expect("the callback comes back");
-    eventually("all are gone", || handle.clients().is_empty());
+    eventually("all are gone", || handle.hub().is_empty());
     std::process::exit(0)
 }
 

@@ -192,7 +192,7 @@ fn the_library_believes_one_header_and_never_both() {
         });
         let mut peer = RawPeer::open_at(server.addr(), "/", headers);
         peer.expect_text(&format!("{found} 127.0.0.1"));
-        assert_eq!(server.clients()[0].ip(), ip(found));
+        assert_eq!(server.hub().clients()[0].ip(), ip(found));
         peer.close(1000);
     }
 }

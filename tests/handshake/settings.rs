@@ -432,7 +432,7 @@ fn another_http_server_hands_a_connection_over() {
     peer.expect_text("early");
     peer.send_text("hello");
     peer.expect_text("hello");
-    assert_eq!(attached.clients().len(), 1);
+    assert_eq!(attached.hub().len(), 1);
     peer.close(1000);
     // The checks are the same.
     for (target, headers, status) in

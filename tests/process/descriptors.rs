@@ -33,7 +33,7 @@ fn senders_that_are_kept_for_ever_hold_no_descriptors() {
     // What is made once for all of a server's clients, or of this process's, is made by the first.
     drop(connect());
     next(&told, "its sender");
-    eventually("it has left", || server.clients().is_empty());
+    eventually("it has left", || server.hub().is_empty());
     let descriptors = || Usage::of(std::process::id()).descriptors;
     let before = descriptors();
 
@@ -64,12 +64,12 @@ fn senders_that_are_kept_for_ever_hold_no_descriptors() {
         kept.push(sender);
         ticks.push(tick);
     }
-    let members = server.clients();
+    let members = server.hub().clients();
     for sender in &kept {
         // Those who do not read are told, do not answer, and are cut.
         sender.close(1000, "").unwrap_or(());
     }
-    eventually("all have left", || server.clients().is_empty());
+    eventually("all have left", || server.hub().is_empty());
     drop(others);
     eventually("the descriptors are as many as before", || descriptors() <= before);
     assert_eq!(kept.len(), 9 * EACH);

@@ -111,7 +111,7 @@ fn a_poll_that_goes_on_failing_is_told_once_a_second() {
     // poll(2): EINVAL, "the nfds value exceeds the RLIMIT_NOFILE value".
     setrlimit(Resource::Nofile, Rlimit { current: Some(0), maximum: limit.maximum }).expect("a lower one");
     // Its close deadline is something to poll for.
-    server.clients()[0].sender().close(1001, "").expect("a code");
+    server.hub().clients()[0].sender().close(1001, "").expect("a code");
     std::thread::sleep(ms(1500));
     setrlimit(Resource::Nofile, limit).expect("the old one");
     let told = lines("poll failed");

@@ -146,7 +146,7 @@ fn everything_may_be_called_from_every_callback() {
         visit(server.addr(), place, &told);
         // It can do it again.
         visit(server.addr(), place, &told);
-        eventually("all have left", || server.clients().is_empty());
+        eventually("all have left", || server.hub().is_empty());
         drop(server);
     }
 }
@@ -168,7 +168,7 @@ fn everybody_may_be_sent_away_and_the_server_stopped_from_every_callback() {
         };
         visit(addr, place, &told);
         let handle = visitor.get().expect("it was set");
-        eventually("it is empty", || handle.clients().is_empty());
+        eventually("it is empty", || handle.hub().is_empty());
         let gone = || TcpStream::connect_timeout(&addr, ms(1000)).is_err();
         eventually("it accepts no more", gone);
     }
@@ -196,7 +196,7 @@ fn a_slow_peer_may_be_closed_from_every_callback() {
         visit(server.addr(), place, &told);
         eventually("a slow peer is let go", || server.hub().stats().slow_peers_closed() > 0);
         drop(stuck);
-        eventually("all have left", || server.clients().is_empty());
+        eventually("all have left", || server.hub().is_empty());
     }
 }
 

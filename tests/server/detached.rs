@@ -62,7 +62,7 @@ fn a_server_that_is_full_or_stops_says_that_and_nothing_of_a_backlog() {
     };
     expect_unavailable();
     first.close(1000);
-    eventually("it is empty", || handle.clients().is_empty());
+    eventually("it is empty", || handle.hub().is_empty());
     handle.shutdown(ms(1000));
     expect_unavailable();
 }

@@ -13,7 +13,7 @@ fn everyone_is_told_1001_and_the_report_counts_them() {
     let server = TestServer::new(echo);
     let addr = server.addr();
     let mut peers: Vec<_> = (0..10).map(|_| RawPeer::open(addr)).collect();
-    eventually("all are in", || server.clients().len() == 10);
+    eventually("all are in", || server.hub().len() == 10);
     let handle = Arc::new(server.into_handle());
     let stopping = Arc::clone(&handle);
     let start = Instant::now();
@@ -27,7 +27,7 @@ fn everyone_is_told_1001_and_the_report_counts_them() {
     assert!(start.elapsed() < PATIENCE / 2, "waited although all had gone: {:?}", start.elapsed());
     assert_eq!((report.closed(), report.abandoned()), (10, &[][..]));
     assert!(report.is_complete() && !report.to_string().is_empty());
-    assert!(handle.clients().is_empty());
+    assert!(handle.hub().is_empty());
     assert!(TcpStream::connect_timeout(&addr, ms(1000)).is_err(), "it still accepts");
     let again = handle.shutdown(PATIENCE);
     assert_eq!((again.closed(), again.abandoned()), (0, &[][..]), "a second call has nothing to do");
@@ -38,8 +38,8 @@ fn what_was_queued_before_the_shutdown_still_comes() {
     let _dog = watchdog(30);
     let server = TestServer::new(echo);
     let mut peer = RawPeer::open(server.addr());
-    eventually("it is in", || server.clients().len() == 1);
-    let sender = server.clients()[0].sender();
+    eventually("it is in", || server.hub().len() == 1);
+    let sender = server.hub().clients()[0].sender();
     let mut queued = 0;
     while sender.try_send(vec![9; 64 << 10]).is_ok() {
         queued += 1; // until both the kernel's buffers and the backlog are full
@@ -60,7 +60,7 @@ fn who_does_not_answer_is_cut_at_the_timeout() {
     let _dog = watchdog(30);
     let server = TestServer::new(echo);
     let mut peer = RawPeer::open(server.addr());
-    eventually("it is in", || server.clients().len() == 1);
+    eventually("it is in", || server.hub().len() == 1);
     let handle = server.into_handle();
     let start = Instant::now();
     let report = handle.shutdown(ms(300));
@@ -89,7 +89,7 @@ fn a_handler_that_does_not_return_is_named_and_left() {
     let mut stuck = RawPeer::open_at(server.addr(), "/stuck", &[]);
     let id = next(&told, "the stuck handler");
     let mut peer = RawPeer::open(server.addr());
-    eventually("both are in", || server.clients().len() == 2);
+    eventually("both are in", || server.hub().len() == 2);
     let handle = server.into_handle();
     let stop = std::thread::spawn(move || {
         let start = Instant::now();
@@ -132,7 +132,7 @@ fn a_writer_that_is_stuck_is_cut_at_the_timeout() {
     let report = handle.shutdown(ms(500));
     assert!(start.elapsed() < ms(500) + PATIENCE / 2, "took {:?}", start.elapsed());
     assert_eq!(report.closed() + report.abandoned().len(), 1, "{report}");
-    eventually("its handler has ended", || handle.clients().is_empty());
+    eventually("its handler has ended", || handle.hub().is_empty());
     peer.expect_gone();
 }
 
@@ -256,7 +256,7 @@ fn a_server_stops_in_its_own_time_however_many_are_silent() {
     let _dog = watchdog(60);
     let server = TestServer::with(|server| server.config(Config::new().close_timeout(ms(500))), echo);
     let peers: Vec<_> = (0..50).map(|_| RawPeer::open(server.addr())).collect();
-    eventually("all are in", || server.clients().len() == 50);
+    eventually("all are in", || server.hub().len() == 50);
     let start = Instant::now();
     drop(server); // by the close timeout, all of them at once and not one after the other
     assert!(start.elapsed() < ms(500) + ms(2000), "took {:?}", start.elapsed());
@@ -272,7 +272,7 @@ fn a_server_that_stopped_leaves_its_port_to_the_next() {
     let server = TestServer::new(echo);
     let addr = server.addr();
     let mut peer = RawPeer::open(addr);
-    eventually("it is in", || server.clients().len() == 1);
+    eventually("it is in", || server.hub().len() == 1);
     let stop = std::thread::spawn(move || drop(server));
     peer.expect_close(1001); // The server closes first, so its port is left in TIME_WAIT.
     peer.send(&Frame::close(1001, ""));

@@ -48,7 +48,7 @@ pub fn serve(
         pipe::register(signal, wake.try_clone().expect("a descriptor")).expect("a signal handler");
     }
     let handle = server.spawn(handler).expect("the settings work");
-    let address = handle.local_addr();
+    let address = handle.local_addr().expect("it listens");
     // Nobody else in this process logs.
     drop(log::set_logger(&Stderr).map(|()| log::set_max_level(LevelFilter::Debug)));
     // The harness has begun a line of its own.

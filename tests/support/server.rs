@@ -33,7 +33,7 @@ impl TestServer {
     }
 
     pub fn addr(&self) -> SocketAddr {
-        self.local_addr()
+        self.local_addr().expect("it listens")
     }
 
     /// The handle, no longer shut down by us. The watchdog still sees its panics.

@@ -56,7 +56,7 @@ pub(crate) fn serve(
         options,
     );
     let handle = server.spawn(move |client| job.run(client)).map_err(failed)?;
-    announce(handle.local_addr());
+    announce(handle.local_addr().map_err(failed)?);
     let manager = ServiceManager::from_env();
     let signalled = match &manager {
         None => stop.wait(),
@@ -71,7 +71,7 @@ pub(crate) fn serve(
 /// any more, or if the table of clients is locked up.
 fn wait(manager: &ServiceManager, handle: &ServerHandle, mut stop: StopSignal) -> io::Result<()> {
     let status = || {
-        let stats = handle.hub().stats();
+        let stats = handle.stats();
         format!("{} clients, {} threads; {}", stats.open(), stats.threads(), handle.capacity())
     };
     manager.ready(&status());
@@ -82,7 +82,7 @@ fn wait(manager: &ServiceManager, handle: &ServerHandle, mut stop: StopSignal) -
             Err(error) => break Err(error),
         }
     };
-    manager.stopping(&format!("{} clients are told to leave", handle.hub().stats().open()));
+    manager.stopping(&format!("{} clients are told to leave", handle.stats().open()));
     signalled
 }
 
