@@ -21,7 +21,7 @@ mod protocol;
 mod quota;
 mod request;
 mod sender;
-mod server;
+pub mod server;
 mod stats;
 mod sync;
 mod tick;
@@ -39,6 +39,6 @@ pub use message::{CloseCode, CloseFrame, Event, IntoMessage, Message, MessageRef
 pub use protocol::forwarded::ForwardedHeader;
 pub use request::{HandshakeError, Reject, Request, Response};
 pub use sender::Sender;
-pub use server::{Capacity, Report, Server, ServerHandle};
+pub use server::{Server, ServerHandle};
 pub use stats::{ClientStats, Stats};
 pub use tick::Tick;

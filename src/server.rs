@@ -12,7 +12,7 @@ mod registry;
 mod thread_pool;
 
 pub use capacity::Capacity;
-pub use handle::{Report, ServerHandle};
+pub use handle::{ServerHandle, ShutdownReport};
 
 use crate::config::{Config, SlowPeer};
 use crate::connection::Connection;
@@ -380,7 +380,7 @@ impl Server {
         }
         let process = Capacity::of_process();
         let capacity = process.at_most(self.max_clients.unwrap_or(usize::MAX));
-        if let Some(wanted) = self.max_clients.filter(|wanted| *wanted > process.clients()) {
+        if let Some(wanted) = self.max_clients.filter(|wanted| *wanted > process.clients) {
             log_line!(Warn, "threadws::server", "max_clients {wanted} is more than there can be: {process}");
         }
         // Before there are threads that an error would leave behind.
@@ -451,7 +451,7 @@ struct Shared {
 impl Shared {
     /// A place for one more client, if this server and the process have one.
     fn place(&self) -> Option<Place> {
-        if self.live.count() < self.capacity.clients() { Place::take() } else { None }
+        if self.live.count() < self.capacity.clients { Place::take() } else { None }
     }
 
     fn stop_threads(&self) {

@@ -26,24 +26,19 @@ const ARENAS_PER_PROCESSOR: u64 = 8;
 /// What a limit that cannot be read is taken for.
 const UNKNOWN: u64 = 1 << 20;
 
-/// How many clients at once, and which limit says so.
+/// How many clients a server can have at the same time, and which limit decides.
+///
+/// Displays as `capacity 13097 clients (limited by vm.max_map_count)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Capacity {
-    clients: usize,
-    limited_by: &'static str,
+    /// How many clients the server can have at the same time.
+    pub clients: usize,
+    /// The limit that is reached first, by its usual name: `RLIMIT_NOFILE`, `vm.max_map_count`, `max_clients` and so on.
+    pub limited_by: &'static str,
 }
 
 impl Capacity {
-    /// How many clients this process can serve at once.
-    pub fn clients(&self) -> usize {
-        self.clients
-    }
-
-    /// The limit that is met first, as its owner calls it: `RLIMIT_NOFILE`, `vm.max_map_count`, ...
-    pub fn limited_by(&self) -> &str {
-        self.limited_by
-    }
-
     /// The process's capacity, read once, when it is first asked for.
     pub(crate) fn of_process() -> Self {
         static CAPACITY: OnceLock<Capacity> = OnceLock::new();
@@ -56,7 +51,6 @@ impl Capacity {
     }
 }
 
-/// `capacity 13097 clients (limited by vm.max_map_count)`
 impl std::fmt::Display for Capacity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "capacity {} clients (limited by {})", self.clients, self.limited_by)
@@ -223,13 +217,13 @@ mod tests {
         let limit = |name, limit, per_client| Limit::new(name, limit, 10, per_client);
         let limits = [limit("descriptors", 1024, 1), limit("mappings", 65_530, 4), limit("few", 200, 1)];
         assert_eq!(lowest(&limits).to_string(), "capacity 126 clients (limited by few)");
-        assert_eq!(lowest(&limits[..2]).limited_by(), "descriptors");
-        assert_eq!(lowest(&[limit("nothing left", 5, 1)]).clients(), 1);
+        assert_eq!(lowest(&limits[..2]).limited_by, "descriptors");
+        assert_eq!(lowest(&[limit("nothing left", 5, 1)]).clients, 1);
     }
 
     #[test]
     fn addresses_are_left_for_the_arenas_of_the_allocator() {
-        let clients = |mib: u64| lowest(&[address_space(mib << 20, 0, 16)]).clients();
+        let clients = |mib: u64| lowest(&[address_space(mib << 20, 0, 16)]).clients;
         assert_eq!(clients(16), 1);
         assert_eq!(clients(680), 9);
         // 16 GiB but for a sixteenth, and 16 arenas.
@@ -240,7 +234,7 @@ mod tests {
     #[test]
     fn this_machine_has_a_capacity() {
         let capacity = Capacity::of_process();
-        assert!(capacity.clients() >= 1);
-        assert_eq!(capacity.at_most(1).clients(), 1);
+        assert!(capacity.clients >= 1);
+        assert_eq!(capacity.at_most(1).clients, 1);
     }
 }

@@ -28,34 +28,27 @@ pub struct ServerHandle {
     stop: Mutex<Option<Arc<Stop>>>,
 }
 
-/// What a shutdown came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
-    closed: usize,
-    abandoned: Vec<u64>,
-    /// A closure of the timer's or a callback of the acceptor's was not over in time.
-    is_busy: bool,
+/// The result of a [shutdown](ServerHandle::shutdown).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShutdownReport {
+    /// How many connections ended in time.
+    pub closed: usize,
+    /// The ids of the connections whose handlers still run. Their sockets are closed; their threads end when the handlers
+    /// return.
+    pub abandoned: Vec<u64>,
+    /// Whether the closure of a tick, or [`on_error`](super::Server::on_error), still ran at the end of the timeout.
+    pub is_busy: bool,
 }
 
-impl Report {
-    /// How many connections ended in time.
-    pub fn closed(&self) -> usize {
-        self.closed
-    }
-
-    /// The numbers of the connections whose handlers still run: their sockets are cut, their threads left alone.
-    pub fn abandoned(&self) -> &[u64] {
-        &self.abandoned
-    }
-
-    /// Whether everything ended in time: the handlers, and the closure of a tick or the
-    /// [`on_error`](super::Server::on_error) that was running.
+impl ShutdownReport {
+    /// Returns whether everything ended in time: `abandoned` is empty, and `is_busy` is false.
     pub fn is_complete(&self) -> bool {
         self.abandoned.is_empty() && !self.is_busy
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for ShutdownReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} connections closed", self.closed)?;
         if !self.abandoned.is_empty() {
@@ -164,7 +157,7 @@ impl ServerHandle {
     /// At most `timeout`, and up to 800 ms for the handlers of connections that were cut. On one of the server's own
     /// threads it does not wait: everything is signalled, and whatever still runs counts as abandoned. Nor does a
     /// second call, even while the first one does: its report is empty.
-    pub fn shutdown(&self, timeout: Duration) -> Report {
+    pub fn shutdown(&self, timeout: Duration) -> ShutdownReport {
         // A year is as good as for ever, and overflows no `Instant`.
         let deadline = now() + timeout.min(MAX_TIMEOUT);
         let stop = self.stop.lock().take();
@@ -173,7 +166,7 @@ impl ServerHandle {
         }
         let frame = CloseFrame::new(CloseCode::GOING_AWAY, "");
         let Some(count) = self.shared.live.stop(&frame) else {
-            return Report { closed: 0, abandoned: Vec::new(), is_busy: false };
+            return ShutdownReport::default();
         };
         let waits = !self.is_own_thread();
         let mut left = self.shared.live.wait_empty(if waits { deadline } else { now() });
@@ -187,7 +180,7 @@ impl ServerHandle {
         }
         // Abandoned handlers need timer and flush.
         let is_busy = left.is_empty() && !self.join_own_threads(if waits { deadline + CUT } else { now() });
-        let report = Report { closed: count.saturating_sub(left.len()), abandoned: left, is_busy };
+        let report = ShutdownReport { closed: count.saturating_sub(left.len()), abandoned: left, is_busy };
         if report.is_complete() {
             log_line!(Info, "threadws::server", "stopped: {report}");
         } else {
@@ -249,7 +242,7 @@ mod tests {
         let handle = Server::bind("127.0.0.1:0").expect("a port").spawn(|_| Ok(())).expect("it starts");
         for _ in 0..2 {
             let report = handle.shutdown(Duration::MAX);
-            assert!(report.is_complete() && report.closed() == 0, "{report}");
+            assert!(report.is_complete() && report.closed == 0, "{report}");
         }
     }
 }

@@ -249,8 +249,8 @@ fn a_shutdown_does_not_wait_for_a_header_callback_and_says_so() {
     other.expect_eof();
     let (report, took, handle) = stop.join().expect("the shutdown");
     assert!(took >= ms(300) && took < ms(300) + PATIENCE / 2, "took {took:?}");
-    assert_eq!((report.closed(), report.abandoned().len()), (1, 1), "{report}");
-    let named = report.abandoned()[0].to_string();
+    assert_eq!((report.closed, report.abandoned.len()), (1, 1), "{report}");
+    let named = report.abandoned[0].to_string();
     assert!(report.to_string().ends_with(&format!(", 1 abandoned: [{named}]")), "{report}");
     drop(handle);
     // When it goes on at last, nobody is let in.

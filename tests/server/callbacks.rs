@@ -235,7 +235,7 @@ fn a_handler_that_never_returns_keeps_its_own_client_and_nobody_else() {
         }
     });
     let report = handle.shutdown(ms(2000));
-    assert_eq!((report.closed(), report.abandoned().len()), (20, 1), "{report}");
+    assert_eq!((report.closed, report.abandoned.len()), (20, 1), "{report}");
     leave.join().expect("all others left in good order");
     blocked.expect_close_at_last(&[1001]);
     blocked.expect_gone();

@@ -32,7 +32,7 @@ fn a_shutdown_by_who_holds_what_a_tick_waits_for_ends_in_time() {
     let report = handle.shutdown(ms(300));
     let took = start.elapsed();
     assert!(took < ms(300) + PATIENCE / 2, "took {took:?}");
-    assert!(report.abandoned().is_empty() && !report.is_complete(), "{report}");
+    assert!(report.abandoned.is_empty() && !report.is_complete(), "{report}");
     assert!(report.to_string().contains("still runs"), "{report}");
     let start = Instant::now();
     drop(handle);
