@@ -49,7 +49,7 @@ fn token(request: &Request) -> Option<&str> {
 fn greet(client: &mut Connection) -> Result<(), BoxError> {
     // Nobody gets here without one.
     let user = client.request().extensions().get::<User>().cloned().ok_or("no user")?;
-    println!("{} connected from {}", user.name, client.ip());
+    println!("{} connected from {}", user.name, client.client_addr());
     client.send(format!("hello, {}", user.name))?;
     client.ignore()?;
     Ok(())

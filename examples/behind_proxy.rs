@@ -36,8 +36,8 @@ fn main() -> threadws::Result<()> {
             client.request().extensions().get::<Seen>().map_or("", |seen| &seen.user_agent).to_owned();
         client.send(format!(
             "you are {}, by way of {}, with {agent:?}",
-            client.ip(),
-            client.peer_addr().ip()
+            client.client_addr(),
+            client.peer_addr()
         ))?;
         client.ignore()?;
         Ok(())
@@ -49,15 +49,15 @@ fn look(request: &mut Request, response: &mut Response) -> Result<(), Reject> {
     // Whatever a client sent is escaped before it is printed.
     println!(
         "{} asks for {:?}, x-forwarded-for {:?}",
-        request.client_ip(),
+        request.client_addr(),
         request.path(),
         request.headers().get_all("x-forwarded-for").iter().collect::<Vec<_>>()
     );
     if request.header("via").is_some_and(|via| via.contains("loop")) {
         return Err(Reject::new(508, "this proxy calls itself"));
     }
-    if let Ok(ip) = request.client_ip().to_string().parse() {
-        response.headers_mut().insert("x-your-address", ip);
+    if let Ok(address) = request.client_addr().to_string().parse() {
+        response.headers_mut().insert("x-your-address", address);
     }
     let user_agent = request.header("user-agent").unwrap_or("no program in particular").to_owned();
     request.extensions_mut().insert(Seen { user_agent });

@@ -8,7 +8,7 @@ fn main() -> threadws::Result<()> {
     let server = threadws::Server::bind(std::env::args().nth(1).unwrap_or("127.0.0.1:8005".into()))?;
     println!("listening on ws://{}/", server.local_addr()?);
     server.run(|client| {
-        println!("client connected from {}", client.ip());
+        println!("client connected from {}", client.client_addr());
         client.every(std::time::Duration::from_secs(3), "a message from the server");
         while let Some(message) = client.recv()? {
             println!("{message:?}");

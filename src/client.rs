@@ -219,6 +219,7 @@ impl Connect {
         headers: &HeaderMap,
         deadline: Deadline,
     ) -> Result<Connection> {
+        let peer_addr = stream.peer_addr()?;
         let (offer, bytes) = Offer::new(target, self.origin.as_ref(), &self.subprotocols, headers)?;
         // A server may answer before it has read everything, and close: then its answer counts, not our EPIPE.
         let written = stream.write_all(&bytes, || deadline);
@@ -235,13 +236,12 @@ impl Connect {
         let subprotocol = offer.check(&response)?;
         let request = head::parse_request(&bytes, HeadLimits { size: bytes.len() + 1, headers: usize::MAX })
             .map_err(|refusal| Error::invalid(refusal.reason))?;
-        let peer_addr = stream.peer_addr();
         let stream = Arc::new(stream);
         let (timer, flush) = shared_threads()?;
         let outbox = Outbox::new(Role::Client, &self.config, Arc::clone(&stream), flush);
         let parts = Parts {
             sender: Sender::new(next_id(), outbox),
-            request: Box::new(Request::new(request, peer_addr, peer_addr.ip())),
+            request: Box::new(Request::new(request, peer_addr, peer_addr.without_port())),
             response: Some(Box::new(response.map(|()| Vec::new()))),
             subprotocol,
             hub: Hub::default(),

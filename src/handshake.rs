@@ -1,6 +1,7 @@
 //! The server's side of the opening handshake: reads a head, has the pure room judge it, and answers, all under one
 //! deadline. Every failure gets its HTTP status, and whoever wants to know is told.
 
+use crate::addr::Addr;
 use crate::config::{Config, MAX_HEAD_SIZE, MAX_HEADERS, time_to_write};
 use crate::logging::log_line;
 use crate::net::{Deadline, Stream};
@@ -15,7 +16,6 @@ use crate::stats::Counters;
 use crate::sync::Arc;
 use http::{Method, StatusCode};
 use std::io::{self, ErrorKind, IoSlice};
-use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
@@ -61,8 +61,8 @@ pub(crate) struct Rules {
 
 impl Rules {
     /// Whether what the other end of a socket says of its client is believed. If not, it is the client itself.
-    pub(crate) fn is_proxy(&self, peer_addr: SocketAddr) -> bool {
-        self.trust.contains(peer_addr.ip().to_canonical())
+    pub(crate) fn is_proxy(&self, peer_addr: Addr) -> bool {
+        self.trust.contains(peer_addr)
     }
 }
 
@@ -89,7 +89,7 @@ pub(crate) struct Opened {
 /// and within its quotas.
 pub(crate) fn serve(
     stream: &Stream,
-    peer_addr: SocketAddr,
+    peer_addr: Addr,
     rules: &Rules,
     config: &Config,
     admitted: bool,
@@ -110,7 +110,7 @@ pub(crate) fn serve(
 /// Like [`serve`], after another HTTP server has read the head.
 pub(crate) fn serve_request(
     stream: &Stream,
-    peer_addr: SocketAddr,
+    peer_addr: Addr,
     rules: &Rules,
     config: &Config,
     host: &dyn Host,
@@ -118,7 +118,7 @@ pub(crate) fn serve_request(
     early: Vec<u8>,
 ) -> Option<Box<Opened>> {
     let exchange = Exchange::new(stream, peer_addr, rules, config, false, host);
-    exchange.serve(request, early, Some(peer_addr.ip()))
+    exchange.serve(request, early, Some(peer_addr))
 }
 
 /// Answers 503, as far as the socket takes it without waiting: a new socket takes all of it.
@@ -166,7 +166,7 @@ struct Arrived {
     /// What came behind it.
     early: Vec<u8>,
     /// Who connected, to us or to a proxy that only forwards bytes; `None` if that one does not say.
-    source: Option<IpAddr>,
+    source: Option<Addr>,
 }
 
 /// Why there is no head.
@@ -178,7 +178,7 @@ enum NoHead {
 
 struct Exchange<'a> {
     stream: &'a Stream,
-    peer_addr: SocketAddr,
+    peer_addr: Addr,
     rules: &'a Rules,
     deadline: Deadline,
     write_timeout: Duration,
@@ -189,7 +189,7 @@ struct Exchange<'a> {
 impl<'a> Exchange<'a> {
     fn new(
         stream: &'a Stream,
-        peer_addr: SocketAddr,
+        peer_addr: Addr,
         rules: &'a Rules,
         config: &Config,
         admitted: bool,
@@ -205,7 +205,7 @@ impl<'a> Exchange<'a> {
     #[inline(never)]
     fn read_head(&self) -> Result<Arrived, NoHead> {
         let mut scanner = Scanner::request(LIMITS);
-        let mut source = Some(self.peer_addr.ip());
+        let mut source = Some(self.peer_addr);
         let mut awaits_proxy = self.rules.proxy_protocol && self.rules.is_proxy(self.peer_addr);
         let mut bytes = Vec::with_capacity(FIRST_READ);
         loop {
@@ -231,7 +231,7 @@ impl<'a> Exchange<'a> {
             }
             if awaits_proxy {
                 let Some(header) = proxy_header::scan(&bytes).map_err(NoHead::Refused)? else { continue };
-                source = header.source;
+                source = header.source.map(Addr::Ip);
                 awaits_proxy = false;
                 bytes.drain(..header.len);
             }
@@ -260,15 +260,15 @@ impl<'a> Exchange<'a> {
     }
 
     /// Judges a request, and answers it.
-    fn serve(&self, head: http::Request<()>, early: Vec<u8>, source: Option<IpAddr>) -> Option<Box<Opened>> {
+    fn serve(&self, head: http::Request<()>, early: Vec<u8>, source: Option<Addr>) -> Option<Box<Opened>> {
         let Rules { trust, forwarded_header, .. } = self.rules;
-        let client_ip = match source {
-            Some(ip) => forwarded::client_ip(ip, head.headers(), trust, *forwarded_header),
+        let client_addr = match source {
+            Some(source) => forwarded::client_addr(source, head.headers(), trust, *forwarded_header),
             // Nobody vouches for the headers: the proxy has only forwarded them, and cannot say from whom.
-            None => self.peer_addr.ip().to_canonical(),
+            None => self.peer_addr.without_port(),
         };
-        let request = Box::new(Request::new(head, self.peer_addr, client_ip));
-        let admission = match (!self.admitted).then(|| self.rules.quotas.admit(client_ip)).transpose() {
+        let request = Box::new(Request::new(head, self.peer_addr, client_addr));
+        let admission = match (!self.admitted).then(|| self.rules.quotas.admit(client_addr)).transpose() {
             Ok(admission) => admission,
             Err(excess) => return self.refuse(&excess.into(), Some(request)),
         };

@@ -5,6 +5,7 @@
 #[cfg(not(unix))]
 compile_error!("threadws needs a Unix system: it is built on poll(2), MSG_DONTWAIT and socket pairs");
 
+mod addr;
 mod client;
 mod config;
 mod connection;
@@ -30,6 +31,7 @@ mod timer;
 #[doc(hidden)]
 pub mod verify;
 
+pub use addr::Addr;
 pub use client::{Connect, connect};
 pub use config::{Config, SlowPeer};
 pub use connection::{Connection, Received};

@@ -9,6 +9,7 @@ mod rate;
 pub(crate) use connections::Connections;
 pub(crate) use rate::{Bucket, Buckets, Rate};
 
+use crate::addr::Addr;
 use crate::sync::{Arc, now};
 use connections::Counted;
 use std::net::IpAddr;
@@ -37,8 +38,10 @@ pub(crate) enum Excess {
 }
 
 impl Quotas {
-    /// Lets a connection in, or says why not. One that would be too many takes no handshake from its address.
-    pub(crate) fn admit(&self, client: IpAddr) -> Result<Admission, Excess> {
+    /// Lets a connection in, or says why not. One that would be too many takes no handshake from its address. A client
+    /// without an IP address, behind a Unix socket, is not counted.
+    pub(crate) fn admit(&self, client: Addr) -> Result<Admission, Excess> {
+        let Some(client) = client.ip() else { return Ok(Admission { _counted: None }) };
         let counted = match &self.connections {
             Some(connections) => Some(Connections::take(connections, client).ok_or(Excess::Connections)?),
             None => None,
@@ -50,7 +53,8 @@ impl Quotas {
     }
 
     /// What all connections of this address may receive together, if that is limited.
-    pub(crate) fn messages(&self, client: IpAddr) -> Option<Arc<Bucket>> {
+    pub(crate) fn messages(&self, client: Addr) -> Option<Arc<Bucket>> {
+        let client = client.ip()?;
         self.messages.as_ref().map(|messages| messages.of(client, now()))
     }
 }
@@ -94,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_connection_too_many_takes_no_handshake_and_a_handshake_too_many_no_place() {
-        let client: IpAddr = "192.0.2.1".parse().expect("an address");
+        let client = Addr::Ip([192, 0, 2, 1].into());
         let quotas = Quotas {
             connections: Some(Arc::new(Connections::new(1))),
             handshakes: Some(Buckets::new(Rate::new("rate", 2, Duration::from_secs(3600)).expect("a rate"))),
@@ -109,5 +113,19 @@ mod tests {
         for _ in 0..5 {
             assert!(matches!(quotas.admit(client).err(), Some(Excess::Handshakes(_))));
         }
+    }
+
+    #[test]
+    fn clients_without_an_ip_address_are_not_counted() {
+        let rate = || Buckets::new(Rate::new("rate", 1, Duration::from_secs(3600)).expect("a rate"));
+        let quotas = Quotas {
+            connections: Some(Arc::new(Connections::new(1))),
+            handshakes: Some(rate()),
+            messages: Some(rate()),
+        };
+        let admitted: Vec<_> = (0..5).map(|_| quotas.admit(Addr::Unix)).collect();
+        assert!(admitted.iter().all(Result::is_ok));
+        assert!(quotas.messages(Addr::Unix).is_none());
+        assert!(quotas.messages(Addr::Ip([192, 0, 2, 1].into())).is_some());
     }
 }

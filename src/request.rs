@@ -1,10 +1,9 @@
 //! What a client asked, and how it is answered when the answer is no.
 
+use crate::addr::Addr;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, ORIGIN, PROXY_AUTHORIZATION};
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
-use std::borrow::Cow;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
 
 /// An HTTP answer with its whole body. `Content-Length` and `Connection` are set when it is sent.
 pub type Response = http::Response<Vec<u8>>;
@@ -21,19 +20,19 @@ const MAX_SHOWN: usize = 200;
 /// `Proxy-Authorization`.
 pub struct Request {
     head: http::Request<()>,
-    peer_addr: SocketAddr,
-    client_ip: IpAddr,
+    peer_addr: Addr,
+    client_addr: Addr,
 }
 
 impl Request {
-    pub(crate) fn new(mut head: http::Request<()>, peer_addr: SocketAddr, client_ip: IpAddr) -> Self {
+    pub(crate) fn new(mut head: http::Request<()>, peer_addr: Addr, client_addr: Addr) -> Self {
         for (name, value) in head.headers_mut() {
             if SECRETS.contains(name) {
                 // So that even the `{:?}` of `headers()` hides it.
                 value.set_sensitive(true);
             }
         }
-        Self { head, peer_addr, client_ip }
+        Self { head, peer_addr, client_addr }
     }
 
     /// The method: `GET` wherever a WebSocket is asked for.
@@ -72,20 +71,22 @@ impl Request {
         self.head.headers().get(name).and_then(|value| std::str::from_utf8(value.as_bytes()).ok())
     }
 
-    /// The other end of the socket: the nearest proxy, where there is one; `0.0.0.0:0` if it has no address, as a Unix
-    /// socket.
-    pub fn peer_addr(&self) -> SocketAddr {
+    /// Returns the address of the socket's other end, which is the nearest proxy's if there is one: [`Addr::Tcp`], or
+    /// [`Addr::Unix`].
+    pub fn peer_addr(&self) -> Addr {
         self.peer_addr
     }
 
-    /// The client's address: from a PROXY header or from the header of
-    /// [`forwarded_header`](crate::Server::forwarded_header), as far as the proxies that wrote them are trusted, else
-    /// the socket's. A server gives an IPv4 address always as one, never mapped into IPv6.
+    /// Returns the client's address, without a port: [`Addr::Ip`], or [`Addr::Unix`] if the client, or a proxy that is
+    /// not believed, connected by a Unix socket.
     ///
-    /// Of a request that [`connect`](crate::connect) sent it is the server's: the address of
-    /// [`peer_addr`](Self::peer_addr).
-    pub fn client_ip(&self) -> IpAddr {
-        self.client_ip
+    /// It comes from a PROXY header or from the header of [`forwarded_header`](crate::Server::forwarded_header), if a
+    /// trusted proxy wrote it. Otherwise it is the address of the socket's other end. An IPv4 address is never mapped
+    /// into IPv6.
+    ///
+    /// For a request that [`connect`](crate::connect) sent, it is the server's address.
+    pub fn client_addr(&self) -> Addr {
+        self.client_addr
     }
 
     /// Values that were attached to the request, by the header callback for example.
@@ -113,7 +114,7 @@ impl fmt::Debug for Request {
             .field("version", &self.version())
             .field("headers", self.headers())
             .field("peer_addr", &self.peer_addr)
-            .field("client_ip", &self.client_ip)
+            .field("client_addr", &self.client_addr)
             .finish_non_exhaustive()
     }
 }
@@ -212,64 +213,45 @@ impl From<Reject> for Response {
     }
 }
 
-/// A handshake that failed: who it was, and what they were told.
+/// A handshake that failed: the client, and the answer that the server sent.
 ///
-/// Made to be logged: whatever came from the wire is escaped and cut, and neither the query nor any header that
-/// authenticates a user is shown.
+/// Its `Display` can be logged: everything that came from the wire is escaped and cut off after 200 characters, and
+/// neither the query nor any header that authenticates a user is shown.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct HandshakeError {
-    status: StatusCode,
-    reason: Cow<'static, str>,
-    peer_addr: SocketAddr,
-    client_ip: IpAddr,
-    request: Option<Box<Request>>,
+    /// The status of the answer. The client may have been gone before it could be sent.
+    pub status: StatusCode,
+    /// Why, in a few words. The text of a [`Reject`] is here as the callback gave it: escape it before you log it.
+    pub reason: String,
+    /// The address of the socket's other end.
+    pub peer_addr: Addr,
+    /// The client's address, as [`Request::client_addr`] returns it. The peer's if no whole head arrived.
+    pub client_addr: Addr,
+    /// The request, if a whole head arrived and could be parsed.
+    pub request: Option<Box<Request>>,
 }
 
 impl HandshakeError {
     pub(crate) fn new(
         status: StatusCode,
-        reason: impl Into<Cow<'static, str>>,
-        peer_addr: SocketAddr,
+        reason: impl Into<String>,
+        peer_addr: Addr,
         request: Option<Box<Request>>,
     ) -> Self {
-        let client_ip = request.as_deref().map_or(peer_addr.ip().to_canonical(), Request::client_ip);
-        Self { status, reason: reason.into(), peer_addr, client_ip, request }
-    }
-
-    /// The status the client was answered with, or would have been, had it still been there.
-    pub fn status(&self) -> StatusCode {
-        self.status
-    }
-
-    /// Why, in a few words. A header callback's own text stands here as it is: escape it.
-    pub fn reason(&self) -> &str {
-        &self.reason
-    }
-
-    /// The other end of the socket.
-    pub fn peer_addr(&self) -> SocketAddr {
-        self.peer_addr
-    }
-
-    /// The client's address, the socket's if no whole head arrived.
-    pub fn client_ip(&self) -> IpAddr {
-        self.client_ip
-    }
-
-    /// What the client asked, if a whole head arrived and could be read.
-    pub fn request(&self) -> Option<&Request> {
-        self.request.as_deref()
+        let client_addr = request.as_deref().map_or(peer_addr.without_port(), Request::client_addr);
+        Self { status, reason: reason.into(), peer_addr, client_addr, request }
     }
 }
 
 impl fmt::Display for HandshakeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { status, reason, peer_addr, client_ip, request } = self;
+        let Self { status, reason, peer_addr, client_addr, request } = self;
         write!(f, "handshake of {peer_addr} failed with {}: {}", status.as_u16(), Escaped(reason))?;
         let Some(request) = request else { return Ok(()) };
         write!(f, " ({} {:?}", Escaped(request.method().as_str()), Quoted(request.path()))?;
-        if *client_ip != peer_addr.ip().to_canonical() {
-            write!(f, ", client {client_ip}")?;
+        if *client_addr != peer_addr.without_port() {
+            write!(f, ", client {client_addr}")?;
         }
         if *status == StatusCode::FORBIDDEN {
             // The two that the origin policy compares: without them nobody finds the proxy that changed one.
@@ -327,7 +309,8 @@ mod tests {
             .header("origin", HeaderValue::from_bytes(b"http://\xff\t\x80evil").expect("obs-text"))
             .body(())
             .expect("a request");
-        Request::new(head, SocketAddr::from(([127, 0, 0, 1], 4000)), IpAddr::from([203, 0, 113, 9]))
+        let peer_addr = std::net::SocketAddr::from(([127, 0, 0, 1], 4000));
+        Request::new(head, peer_addr.into(), Addr::Ip([203, 0, 113, 9].into()))
     }
 
     #[test]

@@ -52,7 +52,7 @@ type OnError = dyn Fn(&Error) + Send + Sync;
 ///     threadws::Server::bind("127.0.0.1:8005")?.run(|client| {
 ///         client.every(Duration::from_secs(3), "a message from the server");
 ///         while let Some(message) = client.recv()? {
-///             println!("{}: {message:?}", client.ip());
+///             println!("{}: {message:?}", client.client_addr());
 ///         }
 ///         Ok(())
 ///     })
@@ -194,8 +194,8 @@ impl Server {
         self
     }
 
-    /// Trusts the forwarded headers of this proxy: an address, a CIDR block such as `10.0.0.0/8`, `loopback`, or `none`.
-    /// Defaults to `loopback`.
+    /// Trusts the forwarded headers of this proxy: an address, a CIDR block such as `10.0.0.0/8`, `loopback`, `unix` (for
+    /// proxies that connect by a Unix socket), or `none`. Defaults to `loopback`.
     ///
     /// Can be repeated. The first call replaces the default, and each call adds one proxy. `none` adds none, so alone it
     /// makes each client's address the address of its socket. The word `any` is refused: see
@@ -228,7 +228,7 @@ impl Server {
     /// another HTTP server hands over are past it.
     ///
     /// Who connected to the proxy takes the place of the socket's other end in the search for
-    /// [`Request::client_ip`]: it is the client, or another trusted proxy, which is believed in turn. `LOCAL`, `UNKNOWN`
+    /// [`Request::client_addr`]: it is the client, or another trusted proxy, which is believed in turn. `LOCAL`, `UNKNOWN`
     /// and addresses of Unix sockets name nobody: then it is the socket's other end, whatever the headers say, because
     /// nobody vouches for those. [`Request::peer_addr`] remains the socket's.
     pub fn proxy_protocol(mut self, expected: bool) -> Self {

@@ -1,13 +1,13 @@
 //! What is known of a connection: who it is, how it came, where it stands.
 
 use super::Connection;
+use crate::addr::Addr;
 use crate::error::Closed;
 use crate::hub::Hub;
 use crate::message::State;
 use crate::request::{Request, Response};
 use crate::sender::Sender;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 impl Connection {
@@ -31,17 +31,16 @@ impl Connection {
         self.sender.id()
     }
 
-    /// The client's address: from the headers of a trusted proxy, else the socket's.
+    /// Returns the client's address, as [`Request::client_addr`](crate::Request::client_addr) does: the one that a
+    /// trusted proxy named, otherwise the peer's without its port.
     ///
-    /// On a connection that was opened by [`connect`](crate::connect) it is that of [`peer_addr`](Self::peer_addr): the
-    /// server's.
-    pub fn ip(&self) -> IpAddr {
-        self.request.client_ip()
+    /// On a connection that was opened by [`connect`](crate::connect) it is the server's address.
+    pub fn client_addr(&self) -> Addr {
+        self.request.client_addr()
     }
 
-    /// The address of the socket's other end: the proxy's, if there is one; `0.0.0.0:0` if it has none, as a Unix
-    /// socket.
-    pub fn peer_addr(&self) -> SocketAddr {
+    /// Returns the address of the socket's other end, which is the nearest proxy's if there is one.
+    pub fn peer_addr(&self) -> Addr {
         self.request.peer_addr()
     }
 

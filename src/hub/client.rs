@@ -1,18 +1,18 @@
 //! One client as everybody may see it.
 
+use crate::addr::Addr;
 use crate::message::State;
 use crate::sender::Sender;
 use crate::stats::ClientStats;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 /// One client as everybody may see it.
 #[derive(Clone)]
 pub struct Client {
     pub(crate) sender: Sender,
-    pub(crate) ip: IpAddr,
-    pub(crate) peer_addr: SocketAddr,
+    pub(crate) client_addr: Addr,
+    pub(crate) peer_addr: Addr,
 }
 
 impl Client {
@@ -21,13 +21,13 @@ impl Client {
         self.sender.id()
     }
 
-    /// Its address: from the headers of a trusted proxy, else the socket's.
-    pub fn ip(&self) -> IpAddr {
-        self.ip
+    /// Returns the client's address, as [`Request::client_addr`](crate::Request::client_addr) does.
+    pub fn client_addr(&self) -> Addr {
+        self.client_addr
     }
 
-    /// The address of the socket's other end.
-    pub fn peer_addr(&self) -> SocketAddr {
+    /// Returns the address of the socket's other end.
+    pub fn peer_addr(&self) -> Addr {
         self.peer_addr
     }
 
@@ -59,7 +59,7 @@ impl fmt::Debug for Client {
         f.debug_struct("Client")
             .field("id", &self.id())
             .field("state", &self.state())
-            .field("ip", &self.ip)
+            .field("client_addr", &self.client_addr)
             .field("peer_addr", &self.peer_addr)
             .finish()
     }

@@ -1,6 +1,7 @@
 //! A connected stream socket that is read by one thread while others write.
 
 use super::Deadline;
+use crate::addr::Addr;
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -61,10 +62,10 @@ impl Stream {
         }
     }
 
-    /// The other end's address; unspecified if it has none of the internet's, as a Unix socket.
-    pub(crate) fn peer_addr(&self) -> SocketAddr {
-        let address = getpeername(&self.socket).ok().flatten().and_then(|address| address.try_into().ok());
-        address.unwrap_or_else(|| SocketAddr::from(([0; 4], 0)))
+    /// Returns the address of the other end. It fails if the connection is gone.
+    pub(crate) fn peer_addr(&self) -> io::Result<Addr> {
+        let addr = getpeername(&self.socket)?.and_then(|addr| SocketAddr::try_from(addr).ok());
+        Ok(addr.map_or(Addr::Unix, Addr::Tcp))
     }
 
     /// The read timeout that it came with: what it has until another one is set.

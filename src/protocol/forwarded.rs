@@ -4,6 +4,7 @@
 //! what stands on the left by anybody. Therefore everything here reads from the right and stops at the first doubt.
 
 use super::trim_ows;
+use crate::addr::Addr;
 use crate::error::{Error, Result};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use http::HeaderMap;
@@ -24,13 +25,13 @@ pub enum ForwardedHeader {
     Forwarded,
 }
 
-/// Whose word about the client's address is taken.
+/// The proxies that are believed about a client's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum TrustedProxies {
-    /// Everybody's, so that the leftmost address wins, as in the blog posts: anybody can claim any address.
+    /// Every peer, so the leftmost address wins. Any client can then claim any address.
     Any,
-    /// That of the addresses in these blocks; none at all if it is empty.
-    Blocks(Vec<IpNet>),
+    /// Peers with an address in one of these blocks, and Unix sockets if `unix` is set.
+    Listed { blocks: Vec<IpNet>, unix: bool },
 }
 
 /// Loopback: a proxy on the same machine.
@@ -44,10 +45,10 @@ impl Default for TrustedProxies {
 
 impl TrustedProxies {
     pub(crate) fn none() -> Self {
-        Self::Blocks(Vec::new())
+        Self::Listed { blocks: Vec::new(), unix: false }
     }
 
-    /// Adds an address, a CIDR block, `loopback`, or `none`, which adds nothing.
+    /// Adds an address, a CIDR block, `loopback`, `unix`, or `none`, which adds nothing.
     pub(crate) fn add(&mut self, what: &str) -> Result<()> {
         let block = match what.trim() {
             "none" => return Ok(()),
@@ -61,11 +62,17 @@ impl TrustedProxies {
                 self.add_loopback();
                 return Ok(());
             }
+            "unix" => {
+                if let Self::Listed { unix, .. } = self {
+                    *unix = true;
+                }
+                return Ok(());
+            }
             what => what.parse::<IpNet>().ok().or_else(|| what.parse::<IpAddr>().ok().map(IpNet::from)),
         };
         let Some(block) = block else {
             return Err(Error::invalid(format!(
-                "trusted proxy {what:?}: not an IP address, a CIDR block, \"loopback\" or \"none\""
+                "trusted proxy {what:?}: not an IP address, a CIDR block, \"loopback\", \"unix\" or \"none\""
             )));
         };
         self.push(canonical(block));
@@ -85,16 +92,19 @@ impl TrustedProxies {
     }
 
     fn push(&mut self, block: IpNet) {
-        if let Self::Blocks(blocks) = self {
+        if let Self::Listed { blocks, .. } = self {
             blocks.push(block);
         }
     }
 
-    /// Whether this address, which is canonical, is believed.
-    pub(crate) fn contains(&self, ip: IpAddr) -> bool {
+    /// Whether a proxy at this address is believed.
+    pub(crate) fn contains(&self, addr: Addr) -> bool {
         match self {
             Self::Any => true,
-            Self::Blocks(blocks) => blocks.iter().any(|block| block.contains(&ip)),
+            Self::Listed { blocks, unix } => addr.ip().map_or(*unix, |ip| {
+                let ip = ip.to_canonical();
+                blocks.iter().any(|block| block.contains(&ip))
+            }),
         }
     }
 }
@@ -108,16 +118,16 @@ fn canonical(block: IpNet) -> IpNet {
     mapped.and_then(|(ip, prefix)| Ipv4Net::new(ip, prefix).ok()).map_or(block, IpNet::V4)
 }
 
-/// The address of the client behind `peer`, the socket's other end.
+/// Returns the address of the client behind `peer`, the socket's other end. It has no port.
 ///
-/// Linear in what the header holds, which the limit of the head bounds.
-pub(crate) fn client_ip(
-    peer: IpAddr,
+/// The time is linear in the size of the header, which is limited by the size of the head.
+pub(crate) fn client_addr(
+    peer: Addr,
     headers: &HeaderMap,
     trust: &TrustedProxies,
     header: ForwardedHeader,
-) -> IpAddr {
-    let peer = peer.to_canonical();
+) -> Addr {
+    let peer = peer.without_port();
     if !trust.contains(peer) {
         return peer;
     }
@@ -137,11 +147,11 @@ pub(crate) fn client_ip(
 }
 
 /// From the nearest hop outwards. What cannot be read ends the walk: beyond it nobody vouches for anything.
-fn walk(peer: IpAddr, trust: &TrustedProxies, hops: impl Iterator<Item = Option<IpAddr>>) -> IpAddr {
+fn walk(peer: Addr, trust: &TrustedProxies, hops: impl Iterator<Item = Option<IpAddr>>) -> Addr {
     let mut client = peer;
     for hop in hops {
         let Some(hop) = hop else { break };
-        client = hop;
+        client = Addr::Ip(hop);
         if !trust.contains(client) {
             break;
         }
@@ -260,7 +270,8 @@ mod tests {
         for line in lines {
             headers.append(name.clone(), HeaderValue::from_bytes(line).expect("a header value"));
         }
-        client_ip(peer.parse().expect("an address"), &headers, trust, header).to_string()
+        let peer = if peer == "unix" { Addr::Unix } else { Addr::Ip(peer.parse().expect("an address")) };
+        client_addr(peer, &headers, trust, header).to_string()
     }
 
     #[test]
@@ -326,6 +337,17 @@ mod tests {
             ("2001:db8:7::1", &["2001:db8::/32"], &["203.0.113.9"], "203.0.113.9"),
             ("192.0.2.4", &["192.0.2.4"], &["203.0.113.9"], "203.0.113.9"),
             ("192.0.2.5", &["192.0.2.4"], &["203.0.113.9"], "192.0.2.5"),
+            // A Unix socket has no address: only "unix" trusts it.
+            ("unix", &["unix"], &["203.0.113.9"], "203.0.113.9"),
+            ("unix", &["unix", "loopback"], &["1.1.1.1, 203.0.113.9, 127.0.0.1"], "203.0.113.9"),
+            ("unix", &["unix"], &["1.1.1.1, 203.0.113.9, 127.0.0.1"], "127.0.0.1"),
+            ("unix", &["unix"], &[], "unix socket"),
+            ("unix", &["unix"], &["unknown"], "unix socket"),
+            ("unix", &["loopback"], &["203.0.113.9"], "unix socket"),
+            ("unix", &["none"], &["203.0.113.9"], "unix socket"),
+            ("unix", &["0.0.0.0/0", "::/0"], &["203.0.113.9"], "unix socket"),
+            ("127.0.0.1", &["unix"], &["203.0.113.9"], "127.0.0.1"),
+            ("unix", &["any"], &["203.0.113.9"], "203.0.113.9"),
             // Any: the leftmost, as far as it can be read.
             ("198.51.100.7", &["any"], &["192.0.2.1, 203.0.113.9"], "192.0.2.1"),
             ("198.51.100.7", &["any"], &["unknown, 203.0.113.9"], "203.0.113.9"),
@@ -387,19 +409,30 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(X_FORWARDED_FOR, HeaderValue::from_static("192.0.2.1"));
         headers.insert(FORWARDED, HeaderValue::from_static("for=192.0.2.2"));
-        let peer = IpAddr::from([127, 0, 0, 1]);
+        let peer = Addr::Ip(IpAddr::from([127, 0, 0, 1]));
         assert_eq!(
-            client_ip(peer, &headers, &TrustedProxies::default(), XForwardedFor).to_string(),
+            client_addr(peer, &headers, &TrustedProxies::default(), XForwardedFor).to_string(),
             "192.0.2.1"
         );
-        assert_eq!(client_ip(peer, &headers, &TrustedProxies::default(), Forwarded).to_string(), "192.0.2.2");
+        assert_eq!(
+            client_addr(peer, &headers, &TrustedProxies::default(), Forwarded).to_string(),
+            "192.0.2.2"
+        );
     }
 
     #[test]
     fn a_trusted_proxy_that_is_no_address_is_refused_by_name() {
-        for what in
-            ["", "localhost", "10.0.0.0/33", "10.0.0", "10.0.0.0/8,10.1.0.0/16", "::1/129", "Any", "\n"]
-        {
+        for what in [
+            "",
+            "localhost",
+            "10.0.0.0/33",
+            "10.0.0",
+            "10.0.0.0/8,10.1.0.0/16",
+            "::1/129",
+            "Any",
+            "Unix",
+            "\n",
+        ] {
             let error = TrustedProxies::none().add(what).expect_err(what).to_string();
             assert!(error.contains(&format!("{what:?}")), "{error}");
         }

@@ -2,6 +2,7 @@
 
 use super::Shared;
 use super::client_thread::{Accepted, contained};
+use crate::addr::Addr;
 use crate::error::{Error, Result};
 use crate::handshake::{self, LINGER, LINGER_BYTES};
 use crate::logging::{Throttle, log_line};
@@ -14,7 +15,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fd::AsFd;
 use rustix::io::Errno;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 /// Connections that wait for us to accept them. std's 128 lose a reconnect storm.
@@ -104,7 +105,7 @@ impl Acceptor {
             match listener.accept() {
                 Ok((stream, peer)) => {
                     self.back_off = BACK_OFF[0];
-                    self.admit(stream, peer);
+                    self.admit(stream, peer.into());
                 }
                 // It was the wake, a lingering client, or one that has left again.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -143,7 +144,7 @@ impl Acceptor {
     }
 
     /// Hands a connection to a thread, or turns it away.
-    fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
+    fn admit(&mut self, stream: TcpStream, peer: Addr) {
         let counters = Arc::clone(self.shared.hub.counters());
         counters.accepted();
         let Some(place) = self.shared.place() else {
@@ -157,7 +158,7 @@ impl Acceptor {
         // Whose socket's address is the client's is judged before it costs a thread; but not when there is no room for it:
         // that is not its fault.
         let rules = &self.shared.rules;
-        let admission = match (!rules.is_proxy(peer)).then(|| rules.quotas.admit(peer.ip())).transpose() {
+        let admission = match (!rules.is_proxy(peer)).then(|| rules.quotas.admit(peer)).transpose() {
             Ok(admission) => admission,
             Err(excess) => return self.excess(stream, peer, excess),
         };
@@ -175,13 +176,13 @@ impl Acceptor {
     }
 
     /// Turns a client away whose address has had its share.
-    fn excess(&mut self, stream: TcpStream, peer: SocketAddr, excess: Excess) {
+    fn excess(&mut self, stream: TcpStream, peer: Addr, excess: Excess) {
         let (reason, what) = match excess {
             Excess::Connections => (TurnedAway::Address, "too many connections from"),
             Excess::Handshakes(_) => (TurnedAway::Rate, "too many handshakes from"),
         };
         self.shared.hub.counters().refused(reason);
-        self.tell_of_refusal(&format!("{what} {}", peer.ip()));
+        self.tell_of_refusal(&format!("{what} {}", peer.without_port()));
         if let Ok(stream) = Stream::accepted(stream, self.read_timeout) {
             self.turn_away(Arc::new(stream), |stream| handshake::answer_excess(stream, excess));
         }

@@ -3,6 +3,7 @@
 use super::Shared;
 use super::capacity::Place;
 use super::thread_pool::Job;
+use crate::addr::Addr;
 use crate::connection::{Connection, Parts};
 use crate::error::{BoxError, Error};
 use crate::handshake::{self, Opened};
@@ -16,7 +17,6 @@ use crate::quota::Admission;
 use crate::sender::Sender;
 use crate::sync::{Arc, next_id};
 use std::io;
-use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// An accepted connection on its way to a thread.
@@ -24,7 +24,7 @@ pub(super) struct Accepted {
     id: u64,
     shared: Arc<Shared>,
     stream: Arc<Stream>,
-    peer_addr: SocketAddr,
+    peer_addr: Addr,
     /// What another HTTP server has read already.
     head: Option<Box<Head>>,
     /// Held for as long as it counts. Before the handshake only of a client for whom no proxy speaks.
@@ -44,7 +44,7 @@ impl Accepted {
     pub(super) fn new(
         shared: &Arc<Shared>,
         stream: &Arc<Stream>,
-        peer_addr: SocketAddr,
+        peer_addr: Addr,
         place: Place,
         admission: Option<Admission>,
         head: Option<Box<Head>>,
@@ -90,7 +90,7 @@ impl Accepted {
         let outbox = Outbox::new(Role::Server, &shared.config, Arc::clone(stream), Arc::clone(&shared.flush));
         outbox.set_slow_peer(shared.slow_peer);
         let sender = Sender::new(*id, outbox);
-        let ip = request.client_ip();
+        let client_addr = request.client_addr();
         let parts = Parts {
             sender: sender.clone(),
             request,
@@ -99,15 +99,15 @@ impl Accepted {
             hub: shared.hub.clone(),
             hooks: Arc::clone(&shared.hooks),
             timer: Arc::clone(&shared.timer),
-            messages: shared.rules.quotas.messages(ip),
+            messages: shared.rules.quotas.messages(client_addr),
         };
         let connection = Connection::new(Role::Server, &shared.config, Arc::clone(stream), &early, parts)
             .inspect_err(|error| {
                 log_line!(Debug, "threadws::connection", "client {id} is gone: {error}");
             })
             .ok()?;
-        log_line!(Debug, "threadws::connection", "client {id} opened from {ip} via {peer_addr}");
-        shared.hub.join(Client { sender: sender.clone(), ip, peer_addr: *peer_addr });
+        log_line!(Debug, "threadws::connection", "client {id} opened from {client_addr} via {peer_addr}");
+        shared.hub.join(Client { sender: sender.clone(), client_addr, peer_addr: *peer_addr });
         shared.live.opened(*id, &sender);
         Some(connection)
     }

@@ -121,8 +121,8 @@ impl ServerHandle {
     /// [`Error::Unavailable`] if no place is left, or the server stops; [`Error::Io`] if no thread can be started, or the
     /// peer is gone. A peer that is there was answered 503, as far as that went without waiting.
     pub fn upgrade(&self, stream: TcpStream, head: &http::Request<()>, leftover: &[u8]) -> Result<()> {
-        let peer_addr = stream.peer_addr()?;
         let stream = Arc::new(Stream::new(stream)?);
+        let peer_addr = stream.peer_addr()?;
         let counters = self.shared.hub.counters();
         counters.accepted();
         let Some(place) = self.shared.place() else {

@@ -9,7 +9,7 @@ use std::time::Duration;
 impl Server {
     /// How many connections one client address may have at a time; more are answered 429. Defaults to no limit.
     ///
-    /// Whom it counts is [`Request::client_ip`](crate::Request::client_ip), so that the clients of a trusted proxy do not
+    /// Whom it counts is [`Request::client_addr`](crate::Request::client_addr), so that the clients of a trusted proxy do not
     /// share one budget. An IPv6 client counts by its /64: whoever has one has all of it. A connection counts from its
     /// accept, or behind a trusted proxy from its request's head, until its handler has ended; plain HTTP requests count
     /// while they are answered.

@@ -2,12 +2,13 @@
 //!
 //! The first bytes of an input choose the circumstances, the others come from the wire.
 
+use crate::addr::Addr;
 use crate::config::{MAX_HEAD_SIZE, MAX_HEADERS};
 use crate::message::{CloseCode, CloseFrame};
 use crate::protocol::client_handshake::Offer;
 use crate::protocol::decoder::{self, Decoder, Item, MAX_CONTROL};
 use crate::protocol::encoder::{self, MAX_REASON, Opcode};
-use crate::protocol::forwarded::{ForwardedHeader, TrustedProxies, client_ip};
+use crate::protocol::forwarded::{ForwardedHeader, TrustedProxies, client_addr};
 use crate::protocol::head::{HeadLimits, Scanner, parse_request, parse_response, write_switching};
 use crate::protocol::origin::AllowedOrigins;
 use crate::protocol::proxy_header::{self, MAX_REST};
@@ -161,7 +162,10 @@ pub fn forwarded(input: &[u8]) {
         let count = lines.len();
         lines.iter_mut().for_each(|line| *line = line.repeat((128 << 10) / count / line.len().max(1)));
     }
-    let ip = |lines: &[Vec<u8>]| client_ip(peer, &lines_of(header, lines), &trust, header);
+    let ip = |lines: &[Vec<u8>]| {
+        let client = client_addr(Addr::Ip(peer), &lines_of(header, lines), &trust, header);
+        client.ip().expect("a peer with an IP address has clients with one")
+    };
 
     let client = ip(&lines);
     if !believed {

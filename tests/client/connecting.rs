@@ -198,7 +198,7 @@ fn redirects_keep_credentials_within_an_origin_and_drop_them_beyond() {
         .max_redirects(2)
         .connect()
         .expect("a connection");
-    assert_eq!(connection.peer_addr(), last.addr());
+    assert_eq!(connection.peer_addr(), last.addr().into());
     connection.close(1000, "").expect("clean");
 }
 
@@ -402,7 +402,7 @@ fn what_was_agreed_on_can_be_read() {
         .connect()
         .expect("a connection");
     assert_eq!(connection.subprotocol(), Some("chat"));
-    assert_eq!(connection.peer_addr(), server.addr());
+    assert_eq!(connection.peer_addr(), server.addr().into());
     let response = connection.response().expect("a client's");
     assert_eq!(
         (response.status().as_u16(), &response.headers()["x-node"]),

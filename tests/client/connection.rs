@@ -4,7 +4,7 @@ use crate::support::{Frame, Guest, Host, frame, ms, watchdog};
 use std::collections::HashSet;
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
-use threadws::{Config, Connect, Error, Event, Message, State, Timeout, Violation, connect};
+use threadws::{Addr, Config, Connect, Error, Event, Message, State, Timeout, Violation, connect};
 
 #[test]
 fn a_101_and_then_silence_is_ended_by_keepalive() {
@@ -115,6 +115,7 @@ fn it_speaks_over_any_stream_that_is_connected() {
         guest.finish(1000);
     });
     let mut connection = Connect::new("ws://example.com/chat?x").from_stream(ours).expect("a connection");
+    assert_eq!((connection.peer_addr(), connection.client_addr()), (Addr::Unix, Addr::Unix));
     assert_eq!(connection.recv().expect("open"), Some(Message::from("early")));
     connection.send("over a pair").expect("sent");
     connection.close(1000, "").expect("clean");

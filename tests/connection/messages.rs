@@ -389,8 +389,8 @@ fn every_client_has_an_id_of_its_own_and_is_listed_while_it_is_there() {
         assert_eq!(listed.len(), 4);
         for peer in &peers {
             let client =
-                listed.iter().find(|client| client.peer_addr() == peer.local_addr()).expect("listed");
-            assert_eq!(client.ip(), peer.local_addr().ip());
+                listed.iter().find(|client| client.peer_addr() == peer.local_addr().into()).expect("listed");
+            assert_eq!(client.client_addr(), peer.local_addr().ip().into());
             assert_eq!(server.hub().get(client.id()).map(|client| client.id()), Some(client.id()));
             client.sender().send("you").expect("open");
         }

@@ -3,7 +3,7 @@
 
 use crate::support::{Nginx, Process, RawPeer, TestServer, echo, ms, program, watchdog};
 use std::net::IpAddr;
-use threadws::{ForwardedHeader, Server};
+use threadws::{Addr, ForwardedHeader, Server};
 
 /// What stands in the README for nginx, but that it keeps the port in `Host`: our nginx has no port 80.
 const SETTINGS: &str = "
@@ -186,13 +186,14 @@ fn the_library_believes_one_header_and_never_both() {
     ];
     for (settings, headers, found) in cases {
         let server = TestServer::with(settings, |client| {
-            client.send(format!("{} {}", client.ip(), client.peer_addr().ip()))?;
-            assert_eq!(client.request().client_ip(), client.ip());
+            let peer = client.peer_addr().ip().expect("it came by TCP");
+            client.send(format!("{} {}", client.client_addr(), peer))?;
+            assert_eq!(client.request().client_addr(), client.client_addr());
             echo(client)
         });
         let mut peer = RawPeer::open_at(server.addr(), "/", headers);
         peer.expect_text(&format!("{found} 127.0.0.1"));
-        assert_eq!(server.hub().clients()[0].ip(), ip(found));
+        assert_eq!(server.hub().clients()[0].client_addr(), Addr::Ip(ip(found)));
         peer.close(1000);
     }
 }

@@ -20,7 +20,8 @@ fn server(settings: impl FnOnce(Server) -> Server) -> TestServer {
     TestServer::with(
         |server| settings(server.trust_proxy("127.0.0.1").proxy_protocol(true)),
         |client| {
-            client.send(format!("{} via {}", client.ip(), client.peer_addr().ip()))?;
+            let peer = client.peer_addr().ip().expect("it came by TCP");
+            client.send(format!("{} via {}", client.client_addr(), peer))?;
             Ok(client.ignore()?)
         },
     )

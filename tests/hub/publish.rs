@@ -66,7 +66,7 @@ fn a_topic_reaches_who_subscribed_and_nobody_else() {
     assert_eq!(hub.topics(), [("lobby".to_owned(), 1), ("room/7".to_owned(), 2)]);
     let members = hub.members("room/7");
     assert_eq!(members.len(), 2);
-    assert_eq!(members[0].peer_addr(), a.local_addr());
+    assert_eq!(members[0].peer_addr(), a.local_addr().into());
     assert!(hub.members("room/8").is_empty());
 
     // Who publishes need not have subscribed.

@@ -2,6 +2,8 @@
 
 use crate::support::{RawPeer, echo, eventually, ms, next, watchdog};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 use threadws::{Error, Server, ServerHandle};
 
@@ -65,4 +67,46 @@ fn a_server_that_is_full_or_stops_says_that_and_nothing_of_a_backlog() {
     eventually("it is empty", || handle.hub().is_empty());
     handle.shutdown(ms(1000));
     expect_unavailable();
+}
+
+/// A client that another server has accepted on a Unix socket.
+fn hand_over_unix(handle: &ServerHandle, headers: &[(&'static str, &'static str)]) -> UnixStream {
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
+    let mut head = head();
+    for (name, value) in headers {
+        head.headers_mut().insert(*name, http::HeaderValue::from_static(value));
+    }
+    handle.upgrade(TcpStream::from(OwnedFd::from(theirs)), &head, b"").expect("a thread");
+    ours
+}
+
+#[test]
+fn a_unix_peer_names_its_client_if_unix_is_trusted() {
+    let _dog = watchdog(20);
+    let forwarded = [("x-forwarded-for", "198.51.100.1, 203.0.113.7")];
+    let cases = [
+        (&["unix"][..], &forwarded[..], "203.0.113.7 via unix socket"),
+        (&["unix"], &[], "unix socket via unix socket"),
+        (&["loopback"], &forwarded, "unix socket via unix socket"),
+        (&[], &forwarded, "unix socket via unix socket"),
+    ];
+    for (trusted, headers, expected) in cases {
+        let (tell, told) = mpsc::channel();
+        // A quota of one client per address: clients without an address are not counted.
+        let server = trusted.iter().fold(Server::detached(), |server, who| server.trust_proxy(who));
+        let handle = server.max_clients_per_address(1).spawn(move |client| {
+            tell.send(format!("{} via {}", client.client_addr(), client.peer_addr())).unwrap_or(());
+            client.ignore()?;
+            Ok(())
+        });
+        let handle = handle.expect("the settings work");
+        let client = hand_over_unix(&handle, headers);
+        assert_eq!(next(&told, "the handler"), expected, "{trusted:?} {headers:?}");
+        if expected.starts_with("unix") {
+            let another = hand_over_unix(&handle, headers);
+            assert_eq!(next(&told, "the handler"), expected, "{trusted:?} {headers:?}");
+            drop(another);
+        }
+        drop(client);
+    }
 }

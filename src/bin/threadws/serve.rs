@@ -12,7 +12,8 @@ use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 use threadws::{
-    BoxError, Config, Connection, Error, Message, MessageRef, Reject, Request, Response, Server, ServerHandle,
+    Addr, BoxError, Config, Connection, Error, Message, MessageRef, Reject, Request, Response, Server,
+    ServerHandle,
 };
 
 /// How long clients may take to leave when the process ends.
@@ -178,11 +179,13 @@ struct ClientHandler {
 impl ClientHandler {
     /// The life of one client, in its own thread.
     fn run(&self, client: &mut Connection) -> Result<(), BoxError> {
-        let (id, ip, peer) = (client.id(), client.ip(), client.peer_addr().ip());
-        if ip == peer {
-            info!("client {id} connected from {ip}");
+        let (id, addr, peer) = (client.id(), client.client_addr(), client.peer_addr());
+        // The port of the peer says nothing.
+        let peer = peer.ip().map_or(peer, Addr::from);
+        if addr == peer {
+            info!("client {id} connected from {addr}");
         } else {
-            info!("client {id} connected from {ip} via {peer}");
+            info!("client {id} connected from {addr} via {peer}");
         }
         if !self.every.is_zero() {
             // It ends with the connection.

@@ -2,6 +2,7 @@
 
 use super::wire::{Wire, message};
 use super::{Flushing, Link, check, clock, go, join};
+use crate::addr::Addr;
 use crate::error::{Cause, Error, Timeout};
 use crate::hub::{Client, Hooks, Hub};
 use crate::net::Deadline;
@@ -15,9 +16,9 @@ use std::time::Duration;
 /// A client of the hub.
 fn enter(hub: &Hub, link: &Link) -> u64 {
     let sender = Sender::new(next_id(), link.outbox.clone());
-    let peer_addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+    let peer_addr = Addr::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
     let id = sender.id();
-    hub.join(Client { sender, ip: peer_addr.ip(), peer_addr });
+    hub.join(Client { sender, client_addr: peer_addr, peer_addr });
     id
 }
 

@@ -2,6 +2,7 @@
 
 use super::wire::Wire;
 use super::{BACKLOG, Flushing, Link, check, clock, go, join};
+use crate::addr::Addr;
 use crate::config::SlowPeer;
 use crate::error::{Cause, Error, Timeout};
 use crate::hub::{Client, Hub};
@@ -219,8 +220,8 @@ fn hub_of(links: &[&Link]) -> Hub {
     let hub = Hub::default();
     for link in links {
         let sender = Sender::new(next_id(), link.outbox.clone());
-        let peer_addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-        hub.join(Client { sender, ip: peer_addr.ip(), peer_addr });
+        let peer_addr = Addr::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
+        hub.join(Client { sender, client_addr: peer_addr, peer_addr });
     }
     hub
 }

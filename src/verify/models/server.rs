@@ -2,6 +2,7 @@
 
 use super::registry::Registry;
 use super::thread_pool::{Job, Pool, UNUSED};
+use crate::addr::Addr;
 use crate::hub::{Client, Hub};
 use crate::message::{CloseCode, CloseFrame};
 use crate::net::Deadline;
@@ -52,8 +53,8 @@ fn serve(shared: &Shared, id: u64, script: Arc<Script>) {
         }
         let link = Link::over(script, Role::Server, &shared.flushing);
         let sender = Sender::new(id, Arc::clone(&link.outbox));
-        let peer_addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-        shared.hub.join(Client { sender: sender.clone(), ip: peer_addr.ip(), peer_addr });
+        let peer_addr = Addr::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
+        shared.hub.join(Client { sender: sender.clone(), client_addr: peer_addr, peer_addr });
         shared.live.opened(id, &sender);
         let peer = go({
             let script = Arc::clone(&link.script);
