@@ -13,7 +13,7 @@
 //! To see: you are told that you are 203.0.113.9. `10.1.2.3` is skipped as a trusted proxy, `198.51.100.1` is not
 //! believed. Without the header you are 127.0.0.1. With `-H 'Via: 1.1 loop'` you are refused: 508.
 //!
-//! The lines for a real nginx are in the README.
+//! The guide to deploying (src/guide/deploying.md) has the settings of a real nginx.
 
 use threadws::{Reject, Request, Response, Server};
 

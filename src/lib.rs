@@ -1,5 +1,72 @@
-#![doc = include_str!("../README.md")]
-// A panic is for our own bugs: what comes from a peer is taken with `get`, or says why it cannot be missing.
+//! A blocking WebSocket server and client: one thread reads while any other thread sends, without an async runtime.
+//!
+//! ```
+//! # fn main() -> threadws::Result<()> {
+//! let server = threadws::Server::bind("127.0.0.1:0")?.spawn(|client| {
+//!     let sender = client.sender();
+//!     std::thread::spawn(move || sender.send("from another thread"));
+//!     while let Some(message) = client.recv()? {
+//!         client.send(message)?; // an echo
+//!     }
+//!     Ok(())
+//! })?;
+//!
+//! let mut connection = threadws::connect(format!("ws://{}/", server.local_addr()?))?;
+//! assert_eq!(connection.recv()?, Some("from another thread".into()));
+//! connection.send("hello")?;
+//! assert_eq!(connection.recv()?, Some("hello".into()));
+//! connection.close(1000, "")
+//! # }
+//! ```
+//!
+//! # The model
+//!
+//! A server has one thread for each client. The thread answers the handshake, then calls the handler, and closes the
+//! connection when the handler returns. A handler is ordinary blocking code: if it waits or panics, only its own client is
+//! affected.
+//!
+//! * The handler's thread reads. Pings, pongs and the peer's Close are handled while it waits in
+//!   [`recv`](Connection::recv), so a handler that only sends calls [`ignore`](Connection::ignore) to keep reading.
+//! * Any thread sends, through a [`Sender`] or the [`Hub`]. No lock is held while a thread waits for the network, so a
+//!   reader does not delay senders, and a slow peer delays no other client.
+//! * [`Connection::send`] and [`Sender::send`] wait until the operating system has taken the message. `try_send`, ticks,
+//!   and the hub's `broadcast` and `publish` never wait: they queue, up to [`max_backlog`](Config::max_backlog).
+//! * Every wait has a deadline. The section `# Blocking` of each method has its length and what ends it.
+//!
+//! # The types to know
+//!
+//! * [`Server`] listens and calls the handler; [`ServerHandle`] is a running server.
+//! * [`connect`] opens a connection to a server; [`Connect`] has the options.
+//! * [`Connection`] is either end of one connection. One thread has it, and receives.
+//! * [`Sender`] sends on a connection from any thread.
+//! * [`Hub`] sends to all clients of a server, or to the subscribers of a topic.
+//! * [`Config`] holds the limits and timeouts of a connection. The guide [`defaults`](guide::defaults) explains each.
+//! * [`Error`] has [`is_fatal`](Error::is_fatal) and the close code; [`Closed`] describes how a connection ended.
+//!
+//! # Features
+//!
+//! * `cli` (default): the command `threadws`, described in [`guide::command_line`]. Programs that use only the library
+//!   take `default-features = false`.
+//! * `systemd`: the command can take its listening socket from systemd.
+//!
+//! # Log
+//!
+//! The library logs through the crate `log`, never the contents of a message, a cookie or a credential.
+//!
+//! | target | lines |
+//! | --- | --- |
+//! | `threadws::server` | listening and stopped (`info`), clients turned away and failures of `accept` (`warn`), panics of callbacks (`error`) |
+//! | `threadws::connection` | opened and closed, with the reason (`debug`), handlers that failed or panicked (`error`) |
+//! | `threadws::handshake` | refused handshakes (`debug`), connections without a request (`trace`) |
+//! | `threadws::hub`, `threadws::timer` | panics of callbacks and ticks (`error`) |
+//!
+//! # Stability
+//!
+//! Before version 1.0, a change of the second number may break programs; the changelog lists what to change. Enums and
+//! structs with public fields are `non_exhaustive` where they may grow. A newer required Rust version, 1.85 at present,
+//! counts as such a change. The feature names, the log targets and the metrics are part of the interface; the texts of
+//! log lines and errors are not.
+// Bytes from a peer must not cause a panic, so they are read with `get`, or a comment says why they cannot be missing.
 #![cfg_attr(not(test), warn(clippy::expect_used, clippy::indexing_slicing, clippy::string_slice))]
 
 #[cfg(not(unix))]
@@ -44,3 +111,8 @@ pub use sender::Sender;
 pub use server::{Server, ServerHandle};
 pub use stats::{ClientStats, Stats};
 pub use tick::Tick;
+
+// `cargo test` compiles the programs in the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -5,7 +5,7 @@ use crate::support::{Nginx, Process, RawPeer, TestServer, echo, ms, program, wat
 use std::net::IpAddr;
 use threadws::{Addr, ForwardedHeader, Server};
 
-/// What stands in the README for nginx, but that it keeps the port in `Host`: our nginx has no port 80.
+/// The settings that the guide to deploying has for nginx.
 const SETTINGS: &str = "
     proxy_http_version 1.1;
     proxy_set_header Upgrade $http_upgrade;

@@ -5,7 +5,7 @@ use crate::support::{Frame, Haproxy, PATIENCE, Process, RawPeer, program, watchd
 use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, Output};
 
-/// What stands in the README for HAProxy.
+/// The setting that the guide to deploying has for HAProxy.
 const SETTINGS: &str = "    option forwardfor";
 
 #[track_caller]
