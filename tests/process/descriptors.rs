@@ -1,9 +1,8 @@
+//! A process of its own: counts the descriptors of its process.
+//!
 //! Whatever is kept of a connection that is over holds no descriptor. The only test of its process, which it counts.
 
-#[path = "../support/mod.rs"]
-mod support;
-
-use crate::support::{Frame, RawPeer, TestServer, Usage, eventually, ms, next, watchdog};
+use crate::support::{Frame, RawPeer, TestServer, Usage, eventually, in_own_process, ms, next, watchdog};
 use std::sync::mpsc;
 use threadws::{Config, Connect, Sender, State};
 
@@ -12,68 +11,70 @@ const EACH: usize = 8;
 
 #[test]
 fn senders_that_are_kept_for_ever_hold_no_descriptors() {
-    let _dog = watchdog(60);
-    let (tell, told) = mpsc::channel();
-    let config = Config::new().close_timeout(ms(200));
-    let server = TestServer::with(
-        |server| server.config(config),
-        move |client| {
-            let tick = client.every(ms(600_000), "never");
-            tell.send((client.sender(), tick))?;
-            match client.request().path() {
-                "/panic" => panic!("the handler's own fault"),
-                "/terminate" => client.sender().terminate(),
-                "/deaf" => while client.try_send(vec![7; 256 << 10]).is_ok() {},
-                _ => {}
-            }
-            Ok(client.ignore()?)
-        },
-    );
-    let connect = || Connect::new(format!("ws://{}/", server.addr())).connect().expect("a connection");
-    // What is made once for all of a server's clients, or of this process's, is made by the first.
-    drop(connect());
-    next(&told, "its sender");
-    eventually("it has left", || server.hub().is_empty());
-    let descriptors = || Usage::of(std::process::id()).descriptors;
-    let before = descriptors();
+    in_own_process(|| {
+        let _dog = watchdog(60);
+        let (tell, told) = mpsc::channel();
+        let config = Config::new().close_timeout(ms(200));
+        let server = TestServer::with(
+            |server| server.config(config),
+            move |client| {
+                let tick = client.every(ms(600_000), "never");
+                tell.send((client.sender(), tick))?;
+                match client.request().path() {
+                    "/panic" => panic!("the handler's own fault"),
+                    "/terminate" => client.sender().terminate(),
+                    "/deaf" => while client.try_send(vec![7; 256 << 10]).is_ok() {},
+                    _ => {}
+                }
+                Ok(client.ignore()?)
+            },
+        );
+        let connect = || Connect::new(format!("ws://{}/", server.addr())).connect().expect("a connection");
+        // What is made once for all of a server's clients, or of this process's, is made by the first.
+        drop(connect());
+        next(&told, "its sender");
+        eventually("it has left", || server.hub().is_empty());
+        let descriptors = || Usage::of(std::process::id()).descriptors;
+        let before = descriptors();
 
-    let mut kept: Vec<Sender> = Vec::new();
-    let mut others = Vec::new();
-    for _ in 0..EACH {
-        RawPeer::open(server.addr()).close(1000);
-        RawPeer::open(server.addr()).reset();
-        drop(RawPeer::open(server.addr()));
-        let mut panicked = RawPeer::open_at(server.addr(), "/panic", &[]);
-        panicked.expect_close(1011);
-        panicked.send(&Frame::close(1011, ""));
-        panicked.expect_eof();
-        RawPeer::open_at(server.addr(), "/terminate", &[]).expect_gone();
-        // One that is closed in the middle of what it does not read, and one that breaks the protocol and stays.
-        let deaf = RawPeer::open_at(server.addr(), "/deaf", &[]);
-        let mut wrong = RawPeer::open(server.addr());
-        wrong.write(Frame::text("unmasked").unmasked().encode());
-        wrong.expect_close(1002);
-        others.extend([deaf, wrong]);
-        let connection = connect();
-        kept.push(connection.sender());
-        drop(connection);
-    }
-    let mut ticks = Vec::new();
-    for _ in 0..8 * EACH {
-        let (sender, tick) = next(&told, "a sender");
-        kept.push(sender);
-        ticks.push(tick);
-    }
-    let members = server.hub().clients();
-    for sender in &kept {
-        // Those who do not read are told, do not answer, and are cut.
-        sender.close(1000, "").unwrap_or(());
-    }
-    eventually("all have left", || server.hub().is_empty());
-    drop(others);
-    eventually("the descriptors are as many as before", || descriptors() <= before);
-    assert_eq!(kept.len(), 9 * EACH);
-    assert!(kept.iter().all(|sender| sender.state() == State::Closed));
-    assert!(kept.iter().all(|sender| sender.clone().send("x").is_err()));
-    drop((members, ticks));
+        let mut kept: Vec<Sender> = Vec::new();
+        let mut others = Vec::new();
+        for _ in 0..EACH {
+            RawPeer::open(server.addr()).close(1000);
+            RawPeer::open(server.addr()).reset();
+            drop(RawPeer::open(server.addr()));
+            let mut panicked = RawPeer::open_at(server.addr(), "/panic", &[]);
+            panicked.expect_close(1011);
+            panicked.send(&Frame::close(1011, ""));
+            panicked.expect_eof();
+            RawPeer::open_at(server.addr(), "/terminate", &[]).expect_gone();
+            // One that is closed in the middle of what it does not read, and one that breaks the protocol and stays.
+            let deaf = RawPeer::open_at(server.addr(), "/deaf", &[]);
+            let mut wrong = RawPeer::open(server.addr());
+            wrong.write(Frame::text("unmasked").unmasked().encode());
+            wrong.expect_close(1002);
+            others.extend([deaf, wrong]);
+            let connection = connect();
+            kept.push(connection.sender());
+            drop(connection);
+        }
+        let mut ticks = Vec::new();
+        for _ in 0..8 * EACH {
+            let (sender, tick) = next(&told, "a sender");
+            kept.push(sender);
+            ticks.push(tick);
+        }
+        let members = server.hub().clients();
+        for sender in &kept {
+            // Those who do not read are told, do not answer, and are cut.
+            sender.close(1000, "").unwrap_or(());
+        }
+        eventually("all have left", || server.hub().is_empty());
+        drop(others);
+        eventually("the descriptors are as many as before", || descriptors() <= before);
+        assert_eq!(kept.len(), 9 * EACH);
+        assert!(kept.iter().all(|sender| sender.state() == State::Closed));
+        assert!(kept.iter().all(|sender| sender.clone().send("x").is_err()));
+        drop((members, ticks));
+    });
 }

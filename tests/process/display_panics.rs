@@ -1,9 +1,10 @@
+//! A process of its own: sets the logger of its process.
+//!
 //! A `Display` of the program's that panics while it is logged harms its own client and nobody else.
 
-#[path = "../support/mod.rs"]
-mod support;
-
-use crate::support::{Frame, RawPeer, TestServer, echo, eventually, shows_that_it_works, watchdog};
+use crate::support::{
+    Frame, RawPeer, TestServer, echo, eventually, in_own_process, shows_that_it_works, watchdog,
+};
 use log::{LevelFilter, Log, Metadata, Record};
 use std::error::Error;
 use std::fmt;
@@ -47,28 +48,30 @@ impl Error for Broken {}
 
 #[test]
 fn a_handlers_error_whose_display_panics_closes_its_own_client_with_1011_and_nobody_else() {
-    const PLACES: usize = 3;
-    let _dog = watchdog(60);
-    log::set_logger(&LINES).expect("the first");
-    log::set_max_level(LevelFilter::Trace);
-    let server = TestServer::with(
-        |server| server.max_clients(PLACES),
-        |client| if client.request().path() == "/broken" { Err(Broken.into()) } else { echo(client) },
-    );
-    let mut other = RawPeer::open(server.addr());
-    // More than there are places, and threads that wait for a next one.
-    for _ in 0..20 * PLACES {
-        let mut peer = RawPeer::open_at(server.addr(), "/broken", &[]);
-        peer.expect_close(1011);
-        peer.send(&Frame::close(1011, ""));
-        peer.expect_eof();
-        eventually("its place is free", || server.hub().len() == 1);
-        other.send_text("unaffected");
-        other.expect_text("unaffected");
-    }
-    eventually("the log goes on", || LINES.have("closed after"));
-    shows_that_it_works(&server);
-    other.close(1000);
-    let report = server.shutdown(crate::support::PATIENCE);
-    assert!(report.is_complete(), "{report}");
+    in_own_process(|| {
+        const PLACES: usize = 3;
+        let _dog = watchdog(60);
+        log::set_logger(&LINES).expect("the first");
+        log::set_max_level(LevelFilter::Trace);
+        let server = TestServer::with(
+            |server| server.max_clients(PLACES),
+            |client| if client.request().path() == "/broken" { Err(Broken.into()) } else { echo(client) },
+        );
+        let mut other = RawPeer::open(server.addr());
+        // More than there are places, and threads that wait for a next one.
+        for _ in 0..20 * PLACES {
+            let mut peer = RawPeer::open_at(server.addr(), "/broken", &[]);
+            peer.expect_close(1011);
+            peer.send(&Frame::close(1011, ""));
+            peer.expect_eof();
+            eventually("its place is free", || server.hub().len() == 1);
+            other.send_text("unaffected");
+            other.expect_text("unaffected");
+        }
+        eventually("the log goes on", || LINES.have("closed after"));
+        shows_that_it_works(&server);
+        other.close(1000);
+        let report = server.shutdown(crate::support::PATIENCE);
+        assert!(report.is_complete(), "{report}");
+    });
 }

@@ -1,10 +1,8 @@
+//! A process of its own: counts the threads and the sockets of its process.
+//!
 //! What a server leaves behind, when it has ended or could not begin: nothing.
 
-#[path = "../support/mod.rs"]
-mod support;
-
-use crate::support::machine::alone;
-use crate::support::{RawPeer, TestServer, eventually, ms, next, watchdog};
+use crate::support::{RawPeer, TestServer, eventually, in_own_process, ms, next, watchdog};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -27,31 +25,35 @@ fn sockets() -> usize {
 
 #[test]
 fn a_server_that_cannot_start_leaves_no_thread() {
-    let (_alone, _dog) = (alone(), watchdog(30));
-    let path = std::env::temp_dir().join(format!("threadws-remains-{}", std::process::id()));
-    let listener = UnixListener::bind(&path).expect("a path that is free");
-    std::fs::remove_file(&path).expect("it is there");
-    let server = Server::from_listener(TcpListener::from(OwnedFd::from(listener)));
-    let error = server.spawn(|_| Ok(())).expect_err("it has no address of the internet");
-    assert!(matches!(error, Error::Io(_)), "{error}");
-    // A thread has its name when it has begun.
-    std::thread::sleep(ms(100));
-    eventually("no thread is left", || threads().is_empty());
+    in_own_process(|| {
+        let _dog = watchdog(30);
+        let path = std::env::temp_dir().join(format!("threadws-remains-{}", std::process::id()));
+        let listener = UnixListener::bind(&path).expect("a path that is free");
+        std::fs::remove_file(&path).expect("it is there");
+        let server = Server::from_listener(TcpListener::from(OwnedFd::from(listener)));
+        let error = server.spawn(|_| Ok(())).expect_err("it has no address of the internet");
+        assert!(matches!(error, Error::Io(_)), "{error}");
+        // A thread has its name when it has begun.
+        std::thread::sleep(ms(100));
+        eventually("no thread is left", || threads().is_empty());
+    });
 }
 
 #[test]
 fn a_sender_that_outlives_its_server_holds_no_descriptor() {
-    let (_alone, _dog) = (alone(), watchdog(30));
-    let before = sockets();
-    let (tell, told) = mpsc::channel();
-    let server = TestServer::new(move |client| {
-        tell.send(client.sender()).unwrap_or(());
-        client.ignore()?;
-        Ok(())
+    in_own_process(|| {
+        let _dog = watchdog(30);
+        let before = sockets();
+        let (tell, told) = mpsc::channel();
+        let server = TestServer::new(move |client| {
+            tell.send(client.sender()).unwrap_or(());
+            client.ignore()?;
+            Ok(())
+        });
+        drop(RawPeer::open(server.addr()));
+        let sender = next(&told, "a sender");
+        drop(server);
+        eventually("all sockets are closed", || sockets() == before);
+        assert!(matches!(sender.send("too late"), Err(Error::Closed(_))));
     });
-    drop(RawPeer::open(server.addr()));
-    let sender = next(&told, "a sender");
-    drop(server);
-    eventually("all sockets are closed", || sockets() == before);
-    assert!(matches!(sender.send("too late"), Err(Error::Closed(_))));
 }

@@ -1,10 +1,8 @@
+//! A process of its own: sets the logger of its process, and its limit of descriptors.
+//!
 //! What the log is told, and what is no news to it.
 
-#[path = "../support/mod.rs"]
-mod support;
-
-use crate::support::machine::alone;
-use crate::support::{RawPeer, TestServer, echo, eventually, ms, watchdog};
+use crate::support::{RawPeer, TestServer, echo, eventually, in_own_process, ms, watchdog};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use std::sync::{Mutex, Once, PoisonError};
@@ -61,60 +59,67 @@ impl std::error::Error for Own {
 
 #[test]
 fn a_peer_that_vanishes_is_no_failure_of_a_handler_with_an_error_of_its_own() {
-    let (_alone, _dog) = (alone(), watchdog(30));
-    listen();
-    let server = TestServer::new(|client| {
-        let path = client.request().path().to_owned();
-        loop {
-            match client.recv() {
-                Ok(Some(_)) => {}
-                Ok(None) => return Ok(()),
-                Err(error) if path == "/own" => return Err(Own(error).into()),
-                Err(error) if path == "/io" => return Err(std::io::Error::other(Own(error)).into()),
-                Err(_) => return Err("something else".into()),
+    in_own_process(|| {
+        let _dog = watchdog(30);
+        listen();
+        let server = TestServer::new(|client| {
+            let path = client.request().path().to_owned();
+            loop {
+                match client.recv() {
+                    Ok(Some(_)) => {}
+                    Ok(None) => return Ok(()),
+                    Err(error) if path == "/own" => return Err(Own(error).into()),
+                    Err(error) if path == "/io" => return Err(std::io::Error::other(Own(error)).into()),
+                    Err(_) => return Err("something else".into()),
+                }
             }
+        });
+        for path in ["/own", "/io", "/other"] {
+            drop(RawPeer::open_at(server.addr(), path, &[]));
         }
+        eventually("all have ended", || lines("closed after").len() == 3);
+        let failures = lines("ERROR");
+        assert!(matches!(&failures[..], [one] if one.contains("something else")), "{failures:#?}");
     });
-    for path in ["/own", "/io", "/other"] {
-        drop(RawPeer::open_at(server.addr(), path, &[]));
-    }
-    eventually("all have ended", || lines("closed after").len() == 3);
-    let failures = lines("ERROR");
-    assert!(matches!(&failures[..], [one] if one.contains("something else")), "{failures:#?}");
 }
 
 #[test]
 fn an_answer_that_is_cut_off_is_a_line_for_who_looks_for_it() {
-    let (_alone, _dog) = (alone(), watchdog(30));
-    listen();
-    let config = Config::new().handshake_timeout(ms(50)).write_timeout(ms(50));
-    let server = TestServer::with(
-        |server| server.config(config).serve_http(|_| Response::new(vec![b'x'; 8 << 20])),
-        echo,
-    );
-    let mut peer = RawPeer::connect(server.addr());
-    peer.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
-    eventually("it is told", || lines("did not take all of its 200").len() == 1);
-    assert!(lines("did not take")[0].starts_with("DEBUG"));
-    drop(peer);
+    in_own_process(|| {
+        let _dog = watchdog(30);
+        listen();
+        let config = Config::new().handshake_timeout(ms(50)).write_timeout(ms(50));
+        let server = TestServer::with(
+            |server| server.config(config).serve_http(|_| Response::new(vec![b'x'; 8 << 20])),
+            echo,
+        );
+        let mut peer = RawPeer::connect(server.addr());
+        peer.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+        eventually("it is told", || lines("did not take all of its 200").len() == 1);
+        assert!(lines("did not take")[0].starts_with("DEBUG"));
+        drop(peer);
+    });
 }
 
 #[test]
 fn a_poll_that_goes_on_failing_is_told_once_a_second() {
-    let (_alone, _dog) = (alone(), watchdog(30));
-    listen();
-    let server = TestServer::new(echo);
-    let mut peer = RawPeer::open(server.addr());
-    peer.send_text("in");
-    peer.expect_text("in");
-    let limit = getrlimit(Resource::Nofile);
-    // poll(2): EINVAL, "the nfds value exceeds the RLIMIT_NOFILE value".
-    setrlimit(Resource::Nofile, Rlimit { current: Some(0), maximum: limit.maximum }).expect("a lower one");
-    // Its close deadline is something to poll for.
-    server.hub().clients()[0].sender().close(1001, "").expect("a code");
-    std::thread::sleep(ms(1500));
-    setrlimit(Resource::Nofile, limit).expect("the old one");
-    let told = lines("poll failed");
-    assert!((1..=3).contains(&told.len()), "{told:#?}");
-    drop(peer);
+    in_own_process(|| {
+        let _dog = watchdog(30);
+        listen();
+        let server = TestServer::new(echo);
+        let mut peer = RawPeer::open(server.addr());
+        peer.send_text("in");
+        peer.expect_text("in");
+        let limit = getrlimit(Resource::Nofile);
+        // poll(2): EINVAL, "the nfds value exceeds the RLIMIT_NOFILE value".
+        setrlimit(Resource::Nofile, Rlimit { current: Some(0), maximum: limit.maximum })
+            .expect("a lower one");
+        // Its close deadline is something to poll for.
+        server.hub().clients()[0].sender().close(1001, "").expect("a code");
+        std::thread::sleep(ms(1500));
+        setrlimit(Resource::Nofile, limit).expect("the old one");
+        let told = lines("poll failed");
+        assert!((1..=3).contains(&told.len()), "{told:#?}");
+        drop(peer);
+    });
 }

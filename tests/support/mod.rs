@@ -18,6 +18,7 @@ pub mod lateness;
 pub mod light;
 pub mod machine;
 pub mod netns;
+pub mod own_process;
 pub mod panics;
 pub mod peer;
 pub mod server;
@@ -28,6 +29,8 @@ pub mod usage;
 
 #[cfg(feature = "cli")]
 pub mod child;
+#[cfg(feature = "cli")]
+pub mod clients;
 #[cfg(feature = "cli")]
 pub mod haproxy;
 #[cfg(feature = "cli")]
@@ -44,6 +47,7 @@ pub use host::{Guest, Host};
 pub use light::{Light, drive};
 pub use machine::{alone, room_for};
 pub use netns::Network;
+pub use own_process::in_own_process;
 pub use peer::{Answer, RawPeer, upgrade_request};
 pub use server::{TestServer, echo, shows_that_it_works};
 pub use sockets::unsent_by;
@@ -52,7 +56,12 @@ pub use tools::{program, skip};
 pub use usage::{Usage, Work};
 
 #[cfg(feature = "cli")]
-pub use {haproxy::Haproxy, nginx::Nginx, process::Process};
+pub use {
+    clients::{clients_that_read, expect_all_stayed},
+    haproxy::Haproxy,
+    nginx::Nginx,
+    process::Process,
+};
 
 /// The next value, or a failure with what was awaited.
 #[track_caller]

@@ -1,0 +1,35 @@
+//! Clients of the library, each in a thread of its own.
+
+use super::{Process, next};
+use std::sync::mpsc::{self, Receiver};
+use threadws::Closed;
+
+/// Clients that read until their end, and tell it.
+pub fn clients_that_read(url: &str, count: usize) -> Receiver<(Option<Closed>, usize)> {
+    let (tell, told) = mpsc::channel();
+    for _ in 0..count {
+        let mut client = threadws::connect(url).expect("a connection");
+        let tell = tell.clone();
+        std::thread::spawn(move || {
+            let mut messages = 0;
+            while let Ok(Some(_)) = client.recv() {
+                messages += 1;
+            }
+            // The test may be over.
+            drop(tell.send((client.closed().cloned(), messages)));
+        });
+    }
+    told
+}
+
+/// SIGTERM; each of these clients must have been there until then.
+#[track_caller]
+pub fn expect_all_stayed(server: Process, told: &Receiver<(Option<Closed>, usize)>, count: usize) {
+    assert!(told.try_recv().is_err(), "a client was closed");
+    server.stop();
+    for _ in 0..count {
+        let (closed, _) = next(told, "a client's end");
+        let code = closed.map(|closed| u16::from(closed.code()));
+        assert_eq!(code, Some(1001), "closed for another reason");
+    }
+}
