@@ -3,13 +3,8 @@
 #![cfg(feature = "cli")]
 
 use crate::support::{
-    Canary, Cgroup, Frame, Process, RawPeer, TestServer, alone, eventually, ms, program, room_for, skip,
-    upgrade_request, watchdog, within,
+    Cgroup, Frame, Process, RawPeer, TestServer, eventually, ms, program, room_for, skip, watchdog,
 };
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::process::Signal;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
@@ -55,14 +50,14 @@ fn fills_to_its_capacity(server: Process, limit: &str) {
 
 #[test]
 fn with_few_descriptors_the_capacity_is_reached_and_no_more() {
-    let (_alone, _dog) = (alone(), watchdog(60));
+    let _dog = watchdog(60);
     let server = Process::threadws_under(&["prlimit", "--nofile=256:256"], &QUIET);
     fills_to_its_capacity(server, "RLIMIT_NOFILE");
 }
 
 #[test]
 fn with_few_threads_in_its_control_group_the_capacity_is_reached_and_no_more() {
-    let (_alone, _dog) = (alone(), watchdog(60));
+    let _dog = watchdog(60);
     let setting = [("pids.max", "200")];
     let Some(group) = Cgroup::new("pids", &setting, &setting) else { return };
     let wrapper = group.wrapper();
@@ -72,7 +67,7 @@ fn with_few_threads_in_its_control_group_the_capacity_is_reached_and_no_more() {
 
 #[test]
 fn with_little_memory_for_its_control_group_the_capacity_is_reached_and_no_more() {
-    let (_alone, _dog) = (alone(), watchdog(60));
+    let _dog = watchdog(60);
     let settings = [("memory.limit_in_bytes", "16777216")];
     let Some(group) = Cgroup::new("memory", &settings, &[("memory.max", "16777216")]) else { return };
     let wrapper = group.wrapper();
@@ -82,7 +77,7 @@ fn with_little_memory_for_its_control_group_the_capacity_is_reached_and_no_more(
 
 #[test]
 fn with_few_threads_for_its_user_the_capacity_is_reached_and_no_more() {
-    let (_alone, _dog) = (alone(), watchdog(60));
+    let _dog = watchdog(60);
     if program("setpriv").is_none() {
         return;
     }
@@ -106,7 +101,7 @@ fn with_few_threads_for_its_user_the_capacity_is_reached_and_no_more() {
 
 #[test]
 fn the_capacity_leaves_a_fifth_of_the_mappings() {
-    let _alone = alone();
+    let _dog = watchdog(60);
     let server = Process::threadws(&QUIET);
     let (clients, named) = capacity_of(&server);
     let most = std::fs::read_to_string("/proc/sys/vm/max_map_count").expect("Linux");
@@ -119,7 +114,7 @@ fn the_capacity_leaves_a_fifth_of_the_mappings() {
 #[test]
 fn with_little_address_space_it_refuses_clients_and_does_not_die() {
     const MANY: usize = 200;
-    let (_alone, _dog) = (alone(), watchdog(60));
+    let _dog = watchdog(60);
     if !room_for(MANY) {
         return;
     }
@@ -164,7 +159,7 @@ fn failing_to_accept(error: &str, times: u32) -> Option<Process> {
 
 #[test]
 fn an_accept_that_lacks_something_is_tried_again_after_a_while() {
-    let (_alone, _dog) = (alone(), watchdog(90));
+    let _dog = watchdog(90);
     for error in ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"] {
         // 10, 20, 40, 80, 160 and 320 ms.
         let Some(server) = failing_to_accept(error, 6) else { return };
@@ -183,7 +178,7 @@ fn an_accept_that_lacks_something_is_tried_again_after_a_while() {
 
 #[test]
 fn an_accept_of_a_connection_that_is_gone_goes_on_at_once() {
-    let (_alone, _dog) = (alone(), watchdog(90));
+    let _dog = watchdog(90);
     for error in ["ECONNABORTED", "EPROTO", "ENETDOWN", "EPERM", "EHOSTUNREACH", "EINTR"] {
         let Some(server) = failing_to_accept(error, 100) else { return };
         let start = Instant::now();
@@ -197,166 +192,6 @@ fn an_accept_of_a_connection_that_is_gone_goes_on_at_once() {
         assert!(!log.iter().any(|line| line.contains("[WARN]")), "{error} is nobody's concern: {log:?}");
         server.stop();
     }
-}
-
-/// Clients that come and go in every way there is.
-fn churn(addr: SocketAddr, times: usize) {
-    for number in 0..times {
-        // From many addresses: one alone has only so many ports.
-        let [.., high, low] = (number / 1000).to_be_bytes();
-        let from = IpAddr::V4(Ipv4Addr::new(127, 1, high, low));
-        let mut peer = RawPeer::connect_from(from, addr);
-        if number % 7 == 0 {
-            continue; // without a word
-        }
-        peer.upgrade("/", &[]);
-        peer.send_text("and again");
-        peer.expect_text("and again");
-        match number % 4 {
-            0 => peer.reset(),
-            1 => peer.fin(),
-            2 => peer.close(1000),
-            _ => drop(peer),
-        }
-    }
-}
-
-fn leaves_nothing_behind(times: usize) {
-    // A few at a time: who leaves and who comes next.
-    const AT_ONCE: usize = 8;
-    let (_alone, _dog) = (alone(), watchdog(30 + times as u64 / 50));
-    let server = Process::threadws(&["--echo", "--every", "0", "--log", "warn"]);
-    let start = server.usage();
-    churn(server.addr(), times / 2);
-    server.expect_settled(&start, ms(2000), AT_ONCE);
-    let before = server.usage();
-    churn(server.addr(), times / 2);
-    server.expect_settled(&before, ms(2000), AT_ONCE);
-    let now = server.usage();
-    // All that the first half left is used again: 700 octets that leak each would show.
-    assert!(now.growth_since(&before) < 1 << 20, "{now:?} after {before:?}");
-    server.stop();
-}
-
-#[test]
-fn three_thousand_who_come_and_go_leave_nothing_behind() {
-    leaves_nothing_behind(3000);
-}
-
-#[test]
-#[ignore = "takes a minute: cargo test --release --test faults resources -- --ignored"]
-fn a_hundred_thousand_who_come_and_go_leave_nothing_behind() {
-    leaves_nothing_behind(100_000);
-}
-
-#[test]
-fn a_storm_of_five_thousand_gets_in_within_ten_seconds() {
-    const STORM: usize = 5000;
-    let (_alone, _dog) = (alone(), watchdog(120));
-    if !room_for(STORM) {
-        return;
-    }
-    let server = Process::threadws(&["--echo", "--every", "0", "--log", "warn"]);
-    let canary = Canary::beside(server.addr());
-    let start = Instant::now();
-    let mut peers: Vec<_> = (0..STORM).map(|_| RawPeer::connect(server.addr())).collect();
-    let request = upgrade_request(server.addr(), "/", &[]);
-    for peer in &mut peers {
-        peer.write(&request);
-    }
-    for peer in &mut peers {
-        peer.expect_101();
-    }
-    assert!(start.elapsed() < ms(10_000), "all were in after {:?}", start.elapsed());
-    canary.expect_well();
-    for peer in peers {
-        peer.reset();
-    }
-    within(ms(60_000), "all have left", || server.usage().threads < 50);
-    server.stop();
-}
-
-#[test]
-fn a_burst_that_comes_while_the_server_stands_still_waits_in_its_queue_and_gets_in_at_once() {
-    // More than the 128 of std's queue, and fewer than the 4096 of ours.
-    const BURST: usize = 2000;
-    let (_alone, _dog) = (alone(), watchdog(60));
-    if !room_for(BURST) {
-        return;
-    }
-    let server = Process::threadws(&["--echo", "--every", "0", "--log", "warn"]);
-    server.signal(Signal::STOP);
-    let start = Instant::now();
-    let sockets: Vec<_> = (0..BURST).map(|_| connecting(server.addr())).collect();
-    for socket in &sockets {
-        // A SYN that finds no room is sent again after 1 s.
-        let left = ms(900).saturating_sub(start.elapsed());
-        let left = Timespec { tv_sec: 0, tv_nsec: i64::from(left.subsec_nanos()) };
-        let mut connected = [PollFd::new(socket, PollFlags::OUT)];
-        assert_eq!(poll(&mut connected, Some(&left)), Ok(1), "it found no room");
-    }
-    let request = upgrade_request(server.addr(), "/", &[]);
-    let mut peers: Vec<_> = sockets.into_iter().map(|it| RawPeer::from_stream(it, server.addr())).collect();
-    for peer in &mut peers {
-        peer.write(&request);
-    }
-    server.signal(Signal::CONT);
-    let start = Instant::now();
-    for peer in &mut peers {
-        peer.expect_101();
-    }
-    assert!(start.elapsed() < ms(5000), "all were in after {:?}", start.elapsed());
-    for peer in peers {
-        peer.reset();
-    }
-    server.stop();
-}
-
-/// A socket that connects without being waited for; it blocks afterwards.
-fn connecting(addr: SocketAddr) -> TcpStream {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).expect("a socket");
-    let begun = connect(&socket, &addr);
-    assert!(matches!(begun, Ok(()) | Err(Errno::INPROGRESS)), "{begun:?}");
-    let stream = TcpStream::from(socket);
-    stream.set_nonblocking(false).expect("a mode");
-    stream
-}
-
-/// `per_client`: how many bytes of memory an idle client may take.
-fn idle(clients: usize, per_client: usize) {
-    let (_alone, _dog) = (alone(), watchdog(60 + clients as u64 / 50));
-    if !room_for(clients) {
-        return;
-    }
-    let server = Process::threadws(&["--echo", "--every", "0", "--log", "warn", "--ping", "0"]);
-    RawPeer::open(server.addr()).close(1000);
-    let before = server.usage();
-    let peers: Vec<_> = (0..clients).map(|_| RawPeer::open(server.addr())).collect();
-    let all = server.usage();
-    assert!(all.threads <= before.threads + clients, "a thread each and no more: {all:?}");
-    assert!(all.growth_since(&before) <= clients * per_client, "{all:?} after {before:?}");
-    let idle = server.work();
-    std::thread::sleep(ms(1000));
-    let load = server.work().load_since(&idle);
-    assert!(load < 0.03, "{clients} idle clients take {load:.2} of a processor");
-    for peer in peers {
-        peer.reset();
-    }
-    server.expect_settled(&before, ms(20_000), clients);
-    server.stop();
-}
-
-#[test]
-fn a_thousand_idle_clients_take_a_thread_each_little_memory_and_no_time() {
-    idle(1000, 60 << 10);
-}
-
-#[test]
-#[ignore = "takes 10000 threads: cargo test --release --test faults resources -- --ignored"]
-fn ten_thousand_idle_clients_take_a_thread_each_little_memory_and_no_time() {
-    idle(10_000, 60 << 10);
 }
 
 /// Touches so many KiB of stack below its caller.
@@ -393,7 +228,7 @@ fn a_handler_has_the_stack_that_it_was_given() {
 
 #[test]
 fn nobody_waits_for_a_server_without_descriptors_longer_than_it_takes_to_get_some() {
-    let (_alone, _dog) = (alone(), watchdog(60));
+    let _dog = watchdog(60);
     // Less than its own spare: it is full at once, of connections that it cannot even accept.
     let server = Process::threadws_under(&["prlimit", "--nofile=24:24"], &QUIET);
     let start = server.usage();

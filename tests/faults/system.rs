@@ -3,46 +3,15 @@
 #![cfg(feature = "cli")]
 
 use crate::support::{
-    Cgroup, Frame, Network, PATIENCE, Process, RawPeer, TestServer, alone, child, eventually, ms, next,
-    program, skip, unsent_by, watchdog, within,
+    Frame, Network, PATIENCE, Process, RawPeer, TestServer, child, clients_that_read, eventually,
+    expect_all_stayed, ms, program, skip, unsent_by, watchdog, within,
 };
 use rustix::process::Signal;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use threadws::{Closed, Config, Message};
-
-/// Clients that read until their end, and tell it.
-fn clients(url: &str, count: usize) -> Receiver<(Option<Closed>, usize)> {
-    let (tell, told) = mpsc::channel();
-    for _ in 0..count {
-        let mut client = threadws::connect(url).expect("a connection");
-        let tell = tell.clone();
-        std::thread::spawn(move || {
-            let mut messages = 0;
-            while let Ok(Some(_)) = client.recv() {
-                messages += 1;
-            }
-            // The test may be over.
-            drop(tell.send((client.closed().cloned(), messages)));
-        });
-    }
-    told
-}
-
-/// SIGTERM; each of these clients must have been there until then.
-#[track_caller]
-fn all_stayed(server: Process, told: &Receiver<(Option<Closed>, usize)>, count: usize) {
-    assert!(told.try_recv().is_err(), "a client was closed");
-    server.stop();
-    for _ in 0..count {
-        let (closed, _) = next(told, "a client's end");
-        let code = closed.map(|closed| u16::from(closed.code()));
-        assert_eq!(code, Some(1001), "closed for another reason");
-    }
-}
+use threadws::{Config, Message};
 
 /// A folder of the test's own.
 struct Folder(PathBuf);
@@ -65,7 +34,7 @@ impl Drop for Folder {
 fn a_server_that_was_stopped_for_a_while_has_lost_nobody() {
     let _dog = watchdog(60);
     let server = Process::threadws(&["--every", "0", "--ping", "1s"]);
-    let told = clients(&server.url(), 20);
+    let told = clients_that_read(&server.url(), 20);
     // Its ping is answered while the server is stopped, for longer than it waits for the answer.
     let mut peer = RawPeer::open(server.addr());
     let ping = peer.frame();
@@ -75,7 +44,7 @@ fn a_server_that_was_stopped_for_a_while_has_lost_nobody() {
     server.signal(Signal::CONT);
     std::thread::sleep(ms(500));
     peer.close(1000);
-    all_stayed(server, &told, 20);
+    expect_all_stayed(server, &told, 20);
 }
 
 #[test]
@@ -87,70 +56,13 @@ fn a_client_that_is_stopped_is_let_go_and_ends_when_it_goes_on() {
     let mut client = Process::with_pipe(command);
     client.write("before\n");
     client.wait_for_stdout("before");
-    let told = clients(&server.url(), 3);
+    let told = clients_that_read(&server.url(), 3);
     client.signal(Signal::STOP);
     server.wait_for_line(&["client 1 disconnected", "ping"]);
     client.signal(Signal::CONT);
     let status = client.wait(PATIENCE);
     assert_eq!(status.code(), Some(1), "it was cut off");
-    all_stayed(server, &told, 3);
-}
-
-/// Busy loops, which end with this.
-struct Busy(Vec<Child>);
-
-impl Busy {
-    fn loops(count: usize) -> Self {
-        let start = |_| Command::new("sh").args(["-c", "while :; do :; done"]).spawn().expect("a shell");
-        Self((0..count).map(start).collect())
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        for child in &mut self.0 {
-            drop(child.kill());
-            drop(child.wait());
-        }
-    }
-}
-
-#[test]
-fn two_busy_loops_a_processor_let_nobody_time_out() {
-    let (_alone, _dog) = (alone(), watchdog(60));
-    let _busy = Busy::loops(std::thread::available_parallelism().map_or(2, usize::from) * 2);
-    let server = Process::threadws_under(&["nice", "-n", "10"], &["--every", "0", "--ping", "1s"]);
-    let told = clients(&server.url(), 20);
-    std::thread::sleep(ms(4000));
-    all_stayed(server, &told, 20);
-}
-
-#[test]
-fn a_tenth_of_a_processor_lets_nobody_time_out() {
-    let (_alone, _dog) = (alone(), watchdog(60));
-    let version1 = [("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "10000")];
-    let Some(group) = Cgroup::new("cpu", &version1, &[("cpu.max", "10000 100000")]) else { return };
-    let wrapper = group.wrapper();
-    let options = ["--every", "100ms", "--ping", "1s", "--echo", "--log", "warn"];
-    let server = Process::threadws_under(&wrapper.each_ref().map(String::as_str), &options);
-    let told = clients(&server.url(), 20);
-    // One alone wants more than there is, so that all are held up, and often.
-    let mut busy = RawPeer::open(server.addr());
-    let (start, end) = (server.usage(), Instant::now() + ms(4000));
-    // On a busy machine it takes longer to want that much.
-    while Instant::now() < end || group.number("cpu.stat", "nr_throttled") < 10 {
-        for _ in 0..100 {
-            busy.send_text("and again");
-        }
-        let mut echoes = 0;
-        while echoes < 100 {
-            echoes += u32::from(busy.message().as_text() == "and again");
-        }
-    }
-    let load = server.usage().load_since(&start);
-    assert!(load < 0.2, "it has more than its tenth: {load:.2}");
-    busy.close(1000);
-    all_stayed(server, &told, 20);
+    expect_all_stayed(server, &told, 3);
 }
 
 #[test]
@@ -167,7 +79,7 @@ fn a_clock_that_is_set_back_and_forth_by_a_day_changes_no_pace() {
     let file = format!("FAKETIME_TIMESTAMP_FILE={}", offset.display());
     let environment = ["env", &preload, &file, "FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1"];
     let server = Process::threadws_under(&environment, &["--every", "100ms", "--ping", "1s", "--echo"]);
-    let told = clients(&server.url(), 10);
+    let told = clients_that_read(&server.url(), 10);
     let opening = Instant::now();
     let mut peer = RawPeer::open(server.addr());
     let mut ticks = 0;
@@ -190,7 +102,7 @@ fn a_clock_that_is_set_back_and_forth_by_a_day_changes_no_pace() {
     // The clock of the process did change: lines begin with the date.
     assert!(dates[0] != dates[1] && dates[1] != dates[2] && dates[0] != dates[2], "{dates:?}");
     drop(peer);
-    all_stayed(server, &told, 10);
+    expect_all_stayed(server, &told, 10);
 }
 
 #[test]
@@ -346,7 +258,7 @@ fn a_cable_is_pulled(ping: Duration, pulled: Duration) {
     let wrapper = network.wrapper();
     let server = Process::threadws_at(&listen, &wrapper, &["--echo", "--every", "0", "--ping", &pause]);
     let before = server.usage();
-    let told = clients(&server.url(), 5);
+    let told = clients_that_read(&server.url(), 5);
     let mut peers: Vec<_> = (0..5).map(|_| RawPeer::open(server.addr())).collect();
     for peer in &mut peers {
         peer.send_text("in");
@@ -407,7 +319,7 @@ fn a_pulled_cable_is_noticed_earlier_when_something_is_to_be_sent() {
     let _dog = watchdog(60);
     let Some(network) = Network::new() else { return };
     let server = child::start(module_path!(), &format!("{}:0", network.their_ip()), &network.wrapper());
-    let told = clients(&server.url(), 3);
+    let told = clients_that_read(&server.url(), 3);
     std::thread::sleep(ms(300));
     assert!(told.try_recv().is_err(), "closed before the cable was pulled");
     network.set_link(false);

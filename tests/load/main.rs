@@ -4,5 +4,7 @@
 mod support;
 
 mod attacks;
+mod coming_and_going;
 mod crowd;
 mod soak;
+mod starvation;

@@ -1,0 +1,170 @@
+//! Thousands of clients of the binary that come, stay and go: what they cost, and what they leave behind.
+
+#![cfg(feature = "cli")]
+
+use crate::support::{Canary, Process, RawPeer, alone, ms, room_for, upgrade_request, watchdog, within};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::Signal;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::time::Instant;
+
+/// Clients that come and go in every way there is.
+fn churn(addr: SocketAddr, times: usize) {
+    for number in 0..times {
+        // From many addresses: one alone has only so many ports.
+        let [.., high, low] = (number / 1000).to_be_bytes();
+        let from = IpAddr::V4(Ipv4Addr::new(127, 1, high, low));
+        let mut peer = RawPeer::connect_from(from, addr);
+        if number % 7 == 0 {
+            continue; // without a word
+        }
+        peer.upgrade("/", &[]);
+        peer.send_text("and again");
+        peer.expect_text("and again");
+        match number % 4 {
+            0 => peer.reset(),
+            1 => peer.fin(),
+            2 => peer.close(1000),
+            _ => drop(peer),
+        }
+    }
+}
+
+fn leaves_nothing_behind(times: usize) {
+    // A few at a time: who leaves and who comes next.
+    const AT_ONCE: usize = 8;
+    let (_alone, _dog) = (alone(), watchdog(30 + times as u64 / 50));
+    let server = Process::threadws(&["--echo", "--every", "0", "--log", "warn"]);
+    let start = server.usage();
+    churn(server.addr(), times / 2);
+    server.expect_settled(&start, ms(2000), AT_ONCE);
+    let before = server.usage();
+    churn(server.addr(), times / 2);
+    server.expect_settled(&before, ms(2000), AT_ONCE);
+    let now = server.usage();
+    // All that the first half left is used again: 700 octets that leak each would show.
+    assert!(now.growth_since(&before) < 1 << 20, "{now:?} after {before:?}");
+    server.stop();
+}
+
+#[test]
+fn three_thousand_who_come_and_go_leave_nothing_behind() {
+    leaves_nothing_behind(3000);
+}
+
+#[test]
+#[ignore = "takes a minute: cargo test --release --test load -- --ignored"]
+fn a_hundred_thousand_who_come_and_go_leave_nothing_behind() {
+    leaves_nothing_behind(100_000);
+}
+
+#[test]
+fn a_storm_of_five_thousand_gets_in_within_ten_seconds() {
+    const STORM: usize = 5000;
+    let (_alone, _dog) = (alone(), watchdog(120));
+    if !room_for(STORM) {
+        return;
+    }
+    let server = Process::threadws(&["--echo", "--every", "0", "--log", "warn"]);
+    let canary = Canary::beside(server.addr());
+    let start = Instant::now();
+    let mut peers: Vec<_> = (0..STORM).map(|_| RawPeer::connect(server.addr())).collect();
+    let request = upgrade_request(server.addr(), "/", &[]);
+    for peer in &mut peers {
+        peer.write(&request);
+    }
+    for peer in &mut peers {
+        peer.expect_101();
+    }
+    assert!(start.elapsed() < ms(10_000), "all were in after {:?}", start.elapsed());
+    canary.expect_well();
+    for peer in peers {
+        peer.reset();
+    }
+    within(ms(60_000), "all have left", || server.usage().threads < 50);
+    server.stop();
+}
+
+#[test]
+fn a_burst_that_comes_while_the_server_stands_still_waits_in_its_queue_and_gets_in_at_once() {
+    // More than the 128 of std's queue, and fewer than the 4096 of ours.
+    const BURST: usize = 2000;
+    let (_alone, _dog) = (alone(), watchdog(60));
+    if !room_for(BURST) {
+        return;
+    }
+    let server = Process::threadws(&["--echo", "--every", "0", "--log", "warn"]);
+    server.signal(Signal::STOP);
+    let start = Instant::now();
+    let sockets: Vec<_> = (0..BURST).map(|_| connecting(server.addr())).collect();
+    for socket in &sockets {
+        // A SYN that finds no room is sent again after 1 s.
+        let left = ms(900).saturating_sub(start.elapsed());
+        let left = Timespec { tv_sec: 0, tv_nsec: i64::from(left.subsec_nanos()) };
+        let mut connected = [PollFd::new(socket, PollFlags::OUT)];
+        assert_eq!(poll(&mut connected, Some(&left)), Ok(1), "it found no room");
+    }
+    let request = upgrade_request(server.addr(), "/", &[]);
+    let mut peers: Vec<_> = sockets.into_iter().map(|it| RawPeer::from_stream(it, server.addr())).collect();
+    for peer in &mut peers {
+        peer.write(&request);
+    }
+    server.signal(Signal::CONT);
+    let start = Instant::now();
+    for peer in &mut peers {
+        peer.expect_101();
+    }
+    assert!(start.elapsed() < ms(5000), "all were in after {:?}", start.elapsed());
+    for peer in peers {
+        peer.reset();
+    }
+    server.stop();
+}
+
+/// A socket that connects without being waited for; it blocks afterwards.
+fn connecting(addr: SocketAddr) -> TcpStream {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).expect("a socket");
+    let begun = connect(&socket, &addr);
+    assert!(matches!(begun, Ok(()) | Err(Errno::INPROGRESS)), "{begun:?}");
+    let stream = TcpStream::from(socket);
+    stream.set_nonblocking(false).expect("a mode");
+    stream
+}
+
+/// `per_client`: how many bytes of memory an idle client may take.
+fn idle(clients: usize, per_client: usize) {
+    let (_alone, _dog) = (alone(), watchdog(60 + clients as u64 / 50));
+    if !room_for(clients) {
+        return;
+    }
+    let server = Process::threadws(&["--echo", "--every", "0", "--log", "warn", "--ping", "0"]);
+    RawPeer::open(server.addr()).close(1000);
+    let before = server.usage();
+    let peers: Vec<_> = (0..clients).map(|_| RawPeer::open(server.addr())).collect();
+    let all = server.usage();
+    assert!(all.threads <= before.threads + clients, "a thread each and no more: {all:?}");
+    assert!(all.growth_since(&before) <= clients * per_client, "{all:?} after {before:?}");
+    let idle = server.work();
+    std::thread::sleep(ms(1000));
+    let load = server.work().load_since(&idle);
+    assert!(load < 0.03, "{clients} idle clients take {load:.2} of a processor");
+    for peer in peers {
+        peer.reset();
+    }
+    server.expect_settled(&before, ms(20_000), clients);
+    server.stop();
+}
+
+#[test]
+fn a_thousand_idle_clients_take_a_thread_each_little_memory_and_no_time() {
+    idle(1000, 60 << 10);
+}
+
+#[test]
+#[ignore = "takes 10000 threads: cargo test --release --test load -- --ignored"]
+fn ten_thousand_idle_clients_take_a_thread_each_little_memory_and_no_time() {
+    idle(10_000, 60 << 10);
+}
