@@ -46,7 +46,7 @@ fn json(output: &Output) -> serde_json::Value {
 fn it_reports_rate_and_latency_with_a_histogram() {
     let _watchdog = watchdog(40);
     let server = TestServer::new(echo);
-    let output = run(&["--duration", "1s", "--clients", "3", "--in-flight", "4", &url(server.addr())]);
+    let output = run(&["--duration", "300ms", "--clients", "3", "--in-flight", "4", &url(server.addr())]);
     assert_eq!(output.status.code(), Some(0));
     let report = text(&output.stdout);
     for part in ["3 clients, 32 bytes of text, 4 in flight", "messages/s  ", "p50 ", "p99.9 ", "max ", " %  "]
@@ -64,7 +64,7 @@ fn json_is_one_object_that_adds_up() {
         [&["--size", "1"][..], &["--binary", "--in-flight", "64"], &["--size", "100KiB", "--in-flight", "3"]]
     {
         let url = url(server.addr());
-        let args = [&["--json", "--duration", "1s", "--clients", "2", &url], extra].concat();
+        let args = [&["--json", "--duration", "300ms", "--clients", "2", &url], extra].concat();
         let report = json(&run(&args));
         let number = |name: &str| report[name].as_f64().unwrap_or_else(|| panic!("{name}: {report}"));
         assert!(number("messages") >= 1.0, "{report}");
@@ -84,7 +84,7 @@ fn json_is_one_object_that_adds_up() {
 #[track_caller]
 fn overfill(wrapper: &[&str], server: SocketAddr) {
     let url = url(server);
-    let load = ["--json", "--duration", "3s", "--clients", "1", "--size", "1MiB", "--in-flight", "24", &url];
+    let load = ["--json", "--duration", "2s", "--clients", "1", "--size", "1MiB", "--in-flight", "24", &url];
     assert!(json(&run_below(wrapper, &load))["messages"].as_u64() >= Some(1));
 }
 

@@ -231,7 +231,7 @@ fn soak_nothing_is_lost_while_many_join_leave_and_broadcast() {
     const THREADS: usize = 3;
     const HANDLERS: usize = 2;
 
-    let seconds = std::env::var("THREADWS_SOAK").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(5);
+    let seconds = std::env::var("THREADWS_SOAK").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(1);
     let _dog = watchdog(seconds + 60);
     let server = TestServer::new(|client| {
         client.subscribe("all")?;

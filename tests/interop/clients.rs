@@ -102,22 +102,27 @@ macro_rules! with {
     ($client:ident) => {
         mod $client {
             #[test]
+            #[ignore = "installs packages from the internet"]
             fn talks() {
                 super::talks(super::$client);
             }
             #[test]
+            #[ignore = "installs packages from the internet"]
             fn is_sent_a_tick_every_so_often() {
                 super::is_sent_ticks(super::$client);
             }
             #[test]
+            #[ignore = "installs packages from the internet"]
             fn is_known_by_its_address() {
                 super::is_known_by_its_address(super::$client);
             }
             #[test]
+            #[ignore = "installs packages from the internet"]
             fn sees_close_codes_both_ways() {
                 super::sees_close_codes(super::$client);
             }
             #[test]
+            #[ignore = "installs packages from the internet"]
             fn hears_a_broadcast() {
                 super::hears_a_broadcast(super::$client);
             }

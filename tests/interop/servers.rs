@@ -91,11 +91,13 @@ fn talks_to(command: Option<std::process::Command>) {
 }
 
 #[test]
+#[ignore = "installs packages from the internet"]
 fn ws() {
     talks_to(tools::node("server.mjs", &[]));
 }
 
 #[test]
+#[ignore = "installs packages from the internet"]
 fn websockets() {
     talks_to(tools::python("server.py", &[]));
 }
