@@ -48,8 +48,6 @@ const NOT_YET: &[&str] = &[
     "src/error.rs",
     "src/flush_thread.rs",
     "src/guide/coming_from_ws.md",
-    "src/guide/defaults.md",
-    "src/guide/deploying.md",
     "src/guide/design.md",
     "src/guide/performance.md",
     "src/guide/security.md",
