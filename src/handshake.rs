@@ -4,7 +4,7 @@
 use crate::addr::Addr;
 use crate::config::{Config, MAX_HEAD_SIZE, MAX_HEADERS, time_to_write};
 use crate::logging::log_line;
-use crate::net::{Deadline, Stream};
+use crate::net::{Deadline, Stream, Transport};
 use crate::protocol::Refusal;
 use crate::protocol::forwarded::{self, ForwardedHeader, TrustedProxies};
 use crate::protocol::head::{self, HeadLimits, Scanner};
@@ -248,11 +248,12 @@ impl<'a> Exchange<'a> {
     fn read(&self, bytes: &mut Vec<u8>) -> io::Result<usize> {
         loop {
             let left = self.deadline.left(Instant::now()).unwrap_or(Duration::MAX);
-            let waits = self.stream.came_with().is_some_and(|armed| armed <= left.saturating_add(LATE));
+            let waits =
+                self.stream.inherited_read_timeout().is_some_and(|armed| armed <= left.saturating_add(LATE));
             if left.is_zero() || (!waits && !self.stream.wait_readable(self.deadline)?) {
                 return Err(ErrorKind::WouldBlock.into());
             }
-            match self.stream.read_to_end_of(bytes, waits) {
+            match self.stream.read_append(bytes, waits) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 result => return result,
             }

@@ -53,7 +53,7 @@ impl Reader {
     /// `early` are bytes that came behind the handshake.
     pub(super) fn new(role: Role, config: &Config, stream: Arc<Stream>, early: &[u8]) -> io::Result<Self> {
         let read_timeout = config.read_timeout();
-        let armed = match stream.came_with() {
+        let armed = match stream.inherited_read_timeout() {
             Some(armed) if armed <= read_timeout => armed,
             _ => {
                 stream.set_read_timeout(read_timeout)?;
@@ -243,7 +243,7 @@ impl Reader {
                         message.shrink_to(message.len() + left);
                     }
                     if message.capacity() - message.len() <= left {
-                        let count = self.stream.read_to_end_of(message, wait)?;
+                        let count = self.stream.read_append(message, wait)?;
                         self.decoder.directly_read(count);
                         return Ok(count);
                     }
@@ -312,7 +312,7 @@ impl Reader {
 #[cfg(all(test, not(model)))]
 mod tests {
     use super::*;
-    use crate::net::stream::prepare;
+    use crate::net::stream::prepare_listener;
     use crate::protocol::encoder::{Opcode, append};
     use rustix::net::sockopt::{Timeout, socket_timeout};
     use std::os::unix::net::UnixStream;
@@ -414,10 +414,10 @@ mod tests {
         use std::io::Write;
         const FIRST: Duration = Duration::from_millis(20);
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let came_with = prepare(&listener, FIRST);
+        let came_with = prepare_listener(&listener, FIRST);
         let peer = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
         let stream =
-            Stream::accepted(listener.accept().expect("somebody came").0, came_with).expect("a stream");
+            Stream::from_accepted(listener.accept().expect("somebody came").0, came_with).expect("a stream");
         let config = Config::new();
         let mut reader = Reader::new(Role::Server, &config, Arc::new(stream), &[]).expect("a reader");
         let timeout = |reader: &Reader| socket_timeout(&*reader.stream, Timeout::Recv).expect("it is set");

@@ -1,18 +1,19 @@
-//! One time budget over many system calls.
+//! Deadlines: one time limit for several system calls. How threads wait for them is in `stream.rs`, `wake.rs` and
+//! `sync.rs`.
 
 use crate::sync::now;
 use std::time::{Duration, Instant};
 
-/// A moment after which a wait has failed; or never.
+/// The moment at which a wait ends with a timeout, or never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Deadline(Option<Instant>);
 
 impl Deadline {
     pub(crate) const NEVER: Self = Self(None);
 
-    pub(crate) fn after(budget: Duration) -> Self {
-        // What overflows an `Instant` is further away than the process lives.
-        Self(now().checked_add(budget))
+    pub(crate) fn after(timeout: Duration) -> Self {
+        // An `Instant` that overflows is later than the end of the process, so it is never.
+        Self(now().checked_add(timeout))
     }
 
     pub(crate) fn at(moment: Instant) -> Self {
@@ -23,7 +24,7 @@ impl Deadline {
         self.0
     }
 
-    /// What is left; zero if it has passed, `None` if it never will.
+    /// Returns the remaining time: zero after the deadline, `None` if there is no deadline.
     pub(crate) fn left(self, now: Instant) -> Option<Duration> {
         self.0.map(|moment| moment.saturating_duration_since(now))
     }
@@ -32,13 +33,13 @@ impl Deadline {
         self.0.is_some_and(|moment| moment <= now)
     }
 
-    /// Whether it comes within `span`.
+    /// Returns whether the deadline is at most `span` away.
     #[inline]
     pub(crate) fn is_within(self, span: Duration, now: Instant) -> bool {
         self.0.is_some_and(|moment| moment <= now + span)
     }
 
-    /// The earlier of two.
+    /// Returns the earlier of two deadlines.
     pub(crate) fn or(self, other: Self) -> Self {
         Self(match (self.0, other.0) {
             (Some(one), Some(two)) => Some(one.min(two)),
@@ -58,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_earlier_deadline_counts() {
+    fn deadlines_are_compared_with_a_given_time() {
         let now = Instant::now();
         let soon = Deadline::at(now);
         let later = Deadline::at(now + Duration::from_secs(1));

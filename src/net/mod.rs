@@ -1,16 +1,17 @@
-//! The socket room: system calls that read, write and wait. No threads of its own, no protocol.
+//! System calls on sockets that read, write and wait.
+//!
+//! No protocol (see `protocol/`), and no threads: every call runs on the thread of its caller, which may be the reader,
+//! a sender or the flush thread. No call holds a lock.
 
 pub(crate) mod deadline;
 pub(crate) mod stream;
-mod transport;
 pub(crate) mod wake;
 
 pub(crate) use deadline::Deadline;
-pub(crate) use stream::Stream;
-pub(crate) use transport::Transport;
+pub(crate) use stream::{Stream, Transport};
 #[cfg(not(all(test, model)))]
 pub(crate) use wake::Wake;
 
-/// Wakes a thread that waits for sockets of a model.
+/// Replaces `wake::Wake` in a model: it waits for the sockets of the model.
 #[cfg(all(test, model))]
 pub(crate) type Wake = crate::verify::models::transport::ModelWake;

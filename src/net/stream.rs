@@ -1,4 +1,7 @@
-//! A connected stream socket that is read by one thread while others write.
+//! A connected stream socket: one thread reads from it while others write to it.
+//!
+//! [`Stream`] is the socket, with the reading side. [`Transport`] is the writing side, which the outbox uses. Waking a
+//! thread that waits for sockets is in `wake.rs`.
 
 use super::Deadline;
 use crate::addr::Addr;
@@ -11,23 +14,45 @@ use rustix::net::{
     RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, getpeername, recv, send, sendmsg, shutdown,
 };
 use std::cell::LazyCell;
+use std::fmt::Debug;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// One descriptor, shared by reference: `TcpStream::try_clone` would cost a second one.
+/// The writing side of a connection. The models implement it with a scripted socket.
 ///
-/// The socket stays in blocking mode; what must not wait asks so call by call (`MSG_DONTWAIT`). Every call goes on after
-/// a signal: with a receive timeout set, even stopping and continuing the process interrupts a read (signal(7)).
+/// It is shared as `Arc<dyn Transport>`, so that one server can serve several kinds of socket. The cost of the indirect
+/// call is negligible beside a system call.
+pub(crate) trait Transport: AsFd + Debug + Send + Sync {
+    /// Writes as many bytes as the socket accepts without waiting. Returns `WouldBlock` if it accepts none.
+    fn try_write(&self, bytes: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Waits until the socket accepts bytes or has failed. Returns false if the deadline came first.
+    fn wait_writable(&self, deadline: Deadline) -> io::Result<bool>;
+
+    /// Ends reading: a thread that waits in a read returns with the end of the stream. Writing goes on.
+    fn shutdown_read(&self);
+
+    /// Ends both directions. Every thread that waits for the socket wakes up.
+    fn shutdown_both(&self);
+
+    /// Makes the final close of the socket drop the bytes that the peer has not acknowledged. For a peer that does not
+    /// read, because otherwise the kernel keeps megabytes and retransmits them for minutes.
+    fn forget_unsent(&self);
+}
+
+/// A socket with one descriptor that threads share by reference. `TcpStream::try_clone` would need a second descriptor.
+///
+/// The socket stays in blocking mode. A call that must not wait passes `MSG_DONTWAIT`. Every call is repeated after a
+/// signal: on a socket with a receive timeout, even stopping and continuing the process interrupts a read (signal(7)).
 #[derive(Debug)]
 pub(crate) struct Stream {
     socket: OwnedFd,
-    /// The read timeout that it came with.
-    came_with: Option<Duration>,
+    inherited_read_timeout: Option<Duration>,
 }
 
-/// What is discarded at a time: on the stack, so not more than a page or two.
-const DISCARDED: usize = 4096;
+/// Size of the buffer on the stack into which [`Stream::drain`] reads.
+const DRAIN_BUFFER: usize = 4096;
 
 // On Apple's systems std sets SO_NOSIGPIPE on every socket instead.
 #[cfg(target_vendor = "apple")]
@@ -35,28 +60,34 @@ const NO_WAIT: SendFlags = SendFlags::DONTWAIT;
 #[cfg(not(target_vendor = "apple"))]
 const NO_WAIT: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 
-/// Sets what Linux hands on from a listener to what it accepts, and returns the read timeout that each accepted socket then
-/// has. O_NONBLOCK is not handed on: in all, three system calls a client less.
-pub(crate) fn prepare(listener: impl AsFd, read_timeout: Duration) -> Option<Duration> {
+/// Sets the socket options that Linux copies from a listener to each accepted socket. Returns the read timeout that
+/// accepted sockets then have.
+///
+/// This saves three system calls for each client: TCP_NODELAY, the first read timeout, and the return to blocking mode,
+/// because O_NONBLOCK is not inherited.
+pub(crate) fn prepare_listener(listener: impl AsFd, read_timeout: Duration) -> Option<Duration> {
     _ = set_tcp_nodelay(&listener, true);
     let set = set_socket_timeout(&listener, Timeout::Recv, Some(read_timeout)).is_ok();
     (cfg!(target_os = "linux") && set).then_some(read_timeout)
 }
 
 impl Stream {
-    /// Takes a connected stream socket over, in blocking mode and, if it is TCP, without Nagle's delay.
+    /// Takes over a connected stream socket, in blocking mode and, if it is TCP, without Nagle's algorithm.
     pub(crate) fn new(socket: impl Into<OwnedFd>) -> io::Result<Self> {
         let socket = socket.into();
         ioctl_fionbio(&socket, false)?;
-        // A socket of another family has no such option, and one that is gone refuses it: its next read tells.
+        // Ignored: a Unix socket has no such option, and a socket that was reset fails at its next read.
         _ = set_tcp_nodelay(&socket, true);
-        Ok(Self { socket, came_with: None })
+        Ok(Self { socket, inherited_read_timeout: None })
     }
 
-    /// Takes over what a listener has accepted that was [prepared](prepare), with the read timeout that it came with.
-    pub(crate) fn accepted(socket: impl Into<OwnedFd>, came_with: Option<Duration>) -> io::Result<Self> {
+    /// Takes over a socket from a listener that was [prepared](prepare_listener).
+    pub(crate) fn from_accepted(
+        socket: impl Into<OwnedFd>,
+        inherited_read_timeout: Option<Duration>,
+    ) -> io::Result<Self> {
         if cfg!(target_os = "linux") {
-            Ok(Self { socket: socket.into(), came_with })
+            Ok(Self { socket: socket.into(), inherited_read_timeout })
         } else {
             Self::new(socket)
         }
@@ -68,41 +99,32 @@ impl Stream {
         Ok(addr.map_or(Addr::Unix, Addr::Tcp))
     }
 
-    /// The read timeout that it came with: what it has until another one is set.
-    pub(crate) fn came_with(&self) -> Option<Duration> {
-        self.came_with
+    /// The read timeout that the socket inherited from its listener. It is valid until the first
+    /// [`set_read_timeout`](Self::set_read_timeout).
+    pub(crate) fn inherited_read_timeout(&self) -> Option<Duration> {
+        self.inherited_read_timeout
     }
 
-    /// How long [`read`](Self::read) waits.
+    /// Sets how long a [`read`](Self::read) waits.
     pub(crate) fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
         Ok(set_socket_timeout(&self.socket, Timeout::Recv, Some(timeout))?)
     }
 
-    /// Reads what is there. With `wait`, waits for it at most the read timeout; `WouldBlock` if nothing came. Zero is the
-    /// end of the stream.
+    /// Reads the bytes that are available. Zero is the end of the stream.
+    ///
+    /// If there are none, it returns `WouldBlock`, with `wait` only after the read timeout.
     #[inline]
     pub(crate) fn read(&self, buffer: &mut [u8], wait: bool) -> io::Result<usize> {
-        Ok(retry_on_intr(|| recv(&self.socket, &mut *buffer, flags(wait)))?.1)
+        Ok(retry_on_intr(|| recv(&self.socket, &mut *buffer, recv_flags(wait)))?.1)
     }
 
-    /// Like [`read`](Self::read), into the spare capacity of `buffer`, of which there must be some. Nothing is zeroed for
-    /// it.
-    pub(crate) fn read_to_end_of(&self, buffer: &mut Vec<u8>, wait: bool) -> io::Result<usize> {
-        Ok(retry_on_intr(|| recv(&self.socket, spare_capacity(buffer), flags(wait)))?.1)
+    /// Like [`read`](Self::read), but appends to `buffer`, which must have spare capacity. The capacity is not zeroed
+    /// before the read.
+    pub(crate) fn read_append(&self, buffer: &mut Vec<u8>, wait: bool) -> io::Result<usize> {
+        Ok(retry_on_intr(|| recv(&self.socket, spare_capacity(buffer), recv_flags(wait)))?.1)
     }
 
-    /// Writes what the socket takes without waiting: `WouldBlock` if that is nothing.
-    pub(crate) fn try_write(&self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
-        let written = match bytes {
-            [one, rest @ ..] if rest.iter().all(|more| more.is_empty()) => {
-                retry_on_intr(|| send(&self.socket, one, NO_WAIT))
-            }
-            _ => retry_on_intr(|| sendmsg(&self.socket, bytes, &mut SendAncillaryBuffer::default(), NO_WAIT)),
-        };
-        Ok(written?)
-    }
-
-    /// Writes all of `bytes`: `TimedOut` if the deadline came first, which is asked for when there is something to wait for.
+    /// Writes all of `bytes`, or returns `TimedOut` at the deadline. `deadline` is only called if a write has to wait.
     pub(crate) fn write_all(&self, mut bytes: &[u8], deadline: impl FnOnce() -> Deadline) -> io::Result<()> {
         let deadline = LazyCell::new(deadline);
         while !bytes.is_empty() {
@@ -119,12 +141,14 @@ impl Stream {
         Ok(())
     }
 
-    /// Reads and discards until the end of the stream, `most` bytes or the deadline: a socket that is closed over
-    /// unread input answers with RST, which takes away what the peer has not read yet.
-    pub(crate) fn drain(&self, most: usize, deadline: Deadline) {
-        let mut bytes = [0; DISCARDED];
+    /// Reads and discards input until the end of the stream, `limit` bytes or the deadline.
+    ///
+    /// Called before the socket is closed. Closing a socket with unread input sends RST, and the peer can then lose
+    /// bytes that it has not read yet.
+    pub(crate) fn drain(&self, limit: usize, deadline: Deadline) {
+        let mut bytes = [0; DRAIN_BUFFER];
         let mut discarded = 0;
-        while discarded < most && !deadline.has_passed(Instant::now()) {
+        while discarded < limit && !deadline.has_passed(Instant::now()) {
             match self.wait_readable(deadline).and_then(|_| self.read(&mut bytes, false)) {
                 Ok(0) | Err(_) => return,
                 Ok(count) => discarded += count,
@@ -132,49 +156,52 @@ impl Stream {
         }
     }
 
-    /// Waits until there is something to read, an end or an error; false if the deadline came first.
+    /// Waits for input, the end of the stream or an error. Returns false if the deadline came first.
     pub(crate) fn wait_readable(&self, deadline: Deadline) -> io::Result<bool> {
-        wait(self.as_fd(), PollFlags::IN, deadline)
+        poll_until(&mut [PollFd::new(self, PollFlags::IN)], deadline)
     }
 
-    /// Whether there is something to read, an end or an error, at this moment.
+    /// Returns whether there is input, the end of the stream or an error now.
     pub(crate) fn has_input(&self) -> bool {
         self.wait_readable(Deadline::at(Instant::now())).unwrap_or(true)
     }
 
-    /// Waits until the socket takes bytes, or has failed; false if the deadline came first.
-    pub(crate) fn wait_writable(&self, deadline: Deadline) -> io::Result<bool> {
-        wait(self.as_fd(), PollFlags::OUT, deadline)
-    }
-
-    /// Sends FIN: the peer reads to the end of what was written.
+    /// Sends FIN. The peer can still read everything that was written.
     pub(crate) fn shutdown_write(&self) {
-        // It fails only where the connection is gone already.
+        // Ignored: it fails only if the connection has ended already.
         _ = shutdown(&self.socket, Shutdown::Write);
-    }
-
-    /// Ends reading: whoever waits in a read finds the end of the stream. What was written is not touched.
-    pub(crate) fn shutdown_read(&self) {
-        // It fails only where the connection is gone already.
-        _ = shutdown(&self.socket, Shutdown::Read);
-    }
-
-    /// Ends both directions. Whoever waits in a read, a write or a poll of it, in any thread, wakes up.
-    pub(crate) fn shutdown_both(&self) {
-        // It fails only where the connection is gone already.
-        _ = shutdown(&self.socket, Shutdown::Both);
-    }
-
-    /// Has the close send RST and drop what the peer has not taken: the kernel would keep some MB for it, and go on trying
-    /// for minutes.
-    pub(crate) fn forget_unsent(&self) {
-        // Refused only by sockets that have no such option, nor such a queue.
-        _ = set_socket_linger(&self.socket, Some(Duration::ZERO));
     }
 }
 
-fn flags(wait: bool) -> RecvFlags {
-    if wait { RecvFlags::empty() } else { RecvFlags::DONTWAIT }
+impl Transport for Stream {
+    fn try_write(&self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
+        let written = match bytes {
+            [one, rest @ ..] if rest.iter().all(|more| more.is_empty()) => {
+                retry_on_intr(|| send(&self.socket, one, NO_WAIT))
+            }
+            _ => retry_on_intr(|| sendmsg(&self.socket, bytes, &mut SendAncillaryBuffer::default(), NO_WAIT)),
+        };
+        Ok(written?)
+    }
+
+    fn wait_writable(&self, deadline: Deadline) -> io::Result<bool> {
+        poll_until(&mut [PollFd::new(self, PollFlags::OUT)], deadline)
+    }
+
+    fn shutdown_read(&self) {
+        // Ignored: it fails only if the connection has ended already.
+        _ = shutdown(&self.socket, Shutdown::Read);
+    }
+
+    fn shutdown_both(&self) {
+        // Ignored: it fails only if the connection has ended already.
+        _ = shutdown(&self.socket, Shutdown::Both);
+    }
+
+    fn forget_unsent(&self) {
+        // With a linger time of zero, close(2) sends RST. Ignored: it fails only for sockets without such a queue.
+        _ = set_socket_linger(&self.socket, Some(Duration::ZERO));
+    }
 }
 
 impl AsFd for Stream {
@@ -183,18 +210,17 @@ impl AsFd for Stream {
     }
 }
 
-/// Waits for one descriptor; false if the deadline came first.
-pub(crate) fn wait(fd: BorrowedFd<'_>, what: PollFlags, deadline: Deadline) -> io::Result<bool> {
-    poll_until(&mut [PollFd::from_borrowed_fd(fd, what)], deadline)
+fn recv_flags(wait: bool) -> RecvFlags {
+    if wait { RecvFlags::empty() } else { RecvFlags::DONTWAIT }
 }
 
-/// Waits for any of `fds`; false if the deadline came first.
+/// Waits until one of `fds` is ready. Returns false if the deadline came first.
 pub(crate) fn poll_until(fds: &mut [PollFd<'_>], deadline: Deadline) -> io::Result<bool> {
     loop {
-        // A wait without an end need not know the time.
+        // Without a deadline, the clock is not read.
         let timeout = deadline.instant().map(|moment| {
             let left = moment.saturating_duration_since(Instant::now());
-            // poll(2) rounds nothing up: a fraction of a nanosecond less would make us spin once more.
+            // In nanoseconds: a timeout rounded down would return before the deadline and poll again.
             Timespec {
                 tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
                 tv_nsec: left.subsec_nanos().into(),
@@ -215,17 +241,17 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     #[test]
-    fn an_accepted_socket_has_what_its_listener_was_given() {
+    fn an_accepted_socket_has_the_options_of_its_listener() {
         const TIMEOUT: Duration = Duration::from_secs(7);
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let came_with = prepare(&listener, TIMEOUT);
+        let inherited = prepare_listener(&listener, TIMEOUT);
         let _peer = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
-        let stream =
-            Stream::accepted(listener.accept().expect("somebody came").0, came_with).expect("a stream");
-        assert_eq!(stream.came_with(), cfg!(target_os = "linux").then_some(TIMEOUT));
+        let socket = listener.accept().expect("a client").0;
+        let stream = Stream::from_accepted(socket, inherited).expect("a stream");
+        assert_eq!(stream.inherited_read_timeout(), cfg!(target_os = "linux").then_some(TIMEOUT));
         assert_eq!(socket_timeout(&stream, Timeout::Recv), Ok(Some(TIMEOUT)));
         assert_eq!(tcp_nodelay(&stream), Ok(true));
-        stream.set_read_timeout(TIMEOUT / 7).expect("another");
+        stream.set_read_timeout(TIMEOUT / 7).expect("another timeout");
         assert_eq!(socket_timeout(&stream, Timeout::Recv), Ok(Some(TIMEOUT / 7)));
     }
 }

@@ -2,7 +2,7 @@ use super::broadcast::Fate;
 use super::*;
 use crate::config::WRITE_UNIT;
 use crate::error::Error;
-use crate::net::Stream;
+use crate::net::{Stream, Transport};
 use std::os::unix::net::UnixStream;
 
 #[test]

@@ -10,13 +10,13 @@ pub(crate) const fn is_tchar(byte: u8) -> bool {
     is_of(byte, TCHAR)
 }
 
-/// RFC 9110 §5.5: visible characters, space, tab and bytes beyond ASCII.
+/// RFC 9110 §5.5: the characters of a field value, which are visible characters, space, tab and bytes beyond ASCII.
 #[inline]
 pub(crate) const fn is_field_content(byte: u8) -> bool {
     is_of(byte, FIELD_CONTENT)
 }
 
-/// RFC 3986 §3.2.2: unreserved, percent-encoded and sub-delims.
+/// RFC 3986 §3.2.2: the characters of a registered name, which are unreserved, percent-encoded and sub-delims.
 #[inline]
 pub(crate) const fn is_reg_name(byte: u8) -> bool {
     is_of(byte, REG_NAME)
@@ -32,7 +32,7 @@ const fn is_of(byte: u8, class: u8) -> bool {
     CLASSES[byte as usize] & class != 0
 }
 
-/// What each byte can be part of: all of a head is asked, and a look at each kind of character would be what its scan costs.
+/// The classes of each byte. A table, because the scan of a head looks up every byte.
 #[expect(clippy::indexing_slicing, reason = "there is a class for every byte")]
 const CLASSES: [u8; 256] = {
     let mut classes = [0; 256];
@@ -74,7 +74,7 @@ pub(crate) fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().copied().all(is_tchar)
 }
 
-/// Without the optional whitespace of RFC 9110 §5.6.3 around it.
+/// Removes the optional whitespace (RFC 9110 §5.6.3) around `bytes`.
 pub(crate) fn trim_ows(mut bytes: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = bytes {
         bytes = rest;
@@ -85,7 +85,7 @@ pub(crate) fn trim_ows(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// The elements of a list header, over all its lines in order. RFC 9110 §5.6.1.2: empty elements are ignored.
+/// Returns the elements of a list header, from all its lines in order. RFC 9110 §5.6.1.2: empty elements are ignored.
 pub(crate) fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     headers
         .get_all(name)
@@ -95,10 +95,10 @@ pub(crate) fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterat
         .filter(|element| !element.is_empty())
 }
 
-/// Whether a list header contains a token, in any case, on any of its lines.
+/// Returns whether a list header contains a token, in any case, on any of its lines.
 pub(crate) fn lists_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     let is = |element: &[u8]| element.eq_ignore_ascii_case(token.as_bytes());
-    // Mostly it is all there is.
+    // The first comparison is a fast path: most requests have one line with one element.
     headers.get(name).is_some_and(|value| is(value.as_bytes())) || list(headers, name).any(is)
 }
 
@@ -106,15 +106,15 @@ pub(crate) fn lists_token(headers: &HeaderMap, name: &HeaderName, token: &str) -
 mod tests {
     use super::*;
 
-    /// As the RFCs say it the other way round: everything visible but the delimiters.
+    /// The RFCs also define the classes the other way round: every visible character except the delimiters.
     #[test]
-    fn every_byte_is_of_its_classes() {
+    fn every_byte_is_in_its_classes() {
         for byte in 0..=u8::MAX {
             let is_delimiter = br#"(),/:;<=>?@[\]{}""#.contains(&byte);
             assert_eq!(is_tchar(byte), byte.is_ascii_graphic() && !is_delimiter, "{byte}");
             let is_control = byte.is_ascii_control() && byte != b'\t';
             assert_eq!(is_field_content(byte), !is_control, "{byte}");
-            // RFC 3986 §2.2: gen-delims, and what RFC 3986 does not allow anywhere. "%" begins an escape.
+            // RFC 3986 §2.2: gen-delims, and the characters that RFC 3986 allows nowhere. "%" begins an escape.
             let is_excluded = b":/?#[]@\"<>\\^`{|}".contains(&byte);
             assert_eq!(is_reg_name(byte), byte.is_ascii_graphic() && !is_excluded, "{byte}");
         }

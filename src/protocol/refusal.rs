@@ -1,15 +1,15 @@
-//! The answer to a request that is refused, before it becomes an HTTP response.
+//! The reason why a request is refused. `handshake.rs` makes an HTTP response of it.
 
 use http::StatusCode;
 use std::fmt;
 
-/// Why a head or a handshake is refused: the status to answer with, and a reason that quotes nothing from the wire, so
-/// that it can be sent as the body as it is.
+/// Why a head or a handshake is refused: the status of the response, and a reason that becomes its body. The reason is
+/// constant text and quotes nothing from the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
     pub(crate) reason: &'static str,
-    /// Headers that the status calls for, such as `Allow`: names in lower case.
+    /// Headers that the status requires, such as `Allow`. The names are in lower case.
     pub(crate) headers: &'static [(&'static str, &'static str)],
 }
 

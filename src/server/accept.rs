@@ -6,7 +6,7 @@ use crate::addr::Addr;
 use crate::error::{Error, Result};
 use crate::handshake::{self, LINGER, LINGER_BYTES};
 use crate::logging::{Throttle, log_line};
-use crate::net::stream::{poll_until, prepare};
+use crate::net::stream::{poll_until, prepare_listener};
 use crate::net::{Deadline, Stream, Wake};
 use crate::quota::Excess;
 use crate::stats::TurnedAway;
@@ -69,7 +69,7 @@ impl Acceptor {
         let mut read_timeout = None;
         if let Some(listener) = &listener {
             listener.set_nonblocking(true)?;
-            read_timeout = prepare(listener, shared.config.first_read_timeout());
+            read_timeout = prepare_listener(listener, shared.config.first_read_timeout());
             rustix::net::listen(listener, LISTEN_BACKLOG).map_err(io::Error::from)?;
         }
         let stop = Arc::new(Stop { stopped: AtomicBool::new(false), wake: Wake::new()? });
@@ -150,7 +150,7 @@ impl Acceptor {
         let Some(place) = self.shared.place() else {
             counters.refused(TurnedAway::Full);
             self.tell_of_refusal(&format!("full: {}", self.shared.capacity));
-            if let Ok(stream) = Stream::accepted(stream, self.read_timeout) {
+            if let Ok(stream) = Stream::from_accepted(stream, self.read_timeout) {
                 self.turn_away(Arc::new(stream), handshake::answer_unavailable);
             }
             return;
@@ -162,7 +162,7 @@ impl Acceptor {
             Ok(admission) => admission,
             Err(excess) => return self.excess(stream, peer, excess),
         };
-        let Ok(stream) = Stream::accepted(stream, self.read_timeout).map(Arc::new) else { return };
+        let Ok(stream) = Stream::from_accepted(stream, self.read_timeout).map(Arc::new) else { return };
         let Some(client) = Accepted::new(&self.shared, &stream, peer, place, admission, None) else {
             counters.refused(TurnedAway::Stopping);
             return;
@@ -183,7 +183,7 @@ impl Acceptor {
         };
         self.shared.hub.counters().refused(reason);
         self.tell_of_refusal(&format!("{what} {}", peer.without_port()));
-        if let Ok(stream) = Stream::accepted(stream, self.read_timeout) {
+        if let Ok(stream) = Stream::from_accepted(stream, self.read_timeout) {
             self.turn_away(Arc::new(stream), |stream| handshake::answer_excess(stream, excess));
         }
     }

@@ -207,9 +207,11 @@ impl Transport for Script {
     }
 
     fn forget_unsent(&self) {}
+}
 
+impl AsFd for Script {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        unreachable!("a model's wake polls no descriptors")
+        unreachable!("a model polls no descriptors")
     }
 }
 
