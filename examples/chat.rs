@@ -76,7 +76,7 @@ impl Chat {
                 Some(name) => {
                     // The sender is a member, too, and hears itself in its place among the others.
                     let said = json!({ "type": "text", "name": name, "text": text });
-                    client.publish(&room, said.to_string());
+                    client.hub()?.publish(&room, said.to_string());
                 }
             }
         }

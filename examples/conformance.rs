@@ -30,7 +30,7 @@ fn connect(url: &str) -> Result<Connection> {
 
 fn echo(connection: &mut Connection) -> Result<()> {
     while let Some(mut received) = connection.recv_ref()? {
-        received.write(received.message())?;
+        received.write(received.message)?;
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ fn main() -> threadws::Result<()> {
     println!("listening on ws://{}/", server.local_addr()?);
     server.run(|client| {
         while let Some(mut received) = client.recv_ref()? {
-            received.write(received.message())?;
+            received.write(received.message)?;
         }
         Ok(())
     })

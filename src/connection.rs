@@ -127,7 +127,7 @@ impl Connection {
     /// Receives the next message; `None` is the end after a closing handshake with 1000, 1001 or no code.
     ///
     /// Pings are answered, pongs noted and Closes answered on the way. What [`write`](Self::write) and
-    /// [`broadcast`](Self::broadcast) hold is sent first.
+    /// [`write_broadcast`](Self::write_broadcast) hold is sent first.
     ///
     /// # Blocking
     ///
@@ -210,7 +210,7 @@ impl Connection {
     /// # let server = threadws::Server::bind("127.0.0.1:0")?;
     /// let handle = server.spawn(|client| {
     ///     while let Some(mut received) = client.recv_ref()? {
-    ///         received.write(received.message())?;
+    ///         received.write(received.message)?;
     ///     }
     ///     Ok(())
     /// })?;
@@ -285,22 +285,5 @@ impl Connection {
     pub fn ignore(&mut self) -> Result<()> {
         while self.recv_ref()?.is_some() {}
         Ok(())
-    }
-
-    /// The messages until the end, as an iterator: it ends where [`recv`](Self::recv) gives `None`, or after an error.
-    ///
-    /// # Blocking
-    ///
-    /// Each step as [`recv`](Self::recv).
-    pub fn messages(&mut self) -> impl Iterator<Item = Result<Message>> + '_ {
-        let mut over = false;
-        std::iter::from_fn(move || {
-            if over {
-                return None;
-            }
-            let next = self.recv().transpose();
-            over = !matches!(next, Some(Ok(_)));
-            next
-        })
     }
 }

@@ -31,7 +31,7 @@ use topics::Topics;
 ///     let room = client.request().path().to_owned();
 ///     client.subscribe(&room)?;
 ///     while let Some(message) = client.recv()? {
-///         client.publish(&room, message);
+///         client.hub()?.publish(&room, message);
 ///     }
 ///     Ok(())
 /// })?;
@@ -89,7 +89,7 @@ impl Hub {
 
     /// Sends one message to every client, at once, and says what became of it.
     ///
-    /// It is encoded once. A [`Connection::broadcast`](crate::Connection::broadcast) that is held goes out later.
+    /// It is encoded once. A [`Connection::write_broadcast`](crate::Connection::write_broadcast) that is held goes out later.
     ///
     /// # Blocking
     ///

@@ -124,7 +124,7 @@ impl Peer {
         server.run(move |client| {
             if broadcast {
                 while let Some(message) = client.recv()? {
-                    client.broadcast(message);
+                    client.write_broadcast(message)?;
                 }
             } else if owned {
                 while let Some(message) = client.recv()? {
@@ -161,7 +161,7 @@ impl Drop for Running {
 
 fn echo_borrowed(client: &mut Connection) -> threadws::Result<()> {
     while let Some(mut received) = client.recv_ref()? {
-        received.write(received.message())?;
+        received.write(received.message)?;
     }
     Ok(())
 }

@@ -2,13 +2,14 @@
 
 use super::Connection;
 use crate::addr::Addr;
-use crate::error::Closed;
+use crate::error::{Closed, Error, Result};
 use crate::hub::Hub;
 use crate::message::State;
+use crate::protocol::Role;
 use crate::request::{Request, Response};
 use crate::sender::Sender;
+use crate::stats::ClientStats;
 use std::fmt;
-use std::time::{Duration, Instant};
 
 impl Connection {
     /// A handle that sends from any thread.
@@ -59,20 +60,25 @@ impl Connection {
         self.subprotocol.as_deref()
     }
 
-    /// When the handshake ended.
-    pub fn since(&self) -> Instant {
-        self.sender.outbox().opened()
+    /// Returns the connection's numbers: messages and bytes in both directions, its backlog, the last round-trip time,
+    /// and when it was opened.
+    pub fn stats(&self) -> ClientStats {
+        let outbox = self.sender.outbox();
+        let counts = self.reader.counts();
+        outbox.tally().received(counts.messages, counts.bytes);
+        outbox.stats()
     }
 
-    /// The round-trip time that the last keepalive ping measured.
-    pub fn round_trip(&self) -> Option<Duration> {
-        self.keepalive.round_trip()
-    }
-
-    /// All clients of this server. That of a connection that was opened by [`connect`](crate::connect) is empty: what
-    /// it is told reaches nobody.
-    pub fn hub(&self) -> &Hub {
-        &self.hub
+    /// Returns the server's hub: all of its clients and their topics.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`]: the connection was opened by [`connect`](crate::connect).
+    pub fn hub(&self) -> Result<&Hub> {
+        match self.sender.outbox().role() {
+            Role::Server => Ok(&self.hub),
+            Role::Client => Err(Error::invalid("only a server's connection has a hub")),
+        }
     }
 }
 

@@ -14,7 +14,6 @@ pub(super) struct Keepalive {
     pinged: Option<Instant>,
     /// Counts pings: each carries its number, so that a pong to another is told from its own.
     number: u64,
-    round_trip: Option<Duration>,
 }
 
 /// What is due when the keepalive deadline has passed.
@@ -28,13 +27,7 @@ pub(super) enum KeepaliveStep {
 
 impl Keepalive {
     pub(super) fn new(config: &Config) -> Self {
-        Self {
-            interval: config.keepalive(),
-            timeout: config.ping_timeout,
-            pinged: None,
-            number: 0,
-            round_trip: None,
-        }
+        Self { interval: config.keepalive(), timeout: config.ping_timeout, pinged: None, number: 0 }
     }
 
     /// When to look again, given when the last byte came.
@@ -63,12 +56,7 @@ impl Keepalive {
     pub(super) fn pong(&mut self, payload: &[u8], now: Instant) -> Option<Duration> {
         let pinged = self.pinged.filter(|_| payload == self.number.to_be_bytes())?;
         self.pinged = None;
-        self.round_trip = Some(now - pinged);
-        self.round_trip
-    }
-
-    pub(super) fn round_trip(&self) -> Option<Duration> {
-        self.round_trip
+        Some(now - pinged)
     }
 }
 
@@ -117,9 +105,7 @@ mod tests {
         let KeepaliveStep::Ping(payload) = keepalive.due(start, start, false) else {
             panic!("a ping is due")
         };
-        keepalive.pong(b"foreign", start + TIMEOUT);
-        assert_eq!(keepalive.round_trip(), None);
-        keepalive.pong(&payload, start + TIMEOUT);
-        assert_eq!(keepalive.round_trip(), Some(TIMEOUT));
+        assert_eq!(keepalive.pong(b"foreign", start + TIMEOUT), None);
+        assert_eq!(keepalive.pong(&payload, start + TIMEOUT), Some(TIMEOUT));
     }
 }

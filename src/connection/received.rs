@@ -7,18 +7,14 @@ use std::fmt;
 
 /// A message that is lent, and a way to answer it: what [`Connection::recv_ref`](crate::Connection::recv_ref) returns.
 pub struct Received<'a> {
-    pub(super) message: MessageRef<'a>,
+    /// The message.
+    pub message: MessageRef<'a>,
     pub(super) to: To<'a>,
     pub(super) cork: &'a mut Cork,
     pub(super) hold: bool,
 }
 
-impl<'a> Received<'a> {
-    /// The message.
-    pub fn message(&self) -> MessageRef<'a> {
-        self.message
-    }
-
+impl Received<'_> {
     /// Answers, as [`Connection::write`](crate::Connection::write) does.
     ///
     /// # Blocking

@@ -56,7 +56,7 @@ impl Connection {
         self.cork.write(To { sender: &self.sender, hub: &self.hub }, message, hold)
     }
 
-    /// Sends what [`write`](Self::write) and [`broadcast`](Self::broadcast) hold.
+    /// Sends what [`write`](Self::write) and [`write_broadcast`](Self::write_broadcast) hold.
     ///
     /// # Blocking
     ///

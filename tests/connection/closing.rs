@@ -268,7 +268,7 @@ fn nothing_follows_a_close_frame() {
         drop(client.write("x"));
         drop(client.flush());
         sender.close(1001, "second").unwrap_or(());
-        client.broadcast("x");
+        drop(client.write_broadcast("x"));
         client.ignore()?;
         drop(client.send("x"));
         Ok(())

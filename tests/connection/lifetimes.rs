@@ -207,7 +207,7 @@ fn whatever_is_sent_and_however_begins_the_idle_time_anew() {
         ("try_send", |client| client.try_send("tried")),
         ("write", |client| client.write("answered")),
         ("a broadcast", |client| {
-            client.hub().broadcast("to all");
+            client.hub()?.broadcast("to all");
             Ok(())
         }),
     ];

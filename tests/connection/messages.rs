@@ -316,7 +316,7 @@ fn a_broadcast_reaches_everyone_its_sender_included() {
     let _dog = watchdog(30);
     let server = TestServer::new(|client| {
         while let Some(message) = client.recv()? {
-            client.broadcast(message);
+            client.write_broadcast(message)?;
         }
         Ok(())
     });
@@ -342,7 +342,7 @@ fn broadcasts_from_many_handlers_at_once_lose_nothing() {
     let _dog = watchdog(60);
     let server = TestServer::new(|client| {
         while let Some(message) = client.recv()? {
-            client.broadcast(message);
+            client.write_broadcast(message)?;
         }
         Ok(())
     });

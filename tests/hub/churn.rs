@@ -54,7 +54,7 @@ fn nothing_is_lost_or_doubled_while_others_come_and_go() {
     let server = TestServer::new(|client| {
         client.subscribe("all")?;
         while let Some(message) = client.recv()? {
-            client.broadcast(message);
+            client.write_broadcast(message)?;
         }
         Ok(())
     });
@@ -239,8 +239,8 @@ fn soak_nothing_is_lost_while_many_join_leave_and_broadcast() {
             match message.as_text().unwrap_or_default().split_once('#') {
                 // Churn for the lists of topics.
                 Some(("+", topic)) => client.subscribe(topic)?,
-                Some(("-", topic)) => drop(client.unsubscribe(topic)),
-                _ => client.broadcast(message),
+                Some(("-", topic)) => drop(client.unsubscribe(topic)?),
+                _ => client.write_broadcast(message)?,
             }
         }
         Ok(())

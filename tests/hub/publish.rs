@@ -3,7 +3,7 @@
 
 use crate::support::{RawPeer, TestServer, eventually, ms, next, watchdog};
 use std::sync::mpsc;
-use threadws::{BoxError, Connection, Error};
+use threadws::{BoxError, Connection, Error, SlowPeer};
 
 /// Does what each message says: `+topic`, `-topic`, `topic: text`; answers what came of it.
 fn listener(client: &mut Connection) -> Result<(), BoxError> {
@@ -13,10 +13,10 @@ fn listener(client: &mut Connection) -> Result<(), BoxError> {
             let answer = client.subscribe(topic).map_or_else(|error| error.to_string(), |()| "on".into());
             client.send(answer)?;
         } else if let Some(topic) = text.strip_prefix('-') {
-            let was = client.unsubscribe(topic);
+            let was = client.unsubscribe(topic)?;
             client.send(was.to_string())?;
         } else if let Some((topic, text)) = text.split_once(": ") {
-            let delivery = client.publish(topic, text);
+            let delivery = client.hub()?.publish(topic, text);
             client.send(delivery.to_string())?;
         }
     }
@@ -116,19 +116,29 @@ fn topics_are_bounded_in_length_and_number() {
 #[test]
 fn a_client_of_another_server_has_no_topics_to_subscribe_to() {
     let _dog = watchdog(20);
-    let server = TestServer::new(|client| {
-        client.broadcast("from the server");
+    let (tell, told) = mpsc::channel();
+    let server = TestServer::new(move |client| {
+        client.hub()?.broadcast("from the server");
         client.ignore()?;
+        tell.send(client.subscribe("too late")).unwrap_or(());
         Ok(())
     });
     let mut client = threadws::connect(format!("ws://{}/", server.addr())).expect("it listens");
-    assert!(matches!(client.subscribe("topic"), Err(Error::Invalid(_))));
-    assert!(!client.unsubscribe("topic"));
-    client.broadcast("a client has nobody to tell");
-    assert_eq!(client.publish("topic", "x").reached(), 0);
+    let results = [
+        client.hub().map(drop),
+        client.subscribe("topic"),
+        client.unsubscribe("topic").map(drop),
+        client.set_slow_peer(SlowPeer::Skip),
+        client.write_broadcast("a client has no other clients"),
+    ];
+    for result in results {
+        let error = result.expect_err("only a server has a hub");
+        assert_eq!(error.to_string(), "invalid input: only a server's connection has a hub");
+        assert!(!error.is_fatal());
+    }
     assert!(client.recv().expect("open").is_some());
     client.close(1000, "").expect("a clean end");
-    assert!(matches!(client.subscribe("topic"), Err(Error::Closed(_))));
+    assert!(matches!(next(&told, "the server's end"), Err(Error::Closed(_))));
     let closed = client.closed().expect("closed");
     assert_eq!((closed.messages_sent(), closed.messages_received()), (0, 1));
 }

@@ -36,8 +36,8 @@ fn server(config: Config, slow_peer: SlowPeer) -> (TestServer, Receiver<Sender>,
         |server| server.config(config).slow_peer(slow_peer),
         move |client| {
             match client.request().path() {
-                "/skip" => client.set_slow_peer(SlowPeer::Skip),
-                "/close" => client.set_slow_peer(SlowPeer::Close),
+                "/skip" => client.set_slow_peer(SlowPeer::Skip)?,
+                "/close" => client.set_slow_peer(SlowPeer::Close)?,
                 _ => {}
             }
             tell.send(client.sender()).unwrap_or(());
@@ -157,8 +157,8 @@ fn a_corked_broadcast_and_a_published_message_meet_the_same_policy() {
         }
         while let Some(message) = client.recv()? {
             match message.as_bytes()[0] {
-                b'p' => _ = client.publish("all", message),
-                _ => client.broadcast(message),
+                b'p' => _ = client.hub()?.publish("all", message),
+                _ => client.write_broadcast(message)?,
             }
         }
         Ok(())

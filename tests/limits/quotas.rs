@@ -317,7 +317,7 @@ fn messages_that_are_lent_are_counted_and_fragments_are_not() {
         |server| server.message_rate(2, Duration::from_secs(600)),
         |client| {
             while let Some(mut received) = client.recv_ref()? {
-                received.write(received.message())?;
+                received.write(received.message)?;
             }
             Ok(())
         },

@@ -183,7 +183,7 @@ fn a_borrowed_message_can_be_echoed_without_a_copy() {
     let _dog = watchdog(30);
     let server = TestServer::new(|client| {
         while let Some(mut received) = client.recv_ref()? {
-            let message: MessageRef<'_> = received.message();
+            let message: MessageRef<'_> = received.message;
             received.write(message)?;
         }
         Ok(())
@@ -202,23 +202,6 @@ fn a_borrowed_message_can_be_echoed_without_a_copy() {
     peer.send(&Frame::continuation("two"));
     peer.expect_text("in two");
     peer.close(1000);
-}
-
-#[test]
-fn messages_can_be_iterated_over() {
-    let _dog = watchdog(20);
-    let (tell, told) = mpsc::channel();
-    let server = TestServer::new(move |client| {
-        let texts: Result<Vec<_>, _> =
-            client.messages().map(|message| message.map(|m| m.to_string())).collect();
-        tell.send(texts?).unwrap_or(());
-        Ok(())
-    });
-    let mut peer = RawPeer::open(server.addr());
-    peer.send_text("a");
-    peer.send_text("b");
-    peer.close(1000);
-    assert_eq!(next(&told, "the end of the iterator"), ["a", "b"]);
 }
 
 #[test]

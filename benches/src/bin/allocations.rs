@@ -64,7 +64,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn borrowed(client: &mut Connection) -> threadws::Result<()> {
     while let Some(mut received) = client.recv_ref()? {
-        received.write(received.message())?;
+        received.write(received.message)?;
     }
     Ok(())
 }

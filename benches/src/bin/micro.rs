@@ -104,7 +104,7 @@ mod internal {
 
 fn borrowed(client: &mut Connection) -> threadws::Result<()> {
     while let Some(mut received) = client.recv_ref()? {
-        received.write(received.message())?;
+        received.write(received.message)?;
     }
     Ok(())
 }

@@ -274,7 +274,7 @@ fn load(shared: &LoadState, connection: &mut Connection) -> Result<Histogram, St
         if over {
             continue; // What comes until the connection is closed comes too late to count.
         }
-        if !expected.is(received.message()) {
+        if !expected.is(received.message) {
             return Err("what came back is not what was sent: is this an echo server?".to_owned());
         }
         expected.count();

@@ -195,7 +195,7 @@ impl ClientHandler {
         let topic = client.request().path().to_owned();
         let topics = if self.answer == Answer::Topics { client.subscribe(&topic) } else { Ok(()) };
         let ended = topics.and_then(|()| self.answer_all(client, &topic));
-        let lived = || client.since().elapsed().as_secs_f64();
+        let lived = || client.stats().since().elapsed().as_secs_f64();
         match (client.closed(), &ended) {
             (Some(closed), _) => info!("client {id} disconnected after {:.1}s: {closed}", lived()),
             (None, Err(error)) => info!("client {id} disconnected after {:.1}s: {error}", lived()),
@@ -212,14 +212,14 @@ impl ClientHandler {
         let (id, logged) = (client.id(), log_enabled!(Level::Info));
         while let Some(mut received) = client.recv_ref()? {
             if logged {
-                log(id, received.message());
+                log(id, received.message);
             }
             match self.answer {
                 Answer::Nothing => {}
-                Answer::Echo => received.write(received.message())?,
+                Answer::Echo => received.write(received.message)?,
                 Answer::Broadcast | Answer::Topics => {
-                    let message = received.message().to_message();
-                    self.pass_on(client, topic, message);
+                    let message = received.message.to_message();
+                    self.pass_on(client, topic, message)?;
                 }
             }
         }
@@ -227,11 +227,12 @@ impl ClientHandler {
     }
 
     #[inline(never)]
-    fn pass_on(&self, client: &mut Connection, topic: &str, message: Message) {
-        match self.answer {
-            Answer::Topics => drop(client.publish(topic, message)),
-            _ => client.broadcast(message),
+    fn pass_on(&self, client: &mut Connection, topic: &str, message: Message) -> threadws::Result<()> {
+        if self.answer == Answer::Topics {
+            client.hub()?.publish(topic, message);
+            return Ok(());
         }
+        client.write_broadcast(message)
     }
 }
 
