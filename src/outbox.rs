@@ -15,7 +15,7 @@ pub(crate) use broadcast::Fate;
 
 use self::state::{OutboxState, WriteStall};
 use crate::config::{Config, time_to_write};
-use crate::error::{Cause, Ending, Result, Timeout};
+use crate::error::{Cause, Ending, Error, Result, Timeout};
 use crate::flush_thread::{Flush, Pushable};
 use crate::message::{CloseFrame, IntoMessage, State};
 use crate::net::{Deadline, Transport};
@@ -109,6 +109,10 @@ impl Outbox {
         self.role
     }
 
+    pub(crate) fn max_backlog(&self) -> usize {
+        self.max_backlog
+    }
+
     pub(crate) fn opened(&self) -> Instant {
         self.opened
     }
@@ -152,9 +156,18 @@ impl Outbox {
         result
     }
 
-    /// Like [`send_frames`](Self::send_frames), but does not wait for the socket.
-    pub(crate) fn queue_frames(&self, frames: &mut Vec<u8>, messages: u64) -> Result<()> {
-        let result = self.admit(frames.len(), None);
+    /// Like [`send_frames`](Self::send_frames), but never waits. `bound` is the backlog that the frames may not exceed; if
+    /// they do, the result is [`Error::Full`], and `frames` stays as it was.
+    pub(crate) fn queue_frames(
+        &self,
+        frames: &mut Vec<u8>,
+        messages: u64,
+        bound: Option<usize>,
+    ) -> Result<()> {
+        let result = self.admit(frames.len(), bound);
+        if matches!(result, Err(Error::Full)) {
+            return result.map(drop);
+        }
         let result = result
             .and_then(|core| self.write_or_keep(core, frames, messages, || Unit::Frames(frames.clone())));
         frames.clear();

@@ -140,8 +140,24 @@ impl Cork {
         self.has_answers = false;
         if !self.frames.is_empty() {
             // It fails only where nothing can be sent any more.
-            drop(to.sender.outbox().queue_frames(&mut self.frames, std::mem::take(&mut self.messages)));
+            drop(to.sender.outbox().queue_frames(&mut self.frames, std::mem::take(&mut self.messages), None));
         }
+    }
+
+    /// Sends or queues what is held, without waiting. If the answers do not fit into the backlog, they stay here, and the
+    /// result is [`Error::Full`](crate::Error::Full).
+    pub(super) fn try_flush(&mut self, to: To<'_>) -> Result<()> {
+        self.send_batch(to);
+        if self.frames.is_empty() {
+            return Ok(());
+        }
+        let outbox = to.sender.outbox();
+        let result = outbox.queue_frames(&mut self.frames, self.messages, Some(outbox.max_backlog()));
+        if self.frames.is_empty() {
+            self.has_answers = false;
+            self.messages = 0;
+        }
+        result
     }
 
     /// Tells everybody; our own client too, unless answers stand before or between.

@@ -21,17 +21,19 @@ impl Connection {
         self.cork.write(To { sender: &self.sender, hub: &self.hub }, message, false)
     }
 
-    /// Sends one message or queues it, as [`Sender::try_send`](crate::Sender::try_send) does, behind what [`write`](Self::write) holds.
+    /// Sends one message or queues it, as [`Sender::try_send`](crate::Sender::try_send) does. What [`write`](Self::write)
+    /// holds is sent or queued before it.
     ///
     /// # Blocking
     ///
-    /// As [`flush`](Self::flush), if [`write`](Self::write) holds something; else it does not wait.
+    /// Never waits.
     ///
     /// # Errors
     ///
-    /// As for [`Sender::try_send`](crate::Sender::try_send).
+    /// As for [`Sender::try_send`](crate::Sender::try_send). [`Error::Full`](crate::Error::Full) means that the message
+    /// was not queued. What [`write`](Self::write) holds is then queued, or held as before.
     pub fn try_send(&mut self, message: impl IntoMessage) -> Result<()> {
-        self.flush()?;
+        self.cork.try_flush(To { sender: &self.sender, hub: &self.hub })?;
         self.sender.try_send(message)
     }
 

@@ -1,8 +1,11 @@
 //! What a handler says to others is held while unread messages lie behind the one that it answers: it is told at once when
 //! the last one is read, in the order of the calls, and however the handler ends.
 
-use crate::support::{Frame, RawPeer, TestServer, eventually, ms, next, watchdog};
+use crate::support::frame::TEXT;
+use crate::support::{Frame, PATIENCE, RawPeer, TestServer, eventually, ms, next, watchdog};
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
+use threadws::Error;
 
 /// Several messages in one segment: all but the last find unread input behind them.
 fn together(peer: &mut RawPeer, texts: &[&str]) {
@@ -103,6 +106,48 @@ fn answers_and_broadcasts_reach_their_own_client_in_the_order_of_the_calls() {
     }
     peer.close(1000);
     other.close(1000);
+}
+
+#[test]
+fn try_send_never_waits_and_goes_behind_what_write_holds() {
+    let _dog = watchdog(20);
+    let (tell, told) = mpsc::channel();
+    let server = TestServer::new(move |client| {
+        while let Some(message) = client.recv()? {
+            let text = message.as_text().unwrap_or_default().to_owned();
+            match text.split_at(1) {
+                ("f", _) => {
+                    for size in [64 << 10, 1000, 1] {
+                        while client.try_send(vec![7; size]).is_ok() {}
+                    }
+                    tell.send((None, Duration::ZERO)).unwrap_or(());
+                }
+                ("w", text) => client.write(text)?,
+                (_, text) => {
+                    let start = Instant::now();
+                    let result = client.try_send(text);
+                    tell.send((Some(result), start.elapsed())).unwrap_or(());
+                }
+            }
+        }
+        Ok(())
+    });
+    let mut peer = RawPeer::open(server.addr());
+    peer.send_text("fill");
+    assert!(next(&told, "a full backlog").0.is_none());
+    together(&mut peer, &["w1", "t2", "w3"]);
+    let (result, time) = next(&told, "try_send has returned");
+    assert!(matches!(result, Some(Err(Error::Full))), "{result:?}");
+    assert!(time < PATIENCE / 4, "it took {time:?}");
+    let first = std::iter::from_fn(|| Some(peer.message())).find(|frame| frame.opcode == TEXT);
+    assert_eq!(first.expect("a text").as_text(), "1", "it is held, and not lost");
+    peer.expect_text("3");
+    together(&mut peer, &["w4", "t5", "w6"]);
+    assert!(matches!(next(&told, "try_send has returned").0, Some(Ok(()))));
+    for text in ["4", "5", "6"] {
+        peer.expect_text(text);
+    }
+    peer.close(1000);
 }
 
 #[test]
