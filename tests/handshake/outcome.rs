@@ -63,7 +63,7 @@ fn a_silent_client_is_let_go_at_the_handshake_timeout() {
 }
 
 #[test]
-fn one_octet_at_a_time_does_not_stretch_the_handshake() {
+fn one_byte_at_a_time_does_not_stretch_the_handshake() {
     let _dog = watchdog(20);
     let server = TestServer::with(|server| server.config(Config::new().handshake_timeout(ms(300))), echo);
     let mut peer = RawPeer::connect(server.addr());

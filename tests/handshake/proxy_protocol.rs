@@ -111,7 +111,7 @@ fn without_the_setting_nobody_may_send_it() {
 }
 
 #[test]
-fn it_may_come_octet_by_octet_but_not_for_ever() {
+fn it_may_come_byte_by_byte_but_not_for_ever() {
     let _dog = watchdog(60);
     let patient = server(|server| server);
     for header in [V1, V2] {

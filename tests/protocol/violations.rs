@@ -105,7 +105,7 @@ fn a_length_beyond_the_limit_is_answered_at_its_header() {
 }
 
 #[test]
-fn a_message_of_the_limit_passes_and_one_octet_more_does_not() {
+fn a_message_of_the_limit_passes_and_one_byte_more_does_not() {
     let _dog = watchdog(60);
     const LIMIT: usize = 1000;
     let config = Config::new().max_message_size(LIMIT);
