@@ -47,8 +47,6 @@ const NOT_YET: &[&str] = &[
     "src/connection/send.rs",
     "src/error.rs",
     "src/flush_thread.rs",
-    "src/guide/coming_from_ws.md",
-    "src/guide/performance.md",
     "src/handshake.rs",
     "src/hub.rs",
     "src/hub/audience.rs",
