@@ -31,8 +31,8 @@ fn url(addr: SocketAddr) -> String {
     format!("ws://{addr}/")
 }
 
-fn text(octets: &[u8]) -> &str {
-    std::str::from_utf8(octets).expect("UTF-8")
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("UTF-8")
 }
 
 #[track_caller]

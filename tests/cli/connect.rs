@@ -26,9 +26,9 @@ fn run(args: &[&str], stdin: impl AsRef<[u8]>) -> Ended {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the binary runs");
     let mut pipe = child.stdin.take().expect("a pipe");
-    let octets = stdin.as_ref().to_vec();
+    let bytes = stdin.as_ref().to_vec();
     // A client that ends early does not read it all.
-    let writer = std::thread::spawn(move || drop(pipe.write_all(&octets)));
+    let writer = std::thread::spawn(move || drop(pipe.write_all(&bytes)));
     let output = child.wait_with_output().expect("it ends");
     writer.join().expect("no panic");
     let stderr = String::from_utf8(output.stderr).expect("UTF-8");
@@ -297,7 +297,7 @@ fn what_fails_exits_with_1_and_says_why() {
     let stderr = run(&[&liar.url()], "").expect(1, "");
     assert!(stderr.contains("wrong Sec-WebSocket-Accept"), "{stderr}");
     // Ends that are no good ones, after what came before them.
-    for (octets, why) in [
+    for (bytes, why) in [
         (
             Frame::close(1008, "go\u{1b}[2J\naway").unmasked().encode(),
             "received 1008 (policy violation) \"go\\u{1b}[2J\\naway\"",
@@ -310,7 +310,7 @@ fn what_fails_exits_with_1_and_says_why() {
             let mut guest = door.guest();
             guest.welcome("");
             guest.send(Frame::text("x"));
-            guest.write(octets);
+            guest.write(bytes);
             guest.fin();
             guest.expect_gone();
         });

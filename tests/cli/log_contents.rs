@@ -20,7 +20,7 @@ fn expect_clean(log: &[String]) {
         let is_date = date
             .bytes()
             .enumerate()
-            .all(|(at, octet)| if at == 4 || at == 7 { octet == b'-' } else { octet.is_ascii_digit() });
+            .all(|(at, byte)| if at == 4 || at == 7 { byte == b'-' } else { byte.is_ascii_digit() });
         assert!(
             is_date && rest.starts_with('T') && rest.contains("Z ["),
             "a line of somebody else's: {line:?}"
@@ -29,7 +29,7 @@ fn expect_clean(log: &[String]) {
             c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
         };
         assert!(!line.contains(moves), "{line:?}");
-        assert!(line.len() < 6000, "a line of {} octets: {}", line.len(), &line[..200]);
+        assert!(line.len() < 6000, "a line of {} bytes: {}", line.len(), &line[..200]);
     }
 }
 
@@ -193,10 +193,10 @@ fn a_bad_handshake_is_worth_one_line_at_debug() {
         upgrade(&[("Origin", "http://evil.example")]),
     ];
     let mut from = Vec::new();
-    for octets in &bad {
+    for bytes in &bad {
         let mut peer = RawPeer::connect(server.addr());
         from.push(peer.local_addr().to_string());
-        drop(peer.try_write(octets)); // It need not be read to the end.
+        drop(peer.try_write(bytes)); // It need not be read to the end.
         let answer = peer.answer();
         assert!(answer.status >= 400, "{}", answer.head);
     }

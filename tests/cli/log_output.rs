@@ -16,7 +16,7 @@ use std::time::Instant;
 /// Each message is a line of the log.
 const OPTIONS: [&str; 3] = ["--echo", "--every", "0"];
 
-/// More than 150 octets of the log for each message.
+/// More than 150 bytes of the log for each message.
 #[track_caller]
 fn talk(peer: &mut RawPeer, messages: usize) {
     let text = "x".repeat(150);
@@ -86,7 +86,7 @@ fn a_log_that_reaches_the_largest_size_of_a_file_kills_nobody_and_goes_on_when_t
     server.stop();
 }
 
-/// A socket that takes no octet more, and its other end.
+/// A socket that takes no byte more, and its other end.
 fn full() -> (UnixStream, UnixStream) {
     let (mut writer, reader) = UnixStream::pair().expect("a pair");
     writer.set_nonblocking(true).expect("O_NONBLOCK");

@@ -20,8 +20,8 @@ fn output(args: &[&str]) -> Output {
     threadws(args).output().expect("the binary runs")
 }
 
-fn text(octets: &[u8]) -> &str {
-    std::str::from_utf8(octets).expect("UTF-8")
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("UTF-8")
 }
 
 /// A running server, killed when the test ends.
@@ -110,9 +110,9 @@ impl Running {
         .expect("it reads");
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
-            let mut octet = [0];
-            stream.read_exact(&mut octet).expect("a head");
-            head.push(octet[0]);
+            let mut byte = [0];
+            stream.read_exact(&mut byte).expect("a head");
+            head.push(byte[0]);
         }
         assert!(head.starts_with(b"HTTP/1.1 101"), "{}", text(&head));
         Peer(stream)

@@ -134,8 +134,8 @@ fn of_a_refusals_body_no_more_than_64_kib_are_read() {
             while guest.try_write(burst.as_bytes()).is_ok() {}
         });
         let body = expect_refused(connect(host.url()), 503).into_body();
-        assert!(body.iter().all(|&octet| octet == b'x'));
-        // In chunks of one octet, what is read is bounded, not what it comes to.
+        assert!(body.iter().all(|&byte| byte == b'x'));
+        // In chunks of one byte, what is read is bounded, not what it comes to.
         assert!(
             if chunked { body.len() <= 64 * 1024 } else { body.len() == 64 * 1024 },
             "{} bytes",
@@ -343,7 +343,7 @@ fn one_deadline_is_over_connecting_and_the_whole_handshake() {
     let waiting: Vec<_> = (0..4).map(|_| TcpStream::connect_timeout(&addr, ms(100))).collect();
     assert!(waiting.iter().any(Result::is_err), "the queue never was full");
     expect_timeout(addr);
-    // An octet now and then is no progress.
+    // A byte now and then is no progress.
     let trickle = Host::new(|door| {
         let mut guest = door.guest();
         guest.write("HTTP/1.1 101 Switching Protocols\r\nx: ");

@@ -85,10 +85,10 @@ fn every_frame_has_a_mask_of_its_own() {
         }
         // Of 200 out of 2^32, two are equal in one run of 200,000.
         assert!(keys.len() >= FRAMES - 1, "{} keys", keys.len());
-        // Nor do they count up, or share octets.
+        // Nor do they count up, or share bytes.
         for at in 0..4 {
-            let octets: HashSet<_> = keys.iter().map(|key| key[at]).collect();
-            assert!(octets.len() > 64, "octet {at} of the keys has {} values", octets.len());
+            let bytes: HashSet<_> = keys.iter().map(|key| key[at]).collect();
+            assert!(bytes.len() > 64, "byte {at} of the keys has {} values", bytes.len());
         }
         guest.finish(1000);
     });
@@ -108,9 +108,9 @@ fn it_speaks_over_any_stream_that_is_connected() {
     let script = std::thread::spawn(move || {
         let mut guest = Guest::of(theirs);
         assert!(guest.head.starts_with("GET /chat?x HTTP/1.1\r\nHost: example.com\r\n"), "{}", guest.head);
-        // Octets behind the head are kept for the connection.
-        let octets = [guest.welcome_head("").into_bytes(), Frame::text("early").unmasked().encode()].concat();
-        guest.write(octets);
+        // Bytes behind the head are kept for the connection.
+        let bytes = [guest.welcome_head("").into_bytes(), Frame::text("early").unmasked().encode()].concat();
+        guest.write(bytes);
         guest.expect_text("over a pair");
         guest.finish(1000);
     });

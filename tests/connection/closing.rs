@@ -107,9 +107,9 @@ fn a_client_that_never_answers_our_close_is_cut_at_the_close_timeout() {
         peer.expect_close(1000);
         if chatty {
             // For ever, until it is thrown out.
-            let octets = Frame::binary(vec![0; 1000]).encode();
+            let bytes = Frame::binary(vec![0; 1000]).encode();
             let start = Instant::now();
-            while peer.try_write(&octets).is_ok() {
+            while peer.try_write(&bytes).is_ok() {
                 assert!(start.elapsed() < PATIENCE, "still read after {:?}", start.elapsed());
                 std::thread::sleep(Duration::from_millis(2)); // a chat, not a flood
             }
@@ -208,11 +208,11 @@ fn closing_does_not_wait_for_messages_that_nobody_reads() {
     let message = Frame::binary(vec![7; 512 << 10]).encode();
     let mut written = 0;
     stream.set_write_timeout(Some(ms(300))).expect("not zero");
-    while let Ok(octets) = stream.write(&message[written % message.len()..]) {
-        written += octets;
+    while let Ok(bytes) = stream.write(&message[written % message.len()..]) {
+        written += bytes;
         assert!(written < 64 << 20, "somebody reads");
     }
-    assert!(written > 1 << 20, "{written} octets were taken");
+    assert!(written > 1 << 20, "{written} bytes were taken");
     release.send(()).expect("the handler waits");
     peer.expect_close(1000);
     stream.set_write_timeout(Some(PATIENCE)).expect("not zero");
@@ -238,8 +238,8 @@ fn what_comes_after_the_clients_close_reaches_nobody() {
     let mut peer = RawPeer::open(server.addr());
     let after =
         [Frame::close(1000, ""), Frame::text("ghost"), Frame::ping("ghost"), Frame::close(1001, "ghost")];
-    let octets: Vec<u8> = [Frame::text("last")].iter().chain(&after).flat_map(Frame::encode).collect();
-    peer.write(octets);
+    let bytes: Vec<u8> = [Frame::text("last")].iter().chain(&after).flat_map(Frame::encode).collect();
+    peer.write(bytes);
     peer.expect_close(1000);
     peer.expect_eof();
     assert_eq!(next(&told, "the last message"), "last");
@@ -374,7 +374,7 @@ fn what_may_not_be_sent_is_refused_and_nothing_of_it_is_on_the_wire() {
         for (what, result) in results {
             assert!(matches!(result, Err(Error::Invalid(_))), "{what}: {result:?}");
         }
-        client.send("the first octets on the wire")?;
+        client.send("the first bytes on the wire")?;
         sender.ping(&[0; 125])?;
         assert!(client.recv()?.is_some(), "usable");
         let result = sender.close(1000, &"x".repeat(123));
@@ -382,7 +382,7 @@ fn what_may_not_be_sent_is_refused_and_nothing_of_it_is_on_the_wire() {
         Ok(())
     });
     let mut peer = RawPeer::open(server.addr());
-    peer.expect_text("the first octets on the wire");
+    peer.expect_text("the first bytes on the wire");
     let ping = peer.frame();
     assert_eq!((ping.opcode, ping.payload.len()), (frame::PING, 125));
     peer.send_text("go on");
@@ -435,9 +435,9 @@ fn the_close_frame_reaches_a_client_that_still_sends_much() {
     let mut peer = RawPeer::open(server.addr());
     let stream = peer.stream();
     let writer = std::thread::spawn(move || {
-        let octets = Frame::binary(vec![0; 100 << 10]).encode();
+        let bytes = Frame::binary(vec![0; 100 << 10]).encode();
         for _ in 0..5 {
-            if (&stream).write_all(&octets).is_err() {
+            if (&stream).write_all(&bytes).is_err() {
                 break;
             }
         }
@@ -455,12 +455,12 @@ fn the_close_frame_reaches_a_client_that_still_sends_much() {
 fn a_client_that_does_not_end_its_side_is_not_waited_for_for_long() {
     let _dog = watchdog(30);
     let (server, told) = telling(Config::new());
-    for (what, octets, code) in [
+    for (what, bytes, code) in [
         ("a Close", Frame::close(1000, "").encode(), 1000),
         ("a violation", Frame::new(3, "").encode(), 1002),
     ] {
         let mut peer = RawPeer::open(server.addr());
-        peer.write(octets);
+        peer.write(bytes);
         peer.expect_close(code);
         peer.expect_eof_alone();
         let start = Instant::now();

@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use std::sync::mpsc;
 use threadws::Sender;
 
-/// As text, and as a list of octets.
+/// As text, and as a list of bytes.
 const SECRET: [&str; 2] = ["hunter2", "104, 117, 110, 116, 101, 114, 50"];
 
 #[track_caller]

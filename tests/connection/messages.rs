@@ -21,10 +21,9 @@ fn messages_of_both_kinds_and_any_size_come_back() {
         let text = "x".repeat(size);
         peer.send_text(&text);
         assert!(peer.message().as_text() == text, "text of {size}");
-        let octets: Vec<u8> =
-            (0..size).map(|index| index.to_le_bytes()[0] ^ index.to_le_bytes()[1]).collect();
-        peer.send(&Frame::binary(octets.clone()));
-        peer.expect_binary(&octets);
+        let bytes: Vec<u8> = (0..size).map(|index| index.to_le_bytes()[0] ^ index.to_le_bytes()[1]).collect();
+        peer.send(&Frame::binary(bytes.clone()));
+        peer.expect_binary(&bytes);
     }
     peer.send_text("h\u{e9}llo, \u{c548}\u{b155} \u{1f438}");
     peer.expect_text("h\u{e9}llo, \u{c548}\u{b155} \u{1f438}");
@@ -122,8 +121,8 @@ fn corked_messages_keep_their_order_and_go_out_before_anything_waits() {
         peer.expect_text("c");
     };
     let together = |peer: &mut RawPeer, texts: &[&str]| {
-        let octets: Vec<u8> = texts.iter().flat_map(|text| Frame::text(text).encode()).collect();
-        peer.write(octets);
+        let bytes: Vec<u8> = texts.iter().flat_map(|text| Frame::text(text).encode()).collect();
+        peer.write(bytes);
     };
     let mut peer = RawPeer::open(server.addr());
     together(&mut peer, &["write", "send", "write", "try_send"]);

@@ -386,7 +386,7 @@ mod binary {
             read += frame.payload.len();
         }
         read += stuck.torn();
-        assert!(read > 16 << 10, "its system had taken only {read} octets");
+        assert!(read > 16 << 10, "its system had taken only {read} bytes");
         server.wait_for_line(&["disconnected", "slow peer"]);
     }
 }

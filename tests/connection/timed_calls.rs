@@ -30,8 +30,8 @@ fn under_a_flood_of_pings(call: Ended) {
     let pongs = std::thread::spawn({
         let mut stream = peer.stream();
         move || {
-            let mut octets = [0; 64 * 1024];
-            while stream.read(&mut octets).is_ok_and(|count| count > 0) {}
+            let mut bytes = [0; 64 * 1024];
+            while stream.read(&mut bytes).is_ok_and(|count| count > 0) {}
         }
     });
     let pings = std::thread::spawn({

@@ -101,11 +101,11 @@ fn a_reset_is_1006() {
 fn a_client_that_vanishes_inside_a_frame_is_1006() {
     let _dog = watchdog(20);
     let (server, told, ends) = server(Config::new());
-    let octets = Frame::text("never whole").encode();
-    for cut in [1, 4, octets.len() - 1] {
+    let bytes = Frame::text("never whole").encode();
+    for cut in [1, 4, bytes.len() - 1] {
         let mut peer = RawPeer::open(server.addr());
         peer.expect_text("in");
-        peer.write(&octets[..cut]);
+        peer.write(&bytes[..cut]);
         peer.fin();
         let closed = ended_once(&server, &told, &ends).closed.expect("it is closed");
         assert_eq!((closed.code().into(), closed.messages_received()), (1006_u16, 0));
@@ -163,16 +163,16 @@ fn a_client_that_answers_pings_stays() {
 }
 
 #[test]
-fn any_octet_is_a_sign_of_life() {
+fn any_byte_is_a_sign_of_life() {
     let _dog = watchdog(20);
     let (server, _told, _ends) = server(long());
     let start = Instant::now();
     let mut talker = RawPeer::open(server.addr());
     let mut ponger = RawPeer::open(server.addr());
-    let octets = Frame::text("octet by octet").encode();
+    let bytes = Frame::text("byte by byte").encode();
     // The one is never done with a message for long, the other answers what nobody asked; never a pong to a ping.
-    for octet in octets.iter().cycle() {
-        talker.write([*octet]);
+    for byte in bytes.iter().cycle() {
+        talker.write([*byte]);
         ponger.send(&Frame::pong("unasked for"));
         std::thread::sleep(ms(40));
         if start.elapsed() > given_up() {
@@ -330,8 +330,8 @@ fn a_client_that_reads_a_little_at_a_time_is_dropped_at_the_write_timeout_too() 
     let enough = Arc::new(AtomicBool::new(false));
     let stop = Arc::clone(&enough);
     let reader = std::thread::spawn(move || {
-        let mut octets = [0; 500];
-        while !stop.load(Ordering::Relaxed) && (&stream).read(&mut octets).is_ok_and(|octets| octets > 0) {
+        let mut bytes = [0; 500];
+        while !stop.load(Ordering::Relaxed) && (&stream).read(&mut bytes).is_ok_and(|bytes| bytes > 0) {
             std::thread::sleep(ms(5)); // the pace of the attack
         }
     });

@@ -165,11 +165,11 @@ fn attach_keeps_what_came_behind_the_head() {
     let frame = b"\x81\x82\0\0\0\0hi";
     socket.write_all(&[request.as_bytes(), frame].concat()).expect("written");
     let mut answer = Vec::new();
-    let mut octet = [0];
+    let mut byte = [0];
     while !answer.ends_with(b"\r\n\r\n\x81\x02hi") {
-        match socket.read(&mut octet) {
+        match socket.read(&mut byte) {
             Ok(0) => panic!("the end after {:?}", String::from_utf8_lossy(&answer)),
-            Ok(_) => answer.push(octet[0]),
+            Ok(_) => answer.push(byte[0]),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => panic!("{error} after {:?}", String::from_utf8_lossy(&answer)),
         }

@@ -280,14 +280,14 @@ fn the_protocol_is_pure() {
         "log",
     ];
     let found = in_room(&sources(), "protocol").flat_map(|source| named(source, &words)).collect();
-    nothing(found, "protocol/ takes octets and gives events: no sockets, threads, locks or clocks");
+    nothing(found, "protocol/ takes bytes and gives events: no sockets, threads, locks or clocks");
 }
 
 #[test]
 fn sockets_know_no_protocol_and_start_no_threads() {
     let words = ["spawn", "std::thread", "WebSocket", "Opcode", "CloseCode", "Frame"];
     let found = in_room(&sources(), "net").flat_map(|source| named(source, &words)).collect();
-    nothing(found, "net/ moves octets: no threads of its own, no words of the protocol");
+    nothing(found, "net/ moves bytes: no threads of its own, no words of the protocol");
 }
 
 #[test]

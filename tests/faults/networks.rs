@@ -1,4 +1,4 @@
-//! Between the two ends anything may happen: delays, cuts, half closes, resets, urgent octets, a client that is killed. It
+//! Between the two ends anything may happen: delays, cuts, half closes, resets, urgent bytes, a client that is killed. It
 //! is told once, and nothing wrong is delivered.
 
 #![cfg(feature = "cli")]
@@ -112,15 +112,15 @@ fn a_server_for_the_others() {
 
 /// Reads so slowly that the kernel has room at times and the frame is not whole before it is `over`; then to the end.
 fn read_slowly(mut stream: TcpStream, over: impl Fn() -> bool) -> Vec<u8> {
-    let mut octets = Vec::new();
+    let mut bytes = Vec::new();
     let mut some = [0; 8 << 10];
     while let Ok(count @ 1..) = stream.read(&mut some) {
-        octets.extend_from_slice(&some[..count]);
+        bytes.extend_from_slice(&some[..count]);
         if !over() {
             std::thread::sleep(ms(20));
         }
     }
-    octets
+    bytes
 }
 
 #[test]
@@ -146,11 +146,11 @@ fn an_answer_that_is_cut_is_followed_by_nothing() {
         let torn =
             read_slowly(peer.stream(), || server.log().iter().any(|line| line.contains(" closed after ")));
         server.expect_ends(1, "");
-        assert!((11..LARGE).contains(&torn.len()), "{cut}: {} octets", torn.len());
+        assert!((11..LARGE).contains(&torn.len()), "{cut}: {} bytes", torn.len());
         let (head, payload) = torn.split_at(10);
         assert_eq!(head, header(0x80 | BINARY, None, LARGE as u64, 64), "{cut}");
         // A frame behind it would be taken for a part of it.
-        let other = payload.iter().position(|octet| *octet != 5);
+        let other = payload.iter().position(|byte| *byte != 5);
         assert_eq!(other, None, "{cut}: {:?}", &payload[other.unwrap_or(payload.len())..]);
         if cut == "shutdown" {
             server.wait_for_success(PATIENCE);
@@ -197,11 +197,11 @@ fn a_client_that_is_killed_is_noticed_at_once() {
 }
 
 #[test]
-fn urgent_octets_are_in_nobodys_way() {
+fn urgent_bytes_are_in_nobodys_way() {
     let _dog = watchdog(60);
     let server = server();
     let mut peer = RawPeer::connect(server.addr());
-    let urgent = |peer: &RawPeer| send(peer.stream(), b"!", SendFlags::OOB).expect("an urgent octet");
+    let urgent = |peer: &RawPeer| send(peer.stream(), b"!", SendFlags::OOB).expect("an urgent byte");
     urgent(&peer);
     peer.ask("/", &[]);
     urgent(&peer);

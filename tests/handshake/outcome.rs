@@ -70,9 +70,9 @@ fn one_byte_at_a_time_does_not_stretch_the_handshake() {
     let request = upgrade_request(server.addr(), "/", &[]);
     let start = Instant::now();
     // The pace is the attack. The whole request would take about 4 s.
-    let read = request.as_bytes().iter().take_while(|octet| {
+    let read = request.as_bytes().iter().take_while(|byte| {
         std::thread::sleep(ms(20));
-        peer.try_write(&[**octet]).is_ok()
+        peer.try_write(&[**byte]).is_ok()
     });
     let read = read.count();
     assert!(read < request.len(), "the whole request was read, in {:?}", start.elapsed());
@@ -139,11 +139,11 @@ fn what_is_not_http_1_1_is_refused() {
         ("an empty request line", b"\r\n \r\n\r\n", &[400]),
         ("no version", b"GET /\r\n\r\n", &[400, 505]),
     ];
-    for (what, octets, statuses) in cases {
+    for (what, bytes, statuses) in cases {
         println!("{what}");
         let start = Instant::now();
         let mut peer = RawPeer::connect(server.addr());
-        peer.write(octets);
+        peer.write(bytes);
         let answer = peer.expect_refusal_in(statuses);
         if answer.status == 405 {
             assert!(answer.header("allow").is_some_and(|allow| allow.contains("GET")), "{}", answer.head);
@@ -164,7 +164,7 @@ fn an_upgrade_that_is_not_one_is_refused() {
         (&[("Connection", "keep-alive")], &[400, 426]),
         (&[("Sec-WebSocket-Key", "-")], &[400]),
         (&[("Sec-WebSocket-Key", "")], &[400]),
-        (&[("Sec-WebSocket-Key", "dGhlIHNhbXBsZQ==")], &[400]), // 10 octets
+        (&[("Sec-WebSocket-Key", "dGhlIHNhbXBsZQ==")], &[400]), // 10 bytes
         (&[("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZSE=")], &[400]), // 17
         (&[("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25j!Q==")], &[400]),
         (&[("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ")], &[400]), // no padding
@@ -266,7 +266,7 @@ fn what_real_browsers_and_proxies_send_is_accepted() {
 }
 
 #[test]
-fn octets_behind_the_head_are_the_first_frames() {
+fn bytes_behind_the_head_are_the_first_frames() {
     let _dog = watchdog(20);
     let server = TestServer::new(echo);
     let request = upgrade_request(server.addr(), "/", &[]).into_bytes();
@@ -366,7 +366,7 @@ fn a_full_server_says_503_at_once_and_recovers() {
 }
 
 #[test]
-fn octets_that_are_not_ascii_break_no_header() {
+fn bytes_that_are_not_ascii_break_no_header() {
     let _dog = watchdog(60);
     let server = TestServer::with(
         |server| {
@@ -418,7 +418,7 @@ fn octets_that_are_not_ascii_break_no_header() {
 }
 
 #[test]
-fn any_octets_at_all_get_an_answer() {
+fn any_bytes_at_all_get_an_answer() {
     let _dog = watchdog(60);
     let server = TestServer::new(echo);
     let good = upgrade_request(server.addr(), "/", &[]).into_bytes();
@@ -433,9 +433,9 @@ fn any_octets_at_all_get_an_answer() {
         for _ in 0..=below(3) {
             let at = below(request.len());
             match below(3) {
-                0 => request[at] = u8::try_from(below(256)).expect("an octet"),
+                0 => request[at] = u8::try_from(below(256)).expect("a byte"),
                 1 => drop(request.remove(at)),
-                _ => request.insert(at, u8::try_from(below(256)).expect("an octet")),
+                _ => request.insert(at, u8::try_from(below(256)).expect("a byte")),
             }
         }
         let mut peer = RawPeer::connect(server.addr());

@@ -1,4 +1,4 @@
-//! The PROXY protocol: a proxy that forwards octets says whose they are, and only a trusted one is believed.
+//! The PROXY protocol: a proxy that forwards bytes says whose they are, and only a trusted one is believed.
 #![cfg(feature = "cli")]
 
 use crate::support::{
@@ -117,8 +117,8 @@ fn it_may_come_byte_by_byte_but_not_for_ever() {
     for header in [V1, V2] {
         let mut peer = RawPeer::connect_from(PROXY, patient.addr());
         let request = upgrade_request(patient.addr(), "/", &[]);
-        for octet in header.iter().chain(request.as_bytes()) {
-            peer.write([*octet]);
+        for byte in header.iter().chain(request.as_bytes()) {
+            peer.write([*byte]);
         }
         peer.expect_101();
         assert_eq!(peer.message().as_text(), "203.0.113.1 via 127.0.0.1");

@@ -447,17 +447,17 @@ fn another_http_server_hands_a_connection_over() {
 
 /// What a blocking HTTP server does with a request for an upgrade.
 fn hand_over(handle: &threadws::ServerHandle, mut stream: TcpStream) {
-    let mut octets = Vec::new();
+    let mut bytes = Vec::new();
     let end = loop {
-        if let Some(end) = octets.windows(4).position(|octets| octets == b"\r\n\r\n") {
+        if let Some(end) = bytes.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
             break end + 4;
         }
         let mut buffer = [0; 1024];
         let read = stream.read(&mut buffer).expect("a request");
         assert!(read > 0, "half a request");
-        octets.extend_from_slice(&buffer[..read]);
+        bytes.extend_from_slice(&buffer[..read]);
     };
-    let head = std::str::from_utf8(&octets[..end]).expect("ASCII");
+    let head = std::str::from_utf8(&bytes[..end]).expect("ASCII");
     let mut lines = head.split("\r\n").filter(|line| !line.is_empty());
     let target = lines.next().and_then(|line| line.split(' ').nth(1)).expect("a request line");
     let mut request = http::Request::builder().method("GET").uri(target);
@@ -467,7 +467,7 @@ fn hand_over(handle: &threadws::ServerHandle, mut stream: TcpStream) {
     stream.flush().expect("a socket has no buffer of its own");
     let request = request.body(()).expect("a request");
     // Whether a refusal is an error here or was dealt with by then: the client has its answer.
-    drop(handle.upgrade(stream, &request, &octets[end..]));
+    drop(handle.upgrade(stream, &request, &bytes[end..]));
 }
 
 #[test]

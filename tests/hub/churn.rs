@@ -14,8 +14,8 @@ use threadws::State;
 
 /// Several messages in one segment: all but the last find unread input behind them.
 fn together(peer: &mut RawPeer, texts: &[&str]) {
-    let octets: Vec<u8> = texts.iter().flat_map(|text| Frame::text(text).encode()).collect();
-    peer.write(octets);
+    let bytes: Vec<u8> = texts.iter().flat_map(|text| Frame::text(text).encode()).collect();
+    peer.write(bytes);
 }
 
 /// One publisher's messages as one client sees them: `publisher number`, without a hole from the first one on.

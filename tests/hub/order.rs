@@ -9,8 +9,8 @@ use threadws::Error;
 
 /// Several messages in one segment: all but the last find unread input behind them.
 fn together(peer: &mut RawPeer, texts: &[&str]) {
-    let octets: Vec<u8> = texts.iter().flat_map(|text| Frame::text(text).encode()).collect();
-    peer.write(octets);
+    let bytes: Vec<u8> = texts.iter().flat_map(|text| Frame::text(text).encode()).collect();
+    peer.write(bytes);
 }
 
 #[track_caller]
@@ -197,12 +197,12 @@ fn what_is_held_is_told_however_the_handler_ends() {
         eventually("out", || server.hub().len() == 1);
     }
     // A Close behind it, a violation behind it, an end of the stream inside a frame behind it.
-    for octets in [Frame::close(1000, "").encode(), Frame::text("x").rsv(0x40).encode(), vec![0x81, 0xff]] {
+    for bytes in [Frame::close(1000, "").encode(), Frame::text("x").rsv(0x40).encode(), vec![0x81, 0xff]] {
         let mut peer = RawPeer::open(server.addr());
         eventually("in", || server.hub().len() == 2);
-        peer.write([Frame::text("last words").encode(), octets.clone()].concat());
+        peer.write([Frame::text("last words").encode(), bytes.clone()].concat());
         other.expect_text("last words");
-        if octets[0] == 0x88 {
+        if bytes[0] == 0x88 {
             peer.expect_text("last words");
             peer.expect_close(1000);
             peer.expect_eof();

@@ -20,7 +20,7 @@ fn numbered(number: u32) -> Vec<u8> {
 #[track_caller]
 fn number_of(frame: &Frame) -> u32 {
     assert_eq!((frame.opcode, frame.payload.len()), (BINARY, SIZE), "{frame:?}");
-    u32::from_be_bytes(*frame.payload.first_chunk().expect("four octets"))
+    u32::from_be_bytes(*frame.payload.first_chunk().expect("four bytes"))
 }
 
 struct End {
@@ -84,7 +84,7 @@ fn a_client_that_never_reads_is_closed_by_the_first_broadcast_that_its_backlog_c
     assert!(matches!(sender.try_send("x"), Err(Error::Closed(_))));
     // All but a whole message of the backlog was used, and no more.
     let high = sender.stats().high_water();
-    assert!(high <= 1 << 20 && high + 2 * SIZE > 1 << 20, "{high} octets waited");
+    assert!(high <= 1 << 20 && high + 2 * SIZE > 1 << 20, "{high} bytes waited");
     assert_eq!(sender.stats().backlog(), 0, "a closed connection holds nothing");
     eventually("it is out", || server.hub().len() == 2);
     let stats = server.hub().stats();
@@ -202,7 +202,7 @@ fn a_small_backlog_holds_what_it_says_and_one_message_of_any_size_when_it_is_emp
     let large = vec![3; 6 << 20];
     assert_eq!(server.hub().broadcast(&large).queued(), 1);
     assert!(sender.stats().backlog() > BOUND, "the kernel took all of it");
-    assert_eq!(server.hub().broadcast("x").skipped(), 1, "not one octet beyond a full backlog");
+    assert_eq!(server.hub().broadcast("x").skipped(), 1, "not one byte beyond a full backlog");
     stuck.expect_binary(&large);
     sender.wait_drained(PATIENCE).expect("it reads");
     // Small ones, until they fill it: never more than the bound, and nearly all of it.
@@ -215,7 +215,7 @@ fn a_small_backlog_holds_what_it_says_and_one_message_of_any_size_when_it_is_emp
         most = most.max(sender.stats().backlog());
         assert!(sent < 1_000_000, "500 MB went nowhere");
     }
-    assert!(most <= BOUND && most > BOUND * 4 / 5, "{most} octets waited");
+    assert!(most <= BOUND && most > BOUND * 4 / 5, "{most} bytes waited");
     assert_eq!(sender.stats().high_water(), large_high);
     for _ in 0..sent {
         stuck.expect_binary(&small);
@@ -368,11 +368,11 @@ fn a_large_message_takes_time_in_proportion_to_its_size() {
     stream.set_read_timeout(Some(PATIENCE * 4)).expect("a timeout");
     let reader = thread::spawn(move || {
         use std::io::Read as _;
-        let mut octets = vec![0; 256 << 10];
+        let mut bytes = vec![0; 256 << 10];
         let mut left = 3 * ((8 << 20) + 10 + (64 << 20) + 10);
         while left > 0 {
-            let count = (&stream).read(&mut octets).expect("open");
-            assert!(count > 0, "{left} octets are missing");
+            let count = (&stream).read(&mut bytes).expect("open");
+            assert!(count > 0, "{left} bytes are missing");
             left -= count;
         }
     });
@@ -416,7 +416,7 @@ fn a_frame_that_is_under_way_is_finished_before_anything_else_is_said() {
             }
             assert_eq!((frame.opcode, frame.payload.len()), (BINARY, 3 << 20));
             let number = frame.payload[0];
-            assert!(frame.payload.iter().all(|octet| *octet == number), "frames run into each other");
+            assert!(frame.payload.iter().all(|byte| *byte == number), "frames run into each other");
             came.push(number);
         }
         peer.expect_eof();
@@ -430,7 +430,7 @@ fn a_frame_that_is_under_way_is_finished_before_anything_else_is_said() {
 }
 
 #[test]
-fn a_deadline_that_meets_the_last_octet_is_either_a_success_or_a_timeout() {
+fn a_deadline_that_meets_the_last_byte_is_either_a_success_or_a_timeout() {
     let _dog = watchdog(100);
     let (tell, told) = mpsc::channel();
     let server = TestServer::with(

@@ -50,11 +50,11 @@ const modes = {
       assert.equal(data.toString(), text);
     }
     for (const size of [0, 1, 126, 65_535, 65_536, 1 << 20]) {
-      const octets = randomBytes(size);
-      socket.send(octets);
+      const bytes = randomBytes(size);
+      socket.send(bytes);
       const { data, isBinary } = await message(socket);
       assert.equal(isBinary, true);
-      assert.ok(octets.equals(data), `${size} octets`);
+      assert.ok(bytes.equals(data), `${size} bytes`);
     }
     for (const part of ['one ', 'two ', 'three']) socket.send(part, { fin: part === 'three' });
     assert.equal((await message(socket)).data.toString(), 'one two three');

@@ -39,9 +39,9 @@ def talk(address=None):
         socket.send(text)
         assert socket.recv(timeout=TIMEOUT) == text, len(text)
     for size in [0, 1, 126, 65535, 65536, 1 << 20]:
-        octets = os.urandom(size)
-        socket.send(octets)
-        assert socket.recv(timeout=TIMEOUT) == octets, size
+        bytes = os.urandom(size)
+        socket.send(bytes)
+        assert socket.recv(timeout=TIMEOUT) == bytes, size
     socket.send(["one ", "two ", "three"])  # a fragmented message
     assert socket.recv(timeout=TIMEOUT) == "one two three"
     for payload in [b"", b"ping", b"x" * 125]:
@@ -88,9 +88,9 @@ def bare():
     socket = opened()
     with socket.protocol_mutex:
         socket.protocol.send_close()
-        for octets in socket.protocol.data_to_send():
-            if octets:
-                socket.socket.sendall(octets)
+        for bytes in socket.protocol.data_to_send():
+            if bytes:
+                socket.socket.sendall(bytes)
     assert closed(socket).code == CloseCode.NO_STATUS_RCVD
 
 

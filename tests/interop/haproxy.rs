@@ -109,8 +109,8 @@ fn curl(curl: &std::path::Path, arguments: &[&str]) -> Output {
     command.output().expect("curl starts")
 }
 
-fn text(octets: &[u8]) -> String {
-    String::from_utf8_lossy(octets).into_owned()
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 #[test]
@@ -162,8 +162,8 @@ fn curl_is_answered_pages_and_upgrades_with_and_without_haproxy() {
             answer.to_lowercase().contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="),
             "{answer}"
         );
-        // It shows the frames as they are: a final text frame of four octets.
-        assert!(opened.stdout.windows(6).any(|octets| octets == b"\x81\x04tick"), "{answer}");
+        // It shows the frames as they are: a final text frame of four bytes.
+        assert!(opened.stdout.windows(6).any(|bytes| bytes == b"\x81\x04tick"), "{answer}");
         // One header changed, and it is told what is wrong.
         for (header, instead, status) in [
             ("Sec-WebSocket-Version: 13", "Sec-WebSocket-Version: 8", "426"),

@@ -171,7 +171,7 @@ fn serve(stream: std::net::TcpStream) -> String {
             Ok(Theirs::Pong(payload)) => {
                 Theirs::text(format!("ponged {}", String::from_utf8_lossy(&payload)))
             }
-            Ok(Theirs::Binary(octets)) => Theirs::Binary(octets),
+            Ok(Theirs::Binary(bytes)) => Theirs::Binary(bytes),
             Ok(Theirs::Close(frame)) => {
                 let frame = frame.expect("with a code");
                 ended = format!("closed {} {}", u16::from(frame.code), frame.reason);

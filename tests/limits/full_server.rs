@@ -75,7 +75,7 @@ fn a_full_server_lets_go_after_a_second_of_whoever_writes_on() {
     writes_on(&mut peer, start);
 }
 
-/// Writes an octet now and then until nobody reads them any more, which must be after the linger.
+/// Writes a byte now and then until nobody reads them any more, which must be after the linger.
 #[track_caller]
 fn writes_on(peer: &mut RawPeer, start: Instant) {
     // The pace is the attack.
@@ -96,13 +96,13 @@ fn floods(server: &TestServer, head: &str) {
     const MOST: usize = (1 << 20) + (15 << 20);
     let mut peer = RawPeer::connect(server.addr());
     let start = Instant::now();
-    let (mut octets, more) = (head.len(), [b'a'; ENDLESS]);
+    let (mut bytes, more) = (head.len(), [b'a'; ENDLESS]);
     if peer.try_write(head.as_bytes()).is_ok() {
-        while octets <= MOST && peer.try_write(&more).is_ok() {
-            octets += more.len();
+        while bytes <= MOST && peer.try_write(&more).is_ok() {
+            bytes += more.len();
         }
     }
-    assert!(octets <= MOST, "{octets} octets were read");
+    assert!(bytes <= MOST, "{bytes} bytes were read");
     assert!(start.elapsed() < LINGER + PATIENCE / 2, "it took {:?}", start.elapsed());
 }
 

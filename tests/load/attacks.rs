@@ -134,10 +134,10 @@ fn a_hundred_who_send_fragments_without_an_end_are_closed_with_1008() {
     let server = echo_server();
     let before = server.usage();
     let canary = Canary::beside(server.addr());
-    let mut octets = Frame::text("x").more().encode();
+    let mut bytes = Frame::text("x").more().encode();
     for number in 0..6000 {
         // Every other one is empty.
-        octets.extend(Frame::new(CONTINUATION, if number % 2 == 0 { "x" } else { "" }).more().encode());
+        bytes.extend(Frame::new(CONTINUATION, if number % 2 == 0 { "x" } else { "" }).more().encode());
     }
     let start = Instant::now();
     let mut rounds = 0;
@@ -145,7 +145,7 @@ fn a_hundred_who_send_fragments_without_an_end_are_closed_with_1008() {
         rounds += 1;
         let mut attackers: Vec<_> = (0..CROWD).map(|_| RawPeer::open(server.addr())).collect();
         for peer in &mut attackers {
-            peer.write(&octets);
+            peer.write(&bytes);
         }
         for peer in &mut attackers {
             peer.expect_close(1008);
@@ -163,13 +163,13 @@ fn a_hundred_who_send_fragments_without_an_end_are_closed_with_1008() {
     server.stop();
 }
 
-/// Writes `octets` again and again for so long, so often at least; how often they went. However slow the machine is, it is
+/// Writes `bytes` again and again for so long, so often at least; how often they went. However slow the machine is, it is
 /// not stopped: a write that waits for longer than its timeout fails.
-fn flood(mut stream: TcpStream, octets: &[u8], time: Duration, least: usize) -> usize {
+fn flood(mut stream: TcpStream, bytes: &[u8], time: Duration, least: usize) -> usize {
     let until = Instant::now() + time;
     let mut times = 0;
     while times < least || Instant::now() < until {
-        stream.write_all(octets).expect("the server reads");
+        stream.write_all(bytes).expect("the server reads");
         times += 1;
     }
     times
@@ -226,20 +226,20 @@ fn a_flood_of_empty_messages_takes_one_thread_and_no_more() {
     let server = echo_server();
     let before = server.usage();
     let canary = Canary::beside(server.addr());
-    let octets = [Frame::text(""), Frame::binary("")].map(|frame| frame.encode()).concat().repeat(1000);
+    let bytes = [Frame::text(""), Frame::binary("")].map(|frame| frame.encode()).concat().repeat(1000);
     let attacker = RawPeer::open(server.addr());
     let mut echoes = attacker.stream();
     echoes.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     let reader = std::thread::spawn(move || {
         let mut buffer = [0; 64 << 10];
-        let mut octets = 0;
+        let mut bytes = 0;
         while let Ok(count @ 1..) = echoes.read(&mut buffer) {
-            octets += count;
+            bytes += count;
         }
-        octets / 2
+        bytes / 2
     });
     let start = server.work();
-    let times = flood(attacker.stream(), &octets, ms(2000), 20);
+    let times = flood(attacker.stream(), &bytes, ms(2000), 20);
     let work = server.work().since(&start);
     let others: Duration = work[1..].iter().sum();
     assert!(others < work[0] / 5, "one client keeps more than one thread busy: {work:?}");
@@ -277,7 +277,7 @@ fn a_message_that_trickles_in_is_cut_by_its_deadline() {
     let message = Frame::binary(vec![5; 1 << 20]).encode();
     for peer in &attackers {
         let (mut stream, message) = (peer.stream(), message.clone());
-        // It blocks: the proxy takes an octet at a time.
+        // It blocks: the proxy takes a byte at a time.
         std::thread::spawn(move || drop(stream.write_all(&message)));
     }
     for peer in &mut attackers {
@@ -294,7 +294,7 @@ fn a_message_that_trickles_in_is_cut_by_its_deadline() {
 }
 
 #[test]
-fn who_only_writes_or_reads_an_octet_at_a_time_is_cut_at_the_write_timeout() {
+fn who_only_writes_or_reads_a_byte_at_a_time_is_cut_at_the_write_timeout() {
     const EACH_KIND: usize = 4;
     let (turn, _dog) = (alone(), watchdog(60));
     let server = impatient_server(SHORT * 2);
@@ -362,7 +362,7 @@ fn evict(count: usize) {
         most = most.max(unsent_by(server.addr()));
         server.usage().descriptors + count <= before.descriptors
     });
-    assert!(most > count << 18, "the kernel took only {most} octets for {count}");
+    assert!(most > count << 18, "the kernel took only {most} bytes for {count}");
     within(PATIENCE, "the kernel keeps nothing for them", || unsent_by(server.addr()) == 0);
     // They are still there, and still do not read.
     drop(deaf);
@@ -398,7 +398,7 @@ fn five_hundred_who_announce_a_large_message_and_stop_cost_no_memory() {
     let mut attackers = Vec::new();
     for _ in 0..ANNOUNCERS {
         let mut peer = RawPeer::open(server.addr());
-        peer.write([&header[..], b"ten octets"].concat());
+        peer.write([&header[..], b"ten bytes"].concat());
         attackers.push(peer);
         let now = server.usage();
         if now.memory > most.memory {

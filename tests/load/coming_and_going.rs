@@ -12,7 +12,7 @@ use std::time::Instant;
 /// Clients that come and go in every way there is.
 fn churn(addr: SocketAddr, times: usize) {
     for number in 0..times {
-        // From many addresses: one alone has only so many ports.
+        // From many addresses, because one address has too few ports.
         let [.., high, low] = (number / 1000).to_be_bytes();
         let from = IpAddr::V4(Ipv4Addr::new(127, 1, high, low));
         let mut peer = RawPeer::connect_from(from, addr);
@@ -43,7 +43,7 @@ fn leaves_nothing_behind(times: usize) {
     churn(server.addr(), times / 2);
     server.expect_settled(&before, ms(2000), AT_ONCE);
     let now = server.usage();
-    // All that the first half left is used again: 700 octets that leak each would show.
+    // All that the first half left is used again: 700 bytes that leak each would show.
     assert!(now.growth_since(&before) < 1 << 20, "{now:?} after {before:?}");
     server.stop();
 }

@@ -25,7 +25,7 @@ fn stamped(number: u64, start: Instant) -> Vec<u8> {
 /// The number, and how long it took.
 fn stamp_of(frame: &Frame, start: Instant) -> (u64, Duration) {
     assert_eq!((frame.opcode, frame.payload.len()), (BINARY, 1024), "{frame:?}");
-    let word = |at: usize| u64::from_be_bytes(*frame.payload[at..].first_chunk().expect("eight octets"));
+    let word = |at: usize| u64::from_be_bytes(*frame.payload[at..].first_chunk().expect("eight bytes"));
     (word(0), start.elapsed().saturating_sub(Duration::from_nanos(word(8))))
 }
 
@@ -33,7 +33,7 @@ fn percentile(times: &[Duration], percent: usize) -> Duration {
     times[(times.len() - 1) * percent / 100]
 }
 
-/// The memory that this process has, in octets.
+/// The memory that this process has, in bytes.
 fn memory() -> usize {
     let pages = std::fs::read_to_string("/proc/self/statm").expect("Linux");
     pages.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).expect("a number") * 4096
@@ -53,7 +53,7 @@ fn nobody_is_delayed(clients: usize, broadcasts: u64) {
     assert!(times.len() < 5, "five times out of five 99 % took up to {times:?}");
 }
 
-/// One stuck, one that reads an octet at a time, one that closes, and many who are well: the time in which they heard 99 %.
+/// One stuck, one that reads a byte at a time, one that closes, and many who are well: the time in which they heard 99 %.
 fn crowd(clients: usize, broadcasts: u64) -> Duration {
     let (tell, told) = mpsc::channel();
     // The policy is what is looked at: the stuck one is not to be let go for its slowness before, on a busy machine.
@@ -185,7 +185,7 @@ fn crowd(clients: usize, broadcasts: u64) -> Duration {
         let times: Vec<_> = readers.into_iter().flat_map(|reader| reader.join().expect("a reader")).collect();
         over.store(true, Ordering::Relaxed);
         closer.join().expect("the closer");
-        assert!(trickle.join().expect("the trickling one") > 0, "nothing came an octet at a time");
+        assert!(trickle.join().expect("the trickling one") > 0, "nothing came a byte at a time");
         (total, times)
     });
     let grown = memory().saturating_sub(before);
@@ -207,7 +207,7 @@ fn crowd(clients: usize, broadcasts: u64) -> Duration {
     assert_eq!(u16::from(ended.expect("closed").code()), 1013);
     assert!(stuck_client.sender().stats().high_water() <= 1 << 20);
     assert_eq!(hub.stats().slow_peers_closed(), 1);
-    // A MiB for the stuck one, and what this test itself keeps: 16 octets a delivery, at most twice.
+    // A MiB for the stuck one, and what this test itself keeps: 16 bytes a delivery, at most twice.
     let own = times.len() * 4 * size_of::<Duration>();
     assert!(grown < own + (24 << 20), "{} KiB more memory, {} KiB of them are ours", grown >> 10, own >> 10);
     drop(stuck);

@@ -93,7 +93,7 @@ impl Load {
         }
         self.messages.fetch_add(1, Ordering::Relaxed);
         let (number, padding) = text.split_once(' ').expect("a number and padding");
-        assert!(padding.bytes().all(|octet| octet == b'.'), "not what was sent: {padding:?}");
+        assert!(padding.bytes().all(|byte| byte == b'.'), "not what was sent: {padding:?}");
         Ok(Some(number.parse().expect("a number")))
     }
 
@@ -184,17 +184,17 @@ fn misbehave(load: &Load, addr: SocketAddr, kind: u64) {
             }
             drop(peer);
         }
-        // A head, an octet at a time, that never ends; and a message.
+        // A head, a byte at a time, that never ends; and a message.
         1 | 2 => {
             let mut peer = if kind % 9 == 1 { RawPeer::connect(addr) } else { RawPeer::open(addr) };
-            let octets = if kind % 9 == 1 {
+            let bytes = if kind % 9 == 1 {
                 b"GET / HTTP/1.1\r\nX-Slow: ".to_vec()
             } else {
                 Frame::binary([7; 100]).encode()
             };
             let goes_on = patience(15);
-            for octet in octets.iter().chain(std::iter::repeat_n(&b'a', 1000)) {
-                if !goes_on() || peer.try_write(&[*octet]).is_err() {
+            for byte in bytes.iter().chain(std::iter::repeat_n(&b'a', 1000)) {
+                if !goes_on() || peer.try_write(&[*byte]).is_err() {
                     break;
                 }
                 thread::sleep(Duration::from_millis(50));

@@ -104,7 +104,7 @@ fn whatever_breaks_the_protocol_is_told_by_its_code() {
             1002,
             Violation::ExpectedContinuation.into(),
         ),
-        ("close of one octet", vec![Frame::new(frame::CLOSE, "x")], 1002, Violation::TruncatedClose.into()),
+        ("close of one byte", vec![Frame::new(frame::CLOSE, "x")], 1002, Violation::TruncatedClose.into()),
         ("close code 1005", vec![Frame::close(1005, "")], 1002, Violation::InvalidCloseCode(1005).into()),
         ("text", vec![Frame::new(frame::TEXT, [0xff])], 1007, Violation::InvalidUtf8.into()),
         ("too big", vec![Frame::binary(vec![0; 1001])], 1009, too_big),

@@ -11,21 +11,21 @@ fn a_frame_may_come_in_pieces_cut_anywhere() {
     let _dog = watchdog(60);
     let server = TestServer::new(echo);
     let mut peer = RawPeer::open(server.addr());
-    let text = "caf\u{e9}, ".repeat(20); // 140 octets: a length in two more
-    let octets = [Frame::text(&text).encode(), Frame::ping("p").encode()].concat();
-    for cut in 1..octets.len() {
-        peer.write(&octets[..cut]);
-        peer.write(&octets[cut..]);
+    let text = "caf\u{e9}, ".repeat(20); // 140 bytes: a length in two more
+    let bytes = [Frame::text(&text).encode(), Frame::ping("p").encode()].concat();
+    for cut in 1..bytes.len() {
+        peer.write(&bytes[..cut]);
+        peer.write(&bytes[cut..]);
         peer.expect_text(&text);
         peer.expect_pong(b"p");
     }
-    for octet in &octets {
-        peer.write([*octet]);
+    for byte in &bytes {
+        peer.write([*byte]);
     }
     peer.expect_text(&text);
     peer.expect_pong(b"p");
     // And many in one segment.
-    peer.write(octets.repeat(50));
+    peer.write(bytes.repeat(50));
     for _ in 0..50 {
         assert_eq!(peer.message().as_text(), text);
     }
@@ -76,10 +76,10 @@ fn a_flood_of_pings_is_answered_by_the_last_pong_at_least() {
     // 20 MB of pongs if each were kept: far more than the kernel's buffers hold, and we read none until all is written.
     const PINGS: u32 = 160_000;
     for first in (0..PINGS).step_by(1000) {
-        let octets: Vec<u8> = (first..first + 1000)
+        let bytes: Vec<u8> = (first..first + 1000)
             .flat_map(|number| Frame::ping([&number.to_be_bytes()[..], &[0; 121]].concat()).encode())
             .collect();
-        peer.write(octets);
+        peer.write(bytes);
     }
     peer.send_text("after the flood");
     let mut last = None;
@@ -89,7 +89,7 @@ fn a_flood_of_pings_is_answered_by_the_last_pong_at_least() {
             assert_eq!(frame.as_text(), "after the flood");
             break;
         }
-        let number = u32::from_be_bytes(*frame.payload.first_chunk().expect("four octets"));
+        let number = u32::from_be_bytes(*frame.payload.first_chunk().expect("four bytes"));
         assert!(last < Some(number), "pong {number} after {last:?}");
         last = Some(number);
     }
@@ -138,10 +138,10 @@ fn a_recv_that_times_out_leaves_the_connection_usable() {
     peer.expect_text("next");
     peer.send_text("two");
     peer.expect_text("half");
-    let octets = Frame::text("in two halves").encode();
-    peer.write(&octets[..9]);
+    let bytes = Frame::text("in two halves").encode();
+    peer.write(&bytes[..9]);
     peer.expect_text("the other half");
-    peer.write(&octets[9..]);
+    peer.write(&bytes[9..]);
     peer.close(1000);
 }
 
@@ -168,7 +168,7 @@ fn next_event_shows_control_frames_too() {
     assert_eq!(next(&told, "a ping"), Some(Event::Ping(b"a".to_vec())));
     assert_eq!(next(&told, "a pong"), Some(Event::Pong(b"b".to_vec())));
     assert_eq!(next(&told, "a text"), Some(Event::Message("c".into())));
-    assert_eq!(next(&told, "octets"), Some(Event::Message(b"d".to_vec().into())));
+    assert_eq!(next(&told, "bytes"), Some(Event::Message(b"d".to_vec().into())));
     match next(&told, "the Close") {
         Some(Event::Close(Some(frame))) => {
             assert_eq!((frame.code.into(), frame.reason.as_str()), (1001_u16, "e"))
@@ -189,9 +189,9 @@ fn a_borrowed_message_can_be_echoed_without_a_copy() {
         Ok(())
     });
     let mut peer = RawPeer::open(server.addr());
-    let octets: Vec<u8> =
+    let bytes: Vec<u8> =
         (0..200).flat_map(|number| Frame::text(&format!("message {number}")).encode()).collect();
-    peer.write(octets);
+    peer.write(bytes);
     for number in 0..200 {
         peer.expect_text(&format!("message {number}"));
     }

@@ -6,17 +6,17 @@ use std::sync::mpsc::{self};
 use std::time::Instant;
 use threadws::{Config, Connection, Error, Timeout, Violation};
 
-/// Octets, the close codes that are right for them, and what to call it.
+/// Bytes, the close codes that are right for them, and what to call it.
 type Case = (&'static str, Vec<u8>, &'static [u16]);
 
 /// Each case on a connection of its own: the code on the wire, nothing after it, and nothing reached the handler.
 fn breaks(config: &Config, cases: Vec<Case>) {
     let (server, told) = telling(config.clone());
     let mut canary = RawPeer::open(server.addr());
-    for (what, octets, codes) in cases {
+    for (what, bytes, codes) in cases {
         println!("{what}");
         let mut peer = RawPeer::open(server.addr());
-        drop(peer.try_write(&octets));
+        drop(peer.try_write(&bytes));
         let frame = peer.frame();
         match frame.close_content() {
             Some((code, _)) if frame.opcode == frame::CLOSE => {
@@ -52,12 +52,12 @@ fn frames_that_break_the_protocol_are_answered_with_1002() {
         ("RSV3", Frame::text("x").rsv(0x10).encode(), &[1002]),
         ("all reserved bits", Frame::binary("x").rsv(0x70).encode(), &[1002]),
         ("RSV1 on a ping", Frame::ping("x").rsv(0x40).encode(), &[1002]),
-        ("a ping of 126 octets", Frame::ping([0; 126]).encode(), &[1002]),
+        ("a ping of 126 bytes", Frame::ping([0; 126]).encode(), &[1002]),
         ("a ping that announces 16 MiB", header(0x89, KEY, 16 << 20, 64), &[1002]),
         ("a ping without FIN", Frame::ping("x").more().encode(), &[1002]),
         ("a pong without FIN", Frame::pong("x").more().encode(), &[1002]),
         ("a Close without FIN", Frame::close(1000, "").more().encode(), &[1002]),
-        ("a Close of 126 octets", Frame::close(1000, &"x".repeat(124)).encode(), &[1002]),
+        ("a Close of 126 bytes", Frame::close(1000, &"x".repeat(124)).encode(), &[1002]),
         ("length 5 in 16 bits", Frame::text("hello").encode_with(5, 16), &[1002]),
         ("length 125 in 16 bits", Frame::binary([0; 125]).encode_with(125, 16), &[1002]),
         ("length 5 in 64 bits", Frame::text("hello").encode_with(5, 64), &[1002]),
@@ -75,7 +75,7 @@ fn frames_that_break_the_protocol_are_answered_with_1002() {
             [Frame::text("a").more().encode(), Frame::binary("b").more().encode()].concat(),
             &[1002],
         ),
-        ("a Close of one octet", Frame::new(frame::CLOSE, "x").encode(), &[1002]),
+        ("a Close of one byte", Frame::new(frame::CLOSE, "x").encode(), &[1002]),
     ];
     for opcode in [3, 4, 5, 6, 7, 11, 12, 13, 14, 15] {
         cases.push(("a reserved opcode", Frame::new(opcode, "x").encode(), &[1002]));
@@ -144,15 +144,15 @@ fn a_message_of_the_limit_passes_and_one_byte_more_does_not() {
 fn text_that_is_not_utf_8_is_answered_with_1007() {
     let _dog = watchdog(120);
     let bad: [(&'static str, &[u8]); 12] = [
-        ("a lone continuation octet", b"\x80"),
-        ("an octet that never occurs", b"\xff"),
+        ("a lone continuation byte", b"\x80"),
+        ("a byte that never occurs", b"\xff"),
         ("an overlong slash", b"\xc0\xaf"),
         ("an overlong slash of three", b"\xe0\x80\xaf"),
         ("an overlong NUL of four", b"\xf0\x80\x80\x80"),
         ("a high surrogate", b"\xed\xa0\x80"),
         ("a surrogate pair", b"\xed\xa0\x80\xed\xb0\x80"),
         ("above U+10FFFF", b"\xf4\x90\x80\x80"),
-        ("five octets", b"\xf8\x88\x80\x80\x80"),
+        ("five bytes", b"\xf8\x88\x80\x80\x80"),
         ("truncated at the end", b"caf\xc3"),
         ("truncated in the middle", b"\xe2\x82x"),
         (
@@ -161,19 +161,19 @@ fn text_that_is_not_utf_8_is_answered_with_1007() {
         ),
     ];
     let mut cases: Vec<Case> = Vec::new();
-    for (what, octets) in bad {
-        cases.push((what, Frame::new(frame::TEXT, octets).encode(), &[1007]));
+    for (what, bytes) in bad {
+        cases.push((what, Frame::new(frame::TEXT, bytes).encode(), &[1007]));
         let fragments = |first: usize| {
             [
-                Frame::new(frame::TEXT, &octets[..first]).more().encode(),
-                Frame::continuation(&octets[first..]).encode(),
+                Frame::new(frame::TEXT, &bytes[..first]).more().encode(),
+                Frame::continuation(&bytes[first..]).encode(),
             ]
             .concat()
         };
         cases.push((what, fragments(0), &[1007]));
-        cases.push((what, fragments(octets.len() - 1), &[1007]));
-        cases.push((what, fragments(octets.len()), &[1007]));
-        cases.push((what, Frame::new(frame::CLOSE, [&[3, 0xe8], octets].concat()).encode(), &[1007]));
+        cases.push((what, fragments(bytes.len() - 1), &[1007]));
+        cases.push((what, fragments(bytes.len()), &[1007]));
+        cases.push((what, Frame::new(frame::CLOSE, [&[3, 0xe8], bytes].concat()).encode(), &[1007]));
     }
     // It need not wait for the end of a message that cannot become text any more.
     cases.push((
@@ -190,9 +190,9 @@ fn text_that_is_not_utf_8_is_answered_with_1007() {
     // As binary all of that is fine.
     let server = TestServer::new(echo);
     let mut peer = RawPeer::open(server.addr());
-    for (_, octets) in bad {
-        peer.send(&Frame::binary(octets));
-        peer.expect_binary(octets);
+    for (_, bytes) in bad {
+        peer.send(&Frame::binary(bytes));
+        peer.expect_binary(bytes);
     }
     peer.close(1000);
 }
@@ -206,13 +206,13 @@ fn a_message_of_too_many_fragments_is_answered_with_1008() {
         .into_iter()
         .chain(Frame::continuation("").more().encode().repeat(9000));
     breaks(&Config::new(), vec![("9000 empty fragments", empty.collect(), &[1008, 1009])]);
-    // But 4096 of one octet each are a message.
+    // But 4096 of one byte each are a message.
     let server = TestServer::new(echo);
     let mut peer = RawPeer::open(server.addr());
-    let mut octets = Frame::text("x").more().encode();
-    octets.extend(Frame::continuation("x").more().encode().repeat(4094));
-    octets.extend(Frame::continuation("x").encode());
-    peer.write(octets);
+    let mut bytes = Frame::text("x").more().encode();
+    bytes.extend(Frame::continuation("x").more().encode().repeat(4094));
+    bytes.extend(Frame::continuation("x").encode());
+    peer.write(bytes);
     peer.expect_text(&"x".repeat(4096));
     peer.close(1000);
 }
@@ -222,7 +222,7 @@ fn a_message_that_never_ends_is_cut_by_its_deadline() {
     let _dog = watchdog(60);
     let (server, told) = telling(Config::new().message_timeout(ms(300)));
     let trickles: [(&str, Vec<u8>, Vec<u8>); 4] = [
-        ("a frame octet by octet", header(0x82, KEY, 100_000, 64), vec![0]),
+        ("a frame byte by byte", header(0x82, KEY, 100_000, 64), vec![0]),
         (
             "a fragment now and then",
             Frame::text("x").more().encode(),

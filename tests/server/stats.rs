@@ -15,7 +15,7 @@ fn what_is_counted_is_what_happened() {
     let hub = server.hub();
     let mut peer = RawPeer::open_at(server.addr(), "/chat", &[]);
     for _ in 0..3 {
-        peer.send_text("hello"); // 6 octets of header and mask, 5 of text
+        peer.send_text("hello"); // 6 bytes of header and mask, 5 of text
         peer.expect_text("hello"); // 2 and 5
     }
     // The reader counts when it waits again.
@@ -46,7 +46,7 @@ fn what_is_counted_is_what_happened() {
     eventually("it is out", || hub.is_empty());
     let stats = hub.stats();
     assert_eq!((stats.accepted(), stats.opened(), stats.open()), (5, 1, 0));
-    // The Close frames: 8 octets and 4.
+    // The Close frames: 8 bytes and 4.
     assert_eq!((stats.messages_received(), stats.bytes_received()), (3, 41));
     assert_eq!((stats.messages_sent(), stats.bytes_sent()), (3, 25));
     // Who has kept a handle may still look.
@@ -169,7 +169,7 @@ fn what_only_grows_never_shrinks_whoever_comes_and_goes() {
     eventually("all are out", || server.hub().is_empty());
     let stats = server.hub().stats();
     assert_eq!((stats.messages_received(), stats.messages_sent(), stats.opened()), (sent, sent, sent / 5));
-    // 7 octets and 3 a message, 8 and 4 for the Closes.
+    // 7 bytes and 3 a message, 8 and 4 for the Closes.
     assert_eq!(
         (stats.bytes_received(), stats.bytes_sent()),
         (sent * 7 + sent / 5 * 8, sent * 3 + sent / 5 * 4)

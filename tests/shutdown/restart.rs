@@ -51,7 +51,7 @@ fn a_server_for_the_others() {
 /// Everybody whom a server may have when it is told to stop.
 struct House {
     open: Vec<RawPeer>,
-    /// In the middle of a request's head, or before its first octet.
+    /// In the middle of a request's head, or before its first byte.
     shaking_hands: Vec<RawPeer>,
     /// Its handler waits in `send`.
     stuck: RawPeer,

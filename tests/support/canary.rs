@@ -94,15 +94,15 @@ fn echo(peer: &mut RawPeer, number: usize) {
     assert_eq!(peer.message().as_text(), text);
 }
 
-/// A connection to a thread that sends back each octet, without a WebSocket.
+/// A connection to a thread that sends back each byte, without a WebSocket.
 pub fn plain_echo() -> TcpStream {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let stream = TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a read timeout");
     let (mut other, _) = listener.accept().expect("the connection");
     std::thread::spawn(move || {
-        let mut octet = [0];
-        while other.read(&mut octet).is_ok_and(|octets| octets > 0) && other.write_all(&octet).is_ok() {}
+        let mut byte = [0];
+        while other.read(&mut byte).is_ok_and(|bytes| bytes > 0) && other.write_all(&byte).is_ok() {}
     });
     stream
 }

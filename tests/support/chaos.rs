@@ -15,13 +15,13 @@ pub enum Chaos {
     Pass,
     /// Each read waits so long before it is passed on.
     Delay(Duration),
-    /// After so many octets, one octet in each such interval.
+    /// After so many bytes, one byte in each such interval.
     Trickle { after: usize, every: Duration },
-    /// Nothing is passed on, nor read, after so many octets. The connection stays.
+    /// Nothing is passed on, nor read, after so many bytes. The connection stays.
     Stall { after: usize },
-    /// FIN in this direction after so many octets; the other one stays open.
+    /// FIN in this direction after so many bytes; the other one stays open.
     HalfClose { after: usize },
-    /// RST to both sides after so many octets.
+    /// RST to both sides after so many bytes.
     Reset { after: usize },
 }
 
@@ -77,7 +77,7 @@ impl Drop for Proxy {
     }
 }
 
-/// Passes octets on in one direction until its end.
+/// Passes bytes on in one direction until its end.
 fn pump(from: &TcpStream, to: &TcpStream, chaos: Chaos, stop: &AtomicBool) -> io::Result<()> {
     from.set_nonblocking(false)?;
     to.set_nodelay(true)?;
@@ -111,9 +111,9 @@ fn pump(from: &TcpStream, to: &TcpStream, chaos: Chaos, stop: &AtomicBool) -> io
             }
             _ => buffer.len().min(left),
         };
-        let octets = match (&mut &*from).read(&mut buffer[..most]) {
+        let bytes = match (&mut &*from).read(&mut buffer[..most]) {
             Ok(0) => return to.shutdown(Shutdown::Write),
-            Ok(octets) => octets,
+            Ok(bytes) => bytes,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => continue,
             Err(error) => {
                 drop(to.shutdown(Shutdown::Both));
@@ -123,9 +123,9 @@ fn pump(from: &TcpStream, to: &TcpStream, chaos: Chaos, stop: &AtomicBool) -> io
         if let Chaos::Delay(delay) = chaos {
             std::thread::sleep(delay);
         }
-        (&mut &*to).write_all(&buffer[..octets])?;
+        (&mut &*to).write_all(&buffer[..bytes])?;
         if left != usize::MAX {
-            left = left.saturating_sub(octets);
+            left = left.saturating_sub(bytes);
         }
     }
     Ok(())

@@ -333,7 +333,7 @@ impl Drop for Process {
 
 /// Standard base64 with padding, as DevTools sends it.
 fn decode_base64(text: &str) -> Vec<u8> {
-    let mut octets = Vec::with_capacity(text.len() / 4 * 3);
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
     let (mut bits, mut count) = (0_u32, 0);
     for symbol in text.bytes().filter(|&symbol| symbol != b'=') {
         let value = match symbol {
@@ -348,8 +348,8 @@ fn decode_base64(text: &str) -> Vec<u8> {
         count += 6;
         if count >= 8 {
             count -= 8;
-            octets.extend(u8::try_from((bits >> count) & 0xff));
+            bytes.extend(u8::try_from((bits >> count) & 0xff));
         }
     }
-    octets
+    bytes
 }

@@ -12,7 +12,7 @@ pub const PONG: u8 = 0xA;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Frame {
     pub fin: bool,
-    /// The three reserved bits where they stand in the first octet: 0x40, 0x20, 0x10.
+    /// The three reserved bits where they stand in the first byte: 0x40, 0x20, 0x10.
     pub rsv: u8,
     pub opcode: u8,
     pub mask: Option<[u8; 4]>,
@@ -28,20 +28,20 @@ impl Frame {
         Self::new(TEXT, text)
     }
 
-    pub fn binary(octets: impl Into<Vec<u8>>) -> Self {
-        Self::new(BINARY, octets)
+    pub fn binary(bytes: impl Into<Vec<u8>>) -> Self {
+        Self::new(BINARY, bytes)
     }
 
-    pub fn continuation(octets: impl Into<Vec<u8>>) -> Self {
-        Self::new(CONTINUATION, octets)
+    pub fn continuation(bytes: impl Into<Vec<u8>>) -> Self {
+        Self::new(CONTINUATION, bytes)
     }
 
-    pub fn ping(octets: impl Into<Vec<u8>>) -> Self {
-        Self::new(PING, octets)
+    pub fn ping(bytes: impl Into<Vec<u8>>) -> Self {
+        Self::new(PING, bytes)
     }
 
-    pub fn pong(octets: impl Into<Vec<u8>>) -> Self {
-        Self::new(PONG, octets)
+    pub fn pong(bytes: impl Into<Vec<u8>>) -> Self {
+        Self::new(PONG, bytes)
     }
 
     pub fn close(code: u16, reason: &str) -> Self {
@@ -69,7 +69,7 @@ impl Frame {
         Self { mask: None, ..self }
     }
 
-    /// The octets, with the length in as few of them as possible.
+    /// The bytes, with the length in as few of them as possible.
     pub fn encode(&self) -> Vec<u8> {
         let length = self.payload.len() as u64;
         let form = match length {
@@ -80,13 +80,13 @@ impl Frame {
         self.encode_with(length, form)
     }
 
-    /// The octets, announcing any length in any form (7, 16 or 64 bits).
+    /// The bytes, announcing any length in any form (7, 16 or 64 bits).
     pub fn encode_with(&self, announced: u64, bits: u8) -> Vec<u8> {
         let first = u8::from(self.fin) << 7 | self.rsv | self.opcode;
-        let mut octets = header(first, self.mask, announced, bits);
+        let mut bytes = header(first, self.mask, announced, bits);
         let key = self.mask.unwrap_or_default();
-        octets.extend(self.payload.iter().zip(key.iter().cycle()).map(|(octet, key)| octet ^ key));
-        octets
+        bytes.extend(self.payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
+        bytes
     }
 
     /// The code and reason of a Close; `None` if it has none.
@@ -107,16 +107,16 @@ impl Frame {
 pub fn header(first: u8, mask: Option<[u8; 4]>, length: u64, bits: u8) -> Vec<u8> {
     let mask_bit = if mask.is_some() { 0x80 } else { 0 };
     let low = length.to_be_bytes();
-    let mut octets = match bits {
+    let mut bytes = match bits {
         7 => vec![first, mask_bit | low[7]],
         16 => vec![first, mask_bit | 126, low[6], low[7]],
         _ => [&[first, mask_bit | 127], &low[..]].concat(),
     };
-    octets.extend(mask.into_iter().flatten());
-    octets
+    bytes.extend(mask.into_iter().flatten());
+    bytes
 }
 
-/// The first whole frame of `input` and how many octets it took, `None` if there is not yet one, or what a server must
+/// The first whole frame of `input` and how many bytes it took, `None` if there is not yet one, or what a server must
 /// never send.
 pub fn parse(input: &[u8]) -> Result<Option<(Frame, usize)>, String> {
     let &[first, second, ref rest @ ..] = input else { return Ok(None) };
@@ -132,11 +132,11 @@ pub fn parse(input: &[u8]) -> Result<Option<(Frame, usize)>, String> {
     }
     let (length, width) = match second & 0x7f {
         126 => match rest.first_chunk::<2>() {
-            Some(octets) => (u64::from(u16::from_be_bytes(*octets)), 2),
+            Some(bytes) => (u64::from(u16::from_be_bytes(*bytes)), 2),
             None => return Ok(None),
         },
         127 => match rest.first_chunk::<8>() {
-            Some(octets) => (u64::from_be_bytes(*octets), 8),
+            Some(bytes) => (u64::from_be_bytes(*bytes), 8),
             None => return Ok(None),
         },
         length => (u64::from(length), 0),
@@ -147,10 +147,10 @@ pub fn parse(input: &[u8]) -> Result<Option<(Frame, usize)>, String> {
         _ => 8,
     };
     if width != least {
-        return Err(format!("length {length} in {width} more octets, {least} would do"));
+        return Err(format!("length {length} in {width} more bytes, {least} would do"));
     }
     if opcode >= CLOSE && (!fin || length > 125) {
-        return Err(format!("control frame {opcode:#x} with fin {fin} and {length} octets"));
+        return Err(format!("control frame {opcode:#x} with fin {fin} and {length} bytes"));
     }
     let start = 2 + width;
     let end = start + usize::try_from(length).map_err(|_| format!("length {length}"))?;
@@ -179,16 +179,16 @@ pub fn parse_masked(input: &[u8]) -> Result<Option<(Frame, usize)>, String> {
     let Some((length, rest)) = rest.split_at_checked(width) else { return Ok(None) };
     let Some((&key, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
     // A large frame comes in many reads, and is unmasked once.
-    let announced = length.iter().fold(0, |sum: u64, octet| sum << 8 | u64::from(*octet));
+    let announced = length.iter().fold(0, |sum: u64, byte| sum << 8 | u64::from(*byte));
     let announced = if width == 0 { u64::from(second & 0x7f) } else { announced };
     if (rest.len() as u64) < announced {
         return Ok(None);
     }
-    let mut octets = [&[first, second & 0x7f], length].concat();
+    let mut bytes = [&[first, second & 0x7f], length].concat();
     let payload = rest.iter().take(usize::try_from(announced).unwrap_or(usize::MAX));
-    octets.extend(payload.zip(key.iter().cycle()).map(|(octet, key)| octet ^ key));
-    let found = parse(&octets)?;
-    Ok(found.map(|(frame, octets)| (Frame { mask: Some(key), ..frame }, octets + key.len())))
+    bytes.extend(payload.zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
+    let found = parse(&bytes)?;
+    Ok(found.map(|(frame, bytes)| (Frame { mask: Some(key), ..frame }, bytes + key.len())))
 }
 
 fn check_close(frame: &Frame) -> Result<(), String> {
@@ -201,7 +201,7 @@ fn check_close(frame: &Frame) -> Result<(), String> {
             }
         }
         (_, Some((code, _))) => Err(format!("close code {code} on the wire")),
-        (_, None) => Err("close frame of one octet".into()),
+        (_, None) => Err("close frame of one byte".into()),
     }
 }
 
@@ -231,9 +231,9 @@ impl std::fmt::Debug for Frame {
     }
 }
 
-/// At most 48 octets, readable.
-pub fn excerpt(octets: &[u8]) -> String {
-    let head = &octets[..octets.len().min(48)];
-    let dots = if head.len() < octets.len() { " ..." } else { "" };
+/// At most 48 bytes, readable.
+pub fn excerpt(bytes: &[u8]) -> String {
+    let head = &bytes[..bytes.len().min(48)];
+    let dots = if head.len() < bytes.len() { " ..." } else { "" };
     format!("\"{}\"{dots}", head.escape_ascii())
 }

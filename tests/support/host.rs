@@ -1,4 +1,4 @@
-//! A scripted server on a raw socket, for clients: it answers with any octets, expects masked frames, and remembers the
+//! A scripted server on a raw socket, for clients: it answers with any bytes, expects masked frames, and remembers the
 //! wire.
 
 use super::frame::{self, Frame, excerpt};
@@ -34,13 +34,13 @@ impl Host {
         Self { addr, script: Some(script) }
     }
 
-    /// One client, who is answered with these octets and then let go as soon as it goes.
+    /// One client, who is answered with these bytes and then let go as soon as it goes.
     #[track_caller]
-    pub fn answering(octets: impl Into<Vec<u8>>) -> Self {
-        let octets = octets.into();
+    pub fn answering(bytes: impl Into<Vec<u8>>) -> Self {
+        let bytes = bytes.into();
         Self::new(move |door| {
             let mut guest = door.guest();
-            guest.write(octets);
+            guest.write(bytes);
             guest.expect_gone();
         })
     }
@@ -122,7 +122,7 @@ impl Guest {
         let stream = TcpStream::from(stream.into());
         stream.set_write_timeout(Some(PATIENCE)).expect("a write timeout");
         let mut guest = Self { stream, head: String::new(), input: Vec::new(), wire: Wire::new() };
-        let end = guest.until(|input| input.windows(4).position(|octets| octets == b"\r\n\r\n"));
+        let end = guest.until(|input| input.windows(4).position(|bytes| bytes == b"\r\n\r\n"));
         guest.head = String::from_utf8(guest.input.drain(..end + 4).collect()).expect("a head in ASCII");
         guest
     }
@@ -155,14 +155,14 @@ impl Guest {
     }
 
     #[track_caller]
-    pub fn write(&mut self, octets: impl AsRef<[u8]>) {
-        let octets = octets.as_ref();
-        self.try_write(octets).unwrap_or_else(|error| panic!("cannot write {}: {error}", excerpt(octets)));
+    pub fn write(&mut self, bytes: impl AsRef<[u8]>) {
+        let bytes = bytes.as_ref();
+        self.try_write(bytes).unwrap_or_else(|error| panic!("cannot write {}: {error}", excerpt(bytes)));
     }
 
-    pub fn try_write(&mut self, octets: &[u8]) -> io::Result<()> {
-        self.wire.note(&format!("> {} octets {}", octets.len(), excerpt(octets)));
-        (&self.stream).write_all(octets)
+    pub fn try_write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.wire.note(&format!("> {} bytes {}", bytes.len(), excerpt(bytes)));
+        (&self.stream).write_all(bytes)
     }
 
     /// Sends a frame as a server does, unless it was masked on purpose.
@@ -182,24 +182,24 @@ impl Guest {
         }
     }
 
-    /// Reads some octets more; `false` at the end of the stream.
+    /// Reads some bytes more; `false` at the end of the stream.
     fn fill(&mut self) -> io::Result<bool> {
         self.stream.set_read_timeout(Some(PATIENCE))?;
         let mut buffer = vec![0; 64 * 1024];
-        let octets = (&self.stream).read(&mut buffer)?;
-        self.wire.note(&format!("< {octets} octets {}", excerpt(&buffer[..octets])));
-        self.input.extend_from_slice(&buffer[..octets]);
-        Ok(octets > 0)
+        let bytes = (&self.stream).read(&mut buffer)?;
+        self.wire.note(&format!("< {bytes} bytes {}", excerpt(&buffer[..bytes])));
+        self.input.extend_from_slice(&buffer[..bytes]);
+        Ok(bytes > 0)
     }
 
     /// The next frame, unmasked; `mask` has its key. What a client must not send is a panic.
     #[track_caller]
     pub fn frame(&mut self) -> Frame {
-        let (frame, octets) = self.until(|input| match frame::parse_masked(input) {
+        let (frame, bytes) = self.until(|input| match frame::parse_masked(input) {
             Ok(found) => found,
             Err(fault) => panic!("the client sent a bad frame: {fault}"),
         });
-        self.input.drain(..octets);
+        self.input.drain(..bytes);
         frame
     }
 

@@ -19,8 +19,8 @@ impl Light {
     pub fn open(addr: SocketAddr, target: &str, receive_buffer: Option<usize>) -> Self {
         use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
         let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
-        if let Some(octets) = receive_buffer {
-            sockopt::set_socket_recv_buffer_size(&socket, octets).expect("SO_RCVBUF");
+        if let Some(bytes) = receive_buffer {
+            sockopt::set_socket_recv_buffer_size(&socket, bytes).expect("SO_RCVBUF");
         }
         connect(&socket, &addr).expect("the server accepts");
         let mut stream = TcpStream::from(socket);
@@ -29,10 +29,10 @@ impl Light {
         stream.write_all(upgrade_request(addr, target, &[]).as_bytes()).expect("it reads");
         let mut input = Vec::new();
         let end = loop {
-            let mut octets = [0; 2048];
-            let count = stream.read(&mut octets).expect("an answer");
+            let mut bytes = [0; 2048];
+            let count = stream.read(&mut bytes).expect("an answer");
             assert!(count > 0, "no 101");
-            input.extend_from_slice(&octets[..count]);
+            input.extend_from_slice(&bytes[..count]);
             if let Some(at) = input.windows(4).position(|four| four == b"\r\n\r\n") {
                 break at + 4;
             }
@@ -43,20 +43,20 @@ impl Light {
         Self { stream, input, taken: 0, over: false }
     }
 
-    /// Reads at most `most` octets that are there, and hands out the frames that are whole; pings are answered.
+    /// Reads at most `most` bytes that are there, and hands out the frames that are whole; pings are answered.
     pub fn read(&mut self, most: usize, mut frame: impl FnMut(Frame)) {
-        let mut octets = [0; 16 << 10];
-        let most = most.min(octets.len());
-        match self.stream.read(&mut octets[..most]) {
+        let mut bytes = [0; 16 << 10];
+        let most = most.min(bytes.len());
+        match self.stream.read(&mut bytes[..most]) {
             Ok(0) => self.over = true,
-            Ok(count) => self.input.extend_from_slice(&octets[..count]),
+            Ok(count) => self.input.extend_from_slice(&bytes[..count]),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(_) => self.over = true,
         }
-        while let Some((whole, octets)) =
+        while let Some((whole, bytes)) =
             frame::parse(&self.input[self.taken..]).expect("what a server may send")
         {
-            self.taken += octets;
+            self.taken += bytes;
             if whole.opcode == PING {
                 // Small, and seldom: the socket has room for it. A server that is gone shows at the next read.
                 drop(self.stream.write_all(&Frame::pong(whole.payload).encode()));

@@ -1,4 +1,4 @@
-//! A scripted client on a raw socket: it writes any octets, expects frames, heads and ends, and remembers the wire.
+//! A scripted client on a raw socket: it writes any bytes, expects frames, heads and ends, and remembers the wire.
 
 use super::frame::{self, Frame, excerpt};
 use super::time::{PATIENCE, test_name};
@@ -182,19 +182,19 @@ impl RawPeer {
         self.stream.local_addr().expect("it is connected")
     }
 
-    /// Writes octets as they are.
+    /// Writes bytes as they are.
     #[track_caller]
-    pub fn write(&mut self, octets: impl AsRef<[u8]>) {
-        let octets = octets.as_ref();
-        if let Err(error) = self.try_write(octets) {
-            panic!("cannot write {}: {error}", excerpt(octets));
+    pub fn write(&mut self, bytes: impl AsRef<[u8]>) {
+        let bytes = bytes.as_ref();
+        if let Err(error) = self.try_write(bytes) {
+            panic!("cannot write {}: {error}", excerpt(bytes));
         }
     }
 
-    /// Writes octets to a peer that may have gone away.
-    pub fn try_write(&mut self, octets: &[u8]) -> io::Result<()> {
-        self.wire.note(&format!("> {} octets {}", octets.len(), excerpt(octets)));
-        let result = (&self.stream).write_all(octets);
+    /// Writes bytes to a peer that may have gone away.
+    pub fn try_write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.wire.note(&format!("> {} bytes {}", bytes.len(), excerpt(bytes)));
+        let result = (&self.stream).write_all(bytes);
         if let Err(error) = &result {
             self.wire.note(&format!("> failed: {error}"));
         }
@@ -243,14 +243,14 @@ impl RawPeer {
         }
     }
 
-    /// How many octets there are of a frame that is not whole.
+    /// How many bytes there are of a frame that is not whole.
     pub fn torn(&self) -> usize {
         self.left().len()
     }
 
-    fn take(&mut self, octets: usize) -> Vec<u8> {
-        let taken = self.left()[..octets].to_vec();
-        self.taken += octets;
+    fn take(&mut self, bytes: usize) -> Vec<u8> {
+        let taken = self.left()[..bytes].to_vec();
+        self.taken += bytes;
         if self.taken == self.input.len() {
             self.input.clear();
             self.taken = 0;
@@ -258,7 +258,7 @@ impl RawPeer {
         taken
     }
 
-    /// Reads some octets more; `false` at the end of the stream.
+    /// Reads some bytes more; `false` at the end of the stream.
     fn fill(&mut self, deadline: Instant) -> io::Result<bool> {
         if self.ended {
             return Ok(false);
@@ -272,9 +272,9 @@ impl RawPeer {
                 self.ended = true;
                 Ok(false)
             }
-            Ok(octets) => {
-                self.wire.note(&format!("< {octets} octets {}", excerpt(&buffer[..octets])));
-                self.input.extend_from_slice(&buffer[..octets]);
+            Ok(bytes) => {
+                self.wire.note(&format!("< {bytes} bytes {}", excerpt(&buffer[..bytes])));
+                self.input.extend_from_slice(&buffer[..bytes]);
                 Ok(true)
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => Ok(true),
@@ -295,10 +295,10 @@ impl RawPeer {
         loop {
             match frame::parse(self.left()) {
                 Err(fault) => panic!("the server sent a bad frame: {fault}"),
-                Ok(Some((frame, octets))) => {
+                Ok(Some((frame, bytes))) => {
                     assert!(!self.closed, "after its Close the server sent {frame:?}");
                     self.closed = frame.opcode == frame::CLOSE;
-                    self.taken += octets;
+                    self.taken += bytes;
                     if self.taken == self.input.len() {
                         self.input.clear();
                         self.taken = 0;
@@ -349,10 +349,10 @@ impl RawPeer {
     }
 
     #[track_caller]
-    pub fn expect_binary(&mut self, octets: &[u8]) {
+    pub fn expect_binary(&mut self, bytes: &[u8]) {
         let frame = self.frame();
         assert!(frame.opcode == frame::BINARY && frame.fin, "expected binary, got {frame:?}");
-        assert!(frame.payload == octets, "expected {}, got {frame:?}", excerpt(octets));
+        assert!(frame.payload == bytes, "expected {}, got {frame:?}", excerpt(bytes));
     }
 
     #[track_caller]
@@ -396,7 +396,7 @@ impl RawPeer {
         );
     }
 
-    /// The end of the stream by a FIN, and not one octet before it; then we end ours, as a client does.
+    /// The end of the stream by a FIN, and not one byte before it; then we end ours, as a client does.
     #[track_caller]
     pub fn expect_eof(&mut self) {
         self.expect_eof_alone();
@@ -429,7 +429,7 @@ impl RawPeer {
         self.fin();
     }
 
-    /// Not one octet for so long.
+    /// Not one byte for so long.
     #[track_caller]
     pub fn expect_silence(&mut self, duration: Duration) {
         match self.frame_until(Instant::now() + duration) {
@@ -456,7 +456,7 @@ impl RawPeer {
         }
     }
 
-    /// The same, from a server that may hang up instead: `None` if it did, cleanly and without an octet.
+    /// The same, from a server that may hang up instead: `None` if it did, cleanly and without a byte.
     #[track_caller]
     pub fn try_answer(&mut self) -> io::Result<Option<Answer>> {
         self.read_answer(true)
@@ -475,7 +475,7 @@ impl RawPeer {
     fn read_answer(&mut self, with_body: bool) -> io::Result<Option<Answer>> {
         let deadline = Instant::now() + PATIENCE;
         let end = loop {
-            if let Some(end) = self.left().windows(4).position(|octets| octets == b"\r\n\r\n") {
+            if let Some(end) = self.left().windows(4).position(|bytes| bytes == b"\r\n\r\n") {
                 break end + 4;
             }
             if !self.fill(deadline)? {

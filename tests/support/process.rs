@@ -33,12 +33,12 @@ impl Lines {
         let collector = Arc::clone(&lines);
         let body = move || {
             let mut source = BufReader::new(source);
-            let mut octets = Vec::new();
-            while source.read_until(b'\n', &mut octets).is_ok_and(|octets| octets > 0) {
-                let line = String::from_utf8_lossy(&octets).trim_end_matches('\n').to_owned();
+            let mut bytes = Vec::new();
+            while source.read_until(b'\n', &mut bytes).is_ok_and(|bytes| bytes > 0) {
+                let line = String::from_utf8_lossy(&bytes).trim_end_matches('\n').to_owned();
                 collector.said.lock().unwrap_or_else(PoisonError::into_inner).0.push(line);
                 collector.news.notify_all();
-                octets.clear();
+                bytes.clear();
             }
             collector.said.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
             collector.news.notify_all();
@@ -141,9 +141,9 @@ impl Process {
 
     /// Writes to the pipe.
     #[track_caller]
-    pub fn write(&mut self, octets: impl AsRef<[u8]>) {
+    pub fn write(&mut self, bytes: impl AsRef<[u8]>) {
         let stdin = self.stdin.as_mut().expect("a pipe that is open");
-        stdin.write_all(octets.as_ref()).and_then(|()| stdin.flush()).expect("the program reads");
+        stdin.write_all(bytes.as_ref()).and_then(|()| stdin.flush()).expect("the program reads");
     }
 
     /// Closes the pipe.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 
-/// How many octets the kernel keeps for the peers of a server's connections, also of those that no process has any more.
+/// How many bytes the kernel keeps for the peers of a server's connections, also of those that no process has any more.
 #[track_caller]
 pub fn unsent_by(server: SocketAddr) -> usize {
     let table = fs::read_to_string("/proc/net/tcp").expect("Linux");
