@@ -32,7 +32,7 @@ const MAX_ROOM: usize = 200;
 
 fn main() -> Result<()> {
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:8005".into());
-    let config = Config::new().max_message_size(MAX_MESSAGE).max_backlog(256 * 1024);
+    let config = Config::new().with_max_message_size(MAX_MESSAGE).with_max_backlog(256 * 1024);
     // A line missing from a conversation is worse than a new connection.
     let server = Server::bind(address)?.config(config).slow_peer(SlowPeer::Close).serve_http(page);
     println!("listening on http://{}/", server.local_addr()?);

@@ -25,7 +25,7 @@ fn main() -> Result<()> {
 }
 
 fn connect(url: &str) -> Result<Connection> {
-    Connect::new(url).config(Config::new().max_message_size(20 << 20)).connect()
+    Connect::new(url).config(Config::new().with_max_message_size(20 << 20)).connect()
 }
 
 fn echo(connection: &mut Connection) -> Result<()> {

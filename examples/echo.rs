@@ -12,7 +12,7 @@ use threadws::{Config, Server};
 fn main() -> threadws::Result<()> {
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:8005".into());
     // The default, 1 MiB, is too small for the Autobahn testsuite, which sends 16.
-    let server = Server::bind(address)?.config(Config::new().max_message_size(20 << 20));
+    let server = Server::bind(address)?.config(Config::new().with_max_message_size(20 << 20));
     println!("listening on ws://{}/", server.local_addr()?);
     server.run(|client| {
         while let Some(mut received) = client.recv_ref()? {

@@ -14,7 +14,7 @@ use std::time::Duration;
 /// use std::time::Duration;
 /// use threadws::Config;
 ///
-/// let config = Config::new().max_message_size(16 << 20).ping_interval(Duration::from_secs(5));
+/// let config = Config::new().with_max_message_size(16 << 20).with_ping_interval(Duration::from_secs(5));
 /// ```
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -69,7 +69,7 @@ impl Config {
 
     /// The largest message that is received, in bytes, after defragmentation. A larger one ends the connection with
     /// 1009, at the header that announces it. Defaults to 1 MiB.
-    pub fn max_message_size(mut self, bytes: usize) -> Self {
+    pub fn with_max_message_size(mut self, bytes: usize) -> Self {
         self.max_message_size = bytes;
         self
     }
@@ -78,7 +78,7 @@ impl Config {
     /// [`try_send`](crate::Sender::try_send), ticks and broadcasts may queue. If nothing waits, one message of any size
     /// may. A blocking [`send`](crate::Sender::send) is never refused, and what it waits with counts only below 1 KiB.
     /// Defaults to 1 MiB.
-    pub fn max_backlog(mut self, bytes: usize) -> Self {
+    pub fn with_max_backlog(mut self, bytes: usize) -> Self {
         self.max_backlog = bytes;
         self
     }
@@ -87,40 +87,40 @@ impl Config {
     ///
     /// A server's clock starts when a thread takes the client over, a client's when it is called: names, connecting and
     /// redirects are in it. Callbacks are not interrupted, and one that takes longer costs the client nothing.
-    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+    pub fn with_handshake_timeout(mut self, timeout: Duration) -> Self {
         self.handshake_timeout = timeout;
         self
     }
 
     /// How long one message may take from its first byte to its last; then the connection ends with 1008. Defaults to
     /// 30 s.
-    pub fn message_timeout(mut self, timeout: Duration) -> Self {
+    pub fn with_message_timeout(mut self, timeout: Duration) -> Self {
         self.message_timeout = timeout;
         self
     }
 
     /// After how long a silence the peer is sent a ping; zero means never. A ping may leave up to a sixteenth later.
     /// Defaults to 20 s.
-    pub fn ping_interval(mut self, interval: Duration) -> Self {
+    pub fn with_ping_interval(mut self, interval: Duration) -> Self {
         self.ping_interval = interval;
         self
     }
 
     /// How long a peer may stay silent after a ping left; any byte is a sign of life. Defaults to 20 s.
-    pub fn ping_timeout(mut self, timeout: Duration) -> Self {
+    pub fn with_ping_timeout(mut self, timeout: Duration) -> Self {
         self.ping_timeout = timeout;
         self
     }
 
     /// How long a peer may take for each started MiB that waits for it; then it is dropped as a slow consumer.
     /// Defaults to 10 s.
-    pub fn write_timeout(mut self, timeout: Duration) -> Self {
+    pub fn with_write_timeout(mut self, timeout: Duration) -> Self {
         self.write_timeout = timeout;
         self
     }
 
     /// How long the closing handshake may take, from the first Close to the end. Defaults to 5 s.
-    pub fn close_timeout(mut self, timeout: Duration) -> Self {
+    pub fn with_close_timeout(mut self, timeout: Duration) -> Self {
         self.close_timeout = timeout;
         self
     }
@@ -132,7 +132,7 @@ impl Config {
     /// The reader keeps the clock: it runs out while a call receives, and for a handler that is busy elsewhere when it
     /// next receives. It may be late by a sixteenth of the shortest of all that a read waits for (this, the idle
     /// timeout, the ping interval, the message timeout, 30 s), so by less than 2 s.
-    pub fn max_lifetime(mut self, time: Duration) -> Self {
+    pub fn with_max_lifetime(mut self, time: Duration) -> Self {
         self.max_lifetime = time;
         self
     }
@@ -145,7 +145,7 @@ impl Config {
     /// [`message_timeout`](Self::message_timeout) instead, and one that waits for the peer
     /// [`write_timeout`](Self::write_timeout). The reader keeps the clock, as for
     /// [`max_lifetime`](Self::max_lifetime), and looks whether something has come before it closes.
-    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+    pub fn with_idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle_timeout = timeout;
         self
     }
@@ -237,15 +237,15 @@ mod tests {
     fn a_setting_that_cannot_work_is_refused_by_name() {
         Config::default().check().expect("the defaults work");
         let broken = [
-            (Config::new().max_message_size(0), "max_message_size"),
-            (Config::new().write_timeout(Duration::ZERO), "write_timeout"),
-            (Config::new().ping_interval(Duration::MAX), "ping_interval"),
-            (Config::new().max_lifetime(Duration::MAX), "max_lifetime"),
-            (Config::new().idle_timeout(Duration::MAX), "idle_timeout"),
+            (Config::new().with_max_message_size(0), "max_message_size"),
+            (Config::new().with_write_timeout(Duration::ZERO), "write_timeout"),
+            (Config::new().with_ping_interval(Duration::MAX), "ping_interval"),
+            (Config::new().with_max_lifetime(Duration::MAX), "max_lifetime"),
+            (Config::new().with_idle_timeout(Duration::MAX), "idle_timeout"),
         ];
         for (config, name) in broken {
             assert!(config.check().expect_err(name).to_string().contains(name));
         }
-        Config::new().ping_interval(Duration::ZERO).check().expect("zero pings mean no pings");
+        Config::new().with_ping_interval(Duration::ZERO).check().expect("zero pings mean no pings");
     }
 }

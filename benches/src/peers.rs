@@ -117,7 +117,7 @@ impl Peer {
     }
 
     fn threadws(self, broadcast: bool) -> Done {
-        let config = Config::new().max_message_size(MAX_MESSAGE).ping_interval(PING);
+        let config = Config::new().with_max_message_size(MAX_MESSAGE).with_ping_interval(PING);
         let server = Server::bind("127.0.0.1:0")?.config(config);
         println!("{}", server.local_addr()?.port());
         let owned = self == Self::ThreadwsOwned;

@@ -68,7 +68,10 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_secs(7);
 
     fn keepalive() -> (Keepalive, Instant) {
-        (Keepalive::new(&Config::new().ping_interval(INTERVAL).ping_timeout(TIMEOUT)), Instant::now())
+        (
+            Keepalive::new(&Config::new().with_ping_interval(INTERVAL).with_ping_timeout(TIMEOUT)),
+            Instant::now(),
+        )
     }
 
     #[test]

@@ -397,7 +397,7 @@ mod tests {
         let (ours, _peers) = UnixStream::pair().expect("a pair");
         let stream = Arc::new(Stream::new(ours).expect("a stream"));
         const ARMED: Duration = Duration::from_secs(1);
-        let config = Config::new().message_timeout(ARMED);
+        let config = Config::new().with_message_timeout(ARMED);
         let mut reader = Reader::new(Role::Server, &config, stream, &[]).expect("a reader");
         // A read that relied on the socket's own timeout would now be noticed.
         const TOO_LONG: Duration = Duration::from_secs(30);

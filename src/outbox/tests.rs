@@ -38,7 +38,9 @@ fn the_close_deadline_holds_while_another_sender_waits_for_the_socket() {
     let (flush, thread) = Flush::start().expect("a thread");
     let (ours, _peers) = UnixStream::pair().expect("a pair");
     let stream = Arc::new(Stream::new(ours).expect("a stream"));
-    let config = Config::new().close_timeout(Duration::from_millis(50)).write_timeout(Duration::from_secs(8));
+    let config = Config::new()
+        .with_close_timeout(Duration::from_millis(50))
+        .with_write_timeout(Duration::from_secs(8));
     let outbox = Outbox::new(Role::Server, &config, stream, Arc::clone(&flush));
     std::thread::scope(|scope| {
         let sender = scope.spawn(|| outbox.send(vec![0; WRITE_UNIT]));
@@ -70,7 +72,7 @@ fn stuck(flush: &Arc<Flush>, config: &Config) -> (Arc<Outbox>, UnixStream) {
 #[test]
 fn what_blocking_senders_wait_with_leaves_the_backlog_to_broadcasts() {
     let (flush, thread) = Flush::start().expect("a thread");
-    let (outbox, peers) = stuck(&flush, &Config::new().max_backlog(WRITE_UNIT));
+    let (outbox, peers) = stuck(&flush, &Config::new().with_max_backlog(WRITE_UNIT));
     std::thread::scope(|scope| {
         let senders = [(); 2].map(|()| scope.spawn(|| outbox.send(vec![0; 2 * WRITE_UNIT])));
         while outbox.core.lock().waiting < senders.len() {

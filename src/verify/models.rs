@@ -100,7 +100,7 @@ impl Link {
 
     pub(crate) fn over(script: Arc<Script>, role: Role, flushing: &Flushing) -> Self {
         // So small that a few messages fill it.
-        let config = Config::new().max_backlog(BACKLOG);
+        let config = Config::new().with_max_backlog(BACKLOG);
         let outbox = Outbox::new(role, &config, Arc::clone(&script), Arc::clone(&flushing.0));
         Self { script, outbox }
     }

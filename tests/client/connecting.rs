@@ -76,7 +76,7 @@ fn an_answer_without_end_is_given_up_at_its_limit() {
             while guest.try_write(burst.as_bytes()).is_ok() {}
         });
         // It is not the time that ends it: that is longer than the watchdog's.
-        let config = Config::new().handshake_timeout(ms(300_000));
+        let config = Config::new().with_handshake_timeout(ms(300_000));
         expect_broken(Connect::new(host.url()).config(config).connect(), "");
     }
 }
@@ -144,7 +144,7 @@ fn of_a_refusals_body_no_more_than_64_kib_are_read() {
     }
     // A body that stops short is shown as far as it came, when the time is over.
     let host = Host::answering("HTTP/1.1 500 x\r\nContent-Length: 10\r\n\r\nshort");
-    let config = Config::new().handshake_timeout(ms(1000));
+    let config = Config::new().with_handshake_timeout(ms(1000));
     assert_eq!(expect_refused(Connect::new(host.url()).config(config).connect(), 500).body(), b"short");
 }
 
@@ -290,7 +290,7 @@ fn what_cannot_be_asked_for_is_invalid_and_nothing_is_sent() {
         Connect::new(&url).header("Sec-WebSocket-Extensions", "secret"),
         Connect::new(&url).origin("secret\n"),
         Connect::new(&url).subprotocols(["a", "a"]),
-        Connect::new(&url).config(Config::new().handshake_timeout(Duration::ZERO)),
+        Connect::new(&url).config(Config::new().with_handshake_timeout(Duration::ZERO)),
     ];
     for settings in settings {
         let error = settings.clone().connect().expect_err("invalid");
@@ -325,7 +325,7 @@ fn a_refused_connection_keeps_its_io_error() {
 #[test]
 fn one_deadline_is_over_connecting_and_the_whole_handshake() {
     let _dog = watchdog(60);
-    let config = Config::new().handshake_timeout(ms(400));
+    let config = Config::new().with_handshake_timeout(ms(400));
     let expect_timeout = |addr: SocketAddr| {
         let begin = Instant::now();
         let result = Connect::new(format!("ws://{addr}/")).config(config.clone()).connect();

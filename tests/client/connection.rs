@@ -15,7 +15,7 @@ fn a_101_and_then_silence_is_ended_by_keepalive() {
         assert_eq!(guest.frame().opcode, frame::PING);
         guest.expect_gone();
     });
-    let config = Config::new().ping_interval(ms(100)).ping_timeout(ms(100));
+    let config = Config::new().with_ping_interval(ms(100)).with_ping_timeout(ms(100));
     let mut connection = Connect::new(host.url()).config(config).connect().expect("a connection");
     let error = connection.recv().expect_err("nothing comes");
     assert!(matches!(error, Error::Timeout(Timeout::Ping)), "{error}");
@@ -32,7 +32,7 @@ fn a_101_and_half_a_frame_is_ended_by_the_message_clock() {
         guest.expect_close(1008);
         guest.expect_gone();
     });
-    let config = Config::new().message_timeout(ms(200));
+    let config = Config::new().with_message_timeout(ms(200));
     let mut connection = Connect::new(host.url()).config(config).connect().expect("a connection");
     let error = connection.recv().expect_err("nothing whole comes");
     assert!(matches!(error, Error::Timeout(Timeout::Message)), "{error}");
@@ -208,7 +208,7 @@ fn a_server_that_never_ends_the_connection_is_left_at_the_close_deadline() {
             guest.expect_gone(); // but it does not end its own direction
         }
     });
-    let settings = Connect::new(host.url()).config(Config::new().close_timeout(ms(300)));
+    let settings = Connect::new(host.url()).config(Config::new().with_close_timeout(ms(300)));
     let connecting: Vec<_> = (0..CLIENTS)
         .map(|number| {
             let settings = settings.clone();

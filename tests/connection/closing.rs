@@ -95,7 +95,7 @@ fn a_client_that_never_answers_our_close_is_cut_at_the_close_timeout() {
     for chatty in [false, true] {
         let (tell, told) = mpsc::channel();
         let server = TestServer::with(
-            |server| server.config(Config::new().close_timeout(ms(400))),
+            |server| server.config(Config::new().with_close_timeout(ms(400))),
             move |client| {
                 let start = Instant::now();
                 let result = client.close(1000, "bye");
@@ -134,7 +134,7 @@ fn a_half_closed_client_ends_every_pending_send() {
     let (tell_full, full) = mpsc::channel();
     let (tell_result, result_told) = mpsc::channel();
     let server = TestServer::with(
-        |server| server.config(Config::new().write_timeout(Duration::from_secs(60))),
+        |server| server.config(Config::new().with_write_timeout(Duration::from_secs(60))),
         move |client| {
             let message = vec![1; 256 << 10];
             while client.try_send(&message).is_ok() {}

@@ -40,7 +40,7 @@ fn expect_retired(mut peer: RawPeer, reason: &str, ended: &mpsc::Receiver<String
 fn a_connection_lasts_as_long_as_its_lifetime_whatever_is_said_on_it() {
     let _dog = watchdog(60);
     let lifetime = ms(1500);
-    let (server, ended) = echo_for(Config::new().max_lifetime(lifetime));
+    let (server, ended) = echo_for(Config::new().with_max_lifetime(lifetime));
     let start = Instant::now();
     let mut talker = RawPeer::open(server.addr());
     let silent = RawPeer::open(server.addr());
@@ -68,7 +68,7 @@ fn what_a_peer_says_before_it_answers_the_close_of_a_lifetime_is_received() {
     let _dog = watchdog(60);
     let (heard, words) = mpsc::channel();
     let server = TestServer::with(
-        |server| server.config(Config::new().max_lifetime(ms(200))),
+        |server| server.config(Config::new().with_max_lifetime(ms(200))),
         move |client| {
             while let Some(message) = client.recv()? {
                 heard.send(message.as_text().map(str::to_owned))?;
@@ -89,7 +89,7 @@ fn a_handler_that_only_sends_is_ended_by_the_lifetime_too() {
     let _dog = watchdog(60);
     let lifetime = ms(500);
     let server = TestServer::with(
-        |server| server.config(Config::new().max_lifetime(lifetime)),
+        |server| server.config(Config::new().with_max_lifetime(lifetime)),
         |client| {
             client.every(ms(20), "tick");
             Ok(client.ignore()?)
@@ -116,7 +116,7 @@ fn a_busy_handler_finds_its_lifetime_over_when_it_next_receives() {
     let lifetime = ms(200);
     let (end, ends) = mpsc::channel();
     let server = TestServer::with(
-        |server| server.config(Config::new().max_lifetime(lifetime)),
+        |server| server.config(Config::new().with_max_lifetime(lifetime)),
         move |client| {
             std::thread::sleep(lifetime * 2);
             client.send("not over yet")?;
@@ -139,7 +139,7 @@ fn a_busy_handler_finds_its_lifetime_over_when_it_next_receives() {
 fn pings_and_pongs_do_not_keep_an_idle_connection_open() {
     let _dog = watchdog(60);
     let idle = ms(1000);
-    let (server, ended) = echo_for(Config::new().idle_timeout(idle).ping_interval(ms(50)));
+    let (server, ended) = echo_for(Config::new().with_idle_timeout(idle).with_ping_interval(ms(50)));
     let start = Instant::now();
     let mut peer = RawPeer::open(server.addr());
     // It answers each ping, and sends its own without a pause.
@@ -169,7 +169,7 @@ fn messages_in_either_direction_keep_a_connection_open() {
     let idle = ms(2000);
     let until = Instant::now() + idle * 2;
     // Received alone: nothing is sent back.
-    let config = Config::new().idle_timeout(idle);
+    let config = Config::new().with_idle_timeout(idle);
     let sink = TestServer::with(|server| server.config(config.clone()), |client| Ok(client.ignore()?));
     let source = TestServer::with(
         |server| server.config(config.clone()),
@@ -215,7 +215,7 @@ fn whatever_is_sent_and_however_begins_the_idle_time_anew() {
         for (what, send) in cases {
             // Each in a thread, to see its Close when it comes.
             scope.spawn(move || {
-                let config = Config::new().idle_timeout(idle);
+                let config = Config::new().with_idle_timeout(idle);
                 let server = TestServer::with(
                     |server| server.config(config),
                     move |client| {
@@ -241,7 +241,7 @@ fn a_message_that_waits_for_a_slow_peer_is_not_idle() {
     let _dog = watchdog(60);
     let idle = ms(300);
     // Whoever closes meanwhile cuts the message.
-    let config = Config::new().idle_timeout(idle).close_timeout(ms(200));
+    let config = Config::new().with_idle_timeout(idle).with_close_timeout(ms(200));
     let server = TestServer::with(
         |server| server.config(config),
         |client| {
@@ -261,7 +261,7 @@ fn a_message_that_waits_for_a_slow_peer_is_not_idle() {
 fn a_message_that_is_arriving_is_not_idle() {
     let _dog = watchdog(60);
     let idle = ms(300);
-    let (server, ended) = echo_for(Config::new().idle_timeout(idle));
+    let (server, ended) = echo_for(Config::new().with_idle_timeout(idle));
     let mut peer = RawPeer::open(server.addr());
     for part in ["sl", "ow", "ly"] {
         peer.send(&if part == "sl" { Frame::text(part) } else { Frame::continuation(part) }.more());
@@ -279,7 +279,7 @@ fn what_waits_for_a_busy_handler_is_received_before_silence_is_held_against_it()
     let (go, gone) = mpsc::channel::<()>();
     let gone = std::sync::Mutex::new(gone);
     let server = TestServer::with(
-        |server| server.config(Config::new().idle_timeout(idle)),
+        |server| server.config(Config::new().with_idle_timeout(idle)),
         move |client| {
             gone.lock().expect("nobody panics under it").recv()?;
             echo(client)
@@ -298,7 +298,7 @@ fn what_waits_for_a_busy_handler_is_received_before_silence_is_held_against_it()
 fn a_client_may_have_a_lifetime_too() {
     let _dog = watchdog(60);
     let server = TestServer::new(echo);
-    let config = Config::new().max_lifetime(ms(100));
+    let config = Config::new().with_max_lifetime(ms(100));
     let connect = threadws::Connect::new(format!("ws://{}/", server.addr())).config(config);
     let mut connection = connect.connect().expect("a connection");
     assert_eq!(connection.recv().expect("a clean end"), None);
@@ -310,10 +310,10 @@ fn a_client_may_have_a_lifetime_too() {
 fn whoever_ignores_the_close_of_a_policy_is_cut_at_the_close_timeout() {
     let _dog = watchdog(60);
     let (time, close_timeout) = (ms(300), ms(400));
-    let config = Config::new().close_timeout(close_timeout);
+    let config = Config::new().with_close_timeout(close_timeout);
     let policies = [
-        ("maximum lifetime", config.clone().max_lifetime(time)),
-        ("idle timeout", config.idle_timeout(time)),
+        ("maximum lifetime", config.clone().with_max_lifetime(time)),
+        ("idle timeout", config.with_idle_timeout(time)),
     ];
     for (reason, config) in policies {
         let (server, told) = telling(config);
@@ -339,7 +339,7 @@ fn whoever_reads_nothing_is_cut_although_the_close_of_its_lifetime_does_not_fit(
     let _dog = watchdog(60);
     let (lifetime, close_timeout) = (ms(500), ms(400));
     let (tell, told) = mpsc::channel();
-    let config = Config::new().max_lifetime(lifetime).close_timeout(close_timeout);
+    let config = Config::new().with_max_lifetime(lifetime).with_close_timeout(close_timeout);
     let server = TestServer::with(
         |server| server.config(config).max_clients(1),
         move |client| {

@@ -242,7 +242,7 @@ fn a_stuck_client_delays_no_other_and_its_own_ticks_are_skipped() {
     let _dog = watchdog(60);
     let (tell, told) = mpsc::channel();
     let server = TestServer::with(
-        |server| server.config(Config::new().write_timeout(Duration::from_secs(60))),
+        |server| server.config(Config::new().with_write_timeout(Duration::from_secs(60))),
         move |client| {
             if client.request().path() == "/stuck" {
                 tell.send(client.every(ms(10), vec![5; SIZE])).unwrap_or(());

@@ -14,7 +14,7 @@ type Ended = fn(&mut Connection) -> bool;
 fn under_a_flood_of_pings(call: Ended) {
     let (told, ends) = mpsc::channel();
     // The peer answers no Close.
-    let config = Config::new().close_timeout(ms(200));
+    let config = Config::new().with_close_timeout(ms(200));
     let server = TestServer::with(
         |server| server.config(config),
         move |client| {
@@ -67,7 +67,7 @@ fn a_message_has_time_while_the_handler_is_busy_with_a_ping() {
     let timeout = ms(400);
     let (told, messages) = mpsc::channel();
     let server = TestServer::with(
-        |server| server.config(Config::new().message_timeout(timeout)),
+        |server| server.config(Config::new().with_message_timeout(timeout)),
         move |client| {
             while let Some(event) = client.next_event()? {
                 match event {

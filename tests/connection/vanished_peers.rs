@@ -115,7 +115,7 @@ fn a_client_that_vanishes_inside_a_frame_is_1006() {
 #[test]
 fn a_silent_client_is_pinged_and_let_go() {
     let _dog = watchdog(20);
-    let config = Config::new().ping_interval(ms(150)).ping_timeout(ms(250));
+    let config = Config::new().with_ping_interval(ms(150)).with_ping_timeout(ms(250));
     let (server, told, ends) = server(config);
     let start = Instant::now();
     let mut peer = RawPeer::open(server.addr());
@@ -137,7 +137,7 @@ fn a_silent_client_is_pinged_and_let_go() {
 
 /// Far longer than a machine stalls: nobody is let go for that.
 fn long() -> Config {
-    Config::new().ping_interval(ms(60)).ping_timeout(ms(2000))
+    Config::new().with_ping_interval(ms(60)).with_ping_timeout(ms(2000))
 }
 
 /// By then a client is let go that has not answered a first ping.
@@ -189,7 +189,7 @@ fn a_handler_that_was_busy_finds_what_came_meanwhile() {
     let _dog = watchdog(20);
     let (tell, busy) = mpsc::channel();
     let server = TestServer::with(
-        |server| server.config(Config::new().ping_interval(ms(50)).ping_timeout(ms(1000))),
+        |server| server.config(Config::new().with_ping_interval(ms(50)).with_ping_timeout(ms(1000))),
         move |client| {
             // Pinged once.
             let waited = client.recv_timeout(ms(200));
@@ -214,7 +214,7 @@ fn a_handler_that_was_busy_finds_what_came_meanwhile() {
 #[test]
 fn a_pong_that_came_while_the_handler_was_busy_counts() {
     let _dog = watchdog(20);
-    let config = Config::new().ping_interval(ms(50)).ping_timeout(ms(2000));
+    let config = Config::new().with_ping_interval(ms(50)).with_ping_timeout(ms(2000));
     let pinged = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&pinged);
     let (tell, busy) = mpsc::channel();
@@ -274,7 +274,7 @@ fn a_client_that_reads_nothing_is_dropped_at_the_write_timeout() {
     let _dog = watchdog(30);
     let (tell, told) = mpsc::channel();
     let server = TestServer::with(
-        |server| server.config(Config::new().write_timeout(ms(400))),
+        |server| server.config(Config::new().with_write_timeout(ms(400))),
         move |client| {
             let start = Instant::now();
             let message = vec![1; 256 << 10];
@@ -311,7 +311,7 @@ fn a_client_that_reads_a_little_at_a_time_is_dropped_at_the_write_timeout_too() 
     let _dog = watchdog(30);
     let (tell, told) = mpsc::channel();
     let server = TestServer::with(
-        |server| server.config(Config::new().write_timeout(ms(400))),
+        |server| server.config(Config::new().with_write_timeout(ms(400))),
         move |client| {
             let start = Instant::now();
             let message = vec![1; 256 << 10];

@@ -148,7 +148,7 @@ fn connect(proxy: &Proxy) -> Connect {
     let port = proxy.addr().port();
     Connect::new(format!("ws://{NAME}:{port}/"))
         .origin(format!("https://{NAME}:{port}"))
-        .config(Config::new().ping_interval(Duration::ZERO))
+        .config(Config::new().with_ping_interval(Duration::ZERO))
 }
 
 /// Runs `check` with each of the two that is there.
@@ -227,7 +227,7 @@ fn a_quiet_connection_outlives_a_proxys_timeout_with_pings_and_only_with_them() 
     let Some(openssl) = program("openssl") else { return };
     let identity = Identity::new(&openssl);
     let server = |ping: Duration| {
-        let config = Config::new().ping_interval(ping).ping_timeout(Duration::from_secs(60));
+        let config = Config::new().with_ping_interval(ping).with_ping_timeout(Duration::from_secs(60));
         // HAProxy asks for its health, and would answer 503 for it.
         let settings = |server: Server| server.config(config).serve_http(|_| Response::default());
         TestServer::with(settings, |client| Ok(client.ignore()?))

@@ -19,7 +19,7 @@ fn a_server_for_the_others() {
     if child::part().is_none() {
         return;
     }
-    let config = Config::new().write_timeout(WRITE_TIMEOUT).close_timeout(Duration::from_secs(3));
+    let config = Config::new().with_write_timeout(WRITE_TIMEOUT).with_close_timeout(Duration::from_secs(3));
     let server = Server::bind("127.0.0.1:0").expect("a port").config(config);
     child::serve(server, Duration::from_secs(1), |client| {
         let (id, sender) = (client.id(), client.sender());

@@ -90,8 +90,8 @@ fn a_server_for_the_others() {
     if child::part().is_none() {
         return;
     }
-    let config = Config::new().write_timeout(Duration::from_secs(1)).ping_interval(ms(200));
-    let server = Server::bind("127.0.0.1:0").expect("a port").config(config.close_timeout(ms(500)));
+    let config = Config::new().with_write_timeout(Duration::from_secs(1)).with_ping_interval(ms(200));
+    let server = Server::bind("127.0.0.1:0").expect("a port").config(config.with_close_timeout(ms(500)));
     child::serve(server, Duration::from_millis(500), |client| {
         client.recv()?;
         let sender = client.sender();

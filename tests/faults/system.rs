@@ -304,7 +304,8 @@ fn a_pulled_cable_is_noticed_by_the_ping() {
 #[test]
 fn a_server_for_the_others() {
     let Some(listen) = child::part() else { return };
-    let config = Config::new().write_timeout(Duration::from_secs(1)).ping_interval(Duration::from_secs(60));
+    let config =
+        Config::new().with_write_timeout(Duration::from_secs(1)).with_ping_interval(Duration::from_secs(60));
     let server = threadws::Server::bind(listen).expect("an address").config(config);
     child::serve(server, Duration::from_secs(2), |client| {
         client.every(Duration::from_millis(20), Message::from(vec![7; 64 << 10]));

@@ -40,7 +40,7 @@ fn a_handshake_is_answered_word_for_word() {
 #[test]
 fn a_silent_client_is_let_go_at_the_handshake_timeout() {
     let _dog = watchdog(20);
-    let config = Config::new().handshake_timeout(ms(300));
+    let config = Config::new().with_handshake_timeout(ms(300));
     let server = TestServer::with(|server| server.config(config).max_clients(3), echo);
     let start = Instant::now();
     let mut silent: Vec<_> = (0..3).map(|_| RawPeer::connect(server.addr())).collect();
@@ -65,7 +65,8 @@ fn a_silent_client_is_let_go_at_the_handshake_timeout() {
 #[test]
 fn one_byte_at_a_time_does_not_stretch_the_handshake() {
     let _dog = watchdog(20);
-    let server = TestServer::with(|server| server.config(Config::new().handshake_timeout(ms(300))), echo);
+    let server =
+        TestServer::with(|server| server.config(Config::new().with_handshake_timeout(ms(300))), echo);
     let mut peer = RawPeer::connect(server.addr());
     let request = upgrade_request(server.addr(), "/", &[]);
     let start = Instant::now();

@@ -124,7 +124,7 @@ fn it_may_come_byte_by_byte_but_not_for_ever() {
         assert_eq!(peer.message().as_text(), "203.0.113.1 via 127.0.0.1");
     }
     let timeout = ms(500);
-    let server = server(|server| server.config(Config::new().handshake_timeout(timeout)));
+    let server = server(|server| server.config(Config::new().with_handshake_timeout(timeout)));
     let start = Instant::now();
     let mut peer = RawPeer::connect_from(PROXY, server.addr());
     peer.write(&V2[..20]);

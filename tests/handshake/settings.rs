@@ -210,7 +210,8 @@ fn a_header_callback_that_blocks_holds_up_nobody_else() {
 fn while_a_header_callback_blocks_the_handshakes_of_others_keep_their_deadline() {
     let _dog = watchdog(30);
     let timeout = ms(300);
-    let (server, enters, release) = with_a_callback_that_blocks(Config::new().handshake_timeout(timeout));
+    let (server, enters, release) =
+        with_a_callback_that_blocks(Config::new().with_handshake_timeout(timeout));
     let mut slow = RawPeer::connect(server.addr());
     slow.ask("/slow", &[]);
     next(&enters, "the callback");
@@ -474,7 +475,7 @@ fn hand_over(handle: &threadws::ServerHandle, mut stream: TcpStream) {
 fn settings_that_cannot_work_are_refused_before_anything_starts() {
     let _dog = watchdog(20);
     let invalid: [fn(Server) -> Server; 5] = [
-        |server| server.config(Config::new().max_message_size(0)),
+        |server| server.config(Config::new().with_max_message_size(0)),
         |server| server.trust_proxy("not an address"),
         |server| server.trust_proxy("10.0.0.0/33"),
         |server| server.subprotocols(["with space"]),

@@ -195,7 +195,7 @@ fn a_corked_broadcast_and_a_published_message_meet_the_same_policy() {
 fn a_small_backlog_holds_what_it_says_and_one_message_of_any_size_when_it_is_empty() {
     let _dog = watchdog(60);
     const BOUND: usize = 100_000;
-    let (server, senders, _ends) = server(Config::new().max_backlog(BOUND), SlowPeer::Skip);
+    let (server, senders, _ends) = server(Config::new().with_max_backlog(BOUND), SlowPeer::Skip);
     let mut stuck = RawPeer::open(server.addr());
     let sender = next(&senders, "the stuck one's sender");
     // 6 MB: more than the kernel takes at once, and more than the bound.
@@ -283,7 +283,7 @@ fn an_echo_to_a_client_that_only_writes_ends_at_the_write_timeout() {
     let _dog = watchdog(60);
     let (tell, told) = mpsc::channel();
     let server = TestServer::with(
-        |server| server.config(Config::new().write_timeout(ms(400))),
+        |server| server.config(Config::new().with_write_timeout(ms(400))),
         move |client| {
             loop {
                 match client
@@ -434,7 +434,7 @@ fn a_deadline_that_meets_the_last_byte_is_either_a_success_or_a_timeout() {
     let _dog = watchdog(100);
     let (tell, told) = mpsc::channel();
     let server = TestServer::with(
-        |server| server.config(Config::new().write_timeout(ms(15))),
+        |server| server.config(Config::new().with_write_timeout(ms(15))),
         move |client| {
             let sent = client.send(vec![1; 5 << 20]);
             let after = client.recv();

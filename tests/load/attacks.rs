@@ -43,7 +43,10 @@ const SHORT: Duration = Duration::from_secs(1);
 fn a_server_for_the_others() {
     let Some(part) = child::part() else { return };
     let message_timeout = Duration::from_millis(part.parse().expect("milliseconds"));
-    let config = Config::new().message_timeout(message_timeout).write_timeout(SHORT).close_timeout(SHORT);
+    let config = Config::new()
+        .with_message_timeout(message_timeout)
+        .with_write_timeout(SHORT)
+        .with_close_timeout(SHORT);
     child::serve(Server::bind("127.0.0.1:0").expect("a port").config(config), SHORT, crate::support::echo);
 }
 

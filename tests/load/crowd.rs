@@ -57,7 +57,7 @@ fn nobody_is_delayed(clients: usize, broadcasts: u64) {
 fn crowd(clients: usize, broadcasts: u64) -> Duration {
     let (tell, told) = mpsc::channel();
     // The policy is what is looked at: the stuck one is not to be let go for its slowness before, on a busy machine.
-    let config = Config::new().write_timeout(Duration::from_secs(100));
+    let config = Config::new().with_write_timeout(Duration::from_secs(100));
     let server = TestServer::with(
         |server| server.config(config),
         move |client| {

@@ -14,7 +14,7 @@ fn senders_that_are_kept_for_ever_hold_no_descriptors() {
     in_own_process(|| {
         let _dog = watchdog(60);
         let (tell, told) = mpsc::channel();
-        let config = Config::new().close_timeout(ms(200));
+        let config = Config::new().with_close_timeout(ms(200));
         let server = TestServer::with(
             |server| server.config(config),
             move |client| {

@@ -88,7 +88,7 @@ fn an_answer_that_is_cut_off_is_a_line_for_who_looks_for_it() {
     in_own_process(|| {
         let _dog = watchdog(30);
         listen();
-        let config = Config::new().handshake_timeout(ms(50)).write_timeout(ms(50));
+        let config = Config::new().with_handshake_timeout(ms(50)).with_write_timeout(ms(50));
         let server = TestServer::with(
             |server| server.config(config).serve_http(|_| Response::new(vec![b'x'; 8 << 20])),
             echo,

@@ -113,7 +113,7 @@ fn whatever_breaks_the_protocol_is_told_by_its_code() {
         println!("{what}");
         let expected = expected.to_string();
         as_both(
-            &Config::new().max_message_size(1000),
+            &Config::new().with_max_message_size(1000),
             move |connection| {
                 let error = connection.recv().expect_err("it breaks the protocol");
                 assert_eq!(error.to_string(), expected);
@@ -200,7 +200,7 @@ fn the_closing_handshake_goes_in_every_order() {
     );
     // Ours alone, until the deadline.
     as_both(
-        &Config::new().close_timeout(ms(300)),
+        &Config::new().with_close_timeout(ms(300)),
         |connection| {
             let error = connection.close(1000, "").expect_err("no answer");
             assert!(matches!(error, Error::Timeout(Timeout::Close)), "{error}");

@@ -70,7 +70,7 @@ fn a_ping_is_answered_with_its_own_payload_while_the_handler_waits_in_recv() {
 fn a_flood_of_pings_is_answered_by_the_last_pong_at_least() {
     let _dog = watchdog(120);
     // On a slow machine we read nothing for longer than a server is patient with by default.
-    let config = Config::new().write_timeout(Duration::from_secs(100));
+    let config = Config::new().with_write_timeout(Duration::from_secs(100));
     let server = TestServer::with(|server| server.config(config), echo);
     let mut peer = RawPeer::open(server.addr());
     // 20 MB of pongs if each were kept: far more than the kernel's buffers hold, and we read none until all is written.

@@ -108,7 +108,7 @@ fn a_length_beyond_the_limit_is_answered_at_its_header() {
 fn a_message_of_the_limit_passes_and_one_byte_more_does_not() {
     let _dog = watchdog(60);
     const LIMIT: usize = 1000;
-    let config = Config::new().max_message_size(LIMIT);
+    let config = Config::new().with_max_message_size(LIMIT);
     let (server, _told) = telling(config.clone());
     let mut peer = RawPeer::open(server.addr());
     peer.send(&Frame::binary([1; LIMIT]));
@@ -220,7 +220,7 @@ fn a_message_of_too_many_fragments_is_answered_with_1008() {
 #[test]
 fn a_message_that_never_ends_is_cut_by_its_deadline() {
     let _dog = watchdog(60);
-    let (server, told) = telling(Config::new().message_timeout(ms(300)));
+    let (server, told) = telling(Config::new().with_message_timeout(ms(300)));
     let trickles: [(&str, Vec<u8>, Vec<u8>); 4] = [
         ("a frame byte by byte", header(0x82, KEY, 100_000, 64), vec![0]),
         (

@@ -78,7 +78,7 @@ fn server_that_acts_in(
     let server = TestServer::with(
         |server| {
             shared.0.set(server.hub().clone()).expect("once");
-            let config = Config::new().close_timeout(ms(500));
+            let config = Config::new().with_close_timeout(ms(500));
             server
                 .config(config)
                 .check_request(move |_, _| {

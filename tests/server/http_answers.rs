@@ -11,7 +11,7 @@ fn a_large_answer_comes_whole_though_it_takes_longer_than_a_handshake_may() {
     let _dog = watchdog(30);
     let server = TestServer::with(
         |server| {
-            let server = server.config(Config::new().handshake_timeout(ms(200)));
+            let server = server.config(Config::new().with_handshake_timeout(ms(200)));
             server.serve_http(|_| Response::new(vec![b'x'; SIZE]))
         },
         echo,

@@ -78,7 +78,7 @@ fn who_is_turned_away_is_counted_by_the_reason() {
 fn ticks_pings_and_round_trips_are_counted() {
     let _dog = watchdog(30);
     let server = TestServer::with(
-        |server| server.config(Config::new().ping_interval(ms(40))),
+        |server| server.config(Config::new().with_ping_interval(ms(40))),
         |client| {
             client.after(ms(1), "tick");
             client.ignore()?;

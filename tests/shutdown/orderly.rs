@@ -254,7 +254,7 @@ fn try_open(addr: std::net::SocketAddr) -> Option<RawPeer> {
 #[test]
 fn a_server_stops_in_its_own_time_however_many_are_silent() {
     let _dog = watchdog(60);
-    let server = TestServer::with(|server| server.config(Config::new().close_timeout(ms(500))), echo);
+    let server = TestServer::with(|server| server.config(Config::new().with_close_timeout(ms(500))), echo);
     let peers: Vec<_> = (0..50).map(|_| RawPeer::open(server.addr())).collect();
     eventually("all are in", || server.hub().len() == 50);
     let start = Instant::now();

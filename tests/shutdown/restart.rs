@@ -26,7 +26,7 @@ fn excuse(lateness: Lateness) -> Duration {
 #[test]
 fn a_server_for_the_others() {
     let Some(_part) = child::part() else { return };
-    let config = Config::new().close_timeout(TIMEOUT);
+    let config = Config::new().with_close_timeout(TIMEOUT);
     child::serve(Server::bind("127.0.0.1:0").expect("a port").config(config), TIMEOUT, |client| {
         while let Some(message) = client.recv()? {
             match message.as_text() {

@@ -222,10 +222,10 @@ fn connect(options: &BenchOptions, address: SocketAddr) -> Result<Connection, Co
     // All of them: where the system has little memory for sockets, its buffers take none of them whole.
     let all = (options.size + QUEUED).saturating_mul(options.in_flight);
     let config = Config::new()
-        .handshake_timeout(HANDSHAKE_TIMEOUT)
-        .close_timeout(CLOSE_TIMEOUT)
-        .max_message_size(options.size)
-        .max_backlog(all);
+        .with_handshake_timeout(HANDSHAKE_TIMEOUT)
+        .with_close_timeout(CLOSE_TIMEOUT)
+        .with_max_message_size(options.size)
+        .with_max_backlog(all);
     let connect = || -> threadws::Result<Connection> {
         let stream = TcpStream::connect_timeout(&address, HANDSHAKE_TIMEOUT)?;
         Connect::new(&options.url).config(config).from_stream(stream)

@@ -51,15 +51,15 @@ pub(crate) fn connect(options: &ConnectOptions, stop: StopSignal) -> Result<(), 
 
 fn settings(options: &ConnectOptions) -> Result<Connect, CommandError> {
     let mut config = Config::new()
-        .handshake_timeout(options.timeout)
-        .max_message_size(options.max_message)
-        .ping_interval(options.ping);
+        .with_handshake_timeout(options.timeout)
+        .with_max_message_size(options.max_message)
+        .with_ping_interval(options.ping);
     if !options.ping.is_zero() {
-        config = config.ping_timeout(options.ping);
+        config = config.with_ping_timeout(options.ping);
     }
     if options.waits() {
         // A script that waits for so long does not want to wait much longer for the end.
-        config = config.close_timeout(options.timeout.min(CLOSE_TIMEOUT));
+        config = config.with_close_timeout(options.timeout.min(CLOSE_TIMEOUT));
     }
     let mut settings = Connect::new(&options.url).subprotocols(&options.subprotocols).config(config);
     if let Some(origin) = &options.origin {

@@ -89,12 +89,12 @@ fn wait(manager: &ServiceManager, handle: &ServerHandle, mut stop: StopSignal) -
 
 fn configure(server: Server, options: &ServeOptions) -> Server {
     let mut config = Config::new()
-        .max_message_size(options.max_message)
-        .ping_interval(options.ping)
-        .max_lifetime(options.max_lifetime)
-        .idle_timeout(options.idle_timeout);
+        .with_max_message_size(options.max_message)
+        .with_ping_interval(options.ping)
+        .with_max_lifetime(options.max_lifetime)
+        .with_idle_timeout(options.idle_timeout);
     if !options.ping.is_zero() {
-        config = config.ping_timeout(options.ping);
+        config = config.with_ping_timeout(options.ping);
     }
     let topics = options.answer == Answer::Topics;
     let plain = PlainHttp { page: options.page, path: options.path.clone(), topics };
