@@ -156,7 +156,7 @@ impl Connect {
     /// * [`Error::Io`]: no connection, with the last address's error; or an answer that breaks the protocol
     ///   ([`ErrorKind::InvalidData`]).
     pub fn connect(self) -> Result<Connection> {
-        let deadline = Deadline::after(self.config.handshake_timeout);
+        let deadline = Deadline::after(self.config.handshake_timeout());
         let (mut target, mut headers) = self.check()?;
         if target.tls {
             return Err(Error::invalid("wss:// is not supported yet"));
@@ -193,7 +193,7 @@ impl Connect {
     ///
     /// As for [`connect`](Self::connect).
     pub fn from_stream(self, stream: impl Into<OwnedFd>) -> Result<Connection> {
-        let deadline = Deadline::after(self.config.handshake_timeout);
+        let deadline = Deadline::after(self.config.handshake_timeout());
         let (target, headers) = self.check()?;
         self.shake_hands(Stream::new(stream)?, &target, &headers, deadline)
     }

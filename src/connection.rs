@@ -133,7 +133,7 @@ impl Connection {
     ///
     /// Waits until a message comes or the connection ends, after what is held was sent as by [`flush`](Self::flush). A
     /// silent peer is found dead by keepalive pings, after 40 s by default, and without them
-    /// ([`ping_interval`](Config::ping_interval) zero) never. The call that meets the peer's Close, or a violation,
+    /// ([`ping_interval`](Config::ping_interval) `None`) never. The call that meets the peer's Close, or a violation,
     /// completes the closing handshake: at most [`close_timeout`](Config::close_timeout), 5 s by default. [`Sender`]s
     /// are never held up by any of it.
     ///

@@ -195,8 +195,8 @@ impl<'a> Exchange<'a> {
         admitted: bool,
         host: &'a dyn Host,
     ) -> Self {
-        let deadline = Deadline::after(config.handshake_timeout);
-        Self { stream, peer_addr, rules, deadline, write_timeout: config.write_timeout, admitted, host }
+        let deadline = Deadline::after(config.handshake_timeout());
+        Self { stream, peer_addr, rules, deadline, write_timeout: config.write_timeout(), admitted, host }
     }
 
     /// A whole head, and what came behind it.

@@ -77,9 +77,9 @@ impl Outbox {
     ) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             role,
-            max_backlog: config.max_backlog,
-            write_timeout: config.write_timeout,
-            close_timeout: config.close_timeout,
+            max_backlog: config.max_backlog(),
+            write_timeout: config.write_timeout(),
+            close_timeout: config.close_timeout(),
             opened: now(),
             flush,
             this: Weak::clone(this),
@@ -96,7 +96,7 @@ impl Outbox {
                 watched: false,
                 close_deadline: Deadline::NEVER,
                 skipped: 0,
-                last_sent: config.idle().map(|_| now()),
+                last_sent: config.idle_timeout().map(|_| now()),
                 sent: Counts::default(),
                 ending: Ending::default(),
             }),

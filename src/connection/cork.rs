@@ -47,7 +47,7 @@ impl Cork {
             batch: Vec::new(),
             batch_messages: 0,
             // A backlog takes a batch whole or not at all: a small backlog shall have a choice.
-            max_batch: MAX_CORK.min(config.max_backlog / 4),
+            max_batch: MAX_CORK.min(config.max_backlog() / 4),
             has_waited: false,
         }
     }

@@ -27,7 +27,7 @@ pub(super) enum KeepaliveStep {
 
 impl Keepalive {
     pub(super) fn new(config: &Config) -> Self {
-        Self { interval: config.keepalive(), timeout: config.ping_timeout, pinged: None, number: 0 }
+        Self { interval: config.ping_interval(), timeout: config.ping_timeout(), pinged: None, number: 0 }
     }
 
     /// When to look again, given when the last byte came.

@@ -31,8 +31,9 @@ struct Idle {
 impl AgeLimits {
     /// `None` if neither is set.
     pub(super) fn new(config: &Config, opened: Instant) -> Option<Self> {
-        let lifetime = config.lifetime().and_then(|time| opened.checked_add(time));
-        let idle = config.idle().map(|timeout| Idle { timeout, last: opened, messages: 0, looked: false });
+        let lifetime = config.max_lifetime().and_then(|time| opened.checked_add(time));
+        let idle =
+            config.idle_timeout().map(|timeout| Idle { timeout, last: opened, messages: 0, looked: false });
         (lifetime.is_some() || idle.is_some()).then(|| Self { lifetime: lifetime.into(), idle })
     }
 

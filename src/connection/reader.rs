@@ -66,7 +66,7 @@ impl Reader {
         buffer.resize(size, 0);
         Ok(Self {
             stream,
-            decoder: Decoder::new(role, config.max_message_size),
+            decoder: Decoder::new(role, config.max_message_size()),
             buffer,
             start: 0,
             end: early.len(),
@@ -77,7 +77,7 @@ impl Reader {
             counts: Counts { messages: 0, bytes: early.len() as u64 },
             last_life: Instant::now(),
             lives: false,
-            message_timeout: config.message_timeout,
+            message_timeout: config.message_timeout(),
             message_started: None,
         })
     }

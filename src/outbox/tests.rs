@@ -52,7 +52,7 @@ fn the_close_deadline_holds_while_another_sender_waits_for_the_socket() {
         outbox.close(None);
         // As the reader does then. It ends by breaking the connection: nothing is left to wait for.
         drop(outbox.wait_empty());
-        assert!(start.elapsed() < config.write_timeout / 2, "after {:?}", start.elapsed());
+        assert!(start.elapsed() < config.write_timeout() / 2, "after {:?}", start.elapsed());
         assert_eq!(outbox.broken(), Some(Cause::Timeout(Timeout::Close)));
         assert!(sender.join().expect("no panic").is_err());
     });

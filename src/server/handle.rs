@@ -222,7 +222,7 @@ const MAX_SHOWN: usize = 20;
 
 impl Drop for ServerHandle {
     fn drop(&mut self) {
-        drop(self.shutdown(self.shared.config.close_timeout));
+        drop(self.shutdown(self.shared.config.close_timeout()));
     }
 }
 

@@ -148,7 +148,7 @@ fn connect(proxy: &Proxy) -> Connect {
     let port = proxy.addr().port();
     Connect::new(format!("ws://{NAME}:{port}/"))
         .origin(format!("https://{NAME}:{port}"))
-        .config(Config::new().with_ping_interval(Duration::ZERO))
+        .config(Config::new().with_ping_interval(None))
 }
 
 /// Runs `check` with each of the two that is there.
@@ -226,13 +226,13 @@ fn a_quiet_connection_outlives_a_proxys_timeout_with_pings_and_only_with_them() 
     let _dog = watchdog(120);
     let Some(openssl) = program("openssl") else { return };
     let identity = Identity::new(&openssl);
-    let server = |ping: Duration| {
+    let server = |ping: Option<Duration>| {
         let config = Config::new().with_ping_interval(ping).with_ping_timeout(Duration::from_secs(60));
         // HAProxy asks for its health, and would answer 503 for it.
         let settings = |server: Server| server.config(config).serve_http(|_| Response::default());
         TestServer::with(settings, |client| Ok(client.ignore()?))
     };
-    let (pinging, silent) = (server(Duration::from_millis(500)), server(Duration::ZERO));
+    let (pinging, silent) = (server(Some(Duration::from_millis(500))), server(None));
     with_each(|proxy| {
         let proxy_of = |server: &TestServer| proxy(server.addr(), &identity, "4s");
         let (alive, dead) = (proxy_of(&pinging), proxy_of(&silent));

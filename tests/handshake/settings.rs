@@ -474,8 +474,9 @@ fn hand_over(handle: &threadws::ServerHandle, mut stream: TcpStream) {
 #[test]
 fn settings_that_cannot_work_are_refused_before_anything_starts() {
     let _dog = watchdog(20);
-    let invalid: [fn(Server) -> Server; 5] = [
+    let invalid: [fn(Server) -> Server; 6] = [
         |server| server.config(Config::new().with_max_message_size(0)),
+        |server| server.config(Config::new().with_ping_interval(ms(0))),
         |server| server.trust_proxy("not an address"),
         |server| server.trust_proxy("10.0.0.0/33"),
         |server| server.subprotocols(["with space"]),

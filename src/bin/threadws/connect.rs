@@ -53,9 +53,9 @@ fn settings(options: &ConnectOptions) -> Result<Connect, CommandError> {
     let mut config = Config::new()
         .with_handshake_timeout(options.timeout)
         .with_max_message_size(options.max_message)
-        .with_ping_interval(options.ping);
-    if !options.ping.is_zero() {
-        config = config.with_ping_timeout(options.ping);
+        .with_ping_interval(values::unless_zero(options.ping));
+    if let Some(ping) = values::unless_zero(options.ping) {
+        config = config.with_ping_timeout(ping);
     }
     if options.waits() {
         // A script that waits for so long does not want to wait much longer for the end.

@@ -2,6 +2,7 @@
 
 use crate::CommandError;
 use crate::args::serve::{AllowedOrigins, Answer, LISTEN, Listen, ServeOptions, TrustedProxies};
+use crate::args::values;
 use crate::http::{self, PlainHttp};
 use crate::preview::Preview;
 use crate::signals::StopSignal;
@@ -90,11 +91,11 @@ fn wait(manager: &ServiceManager, handle: &ServerHandle, mut stop: StopSignal) -
 fn configure(server: Server, options: &ServeOptions) -> Server {
     let mut config = Config::new()
         .with_max_message_size(options.max_message)
-        .with_ping_interval(options.ping)
-        .with_max_lifetime(options.max_lifetime)
-        .with_idle_timeout(options.idle_timeout);
-    if !options.ping.is_zero() {
-        config = config.with_ping_timeout(options.ping);
+        .with_ping_interval(values::unless_zero(options.ping))
+        .with_max_lifetime(values::unless_zero(options.max_lifetime))
+        .with_idle_timeout(values::unless_zero(options.idle_timeout));
+    if let Some(ping) = values::unless_zero(options.ping) {
+        config = config.with_ping_timeout(ping);
     }
     let topics = options.answer == Answer::Topics;
     let plain = PlainHttp { page: options.page, path: options.path.clone(), topics };

@@ -120,7 +120,7 @@ fn nobody_waits_beyond_the_close_deadline() {
         flushing.stop();
         clock.stop();
         assert_eq!(closed.cause(), Some(Cause::Timeout(Timeout::Close)));
-        assert_eq!(clock::elapsed(), Config::default().close_timeout, "I7");
+        assert_eq!(clock::elapsed(), Config::default().close_timeout(), "I7");
         link.judge(&closed, &sent);
     });
 }

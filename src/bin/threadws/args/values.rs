@@ -26,6 +26,11 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Returns the duration, or `None` for the zero that means "never" on the command line.
+pub(crate) fn unless_zero(time: Duration) -> Option<Duration> {
+    (!time.is_zero()).then_some(time)
+}
+
 /// A [`duration`] that is not zero.
 pub(crate) fn timeout(text: &str) -> Result<Duration, String> {
     match duration(text)? {
