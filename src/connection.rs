@@ -3,35 +3,34 @@
 
 mod close;
 mod cork;
-mod facts;
 mod keepalive;
 mod limits;
-mod publishing;
 mod reader;
-mod received;
 mod recv;
 mod send;
 
-pub use received::Received;
+pub use recv::Received;
 
+use crate::addr::Addr;
 use crate::config::Config;
-use crate::error::{Closed, Result};
+use crate::error::{Closed, Error, Result};
 use crate::hub::{Hooks, Hub};
-use crate::message::{Event, Message};
-use crate::net::{Deadline, Stream};
+use crate::message::State;
+use crate::net::Stream;
 use crate::protocol::Role;
-use crate::protocol::decoder::{Item, close_frame};
 use crate::quota::Bucket;
 use crate::request::{Request, Response};
 use crate::sender::Sender;
+use crate::stats::ClientStats;
 use crate::sync::Arc;
 use crate::tick::Tick;
 use crate::timer::Timer;
-use cork::{Cork, To};
+use cork::Cork;
 use keepalive::Keepalive;
 use limits::AgeLimits;
 use reader::Reader;
-use std::time::{Duration, Instant};
+use std::fmt;
+use std::time::Instant;
 
 /// One WebSocket connection, in the hands of the thread that reads it.
 ///
@@ -85,14 +84,6 @@ pub(crate) struct Parts {
     pub(crate) messages: Option<Arc<Bucket>>,
 }
 
-/// How long a receiving call may wait.
-#[derive(Debug, Clone, Copy)]
-enum Wait {
-    Forever,
-    Until(Deadline),
-    Not,
-}
-
 impl Connection {
     /// Takes over after the handshake; `early` are bytes that came behind it.
     #[inline(never)]
@@ -124,166 +115,83 @@ impl Connection {
         }))
     }
 
-    /// Receives the next message; `None` is the end after a closing handshake with 1000, 1001 or no code.
+    /// A handle that sends from any thread.
+    pub fn sender(&self) -> Sender {
+        self.sender.clone()
+    }
+
+    /// Where the connection stands.
+    pub fn state(&self) -> State {
+        self.sender.state()
+    }
+
+    /// How it ended, once it has.
+    pub fn closed(&self) -> Option<&Closed> {
+        self.closed.as_ref()
+    }
+
+    /// The connection's number. It is never used again in this process.
+    pub fn id(&self) -> u64 {
+        self.sender.id()
+    }
+
+    /// Returns the client's address, as [`Request::client_addr`](crate::Request::client_addr) does: the one that a
+    /// trusted proxy named, otherwise the peer's without its port.
     ///
-    /// Pings are answered, pongs noted and Closes answered on the way. What [`write`](Self::write) and
-    /// [`write_broadcast`](Self::write_broadcast) hold is sent first.
-    ///
-    /// # Blocking
-    ///
-    /// Waits until a message comes or the connection ends, after what is held was sent as by [`flush`](Self::flush). A
-    /// silent peer is found dead by keepalive pings, after 40 s by default, and without them
-    /// ([`ping_interval`](Config::ping_interval) `None`) never. The call that meets the peer's Close, or a violation,
-    /// completes the closing handshake: at most [`close_timeout`](Config::close_timeout), 5 s by default. [`Sender`]s
-    /// are never held up by any of it.
+    /// On a connection that was opened by [`connect`](crate::connect) it is the server's address.
+    pub fn client_addr(&self) -> Addr {
+        self.request.client_addr()
+    }
+
+    /// Returns the address of the socket's other end, which is the nearest proxy's if there is one.
+    pub fn peer_addr(&self) -> Addr {
+        self.request.peer_addr()
+    }
+
+    /// The request that opened the connection, with what the header callback put into its extensions.
+    pub fn request(&self) -> &Request {
+        &self.request
+    }
+
+    /// The server's answer to it, 101, if this is a client's connection.
+    pub fn response(&self) -> Option<&Response> {
+        self.response.as_deref()
+    }
+
+    /// The subprotocol that both ends agreed on.
+    pub fn subprotocol(&self) -> Option<&str> {
+        self.subprotocol.as_deref()
+    }
+
+    /// Returns the connection's numbers: messages and bytes in both directions, its backlog, the last round-trip time,
+    /// and when it was opened.
+    pub fn stats(&self) -> ClientStats {
+        let outbox = self.sender.outbox();
+        let counts = self.reader.counts();
+        outbox.tally().received(counts.messages, counts.bytes);
+        outbox.stats()
+    }
+
+    /// Returns the server's hub: all of its clients and their topics.
     ///
     /// # Errors
     ///
-    /// Any that [`is_fatal`](crate::Error::is_fatal): the connection is over, and every further call gives the same.
-    #[inline(always)]
-    pub fn recv(&mut self) -> Result<Option<Message>> {
-        self.recv_within(Wait::Forever)
-    }
-
-    /// Like [`recv`](Self::recv), but waits at most `timeout` for a message.
-    ///
-    /// # Blocking
-    ///
-    /// At most `timeout` for a message; what is held, and the closing handshake, take their time as in
-    /// [`recv`](Self::recv).
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Timeout`](crate::Error::Timeout) with [`Timeout::Recv`](crate::Timeout::Recv) if no whole message came: the
-    /// connection goes on, and a part of one is kept. Else as for [`recv`](Self::recv).
-    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<Message>> {
-        self.recv_within(Wait::Until(Deadline::after(timeout)))
-    }
-
-    /// Like [`recv`](Self::recv), but does not wait for the peer.
-    ///
-    /// # Blocking
-    ///
-    /// As [`flush`](Self::flush), if [`write`](Self::write) holds something, and for the closing handshake as
-    /// [`recv`](Self::recv); else it does not wait.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Empty`](crate::Error::Empty) if no whole message is here: the connection goes on. Else as for
-    /// [`recv`](Self::recv).
-    pub fn try_recv(&mut self) -> Result<Option<Message>> {
-        self.recv_within(Wait::Not)
-    }
-
-    #[inline(always)]
-    fn recv_within(&mut self, wait: Wait) -> Result<Option<Message>> {
-        let mut asked = false;
-        loop {
-            let Some(item) = self.next_item(wait, &mut asked)? else { return Ok(None) };
-            if item.is_data() {
-                return Ok(Some(self.take(item)?));
-            }
-            // Who does not wait is not held up by a peer that pings without end.
-            asked |= matches!(wait, Wait::Not);
+    /// [`Error::Invalid`]: the connection was opened by [`connect`](crate::connect).
+    pub fn hub(&self) -> Result<&Hub> {
+        match self.sender.outbox().role() {
+            Role::Server => Ok(&self.hub),
+            Role::Client => Err(Error::invalid("only a server's connection has a hub")),
         }
     }
+}
 
-    /// The message of a data item, owned.
-    #[inline(always)]
-    fn take(&mut self, item: Item) -> Result<Message> {
-        match item {
-            Item::Binary(span) => Ok(Message::Binary(self.reader.copy(span))),
-            Item::Text(span) => match self.reader.copy_text(span) {
-                Ok(text) => Ok(Message::Text(text)),
-                Err(violation) => Err(self.fail(violation.into())),
-            },
-            _ => Ok(self.reader.take()),
-        }
-    }
-
-    /// Like [`recv`](Self::recv), but lends the message instead of giving it away: no allocation, no copy.
-    ///
-    /// It saves some ten nanoseconds a message, which show only where tiny messages come by the million. Because it is
-    /// lent, the connection cannot be used beside it; [`Received::write`] answers.
-    ///
-    /// ```
-    /// # let server = threadws::Server::bind("127.0.0.1:0")?;
-    /// let handle = server.spawn(|client| {
-    ///     while let Some(mut received) = client.recv_ref()? {
-    ///         received.write(received.message)?;
-    ///     }
-    ///     Ok(())
-    /// })?;
-    /// # drop(handle);
-    /// # Ok::<(), threadws::Error>(())
-    /// ```
-    ///
-    /// # Blocking
-    ///
-    /// As for [`recv`](Self::recv).
-    ///
-    /// # Errors
-    ///
-    /// As for [`recv`](Self::recv).
-    #[inline(always)]
-    pub fn recv_ref(&mut self) -> Result<Option<Received<'_>>> {
-        loop {
-            let Some(item) = self.next_item(Wait::Forever, &mut false)? else { return Ok(None) };
-            if !item.is_data() {
-                continue;
-            }
-            return match self.reader.prepare(item) {
-                Ok(item) => Ok(Some(self.lend(item))),
-                Err(violation) => Err(self.fail(violation.into())),
-            };
-        }
-    }
-
-    /// The borrow of a returned value cannot depend on a branch of a loop, so it starts here.
-    #[inline]
-    fn lend(&mut self, item: Item) -> Received<'_> {
-        let hold = self.reader.has_unread();
-        let to = To { sender: &self.sender, hub: &self.hub };
-        Received { message: self.reader.view(item), to, cork: &mut self.cork, hold }
-    }
-
-    /// Receives the next message or control frame, for those who want to see pings, pongs and the Close too.
-    ///
-    /// They are dealt with all the same. After [`Event::Close`] comes what
-    /// [`recv`](Self::recv) says of the end: `None`, or the error it was.
-    ///
-    /// # Blocking
-    ///
-    /// As for [`recv`](Self::recv).
-    ///
-    /// # Errors
-    ///
-    /// As for [`recv`](Self::recv).
-    pub fn next_event(&mut self) -> Result<Option<Event>> {
-        let Some(item) = self.next_item(Wait::Forever, &mut false)? else { return Ok(None) };
-        if !item.is_data() {
-            // Whoever sees control frames may be busy with one while a message is on its way.
-            self.paused = Some(Instant::now());
-        }
-        match item {
-            Item::Ping(span) => Ok(Some(Event::Ping(self.reader.bytes(span).to_vec()))),
-            Item::Pong(span) => Ok(Some(Event::Pong(self.reader.bytes(span).to_vec()))),
-            Item::Close(span) => Ok(Some(Event::Close(close_frame(self.reader.bytes(span))?))),
-            data => Ok(Some(Event::Message(self.take(data)?))),
-        }
-    }
-
-    /// Receives and discards until the end: for a handler that only sends.
-    ///
-    /// # Blocking
-    ///
-    /// Until the connection ends.
-    ///
-    /// # Errors
-    ///
-    /// As for [`recv`](Self::recv).
-    pub fn ignore(&mut self) -> Result<()> {
-        while self.recv_ref()?.is_some() {}
-        Ok(())
+/// Who it is and where it stands; nothing of what it sends and receives.
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("id", &self.id())
+            .field("state", &self.state())
+            .field("request", &self.request)
+            .finish_non_exhaustive()
     }
 }

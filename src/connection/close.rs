@@ -1,7 +1,8 @@
 //! The closing handshake (RFC 6455 §7), in all its orders, under one deadline.
 
+use super::Connection;
 use super::cork::To;
-use super::{Connection, Wait};
+use super::recv::Wait;
 use crate::error::{Cause, Closed, Error, Result};
 use crate::message::{CloseCode, CloseFrame, State};
 use crate::net::Deadline;
