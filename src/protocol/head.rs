@@ -1,10 +1,16 @@
-//! Heads of requests and responses (RFC 9112): where one ends, what it says, and how ours are written.
+//! Heads of HTTP requests and responses (RFC 9112): finding the end of one, parsing it, and writing ours.
 //!
-//! The [`Scanner`] is strict where parsers are known to differ, because a difference between a proxy and us is a
-//! smuggled request: bare LF, bare CR, folded lines and whitespace before a colon are refused, each at the byte that
-//! shows it. What follows a head is not looked at here.
+//! A head is read in two steps. The [`Scanner`] checks every byte as it arrives and finds the end. It refuses a bad byte at
+//! once, so that another protocol or a slow attacker does not hold a thread until the limit. Then `parse_request` splits
+//! the whole head into lines, which needs no further checks of the syntax.
+//!
+//! The scanner is strict where parsers are known to differ, because such a difference between a proxy and this server
+//! allows request smuggling. It refuses bare LF, bare CR, folded lines, and whitespace before a colon.
+//!
+//! What the headers mean is decided in `server_handshake.rs` and `client_handshake.rs`. The bytes after a head are not
+//! looked at here.
 
-use super::{Refusal, is_field_content, is_tchar, origin::Authority};
+use super::{Refusal, is_field_content, is_tchar, origin::Authority, trim_ows};
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
 use tungstenite::Bytes;
@@ -14,27 +20,28 @@ const TOO_LONG: Refusal =
 const URI_TOO_LONG: Refusal = Refusal::new(StatusCode::URI_TOO_LONG, "the request line is too long");
 const TOO_MANY: Refusal = Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too many headers");
 const VERSION: Refusal =
-    Refusal::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "only HTTP/1.1 and HTTP/1.0 are spoken here");
+    Refusal::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "only HTTP/1.1 and HTTP/1.0 are supported");
 const NOT_HTTP: Refusal = Refusal::bad_request("this is not HTTP");
-const BARE_LF: Refusal = Refusal::bad_request("a line ends with a bare LF");
+const BARE_LF: Refusal = Refusal::bad_request("a line ends with LF without CR");
 const BARE_CR: Refusal = Refusal::bad_request("CR without LF");
 const CONTROL: Refusal = Refusal::bad_request("a control character in the head");
-const HEADER_NAME: Refusal = Refusal::bad_request("a header's name is malformed");
-const HEADER_VALUE: Refusal = Refusal::bad_request("a header's value is malformed");
+const HEADER_NAME: Refusal = Refusal::bad_request("the name of a header is malformed");
+const HEADER_VALUE: Refusal = Refusal::bad_request("the value of a header is malformed");
 const FOLDED: Refusal = Refusal::bad_request("a header is folded over two lines");
+const REQUEST_LINE: Refusal = Refusal::bad_request("the request line is malformed");
 const TARGET: Refusal = Refusal::bad_request("the request target is malformed");
 const STATUS_LINE: Refusal = Refusal::bad_request("the status line is malformed");
-const NOT_WHOLE: Refusal = Refusal::bad_request("the head is not whole");
+const INCOMPLETE: Refusal = Refusal::bad_request("the head is incomplete");
 
-/// Longer than any registered method (17), so that what is no HTTP and holds no space is not read to the limit.
+/// Longer than any registered method (17). With this limit, input that is not HTTP and has no space is refused early.
 const MAX_METHOD: usize = 32;
 
-/// How large a head may be.
+/// How large a head can be.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HeadLimits {
-    /// In bytes, the empty line at its end included.
+    /// In bytes, with the empty line at the end.
     pub(crate) size: usize,
-    /// Header lines.
+    /// The number of header lines.
     pub(crate) headers: usize,
 }
 
@@ -44,47 +51,48 @@ enum HeadKind {
     Response,
 }
 
+/// Where in a head the next byte is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ScanState {
     /// Before the first byte of the first line.
     Start,
-    /// Behind the CR of an empty line in front of the first one.
+    /// After the CR of an empty line before the first line.
     LeadingCr,
-    /// In a method.
+    /// In the method of a request, or in the version of a response.
     Method,
     /// In the rest of the first line.
     FirstLine,
-    /// Behind the CR that ends the first line.
+    /// After the CR that ends the first line.
     FirstLineCr,
-    /// ScanState the start of a line that is a header's or the empty one.
+    /// At the start of a header line or of the empty line.
     LineStart,
     Name,
     Value,
-    /// Behind the CR that ends a header.
+    /// After the CR that ends a header line.
     ValueCr,
-    /// Behind the CR of the empty line.
+    /// After the CR of the empty line.
     LastCr,
 }
 
-/// Finds the end of a head in bytes that arrive piecemeal, and looks at each byte once.
+/// Finds the end of a head in bytes that arrive in pieces. It checks each byte once.
 #[derive(Debug)]
 pub(crate) struct Scanner {
     kind: HeadKind,
     limits: HeadLimits,
     at: ScanState,
     scanned: usize,
-    /// Where the first line starts: behind an empty line, perhaps.
+    /// Where the first line starts: at 0, or after an empty line.
     first_line: usize,
     headers: usize,
 }
 
 impl Scanner {
-    /// For what a client sends.
+    /// A scanner for the request of a client.
     pub(crate) fn request(limits: HeadLimits) -> Self {
         Self::new(HeadKind::Request, limits)
     }
 
-    /// For what a server answers. The status of a refusal says nothing then.
+    /// A scanner for the response of a server. The status of its refusals has no meaning.
     pub(crate) fn response(limits: HeadLimits) -> Self {
         Self::new(HeadKind::Response, limits)
     }
@@ -93,19 +101,20 @@ impl Scanner {
         Self { kind, limits, at: ScanState::Start, scanned: 0, first_line: 0, headers: 0 }
     }
 
-    /// Looks at everything that has arrived so far, from the first byte on, and returns the length of the head once it
-    /// is whole. What stands behind it belongs to somebody else.
+    /// Scans all bytes that were received so far, from the first byte on. Returns the length of the head when it is
+    /// complete. The bytes after it are not part of the head.
     ///
-    /// A refusal is final. It comes as soon as the bytes show that no head can come of them.
+    /// A refusal is final. It is returned as soon as the bytes cannot become a valid head.
     pub(crate) fn scan(&mut self, received: &[u8]) -> Result<Option<usize>, Refusal> {
         let received = received.get(..self.limits.size).unwrap_or(received);
         loop {
             let rest = received.get(self.scanned..).unwrap_or_default();
-            // Most of a head stands in runs: a loop each, where a step for each byte would double what the handshake costs.
+            // Fast path: most bytes continue what the byte before them was. One `step` for each of them would double the
+            // cost of a handshake.
             self.scanned += match self.at {
-                ScanState::FirstLine => run(rest, |byte| byte.is_ascii_graphic()),
-                ScanState::Name => run(rest, is_tchar),
-                ScanState::Value => run(rest, is_field_content),
+                ScanState::FirstLine => count_prefix(rest, |byte| byte.is_ascii_graphic()),
+                ScanState::Name => count_prefix(rest, is_tchar),
+                ScanState::Value => count_prefix(rest, is_field_content),
                 _ => 0,
             };
             let Some(&byte) = received.get(self.scanned) else { break };
@@ -115,7 +124,7 @@ impl Scanner {
                 return Ok(Some(self.scanned));
             }
         }
-        // Full without an end: the next byte could only be one too many.
+        // At the limit, refuse now: the client may never send the byte that exceeds it.
         if self.scanned >= self.limits.size { Err(self.too_long()) } else { Ok(None) }
     }
 
@@ -133,7 +142,7 @@ impl Scanner {
     fn step(&mut self, byte: u8, received: &[u8]) -> Result<ScanState, Refusal> {
         Ok(match (self.at, byte) {
             // RFC 9112 §2.2: "a server that is expecting to receive and parse a request-line SHOULD ignore at least one
-            // empty line (CRLF) received prior to the request-line." It ignores one.
+            // empty line (CRLF) received prior to the request-line." This one ignores one.
             (ScanState::Start, b'\r') if self.kind == HeadKind::Request && self.scanned == 0 => {
                 ScanState::LeadingCr
             }
@@ -144,7 +153,7 @@ impl Scanner {
             (ScanState::LeadingCr, _) => return Err(BARE_CR),
 
             (ScanState::Start | ScanState::Method, _) if self.kind == HeadKind::Response => {
-                // The status line is checked as a whole; its first bytes tell other protocols apart at once.
+                // The whole status line is checked at its end. Its first bytes already show most other protocols.
                 let start = b"HTTP/1.";
                 match start.get(self.scanned) {
                     Some(&expected) if expected != byte => return Err(NOT_HTTP),
@@ -153,7 +162,7 @@ impl Scanner {
                     None => return Err(NOT_HTTP),
                 }
             }
-            // RFC 9112 §3.1: a method is a token. A TLS ClientHello (0x16) fails here at its first byte.
+            // RFC 9112 §3.1: a method is a token. A TLS ClientHello (0x16) is refused here at its first byte.
             (ScanState::Start | ScanState::Method, byte) if is_tchar(byte) => {
                 if self.scanned - self.first_line >= MAX_METHOD {
                     return Err(NOT_HTTP);
@@ -165,7 +174,7 @@ impl Scanner {
 
             (ScanState::FirstLine, b'\r') => ScanState::FirstLineCr,
             (ScanState::FirstLine, b'\n') => return Err(BARE_LF),
-            // A target is ASCII (RFC 3986 §2); the phrase behind a status need not be.
+            // RFC 3986 §2: a target is ASCII. RFC 9112 §4: a reason phrase can have other bytes.
             (ScanState::FirstLine, b' '..=b'~') => ScanState::FirstLine,
             (ScanState::FirstLine, b'\t' | 0x80..) if self.kind == HeadKind::Response => ScanState::FirstLine,
             (ScanState::FirstLine, 0x80..) => return Err(TARGET),
@@ -173,8 +182,8 @@ impl Scanner {
             (ScanState::FirstLineCr, b'\n') => {
                 let line = received.get(self.first_line..self.scanned - 1).unwrap_or_default();
                 match self.kind {
-                    HeadKind::Request => check_request_line(line)?,
-                    HeadKind::Response => check_status_line(line)?,
+                    HeadKind::Request => _ = parse_request_line(line)?,
+                    HeadKind::Response => _ = parse_status_line(line)?,
                 }
                 ScanState::LineStart
             }
@@ -182,7 +191,7 @@ impl Scanner {
             (ScanState::LineStart, b'\r') => ScanState::LastCr,
             (ScanState::LineStart, b'\n') => return Err(BARE_LF),
             // RFC 9112 §5.2: "A server that receives an obs-fold in a request message that is not within a "message/http"
-            // container MUST either reject the message by sending a 400" or replace it. It rejects, as the client does.
+            // container MUST either reject the message by sending a 400" or replace it. Server and client reject it here.
             (ScanState::LineStart, b' ' | b'\t') => return Err(FOLDED),
             (ScanState::LineStart, byte) if is_tchar(byte) => {
                 if self.headers >= self.limits.headers {
@@ -196,163 +205,145 @@ impl Scanner {
             // RFC 9112 §5.1: "No whitespace is allowed between the field name and colon."
             (ScanState::LineStart | ScanState::Name, _) => return Err(HEADER_NAME),
             (ScanState::Value, b'\r') => ScanState::ValueCr,
-            // RFC 9112 §2.2 lets a recipient take a bare LF for the end of a line. It does not: where a proxy in front
-            // takes it for part of the value, a second header would be smuggled past it.
+            // RFC 9112 §2.2 allows a recipient to accept a bare LF as the end of a line. If a proxy in front takes it for a
+            // part of the value, a second header could be smuggled past that proxy, so it is refused.
             (ScanState::Value, b'\n') => return Err(BARE_LF),
             (ScanState::Value, byte) if is_field_content(byte) => ScanState::Value,
             // RFC 9110 §5.5: "Field values containing CR, LF, or NUL characters are invalid and dangerous".
             (ScanState::Value, _) => return Err(CONTROL),
             (ScanState::ValueCr, b'\n') => ScanState::LineStart,
             (ScanState::LastCr, b'\n') => ScanState::LastCr,
-            // RFC 9112 §2.2: a bare CR "MUST" be taken as invalid or replaced.
+            // RFC 9112 §2.2: a bare CR "MUST" be considered invalid or be replaced.
             (ScanState::FirstLineCr | ScanState::ValueCr | ScanState::LastCr, _) => return Err(BARE_CR),
         })
     }
+
+    /// Scans a complete head without any bytes after it.
+    fn scan_complete(mut self, head: &[u8]) -> Result<Self, Refusal> {
+        match self.scan(head)? {
+            Some(end) if end == head.len() => Ok(self),
+            _ => Err(INCOMPLETE),
+        }
+    }
+
+    /// Parses the request head that was scanned. `head` ends where the scan ended.
+    ///
+    /// The target and all values of the result share one copy of the head.
+    pub(crate) fn parse_request(&self, head: &[u8]) -> Result<http::Request<()>, Refusal> {
+        let head = Bytes::copy_from_slice(head);
+        let mut lines = self.lines(&head);
+        let (method, target, version) = parse_request_line(lines.next().unwrap_or_default())?;
+        let mut request = http::Request::new(());
+        *request.method_mut() = Method::from_bytes(method).map_err(|_| NOT_HTTP)?;
+        *request.uri_mut() = Uri::from_maybe_shared(head.slice_ref(target)).map_err(|_| TARGET)?;
+        *request.version_mut() = version;
+        *request.headers_mut() = self.header_map(&head, lines)?;
+        check_target(&request, target)?;
+        check_host(&request)?;
+        Ok(request)
+    }
+
+    /// Parses the response head that was scanned. `head` ends where the scan ended. The status of a refusal has no meaning.
+    pub(crate) fn parse_response(&self, head: &[u8]) -> Result<http::Response<()>, Refusal> {
+        let head = Bytes::copy_from_slice(head);
+        let mut lines = self.lines(&head);
+        let (version, status) = parse_status_line(lines.next().unwrap_or_default())?;
+        let mut response = http::Response::new(());
+        *response.status_mut() = status;
+        *response.version_mut() = version;
+        *response.headers_mut() = self.header_map(&head, lines)?;
+        Ok(response)
+    }
+
+    /// Returns the lines of a scanned head, without the empty one. The scanner accepted no bare CR, so each CR ends a line.
+    fn lines<'a>(&self, head: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        let lines = head.get(self.first_line..).unwrap_or_default().split(|&byte| byte == b'\r');
+        lines.map(|line| line.strip_prefix(b"\n").unwrap_or(line)).take_while(|line| !line.is_empty())
+    }
+
+    fn header_map<'a>(
+        &self,
+        head: &'a Bytes,
+        lines: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<HeaderMap, Refusal> {
+        let mut headers = HeaderMap::try_with_capacity(self.headers).map_err(|_| TOO_MANY)?;
+        for line in lines {
+            let colon = line.iter().position(|&byte| byte == b':').ok_or(HEADER_NAME)?;
+            let (name, value) = line.split_at(colon);
+            let value = trim_ows(value.get(1..).unwrap_or_default());
+            let name = HeaderName::from_bytes(name).map_err(|_| HEADER_NAME)?;
+            let value = HeaderValue::from_maybe_shared(head.slice_ref(value)).map_err(|_| HEADER_VALUE)?;
+            headers.try_append(name, value).map_err(|_| TOO_MANY)?;
+        }
+        Ok(headers)
+    }
 }
 
-/// How many of the first bytes are of a kind.
-fn run(bytes: &[u8], is_kind: impl Fn(u8) -> bool) -> usize {
-    bytes.iter().position(|&byte| !is_kind(byte)).unwrap_or(bytes.len())
+/// Returns how many of the first bytes satisfy a condition.
+fn count_prefix(bytes: &[u8], is_match: impl Fn(u8) -> bool) -> usize {
+    bytes.iter().position(|&byte| !is_match(byte)).unwrap_or(bytes.len())
 }
 
-/// RFC 9112 §3: method, target and version with one space between each two.
-fn check_request_line(line: &[u8]) -> Result<(), Refusal> {
+/// RFC 9112 §3: method, target and version, with one space between them.
+fn parse_request_line(line: &[u8]) -> Result<(&[u8], &[u8], Version), Refusal> {
     let mut parts = line.split(|&byte| byte == b' ');
-    let (Some(_), Some(target), Some(version), None) =
+    let (Some(method), Some(target), Some(version), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
     else {
-        return Err(Refusal::bad_request("the request line is malformed"));
+        return Err(REQUEST_LINE);
     };
-    match version {
-        b"HTTP/1.1" | b"HTTP/1.0" => {}
-        // That includes `PRI * HTTP/2.0`, the preface of HTTP/2.
+    let version = match version {
+        b"HTTP/1.1" => Version::HTTP_11,
+        b"HTTP/1.0" => Version::HTTP_10,
+        // For example `PRI * HTTP/2.0`, the preface of HTTP/2.
         [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
             if major.is_ascii_digit() && minor.is_ascii_digit() =>
         {
             return Err(VERSION);
         }
         _ => return Err(NOT_HTTP),
-    }
-    // RFC 6455 §3: a fragment is no part of what is sent. `Uri` would cut it off silently.
+    };
+    // RFC 6455 §3: a URI has no fragment. `Uri` would cut one off without an error.
     if target.is_empty() || target.contains(&b'#') {
         return Err(TARGET);
     }
-    Ok(())
+    Ok((method, target, version))
 }
 
-/// RFC 9112 §4: version, three digits, and a phrase that may be empty.
-fn check_status_line(line: &[u8]) -> Result<(), Refusal> {
-    match line.get(b"HTTP/1.".len()..) {
-        Some([b'0' | b'1', b' ', code @ ..]) => match code {
-            [b'1'..=b'9', b'0'..=b'9', b'0'..=b'9'] | [b'1'..=b'9', b'0'..=b'9', b'0'..=b'9', b' ', ..] => {
-                Ok(())
-            }
-            _ => Err(STATUS_LINE),
-        },
-        _ => Err(STATUS_LINE),
+/// RFC 9112 §4: version, three digits, and a phrase that can be empty.
+fn parse_status_line(line: &[u8]) -> Result<(Version, StatusCode), Refusal> {
+    let version = match line.get(..9) {
+        Some(b"HTTP/1.1 ") => Version::HTTP_11,
+        Some(b"HTTP/1.0 ") => Version::HTTP_10,
+        _ => return Err(STATUS_LINE),
+    };
+    let (code, phrase) = line.split_at_checked(12).ok_or(STATUS_LINE)?;
+    if !matches!(phrase, [] | [b' ', ..]) {
+        return Err(STATUS_LINE);
     }
+    let status = StatusCode::from_bytes(code.get(9..).unwrap_or_default()).map_err(|_| STATUS_LINE)?;
+    Ok((version, status))
 }
 
-impl Scanner {
-    /// Scans a head that has to be there as a whole, and nothing behind it.
-    fn whole(mut self, head: &[u8]) -> Result<Self, Refusal> {
-        match self.scan(head)? {
-            Some(end) if end == head.len() => Ok(self),
-            _ => Err(NOT_WHOLE),
-        }
-    }
-
-    /// Room for the lines of the head that was scanned. Exactly as many as there are: an array for the limit would be 3 KiB
-    /// of every client thread's stack.
-    fn lines<'a>(&self) -> Vec<httparse::Header<'a>> {
-        vec![httparse::EMPTY_HEADER; self.headers]
-    }
-
-    /// Reads the request head that was scanned, cut off where it ends.
-    ///
-    /// The result shares one copy of the head between the target and all values.
-    pub(crate) fn parse_request(&self, head: &[u8]) -> Result<http::Request<()>, Refusal> {
-        let head = Bytes::copy_from_slice(head);
-        let mut lines = self.lines();
-        let mut parsed = httparse::Request::new(&mut lines);
-        expect_whole(parsed.parse(&head))?;
-        let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
-            return Err(NOT_HTTP);
-        };
-        let mut request = http::Request::new(());
-        *request.method_mut() = Method::from_bytes(method.as_bytes()).map_err(|_| NOT_HTTP)?;
-        *request.uri_mut() = Uri::from_maybe_shared(head.slice_ref(target.as_bytes())).map_err(|_| TARGET)?;
-        *request.version_mut() = if minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
-        *request.headers_mut() = header_map(&head, parsed.headers)?;
-        check_target(&request, target)?;
-        check_host(&request)?;
-        Ok(request)
-    }
-
-    /// Reads the response head that was scanned, cut off where it ends. The status of a refusal says nothing.
-    pub(crate) fn parse_response(&self, head: &[u8]) -> Result<http::Response<()>, Refusal> {
-        let head = Bytes::copy_from_slice(head);
-        let mut lines = self.lines();
-        let mut parsed = httparse::Response::new(&mut lines);
-        expect_whole(parsed.parse(&head))?;
-        let mut response = http::Response::new(());
-        let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
-        *response.status_mut() = status.ok_or(STATUS_LINE)?;
-        *response.version_mut() = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
-        *response.headers_mut() = header_map(&head, parsed.headers)?;
-        Ok(response)
-    }
-}
-
-/// Scans and reads a request head that is there as a whole.
+/// Scans and parses a complete request head.
 pub(crate) fn parse_request(head: &[u8], limits: HeadLimits) -> Result<http::Request<()>, Refusal> {
-    Scanner::request(limits).whole(head)?.parse_request(head)
+    Scanner::request(limits).scan_complete(head)?.parse_request(head)
 }
 
-/// Scans and reads a response head that is there as a whole. The status of a refusal says nothing.
+/// Scans and parses a complete response head. The status of a refusal has no meaning.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn parse_response(head: &[u8], limits: HeadLimits) -> Result<http::Response<()>, Refusal> {
-    Scanner::response(limits).whole(head)?.parse_response(head)
+    Scanner::response(limits).scan_complete(head)?.parse_response(head)
 }
 
-fn expect_whole(parsed: httparse::Result<usize>) -> Result<(), Refusal> {
-    match parsed {
-        Ok(httparse::Status::Complete(_)) => Ok(()),
-        Ok(httparse::Status::Partial) => Err(NOT_WHOLE),
-        Err(error) => Err(refusal_of(error)),
-    }
-}
-
-/// What httparse finds and the scanner did not; hardly anything, since the scanner is the stricter one.
-fn refusal_of(error: httparse::Error) -> Refusal {
-    match error {
-        httparse::Error::HeaderName => HEADER_NAME,
-        httparse::Error::HeaderValue => HEADER_VALUE,
-        httparse::Error::TooManyHeaders => TOO_MANY,
-        httparse::Error::Version => VERSION,
-        httparse::Error::NewLine => BARE_LF,
-        _ => Refusal::bad_request("the first line is malformed"),
-    }
-}
-
-fn header_map(head: &Bytes, lines: &[httparse::Header<'_>]) -> Result<HeaderMap, Refusal> {
-    let mut headers = HeaderMap::try_with_capacity(lines.len()).map_err(|_| TOO_MANY)?;
-    for line in lines {
-        let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| HEADER_NAME)?;
-        let value = HeaderValue::from_maybe_shared(head.slice_ref(line.value)).map_err(|_| HEADER_VALUE)?;
-        headers.try_append(name, value).map_err(|_| TOO_MANY)?;
-    }
-    Ok(headers)
-}
-
-/// RFC 9112 §3.2: the four forms of a target, and which method may have which.
-fn check_target(request: &http::Request<()>, target: &str) -> Result<(), Refusal> {
+/// RFC 9112 §3.2: the four forms of a target, and which method can have which.
+fn check_target(request: &http::Request<()>, target: &[u8]) -> Result<(), Refusal> {
     let valid = match *request.method() {
-        // §3.2.3: the authority form. CONNECT is answered 405 later on, whatever it asks for.
+        // §3.2.3: the authority form. CONNECT is answered with 405 later, for every target.
         Method::CONNECT => true,
-        Method::OPTIONS if target == "*" => true,
+        Method::OPTIONS if target == b"*" => true,
         // §3.2.1 the origin form, §3.2.2 the absolute form.
-        _ => target.starts_with('/') || request.uri().scheme().is_some(),
+        _ => target.starts_with(b"/") || request.uri().scheme().is_some(),
     };
     if valid { Ok(()) } else { Err(TARGET) }
 }
@@ -367,7 +358,7 @@ fn check_host(request: &http::Request<()>) -> Result<(), Refusal> {
         (None, _) => return Err(Refusal::bad_request("no Host header")),
         (Some(_), Some(_)) => return Err(Refusal::bad_request("more than one Host header")),
         (Some(host), None) => {
-            // Empty where the target has no authority (RFC 9110 §7.2).
+            // RFC 9110 §7.2: it is empty if the target has no authority.
             if !host.is_empty() && Authority::parse(host.as_bytes()).is_none() {
                 return Err(Refusal::bad_request("the Host header is malformed"));
             }
@@ -379,11 +370,11 @@ fn check_host(request: &http::Request<()>) -> Result<(), Refusal> {
     }
 }
 
-/// The bytes of an answer after which the connection ends: everything but a 101.
+/// Returns the bytes of a response after which the connection ends: every response except a 101.
 ///
-/// `Content-Length` and `Connection: close` are ours, whatever the response says, and an interim status becomes a 500:
-/// nothing that a callback returns here can pass for the end of a handshake. `without_body` is for HEAD (RFC 9110
-/// §9.3.2): the same head, no body.
+/// `Content-Length` and `Connection: close` are always written here, and an interim status becomes a 500. So a client
+/// cannot take a response of a callback for the end of a handshake. With `without_body`, for HEAD, only the head is
+/// returned (RFC 9110 §9.3.2).
 pub(crate) fn write_response(response: &http::Response<Vec<u8>>, without_body: bool) -> Vec<u8> {
     let status = match response.status() {
         status if status.is_informational() => StatusCode::INTERNAL_SERVER_ERROR,
@@ -396,15 +387,15 @@ pub(crate) fn write_response(response: &http::Response<Vec<u8>>, without_body: b
             write_header(&mut bytes, name.as_str(), value.as_bytes());
         }
     }
-    // RFC 9110 §8.6 and §15.4.5: no length with a 204, none of use with a 304, and no body with either.
+    // RFC 9110 §8.6 and §15.4.5: a 204 has no length, a 304 needs none, and neither has a body.
     let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if !bodiless {
         write_header(&mut bytes, "content-length", response.body().len().to_string().as_bytes());
     }
     write_header(&mut bytes, "connection", b"close");
     if response.headers().contains_key(header::UPGRADE) {
-        // RFC 9110 §7.8: "A sender of Upgrade MUST also send an "Upgrade" connection option". A line of its own, for
-        // clients that look for `Connection: close`.
+        // RFC 9110 §7.8: "A sender of Upgrade MUST also send an "Upgrade" connection option". On its own line, because
+        // some clients compare the whole value with "close".
         write_header(&mut bytes, "connection", b"Upgrade");
     }
     bytes.extend_from_slice(b"\r\n");
@@ -414,7 +405,7 @@ pub(crate) fn write_response(response: &http::Response<Vec<u8>>, without_body: b
     bytes
 }
 
-/// The bytes of a 101, with the headers as they are; RFC 9110 §8.6: a 1xx has no `Content-Length` and no body.
+/// Returns the bytes of a 101 with these headers. RFC 9110 §8.6: a 1xx has no `Content-Length` and no body.
 pub(crate) fn write_switching<'a>(
     headers: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
 ) -> Vec<u8> {
@@ -432,14 +423,14 @@ pub(crate) fn write_switching<'a>(
 fn write_status_line(bytes: &mut Vec<u8>, status: StatusCode) {
     bytes.extend_from_slice(b"HTTP/1.1 ");
     bytes.extend_from_slice(status.as_str().as_bytes());
-    // RFC 9112 §4: the space stays where there is no phrase.
+    // RFC 9112 §4: the space is required even without a phrase.
     bytes.push(b' ');
     bytes.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
     bytes.extend_from_slice(b"\r\n");
 }
 
-/// One header line. The name is spelled as the RFCs do, `Sec-WebSocket-Accept`: case means nothing, but small clients
-/// are known to compare it.
+/// Appends one header line. The name is spelled as in the RFCs, for example `Sec-WebSocket-Accept`. Names are
+/// case-insensitive, but some small clients compare them exactly.
 pub(crate) fn write_header(bytes: &mut Vec<u8>, name: &str, value: &[u8]) {
     let rest = match name.strip_prefix("sec-websocket-") {
         Some(rest) => {

@@ -1,4 +1,4 @@
-//! Bytes in, heads or refusals out. Rows named H are those of the faults catalogue.
+//! Bytes in, heads or refusals out. A name that begins with `h` and a number is a row of the faults catalogue.
 
 use super::*;
 use crate::protocol::noise::Noise;
@@ -316,6 +316,32 @@ fn a_426_names_the_protocol_and_the_connection_option() {
     let text = String::from_utf8(write_response(&response.expect("a response"), false)).expect("ASCII");
     assert!(text.contains("\r\nUpgrade: websocket\r\n"), "{text}");
     assert!(text.contains("\r\nConnection: close\r\nConnection: Upgrade\r\n"), "{text}");
+}
+
+/// Each byte in each part of a head.
+#[test]
+fn no_byte_is_accepted_where_httparse_refuses_it() {
+    for byte in 0..=u8::MAX {
+        for (start, end) in [
+            ("G", "T / HTTP/1.1\r\nHost: a\r\n\r\n"),
+            ("GET /", " HTTP/1.1\r\nHost: a\r\n\r\n"),
+            ("GET /?", " HTTP/1.1\r\nHost: a\r\n\r\n"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nx", ": b\r\n\r\n"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nx:", "b\r\n\r\n"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nx: b", "\r\n\r\n"),
+        ] {
+            let head = [start.as_bytes(), &[byte], end.as_bytes()].concat();
+            let Ok(request) = parse_request(&head, LIMITS) else { continue };
+            let mut lines = [httparse::EMPTY_HEADER; 4];
+            let mut theirs = httparse::Request::new(&mut lines);
+            assert_eq!(theirs.parse(&head), Ok(httparse::Status::Complete(head.len())), "{}", shown(&head));
+            assert_eq!(theirs.method, Some(request.method().as_str()));
+            for line in theirs.headers.iter() {
+                let values = request.headers().get_all(line.name);
+                assert!(values.iter().any(|value| value.as_bytes() == line.value), "{}", shown(&head));
+            }
+        }
+    }
 }
 
 #[test]
