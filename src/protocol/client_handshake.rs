@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_client_asks_the_server_grants() {
+    fn the_server_accepts_the_clients_request() {
         let target = Target::parse("ws://example.com:8005/chat?a=b").expect("a target");
         let mut extra = HeaderMap::new();
         extra.append("cookie", HeaderValue::from_static("a=b"));
@@ -165,14 +165,14 @@ mod tests {
     }
 
     #[test]
-    fn every_offer_has_a_key_of_its_own() {
+    fn every_offer_has_its_own_key() {
         let target = Target::parse("ws://a").expect("a target");
         let offer = || Offer::new(&target, None, &[], &HeaderMap::new()).expect("an offer").1;
         assert_ne!(offer(), offer());
     }
 
     #[test]
-    fn no_extra_header_may_speak_for_the_handshake() {
+    fn headers_of_the_handshake_cannot_be_set() {
         let target = Target::parse("ws://a").expect("a target");
         for name in RESERVED {
             let mut headers = HeaderMap::new();
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_101_that_keeps_every_rule_is_a_yes() {
+    fn only_a_valid_101_is_accepted() {
         let offer = Offer::with_key("dGhlIHNhbXBsZSBub25jZQ==", &["chat"]);
         let yes = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn no_answer_can_make_it_panic() {
+    fn no_response_can_make_it_panic() {
         let offer = Offer::with_key("dGhlIHNhbXBsZSBub25jZQ==", &["chat"]);
         let words = [
             "HTTP/1.1 101 x\r\n",

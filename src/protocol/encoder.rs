@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_not_be_sent_is_refused() {
+    fn invalid_close_and_control_payloads_are_refused() {
         check_close(CloseCode::NORMAL, &"x".repeat(123)).expect("123 bytes fit");
         check_close(CloseCode::NORMAL, &"x".repeat(124)).expect_err("124 bytes do not");
         check_close(CloseCode::NO_STATUS, "").expect_err("1005 is never on the wire");

@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_is_read_as_rfc_7239_writes_it() {
+    fn forwarded_is_parsed_by_rfc_7239() {
         let rows: &[(&[&str], &str)] = &[
             (&["for=192.0.2.43"], "192.0.2.43"),
             (&["For=\"[2001:db8:cafe::17]:4711\""], "2001:db8:cafe::17"),
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trusted_proxy_that_is_no_address_is_refused_by_name() {
+    fn an_invalid_trusted_proxy_is_an_error() {
         for what in [
             "",
             "localhost",

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_reason_to_break_off_stays() {
+    fn the_first_cause_is_kept() {
         let mut gate = Gate::CloseSent;
         assert!(gate.break_off(Cause::Eof));
         assert!(!gate.break_off(Cause::Terminated));

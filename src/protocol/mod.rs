@@ -102,7 +102,7 @@ mod tests {
     use super::mask;
 
     #[test]
-    fn a_payload_masked_in_pieces_is_masked_as_a_whole() {
+    fn masking_in_pieces_equals_masking_the_whole() {
         let key = [1, 20, 77, 255];
         let plain: Vec<u8> = (0..100).collect();
         let mut whole = plain.clone();

@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absolute_target_counts_in_place_of_the_host_header() {
+    fn an_absolute_target_replaces_the_host_header() {
         let mut headers = HeaderMap::new();
         headers.insert(HOST, HeaderValue::from_static("evil.com"));
         headers.insert(ORIGIN, HeaderValue::from_static("http://evil.com"));
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn an_allowed_origin_passes_and_nothing_like_it() {
+    fn an_allowed_origin_passes_and_similar_ones_do_not() {
         let mut origins = AllowedOrigins::default();
         for allowed in
             ["https://example.com", "https://*.example.org", "http://localhost:3000", "tauri://localhost"]
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn any_origin_is_any_origin() {
+    fn allow_any_accepts_every_origin() {
         let mut origins = AllowedOrigins::default();
         origins.allow_any();
         for origin in [&b"null"[..], b"http://evil.com", b"\xff", b""] {

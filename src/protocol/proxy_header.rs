@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_version_1_tells_who_connected() {
+    fn version_1_gives_the_source_address() {
         let longest = "PROXY TCP6 ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n";
         let unknown = format!("PROXY UNKNOWN {}\r\n", "x".repeat(MAX_LINE - 16));
         assert_eq!((longest.len(), unknown.len()), (104, MAX_LINE));
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_version_1_that_is_not_quite_one_is_refused() {
+    fn malformed_version_1_is_refused() {
         let too_long = format!("PROXY UNKNOWN {}\r\n", "x".repeat(MAX_LINE - 15));
         let endless = format!("PROXY TCP4 {}", "1".repeat(1000));
         for line in [&too_long, &endless] {
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_header_is_told_so_at_the_first_byte_that_shows_it() {
+    fn other_input_is_refused_at_the_first_wrong_byte() {
         for (bytes, known_at) in [
             ("GET / HTTP/1.1\r\n", 1),
             ("POST / HTTP/1.1\r\n", 2),
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn version_2_tells_who_connected_and_its_extensions_are_skipped() {
+    fn version_2_gives_the_source_address_and_extensions_are_skipped() {
         let unix = vec![b'/'; 216];
         check(&v2(0x21, 0x11, &inet(0)), Ok(Some("192.0.2.1")));
         check(&v2(0x21, 0x12, &inet(0)), Ok(Some("192.0.2.1")));
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn version_2_that_is_not_quite_is_refused() {
+    fn malformed_version_2_is_refused() {
         for command in [0x00, 0x01, 0x10, 0x11, 0x22, 0x2f, 0x31, 0xff] {
             check(&v2(command, 0x11, &inet(0)), Err(MALFORMED));
         }

@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn the_head_tells_where_the_body_ends() {
+    fn the_head_decides_how_the_body_ends() {
         let rows: [(&[_], _); 8] = [
             (&[], Framing::UntilEnd),
             (&[("content-length", "5")], Framing::Length(5)),
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_found_as_far_as_it_is_there() {
+    fn a_body_is_returned_as_far_as_it_was_received() {
         let rows: [(Framing, &[u8], &[u8], bool); 13] = [
             (Framing::Length(3), b"ab", b"ab", false),
             (Framing::Length(3), b"abcd", b"abc", true),

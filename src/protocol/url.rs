@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_location_is_seen_from_where_it_was_said() {
+    fn a_location_is_resolved_against_the_current_url() {
         let from = Target::parse("ws://one.example:81/a/b?c=/d").expect("a target");
         for (location, to) in [
             ("/x?y", "ws://one.example:81/x?y"),
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_leads_to_a_host_a_port_and_a_path() {
+    fn a_url_has_a_host_a_port_and_a_path() {
         let rows = [
             ("ws://example.com", false, "example.com", 80, "example.com", "/"),
             ("ws://example.com/", false, "example.com", 80, "example.com", "/"),
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_that_cannot_be_is_refused_without_showing_it() {
+    fn an_invalid_url_is_refused_without_being_shown() {
         for url in [
             "",
             "example.com",

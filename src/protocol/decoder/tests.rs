@@ -183,7 +183,7 @@ fn table() -> Vec<(&'static str, Vec<u8>, Vec<Out>)> {
 }
 
 #[test]
-fn bytes_become_what_the_rfc_says_however_they_are_cut() {
+fn decoding_follows_the_rfc_however_the_bytes_are_cut() {
     for (name, stream, expected) in table() {
         for piece in 1..=stream.len() {
             assert_eq!(decode(Role::Server, &stream, piece), expected, "{name}, in pieces of {piece}");
@@ -257,7 +257,7 @@ fn an_announced_length_allocates_nothing() {
 }
 
 #[test]
-fn a_frame_read_directly_is_unmasked_where_it_goes_on() {
+fn a_frame_that_is_read_directly_is_unmasked_at_the_right_offset() {
     let payload: Vec<u8> = (0..200).collect();
     let mut stream = frame(0x82, &payload);
     let mut tail = stream.split_off(8 + 51);
@@ -272,7 +272,7 @@ fn a_frame_read_directly_is_unmasked_where_it_goes_on() {
 }
 
 #[test]
-fn a_short_message_is_the_same_by_either_way() {
+fn the_fast_path_for_short_messages_decodes_the_same() {
     for role in [Role::Server, Role::Client] {
         for length in 0..=130 {
             for first in [0x01, 0x02, 0x80, 0x81, 0x82, 0x83, 0x89, 0x91, 0xc1] {

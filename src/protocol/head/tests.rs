@@ -92,7 +92,7 @@ fn h4_a_head_may_have_as_many_headers_as_the_limit_and_no_more() {
 }
 
 #[test]
-fn h5_what_is_no_http_is_refused_as_soon_as_it_shows() {
+fn h5_other_protocols_are_refused_at_the_first_wrong_byte() {
     let rows: &[(&[u8], u16)] = &[
         (b"\x16", 400),         // the first byte of a TLS ClientHello
         (b"\x80\x2e\x01", 400), // an SSLv2 one
@@ -161,7 +161,7 @@ fn h7_an_http_11_request_has_exactly_one_host_and_a_valid_one() {
 }
 
 #[test]
-fn h8_where_parsers_are_known_to_differ_the_request_is_refused_at_that_byte() {
+fn h8_ambiguous_syntax_is_refused_at_its_byte() {
     let rows: &[(&[u8], Refusal)] = &[
         (b"GET / HTTP/1.1\n", BARE_LF),
         (b"GET / HTTP/1.1\r\nHost: a\n", BARE_LF),
@@ -240,7 +240,7 @@ fn a_target_has_the_form_that_its_method_allows() {
 }
 
 #[test]
-fn a_head_that_is_not_whole_or_not_alone_is_no_head() {
+fn an_incomplete_head_or_one_with_more_behind_it_is_refused() {
     for bytes in [&b""[..], b"GET / HTTP/1.1\r\nHost: a\r\n", b"GET / HTTP/1.1\r\nHost: a\r\n\r\nmore"] {
         assert_eq!(parse_request(bytes, LIMITS).err().map(|refusal| refusal.status.as_u16()), Some(400));
     }
@@ -248,7 +248,7 @@ fn a_head_that_is_not_whole_or_not_alone_is_no_head() {
 }
 
 #[test]
-fn a_response_is_told_from_other_protocols_by_its_first_bytes() {
+fn a_response_is_recognised_by_its_first_bytes() {
     let rows: &[(&[u8], bool)] = &[
         (b"HTTP/1.1 101 Switching Protocols\r\n", true),
         (b"HTTP/1.0 200 OK\r\n", true),
@@ -277,7 +277,7 @@ fn a_response_is_told_from_other_protocols_by_its_first_bytes() {
 }
 
 #[test]
-fn an_answer_says_its_length_and_that_the_connection_ends() {
+fn a_response_has_its_length_and_connection_close() {
     let mut response = http::Response::new(b"hello".to_vec());
     *response.status_mut() = StatusCode::FORBIDDEN;
     for (name, value) in
@@ -292,7 +292,7 @@ fn an_answer_says_its_length_and_that_the_connection_ends() {
 }
 
 #[test]
-fn an_answer_without_a_body_has_none() {
+fn a_204_and_a_304_have_no_body() {
     for status in [204, 304] {
         let response = http::Response::builder().status(status).body(b"hello".to_vec()).expect("a response");
         let text = shown(&write_response(&response, false));

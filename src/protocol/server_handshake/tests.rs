@@ -113,7 +113,7 @@ fn h6_a_426_names_the_version_and_the_protocol() {
 }
 
 #[test]
-fn h7_what_may_stand_once_may_not_stand_twice() {
+fn h7_a_header_that_must_be_single_is_refused_when_repeated() {
     for line in [
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
         "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
@@ -127,7 +127,7 @@ fn h7_what_may_stand_once_may_not_stand_twice() {
 }
 
 #[test]
-fn h11_lists_in_any_case_and_over_several_headers_are_understood() {
+fn h11_lists_are_read_in_any_case_and_from_several_lines() {
     let rows = [
         ("Upgrade: websocket", "UPGRADE: WebSocket"),
         ("Upgrade: websocket", "Upgrade: h2c, websocket"),
@@ -143,7 +143,7 @@ fn h11_lists_in_any_case_and_over_several_headers_are_understood() {
 }
 
 #[test]
-fn h5_a_websocket_is_asked_for_with_get_and_http_11() {
+fn h5_an_upgrade_needs_get_and_http_11() {
     for method in ["POST", "HEAD", "OPTIONS", "PUT", "BREW"] {
         let refusal = ask(&with("GET", method)).expect_err(method);
         assert_eq!((refusal.status.as_u16(), refusal.headers), (405, &[("allow", "GET")][..]));
@@ -177,7 +177,7 @@ fn h9_a_request_without_the_handshake_is_plain_http() {
 }
 
 #[test]
-fn a_request_whose_end_could_be_disputed_is_refused() {
+fn a_request_with_an_ambiguous_length_is_refused() {
     let rows = [
         ("Content-Length: 0", 101),
         ("Content-Length: 000", 101),
@@ -205,7 +205,7 @@ fn a_request_whose_end_could_be_disputed_is_refused() {
 }
 
 #[test]
-fn h16_path_and_origin_are_looked_at_in_this_order() {
+fn h16_the_path_is_checked_before_the_origin() {
     let evil = "Origin: http://evil.com";
     let own = "Origin: http://server.example.com";
     let rows = [
@@ -235,7 +235,7 @@ fn h16_path_and_origin_are_looked_at_in_this_order() {
 }
 
 #[test]
-fn the_subprotocol_is_the_first_of_the_clients_that_the_server_has() {
+fn the_first_offered_subprotocol_that_the_server_has_is_chosen() {
     let offer = "Sec-WebSocket-Protocol: chat, superchat";
     let rows: &[(&str, std::result::Result<Option<&str>, u16>)] = &[
         (offer, Ok(Some("chat"))),
@@ -271,14 +271,14 @@ fn the_subprotocol_is_the_first_of_the_clients_that_the_server_has() {
 }
 
 #[test]
-fn a_list_of_thousands_of_subprotocols_is_a_list() {
+fn thousands_of_subprotocols_are_accepted() {
     let names: Vec<String> = (0..8000).map(|number| format!("p{number}")).collect();
     let head = with("chat, superchat", &names.join(","));
     assert_eq!(status(&head), 101);
 }
 
 #[test]
-fn what_a_callback_does_to_the_101_leaves_it_a_101() {
+fn a_callback_cannot_break_the_101() {
     let request = parse_request(SAMPLE.as_bytes(), LIMITS).expect("a head");
     let Ok(Asked::WebSocket(upgrade)) = check(&request, &policy()) else { panic!("refused") };
     let mut response = upgrade.response();
@@ -303,7 +303,7 @@ fn what_a_callback_does_to_the_101_leaves_it_a_101() {
 }
 
 #[test]
-fn a_callback_may_choose_a_subprotocol_that_was_offered_and_no_other() {
+fn a_callback_can_only_choose_a_subprotocol_that_was_offered() {
     let request = parse_request(SAMPLE.as_bytes(), LIMITS).expect("a head");
     let Ok(Asked::WebSocket(upgrade)) = check(&request, &policy()) else { panic!("refused") };
     for (name, expected) in [("superchat", Ok(Some("superchat".into()))), ("v2", Err(500)), ("", Err(500))] {
@@ -320,7 +320,7 @@ fn a_callback_may_choose_a_subprotocol_that_was_offered_and_no_other() {
 }
 
 #[test]
-fn a_policy_that_no_client_could_meet_is_refused_by_name() {
+fn a_policy_that_no_client_can_meet_is_an_error() {
     for path in ["", "chat", "/a b", "/a?b", "/a#b", "/\u{e9}"] {
         let error = HandshakePolicy::new(Some(path.into()), Vec::new(), AllowedOrigins::default())
             .expect_err(path)

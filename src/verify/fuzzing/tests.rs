@@ -22,7 +22,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
 type FuzzTarget = fn(&[u8]);
 
 #[test]
-fn no_seed_and_nothing_like_one_breaks_a_promise() {
+fn seeds_and_their_mutations_break_no_promise() {
     let targets: [(&str, FuzzTarget); 6] = [
         ("decoder", decoder),
         ("request_head", request_head),

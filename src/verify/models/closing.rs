@@ -21,7 +21,7 @@ fn say_close(link: &Link) {
 }
 
 #[test]
-fn two_closes_against_the_peers_and_the_deadline() {
+fn two_closes_race_with_the_peers_close_and_the_deadline() {
     check(|| {
         let flushing = Flushing::start();
         let clock = clock::Running::racing();
@@ -86,7 +86,7 @@ fn two_closes_against_the_peers_and_the_deadline() {
 }
 
 #[test]
-fn nobody_waits_beyond_the_close_deadline() {
+fn no_call_waits_beyond_the_close_deadline() {
     check(|| {
         let flushing = Flushing::start();
         let clock = clock::Running::patient();
@@ -126,7 +126,7 @@ fn nobody_waits_beyond_the_close_deadline() {
 }
 
 #[test]
-fn what_was_queued_before_the_peers_close_goes_out_before_the_answer() {
+fn messages_queued_before_the_peers_close_are_sent_before_the_reply() {
     check(|| {
         let flushing = Flushing::start();
         let link = Link::new(Role::Server, 3, &flushing);

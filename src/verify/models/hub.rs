@@ -23,7 +23,7 @@ fn enter(hub: &Hub, link: &Link) -> u64 {
 }
 
 #[test]
-fn who_waits_for_the_backlog_in_vain_leaves_it_to_others() {
+fn a_wait_for_the_backlog_that_times_out_loses_no_message() {
     check(|| {
         let flushing = Flushing::start();
         let clock = clock::Running::racing();
@@ -64,7 +64,7 @@ fn who_waits_for_the_backlog_in_vain_leaves_it_to_others() {
 }
 
 #[test]
-fn who_stays_hears_everything_while_others_come_and_go() {
+fn a_client_that_stays_gets_every_message_while_others_come_and_go() {
     check(|| {
         let flushing = Flushing::start();
         let hub = Hub::default();

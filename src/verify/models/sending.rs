@@ -51,7 +51,7 @@ fn two_senders_and_the_pongs_of_a_reader() {
 }
 
 #[test]
-fn one_pong_at_most_waits_and_it_is_the_last() {
+fn at_most_one_pong_waits_and_it_is_the_latest() {
     check(|| {
         let flushing = Flushing::start();
         let link = Link::new(Role::Server, 4, &flushing);
@@ -110,7 +110,7 @@ fn a_sender_a_tick_the_flush_thread_and_a_close() {
 }
 
 #[test]
-fn to_terminate_wakes_every_sender_that_waits() {
+fn terminate_wakes_every_waiting_sender() {
     check(|| {
         let flushing = Flushing::start();
         let link = Link::new(Role::Server, thread_rng().gen_range(0..10), &flushing);
@@ -227,7 +227,7 @@ fn hub_of(links: &[&Link]) -> Hub {
 }
 
 #[test]
-fn a_stuck_peer_delays_nobody_and_holds_no_more_than_its_backlog() {
+fn a_stuck_peer_delays_no_other_and_queues_no_more_than_its_backlog() {
     check(|| {
         let flushing = Flushing::start();
         let stuck = Link::new(Role::Server, 3, &flushing);
@@ -289,7 +289,7 @@ fn one_broadcast_ends_a_peer_whose_backlog_is_full() {
 }
 
 #[test]
-fn who_waits_for_less_time_hands_its_turn_on() {
+fn a_waiter_that_times_out_passes_its_turn_on() {
     check(|| {
         let flushing = Flushing::start();
         let clock = clock::Running::patient();

@@ -11,7 +11,7 @@ const STREAMS: u64 = 5000;
 const LONG: u64 = 200;
 
 #[test]
-fn the_decoder_sees_what_tungstenite_sees_but_for_the_named_differences() {
+fn the_decoder_agrees_with_tungstenite_except_for_named_differences() {
     let mut met: BTreeMap<Difference, u32> = BTreeMap::new();
     let (mut events, mut unbroken) = (0, 0);
     for seed in 0..STREAMS {
