@@ -1,4 +1,4 @@
-//! The numbers in the guide, the README and the comments are those of the code.
+//! The numbers in the guide, the README and the comments are the constants in the code.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,7 +7,7 @@ use threadws::Config;
 const GUIDE: &str = include_str!("../../src/guide/defaults.md");
 const README: &str = include_str!("../../README.md");
 
-/// Each number of a text: bytes, milliseconds, or what else is counted.
+/// Returns the numbers in a text: sizes in bytes, durations in milliseconds, and others as they are.
 fn numbers(text: &str) -> Vec<u64> {
     let words: Vec<_> = text.split([' ', ',', ';', ':', '(', ')', '`', '.']).collect();
     let number = |at: usize| {
@@ -22,7 +22,7 @@ fn numbers(text: &str) -> Vec<u64> {
     (0..words.len()).filter_map(number).collect()
 }
 
-/// Rows of the tables under a heading: what is in the cells, without marks of code.
+/// Returns the rows of the table under a heading: the contents of the cells, without backticks.
 fn rows(text: &str, heading: &str) -> Vec<Vec<String>> {
     let (_, text) = text.split_once(heading).unwrap_or_else(|| panic!("no {heading}"));
     let table = text.lines().skip_while(|line| !line.starts_with("| --- ")).skip(1);
@@ -30,17 +30,17 @@ fn rows(text: &str, heading: &str) -> Vec<Vec<String>> {
     rows.map(|row| row.split('|').skip(1).map(|cell| cell.trim().replace('`', "")).collect()).collect()
 }
 
-/// From the name of a setting to its value, as `Debug` shows it.
+/// Returns the value of each setting, as `Debug` shows it.
 fn defaults() -> BTreeMap<String, String> {
     let shown = format!("{:?}", Config::default());
     let fields = shown.trim_start_matches("Config {").trim_end_matches('}');
     let fields = fields.split(", ").map(|field| field.trim().split_once(": ").expect("a field"));
-    // What can be turned off is optional: `Some(20s)` is 20 s.
+    // A timeout that can be turned off is an option: `Some(20s)` is 20 s.
     let value = |text: &str| text.trim_start_matches("Some(").trim_end_matches(')').to_owned();
     fields.map(|(name, text)| (name.to_owned(), value(text))).collect()
 }
 
-/// Whether a text such as "1 MiB" or "None: no limit" begins with this value.
+/// Asserts that a text such as "1 MiB" or "None: no limit" begins with this value.
 #[track_caller]
 fn expect_value(name: &str, text: &str, value: &str) {
     let is_said = match value.strip_suffix("ns").or_else(|| value.strip_suffix('s')) {
@@ -52,7 +52,7 @@ fn expect_value(name: &str, text: &str, value: &str) {
             Err(_) => text.starts_with(value),
         },
     };
-    assert!(is_said, "{name} is {value}, and not: {text}");
+    assert!(is_said, "{name} is {value}, but the text is: {text}");
 }
 
 #[test]
@@ -86,13 +86,13 @@ fn the_comment_of_every_setting_of_a_connection_has_its_default() {
     assert!(defaults.is_empty(), "no setter has {defaults:?}");
 }
 
-/// The value of a constant in a file of `src`, in bytes, milliseconds or whatever it counts.
+/// Returns the value of a constant in a file of `src`; durations are in milliseconds.
 #[track_caller]
 fn constant(file: &str, name: &str) -> u64 {
     array(file, name)[0]
 }
 
-/// The values of an array.
+/// Returns the values of an array constant.
 #[track_caller]
 fn array(file: &str, name: &str) -> Vec<u64> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(file);
@@ -100,13 +100,13 @@ fn array(file: &str, name: &str) -> Vec<u64> {
     let (_, rest) = source
         .split_once(&format!("const {name}: "))
         .unwrap_or_else(|| panic!("no constant {name} in {file}"));
-    // Behind the type, in which an array has a semicolon.
+    // The type of an array contains a semicolon, so it is skipped first.
     let (_, value) = rest.split_once(" = ").expect("a value");
     let (value, _) = value.split_once(';').expect("its end");
     value.trim_matches(['[', ']']).split(", ").map(evaluated).collect()
 }
 
-/// What the constants are written with: numbers, products and powers of two, times.
+/// Evaluates the expressions that the constants use: numbers, products, shifts and durations.
 #[track_caller]
 fn evaluated(text: &str) -> u64 {
     let both = |operator: &str| text.split_once(operator).map(|(a, b)| (evaluated(a), evaluated(b)));
@@ -120,14 +120,14 @@ fn evaluated(text: &str) -> u64 {
     } else if let Some((a, b)) = both(" * ") {
         a * b
     } else {
-        text.replace('_', "").parse().unwrap_or_else(|_| panic!("what is {text:?}?"))
+        text.replace('_', "").parse().unwrap_or_else(|_| panic!("cannot evaluate {text:?}"))
     }
 }
 
 #[test]
 fn the_guide_has_the_fixed_bounds_of_the_code() {
     let (c, control) = (constant, constant("protocol/decoder.rs", "MAX_CONTROL"));
-    // In the order of the rows, and the numbers in the order in which they are told.
+    // In the order of the rows. The numbers of a row are in the order of its text.
     let bounds: [&[u64]; 13] = [
         &[c("config.rs", "MAX_HEAD_SIZE"), c("config.rs", "MAX_HEADERS"), 431, 414],
         &[
@@ -160,9 +160,9 @@ fn the_guide_has_the_fixed_bounds_of_the_code() {
         &[c("client.rs", "MAX_INTERIM"), c("client.rs", "MAX_BODY")],
     ];
     let rows = rows(GUIDE, "## Fixed");
-    assert_eq!(rows.len(), bounds.len(), "another row");
+    assert_eq!(rows.len(), bounds.len(), "the test has to know every row");
     for (row, bounds) in rows.iter().zip(bounds) {
-        assert!(numbers(&row[1]).starts_with(bounds), "{bounds:?}, and not: {row:?}");
+        assert!(numbers(&row[1]).starts_with(bounds), "expected {bounds:?} in {row:?}");
     }
 }
 

@@ -120,7 +120,6 @@ const NOT_YET: &[&str] = &[
     "tests/connection/timed_calls.rs",
     "tests/connection/vanished_peers.rs",
     "tests/docs/chat.rs",
-    "tests/docs/defaults.rs",
     "tests/docs/deploying.rs",
     "tests/docs/examples.rs",
     "tests/docs/rooms.rs",
