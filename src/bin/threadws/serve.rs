@@ -12,16 +12,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
-use threadws::{
-    Addr, BoxError, Config, Connection, Error, Message, MessageRef, Reject, Request, Response, Server,
-    ServerHandle,
-};
+use threadws::{Addr, BoxError, Config, Connection, Error, Request, Server, ServerHandle};
 
 /// How long clients may take to leave when the process ends.
 const SHUTDOWN: Duration = Duration::from_secs(5);
-
-/// The longest path that can be a topic, in bytes: the library's own limit.
-const MAX_TOPIC: usize = 256;
 
 /// Serves until a signal comes. That it listens and that it has stopped is logged by the library.
 /// `handed` is the service manager's socket.
@@ -109,10 +103,6 @@ fn configure(server: Server, options: &ServeOptions) -> Server {
         );
     if topics {
         server = server
-            .check_request(|request: &mut Request, _: &mut Response| match request.path().len() {
-                0..=MAX_TOPIC => Ok(()),
-                _ => Err(Reject::new(414, "the path is too long for a topic")),
-            })
             .on_subscribe(|_, client, topic| debug!("client {} joined {topic:?}", client.id()))
             .on_unsubscribe(|_, client, topic| debug!("client {} left {topic:?}", client.id()));
     }
@@ -169,7 +159,7 @@ fn tell(address: SocketAddr) {
     }
 }
 
-/// What is done for each client.
+/// Serves the clients. Each call of `run` has the thread of one client.
 #[derive(Debug)]
 struct ClientHandler {
     every: Duration,
@@ -178,7 +168,6 @@ struct ClientHandler {
 }
 
 impl ClientHandler {
-    /// The life of one client, in its own thread.
     fn run(&self, client: &mut Connection) -> Result<(), BoxError> {
         let (id, addr, peer) = (client.id(), client.client_addr(), client.peer_addr());
         // The port of the peer says nothing.
@@ -189,55 +178,48 @@ impl ClientHandler {
             info!("client {id} connected from {addr} via {peer}");
         }
         if !self.every.is_zero() {
-            // It ends with the connection.
+            // The tick is not cancelled: it stops when the connection ends.
             drop(client.every(self.every, self.message.as_str()));
         }
-        // The query is no part of it.
-        let topic = client.request().path().to_owned();
-        let topics = if self.answer == Answer::Topics { client.subscribe(&topic) } else { Ok(()) };
-        let ended = topics.and_then(|()| self.answer_all(client, &topic));
-        let lived = || client.stats().since().elapsed().as_secs_f64();
-        match (client.closed(), &ended) {
-            (Some(closed), _) => info!("client {id} disconnected after {:.1}s: {closed}", lived()),
-            (None, Err(error)) => info!("client {id} disconnected after {:.1}s: {error}", lived()),
-            (None, Ok(())) => info!("client {id} disconnected after {:.1}s", lived()),
+        let result = self.answer_messages(client);
+        let age = || client.stats().since().elapsed().as_secs_f64();
+        match (client.closed(), &result) {
+            (Some(closed), _) => info!("client {id} disconnected after {:.1}s: {closed}", age()),
+            (None, Err(error)) => info!("client {id} disconnected after {:.1}s: {error}", age()),
+            (None, Ok(())) => info!("client {id} disconnected after {:.1}s", age()),
         }
-        Ok(ended?)
+        Ok(result?)
     }
 
-    /// Apart, as what seldom happens in it: what surrounds the loop shall not lie between what each message touches of the
-    /// stack.
-    #[inline(never)]
-    fn answer_all(&self, client: &mut Connection, topic: &str) -> threadws::Result<()> {
-        // The levels do not change while the process runs. Asked for once, they cost an echo nothing.
-        let (id, logged) = (client.id(), log_enabled!(Level::Info));
+    fn answer_messages(&self, client: &mut Connection) -> threadws::Result<()> {
+        // The path is the topic, without the query.
+        let topic = client.request().path().to_owned();
+        if self.answer == Answer::Topics {
+            if let Err(Error::Invalid(error)) = client.subscribe(&topic) {
+                // The path is too long for a topic.
+                return client.close(1008, &error);
+            }
+        }
+        // Checked once for the connection, because the log level does not change.
+        let (id, is_logged) = (client.id(), log_enabled!(Level::Info));
         while let Some(mut received) = client.recv_ref()? {
-            if logged {
-                log(id, received.message);
+            let message = received.message;
+            if is_logged {
+                info!("client {id} sent {}", Preview(message));
             }
             match self.answer {
                 Answer::Nothing => {}
-                Answer::Echo => received.write(received.message)?,
-                Answer::Broadcast | Answer::Topics => {
-                    let message = received.message.to_message();
-                    self.pass_on(client, topic, message)?;
+                Answer::Echo => received.write(message)?,
+                Answer::Broadcast => {
+                    let message = message.to_message();
+                    client.write_broadcast(message)?;
+                }
+                Answer::Topics => {
+                    let message = message.to_message();
+                    client.hub()?.publish(&topic, message);
                 }
             }
         }
         Ok(())
     }
-
-    #[inline(never)]
-    fn pass_on(&self, client: &mut Connection, topic: &str, message: Message) -> threadws::Result<()> {
-        if self.answer == Answer::Topics {
-            client.hub()?.publish(topic, message);
-            return Ok(());
-        }
-        client.write_broadcast(message)
-    }
-}
-
-#[inline(never)]
-fn log(id: u64, message: MessageRef<'_>) {
-    info!("client {id} sent {}", Preview(message));
 }
