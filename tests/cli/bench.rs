@@ -132,7 +132,7 @@ fn what_is_no_echo_is_noticed() {
     for server in [another, twice, other_kind] {
         let output = run(&["--clients", "2", &url(server.addr())]);
         assert_eq!(output.status.code(), Some(1));
-        assert!(text(&output.stderr).contains("not what was sent"));
+        assert!(text(&output.stderr).contains("not the one that was sent"));
         assert!(output.stdout.is_empty());
     }
 }
@@ -143,7 +143,7 @@ fn a_server_that_says_nothing_or_leaves_is_a_failure() {
     let silent = TestServer::new(|client| Ok(client.ignore()?));
     let output = run(&["--clients", "2", "--duration", "200ms", &url(silent.addr())]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("nothing came back"));
+    assert!(text(&output.stderr).contains("no message came back"));
 
     let leaves = TestServer::new(|client| {
         client.recv()?;
@@ -162,7 +162,7 @@ fn what_cannot_be_loaded_is_refused_before_it_is_connected_to() {
         (&["ws://192.0.2.1/"][..], "--allow-remote"),
         (&["wss://127.0.0.1/"], "ws://"),
         (&["http://127.0.0.1/"], "ws://"),
-        (&["ws:// /"], "no URL"),
+        (&["ws:// /"], "not a URL"),
         (&["ws://user:secret@192.0.2.1/"], "--allow-remote"),
     ] {
         let began = Instant::now();

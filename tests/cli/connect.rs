@@ -169,7 +169,7 @@ fn expect_waits_for_a_text_and_tells_if_it_came() {
     let ended = run(&["-q", "--expect", "never", "--timeout", "2s", &url], "");
     assert_eq!(ended.code, Some(3));
     assert!(ended.stdout.starts_with(b"it is ready now\nit is ready now\n"));
-    assert!(ended.stderr.contains("no message had the expected text: within 2s"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("no message with the expected text: within 2s"), "{}", ended.stderr);
     // Lines are sent meanwhile, and with --once all of stdin; what is not it is printed as well.
     let echo = echo_server();
     run(&["-q", "--expect", "b", &echo.url()], "a\n\u{ff}\nb\nc\n").expect(0, "a\n\u{ff}\nb\n");

@@ -196,7 +196,7 @@ fn a_stdout_that_does_not_take_the_address_kills_nobody() {
     let nothing = || OwnedFd::from(fs::File::open("/dev/null").expect("/dev/null"));
     expect_to_serve(started_by("exec \"$@\" >&-", nothing()));
     let full = started_by("exec \"$@\" >/dev/full", nothing());
-    full.wait_for_line(&["[WARN]", "stdout does not take the address: "]);
+    full.wait_for_line(&["[WARN]", "cannot write the address to stdout: "]);
     expect_to_serve(full);
     let (reader, writer) = UnixStream::pair().expect("a pair");
     drop(reader);

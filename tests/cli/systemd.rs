@@ -139,8 +139,8 @@ fn what_cannot_be_served_is_refused_with_the_reason() {
     let file = std::fs::File::open("/dev/null").expect("a device");
     let cases: [(OwnedFd, &[&str], &str); 4] = [
         (connected.into(), &[], "Accept=yes"),
-        (datagrams.into(), &[], "cannot be used"),
-        (file.into(), &[], "cannot be used"),
+        (datagrams.into(), &[], "cannot use the socket"),
+        (file.into(), &[], "cannot use the socket"),
         (clone(&listening).into(), &["--listen", "127.0.0.1:0"], "--listen 127.0.0.1:0"),
     ];
     for (handed, options, reason) in cases {
@@ -159,7 +159,7 @@ fn what_cannot_be_served_is_refused_with_the_reason() {
     alone.args(["--listen", "systemd"]);
     let mut process = Process::spawn(alone);
     assert_eq!(process.wait(PATIENCE).code(), Some(1));
-    process.wait_for_line(&["threadws: no socket was handed over"]);
+    process.wait_for_line(&["threadws: the service manager passed no socket"]);
 }
 
 #[test]

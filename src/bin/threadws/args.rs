@@ -1,5 +1,5 @@
-//! The command line: what can be asked for, and what is refused before anything starts. No I/O. Each command has a file;
-//! here is what they have in common.
+//! Parses the command line, and refuses a wrong one before anything starts. No I/O. Each command has a file; this one
+//! has the parts that all commands share.
 
 pub(crate) mod bench;
 pub(crate) mod connect;
@@ -12,7 +12,7 @@ use lexopt::prelude::{Long, Short, ValueExt};
 use log::LevelFilter;
 use std::ffi::OsString;
 
-/// What the command line asks for.
+/// A parsed command line.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Command {
     Help,
@@ -26,11 +26,11 @@ pub(crate) enum Command {
 
 pub(crate) const VERSION: &str = concat!("threadws ", env!("CARGO_PKG_VERSION"), "\n");
 
-/// Reads the command line, without the program's name, and the value of `THREADWS_LOG`.
+/// Parses the command line, without the program's name, and the value of `THREADWS_LOG`.
 ///
 /// # Errors
 ///
-/// One line that says what is wrong with it.
+/// One line that says which argument is wrong.
 pub(crate) fn parse(
     args: impl IntoIterator<Item = OsString>,
     env_log: Option<OsString>,
@@ -49,7 +49,7 @@ pub(crate) fn parse(
     command.unwrap_or(serve::parse)(lexopt::Parser::from_args(args), env_log)
 }
 
-/// The options that say something of the log: every command has them.
+/// The options about the log, which every command has.
 enum LogOption {
     Log,
     Quiet,
@@ -67,7 +67,7 @@ impl LogOption {
     }
 }
 
-/// What is said of the log: the last option wins, then the environment, then `info`.
+/// Finds the log filter: the last log option, otherwise `THREADWS_LOG`, otherwise `info`.
 #[derive(Default)]
 struct LogChoice {
     filter: Option<LogFilter>,
@@ -107,7 +107,7 @@ fn value<T>(
     read(&text).map_err(|error| format!("--{name}: {error}"))
 }
 
-/// The one URL of a command that takes one.
+/// Takes the URL of a command. A second URL is an error.
 fn only_url(before: Option<String>, word: OsString) -> Result<Option<String>, String> {
     if before.is_some() {
         return Err("more than one URL".to_owned());
@@ -115,7 +115,7 @@ fn only_url(before: Option<String>, word: OsString) -> Result<Option<String>, St
     word.string().map(Some).map_err(|_| "the URL is not UTF-8".to_owned())
 }
 
-/// An argument may hold anything, also what would make two lines of one.
+/// Keeps the error on one line: it may show an argument, which may contain a line break.
 fn one_line(error: lexopt::Error) -> String {
     error.to_string().replace(|c: char| c.is_control(), "?")
 }
@@ -128,19 +128,19 @@ fn unknown_option(name: &str, options: &[&'static str]) -> String {
     }
 }
 
-/// The option that begins like this, or that a few slips of the fingers turn into this.
+/// Returns the option that begins with `name`, otherwise the one that differs from it by the fewest typing errors.
 fn nearest(name: &str, options: &[&'static str]) -> Option<&'static str> {
     let options = options.iter().copied();
     let by_start = options.clone().find(|option| name.len() >= 2 && option.starts_with(name));
     by_start.or_else(|| {
-        let near = options.map(|option| (slips(name, option), option)).min()?;
-        // One slip in three letters is a slip; more is another word.
+        let near = options.map(|option| (typing_errors(name, option), option)).min()?;
+        // More than one error in three letters is another word.
         (near.0 <= near.1.len().div_ceil(3)).then_some(near.1)
     })
 }
 
-/// How many letters to add, to leave out, to change or to swap with their neighbour (optimal string alignment).
-fn slips(a: &str, b: &str) -> usize {
+/// Counts the letters to insert, delete, replace or swap with their neighbour (optimal string alignment).
+fn typing_errors(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut before: Vec<usize> = Vec::new();
     let mut above: Vec<usize> = (0..=b.len()).collect();
@@ -166,7 +166,7 @@ mod tests {
         parse(line.split_whitespace().map(OsString::from), None)
     }
 
-    /// Every option is in a help that fits into a terminal.
+    /// Checks that the help has every option, and fits into a terminal.
     pub(super) fn check_help(help: &str, start: &str, options: &[&str]) {
         assert!(help.starts_with(start));
         for name in options {

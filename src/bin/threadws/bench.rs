@@ -1,6 +1,6 @@
-//! The load: many clients that send to an echo server and check what comes back.
+//! `threadws bench`: many clients send to an echo server and check the messages that come back.
 //!
-//! A thread for each client, and this one, which keeps the time and shows how it goes.
+//! Each client has a thread. The main thread keeps the time and shows the progress.
 
 mod histogram;
 mod numbered_message;
@@ -23,22 +23,23 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 use threadws::{Config, Connect, Connection, Error};
 
-/// Enough for a handshake and the read path.
-const STACK: usize = 128 * 1024;
-/// How often the line on a terminal is written anew.
-const PROGRESS: Duration = Duration::from_millis(200);
-/// How long the connections may take to close, when the load is over.
+/// Stack size of a client's thread: enough for the handshake and for receiving.
+const STACK_SIZE: usize = 128 * 1024;
+/// How often the progress is shown.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+/// How long the connections may take to close after the load.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a connection may take to come about.
+/// How long the TCP connection may take, and then the handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// While so many bytes a client are on the way, no two buffers between the ends can fill up and hold both of them.
-const UNDER_WAY: usize = 64 * 1024;
-/// A frame's header, key included, takes at most this.
-const HEADER: usize = 14;
-/// What a message counts in a backlog beside its payload, at most: its header, and its place in the queue.
-const QUEUED: usize = 256;
+/// Bytes that a client may have in flight if its thread waits while it sends. Socket buffers hold that many, so client and
+/// server can never wait for each other.
+const MAX_BLOCKING: usize = 64 * 1024;
+/// The longest header of a frame, with its masking key.
+const MAX_HEADER: usize = 14;
+/// The bytes that a message takes from the backlog in addition to its payload, at most.
+const QUEUE_OVERHEAD: usize = 256;
 
-/// What a client tells.
+/// Sent from the other threads to the main thread.
 enum ClientEvent {
     Connected(threadws::Sender),
     NotConnected(CommandError),
@@ -46,32 +47,32 @@ enum ClientEvent {
     Interrupted,
 }
 
-/// What all threads know.
+/// Shared by all threads.
 #[derive(Debug)]
 struct LoadState {
     options: BenchOptions,
-    /// Set when the time is over. It guards nothing: a message more or less makes no difference.
-    over: AtomicBool,
-    /// Round trips of all clients. For the eye alone: what counts is what each client adds up on its own.
+    /// Set when the time is over. `Relaxed` is enough, because no other data depends on it.
+    is_over: AtomicBool,
+    /// Round trips of all clients, for the progress. The report counts those that each client has measured.
     messages: AtomicU64,
 }
 
-/// Connects all clients, lets them send for a while, and reports.
+/// Connects all clients, lets them send until the time is over, and prints the report.
 pub(crate) fn bench(options: &BenchOptions, stop: StopSignal) -> Result<(), CommandError> {
     let address = target(options)?;
     let shared = Arc::new(LoadState {
         options: options.clone(),
-        over: AtomicBool::new(false),
+        is_over: AtomicBool::new(false),
         messages: AtomicU64::new(0),
     });
-    let (sender, news) = channel();
+    let (sender, events) = channel();
     let interrupt = sender.clone();
     spawn("threadws-signal", move || {
         if let Err(error) = stop.wait() {
             warn!("cannot wait for signals: {error}");
             return;
         }
-        // It fails only when the process ends anyway.
+        // Fails only if the main thread has stopped receiving, and so ends.
         drop(interrupt.send(ClientEvent::Interrupted));
     })?;
     let mut senders = Vec::with_capacity(options.clients);
@@ -81,8 +82,8 @@ pub(crate) fn bench(options: &BenchOptions, stop: StopSignal) -> Result<(), Comm
         begin.push(go);
         let (shared, sender) = (Arc::clone(&shared), sender.clone());
         spawn("threadws-bench", move || client(&shared, address, &wait, &sender))?;
-        // One after the other: a server's listen queue may be short.
-        match news.recv() {
+        // One after the other, because the server's listen queue may be short.
+        match events.recv() {
             Ok(ClientEvent::Connected(sender)) => senders.push(sender),
             Ok(ClientEvent::NotConnected(failure)) => return Err(failure),
             _ => {
@@ -94,26 +95,30 @@ pub(crate) fn bench(options: &BenchOptions, stop: StopSignal) -> Result<(), Comm
     info!("{} clients connected to {address}, for {:?}", options.clients, options.duration);
     let start = Instant::now();
     for go in begin {
-        // It fails only where the client has failed, which it told.
+        // Fails only if the client has failed. Its event says why.
         let _ = go.send(());
     }
-    let interrupted = watch(&shared, &news, start)?;
-    shared.over.store(true, Ordering::Relaxed);
+    let interrupted = wait(&shared, &events, start)?;
+    shared.is_over.store(true, Ordering::Relaxed);
     let took = start.elapsed();
     for sender in senders {
-        // It fails where the connection is over already; and who waits for a message is woken by the end.
+        // Fails if the connection has ended. A client that waits for a message is woken by the end of the connection.
         drop(sender.close(1000, ""));
     }
     let mut latency = Histogram::new();
     for _ in 0..options.clients {
-        match next_end(&news) {
+        let ended = events.iter().find_map(|event| match event {
+            ClientEvent::Ended(result) => Some(result),
+            _ => None,
+        });
+        match ended {
             Some(Ok(part)) => latency.merge(&part),
             Some(Err(error)) => return Err(CommandError::Failed(error)),
-            None => return Err(CommandError::Failed("a client's thread is gone".to_owned())),
+            None => return Err(CommandError::Failed("the thread of a client is gone".to_owned())),
         }
     }
     if latency.count() == 0 {
-        return Err(CommandError::Failed("nothing came back".to_owned()));
+        return Err(CommandError::Failed("no message came back".to_owned()));
     }
     let report = LoadReport { options, address, took, interrupted, latency };
     let text = if options.json { report.json() } else { report.tables() };
@@ -124,12 +129,12 @@ pub(crate) fn bench(options: &BenchOptions, stop: StopSignal) -> Result<(), Comm
         .map_err(|error| CommandError::Failed(format!("cannot write to stdout: {error}")))
 }
 
-/// The address to load: resolved once, so that what is checked is what is connected to.
+/// Resolves the host of the URL. This is done once, so that the address that was checked is the one that is loaded.
 fn target(options: &BenchOptions) -> Result<SocketAddr, CommandError> {
     let usage = |text: &str| CommandError::Usage(text.to_owned());
-    let uri: Uri = options.url.parse().map_err(|_| usage("this is no URL"))?;
+    let uri: Uri = options.url.parse().map_err(|_| usage("not a URL"))?;
     if !uri.scheme_str().is_some_and(|scheme| scheme.eq_ignore_ascii_case("ws")) {
-        return Err(usage("only a URL with ws:// can be loaded"));
+        return Err(usage("the URL must begin with ws://"));
     }
     let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     let addresses = (host, uri.port_u16().unwrap_or(80)).to_socket_addrs();
@@ -138,20 +143,20 @@ fn target(options: &BenchOptions) -> Result<SocketAddr, CommandError> {
         .collect();
     let is_loopback = |address: &SocketAddr| address.ip().to_canonical().is_loopback();
     if !options.allow_remote && !addresses.iter().all(is_loopback) {
-        return Err(usage("the server is not on this machine; --allow-remote loads it all the same"));
+        return Err(usage("the server is not on this machine; --allow-remote allows that"));
     }
     let address = match addresses.as_slice() {
         [address] => Some(*address),
-        // A name may stand for both families where the server has one.
+        // A name may have an IPv4 and an IPv6 address, of which the server listens on one.
         several => {
             several.iter().copied().find(|one| TcpStream::connect_timeout(one, HANDSHAKE_TIMEOUT).is_ok())
         }
     };
-    address.ok_or_else(|| CommandError::Failed("cannot connect: nobody listens there".to_owned()))
+    address.ok_or_else(|| CommandError::Failed("cannot connect to any address of the host".to_owned()))
 }
 
-/// Waits until the time is over, an interrupt or a failure; true for an interrupt.
-fn watch(shared: &LoadState, news: &Receiver<ClientEvent>, start: Instant) -> Result<bool, CommandError> {
+/// Waits until the time is over, a signal arrives or a client fails. Returns whether it was a signal.
+fn wait(shared: &LoadState, events: &Receiver<ClientEvent>, start: Instant) -> Result<bool, CommandError> {
     let deadline = start + shared.options.duration;
     let mut line = ProgressLine::new();
     let (mut before, mut seen) = (start, 0);
@@ -161,7 +166,7 @@ fn watch(shared: &LoadState, news: &Receiver<ClientEvent>, start: Instant) -> Re
             line.clear();
             return Ok(false);
         }
-        match news.recv_timeout(left.min(PROGRESS)) {
+        match events.recv_timeout(left.min(PROGRESS_INTERVAL)) {
             Ok(ClientEvent::Interrupted) => {
                 line.clear();
                 return Ok(true);
@@ -184,43 +189,34 @@ fn watch(shared: &LoadState, news: &Receiver<ClientEvent>, start: Instant) -> Re
     }
 }
 
-/// What the next client to end tells.
-fn next_end(news: &Receiver<ClientEvent>) -> Option<Result<Histogram, String>> {
-    loop {
-        if let ClientEvent::Ended(end) = news.recv().ok()? {
-            return Some(end);
-        }
-    }
-}
-
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), CommandError> {
-    // Nobody waits for these threads themselves: they tell when they are done.
-    let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK);
+    // The threads are not joined, because each sends an event when it is done.
+    let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK_SIZE);
     match thread.spawn(body) {
         Ok(_) => Ok(()),
         Err(error) => Err(CommandError::Failed(format!("cannot start a thread: {error}"))),
     }
 }
 
-/// The whole life of a client.
-fn client(shared: &LoadState, address: SocketAddr, wait: &Receiver<()>, news: &Sender<ClientEvent>) {
-    let told = match connect(&shared.options, address) {
+/// Runs one client: connects, waits for the start, and loads the server.
+fn client(shared: &LoadState, address: SocketAddr, start: &Receiver<()>, events: &Sender<ClientEvent>) {
+    let event = match connect(&shared.options, address) {
         Ok(mut connection) => {
-            // Whether anybody listens does not matter: if not, the process is about to end.
-            drop(news.send(ClientEvent::Connected(connection.sender())));
-            if wait.recv().is_err() {
+            // This and the send below fail only if the main thread has failed, and so ends.
+            drop(events.send(ClientEvent::Connected(connection.sender())));
+            if start.recv().is_err() {
                 return;
             }
             ClientEvent::Ended(load(shared, &mut connection))
         }
-        Err(failure) => ClientEvent::NotConnected(failure),
+        Err(error) => ClientEvent::NotConnected(error),
     };
-    drop(news.send(told));
+    drop(events.send(event));
 }
 
 fn connect(options: &BenchOptions, address: SocketAddr) -> Result<Connection, CommandError> {
-    // All of them: where the system has little memory for sockets, its buffers take none of them whole.
-    let all = (options.size + QUEUED).saturating_mul(options.in_flight);
+    // All messages in flight fit in the backlog, because socket buffers may be smaller than one message.
+    let all = (options.size + QUEUE_OVERHEAD).saturating_mul(options.in_flight);
     let config = Config::new()
         .with_handshake_timeout(HANDSHAKE_TIMEOUT)
         .with_close_timeout(CLOSE_TIMEOUT)
@@ -237,10 +233,12 @@ fn connect(options: &BenchOptions, address: SocketAddr) -> Result<Connection, Co
     })
 }
 
-/// Sends, receives and compares until the time is over.
+/// Sends, receives and compares messages until the time is over.
 fn load(shared: &LoadState, connection: &mut Connection) -> Result<Histogram, String> {
     let BenchOptions { size, in_flight, binary, .. } = shared.options;
-    let on_the_way = (size + HEADER).saturating_mul(in_flight);
+    // If more messages are in flight than the buffers between client and server hold, sending must not wait: this thread
+    // would no longer receive, so the server would stop reading, too.
+    let may_block = (size + MAX_HEADER).saturating_mul(in_flight) <= MAX_BLOCKING;
     let sender = connection.sender();
     let mut latency = Histogram::new();
     let mut sent = VecDeque::new();
@@ -248,57 +246,55 @@ fn load(shared: &LoadState, connection: &mut Connection) -> Result<Histogram, St
     let mut expected = NumberedMessage::new(size, binary);
     for _ in 0..in_flight {
         sent.push_back(Instant::now());
-        // More than the buffers between take must not wait here: nobody would read what comes back.
-        let result = if on_the_way <= UNDER_WAY {
+        let result = if may_block {
             connection.write(outgoing.message())
         } else {
             sender.try_send(outgoing.message())
         };
         match result {
             Ok(()) => {}
-            // The time was too short even for this.
-            Err(_) if shared.over.load(Ordering::Relaxed) => return Ok(latency),
+            // The time was over before all messages were sent.
+            Err(_) if shared.is_over.load(Ordering::Relaxed) => return Ok(latency),
             Err(error) => return Err(error.to_string()),
         }
-        outgoing.count();
+        outgoing.advance();
     }
     loop {
         let received = connection.recv_ref();
-        let over = shared.over.load(Ordering::Relaxed);
+        let is_over = shared.is_over.load(Ordering::Relaxed);
         let mut received = match received {
             Ok(Some(received)) => received,
-            Ok(None) | Err(_) if over => return Ok(latency),
+            Ok(None) | Err(_) if is_over => return Ok(latency),
             Ok(None) => return Err("the server closed a connection".to_owned()),
             Err(error) => return Err(error.to_string()),
         };
-        if over {
-            continue; // What comes until the connection is closed comes too late to count.
+        if is_over {
+            continue; // Too late to be counted. The connection is being closed.
         }
-        if !expected.is(received.message) {
-            return Err("what came back is not what was sent: is this an echo server?".to_owned());
+        if !expected.matches(received.message) {
+            return Err(
+                "a message that came back is not the one that was sent: is this an echo server?".to_owned()
+            );
         }
-        expected.count();
+        expected.advance();
         let now = Instant::now();
         if let Some(sent) = sent.pop_front() {
             latency.add(now - sent);
         }
         shared.messages.fetch_add(1, Ordering::Relaxed);
         sent.push_back(now);
-        let result = if on_the_way <= UNDER_WAY {
-            received.write(outgoing.message())
-        } else {
-            sender.try_send(outgoing.message())
-        };
-        outgoing.count();
+        let result =
+            if may_block { received.write(outgoing.message()) } else { sender.try_send(outgoing.message()) };
+        outgoing.advance();
         match result {
             Ok(()) => {}
-            Err(_) if shared.over.load(Ordering::Relaxed) => {}
+            Err(_) if shared.is_over.load(Ordering::Relaxed) => {}
             Err(error) => return Err(error.to_string()),
         }
     }
 }
 
-/// One line on stderr that is written over, if that is a terminal.
+/// A line on stderr that overwrites itself. Shown on a terminal only.
 #[derive(Debug)]
 struct ProgressLine {
     is_terminal: bool,
@@ -311,7 +307,7 @@ impl ProgressLine {
 
     fn show(&mut self, text: &str) {
         if self.is_terminal {
-            // Progress that nobody can see is no failure.
+            // The load goes on even if the progress cannot be shown.
             drop(write!(io::stderr(), "\r{text}\x1b[K"));
         }
     }

@@ -1,12 +1,12 @@
-//! The client: stdin to the server, the server to stdout.
+//! `threadws connect`: sends stdin to a server, and prints the messages from it on stdout.
 //!
-//! Three threads: this one receives and prints, one reads stdin and sends, one waits for a signal.
+//! There are three threads: the main thread receives and prints, one reads stdin and sends, one waits for a signal.
 
 use crate::CommandError;
 use crate::args::connect::ConnectOptions;
 use crate::args::values;
 use crate::escape;
-use crate::signals::StopSignal;
+use crate::signals::{INTERRUPTED, StopSignal};
 use log::{info, warn};
 use std::fs::File;
 use std::io::{self, BufRead, BufWriter, ErrorKind, IsTerminal, Read, Write};
@@ -14,23 +14,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use threadws::{Config, Connect, Connection, Error, Message, Response, Sender, Timeout};
 
-/// As shells report a process ended by Ctrl-C: 128 and SIGINT.
-const INTERRUPTED: i32 = 130;
-/// What is shown of a refusal's body: enough for a sentence, not for a page.
+/// Bytes shown of the body of a refusal: enough for a sentence, too little for a page.
 const MAX_BODY: usize = 200;
-/// How long the closing handshake may take at most: the library's default.
+/// The longest closing handshake: the library's default.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The most that a file of headers may hold, in bytes: four times what servers take.
+/// The largest header file, in bytes: four times the request head that this library's server accepts.
 const MAX_HEADER_FILE: u64 = 64 * 1024;
 
-/// Connects, and talks until either side ends it.
+/// Connects, and exchanges messages until either side closes the connection.
 pub(crate) fn connect(options: &ConnectOptions, stop: StopSignal) -> Result<(), CommandError> {
     let settings = settings(options)?;
     let interrupt = Interrupt::watch(stop)?;
-    // All of it first: what a server says unasked, while stdin is still being written, is no reply.
+    // All of stdin is read before connecting, so that a message that the server sends earlier is not taken for the reply.
     let whole = if options.once { Some(read_whole(options.binary)?) } else { None };
     let mut connection = settings.connect().map_err(not_connected)?;
-    interrupt.reach(connection.sender());
+    interrupt.close_instead(connection.sender());
     match connection.subprotocol() {
         Some(name) => info!("connected to {}, subprotocol {name}", connection.peer_addr()),
         None => info!("connected to {}", connection.peer_addr()),
@@ -38,15 +36,15 @@ pub(crate) fn connect(options: &ConnectOptions, stop: StopSignal) -> Result<(), 
     let sender = connection.sender();
     let closes = options.expect.is_none() && whole.is_none();
     spawn("threadws-stdin", move || match whole {
-        // Why it failed, if it does, is seen by who receives.
+        // The main thread reports the error, because its `recv` fails, too.
         Some(message) => drop(sender.send(message)),
         None => send_lines(&sender, closes),
     })?;
-    let talked = talk(&mut connection, options);
+    let result = print_messages(&mut connection, options);
     if let Some(closed) = connection.closed() {
         info!("disconnected after {:.1}s: {closed}", closed.lifetime().as_secs_f64());
     }
-    talked
+    result
 }
 
 fn settings(options: &ConnectOptions) -> Result<Connect, CommandError> {
@@ -57,8 +55,8 @@ fn settings(options: &ConnectOptions) -> Result<Connect, CommandError> {
     if let Some(ping) = values::unless_zero(options.ping) {
         config = config.with_ping_timeout(ping);
     }
-    if options.waits() {
-        // A script that waits for so long does not want to wait much longer for the end.
+    if options.has_deadline() {
+        // A script that gives a deadline does not want to wait much longer for the closing handshake.
         config = config.with_close_timeout(options.timeout.min(CLOSE_TIMEOUT));
     }
     let mut settings = Connect::new(&options.url).subprotocols(&options.subprotocols).config(config);
@@ -74,6 +72,7 @@ fn settings(options: &ConnectOptions) -> Result<Connect, CommandError> {
 fn headers_of_file(options: &ConnectOptions) -> Result<Vec<(String, String)>, CommandError> {
     let Some(file) = &options.header_file else { return Ok(Vec::new()) };
     let mut text = String::new();
+    // Limited, because the file may be a device without an end.
     let read = File::open(file).and_then(|file| file.take(MAX_HEADER_FILE + 1).read_to_string(&mut text));
     let bytes =
         read.map_err(|error| CommandError::Failed(format!("cannot read the --header-file: {error}")))?;
@@ -81,14 +80,14 @@ fn headers_of_file(options: &ConnectOptions) -> Result<Vec<(String, String)>, Co
         return Err(CommandError::Usage(format!("--header-file: larger than {MAX_HEADER_FILE} bytes")));
     }
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let header = |(at, line)| {
+    let header = |(index, line)| {
         values::header(line)
-            .map_err(|error| CommandError::Usage(format!("--header-file: line {}: {error}", at + 1)))
+            .map_err(|error| CommandError::Usage(format!("--header-file: line {}: {error}", index + 1)))
     };
     lines.map(header).collect()
 }
 
-/// Why there is no connection. Neither the URL nor a header is ever part of it.
+/// Explains why there is no connection. The text never contains the URL or a header.
 fn not_connected(error: Error) -> CommandError {
     match error {
         Error::Invalid(what) => CommandError::Usage(what.into_owned()),
@@ -98,18 +97,18 @@ fn not_connected(error: Error) -> CommandError {
 }
 
 fn refusal(response: &Response) -> String {
-    match escape::line(String::from_utf8_lossy(response.body()).trim(), MAX_BODY).as_str() {
+    match escape::one_line(String::from_utf8_lossy(response.body()).trim(), MAX_BODY).as_str() {
         "" => format!("refused with {}", response.status()),
         body => format!("refused with {}: {body}", response.status()),
     }
 }
 
-/// What a signal ends.
+/// Handles the first signal: it ends the process, or closes the connection if there is one.
 #[derive(Debug)]
 struct Interrupt(Mutex<Option<Sender>>);
 
 impl Interrupt {
-    /// Ends the process at the first signal, as long as there is nothing to close.
+    /// Starts the thread that waits for the signal.
     fn watch(stop: StopSignal) -> Result<Arc<Self>, CommandError> {
         let interrupt = Arc::new(Self(Mutex::new(None)));
         let watching = Arc::clone(&interrupt);
@@ -120,7 +119,7 @@ impl Interrupt {
             }
             let sender = watching.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
             match sender {
-                // The peer's Close, or the lack of it, is seen by who receives.
+                // The main thread sees the peer's Close, or that there is none.
                 Some(sender) => drop(sender.close(1000, "")),
                 None => std::process::exit(INTERRUPTED),
             }
@@ -128,13 +127,14 @@ impl Interrupt {
         Ok(interrupt)
     }
 
-    fn reach(&self, sender: Sender) {
+    /// Makes a signal close this connection instead of ending the process.
+    fn close_instead(&self, sender: Sender) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
     }
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), CommandError> {
-    // Nobody waits for these threads: what they wait for may never come.
+    // The threads are not joined, because they may wait forever: for stdin, or for a signal.
     match std::thread::Builder::new().name(name.to_owned()).spawn(body) {
         Ok(_) => Ok(()),
         Err(error) => Err(CommandError::Failed(format!("cannot start a thread: {error}"))),
@@ -148,7 +148,7 @@ fn read_whole(binary: bool) -> Result<Message, CommandError> {
     Ok(if binary { Message::Binary(bytes) } else { line_message(bytes) })
 }
 
-/// Text without the line end; what is not UTF-8 is binary.
+/// Makes a text message of a line without its line end, or a binary one if it is not UTF-8.
 fn line_message(mut line: Vec<u8>) -> Message {
     if line.last() == Some(&b'\n') {
         line.pop();
@@ -175,22 +175,22 @@ fn send_lines(sender: &Sender, closes: bool) {
             }
         }
         if sender.send(line_message(line)).is_err() {
-            return; // Why is seen by who receives.
+            return; // The main thread reports the error.
         }
     }
     if closes {
-        // Both are allowed: 1000, and no reason.
+        // Never fails: the code and the empty reason are valid.
         drop(sender.close(1000, ""));
     }
 }
 
-/// Prints what comes, until it has come or there is no more of it.
-fn talk(connection: &mut Connection, options: &ConnectOptions) -> Result<(), CommandError> {
-    let deadline = options.waits().then(|| Instant::now() + options.timeout);
-    let form = Printer { raw: options.binary, escaped: io::stdout().is_terminal() };
+/// Prints messages until `--once` or `--expect` has its message, or the connection ends.
+fn print_messages(connection: &mut Connection, options: &ConnectOptions) -> Result<(), CommandError> {
+    let deadline = options.has_deadline().then(|| Instant::now() + options.timeout);
+    let printer = Printer { raw: options.binary, escaped: io::stdout().is_terminal() };
     let mut out = BufWriter::new(io::stdout().lock());
     let printed = loop {
-        let message = match next(connection, &mut out, deadline) {
+        let message = match receive(connection, &mut out, deadline) {
             Ok(Ok(Some(message))) => message,
             Ok(Ok(None)) => return missed(options, "the server closed the connection"),
             Ok(Err(Error::Timeout(Timeout::Recv))) => {
@@ -201,14 +201,14 @@ fn talk(connection: &mut Connection, options: &ConnectOptions) -> Result<(), Com
             Ok(Err(error)) => return Err(CommandError::Failed(error.to_string())),
             Err(error) => break Err(error),
         };
-        if let Err(error) = form.print(&mut out, &message) {
+        if let Err(error) = printer.print(&mut out, &message) {
             break Err(error);
         }
-        let wanted = match &options.expect {
+        let is_last = match &options.expect {
             Some(expected) => message.as_text().is_some_and(|text| text.contains(expected)),
             None => options.once,
         };
-        if wanted {
+        if is_last {
             break out.flush();
         }
     };
@@ -217,35 +217,35 @@ fn talk(connection: &mut Connection, options: &ConnectOptions) -> Result<(), Com
             close(connection);
             Ok(())
         }
-        // Whoever has read enough may close the pipe. The server is told by 1001 when the connection is dropped.
+        // A reader that closes the pipe has read enough. Dropping the connection closes it with 1001.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         Err(error) => Err(CommandError::Failed(format!("cannot write to stdout: {error}"))),
     }
 }
 
-/// The end, or the last moment, before what was waited for.
+/// Reports that the connection ended, or the time was over, before the expected message.
 fn missed(options: &ConnectOptions, how: &str) -> Result<(), CommandError> {
     match (&options.expect, options.once) {
-        (Some(_), _) => Err(CommandError::Unmet(format!("no message had the expected text: {how}"))),
+        (Some(_), _) => Err(CommandError::Unmet(format!("no message with the expected text: {how}"))),
         (None, true) => Err(CommandError::Failed(format!("no reply: {how}"))),
         (None, false) => Ok(()),
     }
 }
 
-/// What was asked for is done: an end that is not clean is no failure of it.
+/// Closes the connection. An error is only a warning, because the command has done its work.
 fn close(connection: &mut Connection) {
     if let Err(error) = connection.close(1000, "") {
         warn!("not closed cleanly: {error}");
     }
 }
 
-/// The next message. What is printed leaves the buffer before anything is waited for; an error of that is the outer one.
-fn next(
+/// Receives the next message. Flushes the output before it waits. The outer error is one of the output.
+fn receive(
     connection: &mut Connection,
     out: &mut impl Write,
     deadline: Option<Instant>,
 ) -> io::Result<threadws::Result<Option<Message>>> {
-    // Asked first: messages that never pause leave no other moment for it.
+    // Checked first, because with an endless stream of messages the calls below never time out.
     if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
         return out.flush().map(|()| Err(Error::Timeout(Timeout::Recv)));
     }
@@ -264,19 +264,19 @@ fn next(
     })
 }
 
-/// How messages are printed.
+/// Prints messages.
 #[derive(Debug, Clone, Copy)]
 struct Printer {
-    /// Binary messages as they came, not in hexadecimal.
+    /// Prints binary messages as raw bytes, otherwise in hexadecimal.
     raw: bool,
-    /// Texts with their control characters escaped: a terminal would obey them.
+    /// Escapes control characters in text, because a terminal would execute them.
     escaped: bool,
 }
 
 impl Printer {
     fn print(self, out: &mut impl Write, message: &Message) -> io::Result<()> {
         match message {
-            Message::Text(text) if self.escaped => writeln!(out, "{}", escape::line(text, usize::MAX)),
+            Message::Text(text) if self.escaped => writeln!(out, "{}", escape::one_line(text, usize::MAX)),
             Message::Text(text) => writeln!(out, "{text}"),
             Message::Binary(bytes) if self.raw => out.write_all(bytes),
             Message::Binary(bytes) => {
@@ -302,10 +302,10 @@ mod tests {
     }
 
     #[test]
-    fn a_terminal_is_given_nothing_to_obey_and_a_file_what_came() {
-        let printed = |form: Printer, message: &str| {
+    fn text_is_escaped_for_a_terminal_and_unchanged_for_a_file() {
+        let printed = |printer: Printer, message: &str| {
             let mut out = Vec::new();
-            form.print(&mut out, &Message::from(message)).expect("memory");
+            printer.print(&mut out, &Message::from(message)).expect("memory");
             String::from_utf8(out).expect("UTF-8")
         };
         let file = Printer { raw: false, escaped: false };

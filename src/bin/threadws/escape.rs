@@ -1,35 +1,35 @@
-//! Text from strangers on one line: what would move the cursor, end the line or turn the reading direction is shown as
-//! an escape. No I/O.
+//! Shows untrusted text on one line: characters that would move the cursor, end the line or change the reading direction
+//! are escaped. No I/O.
 
 use std::fmt::{self, Write};
 
-/// Collects formatted text, escaped, up to a limit in bytes. However much is written, it holds no more.
+/// Collects formatted text and escapes it, up to a limit in bytes. The rest is counted and dropped.
 #[derive(Debug)]
 pub(crate) struct EscapedLine {
     text: String,
     limit: usize,
-    /// Bytes of the original that came after the limit.
-    cut: usize,
+    /// Bytes of the original after the limit.
+    dropped: usize,
 }
 
 impl EscapedLine {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { text: String::new(), limit, cut: 0 }
+        Self { text: String::new(), limit, dropped: 0 }
     }
 
-    /// The text, with a mark of how much was cut off its end.
+    /// Returns the text. If part of it was dropped, a note at the end says how much.
     pub(crate) fn finish(mut self) -> String {
-        if self.cut > 0 {
-            self.text.push_str(&format!("… ({} bytes more)", self.cut));
+        if self.dropped > 0 {
+            self.text.push_str(&format!("… ({} bytes more)", self.dropped));
         }
         self.text
     }
 }
 
-/// A text on one line of at most so many bytes, and a mark of how much was cut off its end.
-pub(crate) fn line(text: &str, limit: usize) -> String {
+/// Escapes a text, up to a limit in bytes. If part of it was dropped, a note at the end says how much.
+pub(crate) fn one_line(text: &str, limit: usize) -> String {
     let mut line = EscapedLine::new(limit);
-    // A line takes everything.
+    // Never fails.
     let _ = line.write_str(text);
     line.finish()
 }
@@ -37,8 +37,8 @@ pub(crate) fn line(text: &str, limit: usize) -> String {
 impl Write for EscapedLine {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for (position, symbol) in text.char_indices() {
-            if self.cut > 0 || self.text.len() + symbol.len_utf8() > self.limit {
-                self.cut += text.len() - position;
+            if self.dropped > 0 || self.text.len() + symbol.len_utf8() > self.limit {
+                self.dropped += text.len() - position;
                 break;
             }
             if is_hidden(symbol) {
@@ -51,7 +51,7 @@ impl Write for EscapedLine {
     }
 }
 
-/// Whether a character acts on the terminal or on its neighbours instead of being seen: the controls (C0, DEL, C1), line
+/// Whether a character is invisible and acts on the terminal or on its neighbours: control characters (C0, DEL, C1), line
 /// and paragraph separators, and Unicode's format characters (bidi marks, overrides and isolates, zero widths, tags).
 fn is_hidden(symbol: char) -> bool {
     symbol.is_control()
@@ -67,11 +67,11 @@ mod tests {
     use super::*;
 
     fn escaped(text: &str) -> String {
-        line(text, 1000)
+        one_line(text, 1000)
     }
 
     #[test]
-    fn nothing_a_peer_writes_can_end_a_line_or_move_the_cursor() {
+    fn a_peer_cannot_end_a_line_or_move_the_cursor() {
         let cases = [
             ("a\r\n2026-01-01 [INFO] forged", r"a\r\n2026-01-01 [INFO] forged"),
             ("\u{1b}[31mred\u{7}\0", r"\u{1b}[31mred\u{7}\u{0}"),
@@ -86,19 +86,19 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_read_stays_as_it_is() {
+    fn visible_characters_are_not_changed() {
         for text in ["안녕하세요 \\ \"quoted\" 'x' 👋", r#"{"kind":"ping"}"#, ""] {
             assert_eq!(escaped(text), text);
         }
     }
 
     #[test]
-    fn a_line_holds_no_more_than_its_limit_and_says_how_much_it_cut() {
+    fn a_line_is_cut_at_its_limit_and_shows_how_much_was_dropped() {
         let mut line = EscapedLine::new(8);
         for _ in 0..1000 {
-            line.write_str("안녕").expect("a line takes everything");
+            line.write_str("안녕").expect("never fails");
         }
-        // 6 bytes fit; the next character would not, and nothing after the cut is taken, although it might fit.
+        // The limit of 8 bytes has room for two characters of 3 bytes.
         assert_eq!(line.finish(), "안녕… (5994 bytes more)");
     }
 }

@@ -1,32 +1,32 @@
-//! What plain HTTP requests get: the page, the health check, the metrics, and what is wrong with anything else. No I/O.
+//! Answers plain HTTP requests: the page, the health check, the metrics, and errors for the rest. No I/O.
 
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use threadws::Stats;
 
-/// The page. `{{nonce}}` stands where its one script and its one style carry their nonce.
+/// The page. Its script and its style have `{{nonce}}` in place of the nonce.
 const PAGE: &str = include_str!("page.html");
 const NONCE: &str = "{{nonce}}";
 
-/// What is served beside WebSockets.
+/// The settings that decide the answer to a plain request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PlainHttp {
-    /// Whether there is the page: where WebSockets open, because it connects to where it came from.
+    /// Whether the page is served, at the paths where WebSockets are accepted: the page connects to its own address.
     pub(crate) page: bool,
-    /// The only path that upgrades, if there is only one.
+    /// The only path that accepts WebSockets, if there is only one.
     pub(crate) path: Option<String>,
-    /// Whether each path means something of its own, and so has the page.
+    /// Whether each path is a topic, and so has the page.
     pub(crate) topics: bool,
 }
 
 impl PlainHttp {
-    /// The answer to a GET or HEAD of `path` that asks for no upgrade. `host` is the request's own Host header.
+    /// Answers a GET or HEAD of `path` without an upgrade. `host` is the request's Host header.
     pub(crate) fn answer(&self, path: &str, host: Option<&str>) -> Response<Vec<u8>> {
         match path {
             "/healthz" => text(StatusCode::OK, "ok"),
             path if self.page && (self.topics || path == self.home()) => page(host),
             "/" if self.page => see_other(self.home()),
-            // Where a WebSocket would open, the request lacks nothing but the upgrade.
+            // WebSockets are accepted here, so only the upgrade is missing.
             path if self.path.as_deref() == Some(path) => upgrade_required(),
             _ if self.path.is_none() && !self.page => upgrade_required(),
             _ => text(StatusCode::NOT_FOUND, "not found\n"),
@@ -38,10 +38,10 @@ impl PlainHttp {
     }
 }
 
-/// The answer to a GET of `/metrics`.
+/// Answers a GET of `/metrics`.
 pub(crate) fn metrics(stats: &Stats) -> Response<Vec<u8>> {
     let mut text = Vec::new();
-    // A vector takes whatever is written.
+    // Writing to a `Vec` never fails.
     drop(stats.write_prometheus(&mut text));
     let mut response = Response::new(text);
     set(&mut response, header::CONTENT_TYPE, Stats::CONTENT_TYPE);
@@ -49,11 +49,11 @@ pub(crate) fn metrics(stats: &Stats) -> Response<Vec<u8>> {
 }
 
 fn page(host: Option<&str>) -> Response<Vec<u8>> {
-    // 16 random bytes in base64, made for Sec-WebSocket-Key: just what a nonce has to be, a new one for each answer.
+    // A key for Sec-WebSocket-Key is 16 random bytes in base64, which is also a good nonce: a new one for each answer.
     let nonce = tungstenite::handshake::client::generate_key();
     let mut response = Response::new(PAGE.replace(NONCE, &nonce).into_bytes());
     set(&mut response, header::CONTENT_TYPE, "text/html; charset=utf-8");
-    // The nonce and the Host below are ASCII without controls, so this never fails; without a policy nothing is served.
+    // Never fails, because nonce and host are ASCII without control characters. Without a policy, no page is served.
     match HeaderValue::from_str(&policy(&nonce, host)) {
         Ok(policy) => response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy),
         Err(_) => return text(StatusCode::BAD_REQUEST, "bad Host\n"),
@@ -61,14 +61,14 @@ fn page(host: Option<&str>) -> Response<Vec<u8>> {
     response
 }
 
-/// Nothing but the page itself, and WebSockets to where it came from.
+/// Returns a Content-Security-Policy that allows the page's own script and style, and WebSockets to its own host.
 fn policy(nonce: &str, host: Option<&str>) -> String {
     let mut policy = format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; \
          base-uri 'none'; form-action 'none'; frame-ancestors 'none'; connect-src 'self'"
     );
-    // To CSP 3, 'self' means ws: and wss: as well; Safari before 15.4 wants them by name. A Host that is no plain name
-    // could smuggle in a directive of its own.
+    // In CSP 3, 'self' includes ws: and wss:, but Safari before 15.4 needs them by name. A host with other characters
+    // is left out, because it could add a directive.
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']');
     if let Some(host) = host.filter(|host| !host.is_empty() && host.chars().all(is_plain)) {
         policy.push_str(&format!(" ws://{host} wss://{host}"));
@@ -78,7 +78,7 @@ fn policy(nonce: &str, host: Option<&str>) -> String {
 
 fn see_other(path: &str) -> Response<Vec<u8>> {
     let mut response = text(StatusCode::FOUND, "");
-    // `--path` was checked to be a path; without a `Location` the answer is a plain 302.
+    // Never fails, because the parser of `--path` accepts printable ASCII only.
     if let Ok(location) = HeaderValue::from_str(path) {
         response.headers_mut().insert(header::LOCATION, location);
     }
@@ -99,7 +99,7 @@ fn text(status: StatusCode, body: &str) -> Response<Vec<u8>> {
     response
 }
 
-/// Sets a header, and with it those that every answer carries.
+/// Sets a header, and the headers that every answer has.
 fn set(response: &mut Response<Vec<u8>>, name: HeaderName, value: &'static str) {
     let headers = response.headers_mut();
     headers.insert(name, HeaderValue::from_static(value));
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_health_check_says_ok_and_no_more() {
+    fn the_health_check_answers_ok() {
         assert_eq!(OPEN.answer("/healthz", None).body(), b"ok");
     }
 
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_named_in_the_policy_only_if_it_is_plain() {
+    fn the_policy_names_the_host_only_if_it_is_plain() {
         assert!(
             policy_of(Some("127.0.0.1:8005")).ends_with("'self' ws://127.0.0.1:8005 wss://127.0.0.1:8005")
         );

@@ -1,25 +1,25 @@
-//! Which records are wanted: a level for each target, in env_logger's syntax. No I/O.
+//! Decides which records are logged: a level for each target, in env_logger's syntax. No I/O.
 
 use log::LevelFilter;
 
-/// A level for all targets and exceptions for some: `info`, `threadws=debug,tungstenite=warn`.
+/// A level for all targets, and others for some: `info`, `threadws=debug,tungstenite=warn`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LogFilter {
     /// The longest target first, so that the first match is the closest. An empty target matches everything.
     directives: Vec<(String, LevelFilter)>,
 }
 
-/// What tungstenite may say unless it is asked for by name: it logs every handshake at debug and trace.
+/// The level of tungstenite unless a directive names it. It logs every handshake at debug and trace.
 const TUNGSTENITE: (&str, LevelFilter) = ("tungstenite", LevelFilter::Warn);
 
 impl LogFilter {
-    /// Takes a comma-separated list of `level`, `target=level` and `target` (which means all of it).
+    /// Parses a comma-separated list of `level`, `target=level` and `target` (which means `target=trace`).
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut directives = Vec::new();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             directives.push(match part.split_once('=') {
                 Some((target, level)) => (target.trim().to_owned(), parse_level(level.trim())?),
-                // A word that is no level could be a target. Taken for one, a misspelt level would silence everything.
+                // Another word that is not a level could be a target. But then a misspelt level would silence everything.
                 None if part.contains("::") || part == "threadws" || part == "tungstenite" => {
                     (part.to_owned(), LevelFilter::Trace)
                 }
@@ -29,7 +29,7 @@ impl LogFilter {
         if directives.is_empty() {
             return Err("no log level given".to_owned());
         }
-        // The last of two directives for the same target wins: they stay in order, so it is looked for from the end.
+        // The last of two directives for the same target counts: reversed, it is the first one that `level_of` finds.
         directives.reverse();
         if !directives.iter().any(|(target, _)| covers(TUNGSTENITE.0, target)) {
             let (target, cap) = TUNGSTENITE;
@@ -40,19 +40,19 @@ impl LogFilter {
         Ok(Self { directives })
     }
 
-    /// One level for everything.
+    /// One level for all targets.
     pub(crate) fn level(level: LevelFilter) -> Self {
         let (target, cap) = TUNGSTENITE;
         Self { directives: vec![(target.to_owned(), cap.min(level)), (String::new(), level)] }
     }
 
-    /// The most verbose level that is wanted of this target. What no directive names is not wanted.
+    /// Returns the most verbose level of this target. A target that no directive covers is off.
     pub(crate) fn level_of(&self, target: &str) -> LevelFilter {
         let found = self.directives.iter().find(|(prefix, _)| covers(prefix, target));
         found.map_or(LevelFilter::Off, |(_, level)| *level)
     }
 
-    /// The most verbose level that is wanted of any target.
+    /// Returns the most verbose level of any target.
     pub(crate) fn max(&self) -> LevelFilter {
         self.directives.iter().map(|(_, level)| *level).max().unwrap_or(LevelFilter::Off)
     }
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_named_is_silent_where_only_targets_are() {
+    fn other_targets_are_off_if_all_directives_name_a_target() {
         let filter = filter("threadws=debug");
         assert_eq!((filter.level_of("threadws::server"), filter.level_of("else")), (Debug, Off));
         assert_eq!(filter.level_of("tungstenite"), Off);

@@ -1,7 +1,7 @@
-//! Where log records go: filtered, formatted and escaped by the thread that logs, then through a bounded queue to the one
-//! thread that writes to stderr. Whatever becomes of stderr, nobody who logs ever waits for it.
+//! Logs to stderr. The thread that logs filters, formats and escapes the record, and puts it in a bounded queue. One
+//! other thread writes the lines to stderr, so that a thread that logs never waits for stderr.
 //!
-//! One lock, the queue's: held to push or pop a line, never over formatting or I/O.
+//! The queue has the only lock. It is held to push or pop a line, never while a record is formatted or written.
 
 use crate::escape;
 use crate::log_filter::LogFilter;
@@ -16,21 +16,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Lines that may wait for stderr: a burst of connects fits, a stderr that is never read costs little.
+/// The longest queue, in lines. A burst of connections fits, and a stderr that is never read costs little memory.
 const MAX_LINES: usize = 1024;
-/// Bytes that may wait for stderr, in all.
+/// The longest queue, in bytes of text.
 const MAX_BYTES: usize = 256 * 1024;
-/// One record's text. With its time, level and target it stays below the 8 KiB that simplelog's stream writes in one
-/// call, so lines of several processes do not tear.
+/// The longest text of a record, in bytes. With time, level and target it stays below the 8 KiB that simplelog writes in
+/// one call, so that lines of several processes do not mix.
 const MAX_TEXT: usize = 4 * 1024;
-/// A line that waited longer for stderr says so: its time is the one of writing.
+/// A line that was queued for longer shows its age, because its timestamp is made when it is written.
 const LATE: Duration = Duration::from_secs(1);
 
 /// The running logger.
 #[derive(Debug)]
 pub(crate) struct Logger(Arc<LineQueue>);
 
-/// Starts the writer thread and takes over `log` and the panic messages.
+/// Starts the writer thread, and installs the logger and the panic hook.
 pub(crate) fn start(filter: LogFilter) -> io::Result<Logger> {
     let queue = Arc::new(LineQueue::default());
     let refused = Arc::new(AtomicBool::new(false));
@@ -42,19 +42,19 @@ pub(crate) fn start(filter: LogFilter) -> io::Result<Logger> {
     let front = QueueLog { filter, queue: Arc::clone(&queue) };
     log::set_boxed_logger(Box::new(front)).map_err(io::Error::other)?;
     log::set_max_level(max);
-    // The usual hook writes to stderr by itself, so a panicking handler could wait for a reader there for ever.
+    // The default hook writes to stderr itself, so a panicking handler could wait forever for a reader of stderr.
     panic::set_hook(Box::new(log_panic));
     Ok(Logger(queue))
 }
 
 impl Logger {
-    /// Waits until everything logged so far is written, but not for a stderr that nobody reads.
+    /// Waits until all lines are written. Gives up after a moment if nothing reads stderr.
     pub(crate) fn drain(&self) {
         stderr::wait_for(|timeout| self.0.drain(timeout));
     }
 }
 
-/// Where lines are written; `refused` is set when one cannot be.
+/// Returns the logger that formats and writes lines. It sets `refused` if a line cannot be written.
 fn stderr_sink(refused: &Arc<AtomicBool>) -> Box<dyn Log> {
     let config = ConfigBuilder::new()
         .set_time_format_rfc3339() // with the date, in UTC
@@ -68,13 +68,13 @@ fn stderr_sink(refused: &Arc<AtomicBool>) -> Box<dyn Log> {
             let stderr = stderr::LineWriter::new(io::stderr(), Arc::clone(refused));
             WriteLogger::new(LevelFilter::Trace, config, stderr)
         }
-        // It does not tell of errors, so what a terminal refuses is not counted; it seldom refuses for a time only.
+        // `TermLogger` hides errors, so lines that a terminal refuses are not counted. Terminals seldom refuse a line.
         color => TermLogger::new(LevelFilter::Trace, config, TerminalMode::Stderr, color),
     }
 }
 
-/// Colours are for people: never into files and pipes, unless they are forced (<https://no-color.org>,
-/// <https://bixense.com/clicolors>). simplelog's `Auto` does not ask whether stderr is a terminal.
+/// Chooses colours for terminals, and not for files and pipes, unless the environment forces them
+/// (<https://no-color.org>, <https://bixense.com/clicolors>). simplelog's `Auto` does not check for a terminal.
 fn color(terminal: bool, env: impl Fn(&str) -> Option<String>) -> ColorChoice {
     let set = |name| env(name).filter(|value| !value.is_empty());
     let able = terminal && set("TERM").is_some_and(|term| term != "dumb");
@@ -87,7 +87,7 @@ fn color(terminal: bool, env: impl Fn(&str) -> Option<String>) -> ColorChoice {
     }
 }
 
-/// What `log` calls.
+/// The logger that the macros of `log` call.
 struct QueueLog {
     filter: LogFilter,
     queue: Arc<LineQueue>,
@@ -102,10 +102,10 @@ impl Log for QueueLog {
         if !self.enabled(record.metadata()) {
             return;
         }
-        // Foreign code runs here, so no lock is held. A panic in a `Display` costs its line, not the thread that logs.
+        // Other code's `Display` runs here, so no lock is held. If it panics, only this line is lost.
         let text = panic::catch_unwind(AssertUnwindSafe(|| {
             let mut line = escape::EscapedLine::new(MAX_TEXT);
-            // Nor does a `Display` that reports an error: what it wrote up to then is the line.
+            // If a `Display` returns an error, the line is the text that it wrote before.
             let _ = line.write_fmt(*record.args());
             line.finish()
         }));
@@ -113,7 +113,7 @@ impl Log for QueueLog {
             level: record.level(),
             target: record.target().to_owned(),
             text: text.unwrap_or_else(|_| "(formatting this line panicked)".to_owned()),
-            since: Instant::now(),
+            logged_at: Instant::now(),
             dropped: 0,
         });
     }
@@ -123,24 +123,25 @@ impl Log for QueueLog {
     }
 }
 
-/// One record, ready to be written.
+/// A record that is ready to be written.
 #[derive(Debug)]
 struct LogLine {
     level: Level,
     target: String,
     text: String,
-    since: Instant,
-    /// How many lines were dropped just before this one.
+    logged_at: Instant,
+    /// How many lines were dropped directly before this one.
     dropped: u64,
 }
 
 impl LogLine {
-    fn lost(dropped: u64) -> Self {
+    /// The line that reports dropped lines.
+    fn of_dropped(dropped: u64) -> Self {
         Self {
             level: Level::Warn,
             target: module_path!().to_owned(),
             text: format!("… {dropped} {} dropped", if dropped == 1 { "line" } else { "lines" }),
-            since: Instant::now(),
+            logged_at: Instant::now(),
             dropped: 0,
         }
     }
@@ -150,10 +151,10 @@ impl LogLine {
     }
 
     fn write_to(&self, sink: &dyn Log) {
-        let waited = self.since.elapsed();
-        let late = if waited > LATE { format!("({} s ago) ", waited.as_secs()) } else { String::new() };
+        let age = self.logged_at.elapsed();
+        let late = if age > LATE { format!("({} s ago) ", age.as_secs()) } else { String::new() };
         let metadata = Metadata::builder().level(self.level).target(&self.target).build();
-        // `log` offers no way from one record to a changed one. simplelog shows none of the fields left out.
+        // `log` cannot change a record, so a new one is built. simplelog shows none of the fields that it lacks.
         sink.log(
             &Record::builder()
                 .metadata(metadata)
@@ -163,13 +164,13 @@ impl LogLine {
     }
 }
 
-/// The lines that wait for stderr.
+/// The queue of lines between the threads that log and the writer thread.
 #[derive(Debug, Default)]
 struct LineQueue {
-    waiting: Mutex<QueuedLines>,
-    /// A line was pushed: for the writer.
+    queued: Mutex<QueuedLines>,
+    /// Wakes the writer: a line was pushed.
     pushed: Condvar,
-    /// Nothing is left to write: for `drain`.
+    /// Wakes `drain`: all lines are written.
     empty: Condvar,
 }
 
@@ -177,78 +178,78 @@ struct LineQueue {
 struct QueuedLines {
     lines: VecDeque<LogLine>,
     bytes: usize,
-    /// Dropped since the last line that found room.
+    /// Lines dropped since the last one that was queued.
     dropped: u64,
-    /// The writer holds a line that is not written yet.
+    /// The writer has popped a line and not written it yet.
     writing: bool,
 }
 
 impl LineQueue {
-    /// Appends a line, or counts it as dropped. NeverFormatted waits for the writer.
+    /// Queues a line, or drops it if the queue is full. Never waits for the writer.
     fn push(&self, mut line: LogLine) {
-        let mut waiting = self.lock();
-        if waiting.lines.len() >= MAX_LINES || waiting.bytes + line.size() > MAX_BYTES {
-            waiting.dropped += 1;
+        let mut queued = self.lock();
+        if queued.lines.len() >= MAX_LINES || queued.bytes + line.size() > MAX_BYTES {
+            queued.dropped += 1;
             return;
         }
-        line.dropped = std::mem::take(&mut waiting.dropped);
-        waiting.bytes += line.size();
-        waiting.lines.push_back(line);
-        drop(waiting);
+        line.dropped = std::mem::take(&mut queued.dropped);
+        queued.bytes += line.size();
+        queued.lines.push_back(line);
+        drop(queued);
         self.pushed.notify_one();
     }
 
-    /// What is next for the writer: how many lines were dropped, and the line behind them, if there is one. Waits for it.
+    /// Waits for the next line. Returns how many lines were dropped before it, and the line. If lines were dropped and
+    /// none followed, returns their number alone.
     fn pop(&self) -> (u64, Option<LogLine>) {
-        let mut waiting = self.lock();
-        waiting.writing = false;
+        let mut queued = self.lock();
+        queued.writing = false;
         loop {
-            if let Some(line) = waiting.lines.pop_front() {
-                waiting.bytes -= line.size();
-                waiting.writing = true;
+            if let Some(line) = queued.lines.pop_front() {
+                queued.bytes -= line.size();
+                queued.writing = true;
                 return (line.dropped, Some(line));
             }
-            // Nothing came after what was dropped.
-            if waiting.dropped > 0 {
-                waiting.writing = true;
-                return (std::mem::take(&mut waiting.dropped), None);
+            if queued.dropped > 0 {
+                queued.writing = true;
+                return (std::mem::take(&mut queued.dropped), None);
             }
             self.empty.notify_all();
-            waiting = self.pushed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            queued = self.pushed.wait(queued).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// The writer thread's whole life. `refused` is set when the sink could not write a line.
+    /// Writes lines forever: the body of the writer thread. `sink` sets `refused` if it could not write a line.
     fn write_to(&self, sink: &dyn Log, refused: &AtomicBool) {
-        let taken = |line: &LogLine| {
+        let is_written = |line: &LogLine| {
             line.write_to(sink);
             !refused.swap(false, Ordering::Relaxed)
         };
-        let mut lost = 0;
+        let mut dropped = 0;
         loop {
-            let (dropped, line) = self.pop();
-            lost += dropped;
-            if lost > 0 && taken(&LogLine::lost(lost)) {
-                lost = 0;
+            let (dropped_before, line) = self.pop();
+            dropped += dropped_before;
+            if dropped > 0 && is_written(&LogLine::of_dropped(dropped)) {
+                dropped = 0;
             }
-            // What a full disk refuses is told with the next line that it takes.
-            if line.is_some_and(|line| !taken(&line)) {
-                lost += 1;
+            // A line that a full disk refuses is reported before the next line that it accepts.
+            if line.is_some_and(|line| !is_written(&line)) {
+                dropped += 1;
             }
         }
     }
 
-    /// Waits until everything is written; false if it takes longer.
+    /// Waits until all lines are written, for `timeout` at most. Returns whether they are.
     fn drain(&self, timeout: Duration) -> bool {
         let busy =
-            |waiting: &mut QueuedLines| waiting.writing || waiting.dropped > 0 || !waiting.lines.is_empty();
+            |queued: &mut QueuedLines| queued.writing || queued.dropped > 0 || !queued.lines.is_empty();
         let waited = self.empty.wait_timeout_while(self.lock(), timeout, busy);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
-    /// Nothing panics under this lock, and if something ever did, the lines would still be lines.
     fn lock(&self) -> MutexGuard<'_, QueuedLines> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        // Poisoning is ignored: no code under this lock panics, and the lines would be valid if it did.
+        self.queued.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -256,13 +257,13 @@ fn log_panic(info: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let name = thread.name().unwrap_or("unnamed");
     let payload = info.payload();
-    let what = payload.downcast_ref::<&str>().copied();
-    let what = what.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
     match info.location() {
-        Some(at) => log::error!("thread {name} panicked at {at}: {what}"),
-        None => log::error!("thread {name} panicked: {what}"),
+        Some(place) => log::error!("thread {name} panicked at {place}: {text}"),
+        None => log::error!("thread {name} panicked: {text}"),
     }
-    let backtrace = std::backtrace::Backtrace::capture(); // empty unless RUST_BACKTRACE asks for it
+    let backtrace = std::backtrace::Backtrace::capture(); // empty unless RUST_BACKTRACE is set
     if backtrace.status() == std::backtrace::BacktraceStatus::Captured {
         for line in backtrace.to_string().lines() {
             log::error!("{line}");
@@ -279,7 +280,7 @@ mod tests {
     use std::fmt;
     use std::sync::mpsc;
 
-    /// A stderr in memory. It takes a line when `gate` lets it.
+    /// A stderr in memory. It accepts a line for each message from `gate`, and all lines when the gate is dropped.
     struct MemorySink {
         lines: Mutex<mpsc::Sender<String>>,
         gate: Mutex<mpsc::Receiver<()>>,
@@ -305,7 +306,7 @@ mod tests {
     }
 
     impl TestStderr {
-        /// A logger whose stderr takes nothing until it is opened.
+        /// A logger whose stderr accepts nothing until `gate` is used or dropped.
         fn stuck(filter: &str) -> Self {
             let (to_lines, lines) = mpsc::channel();
             let (gate, from_gate) = mpsc::channel();
@@ -319,7 +320,7 @@ mod tests {
 
         fn open(filter: &str) -> Self {
             let mut stderr = Self::stuck(filter);
-            stderr.gate = None; // a gate without a keeper lets everything through
+            stderr.gate = None;
             stderr
         }
 
@@ -333,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn one_record_is_one_line_whatever_is_in_it() {
+    fn each_record_is_one_line() {
         let stderr = TestStderr::open("info");
         let header = "x\r\n[INFO] forged\u{1b}[2J";
         stderr.log(format_args!("header {header}"));
@@ -341,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_filter_does_not_want_is_not_even_formatted() {
+    fn a_filtered_record_is_not_formatted() {
         struct NeverFormatted;
         impl fmt::Display for NeverFormatted {
             fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -354,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stderr_nobody_reads_stalls_nobody_and_what_overflows_is_counted() {
+    fn logging_never_waits_for_an_unread_stderr_and_counts_dropped_lines() {
         let mut stderr = TestStderr::stuck("info");
         stderr.log(format_args!("line 0"));
         while !stderr.front.queue.lock().lines.is_empty() {
@@ -382,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn dropped_lines_are_counted_even_if_nothing_is_logged_after_them() {
+    fn dropped_lines_are_counted_even_if_no_line_follows() {
         let mut stderr = TestStderr::stuck("info");
         for number in 0..MAX_LINES + 3 {
             stderr.log(format_args!("line {number}"));
@@ -394,20 +395,20 @@ mod tests {
     }
 
     #[test]
-    fn large_lines_are_bounded_in_bytes_too() {
+    fn the_queue_is_limited_in_bytes_too() {
         let stderr = TestStderr::stuck("info");
         let large = "x".repeat(1 << 20);
         for _ in 0..MAX_LINES {
             stderr.log(format_args!("{large}"));
         }
-        let waiting = stderr.front.queue.lock();
-        assert!(waiting.bytes <= MAX_BYTES && waiting.dropped > 0, "{} bytes", waiting.bytes);
-        let line = waiting.lines.front().expect("some fit");
+        let queued = stderr.front.queue.lock();
+        assert!(queued.bytes <= MAX_BYTES && queued.dropped > 0, "{} bytes", queued.bytes);
+        let line = queued.lines.front().expect("some fit");
         assert!(line.text.ends_with("bytes more)") && line.text.len() < MAX_TEXT + 64);
     }
 
     #[test]
-    fn a_display_that_panics_costs_its_line_and_nothing_else() {
+    fn a_display_that_panics_loses_only_its_own_line() {
         struct PanickingDisplay;
         impl fmt::Display for PanickingDisplay {
             fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -430,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn colour_goes_to_terminals_unless_told_otherwise() {
+    fn colours_are_for_terminals_unless_the_environment_says_otherwise() {
         type Env = &'static [(&'static str, &'static str)];
         let cases: [(bool, Env, ColorChoice); 8] = [
             (true, &[("TERM", "xterm")], ColorChoice::Always),

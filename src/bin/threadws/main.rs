@@ -1,5 +1,4 @@
-//! `threadws`: a WebSocket server on plain threads, to try, to test against and to run; a client for terminals and
-//! scripts; and a load for echo servers.
+//! The command `threadws`: a WebSocket server, a client for terminals and scripts, and a load generator for echo servers.
 
 #![forbid(unsafe_code)]
 
@@ -24,17 +23,17 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::mpsc::{self, RecvTimeoutError};
 
-/// It could not run.
-const FAILURE: u8 = 1;
-/// The command line makes no sense.
+/// Exit status: the command failed.
+const FAILED: u8 = 1;
+/// Exit status: the command line is wrong.
 const USAGE: u8 = 2;
-/// What `connect --expect` waited for did not come.
+/// Exit status: `connect --expect` did not receive the expected text.
 const UNMET: u8 = 3;
 
-/// Why it could not do what it was told to, in one line.
+/// Why a command ended without success, in one line of text.
 #[derive(Debug)]
 enum CommandError {
-    /// An option's value that looked well and is not.
+    /// An option has a wrong value that the parser could not find.
     Usage(String),
     Failed(String),
     Unmet(String),
@@ -45,11 +44,11 @@ fn main() -> ExitCode {
         Ok(Command::Help) => print(args::serve::HELP),
         Ok(Command::Version) => print(args::VERSION),
         Ok(Command::Serve(options)) => {
-            // While there is one thread.
-            let handed = systemd::listener();
+            // Called here because it changes the environment, so that there must be only one thread.
+            let passed = systemd::listener();
             run(options.log.clone(), |stop| {
                 raise_descriptor_limit();
-                serve::serve(&options, handed.map_err(CommandError::Failed)?, stop)
+                serve::serve(&options, passed.map_err(CommandError::Failed)?, stop)
             })
         }
         Ok(Command::ConnectHelp) => print(args::connect::HELP),
@@ -59,54 +58,57 @@ fn main() -> ExitCode {
             raise_descriptor_limit();
             bench::bench(&options, stop)
         }),
-        Err(error) => misunderstood(&error),
+        Err(error) => fail_with_hint(&error),
     }
 }
 
-fn run(log: LogFilter, body: impl FnOnce(StopSignal) -> Result<(), CommandError>) -> ExitCode {
-    // The signals first: whoever stops the process while it starts is to see exit code 0 as well.
-    let registered = StopSignal::register().and_then(|stop| signals::outlive_file_limits().map(|()| stop));
+/// Runs a command with signal handlers and a logger.
+fn run(log: LogFilter, command: impl FnOnce(StopSignal) -> Result<(), CommandError>) -> ExitCode {
+    // The signal handlers come first, so that a SIGTERM during the start ends the process with exit status 0, too.
+    let registered = StopSignal::register().and_then(|stop| signals::handle_sigxfsz().map(|()| stop));
     let stop = match registered {
         Ok(stop) => stop,
-        Err(error) => return fail(FAILURE, &format!("cannot handle signals: {error}")),
+        Err(error) => return fail(FAILED, &format!("cannot handle signals: {error}")),
     };
     let logger = match logger::start(log) {
         Ok(logger) => logger,
-        Err(error) => return fail(FAILURE, &format!("cannot start the logger: {error}")),
+        Err(error) => return fail(FAILED, &format!("cannot start the logger: {error}")),
     };
-    let done = body(stop);
+    let result = command(stop);
     logger.drain();
-    match done {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(CommandError::Usage(error)) => misunderstood(&error),
-        Err(CommandError::Failed(error)) => fail(FAILURE, &error),
+        Err(CommandError::Usage(error)) => fail_with_hint(&error),
+        Err(CommandError::Failed(error)) => fail(FAILED, &error),
         Err(CommandError::Unmet(error)) => fail(UNMET, &error),
     }
 }
 
-/// A client costs one descriptor, and the usual soft limit of 1024 is made for programs that use select(2).
+/// Raises the soft limit of open files to the hard limit, because each client needs a descriptor. The usual soft limit of
+/// 1024 exists for programs that use select(2).
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
         if let Err(error) = setrlimit(Resource::Nofile, raised) {
-            log::warn!("cannot raise the limit of open files: {error}");
+            log::warn!("cannot raise the limit on open files: {error}");
         }
     }
 }
 
-/// Data that was asked for. Whoever has read enough of it may close the pipe.
+/// Prints the help or the version. A reader that closes the pipe early is not an error.
 fn print(text: &str) -> ExitCode {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            fail(FAILURE, &format!("cannot write to stdout: {error}"))
+            fail(FAILED, &format!("cannot write to stdout: {error}"))
         }
         _ => ExitCode::SUCCESS,
     }
 }
 
-fn misunderstood(error: &str) -> ExitCode {
+/// Reports a wrong command line, and the command that prints the help.
+fn fail_with_hint(error: &str) -> ExitCode {
     let command = match std::env::args_os().nth(1) {
         Some(word) if word == "connect" => "threadws connect",
         Some(word) if word == "bench" => "threadws bench",
@@ -115,14 +117,14 @@ fn misunderstood(error: &str) -> ExitCode {
     fail(USAGE, &format!("{error}\ntry '{command} --help'"))
 }
 
-/// Says why the process ends, whatever the log level is. A stderr that is closed changes nothing, where `eprintln!` would
-/// panic, and one that is never read holds up the end for a moment only.
+/// Writes the reason for the exit to stderr, at every log level. A closed stderr is ignored (`eprintln!` would panic). If
+/// nothing reads stderr, the exit is delayed for a moment only.
 fn fail(code: u8, text: &str) -> ExitCode {
     let line = format!("threadws: {text}\n");
     let (done, written) = mpsc::channel();
     let write = move || {
         drop(io::stderr().write_all(line.as_bytes()));
-        // Nobody waits any more if it took too long.
+        // Fails if the receiver has stopped waiting.
         let _ = done.send(());
     };
     if std::thread::Builder::new().spawn(write).is_ok() {

@@ -1,15 +1,14 @@
-//! How a message looks in the log: on one line, and never longer than a person reads. The logger escapes it.
+//! Shows a message in the log, cut to a length that a person reads. The logger escapes it.
 
 use std::fmt;
 use threadws::MessageRef;
 
-/// Characters of a text that are shown.
+/// Characters shown of a text message.
 const MAX_CHARS: usize = 200;
-/// Bytes of a binary message that are shown.
+/// Bytes shown of a binary message.
 const MAX_BYTES: usize = 16;
 
-/// A message as it is logged: `text: hello`, `binary, 4 bytes: 01 02 03 04`. What is cut ends in an ellipsis and the size
-/// of the whole.
+/// Displays a message as `text: hello` or `binary, 4 bytes: 01 02 03 04`. A longer one is cut, and ends in an ellipsis.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Preview<'a>(pub(crate) MessageRef<'a>);
 

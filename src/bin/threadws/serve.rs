@@ -1,4 +1,4 @@
-//! The server: what becomes of each client, and of the process when it is told to stop.
+//! `threadws serve`: starts the server, handles each client, and stops at a signal.
 
 use crate::CommandError;
 use crate::args::serve::{AllowedOrigins, Answer, LISTEN, Listen, ServeOptions, TrustedProxies};
@@ -14,72 +14,68 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 use threadws::{Addr, BoxError, Config, Connection, Error, Request, Server, ServerHandle};
 
-/// How long clients may take to leave when the process ends.
-const SHUTDOWN: Duration = Duration::from_secs(5);
+/// How long clients may take to disconnect when the process ends.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Serves until a signal comes. That it listens and that it has stopped is logged by the library.
-/// `handed` is the service manager's socket.
+/// Serves until a signal arrives. `passed` is the socket from the service manager. The library logs that the server is
+/// listening, and that it has stopped.
 pub(crate) fn serve(
     options: &ServeOptions,
-    handed: Option<TcpListener>,
+    passed: Option<TcpListener>,
     stop: StopSignal,
 ) -> Result<(), CommandError> {
     let place = match &options.listen {
         Listen::Address(address) => address,
-        Listen::Systemd => "the socket that was handed over",
-        Listen::Unsaid => LISTEN,
+        Listen::Systemd => "the socket from the service manager",
+        Listen::Default => LISTEN,
     };
     let failed = |error: Error| match error {
         Error::Invalid(what) => CommandError::Usage(what.into_owned()),
         error => CommandError::Failed(format!("cannot listen on {place}: {error}")),
     };
-    let job =
+    let server = match (&options.listen, passed) {
+        (Listen::Systemd | Listen::Default, Some(listener)) => Server::from_listener(listener),
+        (Listen::Address(_) | Listen::Default, None) => Server::bind(place).map_err(failed)?,
+        (Listen::Systemd, None) => {
+            return Err(CommandError::Failed("the service manager passed no socket".to_owned()));
+        }
+        // Clients of the other socket would wait forever.
+        (Listen::Address(address), Some(_)) => {
+            let error = format!("the service manager passed a socket, but --listen {address} is another one");
+            return Err(CommandError::Failed(error));
+        }
+    };
+    let handler =
         ClientHandler { every: options.every, message: options.message.clone(), answer: options.answer };
-    let server = configure(
-        match (&options.listen, handed) {
-            (Listen::Systemd | Listen::Unsaid, Some(listener)) => Server::from_listener(listener),
-            (Listen::Systemd, None) => {
-                return Err(CommandError::Failed("no socket was handed over".to_owned()));
-            }
-            // One of the two would be left without an answer.
-            (Listen::Address(address), Some(_)) => {
-                return Err(CommandError::Failed(format!(
-                    "a socket was handed over, and --listen {address} given"
-                )));
-            }
-            (Listen::Address(_) | Listen::Unsaid, None) => Server::bind(place).map_err(failed)?,
-        },
-        options,
-    );
-    let handle = server.spawn(move |client| job.run(client)).map_err(failed)?;
+    let handle = configure(server, options).spawn(move |client| handler.run(client)).map_err(failed)?;
     announce(handle.local_addr().map_err(failed)?);
     let manager = ServiceManager::from_env();
-    let signalled = match &manager {
+    let stopped = match &manager {
         None => stop.wait(),
         Some(manager) => wait(manager, &handle, stop),
     };
-    // The report, with what had to be abandoned, is in the log.
-    drop(handle.shutdown(SHUTDOWN));
-    signalled.map_err(|error| CommandError::Failed(format!("cannot wait for signals: {error}")))
+    // The library logs the report.
+    drop(handle.shutdown(SHUTDOWN_TIMEOUT));
+    stopped.map_err(|error| CommandError::Failed(format!("cannot wait for signals: {error}")))
 }
 
-/// Waits for a signal, and tells the service manager how it goes meanwhile. It hears nothing if this thread is not run
-/// any more, or if the table of clients is locked up.
+/// Waits for a signal, and notifies the service manager meanwhile. The notifications stop if this thread hangs, or if the
+/// lock of the table of clients is never released.
 fn wait(manager: &ServiceManager, handle: &ServerHandle, mut stop: StopSignal) -> io::Result<()> {
     let status = || {
         let stats = handle.stats();
         format!("{} clients, {} threads; {}", stats.open(), stats.threads(), handle.capacity())
     };
     manager.ready(&status());
-    let signalled = loop {
+    let stopped = loop {
         match stop.wait_timeout(manager.interval()) {
             Ok(false) => manager.alive(&status()),
             Ok(true) => break Ok(()),
             Err(error) => break Err(error),
         }
     };
-    manager.stopping(&format!("{} clients are told to leave", handle.stats().open()));
-    signalled
+    manager.stopping(&format!("closing {} connections", handle.stats().open()));
+    stopped
 }
 
 fn configure(server: Server, options: &ServeOptions) -> Server {
@@ -135,25 +131,25 @@ fn configure(server: Server, options: &ServeOptions) -> Server {
     server
 }
 
-/// The one line on stdout, for scripts that wait for it or want the port. Where it would have to wait it has a thread, which
-/// ends by itself, or with the process: whoever does not read it holds nobody up.
+/// Prints the address on stdout, for scripts that wait for the line or need the port. If nothing reads stdout, another
+/// thread prints it, so that the server never waits for stdout.
 fn announce(address: SocketAddr) {
     let stdout = io::stdout();
-    let takes_it =
+    let is_writable =
         poll(&mut [PollFd::new(&stdout, PollFlags::OUT)], Some(&Timespec::default())).is_ok_and(|n| n > 0);
     let thread = std::thread::Builder::new().name("threadws-stdout".to_owned());
-    if takes_it || thread.spawn(move || tell(address)).is_err() {
-        tell(address);
+    if is_writable || thread.spawn(move || print_address(address)).is_err() {
+        print_address(address);
     }
 }
 
-fn tell(address: SocketAddr) {
+fn print_address(address: SocketAddr) {
     let line = format!("threadws listening on http://{address}/ (ws://{address}/)\n");
     let mut stdout = io::stdout().lock();
     match stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()) {
-        // Who started us does not want to know the address, and is served all the same.
+        // A closed pipe means that nothing wants the address. The server runs without it.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            warn!("stdout does not take the address: {error}")
+            warn!("cannot write the address to stdout: {error}")
         }
         _ => {}
     }
@@ -170,7 +166,7 @@ struct ClientHandler {
 impl ClientHandler {
     fn run(&self, client: &mut Connection) -> Result<(), BoxError> {
         let (id, addr, peer) = (client.id(), client.client_addr(), client.peer_addr());
-        // The port of the peer says nothing.
+        // Compared and shown without the port, which `client_addr` does not have.
         let peer = peer.ip().map_or(peer, Addr::from);
         if addr == peer {
             info!("client {id} connected from {addr}");

@@ -1,5 +1,5 @@
-//! SIGINT and SIGTERM: the first one asks the process to stop, the second one ends it on the spot. SIGXFSZ is taken, so
-//! that a file which may grow no further ends nothing.
+//! Handles SIGINT and SIGTERM: the first signal stops the process in good order, the second one ends it at once. Handles
+//! SIGXFSZ, so that a log file that reaches its size limit does not end the process.
 
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::{flag, low_level::pipe};
@@ -9,31 +9,31 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-/// As shells report a process ended by Ctrl-C: 128 and SIGINT.
-const CUT_SHORT: i32 = 130;
+/// Exit status after a second signal: 128 + SIGINT, as shells report a process that Ctrl-C ended.
+pub(crate) const INTERRUPTED: i32 = 130;
 
-/// Makes a write beyond the largest size of a file (`RLIMIT_FSIZE`) an error like that of a full disk: unhandled, the
-/// signal that goes before the error would end the process. Programs that are started begin without the handler.
-pub(crate) fn outlive_file_limits() -> io::Result<()> {
-    // Nobody asks the flag: there is no safe way to ignore a signal, and the error tells all there is.
+/// Makes a write beyond the size limit of a file (`RLIMIT_FSIZE`) fail as on a full disk. Without a handler, SIGXFSZ
+/// would end the process before `write` returns the error.
+pub(crate) fn handle_sigxfsz() -> io::Result<()> {
+    // The flag is never read. It is there because signal-hook has no safe way to ignore a signal.
     flag::register(SIGXFSZ, Arc::default())?;
     Ok(())
 }
 
-/// A wait for the signal that ends the process in good order.
+/// The first SIGINT or SIGTERM, which can be waited for.
 #[derive(Debug)]
 pub(crate) struct StopSignal(UnixStream);
 
 impl StopSignal {
-    /// Takes over both signals.
+    /// Installs the handlers of both signals.
     pub(crate) fn register() -> io::Result<Self> {
         let (wake, sleep) = UnixStream::pair()?;
         let stopping = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
-            // In this order: one that comes between these lines is heard as well, and the first one finds the flag unset,
-            // and sets it for the second one.
+            // The order matters. A signal between two of these lines is noticed, too. The first signal finds the flag
+            // unset and sets it; the second one finds it set and ends the process.
             pipe::register(signal, wake.try_clone()?)?;
-            flag::register_conditional_shutdown(signal, CUT_SHORT, Arc::clone(&stopping))?;
+            flag::register_conditional_shutdown(signal, INTERRUPTED, Arc::clone(&stopping))?;
             flag::register(signal, Arc::clone(&stopping))?;
         }
         Ok(Self(sleep))
@@ -41,11 +41,11 @@ impl StopSignal {
 
     /// Waits for the first signal.
     pub(crate) fn wait(mut self) -> io::Result<()> {
-        // Retried by std when a signal interrupts it: the handler's byte is then already there.
+        // std retries an interrupted read. The byte that the handler wrote is then already there.
         self.0.read_exact(&mut [0])
     }
 
-    /// Waits for the first signal, at most so long, which is not zero. Whether it has come.
+    /// Waits for the first signal, for `timeout` at most, which must not be zero. Returns false if there was none.
     pub(crate) fn wait_timeout(&mut self, timeout: Duration) -> io::Result<bool> {
         self.0.set_read_timeout(Some(timeout))?;
         match self.0.read_exact(&mut [0]) {

@@ -1,4 +1,4 @@
-//! Stderr, a whole line at a time, and whether it took the last one: the disk below it may be full.
+//! Writes whole lines to stderr, and reports the lines that it refuses, because the disk may be full.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, ErrorKind, Write};
@@ -6,23 +6,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long the end of the process waits for a stderr that takes nothing.
+/// How long the end of the process waits for a stderr that accepts nothing.
 const STUCK: Duration = Duration::from_millis(200);
-/// How long it waits where stderr would take more, and only the thread that writes is late: the machine is busy.
+/// How long it waits while stderr accepts more, and only the writing thread is late, because the machine is busy.
 const BUSY: Duration = Duration::from_secs(5);
 
-/// Collects what belongs to one line and writes it in one call, so lines of several processes do not tear.
+/// Collects the parts of a line and writes them in one call, so that lines of several processes do not mix.
 #[derive(Debug)]
 pub(crate) struct LineWriter<W> {
     to: W,
     line: Vec<u8>,
-    /// Half a line was taken: the next one does not stand behind it.
+    /// Only part of the last line was written, so the next one must begin with a line break.
     torn: bool,
     refused: Arc<AtomicBool>,
 }
 
 impl<W: Write> LineWriter<W> {
-    /// `refused` is set by each line that is not taken whole. Relaxed will do: it is asked by the thread that writes.
+    /// Sets `refused` for each line that is not written whole. `Relaxed` is enough, because the writing thread reads it.
     pub(crate) fn new(to: W, refused: Arc<AtomicBool>) -> Self {
         Self { to, line: Vec::new(), torn: false, refused }
     }
@@ -63,13 +63,13 @@ impl<W: Write> Write for LineWriter<W> {
     }
 }
 
-/// Waits for what is being written: for `done`, which waits itself, at most so long as it is told each time.
+/// Waits until a write to stderr is done. `done` waits for it, for the given time at most, and returns whether it is.
 pub(crate) fn wait_for(mut done: impl FnMut(Duration) -> bool) {
     let start = Instant::now();
-    while !done(STUCK) && start.elapsed() < BUSY && takes_more() {}
+    while !done(STUCK) && start.elapsed() < BUSY && is_writable() {}
 }
 
-fn takes_more() -> bool {
+fn is_writable() -> bool {
     let stderr = io::stderr();
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(&now)).is_ok_and(|ready| ready > 0)
@@ -79,13 +79,15 @@ fn takes_more() -> bool {
 mod tests {
     use super::*;
 
-    /// A disk with room for so many bytes.
-    struct Disk(Vec<u8>, usize);
+    struct Disk {
+        content: Vec<u8>,
+        capacity: usize,
+    }
 
     impl Write for Disk {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let room = self.1.saturating_sub(self.0.len()).min(bytes.len());
-            self.0.extend_from_slice(&bytes[..room]);
+            let room = self.capacity.saturating_sub(self.content.len()).min(bytes.len());
+            self.content.extend_from_slice(&bytes[..room]);
             if room == 0 { Err(ErrorKind::StorageFull.into()) } else { Ok(room) }
         }
 
@@ -95,9 +97,10 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_a_full_disk_refuses_is_told_and_the_next_begins_anew() {
+    fn a_line_refused_by_a_full_disk_is_reported_and_the_next_one_is_whole() {
         let refused = Arc::new(AtomicBool::new(false));
-        let mut lines = LineWriter::new(Disk(Vec::new(), 10), Arc::clone(&refused));
+        let disk = Disk { content: Vec::new(), capacity: 10 };
+        let mut lines = LineWriter::new(disk, Arc::clone(&refused));
         let write = |lines: &mut LineWriter<Disk>, text: &str| {
             for piece in text.split_inclusive(' ') {
                 lines.write_all(piece.as_bytes()).expect("it never fails");
@@ -107,8 +110,8 @@ mod tests {
         assert!(!write(&mut lines, "a line\n"));
         assert!(write(&mut lines, "torn here\n"));
         assert!(write(&mut lines, "lost\n"));
-        lines.to.1 = 100;
+        lines.to.capacity = 100;
         assert!(!write(&mut lines, "room again\n"));
-        assert_eq!(String::from_utf8_lossy(&lines.to.0), "a line\ntor\nroom again\n");
+        assert_eq!(String::from_utf8_lossy(&lines.to.content), "a line\ntor\nroom again\n");
     }
 }

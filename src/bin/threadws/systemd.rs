@@ -1,5 +1,5 @@
-//! The service manager: the listening socket it hands over, and what it is told in return. Descriptors are taken with
-//! the feature `systemd` only, and nobody is told anything without it.
+//! Takes the listening socket from the service manager, and notifies it of the server's state. Without the feature
+//! `systemd`, neither is done.
 
 use std::ffi::OsString;
 use std::io;
@@ -8,35 +8,35 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// How often the status is told anew, if no watchdog wants to hear more often.
-const STATUS: Duration = Duration::from_secs(10);
+/// How often the status is sent, unless the watchdog needs it more often.
+const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The socket that was handed over (`sd_listen_fds(3)`), if one was.
+/// Takes the socket that the service manager passed (`sd_listen_fds(3)`), if there is one.
 ///
-/// It takes the variables out of the environment, and so has to be called before there is a second thread.
+/// Removes variables from the environment, so it must be called before a second thread is started.
 ///
 /// # Errors
 ///
-/// One line that says what is wrong with what was handed over.
+/// One line that says why the socket cannot be used.
 pub(crate) fn listener() -> Result<Option<TcpListener>, String> {
-    // Whoever inherits the variables of its parent is not meant. Not being told at all is no permission either.
+    // The variables may have been inherited from a parent process that the sockets are for.
     let is_ours = number("LISTEN_PID") == Some(u64::from(std::process::id()));
     match number("LISTEN_FDS") {
         None | Some(0) => Ok(None),
         _ if !is_ours => Ok(None),
         Some(1) => take(),
-        Some(sockets) => Err(format!("the service manager handed over {sockets} sockets, expected 1")),
+        Some(sockets) => Err(format!("the service manager passed {sockets} sockets, expected 1")),
     }
 }
 
 #[cfg(feature = "systemd")]
 fn take() -> Result<Option<TcpListener>, String> {
-    let bad = |error: io::Error| format!("the socket that was handed over cannot be used: {error}");
+    let bad = |error: io::Error| format!("cannot use the socket from the service manager: {error}");
     let listener = listenfd::ListenFd::from_env().take_tcp_listener(0).map_err(bad)?;
     if let Some(listener) = &listener {
         let listens = rustix::net::sockopt::socket_acceptconn(listener).map_err(|error| bad(error.into()))?;
         if !listens {
-            return Err("the socket that was handed over does not listen: is there Accept=yes?".to_owned());
+            return Err("the socket from the service manager is not listening: is Accept=yes set?".to_owned());
         }
     }
     Ok(listener)
@@ -44,10 +44,11 @@ fn take() -> Result<Option<TcpListener>, String> {
 
 #[cfg(not(feature = "systemd"))]
 fn take() -> Result<Option<TcpListener>, String> {
-    Err("a socket was handed over, and this binary is built without the feature systemd".to_owned())
+    Err("the service manager passed a socket, but this binary was built without the feature systemd"
+        .to_owned())
 }
 
-/// Who started us and wants to know how we are (`sd_notify(3)`).
+/// The service manager that waits for notifications (`sd_notify(3)`).
 #[derive(Debug)]
 pub(crate) struct ServiceManager {
     socket: UnixDatagram,
@@ -55,10 +56,10 @@ pub(crate) struct ServiceManager {
 }
 
 impl ServiceManager {
-    /// `None` if nobody wants to know.
+    /// Returns `None` if no service manager waits for notifications.
     pub(crate) fn from_env() -> Option<Self> {
         let address = std::env::var_os("NOTIFY_SOCKET").filter(|_| cfg!(feature = "systemd"))?;
-        match connected(&address) {
+        match connect(&address) {
             Ok(socket) => Some(Self { socket, watchdog: watchdog() }),
             Err(error) => {
                 log::warn!("cannot reach the service manager: {error}");
@@ -67,36 +68,38 @@ impl ServiceManager {
         }
     }
 
-    /// Tells it that we serve.
+    /// Sends that the server is listening.
     pub(crate) fn ready(&self, status: &str) {
-        self.tell(&format!("READY=1\nSTATUS={status}"));
+        self.notify(&format!("READY=1\nSTATUS={status}"));
     }
 
-    /// Tells it that we still do.
+    /// Sends that the server is still running.
     pub(crate) fn alive(&self, status: &str) {
         let watchdog = if self.watchdog.is_some() { "WATCHDOG=1\n" } else { "" };
-        self.tell(&format!("{watchdog}STATUS={status}"));
+        self.notify(&format!("{watchdog}STATUS={status}"));
     }
 
-    /// Tells it that we end.
+    /// Sends that the server is shutting down.
     pub(crate) fn stopping(&self, status: &str) {
-        self.tell(&format!("STOPPING=1\nSTATUS={status}"));
+        self.notify(&format!("STOPPING=1\nSTATUS={status}"));
     }
 
-    /// How long to wait before it is told again: half of what the watchdog allows, as `sd_watchdog_enabled(3)` advises.
+    /// How long to wait between two notifications: at most half of the watchdog's limit, as `sd_watchdog_enabled(3)`
+    /// advises.
     pub(crate) fn interval(&self) -> Duration {
-        self.watchdog.map_or(STATUS, |watchdog| (watchdog / 2).min(STATUS)).max(Duration::from_millis(1))
+        let interval = self.watchdog.map_or(STATUS_INTERVAL, |limit| (limit / 2).min(STATUS_INTERVAL));
+        interval.max(Duration::from_millis(1))
     }
 
-    fn tell(&self, state: &str) {
-        // Never waited for: one who does not read is a reason for its watchdog, not for ours.
+    fn notify(&self, state: &str) {
+        // The socket is non-blocking: a service manager that does not read must not stop the server.
         if let Err(error) = self.socket.send(state.as_bytes()) {
-            log::debug!("the service manager is not told {state:?}: {error}");
+            log::debug!("cannot notify the service manager of {state:?}: {error}");
         }
     }
 }
 
-fn connected(address: &OsString) -> io::Result<UnixDatagram> {
+fn connect(address: &OsString) -> io::Result<UnixDatagram> {
     let address = match address.as_bytes().split_first() {
         #[cfg(target_os = "linux")]
         Some((b'@', name)) => {

@@ -7,10 +7,10 @@ use lexopt::prelude::{Long, Short, Value};
 use std::ffi::OsString;
 use std::time::Duration;
 
-/// What load shall be laid on whom.
+/// The options of `threadws bench`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct BenchOptions {
-    /// It may hold a password: never to be shown.
+    /// May contain a password, so it is never shown.
     pub(crate) url: String,
     pub(crate) clients: usize,
     pub(crate) size: usize,
@@ -25,43 +25,47 @@ pub(crate) struct BenchOptions {
 pub(crate) const HELP: &str = "\
 Usage: threadws bench [OPTIONS] URL
 
-Loads a WebSocket echo server, and tells how many messages a second it sends
-back and how long they take. Each client has a thread and keeps some messages
-in flight; what comes back is checked: its order, its length and its content.
+Loads a WebSocket echo server and reports how many messages per second it sends
+back, and how long each takes. Each client has a thread and keeps a number of
+messages in flight. The order, the length and the content of each message that
+comes back are checked.
 
 Examples:
   threadws bench ws://127.0.0.1:8005/
   threadws bench --clients 500 --size 1KiB --duration 30s ws://127.0.0.1:8005/
   threadws bench --in-flight 64 --binary --json ws://127.0.0.1:8005/
 
-The load:
+Load:
   --clients N           connections at a time [default: 50]
   --size SIZE           payload of a message: 32, 64KiB, 16MiB [default: 32]
-  --in-flight N         messages that each client has on the way [default: 1]
-  --duration DURATION   how long: 500ms, 30s, 1m [default: 10s]
-  --binary              binary messages instead of text [default: off]
-  --allow-remote        load a server that is not on this machine: only one
-                        whose owner agrees [default: loopback only]
+  --in-flight N         messages that each client has under way [default: 1]
+  --duration DURATION   how long to send: 500ms, 30s, 1m [default: 10s]
+  --binary              send binary messages instead of text [default: off]
+  --allow-remote        allow a server on another machine: only load one whose
+                        owner agrees [default: loopback only]
 
-The report:
-  --json                one JSON object instead of tables [default: off]
+Report:
+  --json                print one JSON object instead of tables [default: off]
 
-Logs, on stderr:
-  --log LEVEL           off, error, warn, info, debug or trace, or a list
-                        such as info,threadws=debug
+Log, on stderr:
+  --log LEVEL           off, error, warn, info, debug or trace, or a list such
+                        as info,threadws=debug
                         [env: THREADWS_LOG] [default: info]
-  -q, --quiet           warnings and errors only
-  -v, --verbose         debug; twice for trace
+  -q, --quiet           same as --log warn
+  -v, --verbose         same as --log debug; -vv is --log trace
 
 Other:
   -h, --help            print this help
 
-Server and clients share the machine: compare two servers by the same load, not
-with figures from elsewhere. SIGINT or SIGTERM ends the load early and reports
-what there is.
-Exit status: 0 when all that came back was right, 1 when something was not, or
-when there is no connection, 2 for a command line it does not understand or a
-server it may not load, 130 at once on a second signal.
+Server and clients share the machine: compare two servers under the same load,
+and not with figures from elsewhere. SIGINT or SIGTERM ends the load early and
+reports the messages up to then.
+
+Exit status:
+  0    every message came back as it was sent
+  1    a message did not come back as it was sent, or a connection failed
+  2    the command line is wrong, or the server may not be loaded
+  130  stopped at once, by a second signal
 ";
 
 const OPTIONS: [&str; 11] = [
@@ -94,7 +98,7 @@ impl BenchOptions {
     }
 }
 
-/// Reads what stands behind `bench`. No error shows the URL.
+/// Parses the arguments after `bench`. No error shows the URL.
 pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Result<Command, String> {
     let mut options = BenchOptions::new(String::new());
     let mut url = None;
@@ -136,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn every_option_is_understood() {
+    fn every_option_is_parsed() {
         assert_eq!(options("bench ws://a/"), BenchOptions::new("ws://a/".to_owned()));
         let line = "bench --clients 9 --size 64KiB --in-flight 3 --duration 500ms --binary ws://a/ --json \
                     --allow-remote -q";
@@ -163,12 +167,12 @@ mod tests {
         let defaults = BenchOptions::new(String::new());
         assert!(HELP.contains(&format!("at a time [default: {}]", defaults.clients)));
         assert!(HELP.contains(&format!("16MiB [default: {}]", defaults.size)));
-        assert!(HELP.contains(&format!("on the way [default: {}]", defaults.in_flight)));
+        assert!(HELP.contains(&format!("under way [default: {}]", defaults.in_flight)));
         assert!(HELP.contains(&format!("1m [default: {}s]", defaults.duration.as_secs())));
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused_in_one_line() {
+    fn a_wrong_command_line_is_refused_in_one_line() {
         let lines = [
             "bench",
             "bench --json",

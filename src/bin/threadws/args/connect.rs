@@ -7,18 +7,18 @@ use lexopt::prelude::{Long, Short, Value};
 use std::ffi::OsString;
 use std::time::Duration;
 
-/// What a client shall do.
+/// The options of `threadws connect`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ConnectOptions {
-    /// It may hold a password: never to be shown.
+    /// May contain a password, so it is never shown.
     pub(crate) url: String,
-    /// Names and values, these never to be shown either.
+    /// Names and values. The values are never shown.
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) header_file: Option<OsString>,
     pub(crate) origin: Option<String>,
     pub(crate) subprotocols: Vec<String>,
     pub(crate) timeout: Duration,
-    /// Zero: never.
+    /// Zero: off.
     pub(crate) ping: Duration,
     pub(crate) max_message: usize,
     pub(crate) once: bool,
@@ -30,63 +30,69 @@ pub(crate) struct ConnectOptions {
 pub(crate) const HELP: &str = "\
 Usage: threadws connect [OPTIONS] URL
 
-Connects to a WebSocket server: sends each line of stdin as a text message
-(one that is not UTF-8 as a binary one), and prints each message on stdout:
-text as it is (with control characters escaped if stdout is a terminal),
-binary as hexadecimal digits. At the end of stdin it closes, and prints what
-still comes.
+Connects to a WebSocket server. Each line of stdin is sent as a text message,
+or as a binary message if it is not UTF-8. Each message from the server is
+printed on stdout: text as it is, with control characters escaped if stdout is
+a terminal; binary as hexadecimal digits. At the end of stdin, the connection
+is closed; messages that still arrive are printed.
 
 Examples:
   threadws connect ws://127.0.0.1:8005/
   echo hello | threadws connect --once ws://127.0.0.1:8005/
   threadws connect --expect ready --timeout 30s ws://127.0.0.1:8005/
 
-What is said:
-  --once                send all of stdin as one message (but for its last
-                        line end), print one reply, close [default: off]
-  --expect TEXT         print messages until a text has this in it, then
-                        close; the end of stdin does not [default: none]
-  --binary              print binary messages as they are, with nothing
-                        between them; with --once, send all of stdin as a
-                        binary message [default: off]
+Messages:
+  --once                send all of stdin as one message, without the last
+                        line end; print one reply, then close [default: off]
+  --expect TEXT         print messages until a text message contains TEXT,
+                        then close; the end of stdin does not close
+                        [default: none]
+  --binary              print binary messages as raw bytes with nothing
+                        between them; with --once, send stdin as a binary
+                        message [default: off]
 
-The handshake:
+Handshake:
   --header 'NAME: VALUE'
-                        a header of the request; can be repeated
+                        add a header to the request; repeatable
                         [default: none]
-  --header-file FILE    more of them, one a line: what other users of this
-                        machine are not to see in the list of processes
+  --header-file FILE    add the headers in a file, one a line; other users of
+                        the machine cannot see them in the list of processes
                         [default: none]
-  --origin ORIGIN       the page it would come from, were it a browser
+  --origin ORIGIN       send an Origin header, as a browser does
                         [default: none]
-  --subprotocol NAME    one it speaks, the preferred one first; can be
-                        repeated [default: none]
+  --subprotocol NAME    offer a subprotocol, the preferred one first;
+                        repeatable [default: none]
 
-A user and password in the URL are sent as Basic authorization. Percent-encode
-what has a meaning there, and see --header-file.
+A user and password in the URL are sent as Basic authorization: percent-encode
+special characters in them. To hide them from other users of the machine, use
+--header-file instead.
 
 Limits:
-  --timeout DURATION    for the handshake; and with --once and --expect, for
-                        what is waited for: 500ms, 3s, 1m [default: 10s]
-  --max-message SIZE    largest message: 64KiB, 16MiB, plain bytes
+  --timeout DURATION    for the handshake, and for the message that --once or
+                        --expect waits for: 500ms, 3s, 1m [default: 10s]
+  --max-message SIZE    largest message to accept: 64KiB, 16MiB, or a number
+                        of bytes; a larger one closes with 1009
                         [default: 1MiB]
-  --ping DURATION       after how long a silence to send a ping, and how long
-                        to wait for the answer; 0 for never [default: 20s]
+  --ping DURATION       how long the server may be silent before it gets a
+                        ping, and how long it has to answer; 0 turns it off
+                        [default: 20s]
 
-Logs, on stderr:
-  --log LEVEL           off, error, warn, info, debug or trace, or a list
-                        such as info,threadws=debug
+Log, on stderr:
+  --log LEVEL           off, error, warn, info, debug or trace, or a list such
+                        as info,threadws=debug
                         [env: THREADWS_LOG] [default: info]
-  -q, --quiet           warnings and errors only
-  -v, --verbose         debug; twice for trace
+  -q, --quiet           same as --log warn
+  -v, --verbose         same as --log debug; -vv is --log trace
 
 Other:
   -h, --help            print this help
 
-Exit status: 0 when all went well, also after SIGINT or SIGTERM, which close
-the connection; 1 when it was refused, failed, or got no reply; 2 for a command
-line it does not understand; 3 when what is expected did not come; 130 at once
-on a second signal, or on one before it is connected.
+Exit status:
+  0    success; also after SIGINT or SIGTERM, which close the connection
+  1    the connection was refused or failed, or --once got no reply
+  2    the command line is wrong
+  3    --expect: no message contained the text
+  130  stopped at once, by a second signal or by one before it was connected
 ";
 
 const OPTIONS: [&str; 14] = [
@@ -124,13 +130,13 @@ impl ConnectOptions {
         }
     }
 
-    /// Whether something is waited for, so that there is an end to it.
-    pub(crate) fn waits(&self) -> bool {
+    /// Whether the command waits for a certain message, and so for `timeout` at most.
+    pub(crate) fn has_deadline(&self) -> bool {
         self.once || self.expect.is_some()
     }
 }
 
-/// Reads what stands behind `connect`. No error shows the URL, a header's value, or what may be one of both.
+/// Parses the arguments after `connect`. No error shows the URL, a header's value, or an argument that may be either.
 pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Result<Command, String> {
     let mut options = ConnectOptions::new(String::new());
     let mut url = None;
@@ -154,7 +160,7 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
             Long("max-message") => options.max_message = value(&mut parser, "max-message", values::size)?,
             Long("ping") => options.ping = value(&mut parser, "ping", values::duration)?,
             Long(name) => return Err(unknown_option(name, &OPTIONS)),
-            // A forgotten quote makes a second one of a header's value.
+            // If the user forgets a quote, part of a header's value arrives here.
             Value(word) => url = only_url(url, word)?,
             other => return Err(one_line(other.unexpected())),
         }
@@ -177,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn every_option_is_understood() {
+    fn every_option_is_parsed() {
         assert_eq!(options("connect ws://a/"), ConnectOptions::new("ws://a/".to_owned()));
         let line = "connect --once --expect yes --binary --header=x-a:1 --header X-B:2:3 ws://a/ --header-file f \
                     --origin https://a.example --subprotocol b --subprotocol a --timeout 3s --ping 0 \
@@ -203,7 +209,7 @@ mod tests {
         assert_eq!(
             command("--echo connect ws://a/").map_err(|_| ()),
             Err(()),
-            "it is the first word or none"
+            "the command must be the first word"
         );
     }
 
@@ -217,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused_without_a_secret_in_the_error() {
+    fn a_wrong_command_line_is_refused_without_a_secret_in_the_error() {
         let lines = [
             "connect",
             "connect --once",

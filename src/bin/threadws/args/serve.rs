@@ -1,4 +1,4 @@
-//! The command line of `threadws serve`, which is what goes without saying. No I/O.
+//! The command line of `threadws serve`, the default command. No I/O.
 
 use super::{Command, LogChoice, LogOption, one_line, unknown_option, value};
 use crate::args::values;
@@ -9,11 +9,11 @@ use std::ffi::OsString;
 use std::time::Duration;
 use threadws::SlowPeer;
 
-/// What a server shall do.
+/// The options of `threadws serve`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ServeOptions {
     pub(crate) listen: Listen,
-    /// Zero: never.
+    /// Zero: off.
     pub(crate) every: Duration,
     pub(crate) message: String,
     pub(crate) answer: Answer,
@@ -26,54 +26,54 @@ pub(crate) struct ServeOptions {
     pub(crate) max_per_address: Option<usize>,
     pub(crate) handshake_rate: Option<(u32, Duration)>,
     pub(crate) message_rate: Option<(u32, Duration)>,
-    /// Zero: for ever.
+    /// Zero: off.
     pub(crate) max_lifetime: Duration,
-    /// Zero: never.
+    /// Zero: off.
     pub(crate) idle_timeout: Duration,
     pub(crate) proxy_protocol: bool,
-    /// Zero: never.
+    /// Zero: off.
     pub(crate) ping: Duration,
     pub(crate) page: bool,
     pub(crate) log: LogFilter,
 }
 
-/// Where clients come in.
+/// The socket that accepts clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Listen {
-    /// The service manager's socket if it hands one over, else [`LISTEN`].
-    Unsaid,
-    /// The service manager's socket, and no other.
+    /// The service manager's socket if it passed one, otherwise [`LISTEN`].
+    Default,
+    /// The service manager's socket. It is an error if there is none.
     Systemd,
     Address(String),
 }
 
-/// Where it listens if nothing is said.
+/// The default of `--listen`.
 pub(crate) const LISTEN: &str = "127.0.0.1:8005";
 
-/// What becomes of a message, apart from being logged.
+/// How the server answers a message, after it was logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
     Nothing,
     Echo,
     Broadcast,
-    /// To the clients whose requests had the same path.
+    /// Publishes it to the clients that connected with the same path.
     Topics,
 }
 
-/// Whose `x-forwarded-for` is believed.
+/// The proxies whose `X-Forwarded-For` is believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum TrustedProxies {
     None,
     Any,
-    /// `loopback`, addresses and CIDR blocks; at least one.
+    /// `loopback`, addresses and CIDR blocks. At least one.
     These(Vec<String>),
 }
 
-/// Which pages of other sites may connect.
+/// The other sites whose pages may connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum AllowedOrigins {
     Any,
-    /// Beside the host the server is asked for.
+    /// In addition to the host in the request, which is always allowed.
     These(Vec<String>),
 }
 
@@ -82,11 +82,11 @@ Usage: threadws [serve] [OPTIONS]
    or: threadws connect [OPTIONS] URL
    or: threadws bench [OPTIONS] URL
 
-Serves WebSockets on plain threads, one for each client: logs what they send,
-and sends each of them a message every 3 seconds until they leave. Open the
-printed address in a browser to see both sides talk. 'threadws connect' is the
-other side for a terminal or a script, 'threadws bench' many of them at once:
-see 'threadws connect --help' and 'threadws bench --help'.
+Runs a WebSocket server with one thread per client. The server logs each
+message that it receives, and sends every client a message every 3 seconds. To
+try it, open the printed address in a browser. 'threadws connect' is a client
+for terminals and scripts, 'threadws bench' is a load generator; see 'threadws
+connect --help' and 'threadws bench --help'.
 
 Examples:
   threadws
@@ -95,75 +95,85 @@ Examples:
   threadws --broadcast --every 0 --trust-proxy 10.0.0.0/8
   threadws --topics --every 0 --slow-peer skip
 
-What clients get:
-  --every DURATION      how often to send the message: 500ms, 3s, 1m;
-                        0 for never [default: 3s]
-  --message TEXT        what to send [default: hello from threadws]
-  --echo                send each message back to its sender, as the same
-                        kind [default: off]
-  --broadcast           pass each message on to every client, its sender
-                        included, as the same kind [default: off]
-  --topics              pass each message on to the clients of its sender's
-                        path, as the same kind: /room/7 is a room, and so is
-                        every other path, without its query [default: off]
-  --no-page             answer a plain GET with 426 instead of a page to
-                        try it out [default: the page]
+Messages:
+  --every DURATION      how often to send each client the message: 500ms, 3s,
+                        1m; 0 turns it off [default: 3s]
+  --message TEXT        the text of that message
+                        [default: hello from threadws]
+  --echo                send each message back to its sender [default: off]
+  --broadcast           send each message to every client, including its
+                        sender [default: off]
+  --topics              send each message to every client that connected with
+                        the same path, such as /room/7, including its sender;
+                        the query does not count [default: off]
+  --no-page             answer a plain GET with 426 instead of the page that
+                        tries the server out [default: the page]
 
-Who may connect:
-  --listen ADDR         address and port; port 0 takes a free one; 'systemd'
-                        is the socket of its socket unit, which is taken
-                        unasked if there is one [default: 127.0.0.1:8005]
-  --path PATH           the only path for WebSockets; others get 404
-                        [default: any path]
-  --allow-origin ORIGIN a site whose pages may connect, or 'any'; can be
-                        repeated [default: same host]
-  --trust-proxy WHO     whose x-forwarded-for to believe: loopback, none,
-                        any, an address or a CIDR block; can be repeated
-                        [default: loopback]
-  --proxy-protocol      trusted proxies send a PROXY header, version 1 or 2,
-                        before everything else [default: off]
+Connections:
+  --listen ADDR         address and port; port 0 picks a free port; 'systemd'
+                        takes the socket that systemd passes; without this
+                        option, such a socket is used if there is one
+                        [default: 127.0.0.1:8005]
+  --path PATH           the only path that accepts WebSockets; other paths get
+                        404 [default: any path]
+  --allow-origin ORIGIN allow pages of another site to connect, or of any site
+                        with 'any'; repeatable [default: same host]
+  --trust-proxy WHO     believe the X-Forwarded-For header of this proxy:
+                        loopback, none, any, an address or a CIDR block;
+                        repeatable [default: loopback]
+  --proxy-protocol      require trusted proxies to send a PROXY protocol
+                        header, version 1 or 2 [default: off]
 
 Limits:
-  --max-clients N       clients at a time [default: the machine's capacity]
-  --max-per-address N   connections at a time of one client address, or of one
-                        IPv6 /64; more get 429 [default: no limit]
-  --handshake-rate RATE handshakes and plain requests of one address, as
-                        N/DURATION: 20/1s, 100/1m; more get 429
+  --max-clients N       connections at a time; further ones get 503
+                        [default: the machine's capacity]
+  --max-per-address N   connections at a time from one address, or from one
+                        IPv6 /64; further ones get 429 [default: no limit]
+  --handshake-rate RATE handshakes and plain requests from one address, as
+                        N/DURATION: 20/1s, 100/1m; further ones get 429
                         [default: no limit]
-  --message-rate RATE   messages from one address, on all its connections;
-                        one more closes with 1008 [default: no limit]
+  --message-rate RATE   messages from one address over all its connections; one
+                        more closes the connection with 1008
+                        [default: no limit]
   --max-lifetime DURATION
-                        how long a connection lasts; then it is closed with
-                        1001; 0 for ever [default: 0]
+                        how long a connection may last before it is closed
+                        with 1001; 0 turns it off [default: 0]
   --idle-timeout DURATION
-                        how long without a message, received or sent; then it
-                        is closed with 1001; 0 for ever [default: 0]
-  --max-message SIZE    largest message: 64KiB, 16MiB, plain bytes
+                        how long a connection may be without messages in
+                        either direction before it is closed with 1001; 0
+                        turns it off [default: 0]
+  --max-message SIZE    largest message to accept: 64KiB, 16MiB, or a number
+                        of bytes; a larger one closes with 1009
                         [default: 1MiB]
-  --slow-peer WHAT      what becomes of a client for whom 1 MiB of passed-on
-                        messages waits: close, or skip, by which it misses
-                        what comes [default: close]
-  --ping DURATION       after how long a silence to send a ping, and how long
-                        to wait for the answer; 0 for never [default: 20s]
+  --slow-peer WHAT      what to do when 1 MiB is queued for a client: 'close'
+                        its connection with 1013, or 'skip' further messages
+                        for it [default: close]
+  --ping DURATION       how long a client may be silent before it gets a ping,
+                        and how long it has to answer; 0 turns it off
+                        [default: 20s]
 
-Logs, on stderr:
-  --log LEVEL           off, error, warn, info, debug or trace, or a list
-                        such as info,threadws=debug
+Log, on stderr:
+  --log LEVEL           off, error, warn, info, debug or trace, or a list such
+                        as info,threadws=debug
                         [env: THREADWS_LOG] [default: info]
-  -q, --quiet           warnings and errors only
-  -v, --verbose         debug; twice for trace
+  -q, --quiet           same as --log warn
+  -v, --verbose         same as --log debug; -vv is --log trace
 
 Other:
   -h, --help            print this help
   -V, --version         print the version
 
-GET /healthz is answered with ok, GET /metrics with counters for Prometheus.
-Stdout gets one line, with the addresses, when the server listens.
-Exit status: 0 after SIGINT or SIGTERM, 1 when it cannot run, 2 for a command
-line it does not understand, 130 at once on a second signal.
+GET /healthz answers ok. GET /metrics answers counters for Prometheus.
+One line on stdout gives the address when the server is listening.
+
+Exit status:
+  0    stopped by SIGINT or SIGTERM
+  1    the server cannot run
+  2    the command line is wrong
+  130  stopped at once, by a second signal
 ";
 
-/// Every long option, to guess which one was meant.
+/// All long options, from which a misspelt one is guessed.
 const OPTIONS: [&str; 25] = [
     "every",
     "message",
@@ -195,7 +205,7 @@ const OPTIONS: [&str; 25] = [
 impl Default for ServeOptions {
     fn default() -> Self {
         Self {
-            listen: Listen::Unsaid,
+            listen: Listen::Default,
             every: Duration::from_secs(3),
             message: "hello from threadws".to_owned(),
             answer: Answer::Nothing,
@@ -218,8 +228,8 @@ impl Default for ServeOptions {
     }
 }
 
-/// Reads what stands behind `serve`, if it stands there. The last of two equal options wins, but for the ones that can be
-/// repeated.
+/// Parses the arguments after `serve`, which may be left out. If an option is given twice, the last one counts, except
+/// for the repeatable ones.
 pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Result<Command, String> {
     let mut options = ServeOptions::default();
     let mut given = Given::default();
@@ -272,7 +282,7 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
             Long("slow-peer") => options.slow_peer = value(&mut parser, "slow-peer", values::slow_peer)?,
             Long("ping") => options.ping = value(&mut parser, "ping", values::duration)?,
             Long(name) => return Err(unknown_option(name, &OPTIONS)),
-            // It may hold a password, so it is not repeated.
+            // The URL may contain a password, so the error does not show it.
             Value(word) if word.to_string_lossy().contains("://") => {
                 return Err("a URL is for 'threadws connect'".to_owned());
             }
@@ -289,7 +299,7 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
     Ok(Command::Serve(Box::new(options)))
 }
 
-/// What needs a look at the whole command line.
+/// The options that can only be checked when the whole command line was read.
 #[derive(Default)]
 struct Given {
     echo: bool,
@@ -303,7 +313,7 @@ struct Given {
 fn listen(text: &str) -> Result<Listen, String> {
     match text {
         "systemd" if cfg!(feature = "systemd") => Ok(Listen::Systemd),
-        "systemd" => Err("this binary is built without the feature systemd".to_owned()),
+        "systemd" => Err("this binary was built without the feature systemd".to_owned()),
         address => values::listen_address(address).map(Listen::Address),
     }
 }
@@ -321,14 +331,14 @@ fn answer(given: &Given) -> Result<Answer, String> {
 }
 
 fn trust(given: Vec<String>) -> Result<Option<TrustedProxies>, String> {
-    let alone = |word: &str| given.iter().any(|who| who == word);
-    match (given.len(), alone("none"), alone("any")) {
+    let has = |word: &str| given.iter().any(|who| who == word);
+    match (given.len(), has("none"), has("any")) {
         (0, ..) => Ok(None),
         (_, false, false) => Ok(Some(TrustedProxies::These(given))),
         (1, true, _) => Ok(Some(TrustedProxies::None)),
         (1, _, true) => Ok(Some(TrustedProxies::Any)),
-        // Whose intention "none, but also 10.0.0.0/8" is cannot be guessed where addresses are to be believed.
-        _ => Err("--trust-proxy: none and any cannot be combined with others".to_owned()),
+        // Contradictory, and addresses must not be believed on a guess.
+        _ => Err("--trust-proxy: none and any cannot be combined with other values".to_owned()),
     }
 }
 
@@ -360,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn every_option_is_understood() {
+    fn every_option_is_parsed() {
         let line = "--listen [::1]:0 --every 500ms --message hi --broadcast --no-page --path /ws --max-clients 9 \
                     --allow-origin https://a.example --allow-origin=https://b.example --max-message 64KiB --ping 0 --slow-peer skip \
                     --trust-proxy 10.0.0.0/8 --trust-proxy loopback --log threadws=debug --proxy-protocol \
@@ -402,13 +412,13 @@ mod tests {
             if cfg!(feature = "systemd") {
                 Ok(())
             } else {
-                Err("--listen: this binary is built without the feature systemd".to_owned())
+                Err("--listen: this binary was built without the feature systemd".to_owned())
             }
         );
     }
 
     #[test]
-    fn help_and_version_are_asked_for_anywhere() {
+    fn help_and_version_are_found_anywhere() {
         for line in ["-h", "--help", "--echo --help", "serve -h", "-h --nonsense"] {
             assert_eq!(command(line), Ok(Command::Help), "{line}");
         }
@@ -430,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused_in_one_line() {
+    fn a_wrong_command_line_is_refused_in_one_line() {
         let lines = [
             "--echo --broadcast",
             "--broadcast --echo",

@@ -1,13 +1,13 @@
-//! What option values look like: durations, sizes, addresses, origins. No I/O.
+//! Parses the values of options: durations, sizes, addresses, origins. No I/O.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use threadws::SlowPeer;
 
-/// The longest duration an option takes: a year, so that no sum of instants overflows.
+/// The longest duration of an option. A year is short enough that no sum of instants overflows.
 const MAX_SECONDS: u64 = 365 * 24 * 60 * 60;
 
-/// `500ms`, `3s`, `1m`, `2h`; `0` needs no unit.
+/// Parses `500ms`, `3s`, `1m`, `2h` or `0`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = split_unit(text);
     let number: u64 = number.parse().map_err(|_| expected("a duration such as 500ms, 3s or 1m", text))?;
@@ -26,12 +26,12 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Returns the duration, or `None` for the zero that means "never" on the command line.
+/// Returns the duration, or `None` for a zero, which means "off" on the command line.
 pub(crate) fn unless_zero(time: Duration) -> Option<Duration> {
     (!time.is_zero()).then_some(time)
 }
 
-/// A [`duration`] that is not zero.
+/// Parses a [`duration`] that is not zero.
 pub(crate) fn timeout(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         Duration::ZERO => Err("must be more than 0".to_owned()),
@@ -39,7 +39,8 @@ pub(crate) fn timeout(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// `Name: value`. Whether they can be sent is seen where they are; what they are is never said: it may be a secret.
+/// Parses `Name: value`. The library checks both when the request is built. No error shows them, because a header may
+/// be a secret.
 pub(crate) fn header(text: &str) -> Result<(String, String), String> {
     match text.split_once(':') {
         Some((name, value)) if !name.trim().is_empty() => {
@@ -49,7 +50,7 @@ pub(crate) fn header(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// `64KiB`, `16MiB`, `1GiB`, plain bytes. At least one byte.
+/// Parses `64KiB`, `16MiB`, `1GiB` or a number of bytes. At least one byte.
 pub(crate) fn size(text: &str) -> Result<usize, String> {
     let (number, unit) = split_unit(text);
     let number: usize = number.parse().map_err(|_| expected("a size such as 64KiB, 16MiB or 1000", text))?;
@@ -67,7 +68,7 @@ pub(crate) fn size(text: &str) -> Result<usize, String> {
     }
 }
 
-/// A number of clients: at least one.
+/// Parses a number of clients: at least one.
 pub(crate) fn count(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("must be at least 1".to_owned()),
@@ -76,7 +77,7 @@ pub(crate) fn count(text: &str) -> Result<usize, String> {
     }
 }
 
-/// `20/1s`: so many in so long.
+/// Parses a number and the time it is for, such as `20/1s`.
 pub(crate) fn rate(text: &str) -> Result<(u32, Duration), String> {
     let (limit, per) =
         text.split_once('/').ok_or_else(|| expected("a number and a duration such as 20/1s", text))?;
@@ -87,7 +88,7 @@ pub(crate) fn rate(text: &str) -> Result<(u32, Duration), String> {
     }
 }
 
-/// `close` or `skip`.
+/// Parses `close` or `skip`.
 pub(crate) fn slow_peer(text: &str) -> Result<SlowPeer, String> {
     match text {
         "close" => Ok(SlowPeer::Close),
@@ -96,7 +97,7 @@ pub(crate) fn slow_peer(text: &str) -> Result<SlowPeer, String> {
     }
 }
 
-/// `127.0.0.1:8005`, `[::1]:8005`, `localhost:8005`. A name is resolved when it is bound.
+/// Checks an address such as `127.0.0.1:8005`, `[::1]:8005` or `localhost:8005`. A name is resolved later, by `bind`.
 pub(crate) fn listen_address(text: &str) -> Result<String, String> {
     let is_name = |host: &str| !host.is_empty() && !host.contains([':', '[', ']', '/']);
     let works = text.parse::<SocketAddr>().is_ok()
@@ -108,7 +109,7 @@ pub(crate) fn listen_address(text: &str) -> Result<String, String> {
     }
 }
 
-/// An address or a CIDR block.
+/// Checks an IP address or a CIDR block.
 pub(crate) fn network(text: &str) -> Result<String, String> {
     let works = text.parse::<IpAddr>().is_ok() || text.parse::<ipnet::IpNet>().is_ok();
     if works {
@@ -118,7 +119,7 @@ pub(crate) fn network(text: &str) -> Result<String, String> {
     }
 }
 
-/// What a browser sends as `Origin`: a scheme and a host, perhaps a port, and nothing behind; or `null`.
+/// Checks an `Origin` as a browser sends it: a scheme, a host and perhaps a port; or `null`.
 pub(crate) fn origin(text: &str) -> Result<String, String> {
     let works = text == "null"
         || text.split_once("://").is_some_and(|(scheme, host)| {
@@ -132,7 +133,7 @@ pub(crate) fn origin(text: &str) -> Result<String, String> {
     }
 }
 
-/// A path as it stands in a request: from the first slash to the query.
+/// Checks a path as a request has it: from the first slash to the query.
 pub(crate) fn path(text: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '?' | '#');
     if text.starts_with('/') && text.chars().all(plain) {

@@ -1,11 +1,11 @@
-//! How often which duration was seen, to three per cent, in 15 KiB.
+//! A histogram of durations with a precision of three per cent, in 15 KiB.
 
 use std::time::Duration;
 
-/// Buckets between two powers of two: neighbours differ by a thirty-second.
+/// Buckets between two powers of two. The limits of a bucket differ by 1/32 at most.
 const SPLIT: u64 = 1 << SPLIT_BITS;
 const SPLIT_BITS: u32 = 5;
-/// One row of them for what is smaller than `SPLIT`, and one for each power of two from there on.
+/// `SPLIT` buckets for the numbers below `SPLIT`, and as many for each power of two from there on.
 const BUCKETS: usize = (1 << SPLIT_BITS) * (64 - SPLIT_BITS as usize + 1);
 
 #[derive(Debug, Clone)]
@@ -44,28 +44,28 @@ impl Histogram {
         self.max
     }
 
-    /// What this many in a million were not slower than.
+    /// Returns a duration that this many in a million did not exceed.
     pub(crate) fn quantile(&self, millionths: u64) -> Duration {
         let wanted = (u128::from(self.count) * u128::from(millionths)).div_ceil(1_000_000).max(1);
         let mut seen = 0;
         for (at, count) in self.counts.iter().enumerate() {
             seen += u128::from(*count);
             if seen >= wanted {
-                // The bucket's end: a promise, not a hope. The last one that is in use ends at the maximum.
+                // The end of the bucket, so that the result is never too small. The last bucket ends at the maximum.
                 return Duration::from_nanos(start(at + 1)).min(self.max);
             }
         }
         self.max
     }
 
-    /// How many took at least `from` and less than `to`, to the precision of the buckets.
+    /// Counts the durations from `from` to less than `to`, with the precision of the buckets.
     pub(crate) fn between(&self, from: Duration, to: Duration) -> u64 {
         let at = |duration: Duration| bucket(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
         self.counts[at(from)..at(to)].iter().sum()
     }
 }
 
-/// Exact below `SPLIT`, then `SPLIT` buckets for each power of two.
+/// Returns the bucket of a number: one bucket per number below `SPLIT`, then `SPLIT` buckets for each power of two.
 fn bucket(nanos: u64) -> usize {
     let power = nanos.max(1).ilog2();
     let bucket = if power < SPLIT_BITS {
@@ -77,7 +77,7 @@ fn bucket(nanos: u64) -> usize {
     usize::try_from(bucket).unwrap_or(BUCKETS - 1).min(BUCKETS - 1)
 }
 
-/// The smallest that falls into a bucket.
+/// Returns the smallest number in a bucket.
 fn start(bucket: usize) -> u64 {
     let bucket = bucket as u128;
     let split = u128::from(SPLIT);
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_are_what_they_say() {
+    fn quantiles_are_as_precise_as_the_buckets() {
         let mut histogram = Histogram::new();
         assert_eq!(histogram.quantile(500_000), Duration::ZERO);
         for micros in 1..=1000 {

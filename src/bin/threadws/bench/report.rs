@@ -1,4 +1,4 @@
-//! What a load has shown: as tables for people, as JSON for programs.
+//! The report of a load: tables for people, JSON for programs.
 
 use super::histogram::Histogram;
 use crate::args::bench::BenchOptions;
@@ -6,12 +6,12 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Rows of the histogram.
-const ROWS: u32 = 12;
-/// The longest bar.
-const BAR: u64 = 40;
+/// The most rows of the histogram.
+const MAX_ROWS: u32 = 12;
+/// The longest bar, in characters.
+const MAX_BAR: u64 = 40;
 
-/// What there is to tell in the end.
+/// The result of a load.
 #[derive(Debug)]
 pub(super) struct LoadReport<'a> {
     pub(super) options: &'a BenchOptions,
@@ -22,7 +22,7 @@ pub(super) struct LoadReport<'a> {
 }
 
 impl LoadReport<'_> {
-    /// Messages a second.
+    /// Returns the messages per second.
     fn rate(&self) -> f64 {
         self.latency.count() as f64 / self.took.as_secs_f64()
     }
@@ -66,7 +66,7 @@ impl LoadReport<'_> {
         );
         let rate = self.rate();
         let mebibytes = rate * *size as f64 / f64::from(1 << 20);
-        // A `String` takes everything, here and below.
+        // Writing to a `String` never fails, here and below.
         let _ = writeln!(text, "messages/s  {}", grouped(rate));
         let _ = writeln!(text, "MiB/s       {mebibytes:.1} each way\n");
         for (name, value) in self.quantiles() {
@@ -74,19 +74,19 @@ impl LoadReport<'_> {
         }
         let _ = writeln!(text);
         for (from, to, count) in self.rows() {
-            let of_all = count as f64 / self.latency.count() as f64;
-            let bar = "#".repeat(usize::try_from(count * BAR / self.latency.count()).unwrap_or(0));
+            let share = count as f64 / self.latency.count() as f64;
+            let bar = "#".repeat(usize::try_from(count * MAX_BAR / self.latency.count()).unwrap_or(0));
             let from = if from.is_zero() { "up".to_owned() } else { shown(from) };
-            let _ = writeln!(text, "{from:>9} to {:>9}  {:5.1} %  {bar}", shown(to), of_all * 100.0);
+            let _ = writeln!(text, "{from:>9} to {:>9}  {:5.1} %  {bar}", shown(to), share * 100.0);
         }
         text
     }
 
-    /// Powers of two from where nearly all begin to the maximum: at most so many that the first one holds the rest.
+    /// Counts the messages between powers of two, up to the maximum. The first row has all shorter times, too.
     fn rows(&self) -> Vec<(Duration, Duration, u64)> {
         let power = |duration: Duration| duration.as_nanos().max(1).ilog2();
         let (first, last) = (power(self.latency.quantile(1_000)), power(self.latency.max()));
-        let first = first.max(last.saturating_sub(ROWS - 1));
+        let first = first.max(last.saturating_sub(MAX_ROWS - 1));
         let nanos = |power: u32| Duration::from_nanos(1_u64.checked_shl(power).unwrap_or(u64::MAX));
         (first..=last)
             .map(|power| {
@@ -97,7 +97,7 @@ impl LoadReport<'_> {
     }
 }
 
-/// Digits in groups of three.
+/// Shows a number in groups of three digits.
 pub(super) fn grouped(value: f64) -> String {
     let digits = format!("{value:.0}");
     let mut text = String::new();
@@ -110,7 +110,7 @@ pub(super) fn grouped(value: f64) -> String {
     text
 }
 
-/// Three digits that count.
+/// Shows a duration with three digits.
 fn shown(duration: Duration) -> String {
     let nanos = duration.as_nanos() as f64;
     let (value, unit) = match nanos {
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_are_short() {
+    fn durations_have_three_digits_and_numbers_are_grouped() {
         for (nanos, text) in
             [(0, "0 ns"), (999, "999 ns"), (1_500, "1.50 µs"), (123_456, "123 µs"), (2_000_000_000, "2.00 s")]
         {
