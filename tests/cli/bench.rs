@@ -84,7 +84,7 @@ fn json_is_one_object_that_adds_up() {
 #[track_caller]
 fn overfill(wrapper: &[&str], server: SocketAddr) {
     let url = url(server);
-    let load = ["--json", "--duration", "2s", "--clients", "1", "--size", "1MiB", "--in-flight", "24", &url];
+    let load = ["--json", "--duration", "3s", "--clients", "1", "--size", "1MiB", "--in-flight", "24", &url];
     assert!(json(&run_below(wrapper, &load))["messages"].as_u64() >= Some(1));
 }
 

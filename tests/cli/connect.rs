@@ -1,7 +1,7 @@
 //! `threadws connect` as a shell or a script sees it: stdin, stdout, stderr, exit codes, signals.
 #![cfg(feature = "cli")]
 
-use crate::support::{Frame, Host, PATIENCE, Process, TestServer, echo, ms, watchdog};
+use crate::support::{Frame, PATIENCE, Process, RawServer, TestServer, echo, ms, watchdog};
 use rustix::process::Signal;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -84,15 +84,15 @@ fn each_line_is_a_message_and_each_message_a_line() {
 #[test]
 fn what_comes_until_the_servers_close_is_printed() {
     let _dog = watchdog(30);
-    let host = Host::new(|door| {
-        let mut guest = door.guest();
-        guest.welcome("");
-        guest.expect_text("a");
-        guest.expect_close(1000);
-        guest.send(Frame::text("still on its way"));
-        guest.send(Frame::close(1000, ""));
-        guest.fin();
-        guest.expect_eof();
+    let host = RawServer::new(|listener| {
+        let mut peer = listener.accept();
+        peer.accept_handshake("");
+        peer.expect_text("a");
+        peer.expect_close(1000);
+        peer.send(Frame::text("still on its way"));
+        peer.send(Frame::close(1000, ""));
+        peer.fin();
+        peer.expect_eof();
     });
     run(&["-q", &host.url()], "a\n").expect(0, "still on its way\n");
 }
@@ -101,16 +101,16 @@ fn what_comes_until_the_servers_close_is_printed() {
 fn binary_messages_are_printed_as_hexadecimal_digits_or_as_they_are() {
     let _dog = watchdog(30);
     let host = || {
-        Host::new(|door| {
-            let mut guest = door.guest();
-            guest.welcome("");
-            guest.send(Frame::binary([0x00, 0x0a, 0xff]));
-            guest.send(Frame::text("text"));
-            guest.send(Frame::binary([]));
-            guest.send(Frame::binary("raw\n"));
-            guest.send(Frame::close(1000, ""));
-            guest.fin();
-            guest.expect_gone();
+        RawServer::new(|listener| {
+            let mut peer = listener.accept();
+            peer.accept_handshake("");
+            peer.send(Frame::binary([0x00, 0x0a, 0xff]));
+            peer.send(Frame::text("text"));
+            peer.send(Frame::binary([]));
+            peer.send(Frame::binary("raw\n"));
+            peer.send(Frame::close(1000, ""));
+            peer.fin();
+            peer.expect_gone();
         })
     };
     for (args, stdout) in
@@ -143,13 +143,13 @@ fn once_sends_all_of_stdin_and_prints_one_reply() {
     let begin = Instant::now();
     let stderr = run(&["-q", "--once", "--timeout", "2s", &silent.url()], "x").expect(1, "");
     assert!(begin.elapsed() < PATIENCE && stderr.contains("no reply: within 2s"), "{stderr}");
-    let host = Host::new(|door| {
-        let mut guest = door.guest();
-        guest.welcome("");
-        guest.expect_text("x");
-        guest.send(Frame::close(1000, ""));
-        guest.fin();
-        guest.expect_gone();
+    let host = RawServer::new(|listener| {
+        let mut peer = listener.accept();
+        peer.accept_handshake("");
+        peer.expect_text("x");
+        peer.send(Frame::close(1000, ""));
+        peer.fin();
+        peer.expect_gone();
     });
     let stderr = run(&["-q", "--once", &host.url()], "x").expect(1, "");
     assert!(stderr.contains("no reply: the server closed"), "{stderr}");
@@ -179,23 +179,23 @@ fn expect_waits_for_a_text_and_tells_if_it_came() {
         [(vec![Frame::text("x"), Frame::close(1000, "")], 3), (vec![Frame::close(1011, "")], 1)]
     {
         let printed = if code == 3 { "x\n" } else { "" };
-        let host = Host::new(move |door| {
-            let mut guest = door.guest();
-            guest.welcome("");
+        let host = RawServer::new(move |listener| {
+            let mut peer = listener.accept();
+            peer.accept_handshake("");
             for frame in frames {
-                guest.send(frame);
+                peer.send(frame);
             }
-            guest.fin();
-            guest.expect_gone();
+            peer.fin();
+            peer.expect_gone();
         });
         run(&["-q", "--expect", "y", &host.url()], "").expect(code, printed);
     }
     // One that never pauses does not keep it longer than the time.
-    let flood = Host::new(|door| {
-        let mut guest = door.guest();
-        guest.welcome("");
+    let flood = RawServer::new(|listener| {
+        let mut peer = listener.accept();
+        peer.accept_handshake("");
         let burst = Frame::text("x").unmasked().encode().repeat(1000);
-        while guest.try_write(&burst).is_ok() {}
+        while peer.try_write(&burst).is_ok() {}
     });
     let begin = Instant::now();
     assert_eq!(run(&["-q", "--expect", "y", "--timeout", "2s", &flood.url()], "").code, Some(3));
@@ -208,9 +208,9 @@ fn the_handshake_says_what_it_is_told_to_say() {
     let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
     let file = folder.join(format!("headers-{}", std::process::id()));
     std::fs::write(&file, "Authorization: Bearer from-a-file\n\n  X-C:  d:e \r\n").expect("a file");
-    let host = Host::new(|door| {
-        let mut guest = door.guest();
-        assert!(guest.head.starts_with("GET /chat?a=b HTTP/1.1\r\n"), "{}", guest.head);
+    let host = RawServer::new(|listener| {
+        let mut peer = listener.accept();
+        assert!(peer.head.starts_with("GET /chat?a=b HTTP/1.1\r\n"), "{}", peer.head);
         for (name, value) in [
             ("x-a", "b"),
             ("x-b", ""),
@@ -219,13 +219,13 @@ fn the_handshake_says_what_it_is_told_to_say() {
             ("origin", "https://page.example"),
             ("sec-websocket-protocol", "v2, chat"),
         ] {
-            assert_eq!(guest.header(name).map(str::trim), Some(value), "{}", guest.head);
+            assert_eq!(peer.header(name).map(str::trim), Some(value), "{}", peer.head);
         }
-        guest.welcome("Sec-WebSocket-Protocol: chat\r\n");
-        assert_eq!(guest.frame().opcode, crate::support::frame::PING);
-        guest.send(Frame::close(1000, ""));
-        guest.fin();
-        guest.expect_gone();
+        peer.accept_handshake("Sec-WebSocket-Protocol: chat\r\n");
+        assert_eq!(peer.frame().opcode, crate::support::frame::PING);
+        peer.send(Frame::close(1000, ""));
+        peer.fin();
+        peer.expect_gone();
     });
     let url = format!("{}chat?a=b", host.url());
     let file = file.to_str().expect("UTF-8");
@@ -263,7 +263,7 @@ fn the_handshake_says_what_it_is_told_to_say() {
 fn a_refusal_is_told_with_its_status_and_the_start_of_its_body() {
     let _dog = watchdog(30);
     let long = format!("not you\r\n\x1b[31m{}", "x".repeat(100_000));
-    let host = Host::answering(format!(
+    let host = RawServer::answering(format!(
         "HTTP/1.1 403 Forbidden\r\nContent-Length: {}\r\nSet-Cookie: secret\r\n\r\n{long}",
         long.len()
     ));
@@ -277,8 +277,9 @@ fn a_refusal_is_told_with_its_status_and_the_start_of_its_body() {
     let stderr = run(&[&server.url()], "").expect(1, "");
     assert!(stderr.contains("refused with 404 Not Found"), "{stderr}");
     // A redirect is told, and not followed.
-    let host =
-        Host::answering("HTTP/1.1 302 Found\r\nLocation: ws://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n");
+    let host = RawServer::answering(
+        "HTTP/1.1 302 Found\r\nLocation: ws://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
+    );
     assert_eq!(run(&[&host.url()], "").expect(1, ""), "threadws: refused with 302 Found\n");
 }
 
@@ -288,10 +289,10 @@ fn what_fails_exits_with_1_and_says_why() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let stderr = run(&[&format!("ws://{}/", nobody.expect("a port"))], "").expect(1, "");
     assert!(stderr.starts_with("threadws: cannot connect: ") && stderr.contains("refused"), "{stderr}");
-    let silent = Host::new(|door| door.guest().expect_gone());
+    let silent = RawServer::new(|listener| listener.accept().expect_gone());
     let stderr = run(&["--timeout", "300ms", &silent.url()], "").expect(1, "");
     assert_eq!(stderr, "threadws: cannot connect: handshake timed out\n");
-    let liar = Host::answering(
+    let liar = RawServer::answering(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
     );
     let stderr = run(&[&liar.url()], "").expect(1, "");
@@ -306,13 +307,13 @@ fn what_fails_exits_with_1_and_says_why() {
         (Frame::binary([0; 101]).unmasked().encode(), "message larger than 100 bytes"),
         (Vec::new(), "end of stream"),
     ] {
-        let host = Host::new(move |door| {
-            let mut guest = door.guest();
-            guest.welcome("");
-            guest.send(Frame::text("x"));
-            guest.write(bytes);
-            guest.fin();
-            guest.expect_gone();
+        let host = RawServer::new(move |listener| {
+            let mut peer = listener.accept();
+            peer.accept_handshake("");
+            peer.send(Frame::text("x"));
+            peer.write(bytes);
+            peer.fin();
+            peer.expect_gone();
         });
         let mut client = talk(&["--max-message", "100", &host.url()]);
         client.wait_for_stdout("x");
@@ -410,13 +411,13 @@ fn ctrl_c_closes_with_1000() {
     client.signal(Signal::INT);
     assert_eq!(client.wait(PATIENCE).code(), Some(3));
     // A server that does not answer: the second one ends it at once.
-    let host = Host::new(|door| {
-        let mut guest = door.guest();
-        guest.welcome("");
-        guest.send(Frame::text("open"));
-        guest.expect_close(1000);
-        guest.send(Frame::text("not yet"));
-        guest.expect_gone();
+    let host = RawServer::new(|listener| {
+        let mut peer = listener.accept();
+        peer.accept_handshake("");
+        peer.send(Frame::text("open"));
+        peer.expect_close(1000);
+        peer.send(Frame::text("not yet"));
+        peer.expect_gone();
     });
     let mut client = talk(&[&host.url()]);
     client.wait_for_stdout("open");
@@ -427,10 +428,10 @@ fn ctrl_c_closes_with_1000() {
     assert_eq!(client.wait(PATIENCE).code(), Some(130));
     // Before there is a connection, the first one does.
     let (came, comes) = std::sync::mpsc::channel();
-    let silent = Host::new(move |door| {
-        let mut guest = door.guest();
+    let silent = RawServer::new(move |listener| {
+        let mut peer = listener.accept();
         came.send(()).expect("the test waits");
-        guest.expect_gone();
+        peer.expect_gone();
     });
     let mut client = talk(&[&silent.url()]);
     crate::support::next(&comes, "a client");
@@ -464,17 +465,17 @@ fn a_reader_of_stdout_that_has_enough_ends_it_quietly() {
 #[test]
 fn a_server_that_does_not_read_holds_up_nothing_but_what_is_sent() {
     let _dog = watchdog(60);
-    let host = Host::new(|door| {
-        let mut guest = door.guest();
-        guest.welcome("");
+    let host = RawServer::new(|listener| {
+        let mut peer = listener.accept();
+        peer.accept_handshake("");
         // More than the buffers of both ends hold, and what is said goes through all the same.
         std::thread::sleep(ms(300));
-        guest.send(Frame::text("said while it waits"));
+        peer.send(Frame::text("said while it waits"));
         let mut total = 0;
         while total < 16 << 20 {
-            total += guest.frame().payload.len();
+            total += peer.frame().payload.len();
         }
-        guest.finish(1000);
+        peer.finish(1000);
     });
     let mut client = talk(&["-q", &host.url()]);
     let line = "x".repeat((1 << 20) - 1) + "\n";

@@ -1,6 +1,6 @@
 //! How a client comes to a connection, or not, with servers that answer as they please.
 
-use crate::support::{Guest, Host, PATIENCE, TestServer, echo, ms, watchdog};
+use crate::support::{PATIENCE, RawServer, RawServerPeer, TestServer, echo, ms, watchdog};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -44,11 +44,11 @@ fn a_101_that_breaks_a_rule_is_no_connection() {
     ];
     for (part, replaced, why) in cases {
         println!("{replaced:?}");
-        let host = Host::new(move |door| {
-            let mut guest = door.guest();
-            let head = guest.welcome_head("").replacen(part, replaced, 1);
-            guest.write(head);
-            guest.expect_gone();
+        let host = RawServer::new(move |listener| {
+            let mut peer = listener.accept();
+            let head = peer.handshake_answer("").replacen(part, replaced, 1);
+            peer.write(head);
+            peer.expect_gone();
         });
         expect_broken(connect(host.url()), why);
         host.join();
@@ -68,12 +68,12 @@ fn an_answer_without_end_is_given_up_at_its_limit() {
     ];
     for (start, repeated) in endless {
         println!("{start:?} {repeated:?} ...");
-        let host = Host::new(move |door| {
-            let mut guest = door.guest();
-            guest.write(start);
+        let host = RawServer::new(move |listener| {
+            let mut peer = listener.accept();
+            peer.write(start);
             // Megabytes, but for a client that has gone.
             let burst = repeated.repeat(1000);
-            while guest.try_write(burst.as_bytes()).is_ok() {}
+            while peer.try_write(burst.as_bytes()).is_ok() {}
         });
         // It is not the time that ends it: that is longer than the watchdog's.
         let config = Config::new().with_handshake_timeout(ms(300_000));
@@ -84,11 +84,11 @@ fn an_answer_without_end_is_given_up_at_its_limit() {
 #[test]
 fn interim_answers_before_the_101_are_skipped() {
     let _dog = watchdog(20);
-    let host = Host::new(|door| {
-        let mut guest = door.guest();
-        guest.write("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n");
-        guest.welcome("X-Node: 7\r\n");
-        guest.finish(1000);
+    let host = RawServer::new(|listener| {
+        let mut peer = listener.accept();
+        peer.write("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n");
+        peer.accept_handshake("X-Node: 7\r\n");
+        peer.finish(1000);
     });
     let mut connection = connect(host.url()).expect("a connection");
     assert_eq!(connection.response().expect("a client's").headers()["x-node"], "7");
@@ -98,26 +98,29 @@ fn interim_answers_before_the_101_are_skipped() {
 #[test]
 fn a_refusal_has_its_status_headers_and_body() {
     let _dog = watchdog(30);
-    let host = Host::answering(
+    let host = RawServer::answering(
         "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic\r\nContent-Length: 11\r\n\r\nwho are you, and what follows",
     );
     let response = expect_refused(connect(host.url()), 401);
     assert_eq!(response.headers()["www-authenticate"], "Basic");
     assert_eq!(response.body(), b"who are you");
     // Chunks are put together, and their end is seen on a connection that stays open.
-    let host = Host::answering(
+    let host = RawServer::answering(
         "HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nno,\r\n4;x=y\r\n no!\r\n0\r\n\r\n",
     );
     let begin = Instant::now();
     assert_eq!(expect_refused(connect(host.url()), 403).body(), b"no, no!");
     assert!(begin.elapsed() < PATIENCE, "it waited for more");
     // Neither is a 200 a yes, nor a 204, which has no body.
-    assert_eq!(expect_refused(connect(Host::answering("HTTP/1.1 204 x\r\n\r\n").url()), 204).body(), b"");
-    let host = Host::new(|door| {
-        let mut guest = door.guest();
-        guest.write("HTTP/1.1 200 OK\r\n\r\n<!doctype html>");
-        guest.fin();
-        guest.expect_gone();
+    assert_eq!(
+        expect_refused(connect(RawServer::answering("HTTP/1.1 204 x\r\n\r\n").url()), 204).body(),
+        b""
+    );
+    let host = RawServer::new(|listener| {
+        let mut peer = listener.accept();
+        peer.write("HTTP/1.1 200 OK\r\n\r\n<!doctype html>");
+        peer.fin();
+        peer.expect_gone();
     });
     assert_eq!(expect_refused(connect(host.url()), 200).body(), b"<!doctype html>");
 }
@@ -127,11 +130,11 @@ fn of_a_refusals_body_no_more_than_64_kib_are_read() {
     let _dog = watchdog(30);
     for head in ["Content-Length: 1073741824\r\n", "", "Transfer-Encoding: chunked\r\n"] {
         let chunked = head.contains("chunked");
-        let host = Host::new(move |door| {
-            let mut guest = door.guest();
-            guest.write(format!("HTTP/1.1 503 x\r\n{head}\r\n"));
+        let host = RawServer::new(move |listener| {
+            let mut peer = listener.accept();
+            peer.write(format!("HTTP/1.1 503 x\r\n{head}\r\n"));
             let burst = if chunked { "1\r\nx\r\n".repeat(10_000) } else { "x".repeat(60_000) };
-            while guest.try_write(burst.as_bytes()).is_ok() {}
+            while peer.try_write(burst.as_bytes()).is_ok() {}
         });
         let body = expect_refused(connect(host.url()), 503).into_body();
         assert!(body.iter().all(|&byte| byte == b'x'));
@@ -143,7 +146,7 @@ fn of_a_refusals_body_no_more_than_64_kib_are_read() {
         );
     }
     // A body that stops short is shown as far as it came, when the time is over.
-    let host = Host::answering("HTTP/1.1 500 x\r\nContent-Length: 10\r\n\r\nshort");
+    let host = RawServer::answering("HTTP/1.1 500 x\r\nContent-Length: 10\r\n\r\nshort");
     let config = Config::new().with_handshake_timeout(ms(1000));
     assert_eq!(expect_refused(Connect::new(host.url()).config(config).connect(), 500).body(), b"short");
 }
@@ -155,9 +158,9 @@ fn redirect(to: &str) -> String {
 #[test]
 fn a_redirect_is_a_refusal_unless_following_was_asked_for() {
     let _dog = watchdog(20);
-    let host = Host::new(|door| {
-        door.guest().write(redirect("/elsewhere"));
-        door.expect_nobody();
+    let host = RawServer::new(|listener| {
+        listener.accept().write(redirect("/elsewhere"));
+        listener.expect_no_client();
     });
     let response = expect_refused(connect(host.url()), 302);
     assert_eq!(response.headers()["location"], "/elsewhere");
@@ -168,27 +171,27 @@ fn a_redirect_is_a_refusal_unless_following_was_asked_for() {
 fn redirects_keep_credentials_within_an_origin_and_drop_them_beyond() {
     let _dog = watchdog(20);
     let credentials = ["authorization", "cookie", "proxy-authorization"];
-    let last = Host::new(move |door| {
-        let mut guest = door.guest();
+    let last = RawServer::new(move |listener| {
+        let mut peer = listener.accept();
         for name in credentials {
-            assert_eq!(guest.header(name), None, "{}", guest.head);
+            assert_eq!(peer.header(name), None, "{}", peer.head);
         }
-        assert_eq!(guest.header("x-kept"), Some("yes"));
-        assert!(guest.head.starts_with("GET /last?x HTTP/1.1"), "{}", guest.head);
-        guest.welcome("");
-        guest.finish(1000);
+        assert_eq!(peer.header("x-kept"), Some("yes"));
+        assert!(peer.head.starts_with("GET /last?x HTTP/1.1"), "{}", peer.head);
+        peer.accept_handshake("");
+        peer.finish(1000);
     });
     let to = format!("http://{}/last?x#part", last.addr());
-    let first = Host::new(move |door| {
+    let first = RawServer::new(move |listener| {
         for (path, location) in [("/a/first", "second"), ("/a/second", &to)] {
-            let mut guest = door.guest();
-            assert!(guest.head.starts_with(&format!("GET {path} HTTP/1.1")), "{}", guest.head);
+            let mut peer = listener.accept();
+            assert!(peer.head.starts_with(&format!("GET {path} HTTP/1.1")), "{}", peer.head);
             for name in credentials {
-                assert!(guest.header(name).is_some(), "{}", guest.head);
+                assert!(peer.header(name).is_some(), "{}", peer.head);
             }
-            guest.write(redirect(location));
+            peer.write(redirect(location));
         }
-        door.expect_nobody();
+        listener.expect_no_client();
     });
     let mut connection = Connect::new(format!("{}a/first", first.url()))
         .header("Authorization", "Bearer secret")
@@ -207,16 +210,16 @@ fn credentials_that_were_dropped_do_not_come_back() {
     let _dog = watchdog(20);
     let first = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let addr = first.local_addr().expect("it is bound");
-    let second = Host::answering(redirect(&format!("ws://{addr}/back")));
+    let second = RawServer::answering(redirect(&format!("ws://{addr}/back")));
     let to = second.url();
     let script = std::thread::spawn(move || {
-        let mut guest = Guest::of(first.accept().expect("a client").0);
-        assert!(guest.header("authorization").is_some());
-        guest.write(redirect(&to));
-        let mut guest = Guest::of(first.accept().expect("a client").0);
-        assert_eq!(guest.header("authorization"), None);
-        guest.welcome("");
-        guest.expect_close(1001);
+        let mut peer = RawServerPeer::of(first.accept().expect("a client").0);
+        assert!(peer.header("authorization").is_some());
+        peer.write(redirect(&to));
+        let mut peer = RawServerPeer::of(first.accept().expect("a client").0);
+        assert_eq!(peer.header("authorization"), None);
+        peer.accept_handshake("");
+        peer.expect_close(1001);
     });
     drop(Connect::new(format!("ws://user:secret@{addr}/")).max_redirects(5).connect().expect("a connection"));
     script.join().expect("the script went well");
@@ -225,17 +228,17 @@ fn credentials_that_were_dropped_do_not_come_back() {
 #[test]
 fn redirects_end_at_their_limit() {
     let _dog = watchdog(20);
-    let host = Host::new(|door| {
+    let host = RawServer::new(|listener| {
         for _ in 0..4 {
-            door.guest().write(redirect("/again"));
+            listener.accept().write(redirect("/again"));
         }
-        door.expect_nobody();
+        listener.expect_no_client();
     });
     expect_refused(Connect::new(host.url()).max_redirects(3).connect(), 302);
     host.join();
     // Where it leads must be a place one can go to; whom to be there is not the server's to say.
     for location in ["ftp://x/", "http://", "ws://user:secret@127.0.0.1/", "wss://127.0.0.1:1/"] {
-        let host = Host::answering(redirect(location));
+        let host = RawServer::answering(redirect(location));
         let error = Connect::new(host.url()).max_redirects(3).connect().expect_err("nowhere to go");
         assert!(matches!(error, Error::Refused(_)), "{error}");
         assert!(!error.to_string().contains("secret"), "{error}");
@@ -245,15 +248,15 @@ fn redirects_end_at_their_limit() {
 #[test]
 fn a_user_and_a_password_in_the_url_are_sent_and_never_shown() {
     let _dog = watchdog(20);
-    let host = Host::new(|door| {
+    let host = RawServer::new(|listener| {
         for expected in ["Basic dXNlcjpwQHNzIHdvcmQ=", "Bearer token"] {
-            let mut guest = door.guest();
-            assert_eq!(guest.header("authorization"), Some(expected), "{}", guest.head);
-            assert!(!guest.head.contains('@') && guest.header("host").is_some(), "{}", guest.head);
-            guest.welcome("");
-            guest.expect_close(1001);
+            let mut peer = listener.accept();
+            assert_eq!(peer.header("authorization"), Some(expected), "{}", peer.head);
+            assert!(!peer.head.contains('@') && peer.header("host").is_some(), "{}", peer.head);
+            peer.accept_handshake("");
+            peer.expect_close(1001);
         }
-        door.guest().write("HTTP/1.1 401 no\r\nContent-Length: 0\r\n\r\n");
+        listener.accept().write("HTTP/1.1 401 no\r\nContent-Length: 0\r\n\r\n");
     });
     let settings = Connect::new(format!("ws://user:p%40ss%20word@{}/?token=p%40ss", host.addr()));
     let mut shown = format!("{settings:?}");
@@ -279,7 +282,7 @@ fn a_user_and_a_password_in_the_url_are_sent_and_never_shown() {
 #[test]
 fn what_cannot_be_asked_for_is_invalid_and_nothing_is_sent() {
     let _dog = watchdog(20);
-    let host = Host::new(|door| door.expect_nobody());
+    let host = RawServer::new(|listener| listener.expect_no_client());
     let url = host.url();
     let settings = [
         Connect::new("http//example.com"),
@@ -309,11 +312,11 @@ fn a_refused_connection_keeps_its_io_error() {
     }
     // A server that hangs up instead of answering, in the middle of a head or before.
     for answer in ["", "HTTP/1.1 101 Swit"] {
-        let host = Host::new(move |door| {
-            let mut guest = door.guest();
-            guest.write(answer);
-            guest.fin();
-            guest.expect_gone();
+        let host = RawServer::new(move |listener| {
+            let mut peer = listener.accept();
+            peer.write(answer);
+            peer.fin();
+            peer.expect_gone();
         });
         match connect(host.url()) {
             Err(Error::Io(error)) => assert_eq!(error.kind(), ErrorKind::UnexpectedEof),
@@ -344,10 +347,10 @@ fn one_deadline_is_over_connecting_and_the_whole_handshake() {
     assert!(waiting.iter().any(Result::is_err), "the queue never was full");
     expect_timeout(addr);
     // A byte now and then is no progress.
-    let trickle = Host::new(|door| {
-        let mut guest = door.guest();
-        guest.write("HTTP/1.1 101 Switching Protocols\r\nx: ");
-        while guest.try_write(b"y").is_ok() {
+    let trickle = RawServer::new(|listener| {
+        let mut peer = listener.accept();
+        peer.write("HTTP/1.1 101 Switching Protocols\r\nx: ");
+        while peer.try_write(b"y").is_ok() {
             std::thread::sleep(ms(20));
         }
     });
@@ -356,15 +359,15 @@ fn one_deadline_is_over_connecting_and_the_whole_handshake() {
     let came = Arc::new(AtomicUsize::new(0));
     let over = Arc::new(AtomicBool::new(false));
     let (count, done) = (Arc::clone(&came), Arc::clone(&over));
-    let round = Host::new(move |door| {
+    let round = RawServer::new(move |listener| {
         for _ in 0..12 {
-            let mut guest = door.guest();
+            let mut peer = listener.accept();
             if done.load(Ordering::SeqCst) {
                 return;
             }
             count.fetch_add(1, Ordering::SeqCst);
             std::thread::sleep(ms(100));
-            drop(guest.try_write(redirect("/round").as_bytes()));
+            drop(peer.try_write(redirect("/round").as_bytes()));
         }
     });
     let result = Connect::new(round.url()).config(config).max_redirects(1000).connect();

@@ -1,6 +1,6 @@
 //! A client's connection, to servers that do as they please.
 
-use crate::support::{Frame, Guest, Host, frame, ms, watchdog};
+use crate::support::{Frame, RawServer, RawServerPeer, frame, ms, watchdog};
 use std::collections::HashSet;
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
@@ -9,11 +9,11 @@ use threadws::{Addr, Config, Connect, Error, Event, Message, State, Timeout, Vio
 #[test]
 fn a_101_and_then_silence_is_ended_by_keepalive() {
     let _dog = watchdog(20);
-    let host = Host::new(|door| {
-        let mut guest = door.guest();
-        guest.welcome("");
-        assert_eq!(guest.frame().opcode, frame::PING);
-        guest.expect_gone();
+    let host = RawServer::new(|listener| {
+        let mut peer = listener.accept();
+        peer.accept_handshake("");
+        assert_eq!(peer.frame().opcode, frame::PING);
+        peer.expect_gone();
     });
     let config = Config::new().with_ping_interval(ms(100)).with_ping_timeout(ms(100));
     let mut connection = Connect::new(host.url()).config(config).connect().expect("a connection");
@@ -25,12 +25,12 @@ fn a_101_and_then_silence_is_ended_by_keepalive() {
 #[test]
 fn a_101_and_half_a_frame_is_ended_by_the_message_clock() {
     let _dog = watchdog(20);
-    let host = Host::new(|door| {
-        let mut guest = door.guest();
-        guest.welcome("");
-        guest.write(b"\x81\x05hel");
-        guest.expect_close(1008);
-        guest.expect_gone();
+    let host = RawServer::new(|listener| {
+        let mut peer = listener.accept();
+        peer.accept_handshake("");
+        peer.write(b"\x81\x05hel");
+        peer.expect_close(1008);
+        peer.expect_gone();
     });
     let config = Config::new().with_message_timeout(ms(200));
     let mut connection = Connect::new(host.url()).config(config).connect().expect("a connection");
@@ -41,12 +41,12 @@ fn a_101_and_half_a_frame_is_ended_by_the_message_clock() {
 #[test]
 fn a_masked_frame_from_a_server_is_a_violation() {
     let _dog = watchdog(20);
-    let host = Host::new(|door| {
-        let mut guest = door.guest();
-        guest.welcome("");
-        guest.write(Frame::text("masked").encode());
-        guest.expect_close(1002);
-        guest.expect_gone();
+    let host = RawServer::new(|listener| {
+        let mut peer = listener.accept();
+        peer.accept_handshake("");
+        peer.write(Frame::text("masked").encode());
+        peer.expect_close(1002);
+        peer.expect_gone();
     });
     let mut connection = connect(host.url()).expect("a connection");
     let error = connection.recv().expect_err("a violation");
@@ -57,12 +57,12 @@ fn a_masked_frame_from_a_server_is_a_violation() {
 fn a_gigabyte_that_is_announced_is_refused_at_its_header() {
     let _dog = watchdog(20);
     for length in [(1 << 20) + 1, 1 << 30, i64::MAX as u64] {
-        let host = Host::new(move |door| {
-            let mut guest = door.guest();
-            guest.welcome("");
-            guest.write(frame::header(0x82, None, length, 64));
-            guest.expect_close(1009);
-            guest.expect_gone();
+        let host = RawServer::new(move |listener| {
+            let mut peer = listener.accept();
+            peer.accept_handshake("");
+            peer.write(frame::header(0x82, None, length, 64));
+            peer.expect_close(1009);
+            peer.expect_gone();
         });
         let mut connection = connect(host.url()).expect("a connection");
         let error = connection.recv().expect_err("too big");
@@ -74,12 +74,12 @@ fn a_gigabyte_that_is_announced_is_refused_at_its_header() {
 fn every_frame_has_a_mask_of_its_own() {
     const FRAMES: usize = 200;
     let _dog = watchdog(20);
-    let host = Host::new(|door| {
-        let mut guest = door.guest();
-        guest.welcome("");
+    let host = RawServer::new(|listener| {
+        let mut peer = listener.accept();
+        peer.accept_handshake("");
         let mut keys = HashSet::new();
         for _ in 0..FRAMES {
-            let frame = guest.frame();
+            let frame = peer.frame();
             assert_eq!(frame.as_text(), "the same");
             keys.insert(frame.mask.expect("a client masks"));
         }
@@ -90,7 +90,7 @@ fn every_frame_has_a_mask_of_its_own() {
             let bytes: HashSet<_> = keys.iter().map(|key| key[at]).collect();
             assert!(bytes.len() > 64, "byte {at} of the keys has {} values", bytes.len());
         }
-        guest.finish(1000);
+        peer.finish(1000);
     });
     let mut connection = connect(host.url()).expect("a connection");
     let sender = connection.sender();
@@ -106,13 +106,14 @@ fn it_speaks_over_any_stream_that_is_connected() {
     let _dog = watchdog(20);
     let (ours, theirs) = UnixStream::pair().expect("a pair");
     let script = std::thread::spawn(move || {
-        let mut guest = Guest::of(theirs);
-        assert!(guest.head.starts_with("GET /chat?x HTTP/1.1\r\nHost: example.com\r\n"), "{}", guest.head);
+        let mut peer = RawServerPeer::of(theirs);
+        assert!(peer.head.starts_with("GET /chat?x HTTP/1.1\r\nHost: example.com\r\n"), "{}", peer.head);
         // Bytes behind the head are kept for the connection.
-        let bytes = [guest.welcome_head("").into_bytes(), Frame::text("early").unmasked().encode()].concat();
-        guest.write(bytes);
-        guest.expect_text("over a pair");
-        guest.finish(1000);
+        let bytes =
+            [peer.handshake_answer("").into_bytes(), Frame::text("early").unmasked().encode()].concat();
+        peer.write(bytes);
+        peer.expect_text("over a pair");
+        peer.finish(1000);
     });
     let mut connection = Connect::new("ws://example.com/chat?x").from_stream(ours).expect("a connection");
     assert_eq!((connection.peer_addr(), connection.client_addr()), (Addr::Unix, Addr::Unix));
@@ -125,12 +126,12 @@ fn it_speaks_over_any_stream_that_is_connected() {
 #[test]
 fn a_connection_that_is_dropped_goes_away() {
     let _dog = watchdog(20);
-    let host = Host::new(|door| {
-        let mut guest = door.guest();
-        guest.welcome("");
-        guest.expect_text("last words");
-        guest.expect_close(1001);
-        guest.expect_gone();
+    let host = RawServer::new(|listener| {
+        let mut peer = listener.accept();
+        peer.accept_handshake("");
+        peer.expect_text("last words");
+        peer.expect_close(1001);
+        peer.expect_gone();
     });
     let mut connection = connect(host.url()).expect("a connection");
     let sender = connection.sender();
@@ -143,18 +144,18 @@ fn a_connection_that_is_dropped_goes_away() {
 #[test]
 fn a_client_has_ticks_as_well() {
     let _dog = watchdog(20);
-    let host = Host::new(|door| {
-        let mut guest = door.guest();
-        guest.welcome("");
+    let host = RawServer::new(|listener| {
+        let mut peer = listener.accept();
+        peer.accept_handshake("");
         let begin = Instant::now();
         for text in ["once", "tick", "tick", "tick"] {
-            guest.expect_text(text);
+            peer.expect_text(text);
         }
         assert!(begin.elapsed() >= ms(290), "three ticks within {:?}", begin.elapsed());
-        guest.send(Frame::close(1000, ""));
-        while guest.frame().opcode != frame::CLOSE {}
-        guest.fin();
-        guest.expect_eof();
+        peer.send(Frame::close(1000, ""));
+        while peer.frame().opcode != frame::CLOSE {}
+        peer.fin();
+        peer.expect_eof();
     });
     let mut connection = connect(host.url()).expect("a connection");
     drop(connection.after(ms(10), "once"));
@@ -166,20 +167,20 @@ fn a_client_has_ticks_as_well() {
 #[test]
 fn pings_pongs_and_the_close_can_be_seen() {
     let _dog = watchdog(20);
-    let host = Host::new(|door| {
-        let mut guest = door.guest();
-        guest.welcome("");
-        guest.send(Frame::ping("theirs"));
-        let frame = guest.frame();
+    let host = RawServer::new(|listener| {
+        let mut peer = listener.accept();
+        peer.accept_handshake("");
+        peer.send(Frame::ping("theirs"));
+        let frame = peer.frame();
         assert_eq!((frame.opcode, &*frame.payload), (frame::PONG, &b"theirs"[..]));
-        let frame = guest.frame();
+        let frame = peer.frame();
         assert_eq!((frame.opcode, &*frame.payload), (frame::PING, &b"ours"[..]));
-        guest.send(Frame::pong("ours"));
-        guest.send(Frame::close(4000, "over"));
-        guest.expect_close(4000);
+        peer.send(Frame::pong("ours"));
+        peer.send(Frame::close(4000, "over"));
+        peer.expect_close(4000);
         // RFC 6455 §7.1.1: the client leaves the end to the server.
-        guest.fin();
-        guest.expect_eof();
+        peer.fin();
+        peer.expect_eof();
     });
     let mut connection = connect(host.url()).expect("a connection");
     assert_eq!(connection.next_event().expect("open"), Some(Event::Ping(b"theirs".to_vec())));
@@ -195,17 +196,17 @@ fn pings_pongs_and_the_close_can_be_seen() {
 fn a_server_that_never_ends_the_connection_is_left_at_the_close_deadline() {
     let _dog = watchdog(20);
     const CLIENTS: usize = 8;
-    let host = Host::new(|door| {
-        let mut guests: Vec<_> = (0..CLIENTS).map(|_| door.guest()).collect();
-        for guest in &mut guests {
-            guest.welcome("");
+    let host = RawServer::new(|listener| {
+        let mut guests: Vec<_> = (0..CLIENTS).map(|_| listener.accept()).collect();
+        for peer in &mut guests {
+            peer.accept_handshake("");
         }
-        for guest in &mut guests {
-            guest.expect_close(1000);
-            guest.send(Frame::close(1000, ""));
+        for peer in &mut guests {
+            peer.expect_close(1000);
+            peer.send(Frame::close(1000, ""));
         }
-        for guest in &mut guests {
-            guest.expect_gone(); // but it does not end its own direction
+        for peer in &mut guests {
+            peer.expect_gone(); // but it does not end its own direction
         }
     });
     let settings = Connect::new(host.url()).config(Config::new().with_close_timeout(ms(300)));

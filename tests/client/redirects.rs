@@ -1,6 +1,6 @@
 //! A redirect that leads nowhere is the server's answer, and not a mistake of whoever connects.
 
-use crate::support::{Host, watchdog};
+use crate::support::{RawServer, watchdog};
 use threadws::{Connect, Error};
 
 #[test]
@@ -15,7 +15,7 @@ fn a_redirect_that_cannot_be_followed_is_the_servers_refusal() {
         "/a b",
     ];
     for location in locations {
-        let host = Host::answering(format!(
+        let host = RawServer::answering(format!(
             "HTTP/1.1 301 no\r\nLocation: {location}\r\nContent-Length: 4\r\n\r\ngone"
         ));
         match Connect::new(host.url()).max_redirects(3).connect() {

@@ -1,7 +1,9 @@
 //! How connections end: whoever closes, and nothing after it.
 
 use crate::support::frame::{self};
-use crate::support::{Frame, PATIENCE, RawPeer, TestServer, closed, eventually, ms, next, telling, watchdog};
+use crate::support::{
+    Frame, PATIENCE, RawPeer, TestServer, eventually, ms, next, reported_end, reporting_echo, watchdog,
+};
 use std::io::Write as _;
 use std::sync::mpsc::{self};
 use std::sync::{Arc, Mutex};
@@ -11,7 +13,7 @@ use threadws::{Config, Error};
 #[test]
 fn a_clients_close_is_echoed_and_the_server_ends_the_stream_first() {
     let _dog = watchdog(30);
-    let (server, told) = telling(Config::new());
+    let (server, told) = reporting_echo(Config::new());
     for (code, reason) in
         [(1000, "x"), (1001, ""), (1000, "r".repeat(123).as_str()), (1000, "\u{c548}\u{b155}")]
     {
@@ -21,7 +23,7 @@ fn a_clients_close_is_echoed_and_the_server_ends_the_stream_first() {
         peer.send(&Frame::close(code, reason));
         peer.expect_close(code);
         peer.expect_eof(); // and we have not ended ours
-        let (result, closed) = closed(&told);
+        let (result, closed) = reported_end(&told);
         assert_eq!(result, Ok(()), "a clean end is no error");
         assert_eq!((closed.code().into(), closed.reason()), (code, reason));
         assert!(closed.is_clean() && closed.by_peer(), "{closed}");
@@ -39,12 +41,12 @@ fn a_clients_close_is_echoed_and_the_server_ends_the_stream_first() {
 #[test]
 fn a_close_without_a_code_is_echoed_without_one_and_told_as_1005() {
     let _dog = watchdog(20);
-    let (server, told) = telling(Config::new());
+    let (server, told) = reporting_echo(Config::new());
     let mut peer = RawPeer::open(server.addr());
     peer.send(&Frame::close_without_code());
     peer.expect_close_without_code();
     peer.expect_eof();
-    let (result, closed) = closed(&told);
+    let (result, closed) = reported_end(&told);
     assert_eq!(result, Ok(()));
     assert_eq!((closed.code().into(), closed.reason()), (1005_u16, ""));
     assert!(closed.is_clean() && closed.received().is_none() && closed.sent().is_none(), "{closed}");
@@ -54,12 +56,12 @@ fn a_close_without_a_code_is_echoed_without_one_and_told_as_1005() {
 #[test]
 fn a_close_with_a_code_of_its_own_is_an_error_that_tells_it() {
     let _dog = watchdog(20);
-    let (server, told) = telling(Config::new());
+    let (server, told) = reporting_echo(Config::new());
     let mut peer = RawPeer::open(server.addr());
     peer.send(&Frame::close(4001, "session\nover"));
     peer.expect_close(4001);
     peer.expect_eof();
-    let (result, closed) = closed(&told);
+    let (result, closed) = reported_end(&told);
     let error = result.expect_err("neither 1000 nor 1001");
     assert!(error.contains(r#"received 4001 (private use) "session\nover""#), "{error}");
     assert!(closed.is_clean() && closed.by_peer());
@@ -395,7 +397,7 @@ fn what_may_not_be_sent_is_refused_and_nothing_of_it_is_on_the_wire() {
 #[test]
 fn every_code_that_may_be_sent_is_echoed() {
     let _dog = watchdog(30);
-    let (server, told) = telling(Config::new());
+    let (server, told) = reporting_echo(Config::new());
     for code in
         [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999]
     {
@@ -403,7 +405,7 @@ fn every_code_that_may_be_sent_is_echoed() {
         peer.send(&Frame::close(code, "reason"));
         peer.expect_close(code);
         peer.expect_eof();
-        let (result, closed) = closed(&told);
+        let (result, closed) = reported_end(&told);
         assert_eq!((closed.code().into(), closed.is_clean()), (code, true));
         assert_eq!(result.is_ok(), matches!(code, 1000 | 1001), "{code}: {result:?}");
     }
@@ -412,13 +414,13 @@ fn every_code_that_may_be_sent_is_echoed() {
 #[test]
 fn a_close_inside_a_fragmented_message_drops_the_message() {
     let _dog = watchdog(20);
-    let (server, told) = telling(Config::new());
+    let (server, told) = reporting_echo(Config::new());
     let mut peer = RawPeer::open(server.addr());
     peer.send(&Frame::text("half").more());
     peer.send(&Frame::close(1000, "enough"));
     peer.expect_close(1000);
     peer.expect_eof();
-    let (result, closed) = closed(&told);
+    let (result, closed) = reported_end(&told);
     assert_eq!((result, closed.messages_received()), (Ok(()), 0));
 }
 
@@ -454,7 +456,7 @@ fn the_close_frame_reaches_a_client_that_still_sends_much() {
 #[test]
 fn a_client_that_does_not_end_its_side_is_not_waited_for_for_long() {
     let _dog = watchdog(30);
-    let (server, told) = telling(Config::new());
+    let (server, told) = reporting_echo(Config::new());
     for (what, bytes, code) in [
         ("a Close", Frame::close(1000, "").encode(), 1000),
         ("a violation", Frame::new(3, "").encode(), 1002),

@@ -1,6 +1,6 @@
 //! What `{:?}` shows: whose it is and where it stands, and never what was sent or received, nor a cookie.
 
-use crate::support::{Host, PATIENCE, RawPeer, TestServer, next, watchdog};
+use crate::support::{PATIENCE, RawPeer, RawServer, TestServer, next, watchdog};
 use std::fmt::{self, Write};
 use std::sync::mpsc;
 use threadws::Sender;
@@ -41,11 +41,11 @@ fn no_message_is_shown_by_what_carries_it() {
 fn no_cookie_that_a_server_sets_is_shown() {
     let _dog = watchdog(30);
     let cookie = "Set-Cookie: session=hunter2\r\nX-Shown: yes\r\n";
-    let host = Host::new(move |door| {
-        let mut guest = door.guest();
-        guest.welcome(cookie);
+    let host = RawServer::new(move |listener| {
+        let mut guest = listener.accept();
+        guest.accept_handshake(cookie);
         guest.expect_close(1001);
-        door.guest().write(format!("HTTP/1.1 401 no\r\n{cookie}Content-Length: 0\r\n\r\n"));
+        listener.accept().write(format!("HTTP/1.1 401 no\r\n{cookie}Content-Length: 0\r\n\r\n"));
     });
     let connection = threadws::connect(host.url()).expect("a connection");
     let response = connection.response().expect("a client has one");

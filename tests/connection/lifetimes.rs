@@ -1,6 +1,8 @@
 //! How long a connection lasts, and how long it may have nothing to say.
 
-use crate::support::{Frame, PATIENCE, RawPeer, TestServer, echo, eventually, ms, next, telling, watchdog};
+use crate::support::{
+    Frame, PATIENCE, RawPeer, TestServer, echo, eventually, ms, next, reporting_echo, watchdog,
+};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use threadws::{BoxError, Config, Connection};
@@ -316,12 +318,12 @@ fn whoever_ignores_the_close_of_a_policy_is_cut_at_the_close_timeout() {
         ("idle timeout", config.with_idle_timeout(time)),
     ];
     for (reason, config) in policies {
-        let (server, told) = telling(config);
+        let (server, told) = reporting_echo(config);
         let start = Instant::now();
         let mut peer = RawPeer::open(server.addr());
         assert_eq!(peer.expect_close(1001), reason);
         // Neither an answer nor an end.
-        let (result, closed) = crate::support::closed(&told);
+        let (result, closed) = crate::support::reported_end(&told);
         expect_after(time + close_timeout, start);
         peer.expect_eof_alone();
         assert!(!closed.is_clean(), "{closed}");
@@ -352,7 +354,7 @@ fn whoever_reads_nothing_is_cut_although_the_close_of_its_lifetime_does_not_fit(
     );
     let start = Instant::now();
     let mut peer = RawPeer::open(server.addr());
-    let (result, closed) = crate::support::closed(&told);
+    let (result, closed) = crate::support::reported_end(&told);
     expect_after(lifetime + close_timeout, start);
     assert_eq!((u16::from(closed.code()), closed.is_clean()), (1006, false), "{closed}");
     println!("{closed} / {result:?}");

@@ -1,6 +1,6 @@
 //! Messages go both ways, from any thread, while the client's own thread waits in `recv`.
 
-use crate::support::canary::plain_echo;
+use crate::support::bystander::plain_echo;
 use crate::support::frame::PING;
 use crate::support::{Frame, PATIENCE, RawPeer, TestServer, echo, eventually, ms, next, watchdog};
 use std::io::{Read as _, Write as _};

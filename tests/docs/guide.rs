@@ -52,7 +52,7 @@ fn tests_below(folder: &Path, names: &mut BTreeSet<String>) {
                     .any(|attributes| attributes.contains("#[ignore"));
                 let name = function.split_once('(').map_or("", |(name, _)| name);
                 // A part that this process plays for other tests.
-                if !is_ignored && name != "a_server_for_the_others" {
+                if !is_ignored && name != "run_as_helper_process" {
                     names.insert(name.to_owned());
                 }
             }

@@ -4,7 +4,7 @@
 #![cfg(feature = "cli")]
 
 use crate::support::frame::BINARY;
-use crate::support::{Frame, Process, RawPeer, child, header, ms, watchdog};
+use crate::support::{Frame, Process, RawPeer, header, helper_process, ms, watchdog};
 use std::time::Duration;
 use threadws::{Config, Server};
 
@@ -15,13 +15,13 @@ const LARGE: usize = 6 << 20;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[test]
-fn a_server_for_the_others() {
-    if child::part().is_none() {
+fn run_as_helper_process() {
+    if helper_process::role().is_none() {
         return;
     }
     let config = Config::new().with_write_timeout(WRITE_TIMEOUT).with_close_timeout(Duration::from_secs(3));
     let server = Server::bind("127.0.0.1:0").expect("a port").config(config);
-    child::serve(server, Duration::from_secs(1), |client| {
+    helper_process::serve(server, Duration::from_secs(1), |client| {
         let (id, sender) = (client.id(), client.sender());
         while let Some(message) = client.recv()? {
             match message.as_text() {
@@ -63,9 +63,9 @@ fn clients(server: &Process, asked: &str, told: &str) -> Vec<RawPeer> {
 fn rests(server: &Process) {
     // What there was to do is over.
     std::thread::sleep(ms(100));
-    let before = server.work();
+    let before = server.thread_times();
     std::thread::sleep(ms(500));
-    let now = server.work();
+    let now = server.thread_times();
     let load = now.load_since(&before);
     assert!(load < 0.02, "it takes {load:.3} of a processor: {:?}", now.since(&before));
 }
@@ -81,7 +81,7 @@ fn rests_when_they_ended(server: Process, how: &str) {
 #[test]
 fn after_a_fin_from_clients_that_keep_their_side_open() {
     let _dog = watchdog(30);
-    let server = child::start(module_path!(), "server", &[]);
+    let server = helper_process::start(module_path!(), "server", &[]);
     let mut peers = clients(&server, "", " opened from ");
     peers.iter_mut().for_each(RawPeer::fin);
     rests_when_they_ended(server, "no Close either way: end of stream");
@@ -91,7 +91,7 @@ fn after_a_fin_from_clients_that_keep_their_side_open() {
 #[test]
 fn after_a_reset() {
     let _dog = watchdog(30);
-    let server = child::start(module_path!(), "server", &[]);
+    let server = helper_process::start(module_path!(), "server", &[]);
     clients(&server, "", " opened from ").into_iter().for_each(RawPeer::reset);
     rests_when_they_ended(server, "no Close either way: connection reset");
 }
@@ -99,7 +99,7 @@ fn after_a_reset() {
 #[test]
 fn while_a_backlog_waits_and_after_a_fin_beside_it() {
     let _dog = watchdog(30);
-    let server = child::start(module_path!(), "server", &[]);
+    let server = helper_process::start(module_path!(), "server", &[]);
     let mut peers = clients(&server, "fill", "full: ");
     rests(&server);
     peers.iter_mut().for_each(RawPeer::fin);
@@ -110,7 +110,7 @@ fn while_a_backlog_waits_and_after_a_fin_beside_it() {
 #[test]
 fn after_a_reset_beside_a_backlog_that_waits() {
     let _dog = watchdog(30);
-    let server = child::start(module_path!(), "server", &[]);
+    let server = helper_process::start(module_path!(), "server", &[]);
     clients(&server, "fill", "full: ").into_iter().for_each(RawPeer::reset);
     server.expect_resets(CLIENTS);
     rests(&server);
@@ -120,7 +120,7 @@ fn after_a_reset_beside_a_backlog_that_waits() {
 #[test]
 fn while_a_writer_is_stuck_and_after_its_timeout() {
     let _dog = watchdog(30);
-    let server = child::start(module_path!(), "server", &[]);
+    let server = helper_process::start(module_path!(), "server", &[]);
     let peers = clients(&server, "send", "sending: ");
     rests(&server);
     rests_when_they_ended(server, "write timed out");
@@ -130,7 +130,7 @@ fn while_a_writer_is_stuck_and_after_its_timeout() {
 #[test]
 fn after_a_fin_beside_a_writer_that_is_stuck() {
     let _dog = watchdog(30);
-    let server = child::start(module_path!(), "server", &[]);
+    let server = helper_process::start(module_path!(), "server", &[]);
     let mut peers = clients(&server, "send", "sending: ");
     peers.iter_mut().for_each(RawPeer::fin);
     rests(&server);
@@ -143,7 +143,7 @@ fn after_a_fin_beside_a_writer_that_is_stuck() {
 #[test]
 fn in_a_frame_that_does_not_go_on_and_after_its_end() {
     let _dog = watchdog(30);
-    let server = child::start(module_path!(), "server", &[]);
+    let server = helper_process::start(module_path!(), "server", &[]);
     let mut peers = clients(&server, "", " opened from ");
     let torn = [&header(0x80 | BINARY, Some([1, 2, 3, 4]), 1 << 20, 64)[..], &[7; 1000]].concat();
     peers.iter_mut().for_each(|peer| peer.write(&torn));
@@ -156,7 +156,7 @@ fn in_a_frame_that_does_not_go_on_and_after_its_end() {
 #[test]
 fn while_a_close_is_not_answered() {
     let _dog = watchdog(30);
-    let server = child::start(module_path!(), "server", &[]);
+    let server = helper_process::start(module_path!(), "server", &[]);
     let peers = clients(&server, "leave", "leaving: ");
     rests(&server);
     rests_when_they_ended(server, "sent 1000 (normal closure); no Close received");
@@ -166,7 +166,7 @@ fn while_a_close_is_not_answered() {
 #[test]
 fn while_a_close_waits_behind_a_backlog() {
     let _dog = watchdog(30);
-    let server = child::start(module_path!(), "server", &[]);
+    let server = helper_process::start(module_path!(), "server", &[]);
     let mut peers = clients(&server, "fill", "full: ");
     peers.iter_mut().for_each(|peer| peer.send_text("leave"));
     server.wait_for_lines(&["leaving: "], CLIENTS);
@@ -180,7 +180,7 @@ fn while_a_close_waits_behind_a_backlog() {
 #[test]
 fn when_the_answer_to_a_close_is_not_followed_by_a_fin() {
     let _dog = watchdog(30);
-    let server = child::start(module_path!(), "server", &[]);
+    let server = helper_process::start(module_path!(), "server", &[]);
     let mut peers = clients(&server, "", " opened from ");
     for peer in &mut peers {
         peer.send(&Frame::close(1000, ""));

@@ -3,7 +3,9 @@
 
 #![cfg(feature = "cli")]
 
-use crate::support::{Frame, PATIENCE, Process, RawPeer, child, echo, eventually, program, watchdog};
+use crate::support::{
+    Frame, PATIENCE, Process, RawPeer, echo, eventually, helper_process, program, watchdog,
+};
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -105,8 +107,8 @@ fn announce(handle: &ServerHandle) {
 }
 
 #[test]
-fn a_server_for_the_others() {
-    match child::part().as_deref() {
+fn run_as_helper_process() {
+    match helper_process::role().as_deref() {
         None => {}
         Some("bad logger") => bad_logger(),
         Some("busy logger") => busy_logger(),
@@ -126,7 +128,7 @@ fn bad_logger() {
         server.serve_http(|_| Response::new(FUSE.0.load(Ordering::Relaxed).to_string().into_bytes()));
     let server =
         server.on_subscribe(|_, _, _| panic!("in a hook")).on_handshake_error(|_| panic!("in a callback"));
-    child::serve(server, Duration::from_secs(2), |client| {
+    helper_process::serve(server, Duration::from_secs(2), |client| {
         client.every(Duration::from_millis(20), "tick");
         client.subscribe("topic")?;
         while let Some(message) = client.recv()? {
@@ -185,7 +187,7 @@ fn on_error() {
         tell.store(true, Ordering::Relaxed);
         panic!("in on_error");
     });
-    child::serve(server, Duration::from_secs(2), move |client| {
+    helper_process::serve(server, Duration::from_secs(2), move |client| {
         client.send(Message::from(told.load(Ordering::Relaxed).to_string()))?;
         echo(client)
     })
@@ -251,7 +253,7 @@ fn number(addr: SocketAddr) -> usize {
 #[test]
 fn a_logger_that_panics_ends_no_thread_of_the_servers() {
     let _dog = watchdog(60);
-    let server = child::start(module_path!(), "bad logger", &[]);
+    let server = helper_process::start(module_path!(), "bad logger", &[]);
     let addr = server.addr();
     for _ in 0..5 {
         for word in ["tick", "fail", "panic"] {
@@ -284,7 +286,7 @@ fn a_logger_that_panics_ends_no_thread_of_the_servers() {
 #[test]
 fn a_logger_may_call_everything_and_stop_the_server() {
     let _dog = watchdog(60);
-    let mut server = child::start(module_path!(), "busy logger", &[]);
+    let mut server = helper_process::start(module_path!(), "busy logger", &[]);
     let addr = server.addr();
     let mut stays = enter(addr);
     for _ in 0..3 {
@@ -322,7 +324,7 @@ fn out_of_descriptors(part: &str) -> Option<Process> {
         inject,
     ]
     .map(str::to_owned);
-    Some(child::start(module_path!(), part, &wrapper.each_ref().map(String::as_str)))
+    Some(helper_process::start(module_path!(), part, &wrapper.each_ref().map(String::as_str)))
 }
 
 #[test]

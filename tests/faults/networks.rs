@@ -5,8 +5,8 @@
 
 use crate::support::frame::BINARY;
 use crate::support::{
-    Chaos, Frame, PATIENCE, Process, Proxy, RawPeer, child, eventually, header, ms, unsent_by,
-    upgrade_request, watchdog,
+    Fault, FaultyProxy, Frame, PATIENCE, Process, RawPeer, eventually, header, helper_process, ms,
+    unsent_bytes_of, upgrade_request, watchdog,
 };
 use rustix::net::{SendFlags, send};
 use rustix::process::Signal;
@@ -35,12 +35,12 @@ fn delays_and_trickles_change_nothing_but_the_time() {
     let _dog = watchdog(60);
     let server = server();
     let slow = [
-        (Chaos::Delay(ms(20)), Chaos::Delay(ms(20))),
-        (Chaos::Trickle { after: 40, every: ms(1) }, Chaos::Pass),
-        (Chaos::Pass, Chaos::Trickle { after: 40, every: ms(1) }),
+        (Fault::Delay(ms(20)), Fault::Delay(ms(20))),
+        (Fault::Trickle { after: 40, every: ms(1) }, Fault::Pass),
+        (Fault::Pass, Fault::Trickle { after: 40, every: ms(1) }),
     ];
     for (there, back) in slow {
-        let proxy = Proxy::before(server.addr(), there, back);
+        let proxy = FaultyProxy::before(server.addr(), there, back);
         let mut peer = RawPeer::connect(proxy.addr());
         peer.write(upgrade_request(server.addr(), "/", &[]));
         peer.expect_101();
@@ -64,8 +64,8 @@ fn a_connection_that_is_cut_anywhere_ends_once_and_delivers_nothing_torn() {
     let message = Frame::binary(vec![5; 500_000]).encode();
     let cuts = [head + 1, head + 9, head + 100_000, head + message.len() - 1];
     for after in cuts {
-        for chaos in [Chaos::Reset { after }, Chaos::HalfClose { after }] {
-            let proxy = Proxy::before(addr, chaos, Chaos::Pass);
+        for chaos in [Fault::Reset { after }, Fault::HalfClose { after }] {
+            let proxy = FaultyProxy::before(addr, chaos, Fault::Pass);
             let mut peer = RawPeer::connect(proxy.addr());
             peer.write(upgrade_request(addr, "/", &[]));
             peer.expect_101();
@@ -86,13 +86,13 @@ const LARGE: usize = 6 << 20;
 
 /// A server that sends a large message, and whose pings, Close and timeouts come in the middle of it.
 #[test]
-fn a_server_for_the_others() {
-    if child::part().is_none() {
+fn run_as_helper_process() {
+    if helper_process::role().is_none() {
         return;
     }
     let config = Config::new().with_write_timeout(Duration::from_secs(1)).with_ping_interval(ms(200));
     let server = Server::bind("127.0.0.1:0").expect("a port").config(config.with_close_timeout(ms(500)));
-    child::serve(server, Duration::from_millis(500), |client| {
+    helper_process::serve(server, Duration::from_millis(500), |client| {
         client.recv()?;
         let sender = client.sender();
         let large = std::thread::spawn(move || {
@@ -128,14 +128,14 @@ fn an_answer_that_is_cut_is_followed_by_nothing() {
     let _dog = watchdog(90);
     // What ends it in mid-frame: the write timeout, our FIN, its own Close and the end of the server.
     for cut in ["timeout", "FIN", "close", "shutdown"] {
-        let mut server = child::start(module_path!(), "server", &[]);
+        let mut server = helper_process::start(module_path!(), "server", &[]);
         let mut peer = RawPeer::open(server.addr());
         peer.send_text("go");
         server.wait_for_line(&["sending"]);
         eventually("the kernel is full", || {
-            let unsent = unsent_by(server.addr());
+            let unsent = unsent_bytes_of(server.addr());
             std::thread::sleep(ms(20));
-            unsent > 0 && unsent == unsent_by(server.addr())
+            unsent > 0 && unsent == unsent_bytes_of(server.addr())
         });
         match cut {
             "FIN" => peer.fin(),
@@ -166,9 +166,9 @@ fn an_answer_that_is_cut_on_its_way_ends_its_connection_once() {
     let server = server();
     let addr = server.addr();
     let message = Frame::binary(vec![5; 500_000]).encode();
-    let chaos = [Chaos::Reset { after: 100_000 }, Chaos::HalfClose { after: 100_000 }];
+    let chaos = [Fault::Reset { after: 100_000 }, Fault::HalfClose { after: 100_000 }];
     for chaos in chaos {
-        let proxy = Proxy::before(addr, Chaos::Pass, chaos);
+        let proxy = FaultyProxy::before(addr, Fault::Pass, chaos);
         let mut peer = RawPeer::connect(proxy.addr());
         peer.write(upgrade_request(addr, "/", &[]));
         peer.expect_101();

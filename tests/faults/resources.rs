@@ -3,7 +3,7 @@
 #![cfg(feature = "cli")]
 
 use crate::support::{
-    Cgroup, Frame, Process, RawPeer, TestServer, eventually, ms, program, room_for, skip, watchdog,
+    Cgroup, Frame, Process, RawPeer, TestServer, can_open_sockets, eventually, ms, program, skip, watchdog,
 };
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
@@ -115,7 +115,7 @@ fn the_capacity_leaves_a_fifth_of_the_mappings() {
 fn with_little_address_space_it_refuses_clients_and_does_not_die() {
     const MANY: usize = 200;
     let _dog = watchdog(60);
-    if !room_for(MANY) {
+    if !can_open_sockets(MANY) {
         return;
     }
     let server = Process::threadws_under(&["prlimit", "--as=1073741824"], &["--echo", "--every", "0"]);

@@ -3,8 +3,8 @@
 #![cfg(feature = "cli")]
 
 use crate::support::{
-    Frame, Network, PATIENCE, Process, RawPeer, TestServer, child, clients_that_read, eventually,
-    expect_all_stayed, ms, program, skip, unsent_by, watchdog, within,
+    Frame, Network, PATIENCE, Process, RawPeer, TestServer, clients_that_read, eventually, eventually_within,
+    expect_all_stayed, helper_process, ms, program, skip, unsent_bytes_of, watchdog,
 };
 use rustix::process::Signal;
 use std::fs;
@@ -231,8 +231,8 @@ fn nobody_is_sent_a_sigpipe() {
         let mut peer = RawPeer::open(server.addr());
         // Until its answers fill what is between, and its handler waits in a send.
         let mut unsent = 0;
-        while unsent < 1 << 20 || unsent_by(server.addr()) > unsent {
-            unsent = unsent_by(server.addr());
+        while unsent < 1 << 20 || unsent_bytes_of(server.addr()) > unsent {
+            unsent = unsent_bytes_of(server.addr());
             peer.write(&message);
             std::thread::sleep(ms(10));
         }
@@ -268,7 +268,7 @@ fn a_cable_is_pulled(ping: Duration, pulled: Duration) {
     let start = Instant::now();
     // Not at the end of TCP's own patience, which is a quarter of an hour.
     let lines = {
-        within(ping * 4 + PATIENCE, "all ten are let go", || {
+        eventually_within(ping * 4 + PATIENCE, "all ten are let go", || {
             server.log().iter().filter(|line| line.contains(" disconnected ")).count() == 10
         });
         server.wait_for_lines(&[" disconnected "], 10)
@@ -278,7 +278,7 @@ fn a_cable_is_pulled(ping: Duration, pulled: Duration) {
     server.expect_settled(&before, PATIENCE, 10);
     std::thread::sleep(pulled.saturating_sub(start.elapsed()));
     network.set_link(true);
-    within(PATIENCE * 2, "it serves again", || {
+    eventually_within(PATIENCE * 2, "it serves again", || {
         let new = std::net::TcpStream::connect_timeout(&server.addr(), ms(500));
         new.is_ok_and(|stream| {
             let mut peer = RawPeer::from_stream(stream, server.addr());
@@ -302,12 +302,12 @@ fn a_pulled_cable_is_noticed_by_the_ping() {
 
 /// A server that has much to send: with 64 KiB every 20 ms what is between fills in a second or two.
 #[test]
-fn a_server_for_the_others() {
-    let Some(listen) = child::part() else { return };
+fn run_as_helper_process() {
+    let Some(listen) = helper_process::role() else { return };
     let config =
         Config::new().with_write_timeout(Duration::from_secs(1)).with_ping_interval(Duration::from_secs(60));
     let server = threadws::Server::bind(listen).expect("an address").config(config);
-    child::serve(server, Duration::from_secs(2), |client| {
+    helper_process::serve(server, Duration::from_secs(2), |client| {
         client.every(Duration::from_millis(20), Message::from(vec![7; 64 << 10]));
         drop(client.ignore());
         eprintln!("ended: {}", client.closed().expect("it has ended"));
@@ -319,7 +319,8 @@ fn a_server_for_the_others() {
 fn a_pulled_cable_is_noticed_earlier_when_something_is_to_be_sent() {
     let _dog = watchdog(60);
     let Some(network) = Network::new() else { return };
-    let server = child::start(module_path!(), &format!("{}:0", network.their_ip()), &network.wrapper());
+    let server =
+        helper_process::start(module_path!(), &format!("{}:0", network.their_ip()), &network.wrapper());
     let told = clients_that_read(&server.url(), 3);
     std::thread::sleep(ms(300));
     assert!(told.try_recv().is_err(), "closed before the cable was pulled");

@@ -1,9 +1,8 @@
 //! Every handshake ends: in a WebSocket, or in an HTTP answer that says why not.
 
-use crate::support::peer::ACCEPT;
+use crate::support::raw_peer::ACCEPT;
 use crate::support::{
-    Frame, PATIENCE, RawPeer, TestServer, echo, eventually, ms, shows_that_it_works, upgrade_request,
-    watchdog,
+    Frame, PATIENCE, RawPeer, TestServer, echo, eventually, expect_echo, ms, upgrade_request, watchdog,
 };
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -96,7 +95,7 @@ fn a_head_without_an_end_is_cut_at_its_limit() {
         drop(peer.try_write(head.as_bytes())); // The server need not read it all.
         peer.expect_refusal_in(statuses);
     }
-    shows_that_it_works(&server);
+    expect_echo(&server);
 }
 
 #[test]
@@ -151,7 +150,7 @@ fn what_is_not_http_1_1_is_refused() {
         }
         assert!(start.elapsed() < PATIENCE, "{what}: waited for a head that cannot come any more");
     }
-    shows_that_it_works(&server);
+    expect_echo(&server);
 }
 
 #[test]
@@ -177,8 +176,8 @@ fn an_upgrade_that_is_not_one_is_refused() {
         // Twice what may come once:
         (
             &[
-                ("Sec-WebSocket-Key", crate::support::peer::KEY),
-                ("Sec-WebSocket-Key", crate::support::peer::KEY),
+                ("Sec-WebSocket-Key", crate::support::raw_peer::KEY),
+                ("Sec-WebSocket-Key", crate::support::raw_peer::KEY),
             ],
             &[400],
         ),
@@ -202,7 +201,7 @@ fn an_upgrade_that_is_not_one_is_refused() {
             assert_eq!(answer.header("sec-websocket-version"), Some("13"), "{}", answer.head);
         }
     }
-    shows_that_it_works(&server);
+    expect_echo(&server);
 }
 
 #[test]
@@ -230,7 +229,7 @@ fn lines_that_two_parsers_could_read_differently_are_refused() {
         peer.write(request);
         peer.expect_refusal(400);
     }
-    shows_that_it_works(&server);
+    expect_echo(&server);
 }
 
 #[test]
@@ -332,7 +331,7 @@ fn a_client_that_vanishes_during_the_handshake_leaves_nothing() {
         done.fin();
         done.expect_gone();
     }
-    shows_that_it_works(&server);
+    expect_echo(&server);
     eventually("all are gone", || server.hub().is_empty());
     eventually("each handler that began has ended", || {
         starts.load(Ordering::SeqCst) == ends.load(Ordering::SeqCst) && starts.load(Ordering::SeqCst) > 0
@@ -415,7 +414,7 @@ fn bytes_that_are_not_ascii_break_no_header() {
             assert!(matches!(answer.status, 101 | 400 | 403 | 426), "{name} {value:?}: {}", answer.head);
         }
     }
-    shows_that_it_works(&server);
+    expect_echo(&server);
 }
 
 #[test]
@@ -448,6 +447,6 @@ fn any_bytes_at_all_get_an_answer() {
         assert!(expected, "{}\nfor {}", answer.head, request.escape_ascii());
         peer.expect_gone();
     }
-    shows_that_it_works(&server);
+    expect_echo(&server);
     eventually("all are gone", || server.hub().is_empty());
 }

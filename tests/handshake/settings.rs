@@ -1,7 +1,7 @@
 //! What a server makes of a request that is well formed: by its settings, and by what its callbacks say.
 
 use crate::support::{
-    Frame, PATIENCE, RawPeer, TestServer, echo, ms, next, shows_that_it_works, upgrade_request, watchdog,
+    Frame, PATIENCE, RawPeer, TestServer, echo, expect_echo, ms, next, upgrade_request, watchdog,
 };
 use http::StatusCode;
 use std::io::{Read as _, Write as _};
@@ -25,7 +25,7 @@ fn a_plain_get_learns_that_this_is_a_websocket() {
     scan.fin();
     scan.expect_gone();
     RawPeer::connect(server.addr()).reset();
-    shows_that_it_works(&server);
+    expect_echo(&server);
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn on_http_answers_plain_get_and_head() {
     peer.write("DELETE /page HTTP/1.1\r\nHost: x\r\n\r\n");
     let answer = peer.expect_refusal(405);
     assert!(answer.header("allow").is_some_and(|allow| allow.contains("GET") && allow.contains("HEAD")));
-    shows_that_it_works(&server);
+    expect_echo(&server);
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn the_header_callback_refuses_with_any_status() {
     peer.ask("/204", &[]);
     peer.expect_refusal(429);
     assert_eq!(started.load(Ordering::Relaxed), 0, "a refused client has no handler");
-    shows_that_it_works(&server);
+    expect_echo(&server);
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn a_header_callback_that_panics_answers_500() {
         let answer = peer.expect_refusal(500);
         assert!(!answer.text().contains("secret"), "the inside shows: {}", answer.text());
     }
-    shows_that_it_works(&server);
+    expect_echo(&server);
 }
 
 /// A server whose header callback waits on `/slow` until the sender is dropped, and says that it does.
@@ -199,7 +199,7 @@ fn a_header_callback_that_blocks_holds_up_nobody_else() {
     slow.ask("/slow", &[]);
     next(&enters, "the callback");
     for _ in 0..5 {
-        shows_that_it_works(&server);
+        expect_echo(&server);
     }
     drop(release);
     slow.expect_101();
@@ -224,7 +224,7 @@ fn while_a_header_callback_blocks_the_handshakes_of_others_keep_their_deadline()
         let took = start.elapsed();
         assert!(took >= timeout && took < timeout + PATIENCE / 2, "let go after {took:?}");
     }
-    shows_that_it_works(&server);
+    expect_echo(&server);
     drop(release);
     drop(slow);
 }
@@ -382,7 +382,7 @@ fn a_callback_that_panics_when_told_harms_nobody() {
     let mut peer = RawPeer::connect(server.addr());
     peer.write("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
     assert_eq!(peer.expect_refusal(200).text(), "ok");
-    shows_that_it_works(&server);
+    expect_echo(&server);
 }
 
 #[test]

@@ -4,7 +4,9 @@
 //! The soak for a minute: `THREADWS_SOAK=60 cargo test --release --test hub soak -- --nocapture`.
 
 use crate::support::frame::CLOSE;
-use crate::support::{Frame, Light, PATIENCE, RawPeer, TestServer, drive, eventually, ms, watchdog};
+use crate::support::{
+    Frame, PATIENCE, RawPeer, TestServer, ThreadlessClient, eventually, ms, poll_clients, watchdog,
+};
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -246,7 +248,7 @@ fn soak_nothing_is_lost_while_many_join_leave_and_broadcast() {
         Ok(())
     });
     let (hub, addr) = (server.hub(), server.addr());
-    let mut stayers: Vec<_> = (0..STAYERS).map(|_| Light::open(addr, "/", None)).collect();
+    let mut stayers: Vec<_> = (0..STAYERS).map(|_| ThreadlessClient::open(addr, "/", None)).collect();
     eventually("all listen", || hub.members("all").len() == STAYERS);
     let over = AtomicBool::new(false);
     let (came, asked) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -273,7 +275,7 @@ fn soak_nothing_is_lost_while_many_join_leave_and_broadcast() {
                     );
                     done
                 };
-                drive(share, enough, |client, frame| {
+                poll_clients(share, enough, |client, frame| {
                     heard.borrow_mut()[client].note(frame.as_text());
                     deliveries.fetch_add(1, Ordering::Relaxed);
                 });
@@ -301,7 +303,7 @@ fn soak_nothing_is_lost_while_many_join_leave_and_broadcast() {
         let handlers: Vec<_> = (THREADS..THREADS + HANDLERS)
             .map(|publisher| {
                 scope.spawn(move || {
-                    let mut peer = [Light::open(addr, "/", None)];
+                    let mut peer = [ThreadlessClient::open(addr, "/", None)];
                     let stream = peer[0].stream.try_clone().expect("a descriptor");
                     let mut number = 0_u64;
                     let heard = std::cell::RefCell::new(Sequence::default());
@@ -316,7 +318,7 @@ fn soak_nothing_is_lost_while_many_join_leave_and_broadcast() {
                             assert!(Instant::now() < deadline, "its own words do not come back");
                             heard.borrow().last(publisher) == Some(number - 1)
                         };
-                        drive(&mut peer, own, |_, frame| heard.borrow_mut().note(frame.as_text()));
+                        poll_clients(&mut peer, own, |_, frame| heard.borrow_mut().note(frame.as_text()));
                     }
                     (number, peer)
                 })
@@ -327,7 +329,7 @@ fn soak_nothing_is_lost_while_many_join_leave_and_broadcast() {
                 let mut round = churner;
                 while !over.load(Ordering::Relaxed) {
                     round += 1;
-                    let mut peer = [Light::open(addr, "/", None)];
+                    let mut peer = [ThreadlessClient::open(addr, "/", None)];
                     let stream = peer[0].stream.try_clone().expect("a descriptor");
                     for number in 0..round % 5 {
                         for sign in ["+", "-", "+"] {
@@ -338,7 +340,7 @@ fn soak_nothing_is_lost_while_many_join_leave_and_broadcast() {
                     let (heard, count) =
                         (std::cell::RefCell::new(Sequence::default()), std::cell::Cell::new(0));
                     let enough = || count.get() > 20 || over.load(Ordering::Relaxed);
-                    drive(&mut peer, enough, |_, frame| {
+                    poll_clients(&mut peer, enough, |_, frame| {
                         heard.borrow_mut().note(frame.as_text());
                         count.set(count.get() + 1);
                     });
@@ -352,7 +354,7 @@ fn soak_nothing_is_lost_while_many_join_leave_and_broadcast() {
                             assert!(Instant::now() < deadline, "no Close came back");
                             closed.get()
                         };
-                        drive(&mut peer, enough, |_, frame| match frame.opcode {
+                        poll_clients(&mut peer, enough, |_, frame| match frame.opcode {
                             CLOSE => closed.set(true),
                             _ => heard.borrow_mut().note(frame.as_text()),
                         });

@@ -1,7 +1,7 @@
 //! Other people's clients talk to the real binary: npm's `ws` and Python's `websockets`.
 #![cfg(feature = "cli")]
 
-use crate::support::{Frame, PATIENCE, Process, RawPeer, tools, watchdog};
+use crate::support::{Frame, PATIENCE, Process, RawPeer, programs, watchdog};
 use rustix::process::Signal;
 use std::process::Command;
 
@@ -9,11 +9,11 @@ use std::process::Command;
 type Client = fn(&[&str]) -> Option<Command>;
 
 fn ws(arguments: &[&str]) -> Option<Command> {
-    tools::node("client.mjs", arguments)
+    programs::node("client.mjs", arguments)
 }
 
 fn websockets(arguments: &[&str]) -> Option<Command> {
-    tools::python("client.py", arguments)
+    programs::python("client.py", arguments)
 }
 
 /// Text, binary, 1 MiB, pings, and a close code of the client's own.

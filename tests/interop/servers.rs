@@ -1,7 +1,7 @@
 //! Our client talks to other people's servers: npm's `ws`, Python's `websockets`, and tungstenite.
 #![cfg(feature = "cli")]
 
-use crate::support::{PATIENCE, Process, tools, watchdog};
+use crate::support::{PATIENCE, Process, programs, watchdog};
 use std::net::TcpListener;
 use threadws::{Closed, Connect, Connection, Error, Event, Message, connect};
 use tungstenite::handshake::server::{ErrorResponse, Request, Response};
@@ -93,13 +93,13 @@ fn talks_to(command: Option<std::process::Command>) {
 #[test]
 #[ignore = "installs packages from the internet"]
 fn ws() {
-    talks_to(tools::node("server.mjs", &[]));
+    talks_to(programs::node("server.mjs", &[]));
 }
 
 #[test]
 #[ignore = "installs packages from the internet"]
 fn websockets() {
-    talks_to(tools::python("server.py", &[]));
+    talks_to(programs::python("server.py", &[]));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Whoever is turned away is told why, and let go in time whatever it does then.
 
-use crate::support::{PATIENCE, RawPeer, TestServer, echo, eventually, ms, shows_that_it_works, watchdog};
+use crate::support::{PATIENCE, RawPeer, TestServer, echo, eventually, expect_echo, ms, watchdog};
 use std::time::{Duration, Instant};
 
 /// How long input is read after an answer, so that no RST takes it away. The library's own: no scale changes it.
@@ -113,7 +113,7 @@ fn whoever_writes_without_a_pause_after_its_refusal_is_read_for_a_mebibyte_and_n
     for head in ["GET /", "GET / HTTP/1.1\r\nHost: x\r\nX: "] {
         floods(&server, head);
     }
-    shows_that_it_works(&server);
+    expect_echo(&server);
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn whoever_writes_on_after_its_refusal_is_read_for_a_second_and_no_longer() {
     peer.write(format!("GET /{}", "a".repeat(ENDLESS)));
     assert!(matches!(told(&mut peer), Some(414 | 431)));
     writes_on(&mut peer, start);
-    shows_that_it_works(&server);
+    expect_echo(&server);
 }
 
 #[test]

@@ -203,7 +203,9 @@ fn the_header_callback_is_not_asked_about_a_handshake_too_many() {
 }
 
 /// An echo that tells how each connection ended.
-fn telling(settings: impl FnOnce(Server) -> Server) -> (TestServer, mpsc::Receiver<Result<(), Error>>) {
+fn reporting_echo(
+    settings: impl FnOnce(Server) -> Server,
+) -> (TestServer, mpsc::Receiver<Result<(), Error>>) {
     let (ends, ended) = mpsc::channel();
     let server = TestServer::with(settings, move |client: &mut Connection| -> Result<(), BoxError> {
         let end = loop {
@@ -229,7 +231,7 @@ fn expect_echo(peer: &mut RawPeer, text: &str) {
 fn an_address_sends_n_messages_on_all_its_connections_and_the_next_ends_its_connection() {
     let _dog = watchdog(60);
     let per = ms(600_000);
-    let (server, ended) = telling(|server| server.trust_proxy("none").message_rate(4, per));
+    let (server, ended) = reporting_echo(|server| server.trust_proxy("none").message_rate(4, per));
     let mut one = open(asking(HERE, server.addr()));
     let mut two = open(asking(HERE, server.addr()));
     let mut other = open(asking(ELSEWHERE, server.addr()));
@@ -265,7 +267,7 @@ fn an_address_sends_n_messages_on_all_its_connections_and_the_next_ends_its_conn
 #[test]
 fn the_clients_of_a_proxy_do_not_share_one_budget_of_messages() {
     let _dog = watchdog(60);
-    let (server, _ended) = telling(|server| server.message_rate(2, ms(600_000)));
+    let (server, _ended) = reporting_echo(|server| server.message_rate(2, ms(600_000)));
     let mut first = open(asking_for("203.0.113.1", server.addr()));
     let mut again = open(asking_for("203.0.113.1", server.addr()));
     let mut other = open(asking_for("203.0.113.2", server.addr()));
@@ -285,7 +287,7 @@ fn whoever_sets_no_quota_has_none() {
     // More than any other test here allows.
     const MANY: usize = 300;
     let _dog = watchdog(60);
-    let (server, _ended) = telling(|server| server);
+    let (server, _ended) = reporting_echo(|server| server);
     let mut peers: Vec<_> = (0..MANY).map(|_| open(asking(HERE, server.addr()))).collect();
     for number in 0..10 * MANY {
         expect_echo(&mut peers[number % MANY], "another one");
@@ -298,7 +300,7 @@ fn whoever_sets_no_quota_has_none() {
 #[test]
 fn messages_come_back_with_time() {
     let _dog = watchdog(60);
-    let (server, _ended) = telling(|server| server.trust_proxy("none").message_rate(2, ms(2000)));
+    let (server, _ended) = reporting_echo(|server| server.trust_proxy("none").message_rate(2, ms(2000)));
     let mut peer = open(asking(HERE, server.addr()));
     let start = Instant::now();
     expect_echo(&mut peer, "one");
@@ -360,7 +362,7 @@ fn who_is_handed_over_by_another_http_server_has_the_same_budget() {
         .header("upgrade", "websocket")
         .header("connection", "upgrade")
         .header("sec-websocket-version", "13")
-        .header("sec-websocket-key", crate::support::peer::KEY)
+        .header("sec-websocket-key", crate::support::raw_peer::KEY)
         .body(())
         .expect("a request");
     let handed_over = |from: IpAddr| {

@@ -5,8 +5,8 @@
 
 use crate::support::frame::{BINARY, CONTINUATION, PING};
 use crate::support::{
-    Canary, Chaos, Frame, PATIENCE, Process, Proxy, RawPeer, alone, child, eventually, header, ms, room_for,
-    unsent_by, upgrade_request, watchdog, within,
+    Bystander, Fault, FaultyProxy, Frame, PATIENCE, Process, RawPeer, can_open_sockets, eventually,
+    eventually_within, header, helper_process, ms, take_turn, unsent_bytes_of, upgrade_request, watchdog,
 };
 use rustix::net::sockopt;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -32,7 +32,7 @@ fn echo_server() -> Process {
 
 /// The same with short deadlines, for messages this one.
 fn impatient_server(message_timeout: Duration) -> Process {
-    let server = child::start(module_path!(), &message_timeout.as_millis().to_string(), &[]);
+    let server = helper_process::start(module_path!(), &message_timeout.as_millis().to_string(), &[]);
     RawPeer::open(server.addr()).close(1000);
     server
 }
@@ -40,46 +40,50 @@ fn impatient_server(message_timeout: Duration) -> Process {
 const SHORT: Duration = Duration::from_secs(1);
 
 #[test]
-fn a_server_for_the_others() {
-    let Some(part) = child::part() else { return };
+fn run_as_helper_process() {
+    let Some(part) = helper_process::role() else { return };
     let message_timeout = Duration::from_millis(part.parse().expect("milliseconds"));
     let config = Config::new()
         .with_message_timeout(message_timeout)
         .with_write_timeout(SHORT)
         .with_close_timeout(SHORT);
-    child::serve(Server::bind("127.0.0.1:0").expect("a port").config(config), SHORT, crate::support::echo);
+    helper_process::serve(
+        Server::bind("127.0.0.1:0").expect("a port").config(config),
+        SHORT,
+        crate::support::echo,
+    );
 }
 
 #[test]
 fn a_crowd_that_says_nothing_is_let_go_at_the_handshake_timeout() {
     const SILENT: usize = 500;
-    let (turn, _dog) = (alone(), watchdog(90));
-    if !room_for(SILENT) {
+    let (turn, _dog) = (take_turn(), watchdog(90));
+    if !can_open_sockets(SILENT) {
         return;
     }
     let server = echo_server();
     let before = server.usage();
-    let canary = Canary::beside(server.addr());
+    let bystander = Bystander::beside(server.addr());
     let start = Instant::now();
     let mut silent: Vec<_> = (0..SILENT).map(|_| RawPeer::connect(server.addr())).collect();
     let last = Instant::now();
     eventually("each has a thread", || server.usage().threads >= before.threads + SILENT);
     let idle = server.usage();
     assert!(idle.growth_since(&before) <= SILENT * EACH + SLACK, "{idle:?} after {before:?}");
-    let idle = server.work();
+    let idle = server.thread_times();
     std::thread::sleep(ms(3000));
-    let load = server.work().load_since(&idle);
+    let load = server.thread_times().load_since(&idle);
     assert!(load < 0.2, "{SILENT} silent clients take {load:.2} of a processor");
-    // The canary's threads are there, and 32 that wait for a next client.
+    // The bystander's threads are there, and 32 that wait for a next client.
     let deadline = ms(10_000) + ms(2000);
-    within(deadline.saturating_sub(last.elapsed()), "all are let go", || {
+    eventually_within(deadline.saturating_sub(last.elapsed()), "all are let go", || {
         server.usage().threads < before.threads + 50
     });
     assert!(start.elapsed() > ms(9_900), "let go too early: {:?}", start.elapsed());
     for peer in &mut silent {
         peer.expect_refusal(408);
     }
-    canary.expect_well();
+    bystander.expect_undisturbed();
     assert_eq!(server.metric("threadws_handshake_failures_total"), SILENT as u64, "each was told once");
     drop(turn);
     server.expect_settled(&before, ms(2000), SILENT);
@@ -90,10 +94,10 @@ fn a_crowd_that_says_nothing_is_let_go_at_the_handshake_timeout() {
 
 #[test]
 fn a_header_that_announces_too_much_is_answered_at_once_and_costs_nothing() {
-    let (turn, _dog) = (alone(), watchdog(60));
+    let (turn, _dog) = (take_turn(), watchdog(60));
     let server = echo_server();
     let before = server.usage();
-    let canary = Canary::beside(server.addr());
+    let bystander = Bystander::beside(server.addr());
     let key = Some([1, 2, 3, 4]);
     let lengths = [1 << 31, 1 << 32, (1 << 63) - 1, 1 << 63, u64::MAX, (1 << 20) + 1];
     let data = lengths.map(|length| (header(0x80 | BINARY, key, length, 64), 1002..1010));
@@ -119,11 +123,11 @@ fn a_header_that_announces_too_much_is_answered_at_once_and_costs_nothing() {
     for mut peer in attackers {
         peer.expect_eof();
     }
-    let over = server.work();
+    let over = server.thread_times();
     std::thread::sleep(ms(1000));
-    let load = server.work().load_since(&over);
+    let load = server.thread_times().load_since(&over);
     assert!(load < 0.2, "{load:.2} of a processor when all is over");
-    canary.expect_well();
+    bystander.expect_undisturbed();
     drop(turn);
     server.expect_settled(&before, ms(2000) + PATIENCE, count);
     server.expect_ends(count, "; no Close received: ");
@@ -133,10 +137,10 @@ fn a_header_that_announces_too_much_is_answered_at_once_and_costs_nothing() {
 #[test]
 fn a_hundred_who_send_fragments_without_an_end_are_closed_with_1008() {
     const CROWD: usize = 100;
-    let (turn, _dog) = (alone(), watchdog(60));
+    let (turn, _dog) = (take_turn(), watchdog(60));
     let server = echo_server();
     let before = server.usage();
-    let canary = Canary::beside(server.addr());
+    let bystander = Bystander::beside(server.addr());
     let mut bytes = Frame::text("x").more().encode();
     for number in 0..6000 {
         // Every other one is empty.
@@ -159,7 +163,7 @@ fn a_hundred_who_send_fragments_without_an_end_are_closed_with_1008() {
             peer.expect_eof();
         }
     }
-    canary.expect_well();
+    bystander.expect_undisturbed();
     drop(turn);
     server.expect_settled(&before, ms(2000) + PATIENCE, CROWD);
     server.expect_ends(CROWD * rounds, "sent 1008 ");
@@ -180,10 +184,10 @@ fn flood(mut stream: TcpStream, bytes: &[u8], time: Duration, least: usize) -> u
 
 #[test]
 fn a_flood_of_pings_whose_pongs_nobody_reads_costs_one_pong() {
-    let (turn, _dog) = (alone(), watchdog(60));
+    let (turn, _dog) = (take_turn(), watchdog(60));
     let server = echo_server();
     let before = server.usage();
-    let canary = Canary::beside(server.addr());
+    let bystander = Bystander::beside(server.addr());
     let pings = Frame::ping([7; 125]).encode().repeat(500);
     // More than the kernel swallows for a peer that does not read.
     let least = (8 << 20) / pings.len();
@@ -211,11 +215,11 @@ fn a_flood_of_pings_whose_pongs_nobody_reads_costs_one_pong() {
         most.growth_since(&before) <= attackers.len() * (EACH + EACH) + SLACK,
         "{most:?} after {before:?}"
     );
-    canary.expect_well();
+    bystander.expect_undisturbed();
     let count = attackers.len();
     drop(attackers);
     drop(turn);
-    // And the canary, of which there are two at times.
+    // And the bystander, of which there are two at times.
     server.expect_settled(&before, ms(2000) + PATIENCE, count + 2);
     // By themselves, with pongs that they had not read.
     server.expect_resets(count);
@@ -225,10 +229,10 @@ fn a_flood_of_pings_whose_pongs_nobody_reads_costs_one_pong() {
 #[test]
 #[ignore = "takes 20 s of both processors"]
 fn a_flood_of_empty_messages_takes_one_thread_and_no_more() {
-    let (turn, _dog) = (alone(), watchdog(60));
+    let (turn, _dog) = (take_turn(), watchdog(60));
     let server = echo_server();
     let before = server.usage();
-    let canary = Canary::beside(server.addr());
+    let bystander = Bystander::beside(server.addr());
     let bytes = [Frame::text(""), Frame::binary("")].map(|frame| frame.encode()).concat().repeat(1000);
     let attacker = RawPeer::open(server.addr());
     let mut echoes = attacker.stream();
@@ -241,9 +245,9 @@ fn a_flood_of_empty_messages_takes_one_thread_and_no_more() {
         }
         bytes / 2
     });
-    let start = server.work();
+    let start = server.thread_times();
     let times = flood(attacker.stream(), &bytes, ms(2000), 20);
-    let work = server.work().since(&start);
+    let work = server.thread_times().since(&start);
     let others: Duration = work[1..].iter().sum();
     assert!(others < work[0] / 5, "one client keeps more than one thread busy: {work:?}");
     let during = server.usage();
@@ -252,7 +256,7 @@ fn a_flood_of_empty_messages_takes_one_thread_and_no_more() {
     drop(attacker);
     let echoed = reader.join().expect("the reader");
     assert!(echoed > 20_000 && echoed <= times * 2000, "{echoed} echoes of {times} thousand pairs");
-    canary.expect_well();
+    bystander.expect_undisturbed();
     drop(turn);
     server.expect_settled(&before, ms(2000) + PATIENCE, 1 + 2);
     server.ends(1);
@@ -261,13 +265,13 @@ fn a_flood_of_empty_messages_takes_one_thread_and_no_more() {
 
 #[test]
 fn a_message_that_trickles_in_is_cut_by_its_deadline() {
-    let (turn, _dog) = (alone(), watchdog(60));
+    let (turn, _dog) = (take_turn(), watchdog(60));
     let server = impatient_server(SHORT * 2);
     let before = server.usage();
-    let canary = Canary::beside(server.addr());
+    let bystander = Bystander::beside(server.addr());
     let after = upgrade_request(server.addr(), "/", &[]).len() + 1000;
-    let chaos = Chaos::Trickle { after, every: ms(100) };
-    let proxy = Proxy::before(server.addr(), chaos, Chaos::Pass);
+    let chaos = Fault::Trickle { after, every: ms(100) };
+    let proxy = FaultyProxy::before(server.addr(), chaos, Fault::Pass);
     let mut attackers: Vec<_> = (0..20)
         .map(|_| {
             let mut peer = RawPeer::connect(proxy.addr());
@@ -287,7 +291,7 @@ fn a_message_that_trickles_in_is_cut_by_its_deadline() {
         assert_eq!(peer.expect_close_at_last(&[1008]), 1008);
     }
     assert!(start.elapsed() >= SHORT * 2 - ms(100), "cut too early: {:?}", start.elapsed());
-    canary.expect_well();
+    bystander.expect_undisturbed();
     let count = attackers.len();
     drop((attackers, proxy));
     drop(turn);
@@ -299,10 +303,10 @@ fn a_message_that_trickles_in_is_cut_by_its_deadline() {
 #[test]
 fn who_only_writes_or_reads_a_byte_at_a_time_is_cut_at_the_write_timeout() {
     const EACH_KIND: usize = 4;
-    let (turn, _dog) = (alone(), watchdog(60));
+    let (turn, _dog) = (take_turn(), watchdog(60));
     let server = impatient_server(SHORT * 2);
     let before = server.usage();
-    let canary = Canary::beside(server.addr());
+    let bystander = Bystander::beside(server.addr());
     let message = Frame::binary(vec![5; 64 << 10]).encode();
     let start = Instant::now();
     let floods: Vec<_> = (0..2 * EACH_KIND)
@@ -330,7 +334,7 @@ fn who_only_writes_or_reads_a_byte_at_a_time_is_cut_at_the_write_timeout() {
         assert!(matches!(error, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error:?}");
     }
     assert!(start.elapsed() >= SHORT - ms(100), "cut too early: {:?}", start.elapsed());
-    canary.expect_well();
+    bystander.expect_undisturbed();
     drop(turn);
     server.expect_settled(&before, SHORT * 2 + ms(2000) + PATIENCE, 2 * EACH_KIND + 2);
     server.expect_ends(2 * EACH_KIND, "write timed out");
@@ -349,8 +353,8 @@ fn deaf(addr: SocketAddr, count: usize) -> Vec<RawPeer> {
 
 /// Those whose backlog is full are closed; the kernel must not keep for minutes what they will never read.
 fn evict(count: usize) {
-    let (_alone, _dog) = (alone(), watchdog(60 + count as u64 / 5));
-    if !room_for(count) {
+    let (_alone, _dog) = (take_turn(), watchdog(60 + count as u64 / 5));
+    if !can_open_sockets(count) {
         return;
     }
     let server = Process::threadws(&["--broadcast", "--every", "0", "--log", QUIET]);
@@ -359,14 +363,14 @@ fn evict(count: usize) {
     let before = server.usage();
     let message = Frame::binary(vec![5; 1 << 20]);
     let mut most = 0;
-    within(ms(1000) * 60, "all who never read are closed", || {
+    eventually_within(ms(1000) * 60, "all who never read are closed", || {
         talker.send(&message);
         talker.message();
-        most = most.max(unsent_by(server.addr()));
+        most = most.max(unsent_bytes_of(server.addr()));
         server.usage().descriptors + count <= before.descriptors
     });
     assert!(most > count << 18, "the kernel took only {most} bytes for {count}");
-    within(PATIENCE, "the kernel keeps nothing for them", || unsent_by(server.addr()) == 0);
+    eventually_within(PATIENCE, "the kernel keeps nothing for them", || unsent_bytes_of(server.addr()) == 0);
     // They are still there, and still do not read.
     drop(deaf);
     talker.close(1000);
@@ -388,14 +392,14 @@ fn three_hundred_who_are_closed_for_not_reading_leave_nothing_in_the_kernel() {
 #[test]
 fn five_hundred_who_announce_a_large_message_and_stop_cost_no_memory() {
     const ANNOUNCERS: usize = 500;
-    let (turn, _dog) = (alone(), watchdog(90));
-    if !room_for(ANNOUNCERS) {
+    let (turn, _dog) = (take_turn(), watchdog(90));
+    if !can_open_sockets(ANNOUNCERS) {
         return;
     }
     // Long enough for all to be there before the first is closed.
     let server = impatient_server(SHORT * 6);
     let before = server.usage();
-    let canary = Canary::beside(server.addr());
+    let bystander = Bystander::beside(server.addr());
     let header = header(0x80 | BINARY, Some([1, 2, 3, 4]), 1 << 20, 64);
     let mut most = before;
     let mut attackers = Vec::new();
@@ -413,7 +417,7 @@ fn five_hundred_who_announce_a_large_message_and_stop_cost_no_memory() {
     for peer in &mut attackers {
         peer.expect_close(1008);
     }
-    canary.expect_well();
+    bystander.expect_undisturbed();
     drop(attackers);
     drop(turn);
     server.expect_settled(&before, ms(2000) + PATIENCE, ANNOUNCERS);

@@ -2,7 +2,10 @@
 
 #![cfg(feature = "cli")]
 
-use crate::support::{Canary, Process, RawPeer, alone, ms, room_for, upgrade_request, watchdog, within};
+use crate::support::{
+    Bystander, Process, RawPeer, can_open_sockets, eventually_within, ms, take_turn, upgrade_request,
+    watchdog,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::Signal;
@@ -34,7 +37,7 @@ fn churn(addr: SocketAddr, times: usize) {
 fn leaves_nothing_behind(times: usize) {
     // A few at a time: who leaves and who comes next.
     const AT_ONCE: usize = 8;
-    let (_alone, _dog) = (alone(), watchdog(30 + times as u64 / 50));
+    let (_alone, _dog) = (take_turn(), watchdog(30 + times as u64 / 50));
     let server = Process::threadws(&["--echo", "--every", "0", "--log", "warn"]);
     let start = server.usage();
     churn(server.addr(), times / 2);
@@ -62,12 +65,12 @@ fn a_hundred_thousand_who_come_and_go_leave_nothing_behind() {
 #[test]
 fn a_storm_of_five_thousand_gets_in_within_ten_seconds() {
     const STORM: usize = 5000;
-    let (_alone, _dog) = (alone(), watchdog(120));
-    if !room_for(STORM) {
+    let (_alone, _dog) = (take_turn(), watchdog(120));
+    if !can_open_sockets(STORM) {
         return;
     }
     let server = Process::threadws(&["--echo", "--every", "0", "--log", "warn"]);
-    let canary = Canary::beside(server.addr());
+    let bystander = Bystander::beside(server.addr());
     let start = Instant::now();
     let mut peers: Vec<_> = (0..STORM).map(|_| RawPeer::connect(server.addr())).collect();
     let request = upgrade_request(server.addr(), "/", &[]);
@@ -78,11 +81,11 @@ fn a_storm_of_five_thousand_gets_in_within_ten_seconds() {
         peer.expect_101();
     }
     assert!(start.elapsed() < ms(10_000), "all were in after {:?}", start.elapsed());
-    canary.expect_well();
+    bystander.expect_undisturbed();
     for peer in peers {
         peer.reset();
     }
-    within(ms(60_000), "all have left", || server.usage().threads < 50);
+    eventually_within(ms(60_000), "all have left", || server.usage().threads < 50);
     server.stop();
 }
 
@@ -90,8 +93,8 @@ fn a_storm_of_five_thousand_gets_in_within_ten_seconds() {
 fn a_burst_that_comes_while_the_server_stands_still_waits_in_its_queue_and_gets_in_at_once() {
     // More than the 128 of std's queue, and fewer than the 4096 of ours.
     const BURST: usize = 2000;
-    let (_alone, _dog) = (alone(), watchdog(60));
-    if !room_for(BURST) {
+    let (_alone, _dog) = (take_turn(), watchdog(60));
+    if !can_open_sockets(BURST) {
         return;
     }
     let server = Process::threadws(&["--echo", "--every", "0", "--log", "warn"]);
@@ -136,8 +139,8 @@ fn connecting(addr: SocketAddr) -> TcpStream {
 
 /// `per_client`: how many bytes of memory an idle client may take.
 fn idle(clients: usize, per_client: usize) {
-    let (_alone, _dog) = (alone(), watchdog(60 + clients as u64 / 50));
-    if !room_for(clients) {
+    let (_alone, _dog) = (take_turn(), watchdog(60 + clients as u64 / 50));
+    if !can_open_sockets(clients) {
         return;
     }
     let server = Process::threadws(&["--echo", "--every", "0", "--log", "warn", "--ping", "0"]);
@@ -147,9 +150,9 @@ fn idle(clients: usize, per_client: usize) {
     let all = server.usage();
     assert!(all.threads <= before.threads + clients, "a thread each and no more: {all:?}");
     assert!(all.growth_since(&before) <= clients * per_client, "{all:?} after {before:?}");
-    let idle = server.work();
+    let idle = server.thread_times();
     std::thread::sleep(ms(1000));
-    let load = server.work().load_since(&idle);
+    let load = server.thread_times().load_since(&idle);
     assert!(load < 0.03, "{clients} idle clients take {load:.2} of a processor");
     for peer in peers {
         peer.reset();

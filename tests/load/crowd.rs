@@ -4,7 +4,8 @@
 
 use crate::support::frame::{BINARY, CLOSE, TEXT};
 use crate::support::{
-    Frame, Light, PATIENCE, RawPeer, TestServer, alone, drive, eventually, ms, room_for, watchdog,
+    Frame, PATIENCE, RawPeer, TestServer, ThreadlessClient, can_open_sockets, eventually, ms, poll_clients,
+    take_turn, watchdog,
 };
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,9 +44,9 @@ fn memory() -> usize {
 /// of all; who is held up by others is held up each time.
 #[track_caller]
 fn nobody_is_delayed(clients: usize, broadcasts: u64) {
-    let _alone = alone();
+    let _alone = take_turn();
     let _dog = watchdog(180);
-    if !room_for(2 * clients) {
+    if !can_open_sockets(2 * clients) {
         return;
     }
     let late = |time: &Duration| *time > ms(250);
@@ -69,7 +70,7 @@ fn crowd(clients: usize, broadcasts: u64) -> Duration {
         },
     );
     let hub = server.hub();
-    let stuck = Light::open(server.addr(), "/stuck", None);
+    let stuck = ThreadlessClient::open(server.addr(), "/stuck", None);
     eventually("the stuck one is in", || hub.len() == 1);
     // Far beyond what the kernel swallows, and most of its backlog; the rest follows in the middle of it all.
     let stuck_client = hub.clients().remove(0);
@@ -83,9 +84,10 @@ fn crowd(clients: usize, broadcasts: u64) -> Duration {
         }
     };
     fill_up(500 << 10, 64 << 10);
-    let mut trickling = Light::open(server.addr(), "/trickle", Some(4096));
-    let mut closing = [Light::open(server.addr(), "/closing", None)];
-    let mut healthy: Vec<_> = (3..clients).map(|_| Light::open(server.addr(), "/", None)).collect();
+    let mut trickling = ThreadlessClient::open(server.addr(), "/trickle", Some(4096));
+    let mut closing = [ThreadlessClient::open(server.addr(), "/closing", None)];
+    let mut healthy: Vec<_> =
+        (3..clients).map(|_| ThreadlessClient::open(server.addr(), "/", None)).collect();
     eventually("all are in", || hub.len() == clients);
     let before = memory();
     let start = Instant::now();
@@ -104,7 +106,7 @@ fn crowd(clients: usize, broadcasts: u64) -> Duration {
                         + Duration::from_millis(50) * u32::try_from(broadcasts).expect("few")
                         + PATIENCE;
                     let missing_now = std::cell::Cell::new(missing);
-                    drive(
+                    poll_clients(
                         share,
                         || {
                             assert!(Instant::now() < deadline, "{} still wait", missing_now.get());
@@ -144,7 +146,7 @@ fn crowd(clients: usize, broadcasts: u64) -> Duration {
             let closed = std::cell::Cell::new(false);
             let stream = closing[0].stream.try_clone().expect("a descriptor");
             let deadline = Instant::now() + PATIENCE * 4;
-            drive(
+            poll_clients(
                 &mut closing,
                 || {
                     assert!(Instant::now() < deadline, "no Close came back");
@@ -233,9 +235,9 @@ fn three_who_misbehave_delay_none_of_two_thousand() {
 fn a_broadcast_to_a_thousand_starves_nobody() {
     const TICK: Duration = Duration::from_millis(100);
 
-    let _alone = alone();
+    let _alone = take_turn();
     let _dog = watchdog(120);
-    if !room_for(2 * 1000) {
+    if !can_open_sockets(2 * 1000) {
         return;
     }
     let server = TestServer::new(|client: &mut Connection| -> Result<(), BoxError> {
@@ -259,7 +261,7 @@ fn a_broadcast_to_a_thousand_starves_nobody() {
         Ok(())
     });
     let hub = server.hub();
-    let mut many: Vec<_> = (0..1000).map(|_| Light::open(server.addr(), "/", None)).collect();
+    let mut many: Vec<_> = (0..1000).map(|_| ThreadlessClient::open(server.addr(), "/", None)).collect();
     eventually("all listen", || hub.members("all").len() == 1000);
     // The pause between two broadcasts; none is as fast as one thread can.
     for pause in [None, Some(50), Some(10), Some(0)] {
@@ -269,7 +271,7 @@ fn a_broadcast_to_a_thousand_starves_nobody() {
         thread::scope(|scope| {
             let reader = scope.spawn(move || {
                 let mut count = 0_u64;
-                drive(many, || over.load(Ordering::Relaxed), |_, _| count += 1);
+                poll_clients(many, || over.load(Ordering::Relaxed), |_, _| count += 1);
                 count
             });
             let ticks = scope.spawn(move || {
@@ -277,11 +279,11 @@ fn a_broadcast_to_a_thousand_starves_nobody() {
                 let mut peers: Vec<_> = (0..20)
                     .map(|_| {
                         thread::sleep(TICK / 20);
-                        Light::open(addr, "/tick", None)
+                        ThreadlessClient::open(addr, "/tick", None)
                     })
                     .collect();
                 let mut arrivals = vec![Vec::new(); peers.len()];
-                drive(
+                poll_clients(
                     &mut peers,
                     || over.load(Ordering::Relaxed),
                     |peer, _| arrivals[peer].push(Instant::now()),

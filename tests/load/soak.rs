@@ -10,8 +10,8 @@
 #![cfg(feature = "cli")]
 
 use crate::support::{
-    Chaos, Frame, Haproxy, PATIENCE, Process, Proxy, RawPeer, Usage, alone, header, next, program, watchdog,
-    within,
+    Fault, FaultyProxy, Frame, Haproxy, PATIENCE, Process, ProcessUsage, RawPeer, eventually_within, header,
+    next, program, take_turn, watchdog,
 };
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -47,14 +47,14 @@ fn start(options: &[&str]) -> Process {
 #[derive(Debug)]
 enum Front {
     Haproxy(Haproxy),
-    Plain(Proxy),
+    Plain(FaultyProxy),
 }
 
 impl Front {
     fn before(haproxy: Option<&Path>, server: SocketAddr) -> Self {
         match haproxy {
             Some(haproxy) => Self::Haproxy(Haproxy::before(haproxy, server, "")),
-            None => Self::Plain(Proxy::before(server, Chaos::Pass, Chaos::Pass)),
+            None => Self::Plain(FaultyProxy::before(server, Fault::Pass, Fault::Pass)),
         }
     }
 
@@ -260,7 +260,7 @@ fn each_ended_once(server: &Process) -> u64 {
     let opened = metric(server, "threadws_connections_opened_total");
     assert_eq!(metric(server, "threadws_connections_open"), 0, "of {opened}");
     // The log is written behind.
-    within(PATIENCE, "the log tells of every end", || {
+    eventually_within(PATIENCE, "the log tells of every end", || {
         server.log().iter().filter(|line| line.contains(" closed after ")).count() as u64 >= opened
     });
     let mut seen: BTreeMap<String, (u32, u32)> = BTreeMap::new();
@@ -278,13 +278,13 @@ fn each_ended_once(server: &Process) -> u64 {
     opened
 }
 
-fn figures(usage: &Usage) -> String {
-    let Usage { memory, threads, descriptors, .. } = usage;
+fn figures(usage: &ProcessUsage) -> String {
+    let ProcessUsage { memory, threads, descriptors, .. } = usage;
     format!("{} KiB, {threads} threads, {descriptors} descriptors", memory >> 10)
 }
 
 /// The middle of what was taken in the quarter of the time that ends at `end`, of four.
-fn typical(samples: &[Usage], end: usize) -> usize {
+fn typical(samples: &[ProcessUsage], end: usize) -> usize {
     let quarter = &samples[samples.len() * (end - 1) / 4..samples.len() * end / 4];
     let mut memory: Vec<_> = quarter.iter().map(|sample| sample.memory).collect();
     memory.sort_unstable();
@@ -293,15 +293,15 @@ fn typical(samples: &[Usage], end: usize) -> usize {
 
 /// That memory is as high in the last quarter as in the second one, when everything had been used once.
 #[track_caller]
-fn is_flat(samples: &[Usage]) {
+fn is_flat(samples: &[ProcessUsage]) {
     let (second, last) = (typical(samples, 2), typical(samples, 4));
     println!("memory: {} KiB in the second quarter, {} KiB in the last", second >> 10, last >> 10);
     assert!(last <= second + second / 10 + (1 << 20), "memory grows: {second} bytes, then {last}");
 }
 
 #[track_caller]
-fn settles(server: &Process, before: &Usage) {
-    within(AFTERMATH, "threads and descriptors are back where they were", || {
+fn settles(server: &Process, before: &ProcessUsage) {
+    eventually_within(AFTERMATH, "threads and descriptors are back where they were", || {
         let now = server.usage();
         now.threads <= before.threads && now.descriptors <= before.descriptors
     });
@@ -312,7 +312,7 @@ fn settles(server: &Process, before: &Usage) {
 #[ignore = "takes THREADWS_SOAK seconds, 60 by default"]
 fn under_a_mixed_load_nothing_grows_and_nobody_healthy_loses_a_message() {
     let length = Duration::from_secs(from_env("THREADWS_SOAK", 60));
-    let (_alone, _dog) = (alone(), watchdog(length.as_secs() + 180));
+    let (_alone, _dog) = (take_turn(), watchdog(length.as_secs() + 180));
     let server = start(&["--topics", "--every", "1s", "--message", "tick", "--ping", "2s"]);
     let direct = server.addr();
     // Whatever is there once and for all is there when the first client has been served.
@@ -321,7 +321,7 @@ fn under_a_mixed_load_nothing_grows_and_nobody_healthy_loses_a_message() {
     let haproxy = program("haproxy");
     let front = || Front::before(haproxy.as_deref(), direct);
     let before = {
-        within(AFTERMATH, "the first client's thread has ended", || server.usage().threads <= 5);
+        eventually_within(AFTERMATH, "the first client's thread has ended", || server.usage().threads <= 5);
         server.usage()
     };
     let load = Load::default();
@@ -420,10 +420,10 @@ fn under_a_mixed_load_nothing_grows_and_nobody_healthy_loses_a_message() {
 #[ignore = "takes a while: THREADWS_CHURN clients, 5000 by default"]
 fn thousands_who_come_and_go_leave_nothing_behind() {
     let rounds = from_env("THREADWS_CHURN", 5000);
-    let (_alone, _dog) = (alone(), watchdog(120 + rounds / 50));
+    let (_alone, _dog) = (take_turn(), watchdog(120 + rounds / 50));
     let server = start(&["--echo", "--every", "1s"]);
     RawPeer::open(server.addr()).close(1000);
-    within(AFTERMATH, "the first client's thread has ended", || server.usage().threads <= 5);
+    eventually_within(AFTERMATH, "the first client's thread has ended", || server.usage().threads <= 5);
     let before = server.usage();
     let began = Instant::now();
     let (tell, told) = mpsc::channel();

@@ -2,7 +2,9 @@
 
 #![cfg(feature = "cli")]
 
-use crate::support::{Cgroup, Process, RawPeer, alone, clients_that_read, expect_all_stayed, ms, watchdog};
+use crate::support::{
+    Cgroup, Process, RawPeer, clients_that_read, expect_all_stayed, ms, take_turn, watchdog,
+};
 use std::process::{Child, Command};
 use std::time::Instant;
 
@@ -28,7 +30,7 @@ impl Drop for Busy {
 #[test]
 #[ignore = "takes all processors for 5 s"]
 fn two_busy_loops_a_processor_let_nobody_time_out() {
-    let (_alone, _dog) = (alone(), watchdog(60));
+    let (_alone, _dog) = (take_turn(), watchdog(60));
     let _busy = Busy::loops(std::thread::available_parallelism().map_or(2, usize::from) * 2);
     let server = Process::threadws_under(&["nice", "-n", "10"], &["--every", "0", "--ping", "1s"]);
     let told = clients_that_read(&server.url(), 20);
@@ -38,7 +40,7 @@ fn two_busy_loops_a_processor_let_nobody_time_out() {
 
 #[test]
 fn a_tenth_of_a_processor_lets_nobody_time_out() {
-    let (_alone, _dog) = (alone(), watchdog(60));
+    let (_alone, _dog) = (take_turn(), watchdog(60));
     let version1 = [("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "10000")];
     let Some(group) = Cgroup::new("cpu", &version1, &[("cpu.max", "10000 100000")]) else { return };
     let wrapper = group.wrapper();

@@ -2,7 +2,9 @@
 //!
 //! Whatever is kept of a connection that is over holds no descriptor. The only test of its process, which it counts.
 
-use crate::support::{Frame, RawPeer, TestServer, Usage, eventually, in_own_process, ms, next, watchdog};
+use crate::support::{
+    Frame, ProcessUsage, RawPeer, TestServer, eventually, in_own_process, ms, next, watchdog,
+};
 use std::sync::mpsc;
 use threadws::{Config, Connect, Sender, State};
 
@@ -34,7 +36,7 @@ fn senders_that_are_kept_for_ever_hold_no_descriptors() {
         drop(connect());
         next(&told, "its sender");
         eventually("it has left", || server.hub().is_empty());
-        let descriptors = || Usage::of(std::process::id()).descriptors;
+        let descriptors = || ProcessUsage::of(std::process::id()).descriptors;
         let before = descriptors();
 
         let mut kept: Vec<Sender> = Vec::new();

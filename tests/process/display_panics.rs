@@ -2,9 +2,7 @@
 //!
 //! A `Display` of the program's that panics while it is logged harms its own client and nobody else.
 
-use crate::support::{
-    Frame, RawPeer, TestServer, echo, eventually, in_own_process, shows_that_it_works, watchdog,
-};
+use crate::support::{Frame, RawPeer, TestServer, echo, eventually, expect_echo, in_own_process, watchdog};
 use log::{LevelFilter, Log, Metadata, Record};
 use std::error::Error;
 use std::fmt;
@@ -69,7 +67,7 @@ fn a_handlers_error_whose_display_panics_closes_its_own_client_with_1011_and_nob
             other.expect_text("unaffected");
         }
         eventually("the log goes on", || LINES.have("closed after"));
-        shows_that_it_works(&server);
+        expect_echo(&server);
         other.close(1000);
         let report = server.shutdown(crate::support::PATIENCE);
         assert!(report.is_complete(), "{report}");

@@ -1,6 +1,8 @@
 //! What holds for a connection holds for both its ends: the same bodies, as a server and as a client.
 
-use crate::support::{Frame, Guest, Host, PATIENCE, RawPeer, TestServer, frame, ms, next, watchdog};
+use crate::support::{
+    Frame, PATIENCE, RawPeer, RawServer, RawServerPeer, TestServer, frame, ms, next, watchdog,
+};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::mpsc;
@@ -33,21 +35,21 @@ impl Peer for RawPeer {
     }
 }
 
-impl Peer for Guest {
+impl Peer for RawServerPeer {
     fn send(&mut self, frame: Frame) {
-        Guest::send(self, frame);
+        RawServerPeer::send(self, frame);
     }
     fn frame(&mut self) -> Frame {
-        Guest::frame(self)
+        RawServerPeer::frame(self)
     }
     fn expect_close(&mut self, code: u16) -> String {
-        Guest::expect_close(self, code)
+        RawServerPeer::expect_close(self, code)
     }
     fn fin(&mut self) {
-        Guest::fin(self);
+        RawServerPeer::fin(self);
     }
     fn expect_eof(&mut self) {
-        Guest::expect_eof(self);
+        RawServerPeer::expect_eof(self);
     }
 }
 
@@ -76,9 +78,9 @@ fn as_both(
     assert!(next(&reports, "the handler's end"), "as a server it failed");
     drop(server);
 
-    let host = Host::new(move |door| {
-        let mut guest = door.guest();
-        guest.welcome("");
+    let host = RawServer::new(move |listener| {
+        let mut guest = listener.accept();
+        guest.accept_handshake("");
         theirs(&mut guest);
         guest.fin();
     });

@@ -1,7 +1,9 @@
 //! What breaks the protocol or a limit: told by its code at once, and nothing of it reaches a handler.
 
 use crate::support::frame::{self, header};
-use crate::support::{Frame, PATIENCE, RawPeer, TestServer, closed, echo, ms, next, telling, watchdog};
+use crate::support::{
+    Frame, PATIENCE, RawPeer, TestServer, echo, ms, next, reported_end, reporting_echo, watchdog,
+};
 use std::sync::mpsc::{self};
 use std::time::Instant;
 use threadws::{Config, Connection, Error, Timeout, Violation};
@@ -11,8 +13,8 @@ type Case = (&'static str, Vec<u8>, &'static [u16]);
 
 /// Each case on a connection of its own: the code on the wire, nothing after it, and nothing reached the handler.
 fn breaks(config: &Config, cases: Vec<Case>) {
-    let (server, told) = telling(config.clone());
-    let mut canary = RawPeer::open(server.addr());
+    let (server, told) = reporting_echo(config.clone());
+    let mut bystander = RawPeer::open(server.addr());
     for (what, bytes, codes) in cases {
         println!("{what}");
         let mut peer = RawPeer::open(server.addr());
@@ -25,16 +27,16 @@ fn breaks(config: &Config, cases: Vec<Case>) {
             _ => panic!("{what}: expected Close {codes:?}, got {frame:?}"),
         }
         peer.expect_eof();
-        let (result, closed) = closed(&told);
+        let (result, closed) = reported_end(&told);
         assert!(result.is_err(), "{what}: told as a clean end");
         assert!(!closed.is_clean(), "{what}: {closed}");
         assert_eq!(closed.messages_received(), 0, "{what}: a broken message was delivered");
         let sent = closed.sent().map(|frame| u16::from(frame.code));
         assert!(sent.is_some_and(|code| codes.contains(&code)), "{what}: {closed}");
     }
-    canary.send_text("others are not affected");
-    canary.expect_text("others are not affected");
-    canary.close(1000);
+    bystander.send_text("others are not affected");
+    bystander.expect_text("others are not affected");
+    bystander.close(1000);
 }
 
 const KEY: Option<[u8; 4]> = Some([1, 2, 3, 4]);
@@ -109,7 +111,7 @@ fn a_message_of_the_limit_passes_and_one_byte_more_does_not() {
     let _dog = watchdog(60);
     const LIMIT: usize = 1000;
     let config = Config::new().with_max_message_size(LIMIT);
-    let (server, _told) = telling(config.clone());
+    let (server, _told) = reporting_echo(config.clone());
     let mut peer = RawPeer::open(server.addr());
     peer.send(&Frame::binary([1; LIMIT]));
     peer.expect_binary(&[1; LIMIT]);
@@ -220,7 +222,7 @@ fn a_message_of_too_many_fragments_is_answered_with_1008() {
 #[test]
 fn a_message_that_never_ends_is_cut_by_its_deadline() {
     let _dog = watchdog(60);
-    let (server, told) = telling(Config::new().with_message_timeout(ms(300)));
+    let (server, told) = reporting_echo(Config::new().with_message_timeout(ms(300)));
     let trickles: [(&str, Vec<u8>, Vec<u8>); 4] = [
         ("a frame byte by byte", header(0x82, KEY, 100_000, 64), vec![0]),
         (
@@ -243,7 +245,7 @@ fn a_message_that_never_ends_is_cut_by_its_deadline() {
         let code = peer.expect_close_at_last(&[1008]);
         assert_eq!(code, 1008);
         peer.expect_gone(); // We may have written after its end of stream, and been reset for that.
-        let (result, closed) = closed(&told);
+        let (result, closed) = reported_end(&told);
         assert_eq!(result, Err(Error::Timeout(Timeout::Message).to_string()), "{what}");
         let lived = closed.lifetime();
         assert!(lived >= ms(290) && lived < ms(300) + PATIENCE / 2, "{what}: {lived:?}");

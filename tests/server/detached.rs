@@ -13,7 +13,7 @@ fn head() -> http::Request<()> {
         .header("upgrade", "websocket")
         .header("connection", "upgrade")
         .header("sec-websocket-version", "13")
-        .header("sec-websocket-key", crate::support::peer::KEY);
+        .header("sec-websocket-key", crate::support::raw_peer::KEY);
     request.body(()).expect("a request")
 }
 

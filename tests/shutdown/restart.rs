@@ -5,7 +5,7 @@
 
 use crate::support::lateness::Lateness;
 use crate::support::process::threadws_command;
-use crate::support::{Frame, Network, PATIENCE, Process, RawPeer, child, ms, watchdog};
+use crate::support::{Frame, Network, PATIENCE, Process, RawPeer, helper_process, ms, watchdog};
 use rustix::process::Signal;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
@@ -24,10 +24,10 @@ fn excuse(lateness: Lateness) -> Duration {
 }
 
 #[test]
-fn a_server_for_the_others() {
-    let Some(_part) = child::part() else { return };
+fn run_as_helper_process() {
+    let Some(_part) = helper_process::role() else { return };
     let config = Config::new().with_close_timeout(TIMEOUT);
-    child::serve(Server::bind("127.0.0.1:0").expect("a port").config(config), TIMEOUT, |client| {
+    helper_process::serve(Server::bind("127.0.0.1:0").expect("a port").config(config), TIMEOUT, |client| {
         while let Some(message) = client.recv()? {
             match message.as_text() {
                 Some("sleep") => {
@@ -92,7 +92,7 @@ impl House {
 
 /// A server with a house full of clients, one of them stuck, and another whose handler sleeps.
 fn full_house() -> (Process, House, RawPeer) {
-    let server = child::start(module_path!(), "sleepy", &[]);
+    let server = helper_process::start(module_path!(), "sleepy", &[]);
     let mut house = House::of(&server);
     house.stuck.send_text("flood");
     let mut sleeper = RawPeer::open(server.addr());

@@ -1,6 +1,6 @@
 //! A control group of version 1 or 2 that bounds a process. It takes root, and a machine that lets root make one.
 
-use super::tools::skip;
+use super::programs::skip;
 use std::fs;
 use std::path::PathBuf;
 

@@ -6,54 +6,54 @@
     reason = "every suite compiles this module and uses its own part of it"
 )]
 
-pub mod canary;
+pub mod bystander;
 pub mod cgroup;
-pub mod chaos;
 pub mod chromium;
-pub mod ends;
 pub mod example;
+pub mod faulty_proxy;
 pub mod frame;
-pub mod host;
 pub mod lateness;
-pub mod light;
+pub mod library_panics;
 pub mod machine;
-pub mod netns;
+pub mod network;
 pub mod own_process;
-pub mod panics;
-pub mod peer;
-pub mod server;
+pub mod process_usage;
+pub mod programs;
+pub mod raw_peer;
+pub mod raw_server;
+pub mod reporting_echo;
 pub mod sockets;
+pub mod test_server;
+pub mod threadless_client;
 pub mod time;
-pub mod tools;
-pub mod usage;
 
-#[cfg(feature = "cli")]
-pub mod child;
 #[cfg(feature = "cli")]
 pub mod clients;
 #[cfg(feature = "cli")]
 pub mod haproxy;
 #[cfg(feature = "cli")]
+pub mod helper_process;
+#[cfg(feature = "cli")]
 pub mod nginx;
 #[cfg(feature = "cli")]
 pub mod process;
 
-pub use canary::Canary;
+pub use bystander::Bystander;
 pub use cgroup::Cgroup;
-pub use chaos::{Chaos, Proxy};
-pub use ends::{closed, telling};
+pub use faulty_proxy::{Fault, FaultyProxy};
 pub use frame::{Frame, header};
-pub use host::{Guest, Host};
-pub use light::{Light, drive};
-pub use machine::{alone, room_for};
-pub use netns::Network;
+pub use machine::{can_open_sockets, take_turn};
+pub use network::Network;
 pub use own_process::in_own_process;
-pub use peer::{Answer, RawPeer, upgrade_request};
-pub use server::{TestServer, echo, shows_that_it_works};
-pub use sockets::unsent_by;
-pub use time::{PATIENCE, eventually, ms, watchdog, within};
-pub use tools::{program, skip};
-pub use usage::{Usage, Work};
+pub use process_usage::{ProcessUsage, ThreadTimes};
+pub use programs::{program, skip};
+pub use raw_peer::{Answer, RawPeer, upgrade_request};
+pub use raw_server::{RawServer, RawServerPeer};
+pub use reporting_echo::{reported_end, reporting_echo};
+pub use sockets::unsent_bytes_of;
+pub use test_server::{TestServer, echo, expect_echo};
+pub use threadless_client::{ThreadlessClient, poll_clients};
+pub use time::{PATIENCE, eventually, eventually_within, ms, watchdog};
 
 #[cfg(feature = "cli")]
 pub use {

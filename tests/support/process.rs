@@ -1,8 +1,8 @@
 //! The real binary, and other programs that run beside a test.
 
-use super::peer::RawPeer;
-use super::time::{PATIENCE, eventually, ms, within};
-use super::usage::{Usage, Work};
+use super::process_usage::{ProcessUsage, ThreadTimes};
+use super::raw_peer::RawPeer;
+use super::time::{PATIENCE, eventually, eventually_within, ms};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::SocketAddr;
@@ -201,25 +201,25 @@ impl Process {
 
     /// What it takes of the machine now.
     #[track_caller]
-    pub fn usage(&self) -> Usage {
-        Usage::of(self.pid())
+    pub fn usage(&self) -> ProcessUsage {
+        ProcessUsage::of(self.pid())
     }
 
     /// What its threads have done so far.
     #[track_caller]
-    pub fn work(&self) -> Work {
-        Work::of(self.pid())
+    pub fn thread_times(&self) -> ThreadTimes {
+        ThreadTimes::of(self.pid())
     }
 
     /// Waits until threads and descriptors are no more than they were: at most so long, and for as long as threads wait for
     /// a next client. Then the memory must be what it was, but for a tenth and what the C library keeps after so many
     /// clients at once.
     #[track_caller]
-    pub fn expect_settled(&self, before: &Usage, timeout: Duration, clients: usize) {
+    pub fn expect_settled(&self, before: &ProcessUsage, timeout: Duration, clients: usize) {
         // As in src/server/pool.rs.
         let parked = Duration::from_secs(5);
         let what = format!("threads and descriptors as before: {before:?}");
-        within(timeout + parked, &what, || {
+        eventually_within(timeout + parked, &what, || {
             let now = self.usage();
             now.threads <= before.threads && now.descriptors <= before.descriptors
         });

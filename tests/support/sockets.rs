@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 /// How many bytes the kernel keeps for the peers of a server's connections, also of those that no process has any more.
 #[track_caller]
-pub fn unsent_by(server: SocketAddr) -> usize {
+pub fn unsent_bytes_of(server: SocketAddr) -> usize {
     let table = fs::read_to_string("/proc/net/tcp").expect("Linux");
     let port = format!(":{:04X}", server.port());
     let queues = table.lines().skip(1).filter_map(|line| {

@@ -1,6 +1,6 @@
 //! Clocks of the tests: one scaled unit, one patience, and a watchdog behind every test.
 
-use super::panics::Panics;
+use super::library_panics::LibraryPanics;
 use std::io::Write as _;
 use std::sync::OnceLock;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -22,12 +22,12 @@ pub fn ms(milliseconds: u64) -> Duration {
 /// Waits until `condition` holds, and fails with `what` if it never does.
 #[track_caller]
 pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
-    within(PATIENCE, what, condition);
+    eventually_within(PATIENCE, what, condition);
 }
 
 /// The same for what takes its time.
 #[track_caller]
-pub fn within(time: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+pub fn eventually_within(time: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + time;
     while !condition() {
         assert!(Instant::now() < deadline, "never came true: {what}");
@@ -47,14 +47,14 @@ pub fn watchdog(seconds: u64) -> Watchdog {
             // Not eprintln: that would go to the captured output, which an abort throws away.
             let mut stderr = std::io::stderr().lock();
             drop(writeln!(stderr, "\nwatchdog: test `{name}` is not over after {seconds} s"));
-            for wire in super::peer::wires_of(&name) {
+            for wire in super::raw_peer::wires_of(&name) {
                 drop(writeln!(stderr, "{wire}"));
             }
             std::process::abort();
         }
     });
     let dog = Some(dog.expect("a thread for the watchdog"));
-    Watchdog { alive: Some(alive), dog, panics: Panics::from_now_on() }
+    Watchdog { alive: Some(alive), dog, panics: LibraryPanics::from_now_on() }
 }
 
 /// Awake until it is dropped.
@@ -62,7 +62,7 @@ pub fn watchdog(seconds: u64) -> Watchdog {
 pub struct Watchdog {
     alive: Option<mpsc::Sender<()>>,
     dog: Option<std::thread::JoinHandle<()>>,
-    panics: Panics,
+    panics: LibraryPanics,
 }
 
 impl Drop for Watchdog {

@@ -1,7 +1,7 @@
 //! The library's server on a free port.
 
 use super::RawPeer;
-use super::panics::Panics;
+use super::library_panics::LibraryPanics;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use threadws::{BoxError, Connection, Server, ServerHandle};
@@ -11,7 +11,7 @@ use threadws::{BoxError, Connection, Server, ServerHandle};
 pub struct TestServer {
     /// `None` once it is somebody else's.
     handle: Option<ServerHandle>,
-    panics: Panics,
+    panics: LibraryPanics,
 }
 
 impl TestServer {
@@ -27,7 +27,7 @@ impl TestServer {
         settings: impl FnOnce(Server) -> Server,
         handler: impl Fn(&mut Connection) -> Result<(), BoxError> + Send + Sync + 'static,
     ) -> Self {
-        let panics = Panics::from_now_on();
+        let panics = LibraryPanics::from_now_on();
         let server = settings(Server::bind("127.0.0.1:0").expect("a free port"));
         Self { handle: Some(server.spawn(handler).expect("the settings work")), panics }
     }
@@ -67,7 +67,7 @@ pub fn echo(client: &mut Connection) -> Result<(), BoxError> {
 
 /// The server of an echo is well.
 #[track_caller]
-pub fn shows_that_it_works(server: &TestServer) {
+pub fn expect_echo(server: &TestServer) {
     let mut peer = RawPeer::open(server.addr());
     peer.send_text("still there?");
     peer.expect_text("still there?");

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// What happens to one direction of every connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Chaos {
+pub enum Fault {
     /// Nothing.
     Pass,
     /// Each read waits so long before it is passed on.
@@ -27,16 +27,16 @@ pub enum Chaos {
 
 /// A running proxy. Dropping it resets whatever is left.
 #[derive(Debug)]
-pub struct Proxy {
+pub struct FaultyProxy {
     addr: SocketAddr,
     stop: Arc<AtomicBool>,
     acceptor: Option<JoinHandle<()>>,
 }
 
-impl Proxy {
+impl FaultyProxy {
     /// In front of a server: what happens on the way to it, and on the way back.
     #[track_caller]
-    pub fn before(server: SocketAddr, there: Chaos, back: Chaos) -> Self {
+    pub fn before(server: SocketAddr, there: Fault, back: Fault) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let addr = listener.local_addr().expect("it is bound");
         listener.set_nonblocking(true).expect("O_NONBLOCK");
@@ -68,7 +68,7 @@ impl Proxy {
     }
 }
 
-impl Drop for Proxy {
+impl Drop for FaultyProxy {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(acceptor) = self.acceptor.take() {
@@ -78,29 +78,29 @@ impl Drop for Proxy {
 }
 
 /// Passes bytes on in one direction until its end.
-fn pump(from: &TcpStream, to: &TcpStream, chaos: Chaos, stop: &AtomicBool) -> io::Result<()> {
+fn pump(from: &TcpStream, to: &TcpStream, chaos: Fault, stop: &AtomicBool) -> io::Result<()> {
     from.set_nonblocking(false)?;
     to.set_nodelay(true)?;
     from.set_read_timeout(Some(Duration::from_millis(20)))?;
     let mut left = match chaos {
-        Chaos::Pass | Chaos::Delay(_) => usize::MAX,
-        Chaos::Trickle { after, .. }
-        | Chaos::Stall { after }
-        | Chaos::HalfClose { after }
-        | Chaos::Reset { after } => after,
+        Fault::Pass | Fault::Delay(_) => usize::MAX,
+        Fault::Trickle { after, .. }
+        | Fault::Stall { after }
+        | Fault::HalfClose { after }
+        | Fault::Reset { after } => after,
     };
     let mut buffer = vec![0; 64 * 1024];
     while !stop.load(Ordering::Relaxed) {
         let most = match (left, chaos) {
-            (0, Chaos::Trickle { every, .. }) => {
+            (0, Fault::Trickle { every, .. }) => {
                 std::thread::sleep(every);
                 1
             }
-            (0, Chaos::Stall { .. }) => {
+            (0, Fault::Stall { .. }) => {
                 std::thread::sleep(Duration::from_millis(20));
                 continue;
             }
-            (0, Chaos::HalfClose { .. }) => return to.shutdown(Shutdown::Write),
+            (0, Fault::HalfClose { .. }) => return to.shutdown(Shutdown::Write),
             (0, _) => {
                 for stream in [from, to] {
                     rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO))?;
@@ -120,7 +120,7 @@ fn pump(from: &TcpStream, to: &TcpStream, chaos: Chaos, stop: &AtomicBool) -> io
                 return Err(error);
             }
         };
-        if let Chaos::Delay(delay) = chaos {
+        if let Fault::Delay(delay) = chaos {
             std::thread::sleep(delay);
         }
         (&mut &*to).write_all(&buffer[..bytes])?;

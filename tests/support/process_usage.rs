@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// One reading.
 #[derive(Debug, Clone, Copy)]
-pub struct Usage {
+pub struct ProcessUsage {
     /// Resident memory, in bytes.
     pub memory: usize,
     pub threads: usize,
@@ -17,7 +17,7 @@ pub struct Usage {
     at: Instant,
 }
 
-impl Usage {
+impl ProcessUsage {
     /// Of a process that runs.
     #[track_caller]
     pub fn of(pid: u32) -> Self {
@@ -54,12 +54,12 @@ impl Usage {
 
 /// The time that each thread of a process was on a processor, to the nanosecond.
 #[derive(Debug)]
-pub struct Work {
+pub struct ThreadTimes {
     threads: HashMap<OsString, Duration>,
     at: Instant,
 }
 
-impl Work {
+impl ThreadTimes {
     /// Of a process that runs.
     #[track_caller]
     pub fn of(pid: u32) -> Self {

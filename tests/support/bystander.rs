@@ -1,7 +1,7 @@
 //! A client like any other beside an attack: it must not notice. A plain echo beside it, without a WebSocket, tells what
 //! the machine itself delays.
 
-use super::peer::RawPeer;
+use super::raw_peer::RawPeer;
 use super::time::{PATIENCE, ms, test_name};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -18,7 +18,7 @@ const FRESH: usize = 10;
 
 /// Talks to an echo server until it is asked how it was.
 #[derive(Debug)]
-pub struct Canary {
+pub struct Bystander {
     stop: mpsc::Sender<()>,
     thread: JoinHandle<Delays>,
 }
@@ -31,7 +31,7 @@ struct Delays {
     machine: Vec<Duration>,
 }
 
-impl Canary {
+impl Bystander {
     /// Beside an attack on an echo server.
     #[track_caller]
     pub fn beside(addr: SocketAddr) -> Self {
@@ -57,15 +57,15 @@ impl Canary {
                 }
             }
         };
-        Self { stop, thread: thread.spawn(body).expect("a thread for the canary") }
+        Self { stop, thread: thread.spawn(body).expect("a thread for the bystander") }
     }
 
     /// Ends it. It must have been heard within 100 ms (99 % of its messages) and let in within 1 s, but for what the
     /// machine did to a plain echo at the same time. That excuses so much and no more: it may be the attack that takes the machine.
     #[track_caller]
-    pub fn expect_well(self) {
+    pub fn expect_undisturbed(self) {
         drop(self.stop);
-        let Ok(delays) = self.thread.join() else { panic!("the canary died") };
+        let Ok(delays) = self.thread.join() else { panic!("the bystander died") };
         // Several threads have to wake up where the plain echo has one.
         let machine = (10 * quantile(&delays.machine, 1.0)).min(ms(300));
         let echo = quantile(&delays.echoes, 0.99);
@@ -89,7 +89,7 @@ fn timed(action: impl FnOnce()) -> Duration {
 
 #[track_caller]
 fn echo(peer: &mut RawPeer, number: usize) {
-    let text = format!("canary {number}");
+    let text = format!("bystander {number}");
     peer.send_text(&text);
     assert_eq!(peer.message().as_text(), text);
 }

@@ -2,7 +2,7 @@
 //! wire.
 
 use super::frame::{self, Frame, excerpt};
-use super::peer::Wire;
+use super::raw_peer::Wire;
 use super::time::PATIENCE;
 use std::io::{self, ErrorKind, Read, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -13,24 +13,24 @@ use tungstenite::handshake::derive_accept_key;
 
 /// A server that follows a script in a thread of its own.
 #[derive(Debug)]
-pub struct Host {
+pub struct RawServer {
     addr: SocketAddr,
     script: Option<std::thread::JoinHandle<()>>,
 }
 
 /// Where the script lets clients in.
 #[derive(Debug)]
-pub struct Door(TcpListener);
+pub struct RawListener(TcpListener);
 
-impl Host {
+impl RawServer {
     #[track_caller]
-    pub fn new(script: impl FnOnce(&Door) + Send + 'static) -> Self {
+    pub fn new(script: impl FnOnce(&RawListener) + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let addr = listener.local_addr().expect("it is bound");
         listener.set_nonblocking(true).expect("O_NONBLOCK");
         // The script's wires are those of this test.
         let thread = std::thread::Builder::new().name(super::time::test_name());
-        let script = thread.spawn(move || script(&Door(listener))).expect("a thread for the script");
+        let script = thread.spawn(move || script(&RawListener(listener))).expect("a thread for the script");
         Self { addr, script: Some(script) }
     }
 
@@ -38,10 +38,10 @@ impl Host {
     #[track_caller]
     pub fn answering(bytes: impl Into<Vec<u8>>) -> Self {
         let bytes = bytes.into();
-        Self::new(move |door| {
-            let mut guest = door.guest();
-            guest.write(bytes);
-            guest.expect_gone();
+        Self::new(move |listener| {
+            let mut peer = listener.accept();
+            peer.write(bytes);
+            peer.expect_gone();
         })
     }
 
@@ -61,7 +61,7 @@ impl Host {
     }
 }
 
-impl Drop for Host {
+impl Drop for RawServer {
     fn drop(&mut self) {
         if let Some(script) = self.script.take() {
             assert!(script.join().is_ok() || std::thread::panicking(), "the script failed");
@@ -69,11 +69,11 @@ impl Drop for Host {
     }
 }
 
-impl Door {
+impl RawListener {
     /// The next client, and the head of its request.
     #[track_caller]
-    pub fn guest(&self) -> Guest {
-        Guest::of(self.stream())
+    pub fn accept(&self) -> RawServerPeer {
+        RawServerPeer::of(self.stream())
     }
 
     /// The next client, of whom nothing is read yet.
@@ -96,7 +96,7 @@ impl Door {
 
     /// Nobody else wants in, nor in a moment.
     #[track_caller]
-    pub fn expect_nobody(&self) {
+    pub fn expect_no_client(&self) {
         std::thread::sleep(super::time::ms(50));
         if let Ok((_, addr)) = self.0.accept() {
             panic!("nobody was expected, {addr} came");
@@ -106,7 +106,7 @@ impl Door {
 
 /// A client, as the script sees it. On a panic it prints what was on the wire.
 #[derive(Debug)]
-pub struct Guest {
+pub struct RawServerPeer {
     stream: TcpStream,
     /// The first line and all header lines of its request.
     pub head: String,
@@ -114,29 +114,29 @@ pub struct Guest {
     wire: Arc<Wire>,
 }
 
-impl Guest {
+impl RawServerPeer {
     /// Any connected stream socket, with a client at its other end.
     #[track_caller]
     pub fn of(stream: impl Into<OwnedFd>) -> Self {
         // Reading, writing and their timeouts are the same for all stream sockets.
         let stream = TcpStream::from(stream.into());
         stream.set_write_timeout(Some(PATIENCE)).expect("a write timeout");
-        let mut guest = Self { stream, head: String::new(), input: Vec::new(), wire: Wire::new() };
-        let end = guest.until(|input| input.windows(4).position(|bytes| bytes == b"\r\n\r\n"));
-        guest.head = String::from_utf8(guest.input.drain(..end + 4).collect()).expect("a head in ASCII");
-        guest
+        let mut peer = Self { stream, head: String::new(), input: Vec::new(), wire: Wire::new() };
+        let end = peer.until(|input| input.windows(4).position(|bytes| bytes == b"\r\n\r\n"));
+        peer.head = String::from_utf8(peer.input.drain(..end + 4).collect()).expect("a head in ASCII");
+        peer
     }
 
     /// Answers the request with a yes, and these headers beside.
     #[track_caller]
-    pub fn welcome(&mut self, headers: &str) {
-        let head = self.welcome_head(headers);
+    pub fn accept_handshake(&mut self, headers: &str) {
+        let head = self.handshake_answer(headers);
         self.write(head);
     }
 
-    /// What [`welcome`](Self::welcome) writes. Each header line ends in "\r\n".
+    /// What [`accept_handshake`](Self::accept_handshake) writes. Each header line ends in "\r\n".
     #[track_caller]
-    pub fn welcome_head(&self, headers: &str) -> String {
+    pub fn handshake_answer(&self, headers: &str) -> String {
         let accept = derive_accept_key(self.header("sec-websocket-key").expect("a key").as_bytes());
         format!(
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -256,7 +256,7 @@ impl Guest {
     }
 }
 
-impl Drop for Guest {
+impl Drop for RawServerPeer {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("as a server: {}", self.wire.show());

@@ -1,6 +1,6 @@
 //! A network of its own for a process: a namespace, and a cable to it that can be pulled. It takes root and iproute2.
 
-use super::tools::{program, skip};
+use super::programs::{program, skip};
 use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};

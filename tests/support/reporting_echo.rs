@@ -8,7 +8,7 @@ use threadws::{Closed, Config};
 pub type End = (Result<(), String>, Option<Closed>);
 
 /// An echo server that tells each connection's end.
-pub fn telling(config: Config) -> (TestServer, Receiver<End>) {
+pub fn reporting_echo(config: Config) -> (TestServer, Receiver<End>) {
     let (tell, told) = mpsc::channel();
     let server = TestServer::with(
         |server| server.config(config),
@@ -26,7 +26,7 @@ pub fn telling(config: Config) -> (TestServer, Receiver<End>) {
 }
 
 #[track_caller]
-pub fn closed(told: &Receiver<End>) -> (Result<(), String>, Closed) {
+pub fn reported_end(told: &Receiver<End>) -> (Result<(), String>, Closed) {
     let (result, closed) = next(told, "the handler's end");
     (result, closed.expect("a report of the end"))
 }

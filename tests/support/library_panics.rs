@@ -1,4 +1,4 @@
-//! Panics of the library's own. It contains them where it can, so that no peer would notice: a test has to.
+//! Panics of the library itself. It contains them where it can, so that no peer would notice: a test has to.
 
 use std::panic::{self, PanicHookInfo};
 use std::sync::{Mutex, Once, PoisonError};
@@ -8,9 +8,9 @@ static SEEN: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Those that come from now on.
 #[derive(Debug)]
-pub struct Panics(usize);
+pub struct LibraryPanics(usize);
 
-impl Panics {
+impl LibraryPanics {
     pub fn from_now_on() -> Self {
         static HOOK: Once = Once::new();
         HOOK.call_once(|| {

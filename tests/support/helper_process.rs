@@ -1,5 +1,5 @@
 //! A server of the library's with settings of its own in a process of its own: the test binary once more, with a part to
-//! play. A module that needs it has one function `a_server_for_the_others`, marked as a test.
+//! play. A module that needs it has one function `run_as_helper_process`, marked as a test.
 
 use super::process::Process;
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -20,7 +20,7 @@ const PART: &str = "THREADWS_TEST_PART";
 #[track_caller]
 pub fn start(module: &str, part: &str, wrapper: &[&str]) -> Process {
     let (_suite, module) = module.split_once("::").expect("a module of a suite");
-    let test = format!("{module}::a_server_for_the_others");
+    let test = format!("{module}::run_as_helper_process");
     let this = std::env::current_exe().expect("a test binary");
     let words = wrapper.iter().map(std::ffi::OsStr::new).chain([this.as_os_str()]);
     let words: Vec<_> = words.collect();
@@ -30,7 +30,7 @@ pub fn start(module: &str, part: &str, wrapper: &[&str]) -> Process {
 }
 
 /// The part that this process was started to play; `None` in the harness's own run.
-pub fn part() -> Option<String> {
+pub fn role() -> Option<String> {
     std::env::var(PART).ok()
 }
 

@@ -7,14 +7,14 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
 /// A client without a thread of its own.
-pub struct Light {
+pub struct ThreadlessClient {
     pub stream: TcpStream,
     input: Vec<u8>,
     taken: usize,
     pub over: bool,
 }
 
-impl Light {
+impl ThreadlessClient {
     /// With a small receive buffer, if one is given: then it is the server's side that has to wait.
     pub fn open(addr: SocketAddr, target: &str, receive_buffer: Option<usize>) -> Self {
         use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
@@ -69,7 +69,11 @@ impl Light {
 }
 
 /// Reads what comes to all of them until `enough`.
-pub fn drive(clients: &mut [Light], mut enough: impl FnMut() -> bool, mut frame: impl FnMut(usize, Frame)) {
+pub fn poll_clients(
+    clients: &mut [ThreadlessClient],
+    mut enough: impl FnMut() -> bool,
+    mut frame: impl FnMut(usize, Frame),
+) {
     while !enough() {
         let open: Vec<usize> = (0..clients.len()).filter(|client| !clients[*client].over).collect();
         let mut fds: Vec<_> =
