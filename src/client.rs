@@ -286,7 +286,7 @@ fn read_answer(stream: &Stream, deadline: Deadline) -> Result<(http::Response<()
     let mut bytes = Vec::new();
     for _ in 0..=MAX_INTERIM {
         let mut scanner = Scanner::response(LIMITS);
-        let broken = |refusal: Refusal| client_handshake::broken(refusal.reason);
+        let broken = |refusal: Refusal| client_handshake::invalid_response(refusal.reason);
         let end = loop {
             if let Some(end) = scanner.scan(&bytes).map_err(broken)? {
                 break end;
@@ -308,7 +308,7 @@ fn read_answer(stream: &Stream, deadline: Deadline) -> Result<(http::Response<()
             return Ok((response, bytes));
         }
     }
-    Err(client_handshake::broken("the server sends interim answers without end"))
+    Err(client_handshake::invalid_response("the server sends interim answers without end"))
 }
 
 /// The error for another status than 101, with what there is of a body.

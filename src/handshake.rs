@@ -309,7 +309,7 @@ impl<'a> Exchange<'a> {
                 if let Some(reject) = refused.unwrap_or_else(|_| Some(Reject::from(FAILED))) {
                     return self.refuse(&reject, Some(request));
                 }
-                match upgrade.seal(request.head(), &mut response) {
+                match upgrade.finish(request.head(), &mut response) {
                     Ok(subprotocol) => (head::write_switching(response.headers()), subprotocol),
                     Err(refusal) => return self.refuse(&Reject::from(refusal), Some(request)),
                 }

@@ -375,7 +375,7 @@ impl Server {
         }
         self.rules.policy = HandshakePolicy::new(self.path, self.subprotocols, self.origins)?;
         self.rules.trust = self.trust.unwrap_or_default();
-        if self.rules.proxy_protocol && self.rules.trust.is_nobody() {
+        if self.rules.proxy_protocol && self.rules.trust.is_empty() {
             return Err(Error::invalid("proxy_protocol is on, and no proxy is trusted"));
         }
         let process = Capacity::of_process();

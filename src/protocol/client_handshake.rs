@@ -1,4 +1,6 @@
-//! The client's half of the opening handshake (RFC 6455 §4.1): what is asked, and whether the answer is a yes.
+//! The client's half of the opening handshake (RFC 6455 §4.1): makes the request, and checks the response.
+//!
+//! URLs are in `url.rs`, the body of another response in `response_body.rs`. Connecting and redirects are in `client.rs`.
 
 use super::head::write_header;
 use super::server_handshake::check_subprotocols;
@@ -14,7 +16,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use std::io;
 use tungstenite::handshake::{client::generate_key, derive_accept_key};
 
-/// Headers that only the handshake itself may write. The origin and the subprotocols have settings of their own.
+/// Headers that the caller cannot set, because the handshake writes them.
 const RESERVED: [HeaderName; 12] = [
     HOST,
     UPGRADE,
@@ -30,7 +32,7 @@ const RESERVED: [HeaderName; 12] = [
     SEC_WEBSOCKET_ACCEPT,
 ];
 
-/// An opening handshake that has been asked for, to hold the answer against.
+/// The part of a request that the response is compared with.
 #[derive(Debug)]
 pub(crate) struct Offer {
     key: String,
@@ -38,16 +40,16 @@ pub(crate) struct Offer {
 }
 
 impl Offer {
-    /// Whether such an offer can be made at all.
+    /// Checks settings before a connection is made.
     pub(crate) fn check_settings(subprotocols: &[String], headers: &HeaderMap) -> Result<()> {
         check_subprotocols(subprotocols)?;
         match headers.keys().find(|name| RESERVED.contains(name)) {
-            Some(name) => Err(Error::invalid(format!("header {name}: belongs to the handshake itself"))),
+            Some(name) => Err(Error::invalid(format!("header {name}: the handshake sets it"))),
             None => Ok(()),
         }
     }
 
-    /// The bytes of the request, with a fresh key, and what to expect for them.
+    /// Returns an offer with a new random key, and the bytes of its request.
     pub(crate) fn new(
         target: &Target,
         origin: Option<&HeaderValue>,
@@ -60,7 +62,7 @@ impl Offer {
         bytes.extend_from_slice(b"GET ");
         bytes.extend_from_slice(target.path.as_bytes());
         bytes.extend_from_slice(b" HTTP/1.1\r\n");
-        // RFC 9112 §3.2: Host ought to be the first header.
+        // RFC 9112 §3.2: Host should be the first header.
         write_header(&mut bytes, HOST.as_str(), target.authority.as_bytes());
         write_header(&mut bytes, UPGRADE.as_str(), b"websocket");
         write_header(&mut bytes, CONNECTION.as_str(), b"Upgrade");
@@ -79,48 +81,48 @@ impl Offer {
         Ok((Self { key, subprotocols: subprotocols.to_vec() }, bytes))
     }
 
-    /// An offer that can be repeated.
+    /// Returns an offer with a fixed key.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn with_key(key: &str, subprotocols: &[&str]) -> Self {
         Self { key: key.to_owned(), subprotocols: subprotocols.iter().map(|&name| name.to_owned()).collect() }
     }
 
-    /// Checks a 101 by RFC 6455 §4.1, items 2 to 6 of the server's answer, and tells the subprotocol agreed on.
+    /// Checks a 101 by items 2 to 6 of RFC 6455 §4.1, and returns the agreed subprotocol.
     ///
-    /// Item 1, another status, is the caller's: such an answer has a body to be read and shown.
+    /// The caller handles item 1, another status, because the body of such a response is read and shown.
     pub(crate) fn check(&self, response: &http::Response<()>) -> Result<Option<String>> {
         let headers = response.headers();
         if response.status() != StatusCode::SWITCHING_PROTOCOLS || response.version() != Version::HTTP_11 {
-            return Err(broken("the server's answer is not an HTTP/1.1 101"));
+            return Err(invalid_response("the response of the server is not an HTTP/1.1 101"));
         }
         if !lists_token(headers, &UPGRADE, "websocket") {
-            return Err(broken("the server's 101 has no \"Upgrade: websocket\""));
+            return Err(invalid_response("the server's 101 has no \"Upgrade: websocket\""));
         }
         if !lists_token(headers, &CONNECTION, "upgrade") {
-            return Err(broken("the server's 101 has no \"Connection: Upgrade\""));
+            return Err(invalid_response("the server's 101 has no \"Connection: Upgrade\""));
         }
         let mut accepts = headers.get_all(SEC_WEBSOCKET_ACCEPT).iter();
         let expected = derive_accept_key(self.key.as_bytes());
         if accepts.next().map(HeaderValue::as_bytes) != Some(expected.as_bytes()) || accepts.next().is_some()
         {
-            return Err(broken("the server's 101 has the wrong Sec-WebSocket-Accept"));
+            return Err(invalid_response("the server's 101 has the wrong Sec-WebSocket-Accept"));
         }
         if list(headers, &SEC_WEBSOCKET_EXTENSIONS).next().is_some() {
-            return Err(broken("the server's 101 names an extension that was not asked for"));
+            return Err(invalid_response("the server's 101 names an extension that was not offered"));
         }
         let mut chosen = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
         let (chosen, second) = (chosen.next(), chosen.next());
         let Some(chosen) = chosen else { return Ok(None) };
-        // §11.3.4: it "MUST NOT appear more than once in an HTTP response". Compared as it is: no list.
+        // RFC 6455 §11.3.4: it "MUST NOT appear more than once in an HTTP response". It is one name, not a list.
         match self.subprotocols.iter().find(|name| name.as_bytes() == chosen.as_bytes()) {
             Some(name) if second.is_none() => Ok(Some(name.clone())),
-            _ => Err(broken("the server's 101 names a subprotocol that was not asked for")),
+            _ => Err(invalid_response("the server's 101 names a subprotocol that was not offered")),
         }
     }
 }
 
-/// What a server that breaks the handshake makes of it; it is not told, there is no answer to an answer.
-pub(crate) fn broken(why: &'static str) -> Error {
+/// Makes an error for a response that breaks the handshake.
+pub(crate) fn invalid_response(why: &'static str) -> Error {
     Error::Io(io::Error::new(io::ErrorKind::InvalidData, why))
 }
 
@@ -158,7 +160,7 @@ mod tests {
             panic!("plain HTTP")
         };
         let mut response = upgrade.response();
-        assert_eq!(upgrade.seal(&request, &mut response), Ok(Some("chat".into())));
+        assert_eq!(upgrade.finish(&request, &mut response), Ok(Some("chat".into())));
         let answer = crate::protocol::head::write_switching(response.headers());
         let answer = parse_response(&answer, LIMITS).expect("a head");
         assert_eq!(offer.check(&answer).expect("a yes"), Some("chat".into()));
@@ -197,7 +199,7 @@ mod tests {
         };
         assert_eq!(check(yes), Ok(None));
         let rows = [
-            // RFC 6455 §4.1: what replaces what, and whether it may.
+            // RFC 6455 §4.1: a part of the response, its replacement, and whether the response is still valid.
             ("Upgrade: websocket", "Upgrade: WebSocket", true),
             ("Upgrade: websocket", "upgrade: a, websocket", true),
             ("Upgrade: websocket", "Upgrade: h2c", false),

@@ -1,7 +1,8 @@
-//! Who the client is when proxies stand between: the rightmost address that is not a trusted proxy.
+//! The client's address behind proxies: the rightmost address in the header that is not a trusted proxy.
 //!
-//! Every proxy appends the address it was called from, so what stands on the right was written by the nearest one, and
-//! what stands on the left by anybody. Therefore everything here reads from the right and stops at the first doubt.
+//! Every proxy appends the address of its own client. So the entry on the right was written by the nearest proxy, and the
+//! client itself can have written the entries on the left. Therefore the header is read from the right, up to the first
+//! entry that cannot be trusted or parsed. The PROXY protocol is in `proxy_header.rs`.
 
 use super::trim_ows;
 use crate::addr::Addr;
@@ -13,12 +14,12 @@ use ipnet::{IpNet, Ipv4Net};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Which header the trusted proxies maintain. Only that one is believed: a proxy that appends to one of them passes the
-/// other through as the client wrote it.
+/// The header to which trusted proxies append the client's address. The other header is ignored, because a proxy that
+/// appends to one of them forwards the other unchanged from the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum ForwardedHeader {
-    /// `X-Forwarded-For`, what nearly all proxies write.
+    /// `X-Forwarded-For`, which nearly all proxies write.
     #[default]
     XForwardedFor,
     /// `Forwarded`, as RFC 7239 standardised it.
@@ -52,10 +53,10 @@ impl TrustedProxies {
     pub(crate) fn add(&mut self, what: &str) -> Result<()> {
         let block = match what.trim() {
             "none" => return Ok(()),
-            // A word in a configuration file shall not do it.
+            // Trusting everyone needs a method call. A word in a configuration file is not enough.
             "any" => {
                 return Err(Error::invalid(
-                    "trusted proxy \"any\": to believe everybody, say so with trust_any_proxy",
+                    "trusted proxy \"any\": to trust every peer, call trust_any_proxy",
                 ));
             }
             "loopback" => {
@@ -79,7 +80,7 @@ impl TrustedProxies {
         Ok(())
     }
 
-    pub(crate) fn is_nobody(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         *self == Self::none()
     }
 
@@ -97,7 +98,7 @@ impl TrustedProxies {
         }
     }
 
-    /// Whether a proxy at this address is believed.
+    /// Returns whether the headers of this peer are trusted.
     pub(crate) fn contains(&self, addr: Addr) -> bool {
         match self {
             Self::Any => true,
@@ -109,7 +110,7 @@ impl TrustedProxies {
     }
 }
 
-/// A block of v4-mapped addresses (`::ffff:10.0.0.0/104`) as what it means: addresses are compared as IPv4.
+/// Converts a block of v4-mapped addresses (`::ffff:10.0.0.0/104`) to IPv4, because addresses are compared as IPv4.
 fn canonical(block: IpNet) -> IpNet {
     let mapped = match block {
         IpNet::V6(v6) => v6.addr().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96)),
@@ -135,7 +136,7 @@ pub(crate) fn client_addr(
         ForwardedHeader::XForwardedFor => {
             let lines = headers.get_all(X_FORWARDED_FOR).iter().rev();
             let entries = lines.flat_map(|line| line.as_bytes().rsplit(|&byte| byte == b',')).map(trim_ows);
-            // Empty ones say nothing: a proxy that appends to an empty header writes ", 192.0.2.1".
+            // Empty entries are skipped, because a proxy that appends to an empty header writes ", 192.0.2.1".
             walk(peer, trust, entries.filter(|entry| !entry.is_empty()).map(address))
         }
         ForwardedHeader::Forwarded => {
@@ -146,7 +147,8 @@ pub(crate) fn client_addr(
     }
 }
 
-/// From the nearest hop outwards. What cannot be read ends the walk: beyond it nobody vouches for anything.
+/// Follows the hops, the nearest proxy first, and returns the last address that a trusted peer wrote. A malformed entry ends
+/// the walk.
 fn walk(peer: Addr, trust: &TrustedProxies, hops: impl Iterator<Item = Option<IpAddr>>) -> Addr {
     let mut client = peer;
     for hop in hops {
@@ -159,7 +161,7 @@ fn walk(peer: Addr, trust: &TrustedProxies, hops: impl Iterator<Item = Option<Ip
     client
 }
 
-/// An address, perhaps with a port: `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:80`.
+/// Parses an address, with or without a port: `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:80`.
 fn address(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?;
     let ip = if let Some(rest) = text.strip_prefix('[') {
@@ -180,7 +182,7 @@ fn address(text: &[u8]) -> Option<IpAddr> {
     Some(ip.to_canonical())
 }
 
-/// RFC 7239 §6: a number, or `_` and an obfuscated name.
+/// RFC 7239 §6: a port is a number, or `_` and an obfuscated name.
 fn is_port(port: &str) -> bool {
     match port.strip_prefix('_') {
         Some(name) => !name.is_empty() && name.bytes().all(super::is_tchar),
@@ -190,8 +192,8 @@ fn is_port(port: &str) -> bool {
     }
 }
 
-/// The address in one element of `Forwarded` (RFC 7239 §4). `unknown`, `_obfuscated` (§6.2, §6.3) and an element
-/// without `for` name nobody.
+/// Returns the address in one element of `Forwarded` (RFC 7239 §4). `unknown`, `_obfuscated` (§6.2, §6.3) and an element
+/// without `for` have none.
 fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
     let mut found = None;
     for pair in RSplitUnquoted::new(element, b';').map(trim_ows) {
@@ -207,7 +209,7 @@ fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
             }
         }
     }
-    // Within quotes no address needs an escape, so one with a backslash is none.
+    // A quoted address needs no escapes, so one with a backslash is malformed.
     match found? {
         [b'"', quoted @ .., b'"'] => address(quoted),
         token => address(token),
@@ -216,7 +218,7 @@ fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
 
 /// Splits from the right at a separator that is not in a quoted string (RFC 9110 §5.6.4).
 ///
-/// From the right, so that an unbalanced quote which the client sent cannot swallow what a proxy appended to it.
+/// From the right, because otherwise an unbalanced quote from the client could hide the entry that a proxy appended.
 struct RSplitUnquoted<'a> {
     rest: Option<&'a [u8]>,
     separator: u8,
@@ -236,7 +238,7 @@ impl<'a> Iterator for RSplitUnquoted<'a> {
         let mut quoted = false;
         for (at, &byte) in text.iter().enumerate().rev() {
             if byte == b'"' {
-                // Escaped if an odd number of backslashes stands before it. Each run is counted for one quote only.
+                // The quote is escaped if the number of backslashes before it is odd. Each backslash is counted once.
                 let escapes = text.iter().take(at).rev().take_while(|&&byte| byte == b'\\').count();
                 quoted ^= !quoted || escapes % 2 == 0;
             } else if byte == self.separator && !quoted {
@@ -285,11 +287,11 @@ mod tests {
             ("127.0.0.1", &["loopback"], &[], "127.0.0.1"),
             ("127.0.0.1", &["loopback"], &[""], "127.0.0.1"),
             ("127.0.0.1", &["loopback"], &[" , ,"], "127.0.0.1"),
-            // An untrusted peer's header is its own invention.
+            // The header of an untrusted peer is ignored.
             ("198.51.100.7", &["loopback"], &["203.0.113.9"], "198.51.100.7"),
             ("::ffff:198.51.100.7", &["loopback"], &["203.0.113.9"], "198.51.100.7"),
             ("127.0.0.1", &["none"], &["203.0.113.9"], "127.0.0.1"),
-            // What the client wrote stands on the left of what the proxy saw.
+            // The entries of the client are on the left of the proxy's entry.
             ("127.0.0.1", &["loopback"], &["10.0.0.1, 203.0.113.9"], "203.0.113.9"),
             ("127.0.0.1", &["loopback"], &["10.0.0.1", "203.0.113.9"], "203.0.113.9"),
             ("127.0.0.1", &["loopback"], &["203.0.113.9, 127.0.0.1"], "203.0.113.9"),
@@ -308,9 +310,9 @@ mod tests {
             ),
             // Listing a block replaces loopback only if the caller starts from `none`.
             ("127.0.0.1", &["10.0.0.0/8"], &["203.0.113.9"], "127.0.0.1"),
-            // All trusted: the leftmost.
+            // If all are trusted, it is the leftmost.
             ("127.0.0.1", &["loopback", "10.0.0.0/8"], &["10.0.0.9, 10.0.0.8"], "10.0.0.9"),
-            // What cannot be read ends the walk at the last trusted hop.
+            // A malformed entry ends the walk at the last trusted hop.
             ("127.0.0.1", &["loopback"], &["unknown"], "127.0.0.1"),
             ("127.0.0.1", &["loopback"], &["203.0.113.9, bogus"], "127.0.0.1"),
             ("127.0.0.1", &["loopback", "10.0.0.0/8"], &["203.0.113.9, bogus, 10.0.0.2"], "10.0.0.2"),
@@ -348,7 +350,7 @@ mod tests {
             ("unix", &["0.0.0.0/0", "::/0"], &["203.0.113.9"], "unix socket"),
             ("127.0.0.1", &["unix"], &["203.0.113.9"], "127.0.0.1"),
             ("unix", &["any"], &["203.0.113.9"], "203.0.113.9"),
-            // Any: the leftmost, as far as it can be read.
+            // With `any`, it is the leftmost before a malformed entry.
             ("198.51.100.7", &["any"], &["192.0.2.1, 203.0.113.9"], "192.0.2.1"),
             ("198.51.100.7", &["any"], &["unknown, 203.0.113.9"], "203.0.113.9"),
             ("198.51.100.7", &["any"], &[], "198.51.100.7"),
@@ -378,7 +380,7 @@ mod tests {
             (&["for=\"192.0.2.43:_obf\""], "192.0.2.43"),
             (&["for=192.0.2.43;ext=\"a,b;for=1.1.1.1\""], "192.0.2.43"),
             (&["for=192.0.2.43;ext=\"a\\\",for=1.1.1.1\""], "192.0.2.43"),
-            // Nobody is named: the last trusted hop.
+            // Without an address, it is the last trusted hop.
             (&["for=unknown"], "127.0.0.1"),
             (&["for=_hidden"], "127.0.0.1"),
             (&["for=192.0.2.43, for=_hidden"], "127.0.0.1"),
@@ -389,7 +391,7 @@ mod tests {
             (&["for="], "127.0.0.1"),
             (&["for=\"\""], "127.0.0.1"),
             (&["for=\""], "127.0.0.1"),
-            // A quote that the client left open does not swallow what the proxy appended.
+            // An open quote of the client does not hide the entry of the proxy.
             (&["for=1.1.1.1;x=\", for=203.0.113.9"], "203.0.113.9"),
             (&["for=1.1.1.1;x=\", for=\"[2001:db8::1]:4711\""], "2001:db8::1"),
             (&["for=1.1.1.1;x=\"\\, for=\"203.0.113.9\""], "203.0.113.9"),
@@ -457,7 +459,7 @@ mod tests {
             }
         }
         for word in ["\\", "\"", ",", ";", "\\\"", "for=127.0.0.1,", "for=\"127.0.0.1\",", "127.0.0.1,"] {
-            // No clock in this room, not even here: a walk that is not linear would take hours.
+            // Without a clock, because `protocol` has none: a walk that is not linear would take hours.
             let line = word.repeat(1 << 18);
             for header in [XForwardedFor, Forwarded] {
                 ip_of("127.0.0.1", &[line.as_bytes()], &TrustedProxies::default(), header);

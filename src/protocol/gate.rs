@@ -1,23 +1,25 @@
-//! What may still be sent: open, then a Close, then nothing. It only ever moves forward.
+//! The gate: whether a connection can still send frames. It is open, then closed after a Close frame, and never opens again.
+//!
+//! The outbox holds the gate under its lock, see `outbox/state.rs`.
 
 use crate::error::Cause;
 use crate::message::State;
 
-/// The truth about a connection's sending side. The outbox asks it under its lock.
+/// The state of a connection's sending side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Gate {
     Open,
-    /// A Close is queued or out. RFC 6455 §5.5.1: "The application MUST NOT send any more data frames after sending a
-    /// Close frame." We send nothing at all, not even a pong.
+    /// A Close is queued or was sent. RFC 6455 §5.5.1: "The application MUST NOT send any more data frames after sending a
+    /// Close frame." Nothing at all is sent, not even a pong.
     CloseSent,
-    /// Nothing more goes out: half a frame may be on the wire.
+    /// Nothing more can be sent, because part of a frame may be on the wire.
     Broken(Cause),
-    /// Over after a Close.
+    /// The connection has ended after a Close.
     Ended,
 }
 
 impl Gate {
-    /// Whether a frame may be queued.
+    /// Returns whether a frame can be queued.
     #[inline]
     pub(crate) fn is_open(self) -> bool {
         self == Self::Open
@@ -27,7 +29,7 @@ impl Gate {
         matches!(self, Self::Broken(_) | Self::Ended)
     }
 
-    /// The reason for which it broke.
+    /// Returns why the connection broke.
     pub(crate) fn cause(self) -> Option<Cause> {
         match self {
             Self::Broken(cause) => Some(cause),
@@ -35,7 +37,7 @@ impl Gate {
         }
     }
 
-    /// Breaks it; the first reason stays. Returns whether this was the first.
+    /// Breaks the connection. The first cause is kept. Returns whether this was the first.
     pub(crate) fn break_off(&mut self, cause: Cause) -> bool {
         let first = !self.is_broken();
         if first {

@@ -1,14 +1,14 @@
 //! Heads of HTTP requests and responses (RFC 9112): finding the end of one, parsing it, and writing ours.
 //!
-//! A head is read in two steps. The [`Scanner`] checks every byte as it arrives and finds the end. It refuses a bad byte at
-//! once, so that another protocol or a slow attacker does not hold a thread until the limit. Then `parse_request` splits
-//! the whole head into lines, which needs no further checks of the syntax.
+//! A head is read in two steps. The [`Scanner`] checks every byte as it arrives, remembers where each header is, and finds
+//! the end. It refuses a bad byte at once, so that another protocol or a slow attacker does not hold a thread until the
+//! limit. When the head is complete, `parse_request` makes the `http` types from it.
 //!
 //! The scanner is strict where parsers are known to differ, because such a difference between a proxy and this server
 //! allows request smuggling. It refuses bare LF, bare CR, folded lines, and whitespace before a colon.
 //!
-//! What the headers mean is decided in `server_handshake.rs` and `client_handshake.rs`. The bytes after a head are not
-//! looked at here.
+//! The meaning of the headers is checked in `server_handshake.rs` and `client_handshake.rs`. The bytes after a head are not
+//! read here.
 
 use super::{Refusal, is_field_content, is_tchar, origin::Authority, trim_ows};
 use http::header::{self, HeaderName, HeaderValue};
@@ -83,7 +83,15 @@ pub(crate) struct Scanner {
     scanned: usize,
     /// Where the first line starts: at 0, or after an empty line.
     first_line: usize,
-    headers: usize,
+    headers: Vec<HeaderLine>,
+}
+
+/// Where a header is: the name from `start` to `colon`, the value after it, to `end`.
+#[derive(Debug, Clone, Copy)]
+struct HeaderLine {
+    start: usize,
+    colon: usize,
+    end: usize,
 }
 
 impl Scanner {
@@ -98,7 +106,7 @@ impl Scanner {
     }
 
     fn new(kind: HeadKind, limits: HeadLimits) -> Self {
-        Self { kind, limits, at: ScanState::Start, scanned: 0, first_line: 0, headers: 0 }
+        Self { kind, limits, at: ScanState::Start, scanned: 0, first_line: 0, headers: Vec::new() }
     }
 
     /// Scans all bytes that were received so far, from the first byte on. Returns the length of the head when it is
@@ -194,17 +202,27 @@ impl Scanner {
             // container MUST either reject the message by sending a 400" or replace it. Server and client reject it here.
             (ScanState::LineStart, b' ' | b'\t') => return Err(FOLDED),
             (ScanState::LineStart, byte) if is_tchar(byte) => {
-                if self.headers >= self.limits.headers {
+                if self.headers.len() >= self.limits.headers {
                     return Err(TOO_MANY);
                 }
-                self.headers += 1;
+                self.headers.push(HeaderLine { start: self.scanned, colon: 0, end: 0 });
                 ScanState::Name
             }
             (ScanState::Name, byte) if is_tchar(byte) => ScanState::Name,
-            (ScanState::Name, b':') => ScanState::Value,
+            (ScanState::Name, b':') => {
+                if let Some(line) = self.headers.last_mut() {
+                    line.colon = self.scanned;
+                }
+                ScanState::Value
+            }
             // RFC 9112 §5.1: "No whitespace is allowed between the field name and colon."
             (ScanState::LineStart | ScanState::Name, _) => return Err(HEADER_NAME),
-            (ScanState::Value, b'\r') => ScanState::ValueCr,
+            (ScanState::Value, b'\r') => {
+                if let Some(line) = self.headers.last_mut() {
+                    line.end = self.scanned;
+                }
+                ScanState::ValueCr
+            }
             // RFC 9112 §2.2 allows a recipient to accept a bare LF as the end of a line. If a proxy in front takes it for a
             // part of the value, a second header could be smuggled past that proxy, so it is refused.
             (ScanState::Value, b'\n') => return Err(BARE_LF),
@@ -231,13 +249,12 @@ impl Scanner {
     /// The target and all values of the result share one copy of the head.
     pub(crate) fn parse_request(&self, head: &[u8]) -> Result<http::Request<()>, Refusal> {
         let head = Bytes::copy_from_slice(head);
-        let mut lines = self.lines(&head);
-        let (method, target, version) = parse_request_line(lines.next().unwrap_or_default())?;
+        let (method, target, version) = parse_request_line(self.first_line(&head))?;
         let mut request = http::Request::new(());
         *request.method_mut() = Method::from_bytes(method).map_err(|_| NOT_HTTP)?;
         *request.uri_mut() = Uri::from_maybe_shared(head.slice_ref(target)).map_err(|_| TARGET)?;
         *request.version_mut() = version;
-        *request.headers_mut() = self.header_map(&head, lines)?;
+        *request.headers_mut() = self.header_map(&head)?;
         check_target(&request, target)?;
         check_host(&request)?;
         Ok(request)
@@ -246,31 +263,25 @@ impl Scanner {
     /// Parses the response head that was scanned. `head` ends where the scan ended. The status of a refusal has no meaning.
     pub(crate) fn parse_response(&self, head: &[u8]) -> Result<http::Response<()>, Refusal> {
         let head = Bytes::copy_from_slice(head);
-        let mut lines = self.lines(&head);
-        let (version, status) = parse_status_line(lines.next().unwrap_or_default())?;
+        let (version, status) = parse_status_line(self.first_line(&head))?;
         let mut response = http::Response::new(());
         *response.status_mut() = status;
         *response.version_mut() = version;
-        *response.headers_mut() = self.header_map(&head, lines)?;
+        *response.headers_mut() = self.header_map(&head)?;
         Ok(response)
     }
 
-    /// Returns the lines of a scanned head, without the empty one. The scanner accepted no bare CR, so each CR ends a line.
-    fn lines<'a>(&self, head: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-        let lines = head.get(self.first_line..).unwrap_or_default().split(|&byte| byte == b'\r');
-        lines.map(|line| line.strip_prefix(b"\n").unwrap_or(line)).take_while(|line| !line.is_empty())
+    /// Returns the first line of a scanned head.
+    fn first_line<'a>(&self, head: &'a [u8]) -> &'a [u8] {
+        let head = head.get(self.first_line..).unwrap_or_default();
+        head.split(|&byte| byte == b'\r').next().unwrap_or_default()
     }
 
-    fn header_map<'a>(
-        &self,
-        head: &'a Bytes,
-        lines: impl Iterator<Item = &'a [u8]>,
-    ) -> Result<HeaderMap, Refusal> {
-        let mut headers = HeaderMap::try_with_capacity(self.headers).map_err(|_| TOO_MANY)?;
-        for line in lines {
-            let colon = line.iter().position(|&byte| byte == b':').ok_or(HEADER_NAME)?;
-            let (name, value) = line.split_at(colon);
-            let value = trim_ows(value.get(1..).unwrap_or_default());
+    fn header_map(&self, head: &Bytes) -> Result<HeaderMap, Refusal> {
+        let mut headers = HeaderMap::try_with_capacity(self.headers.len()).map_err(|_| TOO_MANY)?;
+        for &HeaderLine { start, colon, end } in &self.headers {
+            let name = head.get(start..colon).ok_or(HEADER_NAME)?;
+            let value = trim_ows(head.get(colon + 1..end).ok_or(HEADER_VALUE)?);
             let name = HeaderName::from_bytes(name).map_err(|_| HEADER_NAME)?;
             let value = HeaderValue::from_maybe_shared(head.slice_ref(value)).map_err(|_| HEADER_VALUE)?;
             headers.try_append(name, value).map_err(|_| TOO_MANY)?;

@@ -1,5 +1,8 @@
-//! The pure room: bytes in, events, verdicts and bytes out. No sockets, no threads, no clock, no locks, so that every
-//! rule can be tested as a table. Limits and trusted sets come as arguments.
+//! The protocols, without I/O: frames (RFC 6455 §5), opening handshakes (§4), HTTP heads, and the headers of proxies.
+//!
+//! Everything here takes bytes and returns values, errors and bytes. There are no sockets, threads, clocks or locks, so each
+//! rule is tested as a table. Limits and sets of trusted addresses are arguments. Sockets are in `net/`; the loops that read
+//! and write are in `connection/`, `outbox/`, `handshake.rs` and `client.rs`.
 
 pub(crate) mod client_handshake;
 pub(crate) mod decoder;
@@ -19,26 +22,26 @@ mod utf8;
 use http_syntax::{is_field_content, is_reg_name, is_tchar, is_token, list, lists_token, trim_ows};
 pub(crate) use refusal::Refusal;
 
-/// Which end of the connection we are. It decides who masks (RFC 6455 §5.1).
+/// Which end of the connection this is. Only a client masks its frames (RFC 6455 §5.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     Server,
     Client,
 }
 
-/// What [`mask`] does at a time while there is so much.
+/// The number of bytes that [`mask`] processes in one step: two vector registers of SSE2.
 const BLOCK: usize = 32;
 
-/// Applies a mask (RFC 6455 §5.3) to bytes that start `offset` bytes into the payload. Masking twice unmasks.
+/// Masks or unmasks bytes (RFC 6455 §5.3) that start at `offset` in the payload.
 pub(crate) fn mask(bytes: &mut [u8], key: [u8; 4], offset: usize) {
-    // Little-endian on every machine: the key's first byte is the lowest, and a rotation to the right drops it.
+    // Little-endian on every machine: the first byte of the key is the lowest, and a rotation to the right moves to the next.
     #[expect(clippy::cast_possible_truncation, reason = "it is below four")]
     let turn = (offset % 4) as u32;
     let key = u32::from_le_bytes(key).rotate_right(8 * turn);
     let word = u64::from(key) << 32 | u64::from(key);
     let mut blocks = bytes.chunks_exact_mut(BLOCK);
     for block in &mut blocks {
-        // Of a fixed size, so that it becomes a few vector instructions, with none to find out how many.
+        // The fixed size lets the compiler use vector instructions without a loop.
         if let Ok(block) = <&mut [u8; BLOCK]>::try_from(block) {
             for bytes in block.chunks_exact_mut(size_of::<u64>()) {
                 xor(bytes, word);
@@ -61,10 +64,10 @@ fn xor(bytes: &mut [u8], word: u64) {
     }
 }
 
-/// Bytes like a client's, but the same at every run: what the tests feed to everything that reads from the wire.
+/// Random input for the tests of parsers, the same at every run.
 #[cfg(test)]
 pub(crate) mod noise {
-    /// xorshift64: no dependency, and a failing seed can be repeated.
+    /// A xorshift64 generator. A failing seed can be repeated.
     pub(crate) struct Noise(u64);
 
     impl Noise {
@@ -83,7 +86,8 @@ pub(crate) mod noise {
             usize::try_from(self.next() % bound.max(1) as u64).unwrap_or(0)
         }
 
-        /// Words of the grammar glued together, with raw bytes strewn in: gets deeper into a parser than noise alone.
+        /// Returns words of a grammar in random order, with a few random bytes. This gets deeper into a parser than random
+        /// bytes alone.
         pub(crate) fn text(&mut self, words: &[&str], length: usize) -> Vec<u8> {
             let mut text = Vec::new();
             for _ in 0..self.below(length) {

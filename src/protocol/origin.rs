@@ -1,5 +1,7 @@
-//! Which web pages may connect (RFC 6455 §10.2): without this any page could open a socket to a server on the reader's
-//! own machine, since a browser lets it.
+//! The check of the `Origin` header: which web pages can connect (RFC 6455 §10.2).
+//!
+//! Browsers let every page open a WebSocket to every host. Without this check, any page could connect to a server on the
+//! machine of its reader.
 
 use super::is_reg_name;
 use crate::error::{Error, Result};
@@ -7,7 +9,7 @@ use core::net::Ipv6Addr;
 use http::HeaderMap;
 use http::header::{HOST, ORIGIN};
 
-/// A host and perhaps a port, as in `Host`, in a URL and in an origin.
+/// A host and an optional port, as in `Host`, in a URL and in an origin.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Authority<'a> {
     host: &'a str,
@@ -15,7 +17,7 @@ pub(crate) struct Authority<'a> {
 }
 
 impl<'a> Authority<'a> {
-    /// RFC 3986 §3.2 without user information, which no `Host` has and no origin.
+    /// Parses RFC 3986 §3.2 without user information, which neither a `Host` nor an origin has.
     pub(crate) fn parse(text: &'a [u8]) -> Option<Self> {
         let text = std::str::from_utf8(text).ok()?;
         let end = match text.strip_prefix('[') {
@@ -28,7 +30,7 @@ impl<'a> Authority<'a> {
         };
         let (host, rest) = text.split_at_checked(end)?;
         let port = match rest.strip_prefix(':') {
-            // RFC 3986 §3.2.3: an empty port is the default one.
+            // RFC 3986 §3.2.3: an empty port is the default port.
             Some("") => None,
             Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => Some(port.parse().ok()?),
             Some(_) => return None,
@@ -70,7 +72,7 @@ impl<'a> Origin<'a> {
         valid.then_some(Self { scheme, authority })
     }
 
-    /// Of the schemes that have one; a page of any other scheme was not loaded from a web server.
+    /// Returns the default port of the scheme. Other schemes have none, because their pages are not from a web server.
     fn default_port(&self) -> Option<u16> {
         let is = |scheme| self.scheme.eq_ignore_ascii_case(scheme);
         if is("http") || is("ws") {
@@ -82,8 +84,8 @@ impl<'a> Origin<'a> {
         }
     }
 
-    /// Whether the page came from the host that the client now speaks to. TLS may end at a proxy, so the scheme cannot
-    /// be compared; it only says what a missing port means.
+    /// Returns whether the page is from the host that it now connects to. The schemes are not compared, because TLS can end
+    /// at a proxy. The scheme only gives the default port.
     fn is_of(&self, host: &[u8]) -> bool {
         let Some(host) = Authority::parse(host) else { return false };
         let default = self.default_port();
@@ -98,7 +100,7 @@ impl<'a> Origin<'a> {
         match pattern.authority.host.strip_prefix('*') {
             None => self.authority.same(&pattern.authority, default),
             Some(suffix) => {
-                // `suffix` starts with a dot, so `evilexample.com` is no subdomain of `example.com`.
+                // `suffix` starts with a dot, so `evilexample.com` does not match `*.example.com`.
                 let host = self.authority.host;
                 let tail =
                     host.len().checked_sub(suffix.len()).filter(|&at| at > 0).and_then(|at| host.get(at..));
@@ -109,7 +111,7 @@ impl<'a> Origin<'a> {
     }
 }
 
-/// Which origins may connect besides the server's own host.
+/// The origins that can connect, in addition to pages from the server's own host.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct AllowedOrigins {
     any: bool,
@@ -126,7 +128,7 @@ impl AllowedOrigins {
     pub(crate) fn allow(&mut self, origin: &str) -> Result<()> {
         let wrong = |why: &str| Err(Error::invalid(format!("allowed origin {origin:?}: {why}")));
         if origin == "*" {
-            return wrong("to allow every page, say so with allow_any_origin");
+            return wrong("to allow every page, call allow_any_origin");
         }
         if origin != "null" {
             let Some(parsed) = Origin::parse(origin.as_bytes()) else {
@@ -136,7 +138,7 @@ impl AllowedOrigins {
             let suffix = host.strip_prefix("*.").unwrap_or(host);
             if suffix.is_empty() || suffix.starts_with('.') || suffix.contains('*') {
                 return wrong(
-                    "\"*\" may stand for the first labels of a host only, as in https://*.example.com",
+                    "\"*\" is only possible as the first label of a host, as in https://*.example.com",
                 );
             }
         }
@@ -144,9 +146,10 @@ impl AllowedOrigins {
         Ok(())
     }
 
-    /// Whether a request may pass: no `Origin` (no browser), one that equals the host, or one that is allowed.
+    /// Returns whether a request can pass: it has no `Origin`, because it is not from a browser, or its origin is the
+    /// request's host, or is allowed.
     ///
-    /// `host` is the authority of an absolute request target, where there was one.
+    /// `host` is the authority of the request target, if that was absolute.
     pub(crate) fn admit(&self, headers: &HeaderMap, host: Option<&str>) -> bool {
         if self.any {
             return true;
@@ -161,9 +164,9 @@ impl AllowedOrigins {
         if origin == b"null" {
             return self.allowed.iter().any(|allowed| allowed == "null");
         }
-        // Two origins in one header (RFC 6454 §7.1) were never sent by a browser, and are none here.
+        // RFC 6454 §7.1 allows several origins in one header. No browser sends that, and it is refused here.
         let Some(origin) = Origin::parse(origin) else { return false };
-        // RFC 9112 §3.2.2: the target's authority replaces the Host header.
+        // RFC 9112 §3.2.2: the authority of the target replaces the Host header.
         let host = host.map(str::as_bytes).or_else(|| {
             let mut lines = headers.get_all(HOST).iter();
             lines.next().filter(|_| lines.next().is_none()).map(http::HeaderValue::as_bytes)
@@ -240,7 +243,10 @@ mod tests {
                 "{origin} at {host}"
             );
         }
-        assert!(admits(&AllowedOrigins::default(), &[], b"example.com"), "no browser, no origin");
+        assert!(
+            admits(&AllowedOrigins::default(), &[], b"example.com"),
+            "a client that is not a browser sends no origin"
+        );
         let twice: &[&[u8]] = &[b"http://example.com", b"http://example.com"];
         assert!(!admits(&AllowedOrigins::default(), twice, b"example.com"));
     }

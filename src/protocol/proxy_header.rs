@@ -1,52 +1,55 @@
-//! The PROXY protocol, versions 1 and 2, as `haproxy/doc/proxy-protocol.txt` has it: one header before everything else, by
-//! which a proxy that only forwards bytes tells whose they are.
+//! The PROXY protocol, versions 1 and 2, by `haproxy/doc/proxy-protocol.txt`. A proxy that only forwards bytes sends one
+//! header before them, with the address of its client. Sections below are of that document.
+//!
+//! Headers of HTTP proxies are in `forwarded.rs`.
 
 use super::Refusal;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// §2.1: the longest line of version 1, its line end included.
+/// §2.1: the longest line of version 1, with its CRLF.
 const MAX_LINE: usize = 107;
-/// §2.2: what version 2 begins with, in no other protocol a beginning.
+/// §2.2: the first bytes of version 2. No other protocol begins with these.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
-/// Signature, version and command, family, length.
+/// The length of signature, version and command, family, and length.
 const FIXED: usize = 16;
-/// What may follow that: addresses, and extensions (TLVs) that are skipped. Load balancers send some 100 bytes of them.
+/// The longest rest of a header of version 2: addresses, and extensions (TLVs), which are skipped. Load balancers send
+/// about 100 bytes of extensions.
 pub(crate) const MAX_REST: usize = 2048;
 
 const MISSING: Refusal = Refusal::bad_request("a PROXY header is expected first");
 const MALFORMED: Refusal = Refusal::bad_request("malformed PROXY header");
 const TOO_LONG: Refusal = Refusal::bad_request("PROXY header too long");
 
-/// A whole header.
+/// A complete header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ProxyHeader {
-    /// How many bytes it takes.
+    /// Its length in bytes.
     pub(crate) len: usize,
-    /// Who connected to the proxy; `None` if it speaks for itself, or of no address of the internet's.
+    /// The address of the proxy's client. `None` if the proxy connects for itself, or if the address is not an IP address.
     pub(crate) source: Option<IpAddr>,
 }
 
-/// Looks at the first bytes of a connection; `None` until a header is whole. What is wrong is said at the first byte by
-/// which it can be known.
+/// Parses the first bytes of a connection. Returns `None` until the header is complete, and an error at the first byte that
+/// cannot be right.
 pub(crate) fn scan(bytes: &[u8]) -> Result<Option<ProxyHeader>, Refusal> {
     const LINE_START: &[u8] = b"PROXY ";
     match bytes.first() {
         None => Ok(None),
-        Some(b'P') if agrees(bytes, LINE_START) => line(bytes),
-        Some(b'\r') if agrees(bytes, SIGNATURE) => binary(bytes),
+        Some(b'P') if is_start(bytes, LINE_START) => line(bytes),
+        Some(b'\r') if is_start(bytes, SIGNATURE) => binary(bytes),
         Some(_) => Err(MISSING),
     }
 }
 
-/// Whether bytes begin with `start`, as far as either goes.
-fn agrees(bytes: &[u8], start: &[u8]) -> bool {
+/// Returns whether `bytes` and `start` are equal, up to the end of the shorter one.
+fn is_start(bytes: &[u8], start: &[u8]) -> bool {
     bytes.iter().zip(start).all(|(one, other)| one == other)
 }
 
 /// Version 1: `PROXY TCP4 192.0.2.1 198.51.100.1 56324 443`.
 fn line(bytes: &[u8]) -> Result<Option<ProxyHeader>, Refusal> {
     let seen = bytes.get(..MAX_LINE).unwrap_or(bytes);
-    // A lone CR or LF is no line end, and no part of a line.
+    // A lone CR or LF does not end a line, and cannot be in a line.
     let end = seen.iter().position(|byte| b"\r\n\0".contains(byte));
     let (line, behind) = seen.split_at_checked(end.unwrap_or(seen.len())).unwrap_or((seen, &[]));
     match behind {
@@ -65,7 +68,7 @@ fn line(bytes: &[u8]) -> Result<Option<ProxyHeader>, Refusal> {
     Ok(Some(ProxyHeader { len: line.len() + 2, source }))
 }
 
-/// Exactly one space between the words, and nothing left over.
+/// Parses the words of version 1, which have exactly one space between them.
 fn tcp(text: &str) -> Option<IpAddr> {
     let mut words = text.split(' ').skip(1);
     let family = words.next()?;
@@ -91,7 +94,7 @@ fn is_port(text: &str) -> bool {
     digits && (text == "0" || !text.starts_with('0')) && text.parse::<u16>().is_ok()
 }
 
-/// Version 2. Only the fields are looked at that say who it is; what extensions say is skipped.
+/// Version 2. Only the source address is read, and extensions are skipped.
 fn binary(bytes: &[u8]) -> Result<Option<ProxyHeader>, Refusal> {
     let is_local = match bytes.get(12) {
         None => return Ok(None),
@@ -100,10 +103,10 @@ fn binary(bytes: &[u8]) -> Result<Option<ProxyHeader>, Refusal> {
         // §2.2: "Receivers MUST drop connections" of other versions and commands.
         Some(_) => return Err(MALFORMED),
     };
-    // How long the addresses of this family and protocol are.
+    // The length of the addresses of this family and protocol.
     let addresses = match bytes.get(13) {
         None => return Ok(None),
-        // §2.2: of a LOCAL command the family "is ignored".
+        // §2.2: with the command LOCAL, the family "is ignored".
         Some(_) if is_local => 0,
         Some(0x00) => 0,
         Some(0x11 | 0x12) => 12,
@@ -150,8 +153,7 @@ mod tests {
         [&ip.octets()[..], &Ipv6Addr::LOCALHOST.octets(), &[220, 4, 1, 187]].concat()
     }
 
-    /// With the bytes all there, and one by one: the verdict is the same, comes with the last byte that matters, and
-    /// never without all of the header.
+    /// Scans the bytes at once, and one by one. The verdict is the same, and a header is not complete before its last byte.
     #[track_caller]
     fn check(bytes: &[u8], expected: Result<Option<&str>, Refusal>) {
         let expected = expected.map(|source| source.map(|ip| ip.parse::<IpAddr>().expect("an address")));
@@ -273,7 +275,7 @@ mod tests {
         check(&v2(0x21, 0x32, &unix), Ok(None));
         check(&v2(0x21, 0x00, &[]), Ok(None));
         check(&v2(0x21, 0x00, &[1; 20]), Ok(None));
-        // A health check of the proxy's own: whatever else it says.
+        // A health check of the proxy itself, whatever its family and addresses.
         check(&v2(0x20, 0x00, &[]), Ok(None));
         check(&v2(0x20, 0x11, &inet(0)), Ok(None));
         check(&v2(0x20, 0xff, &[1, 2, 3]), Ok(None));

@@ -1,20 +1,21 @@
-//! The body of an answer (RFC 9112 §6): which of the bytes behind the head are it, and whether it is all here.
+//! The body of a response that refuses a client (RFC 9112 §6): which bytes after the head belong to it, and whether it is
+//! complete. Reading it from the socket is in `client.rs`.
 
 use super::{list, trim_ows};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderValue, StatusCode};
 
-/// How the end of a body is told.
+/// How the end of a body is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
     Length(usize),
     Chunked,
-    /// It ends with the stream.
+    /// The body ends with the stream.
     UntilEnd,
 }
 
 impl Framing {
-    /// RFC 9112 §6.3, for the answer to a GET.
+    /// Returns the framing of a response to a GET (RFC 9112 §6.3).
     pub(crate) fn of(response: &http::Response<()>) -> Self {
         let headers = response.headers();
         if matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
@@ -27,14 +28,14 @@ impl Framing {
             None => {}
         }
         let length = |value: &HeaderValue| {
-            // `parse` would take a sign.
+            // `parse` would accept a sign.
             let digits = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
             digits.parse().ok()
         };
         headers.get(CONTENT_LENGTH).and_then(length).map_or(Self::UntilEnd, Self::Length)
     }
 
-    /// The body as far as it is among `bytes`, and whether nothing more is to come.
+    /// Returns the part of the body that is in `bytes`, and whether it is the whole body.
     pub(crate) fn body(self, bytes: &[u8]) -> (Vec<u8>, bool) {
         match self {
             Self::Length(length) => (bytes.get(..length).unwrap_or(bytes).to_vec(), bytes.len() >= length),
@@ -48,8 +49,8 @@ impl Framing {
     }
 }
 
-/// Appends the chunks' content (§7.1); true if nothing more is to come, also because what came cannot be a chunk. What
-/// stands behind the last one, its trailers, is nobody's concern here.
+/// Appends the content of the chunks (RFC 9112 §7.1). Returns true after the last chunk, and for bytes that are not a chunk.
+/// Trailers are ignored.
 fn dechunk(mut bytes: &[u8], body: &mut Vec<u8>) -> bool {
     loop {
         let end = bytes.windows(2).position(|pair| pair == b"\r\n");
@@ -58,13 +59,13 @@ fn dechunk(mut bytes: &[u8], body: &mut Vec<u8>) -> bool {
         let size = line.split(|&byte| byte == b';').next().unwrap_or_default();
         let Some(size) = chunk_size(size).filter(|&size| size > 0) else { return true };
         body.extend_from_slice(rest.get(..size).unwrap_or(rest));
-        // "\r\n" stands behind each chunk as well.
+        // There is a CRLF after each chunk, too.
         let Some(rest) = size.checked_add(2).and_then(|size| rest.get(size..)) else { return false };
         bytes = rest;
     }
 }
 
-/// `from_str_radix` would take a sign.
+/// Parses the size of a chunk. The digits are checked, because `from_str_radix` would accept a sign.
 fn chunk_size(text: &[u8]) -> Option<usize> {
     let digits = trim_ows(text);
     if !digits.iter().all(u8::is_ascii_hexdigit) {

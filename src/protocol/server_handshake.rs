@@ -1,4 +1,7 @@
-//! The server's half of the opening handshake (RFC 6455 §4.2): is it a WebSocket that is asked for, and may it be?
+//! The server's half of the opening handshake (RFC 6455 §4.2): checks a parsed request, and makes the headers of the 101.
+//!
+//! Parsing and writing heads is in `head.rs`, the rule for the `Origin` header in `origin.rs`. Reading from the socket,
+//! quotas and callbacks are in `handshake.rs`.
 
 use super::head::write_switching;
 use super::origin::AllowedOrigins;
@@ -15,14 +18,14 @@ const BODY_LENGTH: Refusal = Refusal::bad_request("the length of the body is mal
 const KEY: Refusal = Refusal::bad_request("Sec-WebSocket-Key is not 16 bytes in base64");
 const SUBPROTOCOLS: Refusal = Refusal::bad_request("Sec-WebSocket-Protocol is malformed or names one twice");
 
-/// What a plain request is told where nobody serves plain HTTP.
+/// The response to a plain HTTP request if the server has no handler for these.
 ///
 /// RFC 9110 §15.5.22: "The server MUST send an Upgrade header field in a 426 response".
 pub(crate) const UPGRADE_REQUIRED: Refusal =
-    Refusal::new(StatusCode::UPGRADE_REQUIRED, "only WebSockets are served here")
+    Refusal::new(StatusCode::UPGRADE_REQUIRED, "this server only serves WebSockets")
         .with(&[("upgrade", "websocket"), ("sec-websocket-version", "13")]);
 
-/// Which WebSockets a server gives.
+/// Which upgrades a server accepts.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct HandshakePolicy {
     path: Option<String>,
@@ -31,7 +34,7 @@ pub(crate) struct HandshakePolicy {
 }
 
 impl HandshakePolicy {
-    /// No `path` means every path. Refuses what no client could ever ask for.
+    /// With `None` as the path, every path is accepted. It fails if no client could ever satisfy the settings.
     pub(crate) fn new(
         path: Option<String>,
         subprotocols: Vec<String>,
@@ -64,23 +67,23 @@ pub(super) fn check_subprotocols(names: &[String]) -> Result<()> {
     }
 }
 
-/// What a request asks for.
+/// The kind of request that passed the checks.
 #[derive(Debug)]
 pub(crate) enum Asked {
-    /// A page or the like, with GET or HEAD and without a body.
+    /// Plain HTTP, with GET or HEAD and without a body.
     Http,
-    /// A WebSocket that may be opened.
+    /// A WebSocket that can be opened.
     WebSocket(Upgrade),
 }
 
-/// An upgrade that passed every check: what its 101 has to say.
+/// An upgrade that passed every check, with the values for its 101.
 #[derive(Debug)]
 pub(crate) struct Upgrade {
     accept: HeaderValue,
     subprotocol: Option<HeaderValue>,
 }
 
-/// Decides in this order: plain HTTP? -> the handshake's own headers -> path -> origin -> subprotocol.
+/// Checks a request, in this order: plain HTTP or not, the headers of the handshake, path, origin, subprotocol.
 pub(crate) fn check(
     request: &http::Request<()>,
     policy: &HandshakePolicy,
@@ -93,7 +96,7 @@ pub(crate) fn check(
     check_handshake(request, body)?;
     let accept = accept_key(headers)?;
     if policy.path.as_deref().is_some_and(|path| path != request.uri().path()) {
-        return Err(Refusal::new(StatusCode::NOT_FOUND, "no WebSocket is served at this path"));
+        return Err(Refusal::new(StatusCode::NOT_FOUND, "there is no WebSocket at this path"));
     }
     if !policy.origins.admit(headers, request.uri().authority().map(http::uri::Authority::as_str)) {
         return Err(Refusal::new(StatusCode::FORBIDDEN, "this origin is not allowed"));
@@ -102,8 +105,8 @@ pub(crate) fn check(
     Ok(Asked::WebSocket(Upgrade { accept, subprotocol }))
 }
 
-/// A request that carries any of the handshake's own headers wants a WebSocket, even if a proxy dropped `Upgrade` on
-/// the way: it is told what is missing instead of being served a page.
+/// Returns whether the request has any header of the handshake. A proxy may have dropped `Upgrade`. The client then gets an
+/// error that names the missing header, and not a page.
 fn asks_for_websocket(headers: &HeaderMap) -> bool {
     lists_token(headers, &UPGRADE, "websocket")
         || headers.contains_key(SEC_WEBSOCKET_KEY)
@@ -112,11 +115,14 @@ fn asks_for_websocket(headers: &HeaderMap) -> bool {
 
 fn check_plain(method: &Method, body: bool) -> std::result::Result<Asked, Refusal> {
     if method != Method::GET && method != Method::HEAD {
-        return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are served here")
+        return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this server only accepts GET and HEAD")
             .with(&[("allow", "GET, HEAD")]));
     }
     if body {
-        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "a request with a body is not served here"));
+        return Err(Refusal::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "this server accepts no request with a body",
+        ));
     }
     Ok(Asked::Http)
 }
@@ -125,17 +131,17 @@ fn check_plain(method: &Method, body: bool) -> std::result::Result<Asked, Refusa
 fn check_handshake(request: &http::Request<()>, body: bool) -> std::result::Result<(), Refusal> {
     let headers = request.headers();
     if request.method() != Method::GET {
-        return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "a WebSocket is asked for with GET")
+        return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "a WebSocket needs the method GET")
             .with(&[("allow", "GET")]));
     }
-    // RFC 9110 §7.8 has the Upgrade of an HTTP/1.0 request ignored. A page instead of the WebSocket would hide from its
-    // user what is wrong, mostly a proxy that was not told to speak 1.1; so it is neither: an error.
+    // RFC 9110 §7.8: a server ignores the Upgrade of an HTTP/1.0 request, and would answer with a page. An error is more
+    // useful here, because the cause is usually a proxy that is not configured for HTTP/1.1.
     if request.version() != Version::HTTP_11 {
         return Err(Refusal::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "a WebSocket needs HTTP/1.1"));
     }
     if body {
-        // A proxy that reads a body here and a server that reads frames disagree about whose bytes follow.
-        return Err(Refusal::bad_request("a handshake has no body"));
+        // Otherwise a proxy could take the bytes that follow for a body, while this server takes them for frames.
+        return Err(Refusal::bad_request("a handshake cannot have a body"));
     }
     if !lists_token(headers, &UPGRADE, "websocket") {
         return Err(Refusal::bad_request("no \"Upgrade: websocket\": a proxy may have dropped it"));
@@ -147,16 +153,15 @@ fn check_handshake(request: &http::Request<()>, body: bool) -> std::result::Resu
     match (versions.next().map(HeaderValue::as_bytes), versions.next()) {
         (_, Some(_)) => Err(Refusal::bad_request("more than one Sec-WebSocket-Version")),
         (Some(b"13"), None) => Ok(()),
-        // RFC 6455 §4.4. An absent version is a draft's, and told the same.
-        _ => Err(Refusal::new(StatusCode::UPGRADE_REQUIRED, "Sec-WebSocket-Version has to be 13")
+        // RFC 6455 §4.4. A request without a version is from a draft and gets the same response.
+        _ => Err(Refusal::new(StatusCode::UPGRADE_REQUIRED, "Sec-WebSocket-Version must be 13")
             .with(&[("sec-websocket-version", "13"), ("upgrade", "websocket")])),
     }
 }
 
-/// Whether bytes of a body follow the head (RFC 9112 §6.3).
+/// Returns whether a body follows the head (RFC 9112 §6.3).
 ///
-/// `Transfer-Encoding` beside a length, or two lengths, is how requests are smuggled past a proxy: refused, not
-/// interpreted.
+/// A length together with `Transfer-Encoding`, or two lengths, are refused, because they are used for request smuggling.
 fn announces_body(headers: &HeaderMap) -> std::result::Result<bool, Refusal> {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let (length, second) = (lengths.next().map(HeaderValue::as_bytes), lengths.next());
@@ -173,7 +178,7 @@ fn announces_body(headers: &HeaderMap) -> std::result::Result<bool, Refusal> {
     }
 }
 
-/// RFC 6455 §4.2.1, item 5: one key, the base64 of 16 bytes.
+/// Returns the value of `Sec-WebSocket-Accept`. RFC 6455 §4.2.1, item 5: there is one key, the base64 of 16 bytes.
 fn accept_key(headers: &HeaderMap) -> std::result::Result<HeaderValue, Refusal> {
     let mut keys = headers.get_all(SEC_WEBSOCKET_KEY).iter();
     match (keys.next(), keys.next()) {
@@ -186,7 +191,8 @@ fn accept_key(headers: &HeaderMap) -> std::result::Result<HeaderValue, Refusal> 
     }
 }
 
-/// RFC 4648 §4 and §3.5: 22 characters and two of padding. The last character carries 2 bits, the other 4 are zero.
+/// RFC 4648 §4 and §3.5: 22 characters and two of padding. The last character has 2 bits of data, and its other 4 bits are
+/// zero.
 fn is_key(key: &[u8]) -> bool {
     match key {
         [digits @ .., last, b'=', b'='] => {
@@ -198,11 +204,11 @@ fn is_key(key: &[u8]) -> bool {
     }
 }
 
-/// The first subprotocol of the client's list that the server has: the list is in the client's order of preference (RFC
-/// 6455 §11.3.4). None in common is none at all: the client decides whether it goes on without.
+/// Returns the first subprotocol of the client's list that the server has. The list is in the client's order of preference
+/// (RFC 6455 §11.3.4). If there is none in common, the client decides whether it continues without one.
 fn negotiate(headers: &HeaderMap, known: &[String]) -> std::result::Result<Option<HeaderValue>, Refusal> {
     let offered: Vec<&[u8]> = list(headers, &SEC_WEBSOCKET_PROTOCOL).collect();
-    // RFC 6455 §4.1, item 10: the elements "MUST all be unique strings". Sorted: a list may hold thousands.
+    // RFC 6455 §4.1, item 10: the elements "MUST all be unique strings". Sorted, because a list can have thousands of them.
     let mut sorted = offered.clone();
     sorted.sort_unstable();
     if !sorted.iter().all(|name| is_token(name)) || !sorted.is_sorted_by(|name, next| name < next) {
@@ -215,25 +221,25 @@ fn negotiate(headers: &HeaderMap, known: &[String]) -> std::result::Result<Optio
 }
 
 impl Upgrade {
-    /// The headers of the 101 that are the handshake's own, the subprotocol apart.
+    /// Returns the headers of the 101 that no callback can change, without the subprotocol.
     fn own_headers(&self) -> [(&'static HeaderName, &HeaderValue); 3] {
         static WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
         static UPGRADE_TOKEN: HeaderValue = HeaderValue::from_static("Upgrade");
         [(&UPGRADE, &WEBSOCKET), (&CONNECTION, &UPGRADE_TOKEN), (&SEC_WEBSOCKET_ACCEPT, &self.accept)]
     }
 
-    /// The bytes of the 101 where no header callback has a say: no map is made for them.
+    /// Returns the bytes of the 101 if the server has no callback for requests.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let subprotocol = self.subprotocol.iter().map(|name| (&SEC_WEBSOCKET_PROTOCOL, name));
         write_switching(self.own_headers().into_iter().chain(subprotocol))
     }
 
-    /// What was agreed on, unless the header callback has another wish.
+    /// Returns the agreed subprotocol, which a callback can still change.
     pub(crate) fn subprotocol(&self) -> Option<String> {
         self.subprotocol.as_ref().and_then(|name| name.to_str().ok()).map(str::to_owned)
     }
 
-    /// The 101, for the header callback to add to.
+    /// Returns the 101 for a callback, which can add headers.
     pub(crate) fn response(&self) -> http::Response<Vec<u8>> {
         let mut response = http::Response::new(Vec::new());
         if let Some(subprotocol) = &self.subprotocol {
@@ -250,17 +256,17 @@ impl Upgrade {
         for (name, value) in self.own_headers() {
             headers.insert(name, value.clone());
         }
-        // An extension we do not speak must not be agreed to, and a 101 has no body to describe.
+        // This server agrees to no extension, and a 101 has no body.
         for name in [SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_VERSION, CONTENT_LENGTH, TRANSFER_ENCODING] {
             headers.remove(name);
         }
     }
 
-    /// Makes a 101 again of what the header callback left, and tells the subprotocol that is now agreed on.
+    /// Restores the required headers after a callback, and returns the agreed subprotocol.
     ///
-    /// The callback may choose one itself, if the client offered it: RFC 6455 §4.1 has the client fail the connection
-    /// over any other, so that is a 500 here, where it can be understood.
-    pub(crate) fn seal(
+    /// The callback can choose another subprotocol if the client offered it. RFC 6455 §4.1: the client fails the connection
+    /// for any other, so any other is a 500 here, with a reason.
+    pub(crate) fn finish(
         &self,
         request: &http::Request<()>,
         response: &mut http::Response<Vec<u8>>,

@@ -1,4 +1,4 @@
-//! Where a URL leads: host, port, path, and who to be there.
+//! `ws://` and `wss://` URLs, and redirects from one to another. Connecting to them is in `client.rs`.
 
 use super::origin::Authority;
 use crate::error::{Error, Result};
@@ -6,32 +6,32 @@ use data_encoding::BASE64;
 use http::{HeaderValue, Uri};
 use std::fmt;
 
-/// Where a `ws://` or `wss://` URL leads (RFC 6455 §3).
+/// The parts of a `ws://` or `wss://` URL (RFC 6455 §3).
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Target {
     pub(crate) tls: bool,
-    /// A name or an address, an IPv6 one without its brackets: what a resolver takes.
+    /// A name or an address for the resolver, so an IPv6 address has no brackets.
     pub(crate) host: String,
     pub(crate) port: u16,
-    /// What the URL's user and password come to as an `Authorization`, marked as sensitive.
+    /// The URL's user and password as the value of `Authorization`, marked as sensitive.
     pub(crate) authorization: Option<HeaderValue>,
-    /// As the Host header has it: the port only where it is not the scheme's own.
+    /// The value of the Host header: without the port if it is the default of the scheme.
     pub(super) authority: String,
     pub(super) path: String,
 }
 
 impl Target {
-    /// No error shows the URL: it may hold a password.
+    /// Parses a URL. No error contains the URL, because it may contain a password.
     pub(crate) fn parse(url: &str) -> Result<Self> {
         let wrong = |why: &'static str| Err(Error::invalid(why));
-        // §3: "Fragment identifiers are meaningless in the context of WebSocket URIs and MUST NOT be used". `Uri` would
-        // cut one off silently.
+        // RFC 6455 §3: "Fragment identifiers are meaningless in the context of WebSocket URIs and MUST NOT be used". `Uri`
+        // would cut one off without an error.
         if url.contains('#') {
             return wrong("the URL has a fragment (\"#\")");
         }
-        let Ok(uri) = url.parse::<Uri>() else { return wrong("the URL cannot be read") };
+        let Ok(uri) = url.parse::<Uri>() else { return wrong("the URL is malformed") };
         let Some(scheme) = uri.scheme_str() else { return wrong("the URL has no scheme: ws:// or wss://") };
-        // RFC 3986 §3.1: a scheme's case means nothing.
+        // RFC 3986 §3.1: schemes are case-insensitive.
         let (tls, default_port) = match scheme.to_ascii_lowercase().as_str() {
             "ws" | "http" => (false, 80),
             "wss" | "https" => (true, 443),
@@ -70,18 +70,18 @@ impl Target {
             path.push('?');
             path.push_str(query);
         }
-        // The request line is ASCII without spaces, and ours to keep so.
+        // Otherwise the request line would not be ASCII without spaces.
         if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
             return wrong("the URL's path or query is not percent-encoded");
         }
         Ok(Self { tls, host, port, authorization, authority, path })
     }
 
-    /// Where a `Location` leads (RFC 9110 §10.2.2), seen from here. Whom a client authenticates itself as is not for the
-    /// server to say, so it may hold no user or password.
+    /// Resolves the value of `Location` (RFC 9110 §10.2.2) against this URL. It fails if the location has a user or a
+    /// password, because the server must not choose the credentials of the client.
     pub(crate) fn redirected(&self, location: &str) -> Result<Self> {
         let scheme = if self.tls { "wss" } else { "ws" };
-        // A fragment of a `Location` is for a reader of pages.
+        // Only a browser uses the fragment of a `Location`.
         let location = location.split('#').next().unwrap_or_default();
         let target = if has_scheme(location) {
             Self::parse(location)
@@ -91,12 +91,12 @@ impl Target {
             Self::parse(&format!("{scheme}://{}{}", self.authority, self.merged(location)))
         }?;
         if target.authorization.is_some() {
-            return Err(Error::invalid("the server redirects to a URL with a user or a password"));
+            return Err(Error::invalid("the server redirects to a URL with a user or password"));
         }
         Ok(target)
     }
 
-    /// The path and query of a reference without a host (RFC 3986 §5.2.2).
+    /// Returns the path and query for a reference without a host (RFC 3986 §5.2.2).
     fn merged(&self, location: &str) -> String {
         let path = self.path.split('?').next().unwrap_or_default();
         let (reference, query) = match location.find('?') {
@@ -106,20 +106,20 @@ impl Target {
         let merged = match reference {
             "" => path.to_owned(),
             reference if reference.starts_with('/') => reference.to_owned(),
-            // The part behind the last slash is replaced.
+            // The part after the last slash is replaced.
             reference => format!("{}/{reference}", path.rsplit_once('/').map_or("", |(folder, _)| folder)),
         };
         without_dots(&merged)
             + if location.is_empty() { self.path.strip_prefix(path).unwrap_or_default() } else { query }
     }
 
-    /// Whether credentials for one may be told to the other (RFC 6454 §4).
+    /// Returns whether both URLs have the same origin (RFC 6454 §4), so that credentials for one can be sent to the other.
     pub(crate) fn is_same_origin(&self, other: &Self) -> bool {
         (self.tls, self.port) == (other.tls, other.port) && self.host.eq_ignore_ascii_case(&other.host)
     }
 }
 
-/// Neither the password nor the query, which may hold a token.
+/// Without the password, and without the query, which may contain a token.
 impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.split('?').next().unwrap_or_default();
@@ -132,7 +132,7 @@ impl fmt::Debug for Target {
     }
 }
 
-/// RFC 3986 §3.1. A query may hold a whole URL, so the colon alone does not tell.
+/// RFC 3986 §3.1. The characters before the colon are checked, because a query can contain a whole URL.
 fn has_scheme(location: &str) -> bool {
     location.split_once(':').is_some_and(|(scheme, _)| {
         scheme.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -140,7 +140,7 @@ fn has_scheme(location: &str) -> bool {
     })
 }
 
-/// RFC 3986 §5.2.4, for a path that begins with a slash.
+/// Removes dot segments (RFC 3986 §5.2.4) from a path that begins with a slash.
 fn without_dots(path: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
     for segment in path.split('/').skip(1) {
@@ -156,8 +156,8 @@ fn without_dots(path: &str) -> String {
     format!("/{}", kept.join("/"))
 }
 
-/// The user and password of a URL as RFC 7617 §2 sends them: percent-decoded, in UTF-8. `None` if they cannot be sent so:
-/// a user's name cannot hold a colon, and neither a control character.
+/// Encodes the user and password of a URL by RFC 7617 §2: percent-decoded, in UTF-8. Returns `None` if this is impossible,
+/// because a user name cannot contain a colon, and neither part a control character.
 fn basic_authorization(userinfo: &str) -> Option<HeaderValue> {
     let (user, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
     let (user, password) = (percent_decoded(user)?, percent_decoded(password)?);

@@ -1,69 +1,72 @@
-//! Text that arrives in pieces: each byte is validated once, and a wrong one is found as soon as it comes.
+//! UTF-8 that arrives in pieces. Each byte is validated once, and an invalid byte is found when it arrives.
+//!
+//! Text that arrives as a whole is validated by `decoder::text`.
 
 use crate::error::Violation;
 
 /// The longest UTF-8 sequence.
 const MAX_SEQUENCE: usize = 4;
 
-/// UTF-8 under construction: what is valid so far, and the start of a sequence that a cut left incomplete.
+/// A text under construction: the valid part, and the start of a sequence that is still incomplete.
 #[derive(Debug, Default)]
 pub(super) struct Text {
     valid: String,
-    cut: [u8; MAX_SEQUENCE],
-    cut_len: usize,
+    partial: [u8; MAX_SEQUENCE],
+    partial_len: usize,
 }
 
 impl Text {
-    /// Appends a piece, which may end inside a character.
+    /// Appends a piece, which can end inside a character.
     ///
     /// # Errors
     ///
     /// [`Violation::InvalidUtf8`] at the first byte after which no continuation can make the text valid.
     pub(super) fn push(&mut self, mut piece: &[u8]) -> Result<(), Violation> {
-        while self.cut_len > 0 {
+        while self.partial_len > 0 {
             let Some((&byte, rest)) = piece.split_first() else { return Ok(()) };
             piece = rest;
-            // A sequence of four bytes is whole or wrong, so there always is a place.
-            *self.cut.get_mut(self.cut_len).ok_or(Violation::InvalidUtf8)? = byte;
-            self.cut_len += 1;
-            match std::str::from_utf8(self.cut.get(..self.cut_len).unwrap_or_default()) {
+            // There is room, because a sequence of four bytes is complete or invalid.
+            *self.partial.get_mut(self.partial_len).ok_or(Violation::InvalidUtf8)? = byte;
+            self.partial_len += 1;
+            match std::str::from_utf8(self.partial.get(..self.partial_len).unwrap_or_default()) {
                 Ok(character) => {
                     self.valid.push_str(character);
-                    self.cut_len = 0;
+                    self.partial_len = 0;
                 }
                 Err(error) if error.error_len().is_none() => {}
                 Err(_) => return Err(Violation::InvalidUtf8),
             }
         }
-        // Cut first, then validate: `from_utf8` on the whole piece would fail at the cut and want a second pass.
-        let (whole, tail) = piece.split_at(piece.len() - incomplete_tail(piece));
-        self.valid.push_str(std::str::from_utf8(whole).map_err(|_| Violation::InvalidUtf8)?);
+        // The incomplete end is removed before the validation. Otherwise `from_utf8` would fail there, and a second pass
+        // over the piece would be needed.
+        let (complete, tail) = piece.split_at(piece.len() - incomplete_tail(piece));
+        self.valid.push_str(std::str::from_utf8(complete).map_err(|_| Violation::InvalidUtf8)?);
         match std::str::from_utf8(tail) {
             Err(error) if error.error_len().is_some() => Err(Violation::InvalidUtf8),
             _ => {
-                self.cut.iter_mut().zip(tail).for_each(|(place, &byte)| *place = byte);
-                self.cut_len = tail.len();
+                self.partial.iter_mut().zip(tail).for_each(|(place, &byte)| *place = byte);
+                self.partial_len = tail.len();
                 Ok(())
             }
         }
     }
 
-    /// Takes a whole text; there must be none yet.
+    /// Copies a complete text. The buffer must be empty.
     pub(super) fn set(&mut self, valid: &str) {
         self.valid.push_str(valid);
     }
 
-    /// Ends the text.
+    /// Checks that the text is complete.
     ///
     /// # Errors
     ///
     /// [`Violation::InvalidUtf8`] if it ends inside a character.
     pub(super) fn finish(&self) -> Result<(), Violation> {
-        if self.cut_len == 0 { Ok(()) } else { Err(Violation::InvalidUtf8) }
+        if self.partial_len == 0 { Ok(()) } else { Err(Violation::InvalidUtf8) }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.valid.len() + self.cut_len
+        self.valid.len() + self.partial_len
     }
 
     pub(super) fn as_str(&self) -> &str {
@@ -76,7 +79,7 @@ impl Text {
 
     pub(super) fn clear(&mut self) {
         self.valid.clear();
-        self.cut_len = 0;
+        self.partial_len = 0;
     }
 
     pub(super) fn capacity(&self) -> usize {
@@ -84,7 +87,7 @@ impl Text {
     }
 }
 
-/// How many of the last three bytes start a sequence that is longer than what is there.
+/// Returns the length of an incomplete sequence at the end: 0 to 3 bytes.
 fn incomplete_tail(bytes: &[u8]) -> usize {
     for (at, byte) in bytes.iter().rev().take(MAX_SEQUENCE - 1).enumerate() {
         let sequence = match byte {
@@ -120,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_utf8_fails_wherever_it_is_cut() {
+    fn invalid_utf8_fails_wherever_it_is_cut() {
         let wrong: [&[u8]; 9] = [
             b"\xce\xba\xed\xa0\x80edited", // a surrogate
             b"\xf4\x90\x80\x80",           // above U+10FFFF
@@ -140,9 +143,9 @@ mod tests {
     }
 
     #[test]
-    fn the_first_byte_that_cannot_be_right_fails() {
+    fn the_first_invalid_byte_fails() {
         let mut text = Text::default();
-        text.push(b"\xf4").expect("may become U+100000");
+        text.push(b"\xf4").expect("the start of U+100000");
         assert_eq!(text.push(b"\x90"), Err(Violation::InvalidUtf8));
     }
 }

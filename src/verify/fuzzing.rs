@@ -79,7 +79,7 @@ pub fn request_head(input: &[u8]) {
         Ok(Asked::WebSocket(upgrade)) => {
             assert_eq!((request.method(), request.version()), (&Method::GET, Version::HTTP_11));
             let mut response = upgrade.response();
-            let subprotocol = upgrade.seal(&request, &mut response).expect("its own choice");
+            let subprotocol = upgrade.finish(&request, &mut response).expect("its own choice");
             let answer = parse_response(&write_switching(response.headers()), limits_of_ours());
             let key = request.headers()[SEC_WEBSOCKET_KEY].to_str().expect("base64");
             let names = subprotocol.as_deref();

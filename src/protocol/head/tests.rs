@@ -19,7 +19,7 @@ fn status(bytes: &[u8]) -> u16 {
     }
 }
 
-fn shown(bytes: &[u8]) -> String {
+fn escaped(bytes: &[u8]) -> String {
     bytes.escape_ascii().to_string()
 }
 
@@ -52,7 +52,7 @@ fn one_byte_at_a_time_costs_no_more_than_all_at_once() {
     let ends: Vec<usize> =
         (0..=bytes.len()).filter_map(|to| scanner.scan(&bytes[..to]).expect("a head")).collect();
     assert_eq!(ends, [bytes.len()]);
-    // No clock in this room, not even here: scanning anew for each of the 2 million bytes would take an hour.
+    // Without a clock, because `protocol` has none: to scan from the start for each of 2 million bytes would take an hour.
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn h3_a_head_may_be_as_long_as_the_limit_and_no_byte_longer() {
     assert_eq!(status(&head(LIMITS.size + 1)), 431);
     let line = |size: usize| format!("GET /{} HTTP/1.1\r\n", "a".repeat(size - 16)).into_bytes();
     assert_eq!(status(&line(LIMITS.size + 1)), 414);
-    // It is told at the limit, not one byte after it: nobody may ever send that one.
+    // It is refused at the limit, because the client may never send one byte more.
     assert_eq!(status(&line(LIMITS.size + 100)[..LIMITS.size]), 414);
     assert_eq!(status(&line(LIMITS.size + 100)[..LIMITS.size - 1]), 0);
     assert_eq!(status(&head(LIMITS.size + 100)[..LIMITS.size]), 431);
@@ -125,12 +125,12 @@ fn h5_other_protocols_are_refused_at_the_first_wrong_byte() {
         (b"GET /#top HTTP/1.1\r\n", 400),
         (b"GET /\xc3\xa9 HTTP/1.1\r\n", 400),
         (b"GET /\x7f HTTP/1.1\r\n", 400),
-        // Whole requests: method and version are the next room's.
+        // Complete requests: method and version are checked by `server_handshake`.
         (b"GET / HTTP/1.0\r\n\r\n", 200),
         (b"BREW / HTTP/1.1\r\nHost: a\r\n\r\n", 200),
     ];
     for (bytes, expected) in rows {
-        assert_eq!(status(bytes), *expected, "{}", shown(bytes));
+        assert_eq!(status(bytes), *expected, "{}", escaped(bytes));
     }
 }
 
@@ -189,9 +189,9 @@ fn h8_ambiguous_syntax_is_refused_at_its_byte() {
         (b"GET /\0", CONTROL),
     ];
     for (bytes, expected) in rows {
-        assert_eq!(refusal(bytes), Some(*expected), "{}", shown(bytes));
-        assert_eq!(refusal(&bytes[..bytes.len() - 1]), None, "{}", shown(bytes));
-        assert_eq!(parse_request(bytes, LIMITS).err(), Some(*expected), "{}", shown(bytes));
+        assert_eq!(refusal(bytes), Some(*expected), "{}", escaped(bytes));
+        assert_eq!(refusal(&bytes[..bytes.len() - 1]), None, "{}", escaped(bytes));
+        assert_eq!(parse_request(bytes, LIMITS).err(), Some(*expected), "{}", escaped(bytes));
     }
 }
 
@@ -268,7 +268,7 @@ fn a_response_is_recognised_by_its_first_bytes() {
         (b"\r\nHTTP/1.1 200 OK\r\n", false),
     ];
     for (bytes, valid) in rows {
-        assert_eq!(Scanner::response(LIMITS).scan(bytes).is_ok(), *valid, "{}", shown(bytes));
+        assert_eq!(Scanner::response(LIMITS).scan(bytes).is_ok(), *valid, "{}", escaped(bytes));
     }
     let endless = vec![b'x'; LIMITS.size];
     let mut bytes = b"HTTP/1.1 200 OK\r\nX: ".to_vec();
@@ -287,15 +287,15 @@ fn a_response_has_its_length_and_connection_close() {
     }
     response.headers_mut().insert("x-a", HeaderValue::from_static("b"));
     let head = "HTTP/1.1 403 Forbidden\r\nX-A: b\r\nContent-Length: 5\r\nConnection: close\r\n\r\n";
-    assert_eq!(shown(&write_response(&response, false)), shown(format!("{head}hello").as_bytes()));
-    assert_eq!(shown(&write_response(&response, true)), shown(head.as_bytes()));
+    assert_eq!(escaped(&write_response(&response, false)), escaped(format!("{head}hello").as_bytes()));
+    assert_eq!(escaped(&write_response(&response, true)), escaped(head.as_bytes()));
 }
 
 #[test]
 fn a_204_and_a_304_have_no_body() {
     for status in [204, 304] {
         let response = http::Response::builder().status(status).body(b"hello".to_vec()).expect("a response");
-        let text = shown(&write_response(&response, false));
+        let text = escaped(&write_response(&response, false));
         assert!(!text.contains("Content-Length") && !text.contains("hello"), "{text}");
     }
 }
@@ -334,11 +334,11 @@ fn no_byte_is_accepted_where_httparse_refuses_it() {
             let Ok(request) = parse_request(&head, LIMITS) else { continue };
             let mut lines = [httparse::EMPTY_HEADER; 4];
             let mut theirs = httparse::Request::new(&mut lines);
-            assert_eq!(theirs.parse(&head), Ok(httparse::Status::Complete(head.len())), "{}", shown(&head));
+            assert_eq!(theirs.parse(&head), Ok(httparse::Status::Complete(head.len())), "{}", escaped(&head));
             assert_eq!(theirs.method, Some(request.method().as_str()));
             for line in theirs.headers.iter() {
                 let values = request.headers().get_all(line.name);
-                assert!(values.iter().any(|value| value.as_bytes() == line.value), "{}", shown(&head));
+                assert!(values.iter().any(|value| value.as_bytes() == line.value), "{}", escaped(&head));
             }
         }
     }
@@ -389,8 +389,8 @@ fn no_bytes_can_make_it_panic() {
                     break;
                 }
             }
-            assert_eq!(whole, piecemeal, "{}", shown(&bytes));
+            assert_eq!(whole, piecemeal, "{}", escaped(&bytes));
         }
     }
-    assert!(heads > 100, "the noise is too noisy: {heads} heads");
+    assert!(heads > 100, "too few heads are valid: {heads}");
 }

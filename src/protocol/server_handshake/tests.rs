@@ -1,4 +1,4 @@
-//! Requests in, verdicts out. Rows named H are those of the faults catalogue.
+//! Requests in, verdicts out. A name that begins with `h` and a number is a row of the faults catalogue.
 
 use super::*;
 use crate::protocol::head::{HeadLimits, parse_request};
@@ -6,7 +6,7 @@ use crate::protocol::noise::Noise;
 
 const LIMITS: HeadLimits = HeadLimits { size: 64 * 1024, headers: 100 };
 
-/// RFC 6455 §1.3, but for the origin.
+/// RFC 6455 §1.3, with another origin.
 const SAMPLE: &str = "GET /chat HTTP/1.1\r\nHost: server.example.com\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nOrigin: http://server.example.com\r\n\
                       Sec-WebSocket-Protocol: chat, superchat\r\nSec-WebSocket-Version: 13\r\n\r\n";
@@ -20,7 +20,7 @@ fn ask(head: &str) -> std::result::Result<Asked, Refusal> {
     check(&parse_request(head.as_bytes(), LIMITS)?, &policy())
 }
 
-/// 101, 200 for plain HTTP, or the status of the refusal.
+/// Returns 101, 200 for plain HTTP, or the status of the refusal.
 fn status(head: &str) -> u16 {
     match ask(head) {
         Ok(Asked::WebSocket(_)) => 101,
@@ -29,7 +29,7 @@ fn status(head: &str) -> u16 {
     }
 }
 
-/// The sample with one part replaced.
+/// Returns the sample with one part replaced.
 fn with(part: &str, replaced: &str) -> String {
     assert!(SAMPLE.contains(part), "{part}");
     SAMPLE.replacen(part, replaced, 1)
@@ -219,10 +219,10 @@ fn h16_the_path_is_checked_before_the_origin() {
         ("/chat", "Origin: null", 403),
         ("/chat", "Origin:", 403),
         ("/chat", "Origin: http://\u{e9}", 403),
-        ("/chat", "X: no browser", 101),
+        ("/chat", "X: no origin", 101),
         ("/chat", "Origin: https://SERVER.example.com", 101),
         ("http://server.example.com/chat", own, 101),
-        // RFC 9112 §3.2.2: the target's host counts, not the header's.
+        // RFC 9112 §3.2.2: the host of the target replaces the header.
         ("http://other.example.com/chat", own, 403),
     ];
     for (target, origin, expected) in rows {
@@ -231,7 +231,10 @@ fn h16_the_path_is_checked_before_the_origin() {
     }
     let everywhere = HandshakePolicy::default();
     let request = parse_request(with("/chat", "/any/path").as_bytes(), LIMITS).expect("a head");
-    assert!(matches!(check(&request, &everywhere), Ok(Asked::WebSocket(_))), "no path means every path");
+    assert!(
+        matches!(check(&request, &everywhere), Ok(Asked::WebSocket(_))),
+        "without a path, every path is accepted"
+    );
 }
 
 #[test]
@@ -259,9 +262,9 @@ fn the_first_offered_subprotocol_that_the_server_has_is_chosen() {
         let chosen = match check(&request, &policy()) {
             Ok(Asked::WebSocket(upgrade)) => {
                 let header = upgrade.response().headers().get("sec-websocket-protocol").cloned();
-                let sealed = upgrade.seal(&request, &mut upgrade.response()).expect("sealed");
-                assert_eq!(header.as_ref().and_then(|name| name.to_str().ok()), sealed.as_deref());
-                Ok(sealed)
+                let chosen = upgrade.finish(&request, &mut upgrade.response()).expect("its own choice");
+                assert_eq!(header.as_ref().and_then(|name| name.to_str().ok()), chosen.as_deref());
+                Ok(chosen)
             }
             Ok(Asked::Http) => Err(200),
             Err(refusal) => Err(refusal.status.as_u16()),
@@ -295,7 +298,7 @@ fn a_callback_cannot_break_the_101() {
     ] {
         response.headers_mut().append(name, HeaderValue::from_static(value));
     }
-    assert_eq!(upgrade.seal(&request, &mut response), Ok(Some("chat".into())));
+    assert_eq!(upgrade.finish(&request, &mut response), Ok(Some("chat".into())));
     let expected = upgrade.response();
     assert_eq!((response.status(), response.body().len()), (StatusCode::SWITCHING_PROTOCOLS, 0));
     assert_eq!(response.headers_mut().remove("set-cookie"), Some(HeaderValue::from_static("a=b")));
@@ -309,14 +312,14 @@ fn a_callback_can_only_choose_a_subprotocol_that_was_offered() {
     for (name, expected) in [("superchat", Ok(Some("superchat".into()))), ("v2", Err(500)), ("", Err(500))] {
         let mut response = upgrade.response();
         response.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static(name));
-        let sealed = upgrade.seal(&request, &mut response).map_err(|refusal| refusal.status.as_u16());
-        assert_eq!(sealed, expected, "{name}");
+        let chosen = upgrade.finish(&request, &mut response).map_err(|refusal| refusal.status.as_u16());
+        assert_eq!(chosen, expected, "{name}");
     }
     let mut response = upgrade.response();
     response.headers_mut().append("sec-websocket-protocol", HeaderValue::from_static("superchat"));
-    assert!(upgrade.seal(&request, &mut response).is_err(), "two subprotocols");
+    assert!(upgrade.finish(&request, &mut response).is_err(), "two subprotocols");
     response.headers_mut().remove("sec-websocket-protocol");
-    assert_eq!(upgrade.seal(&request, &mut response), Ok(None));
+    assert_eq!(upgrade.finish(&request, &mut response), Ok(None));
 }
 
 #[test]
@@ -380,11 +383,11 @@ fn h17_no_header_can_make_it_panic() {
         if let Ok(request) = parse_request(&head, LIMITS) {
             verdicts += 1;
             if let Ok(Asked::WebSocket(upgrade)) = check(&request, &policy) {
-                upgrade.seal(&request, &mut upgrade.response()).expect("its own choice");
+                upgrade.finish(&request, &mut upgrade.response()).expect("its own choice");
             }
         }
     }
-    assert!(verdicts > 1000, "the noise is too noisy: {verdicts}");
+    assert!(verdicts > 1000, "too few requests are valid: {verdicts}");
 }
 
 #[test]
