@@ -1,8 +1,8 @@
-//! A blocking HTTP server of its own that hands WebSockets over: what `ws` calls `handleUpgrade`.
+//! An HTTP server of your own that passes WebSockets to threadws, as `handleUpgrade` of npm's `ws` does.
 //!
-//! The HTTP server accepts and reads the request's head. A page it answers itself; an upgrade goes to
-//! [`ServerHandle::upgrade`] together with the bytes that were read behind the head. The server that takes it was made
-//! by [`Server::detached`], listens nowhere, checks the handshake, and runs the handler in a thread of its own.
+//! The HTTP server accepts connections and reads the head of each request. It answers pages itself. It passes an upgrade
+//! to [`ServerHandle::upgrade`], with the bytes that it has read after the head. That server was made by
+//! [`Server::detached`], so it does not listen. It checks the handshake, and runs the handler in a thread of its own.
 //!
 //! Run it with `cargo run --example attach [ADDRESS]`, then
 //!
@@ -12,58 +12,57 @@
 //! npx wscat -c ws://127.0.0.1:8005/elsewhere
 //! ```
 //!
-//! To see: a page that counts the WebSockets that are open; an echo; and a 404, because only `/ws` is upgraded.
+//! You see: a page with the number of open WebSockets; an echo; and a 404, because only `/ws` accepts WebSockets.
+//!
+//! A complete HTTP server would also read requests with a body and keep connections alive. After an answer it would read
+//! on for a moment, because otherwise a client that is still sending gets a reset instead of the answer.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
-use threadws::{Server, ServerHandle};
+use threadws::{BoxError, Connection, Server, ServerHandle};
 
-/// How long a client may take for its request, and how large its head may be.
+/// How long a client may take to send the head of its request.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// The largest head, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let websockets = Server::detached().path("/ws").spawn(|client| {
-        while let Some(message) = client.recv()? {
-            client.write(message)?;
-        }
-        Ok(())
-    })?;
-    let websockets = Arc::new(websockets);
-
-    let address = std::env::args().nth(1).unwrap_or("127.0.0.1:8005".into());
-    let listener = TcpListener::bind(address)?;
+fn main() -> Result<(), BoxError> {
+    let websockets = Arc::new(Server::detached().path("/ws").spawn(|client| Ok(echo(client)?))?);
+    let listener = TcpListener::bind(std::env::args().nth(1).unwrap_or("127.0.0.1:8005".into()))?;
     println!("listening on http://{}/", listener.local_addr()?);
-    loop {
-        let stream = match listener.accept() {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of descriptors, say: that may pass.
-                println!("accepting failed: {error}");
-                std::thread::sleep(Duration::from_millis(100));
-                continue;
-            }
-        };
+    for stream in listener.incoming() {
         let websockets = Arc::clone(&websockets);
-        // Without a thread the closure is dropped, and the connection with it.
-        let started = std::thread::Builder::new().spawn(move || {
-            if let Err(error) = serve(stream, &websockets) {
-                println!("a request failed: {error}");
-            }
+        let started = stream.and_then(|stream| {
+            thread::Builder::new().spawn(move || {
+                if let Err(error) = serve(stream, &websockets) {
+                    println!("a request failed: {error}");
+                }
+            })
         });
         if let Err(error) = started {
-            println!("no thread for a client: {error}");
+            // For example, too many files are open. The next client may have more luck.
+            println!("cannot serve a client: {error}");
+            thread::sleep(Duration::from_millis(100));
         }
     }
+    Ok(())
 }
 
-/// One request: a WebSocket is handed over, all else is answered here.
-fn serve(mut stream: TcpStream, websockets: &ServerHandle) -> Result<(), Box<dyn std::error::Error>> {
-    let (head, leftover) = read_head(&mut stream)?;
+fn echo(client: &mut Connection) -> threadws::Result<()> {
+    while let Some(message) = client.recv()? {
+        client.write(message)?;
+    }
+    Ok(())
+}
+
+/// Serves one request: passes an upgrade on, and answers any other request.
+fn serve(mut stream: TcpStream, websockets: &ServerHandle) -> Result<(), BoxError> {
+    let (head, rest) = read_head(&mut stream)?;
     if head.headers().contains_key("upgrade") {
-        websockets.upgrade(stream, &head, &leftover)?;
+        websockets.upgrade(stream, &head, &rest)?;
         return Ok(());
     }
     let (status, text) = match head.uri().path() {
@@ -78,35 +77,30 @@ fn serve(mut stream: TcpStream, websockets: &ServerHandle) -> Result<(), Box<dyn
     Ok(())
 }
 
-/// Reads the head of a request, and whatever came with it.
-fn read_head(stream: &mut TcpStream) -> Result<(http::Request<()>, Vec<u8>), Box<dyn std::error::Error>> {
+/// Reads the head of a request, and returns it with the bytes after it.
+fn read_head(stream: &mut TcpStream) -> Result<(http::Request<()>, Vec<u8>), BoxError> {
     let deadline = Instant::now() + TIMEOUT;
     let mut bytes = Vec::new();
     let mut piece = [0; 2048];
     loop {
-        // One deadline for all reads: a client that sends a byte now and then does not get 10 s for each.
+        // One deadline for all reads, so that a client that sends one byte at a time does not get 10 s for each.
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() || bytes.len() > MAX_HEAD {
             return Err("the head is too slow or too large".into());
         }
         stream.set_read_timeout(Some(left))?;
-        match stream.read(&mut piece) {
-            Ok(0) => return Err(io::Error::from(ErrorKind::UnexpectedEof).into()),
-            Ok(count) => bytes.extend_from_slice(&piece[..count]),
-            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error.into()),
+        match stream.read(&mut piece)? {
+            0 => return Err("the client closed the connection".into()),
+            count => bytes.extend_from_slice(&piece[..count]),
         }
         let mut headers = [httparse::EMPTY_HEADER; 100];
         let mut parsed = httparse::Request::new(&mut headers);
         if let httparse::Status::Complete(end) = parsed.parse(&bytes)? {
+            let is_1_0 = parsed.version == Some(0);
             let mut head = http::Request::builder()
                 .method(parsed.method.unwrap_or_default())
                 .uri(parsed.path.unwrap_or_default())
-                .version(if parsed.version == Some(0) {
-                    http::Version::HTTP_10
-                } else {
-                    http::Version::HTTP_11
-                });
+                .version(if is_1_0 { http::Version::HTTP_10 } else { http::Version::HTTP_11 });
             for header in parsed.headers {
                 head = head.header(header.name, header.value);
             }
@@ -114,6 +108,3 @@ fn read_head(stream: &mut TcpStream) -> Result<(http::Request<()>, Vec<u8>), Box
         }
     }
 }
-
-// What this server does not do, and one that is meant to last would: requests with a body, keep-alive, and reading on
-// for a moment after an answer, so that a client that still sends is not cut off by an RST.

@@ -1,7 +1,7 @@
-//! Who may connect, decided in the handshake: 401, or a user whom the handler finds with its type.
+//! Authentication in the handshake: a client without a valid token is refused with 401.
 //!
-//! The header callback looks a token up, which is in `Authorization`, or in the query, because a browser cannot set
-//! headers for a WebSocket. What it puts into the request's extensions the handler takes out again.
+//! The request callback looks up the token. It is in the header `Authorization`, or in the query, because a browser cannot
+//! set headers for a WebSocket. The callback puts the user in the extensions of the request, where the handler finds it.
 //!
 //! Run it with `cargo run --example auth [ADDRESS]`, and connect with
 //!
@@ -11,13 +11,12 @@
 //! npx wscat -c ws://127.0.0.1:8005/
 //! ```
 //!
-//! To see: "hello, alice", then "hello, carol", then a refusal with 401. The tokens appear in no line that is printed
-//! here.
+//! You see: "hello, alice", then "hello, carol", then a refusal with 401. No line that is printed here has a token.
 
 use std::collections::HashMap;
 use threadws::{BoxError, Connection, Reject, Request, Server};
 
-/// What the handler wants to know of its client.
+/// The user of a connection. Passed from the request callback to the handler.
 #[derive(Debug, Clone, PartialEq)]
 struct User {
     name: &'static str,
@@ -25,7 +24,7 @@ struct User {
 
 fn main() -> threadws::Result<()> {
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:8005".into());
-    // For real, keep hashes of random tokens: looking up a hash tells nothing by the time it takes.
+    // A real server should store hashes of random tokens, because the time that a lookup takes can reveal a token.
     let users = HashMap::from([("apple", User { name: "alice" }), ("cherry", User { name: "carol" })]);
     let server = Server::bind(address)?
         .check_request(move |request, _response| {
@@ -47,7 +46,7 @@ fn token(request: &Request) -> Option<&str> {
 }
 
 fn greet(client: &mut Connection) -> Result<(), BoxError> {
-    // Nobody gets here without one.
+    // There is always a user, because the callback refuses every other request.
     let user = client.request().extensions().get::<User>().cloned().ok_or("no user")?;
     println!("{} connected from {}", user.name, client.client_addr());
     client.send(format!("hello, {}", user.name))?;

@@ -1,7 +1,7 @@
-//! A chat with names and rooms: topics, what becomes of slow readers, who comes and who goes, and a page of its own.
+//! A chat with names and rooms: topics, slow readers, subscriptions that end, and a page of its own.
 //!
-//! The path of a request names its room, `/room/tea`, which is a topic. The first message is a name; every further one is
-//! said in the room. The server answers with one JSON object a message:
+//! The path of a request names the room, such as `/room/tea`, which is a topic. The first message of a client is its name.
+//! The server publishes each further message in the room. It sends JSON objects, one in a message:
 //!
 //! ```json
 //! {"type": "join", "name": "Ann", "people": ["Ann", "Bo"]}
@@ -10,57 +10,56 @@
 //! {"type": "refused", "why": "Ann is taken"}
 //! ```
 //!
-//! Nobody waits for a slow reader: who lets 256 KiB wait is closed, and comes back by itself, since the page connects
-//! again. Leaving is noticed by `on_unsubscribe`, whether by a Close, a lost connection or a panic.
+//! A slow reader delays no other client: it is disconnected when 256 KiB are queued for it, and its page connects again.
+//! `on_unsubscribe` is called when a client leaves: after a Close, a lost connection or a panic.
 //!
 //! Run it with `cargo run --example chat [ADDRESS]`, and open <http://127.0.0.1:8005/> in two windows.
 //!
-//! To see: what is said in one window appears in the other if both are in one room, and so does who comes and who goes.
+//! You see: a message that is written in one window appears in the other, if both are in the same room. Both windows show
+//! who is in the room.
 
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use threadws::{BoxError, Config, Connection, Hub, Reject, Request, Response, Result, Server, SlowPeer};
+use threadws::{Config, Connection, Hub, Reject, Request, Response, Result, Server, SlowPeer};
 
-/// In bytes: the page lets 1000 UTF-16 units through, which are at most 3000. More ends the connection with 1009.
+/// The largest message, in bytes. The page sends at most 1000 UTF-16 units, which are at most 3000 bytes of UTF-8.
 const MAX_MESSAGE: usize = 3000;
-/// In characters.
+/// The longest name, in characters.
 const MAX_NAME: usize = 24;
-/// In bytes of the path, where a character may take nine.
+/// The longest name of a room, in bytes of the path, where percent-encoding takes up to nine bytes for a character.
 const MAX_ROOM: usize = 200;
 
 fn main() -> Result<()> {
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:8005".into());
-    let config = Config::new().with_max_message_size(MAX_MESSAGE).with_max_backlog(256 * 1024);
-    // A line missing from a conversation is worse than a new connection.
-    let server = Server::bind(address)?.config(config).slow_peer(SlowPeer::Close).serve_http(page);
-    println!("listening on http://{}/", server.local_addr()?);
-
-    let chat = Arc::new(Chat { hub: server.hub().clone(), rooms: Mutex::default() });
-    let hall = Arc::clone(&chat);
-    server
-        .check_request(|request, _| match room(request.path()) {
+    let rooms = Arc::new(Rooms::default());
+    let rooms_to_leave = Arc::clone(&rooms);
+    let server = Server::bind(address)?
+        .config(Config::new().with_max_message_size(MAX_MESSAGE).with_max_backlog(256 * 1024))
+        // Disconnected, because a page that connects again is better than one that misses a line.
+        .slow_peer(SlowPeer::Close)
+        .serve_http(page)
+        .check_request(|request, _| match room_of(request.path()) {
             Some(_) => Ok(()),
             None => Err(Reject::new(404, "rooms are at /room/NAME")),
         })
-        .on_unsubscribe(move |_, client, room| hall.leave(client.id(), room))
-        .run(move |client| chat.talk(client))
+        .on_unsubscribe(move |hub, client, room| rooms_to_leave.leave(hub, client.id(), room));
+    println!("listening on http://{}/", server.local_addr()?);
+    server.run(move |client| Ok(rooms.talk(client)?))
 }
 
-/// Who is in which room.
-struct Chat {
-    hub: Hub,
-    rooms: Mutex<Rooms>,
-}
+/// The people in each room.
+#[derive(Default)]
+struct Rooms(Mutex<BTreeMap<String, People>>);
 
-/// By room, people's names by the numbers of their connections.
-type Rooms = BTreeMap<String, BTreeMap<u64, String>>;
+/// The name of each connection, by its number.
+type People = BTreeMap<u64, String>;
 
-impl Chat {
-    /// The life of one client, in its own thread.
-    fn talk(&self, client: &mut Connection) -> Result<(), BoxError> {
-        let Some(room) = room(client.request().path()).map(str::to_owned) else { return Ok(()) };
+impl Rooms {
+    /// Serves one client, in the client's own thread.
+    fn talk(&self, client: &mut Connection) -> Result<()> {
+        let Some(room) = room_of(client.request().path()).map(str::to_owned) else { return Ok(()) };
         let mut own_name = None;
         while let Some(message) = client.recv()? {
             let Some(text) = message.as_text().map(str::trim) else {
@@ -74,21 +73,21 @@ impl Chat {
                 },
                 Some(_) if text.is_empty() => {}
                 Some(name) => {
-                    // The sender is a member, too, and hears itself in its place among the others.
-                    let said = json!({ "type": "text", "name": name, "text": text });
-                    client.hub()?.publish(&room, said.to_string());
+                    // The sender gets its own message, too, in the same order as all others.
+                    let text = json!({ "type": "text", "name": name, "text": text });
+                    client.hub()?.publish(&room, text.to_string());
                 }
             }
         }
         Ok(())
     }
 
-    /// Lets a client into a room, or says why not.
+    /// Adds a client to a room. The inner error is the reason why it cannot have this name.
     fn join(&self, client: &Connection, room: &str, name: &str) -> Result<Result<(), String>> {
         if let Err(why) = check_name(name) {
             return Ok(Err(why));
         }
-        let mut rooms = self.rooms();
+        let mut rooms = self.lock();
         let is_taken = |other: &String| other.to_lowercase() == name.to_lowercase();
         if rooms.get(room).is_some_and(|people| people.values().any(is_taken)) {
             return Ok(Err(format!("{name} is taken here")));
@@ -96,58 +95,60 @@ impl Chat {
         client.subscribe(room)?;
         let people = rooms.entry(room.to_owned()).or_default();
         people.insert(client.id(), name.to_owned());
-        self.announce("join", room, name, people);
+        announce(client.hub()?, "join", room, name, people);
         Ok(Ok(()))
     }
 
-    fn leave(&self, id: u64, room: &str) {
-        let mut rooms = self.rooms();
+    fn leave(&self, hub: &Hub, id: u64, room: &str) {
+        let mut rooms = self.lock();
         let Some(people) = rooms.get_mut(room) else { return };
         if let Some(name) = people.remove(&id) {
-            self.announce("leave", room, &name, people);
+            announce(hub, "leave", room, &name, people);
         }
         if people.is_empty() {
             rooms.remove(room);
         }
     }
 
-    /// Called under the lock, so that the last list that anybody gets is the right one. It may be: `publish` never waits.
-    fn announce(&self, what: &str, room: &str, name: &str, people: &BTreeMap<u64, String>) {
-        let people: Vec<_> = people.values().collect();
-        self.hub.publish(room, json!({ "type": what, "name": name, "people": people }).to_string());
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, People>> {
+        // Poisoning is ignored, because each change is a single call, which a panic cannot leave half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn rooms(&self) -> MutexGuard<'_, Rooms> {
-        // Each change is one call: a panic between two of them has left nothing half done.
-        self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Sends the names in a room to its people. Called while `Rooms` is locked, so that the last list that a client gets is
+/// the current one. The lock is not held for long, because `publish` never waits.
+fn announce(hub: &Hub, event: &str, room: &str, name: &str, people: &People) {
+    let people: Vec<_> = people.values().collect();
+    hub.publish(room, json!({ "type": event, "name": name, "people": people }).to_string());
 }
 
 fn refused(why: impl Into<Value>) -> String {
     json!({ "type": "refused", "why": why.into() }).to_string()
 }
 
-/// A name is shown beside others, so it is short and has nothing that is invisible or turns the writing around.
+/// Allows a short name without invisible characters and without characters that change the reading direction, because the
+/// name is shown beside others.
 fn check_name(name: &str) -> Result<(), String> {
-    let is_odd = |c: char| {
+    let is_hidden = |c: char| {
         c.is_control()
             || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
     };
     match name.chars().count() {
         0 => Err("a name, please".to_owned()),
-        1..=MAX_NAME if name.contains(is_odd) => Err("a name of visible characters, please".to_owned()),
+        1..=MAX_NAME if name.contains(is_hidden) => Err("a name of visible characters, please".to_owned()),
         1..=MAX_NAME => Ok(()),
         _ => Err(format!("a name of at most {MAX_NAME} characters, please")),
     }
 }
 
-/// The room that a path names, as it stands there.
-fn room(path: &str) -> Option<&str> {
+/// Returns the room that a path names, percent-encoded.
+fn room_of(path: &str) -> Option<&str> {
     path.strip_prefix("/room/").filter(|room| (1..=MAX_ROOM).contains(&room.len()) && !room.contains('/'))
 }
 
 fn page(request: &Request) -> Response {
-    if room(request.path()).is_some() {
+    if room_of(request.path()).is_some() {
         return html();
     }
     let (status, text) = match request.path() {
@@ -164,7 +165,8 @@ fn page(request: &Request) -> Response {
     response
 }
 
-/// The page, whose script and style run only with this answer's own nonce: nothing that is said in a room can.
+/// Returns the page. Its policy allows only the script and the style with the nonce of this answer, so that a message
+/// cannot run a script.
 fn html() -> Response {
     let nonce = format!("{:032x}", rand::random::<u128>());
     let mut response = Response::new(include_str!("chat.html").replace("{{nonce}}", &nonce).into());
@@ -176,7 +178,7 @@ fn html() -> Response {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // ASCII without controls.
+    // Never fails, because the policy is ASCII without control characters.
     headers.extend(HeaderValue::from_str(&policy).map(|policy| (header::CONTENT_SECURITY_POLICY, policy)));
     response
 }

@@ -1,22 +1,22 @@
-//! A client for a fuzzing server, the Autobahn testsuite's for one: it asks for the number of cases, and echoes each.
+//! A client for the Autobahn testsuite: asks its fuzzing server for the number of cases, and echoes the messages of each.
 //!
 //! ```sh
 //! cargo run --example conformance ws://127.0.0.1:9001
 //! ```
 //!
-//! It prints how many cases there were; the verdicts are the fuzzing server's.
+//! You see: the number of cases. The fuzzing server writes the report.
 
 use threadws::{Config, Connect, Connection, Result};
 
 const AGENT: &str = "threadws";
 
 fn main() -> Result<()> {
-    let server = std::env::args().nth(1).unwrap_or_else(|| "ws://127.0.0.1:9001".to_owned());
-    let mut asked = connect(&format!("{server}/getCaseCount"))?;
-    let cases = asked.recv()?.and_then(|count| count.as_text()?.parse().ok()).unwrap_or(0);
+    let server = std::env::args().nth(1).unwrap_or("ws://127.0.0.1:9001".into());
+    let count = connect(&format!("{server}/getCaseCount"))?.recv()?;
+    let cases = count.and_then(|count| count.as_text()?.parse().ok()).unwrap_or(0);
     for case in 1..=cases {
         let mut connection = connect(&format!("{server}/runCase?case={case}&agent={AGENT}"))?;
-        // Most cases end in an error, because that is what they try.
+        // Most cases test an error, so an error here is expected.
         drop(echo(&mut connection));
     }
     connect(&format!("{server}/updateReports?agent={AGENT}"))?.ignore()?;

@@ -1,8 +1,8 @@
-//! The smallest server: it says who comes and what they send, and sends each of them a message every 3 seconds.
+//! The smallest server: prints each client and each message, and sends every client a message every 3 seconds.
 //!
-//! Run it with `cargo run --example hello [ADDRESS]`, and talk to it with `npx wscat -c ws://127.0.0.1:8005/`.
+//! Run it with `cargo run --example hello [ADDRESS]`, and connect with `npx wscat -c ws://127.0.0.1:8005/`.
 //!
-//! To see: a line for each client and for each message here, and there a message every 3 seconds until you leave.
+//! You see: here a line for each client and for each message; in wscat a message every 3 seconds.
 
 fn main() -> threadws::Result<()> {
     let server = threadws::Server::bind(std::env::args().nth(1).unwrap_or("127.0.0.1:8005".into()))?;
@@ -13,6 +13,6 @@ fn main() -> threadws::Result<()> {
         while let Some(message) = client.recv()? {
             println!("{message:?}");
         }
-        Ok(()) // the tick stops by itself; a panic here closes this client with 1011 and nobody else
+        Ok(()) // The messages stop with the connection. A panic here would disconnect only this client, with code 1011.
     })
 }

@@ -1,12 +1,12 @@
 //! Another thread sends while the client's own thread waits in `recv`.
 //!
-//! A `Sender` can be cloned and given to any thread. It sends at once: it does not wait for the `recv`, and there is no
-//! lock around the connection that either of them would hold.
+//! A `Sender` can be cloned, and moved to any thread. It sends at once, because a thread that waits in `recv` holds no
+//! lock.
 //!
 //! Run it with `cargo run --example push [ADDRESS]`, and connect with `npx wscat -c ws://127.0.0.1:8005/`.
 //!
-//! To see: `push 1`, `push 2`, ... come once a second although you send nothing. What you send is printed here at once,
-//! between two pushes. When you leave, so does the pushing thread, and says so.
+//! You see: in wscat `push 1`, `push 2`, ... once a second, although you send nothing. A message that you send is printed
+//! here at once, between two pushes. When you disconnect, the thread that sends ends, and prints a line.
 
 use std::time::Duration;
 use threadws::{Sender, Server};
@@ -25,7 +25,7 @@ fn main() -> threadws::Result<()> {
     })
 }
 
-/// Sends until the connection is over, which sending is the one to tell.
+/// Sends until the connection ends, which `send` reports as an error.
 fn push(sender: &Sender) {
     for number in 1_u64.. {
         if let Err(error) = sender.send(format!("push {number}")) {
