@@ -246,6 +246,7 @@ impl Connect {
             subprotocol,
             hub: Hub::default(),
             hooks: Arc::default(),
+            counters: Arc::default(),
             timer,
             messages: None,
         };

@@ -21,7 +21,7 @@ use crate::protocol::Role;
 use crate::quota::Bucket;
 use crate::request::{Request, Response};
 use crate::sender::Sender;
-use crate::stats::ClientStats;
+use crate::stats::{ClientStats, Counters};
 use crate::sync::Arc;
 use crate::tick::Tick;
 use crate::timer::Timer;
@@ -62,6 +62,8 @@ pub struct Connection {
     response: Option<Box<Response>>,
     subprotocol: Option<Box<str>>,
     hooks: Arc<Hooks>,
+    /// The server's own.
+    counters: Arc<Counters>,
     timer: Arc<Timer>,
     ticks: Vec<Tick>,
 }
@@ -80,6 +82,7 @@ pub(crate) struct Parts {
     pub(crate) subprotocol: Option<String>,
     pub(crate) hub: Hub,
     pub(crate) hooks: Arc<Hooks>,
+    pub(crate) counters: Arc<Counters>,
     pub(crate) timer: Arc<Timer>,
     pub(crate) messages: Option<Arc<Bucket>>,
 }
@@ -94,7 +97,7 @@ impl Connection {
         early: &[u8],
         parts: Parts,
     ) -> Result<Box<Self>> {
-        let Parts { sender, request, response, subprotocol, hub, hooks, timer, messages } = parts;
+        let Parts { sender, request, response, subprotocol, hub, hooks, counters, timer, messages } = parts;
         let policies = AgeLimits::new(config, sender.outbox().opened()).map(Box::new);
         Ok(Box::new(Self {
             sender,
@@ -106,6 +109,7 @@ impl Connection {
             subprotocol: subprotocol.map(String::into_boxed_str),
             hub,
             hooks,
+            counters,
             policies,
             messages,
             timer,
@@ -168,7 +172,7 @@ impl Connection {
     pub fn stats(&self) -> ClientStats {
         let outbox = self.sender.outbox();
         let counts = self.reader.counts();
-        outbox.tally().received(counts.messages, counts.bytes);
+        outbox.reader_counts().set_received(counts.messages, counts.bytes);
         outbox.stats()
     }
 

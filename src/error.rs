@@ -1,6 +1,7 @@
 //! What can go wrong, and the one table from an error to its close code.
 
 use crate::message::{CloseCode, CloseFrame};
+use crate::stats::Traffic;
 use crate::sync::Arc;
 use std::borrow::Cow;
 use std::fmt;
@@ -299,10 +300,7 @@ pub(crate) struct Ending {
     /// What ended it, if it was not a closing handshake.
     pub(crate) cause: Option<Cause>,
     pub(crate) lifetime: Duration,
-    pub(crate) messages_received: u64,
-    pub(crate) bytes_received: u64,
-    pub(crate) messages_sent: u64,
-    pub(crate) bytes_sent: u64,
+    pub(crate) traffic: Traffic,
 }
 
 /// Why a connection broke.
@@ -414,24 +412,9 @@ impl Closed {
         self.0.lifetime
     }
 
-    /// How many data messages came and were handed out.
-    pub fn messages_received(&self) -> u64 {
-        self.0.messages_received
-    }
-
-    /// How many bytes came after the handshake, frame headers included.
-    pub fn bytes_received(&self) -> u64 {
-        self.0.bytes_received
-    }
-
-    /// How many data messages were queued for the peer.
-    pub fn messages_sent(&self) -> u64 {
-        self.0.messages_sent
-    }
-
-    /// How many bytes the operating system took after the handshake, frame headers included.
-    pub fn bytes_sent(&self) -> u64 {
-        self.0.bytes_sent
+    /// Returns how many messages and bytes the connection received and sent.
+    pub fn traffic(&self) -> Traffic {
+        self.0.traffic
     }
 
     pub(crate) fn cause(&self) -> Option<Cause> {

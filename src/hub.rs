@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::message::IntoMessage;
 use crate::protocol::Role;
 use crate::protocol::encoder;
-use crate::stats::{Counters, Stats, Traffic};
+use crate::stats::{Measured, Stats, Totals};
 use crate::sync::{Arc, Mutex};
 use audience::{Audience, List};
 use std::fmt;
@@ -54,7 +54,6 @@ use topics::Topics;
 #[derive(Clone, Default)]
 pub struct Hub {
     registry: Arc<Mutex<HubState>>,
-    counters: Arc<Counters>,
 }
 
 #[derive(Debug, Default)]
@@ -63,7 +62,7 @@ struct HubState {
     topics: Topics,
     opened: u64,
     /// The sum over the connections that ended.
-    ended: Traffic,
+    ended: Totals,
 }
 
 impl Hub {
@@ -136,41 +135,12 @@ impl Hub {
         self.registry.lock().topics.sizes()
     }
 
-    /// The server's numbers: those of the connections that ended, and of those that are open.
-    ///
-    /// # Blocking
-    ///
-    /// Never waits for a peer. It looks at each client, so it is nothing to be asked for a thousand times a second.
-    pub fn stats(&self) -> Stats {
-        let mut stats = Stats::default();
-        let everyone = {
-            // In one go: who leaves later is looked at below, and counted once.
-            let mut registry = self.registry.lock();
-            stats.opened = registry.opened;
-            stats.traffic = registry.ended;
-            registry.everyone.list()
-        };
-        stats.open = everyone.len();
-        for client in &*everyone {
-            let one = client.stats();
-            stats.traffic.add(&one.traffic);
-            stats.backlog += one.backlog;
-        }
-        // Last: who was accepted meanwhile is more than who was opened, never less.
-        self.counters.fill(&mut stats);
-        stats
-    }
-
     fn everyone(&self) -> List {
         self.registry.lock().everyone.list()
     }
 
     fn list(&self, topic: &str) -> Option<List> {
         self.registry.lock().topics.members(topic)
-    }
-
-    pub(crate) fn counters(&self) -> &Arc<Counters> {
-        &self.counters
     }
 
     pub(crate) fn join(&self, client: Client) {
@@ -185,11 +155,11 @@ impl Hub {
     /// Forgets a client whose connection has ended, and tells of the topics that it leaves.
     pub(crate) fn leave(&self, id: u64, hooks: &Hooks) {
         let Some(client) = self.get(id) else { return };
-        let traffic = client.stats().traffic;
+        let (totals, _) = client.sender.outbox().totals();
         let mut dropped = Vec::new();
         let (topics, everyone) = {
             let mut registry = self.registry.lock();
-            registry.ended.add(&traffic);
+            registry.ended.add(&totals);
             (registry.topics.leave(id, &mut dropped), registry.everyone.remove(id))
         };
         drop((dropped, everyone));
@@ -235,6 +205,24 @@ impl Hub {
     /// Sends whole frames, `messages` in number, to every client, or to all but one.
     pub(crate) fn broadcast_frames(&self, except: Option<u64>, frames: &Arc<[u8]>, messages: u64) {
         deliver(&self.everyone(), except, frames, messages);
+    }
+}
+
+impl Measured for Hub {
+    fn measure(&self, stats: &mut Stats) {
+        let everyone = {
+            // Under one lock, so that a client that leaves meanwhile is counted once.
+            let mut registry = self.registry.lock();
+            stats.opened = registry.opened;
+            stats.add(&registry.ended);
+            registry.everyone.list()
+        };
+        stats.open = everyone.len();
+        for client in &*everyone {
+            let (totals, backlog) = client.sender.outbox().totals();
+            stats.add(&totals);
+            stats.backlog += backlog;
+        }
     }
 }
 

@@ -109,7 +109,7 @@ pub use protocol::forwarded::ForwardedHeader;
 pub use request::{HandshakeError, Reject, Request, Response};
 pub use sender::Sender;
 pub use server::{Server, ServerHandle};
-pub use stats::{ClientStats, Stats};
+pub use stats::{ClientStats, Meter, Stats, Traffic};
 pub use tick::Tick;
 
 // `cargo test` compiles the programs in the README.

@@ -22,7 +22,7 @@ use crate::net::{Deadline, Transport};
 use crate::protocol::Role;
 use crate::protocol::encoder::{self, Header, Opcode};
 use crate::protocol::gate::Gate;
-use crate::stats::Tally;
+use crate::stats::ReaderCounts;
 use crate::sync::{Arc, AtomicBool, AtomicU8, Condvar, Mutex, MutexGuard, Ordering, Weak, now};
 use queue::{Lent, Queue, Unit};
 use std::io::{ErrorKind, IoSlice};
@@ -50,7 +50,7 @@ pub(crate) struct Outbox {
     max_backlog: usize,
     /// Tells waiting senders that bytes went out, that the turn is free, or that the connection broke.
     progress: Condvar,
-    tally: Tally,
+    reader_counts: ReaderCounts,
     role: Role,
     /// Mirrors the gate as a hint for `state()`. Relaxed: it guards nothing, every write asks the gate under the lock.
     state: AtomicU8,
@@ -85,7 +85,7 @@ impl Outbox {
             this: Weak::clone(this),
             state: AtomicU8::new(State::Open as u8),
             skips: AtomicBool::new(false),
-            tally: Tally::default(),
+            reader_counts: ReaderCounts::default(),
             core: Mutex::new(OutboxState {
                 gate: Gate::Open,
                 stream: Some(stream),

@@ -25,6 +25,7 @@ use crate::protocol::forwarded::{ForwardedHeader, TrustedProxies};
 use crate::protocol::origin::AllowedOrigins;
 use crate::protocol::server_handshake::HandshakePolicy;
 use crate::request::{HandshakeError, Reject, Request, Response};
+use crate::stats::Meter;
 use crate::sync::{Arc, JoinHandle};
 use crate::timer::Timer;
 use accept::Acceptor;
@@ -67,6 +68,7 @@ pub struct Server {
     config: Config,
     rules: Rules,
     hub: Hub,
+    meter: Meter,
     slow_peer: SlowPeer,
     hooks: Hooks,
     path: Option<String>,
@@ -107,11 +109,12 @@ impl Server {
     }
 
     fn new(listener: Option<TcpListener>) -> Self {
-        let hub = Hub::default();
+        let (hub, rules) = (Hub::default(), Rules::default());
         Self {
             listener,
             config: Config::default(),
-            rules: Rules { counters: Arc::clone(hub.counters()), ..Rules::default() },
+            meter: Meter::new(Arc::clone(&rules.counters), Arc::new(hub.clone())),
+            rules,
             hub,
             slow_peer: SlowPeer::default(),
             hooks: Hooks::default(),
@@ -320,6 +323,11 @@ impl Server {
         &self.hub
     }
 
+    /// Returns a meter, for callbacks that read the server's numbers.
+    pub fn meter(&self) -> Meter {
+        self.meter.clone()
+    }
+
     /// Is told of the server's own errors: accepting fails, a thread cannot be started. Serving goes on after each.
     ///
     /// It is told at most once a second, as the log is; the log counts what was left out. It runs in the thread that
@@ -387,16 +395,18 @@ impl Server {
         let address = self.listener.as_ref().map(TcpListener::local_addr).transpose()?;
         let (flush, flush_thread) = Flush::start()?;
         let timer = Timer::start().inspect_err(|_| flush.stop())?;
+        let counters = Arc::clone(&self.rules.counters);
         let shared = Arc::new(Shared {
             address,
             capacity,
             config: self.config,
             slow_peer: self.slow_peer,
             rules: self.rules,
+            meter: self.meter,
             handler,
             on_error: self.on_error,
             live: Registry::default(),
-            pool: Arc::new(Pool::new(self.stack_size, Arc::clone(self.hub.counters()), Arc::clone(&timer.0))),
+            pool: Arc::new(Pool::new(self.stack_size, counters, Arc::clone(&timer.0))),
             hub: self.hub,
             hooks: Arc::new(self.hooks),
             flush,
@@ -436,6 +446,7 @@ struct Shared {
     config: Config,
     slow_peer: SlowPeer,
     rules: Rules,
+    meter: Meter,
     handler: Box<Handler>,
     on_error: Option<Box<OnError>>,
     hub: Hub,

@@ -92,7 +92,7 @@ impl Connection {
         if outbox.close(Some(CloseFrame::new(CloseCode::GOING_AWAY, reason))) {
             // The caller may have to do something else before the peer's Close is here.
             outbox.watch_close();
-            self.hub.counters().closed_by(policy);
+            self.counters.closed_by(policy);
         }
     }
 
@@ -104,7 +104,7 @@ impl Connection {
             return Ok(());
         }
         let rate = messages.rate();
-        self.hub.counters().closed_by(PolicyClose::MessageRate);
+        self.counters.closed_by(PolicyClose::MessageRate);
         Err(self.fail(Error::TooManyMessages { limit: rate.limit, per: rate.per }))
     }
 }

@@ -303,7 +303,7 @@ impl Connection {
             }
             Item::Pong(span) => {
                 if let Some(time) = self.keepalive.pong(self.reader.bytes(span), Instant::now()) {
-                    self.sender.outbox().tally().round_trip(time);
+                    self.sender.outbox().reader_counts().round_trip_measured(time);
                 }
             }
             Item::Close(span) => {
@@ -320,7 +320,7 @@ impl Connection {
         let now = Instant::now();
         let counts = self.reader.counts();
         let outbox = self.sender.outbox();
-        outbox.tally().received(counts.messages, counts.bytes);
+        outbox.reader_counts().set_received(counts.messages, counts.bytes);
         let is_open = outbox.state() == State::Open;
         // Who was heard just now, and has begun nothing, can be late with nothing before the socket's own timeout: so it is
         // for nearly every read of a busy connection.
@@ -423,7 +423,7 @@ impl Connection {
             KeepaliveStep::Ping(payload) => {
                 // Fails only if the connection is closing, which the next read tells.
                 drop(outbox.ping(&payload));
-                outbox.tally().pinged();
+                outbox.reader_counts().ping_sent();
                 Ok(())
             }
             KeepaliveStep::Dead => Err(self.lost(Cause::Timeout(Timeout::Ping))),

@@ -213,8 +213,7 @@ impl Connection {
     }
 
     fn start_tick(&mut self, delay: Duration, interval: Option<Duration>, action: Action) -> Tick {
-        let tick =
-            Tick::start(&self.timer, self.sender.outbox(), self.hub.counters(), delay, interval, action);
+        let tick = Tick::start(&self.timer, self.sender.outbox(), &self.counters, delay, interval, action);
         self.ticks.retain(|tick| !tick.is_over());
         self.ticks.push(tick.clone());
         tick

@@ -5,7 +5,6 @@ use crate::message::State;
 use crate::sender::Sender;
 use crate::stats::ClientStats;
 use std::fmt;
-use std::time::Instant;
 
 /// One client as everybody may see it.
 #[derive(Clone)]
@@ -29,11 +28,6 @@ impl Client {
     /// Returns the address of the socket's other end.
     pub fn peer_addr(&self) -> Addr {
         self.peer_addr
-    }
-
-    /// When its handshake ended.
-    pub fn since(&self) -> Instant {
-        self.sender.outbox().opened()
     }
 
     /// Where its connection stands.

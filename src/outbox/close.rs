@@ -25,7 +25,7 @@ impl Outbox {
                 stream.shutdown_both();
             }
         }
-        self.tally.received(counts.messages, counts.bytes);
+        self.reader_counts.set_received(counts.messages, counts.bytes);
         if core.stream.is_some() {
             core.ending.cause = core.ending.cause.or(cause);
             core.forget_unsent_close();
@@ -48,8 +48,7 @@ impl Outbox {
     fn count(&self, core: &mut OutboxState) {
         if core.stream.is_some() {
             core.ending.lifetime = now().saturating_duration_since(self.opened);
-            (core.ending.messages_received, core.ending.bytes_received) = self.tally.counts();
-            (core.ending.messages_sent, core.ending.bytes_sent) = (core.sent.messages, core.sent.bytes);
+            core.ending.traffic = self.reader_counts.traffic(core.sent.messages, core.sent.bytes);
         }
     }
 

@@ -3,14 +3,14 @@
 use super::Outbox;
 use crate::error::{Cause, Error, Result, Timeout};
 use crate::net::Deadline;
-use crate::stats::{ClientStats, Tally, Traffic};
+use crate::stats::{ClientStats, ReaderCounts, Totals};
 use crate::sync::now;
 use std::time::Instant;
 
 impl Outbox {
-    /// What the reader counts.
-    pub(crate) fn tally(&self) -> &Tally {
-        &self.tally
+    /// Returns what the reading thread counts.
+    pub(crate) fn reader_counts(&self) -> &ReaderCounts {
+        &self.reader_counts
     }
 
     /// When a message was last sent, which is now while one waits for the peer; `None` where no idle timeout wants to know
@@ -20,26 +20,30 @@ impl Outbox {
         if core.pending.bytes() > 0 { core.last_sent.map(|_| now) } else { core.last_sent }
     }
 
+    /// Returns the numbers of the connection, for its users.
     pub(crate) fn stats(&self) -> ClientStats {
         let core = self.core.lock();
-        let slow = matches!(core.ending.cause, Some(Cause::SlowPeer | Cause::Timeout(Timeout::Write)));
-        let traffic = Traffic {
-            messages_sent: core.sent.messages,
-            bytes_sent: core.sent.bytes,
-            messages_skipped: core.skipped,
-            slow_peers: u64::from(slow),
-            ..Traffic::default()
-        };
-        let (backlog, high_water) = (core.pending.bytes(), core.pending.high_water());
-        drop(core);
         ClientStats {
-            traffic: self.tally.add_to(traffic),
-            backlog,
-            high_water,
-            round_trip: self.tally.last_round_trip(),
-            state: self.state(),
-            since: self.opened,
+            traffic: self.reader_counts.traffic(core.sent.messages, core.sent.bytes),
+            messages_skipped: core.skipped,
+            backlog: core.pending.bytes(),
+            high_water: core.pending.high_water(),
+            round_trip: self.reader_counts.last_round_trip(),
+            opened_at: self.opened,
         }
+    }
+
+    /// Returns what the connection adds to its server's numbers, and its backlog.
+    pub(crate) fn totals(&self) -> (Totals, usize) {
+        let core = self.core.lock();
+        let is_slow = matches!(core.ending.cause, Some(Cause::SlowPeer | Cause::Timeout(Timeout::Write)));
+        let totals = Totals {
+            traffic: self.reader_counts.traffic(core.sent.messages, core.sent.bytes),
+            messages_skipped: core.skipped,
+            slow_peers_closed: u64::from(is_slow),
+            ..self.reader_counts.totals()
+        };
+        (totals, core.pending.bytes())
     }
 
     /// Waits until everything that waits now is out.

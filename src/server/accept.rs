@@ -145,7 +145,7 @@ impl Acceptor {
 
     /// Hands a connection to a thread, or turns it away.
     fn admit(&mut self, stream: TcpStream, peer: Addr) {
-        let counters = Arc::clone(self.shared.hub.counters());
+        let counters = Arc::clone(&self.shared.rules.counters);
         counters.accepted();
         let Some(place) = self.shared.place() else {
             counters.refused(TurnedAway::Full);
@@ -181,7 +181,7 @@ impl Acceptor {
             Excess::Connections => (TurnedAway::Address, "too many connections from"),
             Excess::Handshakes(_) => (TurnedAway::Rate, "too many handshakes from"),
         };
-        self.shared.hub.counters().refused(reason);
+        self.shared.rules.counters.refused(reason);
         self.tell_of_refusal(&format!("{what} {}", peer.without_port()));
         if let Ok(stream) = Stream::from_accepted(stream, self.read_timeout) {
             self.turn_away(Arc::new(stream), |stream| handshake::answer_excess(stream, excess));

@@ -98,6 +98,7 @@ impl Accepted {
             subprotocol,
             hub: shared.hub.clone(),
             hooks: Arc::clone(&shared.hooks),
+            counters: Arc::clone(&shared.rules.counters),
             timer: Arc::clone(&shared.timer),
             messages: shared.rules.quotas.messages(client_addr),
         };

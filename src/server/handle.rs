@@ -97,7 +97,7 @@ impl ServerHandle {
     ///
     /// Never waits for a peer. Visits each client, so call it for monitoring and not a thousand times a second.
     pub fn stats(&self) -> Stats {
-        self.shared.hub.stats()
+        self.shared.meter.stats()
     }
 
     /// Returns how many clients the server can have at the same time, and what limits them.
@@ -123,7 +123,7 @@ impl ServerHandle {
     pub fn upgrade(&self, stream: TcpStream, head: &http::Request<()>, leftover: &[u8]) -> Result<()> {
         let stream = Arc::new(Stream::new(stream)?);
         let peer_addr = stream.peer_addr()?;
-        let counters = self.shared.hub.counters();
+        let counters = &self.shared.rules.counters;
         counters.accepted();
         let Some(place) = self.shared.place() else {
             counters.refused(TurnedAway::Full);

@@ -1,21 +1,21 @@
-//! What a server's own threads count: nothing here is touched for each message of a client.
+//! What a server's own threads count. No message of a client changes anything here.
 
 use super::Stats;
 use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering};
 use std::collections::BTreeMap;
 
-/// Counters of one server. Relaxed: each number stands for itself.
+/// Counters of one server. Relaxed: no number depends on another.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    /// By the acceptor, and by who hands connections over.
+    /// Counted by the acceptor, and by each [`upgrade`](crate::ServerHandle::upgrade).
     accepted: AtomicU64,
     /// In the order of [`TurnedAway`].
     refused: [AtomicU64; TurnedAway::NAMES.len()],
     /// In the order of [`PolicyClose`].
     policy_closes: [AtomicU64; PolicyClose::NAMES.len()],
-    /// By HTTP status. A lock, because a failed handshake costs far more than one.
+    /// By HTTP status. Under a lock, which costs far less than a failed handshake.
     failures: Mutex<BTreeMap<u16, u64>>,
-    /// By the timer thread alone.
+    /// Counted by the timer thread only.
     ticks_sent: AtomicU64,
     ticks_skipped: AtomicU64,
     /// Client threads that run now.
@@ -38,7 +38,7 @@ impl TurnedAway {
     const NAMES: [&str; 5] = ["full", "no_thread", "stopping", "address", "rate"];
 }
 
-/// Which policy an open connection was closed by.
+/// Which limit closed an open connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum PolicyClose {
     MessageRate,
@@ -85,8 +85,8 @@ impl Counters {
         self.threads.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Fills in what is counted here.
-    pub(crate) fn fill(&self, stats: &mut Stats) {
+    /// Sets the fields of `stats` that are counted here.
+    pub(super) fn fill(&self, stats: &mut Stats) {
         stats.accepted = self.accepted.load(Ordering::Relaxed);
         let load = |counts: &[AtomicU64], names: &[&'static str]| {
             names.iter().copied().zip(counts.iter().map(|count| count.load(Ordering::Relaxed))).collect()

@@ -1,6 +1,6 @@
 //! The text exposition format, version 0.0.4: a HELP and a TYPE line for each metric, then its samples.
 //!
-//! Names as Prometheus wants them: the unit in full at the end, base units, `_total` for what only grows.
+//! Names follow Prometheus' rules: base units, the unit in full at the end, `_total` for counters.
 
 use super::Stats;
 use std::fmt::Display;
@@ -20,7 +20,7 @@ pub(super) fn write(stats: &Stats, out: &mut impl Write) -> Result<()> {
     for (status, count) in &stats.handshake_failures {
         text.labelled("handshake_failures_total", "status", status, count)?;
     }
-    text.family("policy_closes_total", "Open connections that a policy closed.", "counter")?;
+    text.family("policy_closes_total", "Open connections that a limit closed.", "counter")?;
     for (policy, count) in &stats.policy_closes {
         text.labelled("policy_closes_total", "policy", policy, count)?;
     }
@@ -28,24 +28,24 @@ pub(super) fn write(stats: &Stats, out: &mut impl Write) -> Result<()> {
     text.counter("messages_sent", "Data messages queued for clients.", traffic.messages_sent)?;
     text.counter(
         "messages_skipped",
-        "Broadcast messages that a full backlog missed.",
-        traffic.messages_skipped,
+        "Broadcast messages dropped because a client's queue was full.",
+        stats.messages_skipped,
     )?;
     text.counter("received_bytes", "Bytes received after handshakes.", traffic.bytes_received)?;
     text.counter("sent_bytes", "Bytes sent after handshakes.", traffic.bytes_sent)?;
-    text.gauge("backlog_bytes", "Bytes that wait for clients now.", stats.backlog)?;
+    text.gauge("backlog_bytes", "Bytes queued for clients now.", stats.backlog)?;
     text.counter("ticks_sent", "Ticks sent.", stats.ticks_sent)?;
-    text.counter("ticks_skipped", "Ticks left out.", stats.ticks_skipped)?;
-    text.counter("pings_sent", "Keepalive pings sent.", traffic.pings)?;
+    text.counter("ticks_skipped", "Ticks skipped.", stats.ticks_skipped)?;
+    text.counter("pings_sent", "Keepalive pings sent.", stats.pings)?;
     text.family("round_trip_seconds", "Round-trip times measured by keepalive pings.", "summary")?;
-    text.sample("round_trip_seconds_sum", traffic.round_trip_sum.as_secs_f64())?;
-    text.sample("round_trip_seconds_count", traffic.round_trips)?;
+    text.sample("round_trip_seconds_sum", stats.round_trip_sum.as_secs_f64())?;
+    text.sample("round_trip_seconds_count", stats.round_trips)?;
     text.counter(
         "slow_peers_closed",
         "Connections ended because the peer read too slowly.",
-        traffic.slow_peers,
+        stats.slow_peers_closed,
     )?;
-    text.gauge("threads", "Client threads, those included that wait for a client.", stats.threads)
+    text.gauge("threads", "Client threads, including those that wait for a client.", stats.threads)
 }
 
 struct Exposition<'a, W> {
@@ -61,7 +61,7 @@ impl<W: Write> Exposition<'_, W> {
         writeln!(self.out, "threadws_{name} {value}")
     }
 
-    /// The labels' values are ours: there is nothing to escape in them.
+    /// Writes a sample with one label. The values are the library's own, so nothing is escaped.
     fn labelled(&mut self, name: &str, label: &str, value: impl Display, count: &u64) -> Result<()> {
         writeln!(self.out, "threadws_{name}{{{label}=\"{value}\"}} {count}")
     }

@@ -193,9 +193,9 @@ impl Link {
         let wire = self.wire();
         let again = self.outbox.end(Counts::default(), Some(Cause::Eof));
         assert_eq!(again.to_string(), closed.to_string(), "I5: ended twice");
-        assert_eq!(closed.bytes_sent(), self.script.wire().len() as u64, "bytes are miscounted");
+        assert_eq!(closed.traffic().bytes_sent, self.script.wire().len() as u64, "bytes are miscounted");
         assert!(self.script.is_down(), "ended, but the socket is open");
-        assert_eq!(self.outbox.stats().backlog(), 0, "I12: what is over keeps its backlog");
+        assert_eq!(self.outbox.stats().backlog, 0, "I12: what is over keeps its backlog");
         let whole = matches!(closed.cause(), None | Some(NOISE));
         assert!(wire.torn == 0 || !whole, "I4: torn without a cause");
         for Sent { sender, number, result } in sent {

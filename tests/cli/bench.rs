@@ -194,7 +194,7 @@ fn an_interrupt_ends_it_early_and_reports_what_there_is() {
         Process::spawn(bench(&[], &["--json", "--duration", "1h", "--clients", "2", &url(server.addr())]));
     bench.wait_for_line(&["2 clients connected"]);
     // More than both may have in flight: something has come back.
-    eventually("it is under load", || server.hub().stats().messages_received() > 10);
+    eventually("it is under load", || server.stats().traffic.messages_received > 10);
     bench.signal(Signal::INT);
     bench.wait_for_success(PATIENCE);
     let stdout = bench.stdout();

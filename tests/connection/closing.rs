@@ -27,8 +27,11 @@ fn a_clients_close_is_echoed_and_the_server_ends_the_stream_first() {
         assert_eq!(result, Ok(()), "a clean end is no error");
         assert_eq!((closed.code().into(), closed.reason()), (code, reason));
         assert!(closed.is_clean() && closed.by_peer(), "{closed}");
-        assert_eq!((closed.messages_received(), closed.messages_sent()), (1, 1));
-        assert_eq!(closed.bytes_received(), 11 + 6 + 2 + u64::try_from(reason.len()).expect("a length"));
+        assert_eq!((closed.traffic().messages_received, closed.traffic().messages_sent), (1, 1));
+        assert_eq!(
+            closed.traffic().bytes_received,
+            11 + 6 + 2 + u64::try_from(reason.len()).expect("a length")
+        );
         assert_eq!(closed.received().map(|frame| frame.reason.as_str()), Some(reason));
         assert_eq!(closed.sent().map(|frame| u16::from(frame.code)), Some(code));
         let shown = closed.to_string();
@@ -333,7 +336,7 @@ fn a_sender_that_outlives_its_connection_holds_nothing_and_says_closed() {
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(sender.stats().backlog(), 0);
+    assert_eq!(sender.stats().backlog, 0);
 }
 
 #[test]
@@ -421,7 +424,7 @@ fn a_close_inside_a_fragmented_message_drops_the_message() {
     peer.expect_close(1000);
     peer.expect_eof();
     let (result, closed) = reported_end(&told);
-    assert_eq!((result, closed.messages_received()), (Ok(()), 0));
+    assert_eq!((result, closed.traffic().messages_received), (Ok(()), 0));
 }
 
 #[test]

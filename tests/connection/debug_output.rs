@@ -66,7 +66,7 @@ impl Write for Slow<'_> {
     fn write_str(&mut self, _: &str) -> fmt::Result {
         let (tell, told) = mpsc::channel();
         let sender = self.0.clone();
-        std::thread::spawn(move || tell.send((sender.try_send("x").is_ok(), sender.stats().backlog())));
+        std::thread::spawn(move || tell.send((sender.try_send("x").is_ok(), sender.stats().backlog)));
         told.recv_timeout(PATIENCE).map(drop).map_err(|_| fmt::Error)
     }
 }

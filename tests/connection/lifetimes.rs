@@ -62,7 +62,7 @@ fn a_connection_lasts_as_long_as_its_lifetime_whatever_is_said_on_it() {
     talker.send(&Frame::close(1001, ""));
     talker.expect_eof();
     expect_retired(silent, "maximum lifetime", &ended);
-    eventually("both are counted", || server.hub().stats().policy_closes()["max_lifetime"] == 2);
+    eventually("both are counted", || server.stats().policy_closes["max_lifetime"] == 2);
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn pings_and_pongs_do_not_keep_an_idle_connection_open() {
     assert!(pongs > 0, "no pongs");
     peer.send(&Frame::close(1001, ""));
     assert!(next(&ended, "the handler's end").starts_with("sent 1001 (going away) \"idle timeout\""));
-    assert_eq!(server.hub().stats().policy_closes()["idle_timeout"], 1);
+    assert_eq!(server.stats().policy_closes["idle_timeout"], 1);
 }
 
 #[test]

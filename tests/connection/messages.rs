@@ -211,7 +211,7 @@ fn another_thread_sends_to_a_client_that_says_nothing() {
         peer.expect_text("x");
         assert!(start.elapsed() < ms(1000), "a send waited for a recv: {:?}", start.elapsed());
     }
-    assert_eq!(sender.stats().backlog(), 0);
+    assert_eq!(sender.stats().backlog, 0);
     sender.ping(b"from another thread").expect("open");
     let frame = peer.frame();
     assert_eq!((frame.opcode, &frame.payload[..]), (PING, &b"from another thread"[..]));
@@ -247,7 +247,7 @@ fn a_send_waits_for_a_slow_reader_and_a_try_send_does_not() {
         assert!(taken < 1000, "64 MB went nowhere");
     }
     assert!(start.elapsed() < PATIENCE, "try_send waited");
-    let backlog = sender.stats().backlog();
+    let backlog = sender.stats().backlog;
     assert!(backlog > 0 && backlog <= (1 << 20), "backlog {backlog}");
     let slow = sender.clone();
     let waits = std::thread::spawn(move || slow.send("at last"));
@@ -256,7 +256,7 @@ fn a_send_waits_for_a_slow_reader_and_a_try_send_does_not() {
     }
     peer.expect_text("at last");
     waits.join().expect("a thread").expect("sent");
-    eventually("nothing is left", || sender.stats().backlog() == 0);
+    eventually("nothing is left", || sender.stats().backlog == 0);
     sender.try_send("and goes on").expect("room again");
     peer.expect_text("and goes on");
     peer.close(1000);

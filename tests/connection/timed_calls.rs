@@ -124,7 +124,7 @@ fn what_a_sender_is_told_of_the_end_is_of_that_moment() {
     let mut peer = RawPeer::open(server.addr());
     peer.send_text("counted");
     let (closed, start) = next(&ends, "the end");
-    assert_eq!((closed.messages_received(), closed.bytes_received()), (1, 13));
+    assert_eq!((closed.traffic().messages_received, closed.traffic().bytes_received), (1, 13));
     assert!(closed.lifetime() > Duration::ZERO && closed.lifetime() < start.elapsed() + PATIENCE);
     peer.expect_close(1000);
 }

@@ -108,7 +108,7 @@ fn a_client_that_vanishes_inside_a_frame_is_1006() {
         peer.write(&bytes[..cut]);
         peer.fin();
         let closed = ended_once(&server, &told, &ends).closed.expect("it is closed");
-        assert_eq!((closed.code().into(), closed.messages_received()), (1006_u16, 0));
+        assert_eq!((closed.code().into(), closed.traffic().messages_received), (1006_u16, 0));
     }
 }
 

@@ -11,13 +11,13 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
-use threadws::{Hub, Message, Response, Server, ServerHandle};
+use threadws::{Hub, Message, Meter, Response, Server, ServerHandle};
 
 /// Calls everything that can be called from anywhere, about everybody.
-fn everything(hub: &Hub) {
+fn everything(hub: &Hub, meter: &Meter) {
     hub.broadcast("to all");
     hub.publish("topic", "to some");
-    drop((hub.members("topic"), hub.topics(), hub.stats()));
+    drop((hub.members("topic"), hub.topics(), meter.stats()));
     for client in hub.clients() {
         let sender = client.sender();
         // Who is gone says so; nobody waits for anybody else.
@@ -59,7 +59,7 @@ static FUSE: Fuse = Fuse(AtomicUsize::new(0));
 /// A logger that calls everything whatever it is told, and counts that it has; in the end it stops the server.
 #[derive(Default)]
 struct Busybody {
-    hub: OnceLock<Hub>,
+    hub: OnceLock<(Hub, Meter)>,
     handle: OnceLock<ServerHandle>,
     calls: AtomicUsize,
     /// How many threads are in it.
@@ -79,15 +79,15 @@ impl log::Log for Busybody {
             /// What it calls is logged, too.
             static INSIDE: Cell<bool> = const { Cell::new(false) };
         }
-        let Some(hub) = self.hub.get() else { return };
+        let Some((hub, meter)) = self.hub.get() else { return };
         if INSIDE.replace(true) {
             return;
         }
         self.inside.fetch_add(1, Ordering::SeqCst);
-        everything(hub);
+        everything(hub, meter);
         if self.enough.load(Ordering::SeqCst) {
             the_end(hub, &self.handle);
-            everything(hub);
+            everything(hub, meter);
             self.ended.store(true, Ordering::SeqCst);
         }
         self.calls.fetch_add(1, Ordering::SeqCst);
@@ -148,7 +148,7 @@ fn busy_logger() {
     log::set_logger(busybody).expect("the first");
     log::set_max_level(log::LevelFilter::Trace);
     let server = Server::bind("127.0.0.1:0").expect("a port").max_clients(4);
-    drop(busybody.hub.set(server.hub().clone()));
+    drop(busybody.hub.set((server.hub().clone(), server.meter())));
     let server =
         server.serve_http(|_| Response::new(busybody.calls.load(Ordering::SeqCst).to_string().into_bytes()));
     let handle = server.spawn(|client| {
@@ -181,9 +181,9 @@ fn busy_logger() {
 fn on_error() {
     let told = Arc::new(AtomicBool::new(false));
     let server = Server::bind("127.0.0.1:0").expect("a port");
-    let (hub, tell) = (server.hub().clone(), Arc::clone(&told));
+    let (hub, meter, tell) = (server.hub().clone(), server.meter(), Arc::clone(&told));
     let server = server.on_error(move |_| {
-        everything(&hub);
+        everything(&hub, &meter);
         tell.store(true, Ordering::Relaxed);
         panic!("in on_error");
     });
@@ -197,11 +197,11 @@ fn on_error_ends_it() {
     static HANDLE: OnceLock<ServerHandle> = OnceLock::new();
     let (tell, told) = mpsc::channel();
     let server = Server::bind("127.0.0.1:0").expect("a port");
-    let hub = server.hub().clone();
+    let (hub, meter) = (server.hub().clone(), server.meter());
     let server = server.on_error(move |_| {
-        everything(&hub);
+        everything(&hub, &meter);
         the_end(&hub, &HANDLE);
-        everything(&hub);
+        everything(&hub, &meter);
         tell.send(()).unwrap_or(());
     });
     let handle = HANDLE.get_or_init(|| server.spawn(echo).expect("the settings work"));

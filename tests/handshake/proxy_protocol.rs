@@ -84,7 +84,7 @@ fn a_trusted_proxy_has_to_send_it() {
         peer.write(header);
         assert_eq!(peer.expect_refusal(400).text(), why);
     }
-    eventually("all are counted", || server.hub().stats().handshake_failures().get(&400) == Some(&4));
+    eventually("all are counted", || server.stats().handshake_failures.get(&400) == Some(&4));
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn a_proxy_that_only_looks_whether_we_are_there_is_no_failure() {
         peer.fin();
         peer.expect_eof();
     }
-    assert!(server.hub().stats().handshake_failures().is_empty());
+    assert!(server.stats().handshake_failures.is_empty());
     // Half of one is.
     let mut peer = RawPeer::connect_from(PROXY, server.addr());
     peer.write(&V1[..20]);
@@ -169,7 +169,7 @@ fn the_clients_behind_it_have_budgets_of_their_own() {
     first.expect_101();
     asking(&server, V2).expect_refusal(429);
     asking(&server, OTHER).expect_101();
-    eventually("it is counted", || server.hub().stats().handshake_failures().get(&429) == Some(&1));
+    eventually("it is counted", || server.stats().handshake_failures.get(&429) == Some(&1));
 }
 
 #[test]

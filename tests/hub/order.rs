@@ -28,7 +28,12 @@ fn a_burst_is_passed_on_at_once_when_its_last_message_is_read() {
         while let Some(message) = client.recv()? {
             client.write_broadcast(message)?;
             sent.push(
-                client.hub()?.clients().iter().map(|client| client.stats().messages_sent()).sum::<u64>(),
+                client
+                    .hub()?
+                    .clients()
+                    .iter()
+                    .map(|client| client.stats().traffic.messages_sent)
+                    .sum::<u64>(),
             );
             if sent.len() == 10 {
                 tell.send(std::mem::take(&mut sent)).unwrap_or(());

@@ -140,7 +140,7 @@ fn a_client_of_another_server_has_no_topics_to_subscribe_to() {
     client.close(1000, "").expect("a clean end");
     assert!(matches!(next(&told, "the server's end"), Err(Error::Closed(_))));
     let closed = client.closed().expect("closed");
-    assert_eq!((closed.messages_sent(), closed.messages_received()), (0, 1));
+    assert_eq!((closed.traffic().messages_sent, closed.traffic().messages_received), (0, 1));
 }
 
 #[test]

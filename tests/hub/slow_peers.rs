@@ -83,12 +83,12 @@ fn a_client_that_never_reads_is_closed_by_the_first_broadcast_that_its_backlog_c
     assert_eq!(end.closed.to_string(), "no Close either way: slow peer: its backlog was full");
     assert!(matches!(sender.try_send("x"), Err(Error::Closed(_))));
     // All but a whole message of the backlog was used, and no more.
-    let high = sender.stats().high_water();
+    let high = sender.stats().high_water;
     assert!(high <= 1 << 20 && high + 2 * SIZE > 1 << 20, "{high} bytes waited");
-    assert_eq!(sender.stats().backlog(), 0, "a closed connection holds nothing");
+    assert_eq!(sender.stats().backlog, 0, "a closed connection holds nothing");
     eventually("it is out", || server.hub().len() == 2);
-    let stats = server.hub().stats();
-    assert_eq!((stats.slow_peers_closed(), stats.messages_skipped(), stats.backlog()), (1, 0, 0));
+    let stats = server.stats();
+    assert_eq!((stats.slow_peers_closed, stats.messages_skipped, stats.backlog), (1, 0, 0));
     // And the others go on.
     assert_eq!(server.hub().broadcast(numbered(count)).to_string(), "2 sent, 0 queued, 0 skipped, 0 closed");
     for peer in &mut healthy {
@@ -114,15 +114,15 @@ fn a_client_that_may_miss_messages_is_skipped_and_goes_on_when_it_reads() {
     assert!(matches!(sender.try_send(numbered(0)), Err(Error::Full)));
     assert!(ends.try_recv().is_err(), "skipping ends nothing");
     let stats = server.hub().get(sender.id()).expect("it is there").stats();
-    assert_eq!(stats.messages_skipped(), 2);
-    assert_eq!(stats.messages_sent() + 2, u64::from(count));
-    assert_eq!(stats.backlog(), sender.stats().backlog());
+    assert_eq!(stats.messages_skipped, 2);
+    assert_eq!(stats.traffic.messages_sent + 2, u64::from(count));
+    assert_eq!(stats.backlog, sender.stats().backlog);
     // What was not skipped is there, whole and in order.
     for number in 0..count - 2 {
         assert_eq!(number_of(&stuck.message()), number);
     }
     sender.wait_drained(PATIENCE).expect("it reads");
-    assert_eq!((sender.stats().backlog(), stats.high_water()), (0, sender.stats().high_water()));
+    assert_eq!((sender.stats().backlog, stats.high_water), (0, sender.stats().high_water));
     assert_eq!(server.hub().broadcast(numbered(count)).sent(), 2);
     assert_eq!(number_of(&stuck.message()), count);
     stuck.close(1000);
@@ -201,22 +201,22 @@ fn a_small_backlog_holds_what_it_says_and_one_message_of_any_size_when_it_is_emp
     // 6 MB: more than the kernel takes at once, and more than the bound.
     let large = vec![3; 6 << 20];
     assert_eq!(server.hub().broadcast(&large).queued(), 1);
-    assert!(sender.stats().backlog() > BOUND, "the kernel took all of it");
+    assert!(sender.stats().backlog > BOUND, "the kernel took all of it");
     assert_eq!(server.hub().broadcast("x").skipped(), 1, "not one byte beyond a full backlog");
     stuck.expect_binary(&large);
     sender.wait_drained(PATIENCE).expect("it reads");
     // Small ones, until they fill it: never more than the bound, and nearly all of it.
     let small = vec![4; 500];
-    let large_high = sender.stats().high_water();
+    let large_high = sender.stats().high_water;
     let mut sent = 0_u32;
     let mut most = 0;
     while server.hub().broadcast(&small).skipped() == 0 {
         sent += 1;
-        most = most.max(sender.stats().backlog());
+        most = most.max(sender.stats().backlog);
         assert!(sent < 1_000_000, "500 MB went nowhere");
     }
     assert!(most <= BOUND && most > BOUND * 4 / 5, "{most} bytes waited");
-    assert_eq!(sender.stats().high_water(), large_high);
+    assert_eq!(sender.stats().high_water, large_high);
     for _ in 0..sent {
         stuck.expect_binary(&small);
     }
@@ -252,7 +252,7 @@ fn wait_drained_waits_for_the_backlog_and_at_most_its_timeout() {
     for waiter in waiters {
         waiter.join().expect("a thread").expect("it has read");
     }
-    assert_eq!(sender.stats().backlog(), 0);
+    assert_eq!(sender.stats().backlog, 0);
     // After a wait that timed out somebody else pushes on: nothing stays behind.
     while sender.try_send(numbered(count)).is_ok() {
         count += 1;
@@ -261,7 +261,7 @@ fn wait_drained_waits_for_the_backlog_and_at_most_its_timeout() {
     stuck.message();
     eventually("all is out", || {
         while matches!(stuck.frame_until(Instant::now() + ms(1)), Ok(Some(_))) {}
-        sender.stats().backlog() == 0
+        sender.stats().backlog == 0
     });
     // The end wakes who waits.
     while sender.try_send(numbered(0)).is_ok() {}

@@ -39,7 +39,7 @@ fn of_those_who_find_a_server_full_sixteen_at_a_time_are_told_and_the_others_jus
         }
         drop(peers);
     }
-    assert_eq!(server.hub().stats().threads(), 1, "it costs no thread");
+    assert_eq!(server.stats().threads, 1, "it costs no thread");
     inside.send_text("hello");
     inside.expect_text("hello");
     inside.close(1000);

@@ -70,7 +70,7 @@ fn an_address_has_n_connections_at_a_time_and_no_more() {
         peer.send_text("on and on");
         peer.expect_text("on and on");
     }
-    assert_eq!(server.hub().stats().refused()["address"], 2);
+    assert_eq!(server.stats().refused["address"], 2);
     first.close(1000);
     drop(open_eventually(|| asking(HERE, server.addr())));
 }
@@ -80,7 +80,7 @@ fn a_connection_without_a_handshake_counts_too() {
     let _dog = watchdog(60);
     let server = TestServer::with(|server| server.trust_proxy("none").max_clients_per_address(1), echo);
     let silent = RawPeer::connect_from(HERE, server.addr());
-    eventually("it is accepted", || server.hub().stats().accepted() == 1);
+    eventually("it is accepted", || server.stats().accepted == 1);
     expect_too_many(asking(HERE, server.addr()), "connections");
     drop(silent);
     open_eventually(|| asking(HERE, server.addr())).close(1000);
@@ -95,9 +95,9 @@ fn the_clients_of_a_proxy_do_not_share_one_budget_of_connections() {
     assert_eq!(expect_too_many(asking_for("203.0.113.1", server.addr()), "connections"), 5);
     expect_too_many(asking_for("::ffff:203.0.113.1", server.addr()), "connections");
     let _other = open(asking_for("203.0.113.2", server.addr()));
-    eventually("both are counted", || server.hub().stats().handshake_failures().get(&429) == Some(&2));
-    let stats = server.hub().stats();
-    assert_eq!(stats.refused()["address"], 0);
+    eventually("both are counted", || server.stats().handshake_failures.get(&429) == Some(&2));
+    let stats = server.stats();
+    assert_eq!(stats.refused["address"], 0);
     let mut metrics = Vec::new();
     stats.write_prometheus(&mut metrics).expect("a Vec takes all");
     let metrics = String::from_utf8(metrics).expect("UTF-8");
@@ -126,9 +126,9 @@ fn a_flood_from_one_address_takes_no_threads_and_leaves_others_alone() {
     other.send_text("still served");
     other.expect_text("still served");
     // They were accepted before the other one.
-    let stats = server.hub().stats();
-    assert_eq!((stats.refused()["address"], stats.accepted(), stats.open()), (200, 202, 2));
-    assert_eq!(stats.threads(), 2);
+    let stats = server.stats();
+    assert_eq!((stats.refused["address"], stats.accepted, stats.open), (200, 202, 2));
+    assert_eq!(stats.threads, 2);
     drop(flood);
 }
 
@@ -143,7 +143,7 @@ fn an_address_begins_n_handshakes_at_once_and_the_next_when_its_share_of_the_tim
     let wait = expect_too_many(asking(HERE, slow.addr()), "handshakes");
     assert!((1..=ms(60_000).as_secs() + 1).contains(&wait), "{wait}");
     open(asking(ELSEWHERE, slow.addr())).close(1000);
-    assert_eq!(slow.hub().stats().refused()["rate"], 1);
+    assert_eq!(slow.stats().refused["rate"], 1);
 
     let quick = TestServer::with(|server| server.trust_proxy("none").handshake_rate(1, ms(700)), echo);
     let start = Instant::now();
@@ -162,7 +162,7 @@ fn the_clients_of_a_proxy_do_not_share_one_budget_of_handshakes() {
     let wait = expect_too_many(asking_for("203.0.113.1", server.addr()), "handshakes");
     assert!((1..=ms(60_000).as_secs() + 1).contains(&wait), "{wait}");
     open(asking_for("203.0.113.2", server.addr())).close(1000);
-    eventually("it is counted", || server.hub().stats().handshake_failures().get(&429) == Some(&1));
+    eventually("it is counted", || server.stats().handshake_failures.get(&429) == Some(&1));
 }
 
 #[test]
@@ -260,7 +260,7 @@ fn an_address_sends_n_messages_on_all_its_connections_and_the_next_ends_its_conn
     let mut again = open(asking(HERE, server.addr()));
     again.send_text("too many");
     assert_eq!(again.expect_close(1008), "too many messages");
-    eventually("all three are counted", || server.hub().stats().policy_closes()["message_rate"] == 3);
+    eventually("all three are counted", || server.stats().policy_closes["message_rate"] == 3);
     other.close(1000);
 }
 
@@ -292,9 +292,9 @@ fn whoever_sets_no_quota_has_none() {
     for number in 0..10 * MANY {
         expect_echo(&mut peers[number % MANY], "another one");
     }
-    let stats = server.hub().stats();
-    assert_eq!((stats.refused()["address"], stats.refused()["rate"]), (0, 0));
-    assert!(stats.handshake_failures().is_empty());
+    let stats = server.stats();
+    assert_eq!((stats.refused["address"], stats.refused["rate"]), (0, 0));
+    assert!(stats.handshake_failures.is_empty());
 }
 
 #[test]

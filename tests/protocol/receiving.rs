@@ -211,7 +211,7 @@ fn ignore_reads_and_discards_until_the_end() {
     let server = TestServer::new(move |client| {
         client.send("I only push")?;
         client.ignore()?;
-        tell.send(client.closed().map(threadws::Closed::messages_received)).unwrap_or(());
+        tell.send(client.closed().map(|closed| closed.traffic().messages_received)).unwrap_or(());
         Ok(())
     });
     let mut peer = RawPeer::open(server.addr());

@@ -30,7 +30,7 @@ fn breaks(config: &Config, cases: Vec<Case>) {
         let (result, closed) = reported_end(&told);
         assert!(result.is_err(), "{what}: told as a clean end");
         assert!(!closed.is_clean(), "{what}: {closed}");
-        assert_eq!(closed.messages_received(), 0, "{what}: a broken message was delivered");
+        assert_eq!(closed.traffic().messages_received, 0, "{what}: a broken message was delivered");
         let sent = closed.sent().map(|frame| u16::from(frame.code));
         assert!(sent.is_some_and(|code| codes.contains(&code)), "{what}: {closed}");
     }

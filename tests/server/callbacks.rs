@@ -3,29 +3,29 @@
 use crate::support::{Frame, PATIENCE, RawPeer, TestServer, eventually, ms, next, upgrade_request, watchdog};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, OnceLock, mpsc};
-use threadws::{Client, Config, Hub, Response, ServerHandle};
+use threadws::{Client, Config, Hub, Meter, Response, ServerHandle};
 
 /// Calls everything that can be called from anywhere, about everybody.
-fn everything(hub: &Hub) {
+fn everything(hub: &Hub, meter: &Meter) {
     hub.broadcast("to all");
     hub.publish("topic", "to some");
     // Others come and go meanwhile: two looks may differ, but what one look finds is as it should be.
     assert!(hub.topics().iter().all(|(topic, members)| topic == "topic" && *members > 0));
     assert!(hub.members("topic").is_sorted_by_key(Client::id));
-    hub.stats();
+    meter.stats();
     for client in hub.clients() {
         let sender = client.sender();
         // Who is gone says so; nobody waits for anybody else.
         drop((sender.send("to one"), sender.try_send("to one"), sender.ping(b"are you there?")));
         client.stats();
-        assert!(sender.stats().backlog() <= (1 << 20) && sender.id() == client.id());
+        assert!(sender.stats().backlog <= (1 << 20) && sender.id() == client.id());
         assert!(hub.get(client.id()).is_none_or(|found| found.id() == client.id()));
     }
 }
 
 /// The same, and everybody is sent away, one way or the other, and the server stopped.
-fn everything_and_the_end(hub: &Hub, handle: &OnceLock<ServerHandle>) {
-    everything(hub);
+fn everything_and_the_end(hub: &Hub, meter: &Meter, handle: &OnceLock<ServerHandle>) {
+    everything(hub, meter);
     for client in hub.clients() {
         drop(client.sender().close(1001, "the end"));
         client.sender().terminate();
@@ -34,7 +34,7 @@ fn everything_and_the_end(hub: &Hub, handle: &OnceLock<ServerHandle>) {
         // On a thread of the server's own it must not wait for itself: it would wait for longer than anybody here does.
         handle.shutdown(PATIENCE * 10);
     }
-    everything(hub);
+    everything(hub, meter);
 }
 
 const PLACES: [&str; 9] = [
@@ -52,7 +52,7 @@ const PLACES: [&str; 9] = [
 /// A server that calls `action` in one of its callbacks, and tells when that is over.
 fn server_that_acts_in(
     place: &'static str,
-    action: impl Fn(&Hub) + Send + Sync + 'static,
+    action: impl Fn(&Hub, &Meter) + Send + Sync + 'static,
 ) -> (TestServer, mpsc::Receiver<()>) {
     /// Acts when it is dropped: as a handler's locals are, at its end.
     struct AtTheEnd<F: Fn()>(F);
@@ -62,13 +62,13 @@ fn server_that_acts_in(
         }
     }
     let (tell, told) = mpsc::channel();
-    let hub = OnceLock::new();
-    let shared = Arc::new((hub, action));
+    let shared = Arc::new((OnceLock::<(Hub, Meter)>::new(), action));
     let act: Arc<dyn Fn(&str) + Send + Sync> = Arc::new({
         let shared = Arc::clone(&shared);
         move |here| {
             if here == place {
-                (shared.1)(shared.0.get().expect("set before anybody comes"));
+                let (hub, meter) = shared.0.get().expect("set before anybody comes");
+                (shared.1)(hub, meter);
                 tell.send(()).unwrap_or(());
             }
         }
@@ -77,7 +77,7 @@ fn server_that_acts_in(
     let (request, http, error, join, leave) = (acts(), acts(), acts(), acts(), acts());
     let server = TestServer::with(
         |server| {
-            shared.0.set(server.hub().clone()).expect("once");
+            drop(shared.0.set((server.hub().clone(), server.meter())));
             let config = Config::new().with_close_timeout(ms(500));
             server
                 .config(config)
@@ -157,7 +157,8 @@ fn everybody_may_be_sent_away_and_the_server_stopped_from_every_callback() {
         let _dog = watchdog(30);
         let handle: Arc<OnceLock<ServerHandle>> = Arc::default();
         let inside = Arc::clone(&handle);
-        let (server, told) = server_that_acts_in(place, move |hub| everything_and_the_end(hub, &inside));
+        let (server, told) =
+            server_that_acts_in(place, move |hub, meter| everything_and_the_end(hub, meter, &inside));
         let addr = server.addr();
         let _stays = RawPeer::connect(addr);
         // The handle is inside before anybody comes who makes a callback happen.
@@ -179,11 +180,11 @@ fn a_slow_peer_may_be_closed_from_every_callback() {
     for place in PLACES {
         let _dog = watchdog(60);
         // Far more than a socket and a backlog hold: whoever does not read is let go, also who does this himself.
-        let flood = |hub: &Hub| {
+        let flood = |hub: &Hub, meter: &Meter| {
             let message = vec![7; 64 << 10];
             for _ in 0..300 {
                 let delivery = hub.broadcast(&*message);
-                if delivery.reached() == 0 || hub.stats().slow_peers_closed() > 0 {
+                if delivery.reached() == 0 || meter.stats().slow_peers_closed > 0 {
                     break;
                 }
             }
@@ -192,9 +193,9 @@ fn a_slow_peer_may_be_closed_from_every_callback() {
         };
         let (server, told) = server_that_acts_in(place, flood);
         let stuck = RawPeer::open(server.addr());
-        eventually("it is in", || server.hub().stats().opened() == 1);
+        eventually("it is in", || server.stats().opened == 1);
         visit(server.addr(), place, &told);
-        eventually("a slow peer is let go", || server.hub().stats().slow_peers_closed() > 0);
+        eventually("a slow peer is let go", || server.stats().slow_peers_closed > 0);
         drop(stuck);
         eventually("all have left", || server.hub().is_empty());
     }

@@ -20,14 +20,14 @@ fn what_is_counted_is_what_happened() {
     }
     // The reader counts when it waits again.
     eventually("it is counted", || {
-        hub.stats().messages_received() == 3 && hub.stats().bytes_received() == 33
+        server.stats().traffic.messages_received == 3 && server.stats().traffic.bytes_received == 33
     });
     let one = hub.clients()[0].stats();
-    assert_eq!((one.messages_received(), one.bytes_received()), (3, 33));
-    assert_eq!((one.messages_sent(), one.bytes_sent(), one.messages_skipped()), (3, 21, 0));
-    assert_eq!((one.backlog(), one.high_water(), one.round_trip()), (0, 0, None));
-    assert_eq!(one.since(), hub.clients()[0].since());
-    assert_eq!(one.state(), threadws::State::Open);
+    assert_eq!((one.traffic.messages_received, one.traffic.bytes_received), (3, 33));
+    assert_eq!((one.traffic.messages_sent, one.traffic.bytes_sent, one.messages_skipped), (3, 21, 0));
+    assert_eq!((one.backlog, one.high_water, one.round_trip), (0, 0, None));
+    assert!(one.opened_at.elapsed() < PATIENCE);
+    assert_eq!(hub.clients()[0].state(), threadws::State::Open);
     let client = hub.clients()[0].clone();
 
     RawPeer::connect(server.addr()).fin(); // Not a word: no failure.
@@ -36,23 +36,23 @@ fn what_is_counted_is_what_happened() {
         peer.ask(target, if status == 400 { &[("Sec-WebSocket-Key", "short")] } else { &[] });
         peer.expect_refusal(status);
     }
-    eventually("all is counted", || hub.stats().handshake_failures().values().sum::<u64>() == 3);
-    let stats = hub.stats();
-    assert_eq!(stats.handshake_failures(), &BTreeMap::from([(400, 1), (404, 2)]));
-    assert_eq!((stats.accepted(), stats.opened(), stats.open()), (5, 1, 1));
-    assert!(stats.threads() >= 1 && stats.threads() <= 5, "{} threads", stats.threads());
+    eventually("all is counted", || server.stats().handshake_failures.values().sum::<u64>() == 3);
+    let stats = server.stats();
+    assert_eq!(stats.handshake_failures, BTreeMap::from([(400, 1), (404, 2)]));
+    assert_eq!((stats.accepted, stats.opened, stats.open), (5, 1, 1));
+    assert!(stats.threads >= 1 && stats.threads <= 5, "{} threads", stats.threads);
 
     peer.close(1000);
     eventually("it is out", || hub.is_empty());
-    let stats = hub.stats();
-    assert_eq!((stats.accepted(), stats.opened(), stats.open()), (5, 1, 0));
+    let stats = server.stats();
+    assert_eq!((stats.accepted, stats.opened, stats.open), (5, 1, 0));
     // The Close frames: 8 bytes and 4.
-    assert_eq!((stats.messages_received(), stats.bytes_received()), (3, 41));
-    assert_eq!((stats.messages_sent(), stats.bytes_sent()), (3, 25));
+    assert_eq!((stats.traffic.messages_received, stats.traffic.bytes_received), (3, 41));
+    assert_eq!((stats.traffic.messages_sent, stats.traffic.bytes_sent), (3, 25));
     // Who has kept a handle may still look.
-    assert_eq!((client.stats().bytes_received(), client.stats().state()), (41, threadws::State::Closed));
+    assert_eq!((client.stats().traffic.bytes_received, client.state()), (41, threadws::State::Closed));
     assert_eq!(
-        stats.refused().iter().map(|(reason, count)| (*reason, *count)).collect::<Vec<_>>(),
+        stats.refused.iter().map(|(reason, count)| (*reason, *count)).collect::<Vec<_>>(),
         [("address", 0), ("full", 0), ("no_thread", 0), ("rate", 0), ("stopping", 0)]
     );
 }
@@ -68,9 +68,9 @@ fn who_is_turned_away_is_counted_by_the_reason() {
         let mut refused = RawPeer::connect(server.addr());
         assert_eq!(refused.answer().status, 503);
     }
-    let stats = server.hub().stats();
-    assert_eq!((stats.refused()["full"], stats.accepted(), stats.opened()), (2, 3, 1));
-    assert!(stats.handshake_failures().is_empty());
+    let stats = server.stats();
+    assert_eq!((stats.refused["full"], stats.accepted, stats.opened), (2, 3, 1));
+    assert!(stats.handshake_failures.is_empty());
     peer.close(1000);
 }
 
@@ -100,25 +100,21 @@ fn ticks_pings_and_round_trips_are_counted() {
             ticks += 1;
         }
     }
-    eventually("the last pong is counted", || hub.stats().round_trips() == pongs);
-    let stats = hub.stats();
+    eventually("the last pong is counted", || server.stats().round_trips == pongs);
+    let stats = server.stats();
     let one = hub.clients()[0].stats();
-    let last = one.round_trip().expect("measured");
+    let last = one.round_trip.expect("measured");
     assert!(last >= ms(5) && last < PATIENCE, "{last:?}");
-    assert!(
-        stats.round_trip_sum() >= ms(15) && stats.round_trip_sum() < PATIENCE,
-        "{:?}",
-        stats.round_trip_sum()
-    );
-    assert!(stats.pings() >= 3, "{} pings", stats.pings());
-    eventually("the tick is counted", || hub.stats().ticks_sent() == 1);
-    assert_eq!(stats.ticks_skipped(), 0);
+    assert!(stats.round_trip_sum >= ms(15) && stats.round_trip_sum < PATIENCE, "{:?}", stats.round_trip_sum);
+    assert!(stats.pings >= 3, "{} pings", stats.pings);
+    eventually("the tick is counted", || server.stats().ticks_sent == 1);
+    assert_eq!(stats.ticks_skipped, 0);
     peer.send(&Frame::close(1000, ""));
     peer.expect_close_at_last(&[1000]);
     peer.expect_eof();
     eventually("it is out", || hub.is_empty());
-    let after = hub.stats();
-    assert!(after.round_trips() >= 3 && after.pings() >= stats.pings());
+    let after = server.stats();
+    assert!(after.round_trips >= 3 && after.pings >= stats.pings);
 }
 
 #[test]
@@ -148,18 +144,18 @@ fn what_only_grows_never_shrinks_whoever_comes_and_goes() {
             .collect();
         let numbers = |stats: &Stats| {
             [
-                stats.accepted(),
-                stats.opened(),
-                stats.messages_received(),
-                stats.messages_sent(),
-                stats.bytes_received(),
-                stats.bytes_sent(),
+                stats.accepted,
+                stats.opened,
+                stats.traffic.messages_received,
+                stats.traffic.messages_sent,
+                stats.traffic.bytes_received,
+                stats.traffic.bytes_sent,
             ]
         };
-        let mut before = numbers(&server.hub().stats());
+        let mut before = numbers(&server.stats());
         let end = Instant::now() + ms(700);
         while Instant::now() < end {
-            let now = numbers(&server.hub().stats());
+            let now = numbers(&server.stats());
             assert!(before.iter().zip(&now).all(|(before, now)| before <= now), "{before:?}, then {now:?}");
             before = now;
         }
@@ -167,11 +163,14 @@ fn what_only_grows_never_shrinks_whoever_comes_and_goes() {
         peers.into_iter().map(|peer| peer.join().expect("a peer")).sum()
     });
     eventually("all are out", || server.hub().is_empty());
-    let stats = server.hub().stats();
-    assert_eq!((stats.messages_received(), stats.messages_sent(), stats.opened()), (sent, sent, sent / 5));
+    let stats = server.stats();
+    assert_eq!(
+        (stats.traffic.messages_received, stats.traffic.messages_sent, stats.opened),
+        (sent, sent, sent / 5)
+    );
     // 7 bytes and 3 a message, 8 and 4 for the Closes.
     assert_eq!(
-        (stats.bytes_received(), stats.bytes_sent()),
+        (stats.traffic.bytes_received, stats.traffic.bytes_sent),
         (sent * 7 + sent / 5 * 8, sent * 3 + sent / 5 * 4)
     );
 }
@@ -254,10 +253,10 @@ fn the_text_for_prometheus_is_well_formed_and_says_the_same() {
     refused.ask("/other", &[]);
     refused.expect_refusal(404);
     eventually("all is counted", || {
-        server.hub().stats().handshake_failures().len() == 1 && server.hub().stats().messages_received() == 1
+        server.stats().handshake_failures.len() == 1 && server.stats().traffic.messages_received == 1
     });
     let mut text = Vec::new();
-    server.hub().stats().write_prometheus(&mut text).expect("a Vec takes all");
+    server.stats().write_prometheus(&mut text).expect("a Vec takes all");
     let families = parse(std::str::from_utf8(&text).expect("UTF-8"));
     let value = |name: &str, label: Option<(&str, &str)>| {
         let family =

@@ -64,7 +64,7 @@ pub(crate) fn serve(
 fn wait(manager: &ServiceManager, handle: &ServerHandle, mut stop: StopSignal) -> io::Result<()> {
     let status = || {
         let stats = handle.stats();
-        format!("{} clients, {} threads; {}", stats.open(), stats.threads(), handle.capacity())
+        format!("{} clients, {} threads; {}", stats.open, stats.threads, handle.capacity())
     };
     manager.ready(&status());
     let stopped = loop {
@@ -74,7 +74,7 @@ fn wait(manager: &ServiceManager, handle: &ServerHandle, mut stop: StopSignal) -
             Err(error) => break Err(error),
         }
     };
-    manager.stopping(&format!("closing {} connections", handle.stats().open()));
+    manager.stopping(&format!("closing {} connections", handle.stats().open));
     stopped
 }
 
@@ -89,11 +89,11 @@ fn configure(server: Server, options: &ServeOptions) -> Server {
     }
     let topics = options.answer == Answer::Topics;
     let plain = PlainHttp { page: options.page, path: options.path.clone(), topics };
-    let hub = server.hub().clone();
+    let meter = server.meter();
     let mut server =
         server.config(config).slow_peer(options.slow_peer).proxy_protocol(options.proxy_protocol).serve_http(
             move |request: &Request| match request.path() {
-                "/metrics" => http::metrics(&hub.stats()),
+                "/metrics" => http::metrics(&meter.stats()),
                 path => plain.answer(path, request.header("host")),
             },
         );
@@ -178,7 +178,7 @@ impl ClientHandler {
             drop(client.every(self.every, self.message.as_str()));
         }
         let result = self.answer_messages(client);
-        let age = || client.stats().since().elapsed().as_secs_f64();
+        let age = || client.stats().opened_at.elapsed().as_secs_f64();
         match (client.closed(), &result) {
             (Some(closed), _) => info!("client {id} disconnected after {:.1}s: {closed}", age()),
             (None, Err(error)) => info!("client {id} disconnected after {:.1}s: {error}", age()),

@@ -248,7 +248,7 @@ fn a_stuck_peer_delays_no_other_and_queues_no_more_than_its_backlog() {
             let taken = hub.broadcast(super::wire::message(4, number, 10));
             assert!((1..=2).contains(&taken.reached()));
             assert!(well.wire().has(4, number), "I12: a stuck peer delays another");
-            let backlog = stuck.outbox.stats().backlog();
+            let backlog = stuck.outbox.stats().backlog;
             assert!(backlog <= most, "I12: {backlog} bytes wait");
         }
         let mut sent = Vec::from_iter(fillers.map(join).into_iter().flatten());

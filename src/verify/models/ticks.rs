@@ -78,7 +78,7 @@ fn ticks_end_with_their_connection_and_a_stuck_peer_skips_its_own() {
         // At most one left whole before the socket was full.
         assert!(ticks[0].sent() <= 1, "I12: a tick is sent while its predecessor waits");
         well.outbox.break_off(Cause::Terminated);
-        let before = well.outbox.end(Counts::default(), None).bytes_sent();
+        let before = well.outbox.end(Counts::default(), None).traffic().bytes_sent;
         timer.stop();
         join_timer(thread);
         flushing.stop();
