@@ -89,7 +89,7 @@ fn overfill(wrapper: &[&str], server: SocketAddr) {
 }
 
 #[test]
-fn more_than_all_buffers_hold_may_be_in_flight() {
+fn more_messages_in_flight_than_the_buffers_hold() {
     let _watchdog = watchdog(40);
     let server = TestServer::new(echo);
     overfill(&[], server.addr());
@@ -97,7 +97,7 @@ fn more_than_all_buffers_hold_may_be_in_flight() {
 
 /// The system may give its sockets so little that it takes none of them whole.
 #[test]
-fn all_of_them_may_have_to_wait() {
+fn more_messages_in_flight_than_tiny_buffers_hold() {
     let _watchdog = watchdog(60);
     let Some(network) = Network::new() else { return };
     let little = "for buffer in tcp_wmem tcp_rmem; do echo 4096 4096 4096 >/proc/sys/net/ipv4/$buffer; done; exec \"$@\"";
@@ -108,7 +108,7 @@ fn all_of_them_may_have_to_wait() {
 }
 
 #[test]
-fn what_is_no_echo_is_noticed() {
+fn an_answer_that_is_not_an_echo_is_noticed() {
     let _watchdog = watchdog(40);
     let another = TestServer::new(|client| {
         while let Some(message) = client.recv()? {
@@ -138,7 +138,7 @@ fn what_is_no_echo_is_noticed() {
 }
 
 #[test]
-fn a_server_that_says_nothing_or_leaves_is_a_failure() {
+fn a_silent_or_closing_server_is_a_failure() {
     let _watchdog = watchdog(40);
     let silent = TestServer::new(|client| Ok(client.ignore()?));
     let output = run(&["--clients", "2", "--duration", "200ms", &url(silent.addr())]);
@@ -155,7 +155,7 @@ fn a_server_that_says_nothing_or_leaves_is_a_failure() {
 }
 
 #[test]
-fn what_cannot_be_loaded_is_refused_before_it_is_connected_to() {
+fn a_url_that_is_not_allowed_is_refused_before_connecting() {
     let _watchdog = watchdog(40);
     // 192.0.2.0/24 is for documentation (RFC 5737): nobody is there.
     for (args, part) in [
@@ -176,7 +176,7 @@ fn what_cannot_be_loaded_is_refused_before_it_is_connected_to() {
 }
 
 #[test]
-fn nobody_there_is_a_failure() {
+fn a_closed_port_is_a_failure() {
     let _watchdog = watchdog(40);
     let free =
         std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("an address");
@@ -186,7 +186,7 @@ fn nobody_there_is_a_failure() {
 }
 
 #[test]
-fn an_interrupt_ends_it_early_and_reports_what_there_is() {
+fn an_interrupt_ends_it_early_with_a_report() {
     let _watchdog = watchdog(40);
     let server = TestServer::new(echo);
     let began = Instant::now();

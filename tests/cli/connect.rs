@@ -82,7 +82,7 @@ fn each_line_is_a_message_and_each_message_a_line() {
 }
 
 #[test]
-fn what_comes_until_the_servers_close_is_printed() {
+fn messages_are_printed_until_the_server_closes() {
     let _dog = watchdog(30);
     let host = RawServer::new(|listener| {
         let mut peer = listener.accept();
@@ -98,7 +98,7 @@ fn what_comes_until_the_servers_close_is_printed() {
 }
 
 #[test]
-fn binary_messages_are_printed_as_hexadecimal_digits_or_as_they_are() {
+fn binary_messages_are_printed_in_hexadecimal_or_raw() {
     let _dog = watchdog(30);
     let host = || {
         RawServer::new(|listener| {
@@ -159,7 +159,7 @@ fn once_sends_all_of_stdin_and_prints_one_reply() {
 }
 
 #[test]
-fn expect_waits_for_a_text_and_tells_if_it_came() {
+fn expect_waits_for_a_text_and_reports_the_result() {
     let _dog = watchdog(30);
     let server = Process::threadws(&["--every", "50ms", "--message", "it is ready now"]);
     let url = server.url();
@@ -203,7 +203,7 @@ fn expect_waits_for_a_text_and_tells_if_it_came() {
 }
 
 #[test]
-fn the_handshake_says_what_it_is_told_to_say() {
+fn options_set_the_headers_of_the_handshake() {
     let _dog = watchdog(30);
     let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
     let file = folder.join(format!("headers-{}", std::process::id()));
@@ -260,7 +260,7 @@ fn the_handshake_says_what_it_is_told_to_say() {
 }
 
 #[test]
-fn a_refusal_is_told_with_its_status_and_the_start_of_its_body() {
+fn a_refusal_is_printed_with_status_and_body() {
     let _dog = watchdog(30);
     let long = format!("not you\r\n\x1b[31m{}", "x".repeat(100_000));
     let host = RawServer::answering(format!(
@@ -284,7 +284,7 @@ fn a_refusal_is_told_with_its_status_and_the_start_of_its_body() {
 }
 
 #[test]
-fn what_fails_exits_with_1_and_says_why() {
+fn a_failure_exits_with_1_and_prints_why() {
     let _dog = watchdog(30);
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let stderr = run(&[&format!("ws://{}/", nobody.expect("a port"))], "").expect(1, "");
@@ -324,7 +324,7 @@ fn what_fails_exits_with_1_and_says_why() {
 }
 
 #[test]
-fn what_cannot_be_understood_exits_with_2_and_shows_no_secret() {
+fn a_usage_error_exits_with_2_and_prints_no_secret() {
     let _dog = watchdog(30);
     let lines: [&[&str]; 12] = [
         &[],
@@ -361,7 +361,7 @@ fn what_cannot_be_understood_exits_with_2_and_shows_no_secret() {
 }
 
 #[test]
-fn no_password_is_shown_whatever_happens() {
+fn no_failure_prints_the_password() {
     let _dog = watchdog(30);
     let server = TestServer::with(
         |server| {
@@ -446,7 +446,7 @@ fn ctrl_c_closes_with_1000() {
 }
 
 #[test]
-fn a_reader_of_stdout_that_has_enough_ends_it_quietly() {
+fn a_closed_stdout_ends_it_quietly() {
     let _dog = watchdog(30);
     let server = Process::threadws(&["--every", "20ms", "--message", "tick"]);
     let mut command = client(&["-q", &server.url()]);
@@ -463,7 +463,7 @@ fn a_reader_of_stdout_that_has_enough_ends_it_quietly() {
 }
 
 #[test]
-fn a_server_that_does_not_read_holds_up_nothing_but_what_is_sent() {
+fn a_server_that_does_not_read_delays_only_sending() {
     let _dog = watchdog(60);
     let host = RawServer::new(|listener| {
         let mut peer = listener.accept();

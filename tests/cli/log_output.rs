@@ -52,7 +52,7 @@ impl Drop for Scratch {
 }
 
 #[test]
-fn a_log_that_reaches_the_largest_size_of_a_file_kills_nobody_and_goes_on_when_there_is_room() {
+fn a_log_at_its_size_limit_ends_nothing_and_resumes() {
     const LIMIT: usize = 16 << 10;
     let _dog = watchdog(60);
     let Some(prlimit) = program("prlimit") else { return };
@@ -95,7 +95,7 @@ fn full() -> (UnixStream, UnixStream) {
 }
 
 #[test]
-fn a_stderr_that_is_full_and_would_rather_not_block_stalls_nobody_and_what_it_refuses_is_counted() {
+fn a_full_nonblocking_stderr_stalls_nothing_and_drops_are_counted() {
     let _dog = watchdog(60);
     let (writer, reader) = full();
     // Whoever has the same description of the file has its O_NONBLOCK, too.
@@ -155,7 +155,7 @@ fn on_a_terminal() -> Option<Process> {
 }
 
 #[test]
-fn a_terminal_that_nobody_reads_stalls_nobody() {
+fn a_terminal_that_is_not_read_stalls_nothing() {
     let _dog = watchdog(60);
     let Some(server) = on_a_terminal() else { return };
     let mut peer = RawPeer::open(server.addr());
@@ -165,7 +165,7 @@ fn a_terminal_that_nobody_reads_stalls_nobody() {
 }
 
 #[test]
-fn a_terminal_that_hangs_up_kills_nobody() {
+fn a_terminal_that_hangs_up_ends_nothing() {
     let _dog = watchdog(60);
     let Some(mut server) = on_a_terminal() else { return };
     let mut peer = RawPeer::open(server.addr());
@@ -191,7 +191,7 @@ fn expect_to_serve(server: Process) {
 }
 
 #[test]
-fn a_stdout_that_does_not_take_the_address_kills_nobody() {
+fn a_failing_stdout_does_not_end_the_server() {
     let _dog = watchdog(60);
     let nothing = || OwnedFd::from(fs::File::open("/dev/null").expect("/dev/null"));
     expect_to_serve(started_by("exec \"$@\" >&-", nothing()));
@@ -204,7 +204,7 @@ fn a_stdout_that_does_not_take_the_address_kills_nobody() {
 }
 
 #[test]
-fn a_stdout_that_is_full_and_that_nobody_reads_stalls_nobody() {
+fn a_full_stdout_stalls_nothing() {
     let _dog = watchdog(60);
     let (writer, _reader) = full();
     writer.set_nonblocking(false).expect("no O_NONBLOCK");

@@ -14,7 +14,7 @@ use crate::support::chromium::Chromium;
 
 #[test]
 #[ignore = "starts a browser"]
-fn the_page_opens_and_shows_what_comes_and_what_goes() {
+fn the_page_shows_received_and_sent_messages() {
     let _turn = turn();
     let Some(mut browser) = Chromium::start() else { return };
     let server = Server::start(0);
@@ -93,7 +93,7 @@ fn the_page_opens_and_shows_what_comes_and_what_goes() {
 
 #[test]
 #[ignore = "starts a browser"]
-fn a_killed_server_shows_closed_and_a_restarted_one_reconnects() {
+fn the_page_shows_a_killed_server_and_reconnects_later() {
     let _turn = turn();
     let Some(mut browser) = Chromium::start() else { return };
     let mut server = Server::start(0);
@@ -208,7 +208,7 @@ fn a_deliberate_disconnect_stays_disconnected_until_connect() {
 
 #[test]
 #[ignore = "starts a browser"]
-fn with_topics_the_page_is_in_the_room_that_its_address_names() {
+fn with_topics_the_address_names_the_room_of_the_page() {
     let _turn = turn();
     let Some(mut browser) = Chromium::start() else { return };
     let server = Server::start_with(0, &["--topics"]);

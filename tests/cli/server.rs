@@ -187,7 +187,7 @@ fn help_into_a_closed_pipe_is_quiet() {
 }
 
 #[test]
-fn a_usage_error_exits_with_2_and_says_what_to_try() {
+fn a_usage_error_exits_with_2_and_suggests_help() {
     let _dog = watchdog(60);
     let cases: [(&[&str], &str); 9] = [
         (&["--ehco"], "did you mean '--echo'?"),
@@ -213,7 +213,7 @@ fn a_usage_error_exits_with_2_and_says_what_to_try() {
 }
 
 #[test]
-fn a_port_that_is_taken_exits_with_1_and_names_the_address() {
+fn a_taken_port_exits_with_1_and_names_the_address() {
     let _dog = watchdog(60);
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("bound").to_string();
@@ -234,7 +234,7 @@ fn stdout_gets_one_line_with_the_real_port() {
 }
 
 #[test]
-fn a_signal_sends_everyone_away_and_exits_with_0() {
+fn a_signal_closes_all_connections_and_exits_with_0() {
     let _dog = watchdog(60);
     for signal in [Signal::TERM, Signal::INT] {
         let mut running = Running::start(&["--every", "0"]);
@@ -262,7 +262,7 @@ fn a_second_signal_exits_with_130_at_once() {
 }
 
 #[test]
-fn the_log_tells_who_came_what_they_sent_and_why_they_left() {
+fn the_log_has_each_client_its_messages_and_its_end() {
     let _dog = watchdog(60);
     let running = Running::start(&["--every", "0"]);
     let mut peer = running.websocket("X-Forwarded-For: 198.51.100.66, 203.0.113.9\r\n");
@@ -315,7 +315,7 @@ fn clients_get_the_message_at_every_tick_until_they_leave() {
 }
 
 #[test]
-fn without_an_answer_and_without_ticks_no_data_frame_is_sent() {
+fn without_echo_and_ticks_no_data_is_sent() {
     let _dog = watchdog(60);
     let running = Running::start(&["--every", "0"]);
     let mut peer = running.websocket("");
@@ -325,7 +325,7 @@ fn without_an_answer_and_without_ticks_no_data_frame_is_sent() {
 }
 
 #[test]
-fn echo_sends_each_message_back_to_its_sender_as_the_same_kind() {
+fn echo_returns_each_message_as_the_same_kind() {
     let _dog = watchdog(60);
     let running = Running::start(&["--every", "0", "--echo"]);
     let mut peer = running.websocket("");
@@ -336,7 +336,7 @@ fn echo_sends_each_message_back_to_its_sender_as_the_same_kind() {
 }
 
 #[test]
-fn broadcast_passes_each_message_on_to_everyone_as_the_same_kind() {
+fn broadcast_sends_each_message_to_all_as_the_same_kind() {
     let _dog = watchdog(60);
     let running = Running::start(&["--every", "0", "--broadcast"]);
     let mut one = running.websocket("");
@@ -352,7 +352,7 @@ fn broadcast_passes_each_message_on_to_everyone_as_the_same_kind() {
 }
 
 #[test]
-fn plain_http_gets_the_page_the_health_check_or_what_is_wrong() {
+fn plain_http_gets_the_page_health_check_or_error() {
     let _dog = watchdog(60);
     let running = Running::start(&["--path", "/ws"]);
     let elsewhere = running.http("GET /", "");
@@ -377,7 +377,7 @@ fn plain_http_gets_the_page_the_health_check_or_what_is_wrong() {
 }
 
 #[test]
-fn a_stderr_that_is_closed_kills_nobody() {
+fn a_closed_stderr_ends_nothing() {
     let _dog = watchdog(60);
     let (reader, writer) = std::os::unix::net::UnixStream::pair().expect("a pair");
     drop(reader);
@@ -394,7 +394,7 @@ fn a_stderr_that_is_closed_kills_nobody() {
 }
 
 #[test]
-fn a_stderr_that_nobody_reads_stalls_nobody() {
+fn a_stderr_that_is_not_read_stalls_nothing() {
     let _dog = watchdog(60);
     // Held, never read: a pipe takes 64 KiB, so some 300 of these lines fill it.
     let mut running = Running::start(&["--every", "0", "--echo"]);
@@ -414,7 +414,7 @@ fn a_stderr_that_nobody_reads_stalls_nobody() {
 }
 
 #[test]
-fn what_a_stderr_was_too_slow_for_is_counted_in_the_log() {
+fn dropped_log_lines_are_counted_in_the_log() {
     let _dog = watchdog(60);
     let mut running = Running::start(&["--every", "0", "--echo"]);
     let mut peer = running.websocket("");

@@ -79,7 +79,7 @@ impl Manager {
 }
 
 #[test]
-fn the_socket_of_the_manager_is_served_asked_for_or_not() {
+fn the_managers_socket_is_served_with_or_without_the_option() {
     let _dog = watchdog(30);
     for options in [&["--echo"][..], &["--echo", "--listen", "systemd"]] {
         let (listener, addr) = listener();
@@ -94,7 +94,7 @@ fn the_socket_of_the_manager_is_served_asked_for_or_not() {
 }
 
 #[test]
-fn who_connects_while_the_service_is_restarted_is_served_by_the_next_one() {
+fn a_client_that_connects_during_a_restart_is_served() {
     let _dog = watchdog(30);
     let (listener, addr) = listener();
     let mut first = Process::spawn_with_stdin(activated(clone(&listener), &["--echo"])).listening();
@@ -116,7 +116,7 @@ fn who_connects_while_the_service_is_restarted_is_served_by_the_next_one() {
 }
 
 #[test]
-fn what_was_handed_to_another_process_is_left_alone() {
+fn a_socket_for_another_process_is_not_used() {
     let _dog = watchdog(30);
     let (listener, addr) = listener();
     // "Not said for whom" is not "for us".
@@ -131,7 +131,7 @@ fn what_was_handed_to_another_process_is_left_alone() {
 }
 
 #[test]
-fn what_cannot_be_served_is_refused_with_the_reason() {
+fn an_unusable_socket_is_refused_with_the_reason() {
     let _dog = watchdog(60);
     let (listening, addr) = listener();
     let connected = TcpStream::connect(addr).expect("its queue has room");
@@ -163,7 +163,7 @@ fn what_cannot_be_served_is_refused_with_the_reason() {
 }
 
 #[test]
-fn the_manager_is_told_when_it_serves_how_it_goes_and_when_it_stops() {
+fn the_manager_is_notified_of_start_status_and_stop() {
     let _dog = watchdog(60);
     let (manager, name) = Manager::new();
     let (listener, addr) = listener();
@@ -194,7 +194,7 @@ fn the_manager_is_told_when_it_serves_how_it_goes_and_when_it_stops() {
 }
 
 #[test]
-fn the_watchdog_hears_in_time_and_nothing_if_the_process_is_stopped() {
+fn the_watchdog_is_notified_unless_the_process_is_stopped() {
     let _dog = watchdog(60);
     let (manager, name) = Manager::new();
     let (listener, _) = listener();
@@ -223,7 +223,7 @@ fn the_watchdog_hears_in_time_and_nothing_if_the_process_is_stopped() {
 }
 
 #[test]
-fn the_watchdog_of_another_process_is_not_ours() {
+fn the_watchdog_of_another_process_is_not_notified() {
     let _dog = watchdog(60);
     let (manager, name) = Manager::new();
     let (listener, _) = listener();
@@ -239,7 +239,7 @@ fn the_watchdog_of_another_process_is_not_ours() {
 }
 
 #[test]
-fn a_manager_with_a_path_is_told_and_one_that_is_gone_or_deaf_harms_nobody() {
+fn the_notify_socket_may_be_a_path_gone_or_full() {
     let _dog = watchdog(60);
     // A path of a socket holds 108 bytes; the target folder's may be longer.
     let folder = std::env::temp_dir().join(format!("threadws-systemd-{}", std::process::id()));

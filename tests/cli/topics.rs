@@ -57,7 +57,7 @@ fn metrics(addr: SocketAddr) -> BTreeMap<String, f64> {
 }
 
 #[test]
-fn what_is_said_in_one_room_reaches_its_members_and_nobody_else() {
+fn a_message_reaches_the_members_of_its_room_only() {
     let _watchdog = watchdog(30);
     let server = Process::threadws(&["--topics", "--every", "0", "-v"]);
     let addr = server.addr();
@@ -91,7 +91,7 @@ fn what_is_said_in_one_room_reaches_its_members_and_nobody_else() {
 }
 
 #[test]
-fn a_room_has_the_page_and_a_path_too_long_for_a_topic_is_closed_with_1008() {
+fn a_room_serves_the_page_and_limits_its_name() {
     let _watchdog = watchdog(30);
     let server = Process::threadws(&["--topics", "--every", "0", "-q"]);
     for path in ["/", "/room/7", "/a/b/c"] {
@@ -106,7 +106,7 @@ fn a_room_has_the_page_and_a_path_too_long_for_a_topic_is_closed_with_1008() {
 }
 
 #[test]
-fn metrics_count_what_was_done_with_and_without_a_page() {
+fn metrics_are_served_with_and_without_a_page() {
     let _watchdog = watchdog(30);
     for page in [&["--topics", "--every", "0"][..], &["--topics", "--every", "0", "--no-page"]] {
         let server = Process::threadws(page);
@@ -162,7 +162,7 @@ fn flood(server: &Process, until: impl Fn(&BTreeMap<String, f64>) -> bool) {
 }
 
 #[test]
-fn a_slow_peer_is_closed_or_skipped_as_the_option_says() {
+fn the_option_closes_or_skips_a_slow_peer() {
     let _watchdog = watchdog(30);
     let closing = Process::threadws(&["--topics", "--every", "0", "-q"]);
     flood(&closing, |metrics| metrics["threadws_slow_peers_closed_total"] == 1.0);

@@ -30,7 +30,7 @@ fn expect_refused(result: threadws::Result<threadws::Connection>, status: u16) -
 }
 
 #[test]
-fn a_101_that_breaks_a_rule_is_no_connection() {
+fn a_101_that_breaks_a_rule_is_not_a_connection() {
     let _dog = watchdog(30);
     let cases: [(&str, &str, &str); 8] = [
         ("Sec-WebSocket-Accept: ", "Sec-WebSocket-Accept: x", "Sec-WebSocket-Accept"),
@@ -56,7 +56,7 @@ fn a_101_that_breaks_a_rule_is_no_connection() {
 }
 
 #[test]
-fn an_answer_without_end_is_given_up_at_its_limit() {
+fn an_endless_answer_fails_at_its_limit() {
     let _dog = watchdog(60);
     let line = format!("x-header: {}\r\n", "y".repeat(60));
     let endless = [
@@ -126,7 +126,7 @@ fn a_refusal_has_its_status_headers_and_body() {
 }
 
 #[test]
-fn of_a_refusals_body_no_more_than_64_kib_are_read() {
+fn at_most_64_kib_of_a_refusals_body_are_read() {
     let _dog = watchdog(30);
     for head in ["Content-Length: 1073741824\r\n", "", "Transfer-Encoding: chunked\r\n"] {
         let chunked = head.contains("chunked");
@@ -156,7 +156,7 @@ fn redirect(to: &str) -> String {
 }
 
 #[test]
-fn a_redirect_is_a_refusal_unless_following_was_asked_for() {
+fn a_redirect_is_a_refusal_unless_following_is_on() {
     let _dog = watchdog(20);
     let host = RawServer::new(|listener| {
         listener.accept().write(redirect("/elsewhere"));
@@ -168,7 +168,7 @@ fn a_redirect_is_a_refusal_unless_following_was_asked_for() {
 }
 
 #[test]
-fn redirects_keep_credentials_within_an_origin_and_drop_them_beyond() {
+fn redirects_keep_credentials_only_within_an_origin() {
     let _dog = watchdog(20);
     let credentials = ["authorization", "cookie", "proxy-authorization"];
     let last = RawServer::new(move |listener| {
@@ -206,7 +206,7 @@ fn redirects_keep_credentials_within_an_origin_and_drop_them_beyond() {
 }
 
 #[test]
-fn credentials_that_were_dropped_do_not_come_back() {
+fn dropped_credentials_do_not_come_back() {
     let _dog = watchdog(20);
     let first = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let addr = first.local_addr().expect("it is bound");
@@ -246,7 +246,7 @@ fn redirects_end_at_their_limit() {
 }
 
 #[test]
-fn a_user_and_a_password_in_the_url_are_sent_and_never_shown() {
+fn a_password_in_the_url_is_sent_and_never_shown() {
     let _dog = watchdog(20);
     let host = RawServer::new(|listener| {
         for expected in ["Basic dXNlcjpwQHNzIHdvcmQ=", "Bearer token"] {
@@ -280,7 +280,7 @@ fn a_user_and_a_password_in_the_url_are_sent_and_never_shown() {
 }
 
 #[test]
-fn what_cannot_be_asked_for_is_invalid_and_nothing_is_sent() {
+fn an_invalid_request_is_refused_and_nothing_is_sent() {
     let _dog = watchdog(20);
     let host = RawServer::new(|listener| listener.expect_no_client());
     let url = host.url();
@@ -326,7 +326,7 @@ fn a_refused_connection_keeps_its_io_error() {
 }
 
 #[test]
-fn one_deadline_is_over_connecting_and_the_whole_handshake() {
+fn one_deadline_covers_connecting_and_the_handshake() {
     let _dog = watchdog(60);
     let config = Config::new().with_handshake_timeout(ms(400));
     let expect_timeout = |addr: SocketAddr| {
@@ -379,7 +379,7 @@ fn one_deadline_is_over_connecting_and_the_whole_handshake() {
 }
 
 #[test]
-fn what_was_agreed_on_can_be_read() {
+fn the_result_of_the_handshake_can_be_read() {
     let _dog = watchdog(20);
     let server = TestServer::with(
         |server| {

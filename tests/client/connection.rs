@@ -7,7 +7,7 @@ use std::time::Instant;
 use threadws::{Addr, Config, Connect, Error, Event, Message, State, Timeout, Violation, connect};
 
 #[test]
-fn a_101_and_then_silence_is_ended_by_keepalive() {
+fn silence_after_the_101_is_ended_by_keepalive() {
     let _dog = watchdog(20);
     let host = RawServer::new(|listener| {
         let mut peer = listener.accept();
@@ -23,7 +23,7 @@ fn a_101_and_then_silence_is_ended_by_keepalive() {
 }
 
 #[test]
-fn a_101_and_half_a_frame_is_ended_by_the_message_clock() {
+fn a_half_frame_after_the_101_ends_at_its_timeout() {
     let _dog = watchdog(20);
     let host = RawServer::new(|listener| {
         let mut peer = listener.accept();
@@ -54,7 +54,7 @@ fn a_masked_frame_from_a_server_is_a_violation() {
 }
 
 #[test]
-fn a_gigabyte_that_is_announced_is_refused_at_its_header() {
+fn an_announced_gigabyte_is_refused_at_its_header() {
     let _dog = watchdog(20);
     for length in [(1 << 20) + 1, 1 << 30, i64::MAX as u64] {
         let host = RawServer::new(move |listener| {
@@ -102,7 +102,7 @@ fn every_frame_has_a_mask_of_its_own() {
 }
 
 #[test]
-fn it_speaks_over_any_stream_that_is_connected() {
+fn it_uses_any_connected_stream() {
     let _dog = watchdog(20);
     let (ours, theirs) = UnixStream::pair().expect("a pair");
     let script = std::thread::spawn(move || {
@@ -124,7 +124,7 @@ fn it_speaks_over_any_stream_that_is_connected() {
 }
 
 #[test]
-fn a_connection_that_is_dropped_goes_away() {
+fn a_dropped_connection_closes_as_going_away() {
     let _dog = watchdog(20);
     let host = RawServer::new(|listener| {
         let mut peer = listener.accept();
@@ -142,7 +142,7 @@ fn a_connection_that_is_dropped_goes_away() {
 }
 
 #[test]
-fn a_client_has_ticks_as_well() {
+fn a_client_has_ticks() {
     let _dog = watchdog(20);
     let host = RawServer::new(|listener| {
         let mut peer = listener.accept();
@@ -165,7 +165,7 @@ fn a_client_has_ticks_as_well() {
 }
 
 #[test]
-fn pings_pongs_and_the_close_can_be_seen() {
+fn next_event_shows_pings_pongs_and_the_close() {
     let _dog = watchdog(20);
     let host = RawServer::new(|listener| {
         let mut peer = listener.accept();
@@ -193,7 +193,7 @@ fn pings_pongs_and_the_close_can_be_seen() {
 }
 
 #[test]
-fn a_server_that_never_ends_the_connection_is_left_at_the_close_deadline() {
+fn a_server_that_never_closes_ends_at_the_close_timeout() {
     let _dog = watchdog(20);
     const CLIENTS: usize = 8;
     let host = RawServer::new(|listener| {

@@ -4,7 +4,7 @@ use crate::support::{RawServer, watchdog};
 use threadws::{Connect, Error};
 
 #[test]
-fn a_redirect_that_cannot_be_followed_is_the_servers_refusal() {
+fn a_redirect_that_cannot_be_followed_is_a_refusal() {
     let _dog = watchdog(20);
     let locations = [
         "https://127.0.0.1:1/",

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use threadws::{Config, Error};
 
 #[test]
-fn a_clients_close_is_echoed_and_the_server_ends_the_stream_first() {
+fn the_server_echoes_a_close_and_ends_the_stream_first() {
     let _dog = watchdog(30);
     let (server, told) = reporting_echo(Config::new());
     for (code, reason) in
@@ -42,7 +42,7 @@ fn a_clients_close_is_echoed_and_the_server_ends_the_stream_first() {
 }
 
 #[test]
-fn a_close_without_a_code_is_echoed_without_one_and_told_as_1005() {
+fn a_close_without_a_code_is_reported_as_1005() {
     let _dog = watchdog(20);
     let (server, told) = reporting_echo(Config::new());
     let mut peer = RawPeer::open(server.addr());
@@ -57,7 +57,7 @@ fn a_close_without_a_code_is_echoed_without_one_and_told_as_1005() {
 }
 
 #[test]
-fn a_close_with_a_code_of_its_own_is_an_error_that_tells_it() {
+fn a_close_with_a_private_code_is_an_error() {
     let _dog = watchdog(20);
     let (server, told) = reporting_echo(Config::new());
     let mut peer = RawPeer::open(server.addr());
@@ -72,7 +72,7 @@ fn a_close_with_a_code_of_its_own_is_an_error_that_tells_it() {
 }
 
 #[test]
-fn the_server_closes_and_the_clients_close_makes_it_clean() {
+fn the_answer_to_the_servers_close_makes_it_clean() {
     let _dog = watchdog(20);
     let (tell, told) = mpsc::channel();
     let server = TestServer::new(move |client| {
@@ -95,7 +95,7 @@ fn the_server_closes_and_the_clients_close_makes_it_clean() {
 }
 
 #[test]
-fn a_client_that_never_answers_our_close_is_cut_at_the_close_timeout() {
+fn an_unanswered_close_ends_at_the_close_timeout() {
     let _dog = watchdog(30);
     for chatty in [false, true] {
         let (tell, told) = mpsc::channel();
@@ -171,7 +171,7 @@ fn a_half_closed_client_ends_every_pending_send() {
 }
 
 #[test]
-fn both_may_close_at_once() {
+fn both_ends_may_close_at_once() {
     let _dog = watchdog(30);
     let (tell, told) = mpsc::channel();
     let server = TestServer::new(move |client| {
@@ -196,7 +196,7 @@ fn both_may_close_at_once() {
 }
 
 #[test]
-fn closing_does_not_wait_for_messages_that_nobody_reads() {
+fn closing_does_not_wait_for_a_stuck_peer() {
     let _dog = watchdog(30);
     let (release, released) = mpsc::channel::<()>();
     let released = Mutex::new(released);
@@ -230,7 +230,7 @@ fn closing_does_not_wait_for_messages_that_nobody_reads() {
 }
 
 #[test]
-fn what_comes_after_the_clients_close_reaches_nobody() {
+fn bytes_after_the_clients_close_are_discarded() {
     let _dog = watchdog(20);
     let (tell, told) = mpsc::channel();
     let server = TestServer::new(move |client| {
@@ -314,7 +314,7 @@ fn a_corked_message_goes_out_before_the_close() {
 }
 
 #[test]
-fn a_sender_that_outlives_its_connection_holds_nothing_and_says_closed() {
+fn a_sender_after_the_end_holds_nothing_and_returns_closed() {
     let _dog = watchdog(20);
     let (tell, told) = mpsc::channel();
     let server = TestServer::new(move |client| {
@@ -360,7 +360,7 @@ fn terminate_ends_at_once_without_a_close() {
 }
 
 #[test]
-fn what_may_not_be_sent_is_refused_and_nothing_of_it_is_on_the_wire() {
+fn invalid_frames_are_refused_before_the_wire() {
     let _dog = watchdog(20);
     let (tell, told) = mpsc::channel();
     let server = TestServer::new(move |client| {
@@ -398,7 +398,7 @@ fn what_may_not_be_sent_is_refused_and_nothing_of_it_is_on_the_wire() {
 }
 
 #[test]
-fn every_code_that_may_be_sent_is_echoed() {
+fn every_sendable_code_is_echoed() {
     let _dog = watchdog(30);
     let (server, told) = reporting_echo(Config::new());
     for code in
@@ -428,7 +428,7 @@ fn a_close_inside_a_fragmented_message_drops_the_message() {
 }
 
 #[test]
-fn the_close_frame_reaches_a_client_that_still_sends_much() {
+fn the_close_reaches_a_client_that_is_still_sending() {
     let _dog = watchdog(60);
     // Closing a socket with unread input would send an RST, and that may destroy what we have sent.
     let server = TestServer::new(|client| {
@@ -457,7 +457,7 @@ fn the_close_frame_reaches_a_client_that_still_sends_much() {
 }
 
 #[test]
-fn a_client_that_does_not_end_its_side_is_not_waited_for_for_long() {
+fn a_client_that_stays_open_delays_the_end_briefly() {
     let _dog = watchdog(30);
     let (server, told) = reporting_echo(Config::new());
     for (what, bytes, code) in [
@@ -476,7 +476,7 @@ fn a_client_that_does_not_end_its_side_is_not_waited_for_for_long() {
 }
 
 #[test]
-fn a_handler_that_ends_closes_although_others_hold_the_connection() {
+fn the_handlers_end_closes_even_when_senders_remain() {
     let _dog = watchdog(20);
     let kept = Arc::new(Mutex::new(Vec::new()));
     let keep = Arc::clone(&kept);

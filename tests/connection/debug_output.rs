@@ -15,7 +15,7 @@ fn hides_the_secret(shown: &str) {
 }
 
 #[test]
-fn no_message_is_shown_by_what_carries_it() {
+fn debug_shows_no_message() {
     let _dog = watchdog(30);
     let (tell, told) = mpsc::channel();
     let server = TestServer::new(move |client| {
@@ -38,7 +38,7 @@ fn no_message_is_shown_by_what_carries_it() {
 }
 
 #[test]
-fn no_cookie_that_a_server_sets_is_shown() {
+fn debug_shows_no_cookie_of_a_server() {
     let _dog = watchdog(30);
     let cookie = "Set-Cookie: session=hunter2\r\nX-Shown: yes\r\n";
     let host = RawServer::new(move |listener| {
@@ -72,7 +72,7 @@ impl Write for Slow<'_> {
 }
 
 #[test]
-fn nobody_waits_for_whoever_prints_a_sender() {
+fn printing_a_sender_holds_no_lock() {
     let _dog = watchdog(30);
     let (tell, told) = mpsc::channel();
     let server = TestServer::new(move |client| {

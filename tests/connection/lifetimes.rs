@@ -39,7 +39,7 @@ fn expect_retired(mut peer: RawPeer, reason: &str, ended: &mpsc::Receiver<String
 }
 
 #[test]
-fn a_connection_lasts_as_long_as_its_lifetime_whatever_is_said_on_it() {
+fn a_busy_connection_ends_at_its_lifetime() {
     let _dog = watchdog(60);
     let lifetime = ms(1500);
     let (server, ended) = echo_for(Config::new().with_max_lifetime(lifetime));
@@ -66,7 +66,7 @@ fn a_connection_lasts_as_long_as_its_lifetime_whatever_is_said_on_it() {
 }
 
 #[test]
-fn what_a_peer_says_before_it_answers_the_close_of_a_lifetime_is_received() {
+fn messages_before_the_answer_to_a_lifetimes_close_are_received() {
     let _dog = watchdog(60);
     let (heard, words) = mpsc::channel();
     let server = TestServer::with(
@@ -87,7 +87,7 @@ fn what_a_peer_says_before_it_answers_the_close_of_a_lifetime_is_received() {
 }
 
 #[test]
-fn a_handler_that_only_sends_is_ended_by_the_lifetime_too() {
+fn the_lifetime_ends_a_handler_that_only_sends() {
     let _dog = watchdog(60);
     let lifetime = ms(500);
     let server = TestServer::with(
@@ -113,7 +113,7 @@ fn a_handler_that_only_sends_is_ended_by_the_lifetime_too() {
 }
 
 #[test]
-fn a_busy_handler_finds_its_lifetime_over_when_it_next_receives() {
+fn a_busy_handler_sees_its_lifetime_end_when_receiving() {
     let _dog = watchdog(60);
     let lifetime = ms(200);
     let (end, ends) = mpsc::channel();
@@ -198,7 +198,7 @@ fn messages_in_either_direction_keep_a_connection_open() {
 }
 
 #[test]
-fn whatever_is_sent_and_however_begins_the_idle_time_anew() {
+fn every_way_of_sending_restarts_the_idle_timeout() {
     let _dog = watchdog(60);
     // Sent at a third of the time: what is not counted is closed for a third too early.
     let (idle, delay) = (ms(1500), ms(500));
@@ -238,7 +238,7 @@ fn whatever_is_sent_and_however_begins_the_idle_time_anew() {
 }
 
 #[test]
-fn a_message_that_waits_for_a_slow_peer_is_not_idle() {
+fn a_message_waiting_for_a_slow_peer_is_not_idle() {
     const SIZE: usize = 16 << 20;
     let _dog = watchdog(60);
     let idle = ms(300);
@@ -275,7 +275,7 @@ fn a_message_that_is_arriving_is_not_idle() {
 }
 
 #[test]
-fn what_waits_for_a_busy_handler_is_received_before_silence_is_held_against_it() {
+fn unread_messages_are_received_before_the_idle_timeout_counts() {
     let _dog = watchdog(60);
     let idle = ms(300);
     let (go, gone) = mpsc::channel::<()>();
@@ -297,7 +297,7 @@ fn what_waits_for_a_busy_handler_is_received_before_silence_is_held_against_it()
 }
 
 #[test]
-fn a_client_may_have_a_lifetime_too() {
+fn a_client_may_have_a_lifetime() {
     let _dog = watchdog(60);
     let server = TestServer::new(echo);
     let config = Config::new().with_max_lifetime(ms(100));
@@ -309,7 +309,7 @@ fn a_client_may_have_a_lifetime_too() {
 }
 
 #[test]
-fn whoever_ignores_the_close_of_a_policy_is_cut_at_the_close_timeout() {
+fn a_peer_that_ignores_the_close_ends_at_its_timeout() {
     let _dog = watchdog(60);
     let (time, close_timeout) = (ms(300), ms(400));
     let config = Config::new().with_close_timeout(close_timeout);
@@ -337,7 +337,7 @@ fn whoever_ignores_the_close_of_a_policy_is_cut_at_the_close_timeout() {
 }
 
 #[test]
-fn whoever_reads_nothing_is_cut_although_the_close_of_its_lifetime_does_not_fit() {
+fn a_stuck_peer_ends_although_its_close_does_not_fit() {
     let _dog = watchdog(60);
     let (lifetime, close_timeout) = (ms(500), ms(400));
     let (tell, told) = mpsc::channel();

@@ -89,7 +89,7 @@ fn the_state_is_closed_when_the_peer_closes() {
 }
 
 #[test]
-fn corked_messages_keep_their_order_and_go_out_before_anything_waits() {
+fn corked_messages_keep_their_order_and_leave_before_any_wait() {
     let _dog = watchdog(20);
     let server = TestServer::new(|client| {
         while let Some(message) = client.recv()? {
@@ -150,7 +150,7 @@ fn corked_messages_keep_their_order_and_go_out_before_anything_waits() {
 }
 
 #[test]
-fn eight_threads_send_while_the_handler_sits_in_recv() {
+fn eight_threads_send_while_the_handler_waits_in_recv() {
     const THREADS: usize = 8;
     const EACH: usize = 1000;
 
@@ -195,7 +195,7 @@ fn eight_threads_send_while_the_handler_sits_in_recv() {
 }
 
 #[test]
-fn another_thread_sends_to_a_client_that_says_nothing() {
+fn another_thread_sends_to_a_silent_client() {
     let _dog = watchdog(20);
     let (tell, told) = mpsc::channel();
     let server = TestServer::new(move |client| {
@@ -222,7 +222,7 @@ fn another_thread_sends_to_a_client_that_says_nothing() {
 }
 
 #[test]
-fn a_send_waits_for_a_slow_reader_and_a_try_send_does_not() {
+fn send_waits_for_a_slow_reader_and_try_send_does_not() {
     let _dog = watchdog(60);
     const SIZE: usize = 64 << 10;
 
@@ -263,7 +263,7 @@ fn a_send_waits_for_a_slow_reader_and_a_try_send_does_not() {
 }
 
 #[test]
-fn a_panic_closes_its_own_client_with_1011_and_nobody_else() {
+fn a_panic_closes_only_its_own_client_with_1011() {
     let _dog = watchdog(20);
     let server = TestServer::new(|client| {
         while let Some(message) = client.recv()? {
@@ -311,7 +311,7 @@ fn a_handlers_error_closes_its_own_client_with_1011() {
 }
 
 #[test]
-fn a_broadcast_reaches_everyone_its_sender_included() {
+fn a_broadcast_reaches_all_including_its_sender() {
     let _dog = watchdog(30);
     let server = TestServer::new(|client| {
         while let Some(message) = client.recv()? {
@@ -365,7 +365,7 @@ fn broadcasts_from_many_handlers_at_once_lose_nothing() {
 }
 
 #[test]
-fn every_client_has_an_id_of_its_own_and_is_listed_while_it_is_there() {
+fn every_client_has_an_id_and_is_listed_while_connected() {
     let _dog = watchdog(30);
     let ids = Arc::new(Mutex::new(Vec::new()));
     let handlers = Arc::clone(&ids);

@@ -68,7 +68,7 @@ fn ten_ticks(addr: SocketAddr, text: impl Fn(usize) -> String) {
 }
 
 #[test]
-fn ten_ticks_come_each_at_its_time_and_none_after_the_close() {
+fn ten_ticks_come_in_time_and_none_after_the_close() {
     let _dog = watchdog(30);
     let server = TestServer::new(|client| {
         client.every(ms(100), "tick");
@@ -79,7 +79,7 @@ fn ten_ticks_come_each_at_its_time_and_none_after_the_close() {
 }
 
 #[test]
-fn a_closure_makes_each_tick_and_is_called_no_more_after_the_end() {
+fn a_closure_makes_each_tick_and_none_after_the_end() {
     let _dog = watchdog(30);
     let calls = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&calls);
@@ -102,7 +102,7 @@ fn a_closure_makes_each_tick_and_is_called_no_more_after_the_end() {
 }
 
 #[test]
-fn a_closure_may_leave_a_tick_out() {
+fn a_closure_may_skip_a_tick() {
     let _dog = watchdog(30);
     let server = TestServer::new(|client| {
         let mut number = 0;
@@ -207,7 +207,7 @@ fn after_sends_once() {
 }
 
 #[test]
-fn many_intervals_at_once_keep_their_paces() {
+fn many_intervals_keep_their_pace() {
     let _dog = watchdog(30);
     let server = TestServer::new(|client| {
         client.every(ms(150), "150");
@@ -236,7 +236,7 @@ fn many_intervals_at_once_keep_their_paces() {
 }
 
 #[test]
-fn a_stuck_client_delays_no_other_and_its_own_ticks_are_skipped() {
+fn a_stuck_client_misses_its_ticks_and_delays_no_other() {
     const SIZE: usize = 256 << 10;
 
     let _dog = watchdog(60);
@@ -295,7 +295,7 @@ fn a_busy_handler_delays_no_tick() {
 }
 
 #[test]
-fn no_tick_follows_a_close_however_often_they_race() {
+fn no_tick_follows_a_close() {
     let _dog = watchdog(60);
     let server = TestServer::new(|client| {
         client.every(ms(1), "tick");
@@ -320,7 +320,7 @@ mod binary {
     use crate::support::{PATIENCE, Process};
 
     #[test]
-    fn the_binary_sends_its_message_every_so_often_and_nothing_after_the_close() {
+    fn the_binary_sends_ticks_and_none_after_the_close() {
         let _dog = watchdog(30);
         let server = Process::threadws(&["--every", "100ms", "--message", "from the server"]);
         ten_ticks(server.addr(), |_| "from the server".into());
@@ -340,7 +340,7 @@ mod binary {
     }
 
     #[test]
-    fn the_binary_keeps_the_pace_beside_a_client_that_reads_nothing() {
+    fn the_binary_keeps_the_pace_beside_a_stuck_client() {
         let _dog = watchdog(60);
         let message = "x".repeat(100 << 10);
         let server = Process::threadws(&["--every", "100ms", "--message", &message, "--broadcast"]);

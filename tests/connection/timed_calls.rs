@@ -48,7 +48,7 @@ fn under_a_flood_of_pings(call: Ended) {
 }
 
 #[test]
-fn a_peer_that_pings_without_end_holds_up_nobody_who_waits_for_a_time() {
+fn endless_pings_do_not_delay_recv_timeout() {
     let _dog = watchdog(60);
     under_a_flood_of_pings(|client| {
         matches!(client.recv_timeout(ms(100)), Err(Error::Timeout(Timeout::Recv)))
@@ -56,13 +56,13 @@ fn a_peer_that_pings_without_end_holds_up_nobody_who_waits_for_a_time() {
 }
 
 #[test]
-fn a_peer_that_pings_without_end_holds_up_nobody_who_does_not_wait() {
+fn endless_pings_do_not_delay_try_recv() {
     let _dog = watchdog(60);
     under_a_flood_of_pings(|client| matches!(client.try_recv(), Err(Error::Empty)));
 }
 
 #[test]
-fn a_message_has_time_while_the_handler_is_busy_with_a_ping() {
+fn a_message_is_not_late_while_a_ping_is_handled() {
     let _dog = watchdog(60);
     let timeout = ms(400);
     let (told, messages) = mpsc::channel();
@@ -92,7 +92,7 @@ fn a_message_has_time_while_the_handler_is_busy_with_a_ping() {
 }
 
 #[test]
-fn who_still_writes_after_the_end_is_told_so() {
+fn write_after_the_end_returns_closed() {
     let _dog = watchdog(60);
     let (told, results) = mpsc::channel();
     let server = TestServer::new(move |client| {
@@ -108,7 +108,7 @@ fn who_still_writes_after_the_end_is_told_so() {
 }
 
 #[test]
-fn what_a_sender_is_told_of_the_end_is_of_that_moment() {
+fn the_end_that_a_sender_reports_does_not_change() {
     let _dog = watchdog(60);
     let (told, ends) = mpsc::channel();
     let server = TestServer::new(move |client| {

@@ -113,7 +113,7 @@ fn a_client_that_vanishes_inside_a_frame_is_1006() {
 }
 
 #[test]
-fn a_silent_client_is_pinged_and_let_go() {
+fn a_silent_client_is_pinged_and_disconnected() {
     let _dog = watchdog(20);
     let config = Config::new().with_ping_interval(ms(150)).with_ping_timeout(ms(250));
     let (server, told, ends) = server(config);
@@ -185,7 +185,7 @@ fn any_byte_is_a_sign_of_life() {
 }
 
 #[test]
-fn a_handler_that_was_busy_finds_what_came_meanwhile() {
+fn a_busy_handler_finds_the_messages_that_came_meanwhile() {
     let _dog = watchdog(20);
     let (tell, busy) = mpsc::channel();
     let server = TestServer::with(
@@ -243,7 +243,7 @@ fn a_pong_that_came_while_the_handler_was_busy_counts() {
 }
 
 #[test]
-fn a_vanished_client_is_noticed_by_the_one_who_sends() {
+fn sending_notices_a_vanished_client() {
     let _dog = watchdog(30);
     let (tell, told) = mpsc::channel();
     let server = TestServer::new(move |client| {
@@ -270,7 +270,7 @@ fn a_vanished_client_is_noticed_by_the_one_who_sends() {
 }
 
 #[test]
-fn a_client_that_reads_nothing_is_dropped_at_the_write_timeout() {
+fn a_client_that_never_reads_ends_at_the_write_timeout() {
     let _dog = watchdog(30);
     let (tell, told) = mpsc::channel();
     let server = TestServer::with(
@@ -305,7 +305,7 @@ fn a_client_that_reads_nothing_is_dropped_at_the_write_timeout() {
 }
 
 #[test]
-fn a_client_that_reads_a_little_at_a_time_is_dropped_at_the_write_timeout_too() {
+fn a_client_that_reads_slowly_ends_at_the_write_timeout() {
     use std::io::Read as _;
 
     let _dog = watchdog(30);
@@ -344,7 +344,7 @@ fn a_client_that_reads_a_little_at_a_time_is_dropped_at_the_write_timeout_too() 
 }
 
 #[test]
-fn many_that_vanish_at_once_free_their_threads() {
+fn clients_that_vanish_at_once_free_their_threads() {
     let _dog = watchdog(60);
     let (server, told, ends) = server(Config::new());
     let before = threads();
@@ -389,7 +389,7 @@ mod binary {
     use crate::support::Process;
 
     #[test]
-    fn the_log_tells_each_end_once() {
+    fn each_end_is_logged_once() {
         let _dog = watchdog(30);
         let server = Process::threadws(&["--every", "0", "--ping", "1s"]);
         // Who leaves in another way has left long before a ping is due.

@@ -11,7 +11,7 @@ const ANN: usize = 0;
 
 #[test]
 #[ignore = "starts a browser"]
-fn two_people_in_a_room_hear_each_other_and_a_third_elsewhere_hears_nothing() {
+fn a_room_hears_its_own_messages_only() {
     let Some(mut browser) = Chromium::start() else { return };
     let example = Example::run("chat");
     let host = example.addr.to_string();

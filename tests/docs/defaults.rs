@@ -56,7 +56,7 @@ fn expect_value(name: &str, text: &str, value: &str) {
 }
 
 #[test]
-fn the_guide_has_every_setting_of_a_connection_with_its_default() {
+fn the_guide_has_every_connection_setting_with_its_default() {
     let (mut defaults, rows) = (defaults(), rows(GUIDE, "## Of a connection"));
     assert!(rows.len() >= 10, "{rows:?}");
     for row in rows {
@@ -67,7 +67,7 @@ fn the_guide_has_every_setting_of_a_connection_with_its_default() {
 }
 
 #[test]
-fn the_comment_of_every_setting_of_a_connection_has_its_default() {
+fn the_comment_of_every_connection_setting_has_its_default() {
     let mut comment = String::new();
     let mut defaults = defaults();
     for line in include_str!("../../src/config.rs").lines() {

@@ -164,7 +164,7 @@ fn with_each(check: impl Fn(&dyn Fn(SocketAddr, &Identity, &str) -> Proxy)) {
 }
 
 #[test]
-fn behind_the_proxies_of_the_guide_tls_addresses_origins_and_closes_are_right() {
+fn the_proxies_of_the_guide_pass_addresses_origins_and_closes() {
     let _dog = watchdog(120);
     let Some(openssl) = program("openssl") else { return };
     let Some(curl) = program("curl") else { return };
@@ -222,7 +222,7 @@ fn behind_the_proxies_of_the_guide_tls_addresses_origins_and_closes_are_right() 
 }
 
 #[test]
-fn a_quiet_connection_outlives_a_proxys_timeout_with_pings_and_only_with_them() {
+fn only_pings_keep_a_quiet_connection_through_a_proxy() {
     let _dog = watchdog(120);
     let Some(openssl) = program("openssl") else { return };
     let identity = Identity::new(&openssl);
@@ -252,7 +252,7 @@ fn a_quiet_connection_outlives_a_proxys_timeout_with_pings_and_only_with_them() 
 }
 
 #[test]
-fn the_units_of_the_guide_are_what_systemd_understands_and_calls_safe() {
+fn systemd_accepts_the_units_of_the_guide() {
     let _dog = watchdog(60);
     let Some(analyze) = program("systemd-analyze") else { return };
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("units-{}", std::process::id()));
@@ -285,7 +285,7 @@ fn the_units_of_the_guide_are_what_systemd_understands_and_calls_safe() {
 }
 
 #[test]
-fn the_command_of_the_unit_serves_and_says_what_the_guide_says_of_it() {
+fn the_command_of_the_unit_works_as_the_guide_says() {
     let _dog = watchdog(30);
     let command = GUIDE.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/local/bin/threadws "));
     let options: Vec<_> = command.expect("a command").split(' ').collect();

@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Read, Write};
 use tungstenite::Message;
 
 #[test]
-fn hello_prints_what_comes_and_sends_every_3_seconds() {
+fn hello_prints_messages_and_sends_every_3_seconds() {
     let example = Example::run("hello");
     let mut client = example.connect();
     assert_eq!(example.line(), "client connected from 127.0.0.1");
@@ -24,7 +24,7 @@ fn hello_is_12_lines() {
 }
 
 #[test]
-fn echo_gives_back_text_and_binary_up_to_20_mib() {
+fn echo_returns_text_and_binary_up_to_20_mib() {
     let example = Example::run("echo");
     let mut client = example.connect();
     for message in
@@ -53,7 +53,7 @@ fn push_sends_from_another_thread_while_the_handler_waits() {
 }
 
 #[test]
-fn chat_has_names_and_rooms_and_tells_who_comes_and_goes() {
+fn chat_has_names_and_rooms_and_announces_members() {
     let example = Example::run("chat");
     assert!(example.get("/").to_ascii_lowercase().contains("\r\nlocation: /room/lobby\r\n"));
     let page = example.get("/room/lobby");
@@ -107,7 +107,7 @@ fn chat_has_names_and_rooms_and_tells_who_comes_and_goes() {
 }
 
 #[test]
-fn behind_proxy_believes_proxies_and_nobody_else() {
+fn behind_proxy_believes_proxies_only() {
     let example = Example::run("behind_proxy");
     let told = |headers: &[(&'static str, &'static str)]| {
         let mut client = example.ask("/", headers).expect("let in");
@@ -127,7 +127,7 @@ fn behind_proxy_believes_proxies_and_nobody_else() {
 }
 
 #[test]
-fn auth_lets_nobody_in_without_a_token_and_knows_the_others() {
+fn auth_needs_a_token_and_names_its_user() {
     let example = Example::run("auth");
     for (target, headers, name) in
         [("/", &[("authorization", "Bearer apple")][..], "alice"), ("/?a=b&token=cherry", &[], "carol")]
@@ -144,7 +144,7 @@ fn auth_lets_nobody_in_without_a_token_and_knows_the_others() {
 }
 
 #[test]
-fn attach_hands_upgrades_over_and_answers_pages_itself() {
+fn attach_passes_upgrades_on_and_answers_pages() {
     let example = Example::run("attach");
     assert!(example.get("/").ends_with("\r\n\r\n0 WebSockets are open\n"));
     assert!(example.get("/other").starts_with("HTTP/1.1 404 "));
@@ -158,7 +158,7 @@ fn attach_hands_upgrades_over_and_answers_pages_itself() {
 }
 
 #[test]
-fn attach_keeps_what_came_behind_the_head() {
+fn attach_keeps_the_bytes_behind_the_head() {
     let example = Example::run("attach");
     let mut socket = example.socket();
     let request = "GET /ws HTTP/1.1\r\nHost: a.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\

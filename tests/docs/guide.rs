@@ -28,7 +28,7 @@ fn every_name_of_ws_is_in_the_guide() {
 }
 
 #[test]
-fn whatever_is_not_here_says_why() {
+fn every_missing_feature_has_a_reason() {
     let guide = include_str!("../../src/guide/coming_from_ws.md");
     for line in guide.lines().filter(|line| line.starts_with('|') && line.contains("not here")) {
         assert!(line.contains("not here, because"), "{line}");
@@ -61,7 +61,7 @@ fn tests_below(folder: &Path, names: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn each_promise_of_the_guide_on_security_names_tests_that_exist() {
+fn each_promise_on_security_names_existing_tests() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut tests = BTreeSet::new();
     ["src", "tests"].iter().for_each(|folder| tests_below(&root.join(folder), &mut tests));

@@ -178,7 +178,7 @@ struct Token {
 }
 
 #[test]
-fn the_prose_has_none_of_the_habits_except_in_the_files_not_yet_rewritten() {
+fn no_prose_has_the_habits_except_in_the_listed_files() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut total = 0;
     let (mut remaining, mut found) = (Vec::new(), Vec::new());
@@ -376,7 +376,7 @@ fn character(text: &str) -> usize {
 }
 
 #[test]
-fn habits_are_found_in_comments_strings_and_markdown_and_nowhere_else() {
+fn habits_are_found_only_in_comments_strings_and_markdown() {
     let found = |blocks: Vec<Block>| blocks.iter().flat_map(habits).collect::<Vec<_>>();
     let code = "/// Not so\n/// much. RFC 1: \"an octet SHALL\", `nobody`\nfn nobody() { let c = '\"'; // who\n\
                 let s = \"Who\\nobody shall\\\n shall\"; let r = r#\"\"likewise\"\"#; }";

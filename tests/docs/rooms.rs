@@ -301,7 +301,7 @@ fn only_sync_names_locks_and_threads() {
 }
 
 #[test]
-fn threads_start_in_the_server_the_timer_and_the_flusher_alone() {
+fn only_the_server_the_timer_and_the_flusher_start_threads() {
     let found = sources()
         .iter()
         .filter(|source| {
@@ -322,7 +322,7 @@ fn the_hub_knows_no_sockets() {
 }
 
 #[test]
-fn the_library_does_not_know_the_binary_and_the_binary_only_what_is_public() {
+fn the_binary_uses_only_what_is_public() {
     let sources = sources();
     let library = sources.iter().filter(|source| source.room != "bin");
     let mut found: Vec<_> = library
@@ -335,7 +335,7 @@ fn the_library_does_not_know_the_binary_and_the_binary_only_what_is_public() {
 }
 
 #[test]
-fn nobody_prints_or_exits_from_the_library() {
+fn the_library_does_not_print_or_exit() {
     let macros = ["println", "eprintln", "print", "eprint", "dbg", "todo", "unimplemented"]
         .map(|name| format!("{name}!"));
     let words: Vec<_> =

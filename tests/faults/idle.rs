@@ -79,7 +79,7 @@ fn rests_when_they_ended(server: Process, how: &str) {
 }
 
 #[test]
-fn after_a_fin_from_clients_that_keep_their_side_open() {
+fn no_load_after_a_fin_from_the_client() {
     let _dog = watchdog(30);
     let server = helper_process::start(module_path!(), "server", &[]);
     let mut peers = clients(&server, "", " opened from ");
@@ -89,7 +89,7 @@ fn after_a_fin_from_clients_that_keep_their_side_open() {
 }
 
 #[test]
-fn after_a_reset() {
+fn no_load_after_a_reset() {
     let _dog = watchdog(30);
     let server = helper_process::start(module_path!(), "server", &[]);
     clients(&server, "", " opened from ").into_iter().for_each(RawPeer::reset);
@@ -97,7 +97,7 @@ fn after_a_reset() {
 }
 
 #[test]
-fn while_a_backlog_waits_and_after_a_fin_beside_it() {
+fn no_load_with_a_backlog_and_a_fin() {
     let _dog = watchdog(30);
     let server = helper_process::start(module_path!(), "server", &[]);
     let mut peers = clients(&server, "fill", "full: ");
@@ -108,7 +108,7 @@ fn while_a_backlog_waits_and_after_a_fin_beside_it() {
 }
 
 #[test]
-fn after_a_reset_beside_a_backlog_that_waits() {
+fn no_load_after_a_reset_with_a_backlog() {
     let _dog = watchdog(30);
     let server = helper_process::start(module_path!(), "server", &[]);
     clients(&server, "fill", "full: ").into_iter().for_each(RawPeer::reset);
@@ -118,7 +118,7 @@ fn after_a_reset_beside_a_backlog_that_waits() {
 }
 
 #[test]
-fn while_a_writer_is_stuck_and_after_its_timeout() {
+fn no_load_while_a_writer_is_stuck() {
     let _dog = watchdog(30);
     let server = helper_process::start(module_path!(), "server", &[]);
     let peers = clients(&server, "send", "sending: ");
@@ -128,7 +128,7 @@ fn while_a_writer_is_stuck_and_after_its_timeout() {
 }
 
 #[test]
-fn after_a_fin_beside_a_writer_that_is_stuck() {
+fn no_load_after_a_fin_with_a_stuck_writer() {
     let _dog = watchdog(30);
     let server = helper_process::start(module_path!(), "server", &[]);
     let mut peers = clients(&server, "send", "sending: ");
@@ -141,7 +141,7 @@ fn after_a_fin_beside_a_writer_that_is_stuck() {
 }
 
 #[test]
-fn in_a_frame_that_does_not_go_on_and_after_its_end() {
+fn no_load_inside_an_unfinished_frame() {
     let _dog = watchdog(30);
     let server = helper_process::start(module_path!(), "server", &[]);
     let mut peers = clients(&server, "", " opened from ");
@@ -154,7 +154,7 @@ fn in_a_frame_that_does_not_go_on_and_after_its_end() {
 }
 
 #[test]
-fn while_a_close_is_not_answered() {
+fn no_load_while_a_close_is_unanswered() {
     let _dog = watchdog(30);
     let server = helper_process::start(module_path!(), "server", &[]);
     let peers = clients(&server, "leave", "leaving: ");
@@ -164,7 +164,7 @@ fn while_a_close_is_not_answered() {
 }
 
 #[test]
-fn while_a_close_waits_behind_a_backlog() {
+fn no_load_while_a_close_waits_behind_a_backlog() {
     let _dog = watchdog(30);
     let server = helper_process::start(module_path!(), "server", &[]);
     let mut peers = clients(&server, "fill", "full: ");
@@ -178,7 +178,7 @@ fn while_a_close_waits_behind_a_backlog() {
 }
 
 #[test]
-fn when_the_answer_to_a_close_is_not_followed_by_a_fin() {
+fn no_load_while_the_fin_is_missing() {
     let _dog = watchdog(30);
     let server = helper_process::start(module_path!(), "server", &[]);
     let mut peers = clients(&server, "", " opened from ");

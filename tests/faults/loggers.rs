@@ -251,7 +251,7 @@ fn number(addr: SocketAddr) -> usize {
 }
 
 #[test]
-fn a_logger_that_panics_ends_no_thread_of_the_servers() {
+fn a_panicking_logger_ends_no_thread() {
     let _dog = watchdog(60);
     let server = helper_process::start(module_path!(), "bad logger", &[]);
     let addr = server.addr();
@@ -328,7 +328,7 @@ fn out_of_descriptors(part: &str) -> Option<Process> {
 }
 
 #[test]
-fn a_callback_that_is_told_of_an_error_may_call_everything_and_panic() {
+fn on_error_may_call_everything_and_panic() {
     let _dog = watchdog(60);
     let Some(server) = out_of_descriptors("on_error") else { return };
     let mut first = RawPeer::open(server.addr());
@@ -346,7 +346,7 @@ fn a_callback_that_is_told_of_an_error_may_call_everything_and_panic() {
 }
 
 #[test]
-fn a_callback_that_is_told_of_an_error_may_send_everybody_away_and_stop_the_server() {
+fn on_error_may_close_all_clients_and_stop_the_server() {
     let _dog = watchdog(60);
     let Some(mut server) = out_of_descriptors("on_error ends it") else { return };
     let mut first = RawPeer::open(server.addr());

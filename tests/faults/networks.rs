@@ -31,7 +31,7 @@ fn each_left_once(server: &Process, clients: usize) -> Vec<String> {
 }
 
 #[test]
-fn delays_and_trickles_change_nothing_but_the_time() {
+fn delays_change_nothing_except_the_time() {
     let _dog = watchdog(60);
     let server = server();
     let slow = [
@@ -56,7 +56,7 @@ fn delays_and_trickles_change_nothing_but_the_time() {
 }
 
 #[test]
-fn a_connection_that_is_cut_anywhere_ends_once_and_delivers_nothing_torn() {
+fn a_cut_connection_ends_once_and_delivers_only_whole_messages() {
     let _dog = watchdog(90);
     let server = server();
     let addr = server.addr();
@@ -124,7 +124,7 @@ fn read_slowly(mut stream: TcpStream, over: impl Fn() -> bool) -> Vec<u8> {
 }
 
 #[test]
-fn an_answer_that_is_cut_is_followed_by_nothing() {
+fn nothing_follows_an_answer_that_was_cut() {
     let _dog = watchdog(90);
     // What ends it in mid-frame: the write timeout, our FIN, its own Close and the end of the server.
     for cut in ["timeout", "FIN", "close", "shutdown"] {
@@ -161,7 +161,7 @@ fn an_answer_that_is_cut_is_followed_by_nothing() {
 }
 
 #[test]
-fn an_answer_that_is_cut_on_its_way_ends_its_connection_once() {
+fn an_answer_cut_on_its_way_ends_the_connection_once() {
     let _dog = watchdog(90);
     let server = server();
     let addr = server.addr();
@@ -180,7 +180,7 @@ fn an_answer_that_is_cut_on_its_way_ends_its_connection_once() {
 }
 
 #[test]
-fn a_client_that_is_killed_is_noticed_at_once() {
+fn a_killed_client_is_noticed_at_once() {
     let _dog = watchdog(60);
     let server = server();
     for _ in 0..5 {
@@ -197,7 +197,7 @@ fn a_client_that_is_killed_is_noticed_at_once() {
 }
 
 #[test]
-fn urgent_bytes_are_in_nobodys_way() {
+fn urgent_bytes_disturb_nothing() {
     let _dog = watchdog(60);
     let server = server();
     let mut peer = RawPeer::connect(server.addr());
@@ -222,7 +222,7 @@ fn urgent_bytes_are_in_nobodys_way() {
 }
 
 #[test]
-fn a_log_that_has_no_descriptor_does_not_go_to_a_client() {
+fn a_closed_stderr_never_becomes_a_clients_socket() {
     let _dog = watchdog(60);
     // The next descriptors that are opened would be 0 and 2.
     let server = Process::threadws_under(
@@ -242,7 +242,7 @@ fn a_log_that_has_no_descriptor_does_not_go_to_a_client() {
 }
 
 #[test]
-fn what_follows_a_refused_handshake_is_not_answered() {
+fn bytes_after_a_refused_handshake_are_not_answered() {
     let _dog = watchdog(60);
     let server = server();
     let request = upgrade_request(server.addr(), "/", &[]);

@@ -49,14 +49,14 @@ fn fills_to_its_capacity(server: Process, limit: &str) {
 }
 
 #[test]
-fn with_few_descriptors_the_capacity_is_reached_and_no_more() {
+fn few_descriptors_limit_the_capacity() {
     let _dog = watchdog(60);
     let server = Process::threadws_under(&["prlimit", "--nofile=256:256"], &QUIET);
     fills_to_its_capacity(server, "RLIMIT_NOFILE");
 }
 
 #[test]
-fn with_few_threads_in_its_control_group_the_capacity_is_reached_and_no_more() {
+fn few_threads_in_the_control_group_limit_the_capacity() {
     let _dog = watchdog(60);
     let setting = [("pids.max", "200")];
     let Some(group) = Cgroup::new("pids", &setting, &setting) else { return };
@@ -66,7 +66,7 @@ fn with_few_threads_in_its_control_group_the_capacity_is_reached_and_no_more() {
 }
 
 #[test]
-fn with_little_memory_for_its_control_group_the_capacity_is_reached_and_no_more() {
+fn little_memory_in_the_control_group_limits_the_capacity() {
     let _dog = watchdog(60);
     let settings = [("memory.limit_in_bytes", "16777216")];
     let Some(group) = Cgroup::new("memory", &settings, &[("memory.max", "16777216")]) else { return };
@@ -76,7 +76,7 @@ fn with_little_memory_for_its_control_group_the_capacity_is_reached_and_no_more(
 }
 
 #[test]
-fn with_few_threads_for_its_user_the_capacity_is_reached_and_no_more() {
+fn few_threads_for_the_user_limit_the_capacity() {
     let _dog = watchdog(60);
     if program("setpriv").is_none() {
         return;
@@ -112,7 +112,7 @@ fn the_capacity_leaves_a_fifth_of_the_mappings() {
 }
 
 #[test]
-fn with_little_address_space_it_refuses_clients_and_does_not_die() {
+fn with_little_address_space_it_refuses_clients() {
     const MANY: usize = 200;
     let _dog = watchdog(60);
     if !can_open_sockets(MANY) {
@@ -158,7 +158,7 @@ fn failing_to_accept(error: &str, times: u32) -> Option<Process> {
 }
 
 #[test]
-fn an_accept_that_lacks_something_is_tried_again_after_a_while() {
+fn accept_is_retried_with_pauses_when_resources_run_out() {
     let _dog = watchdog(90);
     for error in ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"] {
         // 10, 20, 40, 80, 160 and 320 ms.
@@ -177,7 +177,7 @@ fn an_accept_that_lacks_something_is_tried_again_after_a_while() {
 }
 
 #[test]
-fn an_accept_of_a_connection_that_is_gone_goes_on_at_once() {
+fn accept_goes_on_at_once_when_a_connection_is_gone() {
     let _dog = watchdog(90);
     for error in ["ECONNABORTED", "EPROTO", "ENETDOWN", "EPERM", "EHOSTUNREACH", "EINTR"] {
         let Some(server) = failing_to_accept(error, 100) else { return };
@@ -202,7 +202,7 @@ fn deep(kib: usize) -> usize {
 }
 
 #[test]
-fn a_handler_has_the_stack_that_it_was_given() {
+fn a_handler_has_the_stack_size_that_was_set() {
     let _dog = watchdog(30);
     // In a debug build, too. A frame of `deep` takes at most 3 KiB there; an overflow would end this process.
     for (stack, kib) in [(None, 40), (Some(16 << 20), 4000)] {
@@ -227,7 +227,7 @@ fn a_handler_has_the_stack_that_it_was_given() {
 }
 
 #[test]
-fn nobody_waits_for_a_server_without_descriptors_longer_than_it_takes_to_get_some() {
+fn a_server_without_descriptors_does_not_spin_and_recovers() {
     let _dog = watchdog(60);
     // Less than its own spare: it is full at once, of connections that it cannot even accept.
     let server = Process::threadws_under(&["prlimit", "--nofile=24:24"], &QUIET);

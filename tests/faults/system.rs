@@ -31,7 +31,7 @@ impl Drop for Folder {
 }
 
 #[test]
-fn a_server_that_was_stopped_for_a_while_has_lost_nobody() {
+fn a_server_resumed_after_sigstop_keeps_its_clients() {
     let _dog = watchdog(60);
     let server = Process::threadws(&["--every", "0", "--ping", "1s"]);
     let told = clients_that_read(&server.url(), 20);
@@ -48,7 +48,7 @@ fn a_server_that_was_stopped_for_a_while_has_lost_nobody() {
 }
 
 #[test]
-fn a_client_that_is_stopped_is_let_go_and_ends_when_it_goes_on() {
+fn a_stopped_client_is_disconnected_and_ends_when_it_resumes() {
     let _dog = watchdog(60);
     let server = Process::threadws(&["--echo", "--every", "0", "--ping", "1s"]);
     let mut command = Command::new(env!("CARGO_BIN_EXE_threadws"));
@@ -66,7 +66,7 @@ fn a_client_that_is_stopped_is_let_go_and_ends_when_it_goes_on() {
 }
 
 #[test]
-fn a_clock_that_is_set_back_and_forth_by_a_day_changes_no_pace() {
+fn setting_the_clock_by_a_day_changes_no_interval() {
     let _dog = watchdog(60);
     let libraries = fs::read_dir("/usr/lib").expect("Linux").flatten().map(|entry| entry.path());
     let found =
@@ -106,7 +106,7 @@ fn a_clock_that_is_set_back_and_forth_by_a_day_changes_no_pace() {
 }
 
 #[test]
-fn a_full_disk_below_the_log_stops_nobody() {
+fn a_full_disk_for_the_log_stops_nothing() {
     let _dog = watchdog(60);
     let options = ["--echo", "--every", "0"];
     let server = Process::threadws_under(&["sh", "-c", "exec \"$@\" 2>/dev/full", "sh"], &options);
@@ -120,7 +120,7 @@ fn a_full_disk_below_the_log_stops_nobody() {
 }
 
 #[test]
-fn a_log_on_a_disk_that_was_full_goes_on_when_there_is_room() {
+fn a_log_resumes_when_a_full_disk_has_room() {
     let _dog = watchdog(60);
     let folder = Folder::new("disk");
     let log = folder.0.join("log");
@@ -202,7 +202,7 @@ fn descriptors_of_a_program() -> String {
 }
 
 #[test]
-fn nobody_is_sent_a_sigpipe() {
+fn no_sigpipe_is_raised() {
     let _dog = watchdog(60);
     let Some(strace) = program("strace") else { return };
     let folder = Folder::new("sigpipe");
@@ -296,7 +296,7 @@ fn a_cable_is_pulled(ping: Duration, pulled: Duration) {
 }
 
 #[test]
-fn a_pulled_cable_is_noticed_by_the_ping() {
+fn a_link_that_is_down_is_noticed_by_the_ping() {
     a_cable_is_pulled(ms(1000), ms(2500));
 }
 
@@ -316,7 +316,7 @@ fn run_as_helper_process() {
 }
 
 #[test]
-fn a_pulled_cable_is_noticed_earlier_when_something_is_to_be_sent() {
+fn a_link_that_is_down_is_noticed_earlier_when_sending() {
     let _dog = watchdog(60);
     let Some(network) = Network::new() else { return };
     let server =
@@ -334,6 +334,6 @@ fn a_pulled_cable_is_noticed_earlier_when_something_is_to_be_sent() {
 
 #[test]
 #[ignore = "takes more than a minute: cargo test --test faults system -- --ignored"]
-fn a_cable_that_is_pulled_for_a_minute_is_noticed_by_the_ping() {
+fn a_link_down_for_a_minute_is_noticed() {
     a_cable_is_pulled(Duration::from_secs(20), Duration::from_secs(60));
 }

@@ -20,7 +20,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 #[test]
-fn behind_nginx_the_log_tells_the_clients_address() {
+fn behind_nginx_the_log_has_the_clients_address() {
     let _dog = watchdog(30);
     let Some(nginx) = program("nginx") else { return };
     let server = Process::threadws(&["--echo", "--every", "0"]);
@@ -40,7 +40,7 @@ fn behind_nginx_the_log_tells_the_clients_address() {
 }
 
 #[test]
-fn a_client_cannot_pretend_an_address_to_a_proxy_that_is_named() {
+fn a_client_cannot_forge_its_address_behind_a_named_proxy() {
     let _dog = watchdog(30);
     let Some(nginx) = program("nginx") else { return };
     // Not the whole of loopback is trusted, so that 127.0.0.2 is a stranger whom nginx alone has seen.
@@ -87,7 +87,7 @@ fn behind_nginx_the_same_origin_needs_the_host_line() {
 }
 
 #[test]
-fn behind_nginx_a_close_goes_through_both_ways() {
+fn a_close_passes_nginx_in_both_directions() {
     let _dog = watchdog(30);
     let Some(nginx) = program("nginx") else { return };
     let mut server = Process::threadws(&["--every", "0"]);
@@ -103,7 +103,7 @@ fn behind_nginx_a_close_goes_through_both_ways() {
 }
 
 #[test]
-fn who_is_trusted_decides_what_the_log_tells() {
+fn trust_decides_which_address_is_logged() {
     let _dog = watchdog(60);
     // Options, the socket's address, x-forwarded-for, and what is logged.
     let cases: [(&[&str], &str, &[&str], &str); 14] = [
@@ -146,7 +146,7 @@ fn who_is_trusted_decides_what_the_log_tells() {
 }
 
 #[test]
-fn an_address_that_is_an_attack_on_the_log_stays_one_line() {
+fn a_hostile_forwarded_address_stays_one_log_line() {
     let _dog = watchdog(30);
     let server = Process::threadws(&["--every", "0", "--trust-proxy", "any"]);
     let mut escape = RawPeer::connect(server.addr());
@@ -170,7 +170,7 @@ fn an_address_that_is_an_attack_on_the_log_stays_one_line() {
 }
 
 #[test]
-fn the_library_believes_one_header_and_never_both() {
+fn the_library_believes_only_one_header() {
     let _dog = watchdog(30);
     let plain: fn(Server) -> Server = |server| server;
     let forwarded: fn(Server) -> Server = |server| server.forwarded_header(ForwardedHeader::Forwarded);

@@ -37,7 +37,7 @@ fn a_handshake_is_answered_word_for_word() {
 }
 
 #[test]
-fn a_silent_client_is_let_go_at_the_handshake_timeout() {
+fn a_silent_client_is_disconnected_at_the_handshake_timeout() {
     let _dog = watchdog(20);
     let config = Config::new().with_handshake_timeout(ms(300));
     let server = TestServer::with(|server| server.config(config).max_clients(3), echo);
@@ -80,7 +80,7 @@ fn one_byte_at_a_time_does_not_stretch_the_handshake() {
 }
 
 #[test]
-fn a_head_without_an_end_is_cut_at_its_limit() {
+fn an_endless_head_is_refused_at_its_limit() {
     let _dog = watchdog(30);
     let server = TestServer::new(echo);
     let cases: [(&str, String, &[u16]); 4] = [
@@ -99,7 +99,7 @@ fn a_head_without_an_end_is_cut_at_its_limit() {
 }
 
 #[test]
-fn a_hundred_headers_are_taken_and_one_more_is_not() {
+fn a_hundred_headers_are_accepted_and_one_more_is_refused() {
     let _dog = watchdog(20);
     let server = TestServer::new(echo);
     for (more, status) in [(95, 101), (96, 431)] {
@@ -116,7 +116,7 @@ fn a_hundred_headers_are_taken_and_one_more_is_not() {
 }
 
 #[test]
-fn what_is_not_http_1_1_is_refused() {
+fn requests_other_than_http_1_1_are_refused() {
     let _dog = watchdog(60);
     let server = TestServer::new(echo);
     let cases: [(&str, &[u8], &[u16]); 10] = [
@@ -154,7 +154,7 @@ fn what_is_not_http_1_1_is_refused() {
 }
 
 #[test]
-fn an_upgrade_that_is_not_one_is_refused() {
+fn an_upgrade_to_something_else_is_refused() {
     let _dog = watchdog(30);
     let server = TestServer::new(echo);
     let cases: &[Case<'_>] = &[
@@ -205,7 +205,7 @@ fn an_upgrade_that_is_not_one_is_refused() {
 }
 
 #[test]
-fn lines_that_two_parsers_could_read_differently_are_refused() {
+fn ambiguous_lines_are_refused() {
     let _dog = watchdog(30);
     let server = TestServer::new(echo);
     let good = upgrade_request(server.addr(), "/", &[]);
@@ -233,7 +233,7 @@ fn lines_that_two_parsers_could_read_differently_are_refused() {
 }
 
 #[test]
-fn what_real_browsers_and_proxies_send_is_accepted() {
+fn requests_of_real_browsers_and_proxies_are_accepted() {
     let _dog = watchdog(20);
     let server = TestServer::new(echo);
     let cases: &[&[(&str, &str)]] = &[
@@ -339,7 +339,7 @@ fn a_client_that_vanishes_during_the_handshake_leaves_nothing() {
 }
 
 #[test]
-fn a_full_server_says_503_at_once_and_recovers() {
+fn a_full_server_answers_503_at_once_and_recovers() {
     let _dog = watchdog(30);
     let server = TestServer::with(|server| server.max_clients(3), echo);
     let mut inside: Vec<_> = (0..3).map(|_| RawPeer::open(server.addr())).collect();
@@ -418,7 +418,7 @@ fn bytes_that_are_not_ascii_break_no_header() {
 }
 
 #[test]
-fn any_bytes_at_all_get_an_answer() {
+fn any_bytes_get_an_answer() {
     let _dog = watchdog(60);
     let server = TestServer::new(echo);
     let good = upgrade_request(server.addr(), "/", &[]).into_bytes();

@@ -39,7 +39,7 @@ fn told(server: &TestServer, from: IpAddr, header: &[u8], headers: &[(&str, &str
 }
 
 #[test]
-fn a_trusted_proxy_tells_who_connected_to_it() {
+fn a_trusted_proxy_names_the_client() {
     let _dog = watchdog(60);
     let server = server(|server| server);
     assert_eq!(told(&server, PROXY, V1, &[]), "203.0.113.1 via 127.0.0.1");
@@ -62,7 +62,7 @@ fn a_trusted_proxy_tells_who_connected_to_it() {
 }
 
 #[test]
-fn whoever_trusts_nobody_cannot_ask_for_it() {
+fn it_needs_a_trusted_proxy_in_the_settings() {
     let server = Server::bind("127.0.0.1:0").expect("a port").trust_proxy("none").proxy_protocol(true);
     let refused = server.spawn(|_| Ok(())).expect_err("nobody may send it");
     assert_eq!(refused.to_string(), "invalid input: proxy_protocol is on, and no proxy is trusted");
@@ -88,7 +88,7 @@ fn a_trusted_proxy_has_to_send_it() {
 }
 
 #[test]
-fn from_a_stranger_it_is_no_http() {
+fn from_a_stranger_it_is_not_http() {
     let _dog = watchdog(60);
     let server = server(|server| server);
     for header in [V1, V2, V2_LOCAL] {
@@ -100,7 +100,7 @@ fn from_a_stranger_it_is_no_http() {
 }
 
 #[test]
-fn without_the_setting_nobody_may_send_it() {
+fn without_the_setting_it_is_refused() {
     let _dog = watchdog(60);
     let server = TestServer::new(echo);
     for header in [V1, V2] {
@@ -111,7 +111,7 @@ fn without_the_setting_nobody_may_send_it() {
 }
 
 #[test]
-fn it_may_come_byte_by_byte_but_not_for_ever() {
+fn it_may_come_byte_by_byte_within_the_deadline() {
     let _dog = watchdog(60);
     let patient = server(|server| server);
     for header in [V1, V2] {
@@ -133,7 +133,7 @@ fn it_may_come_byte_by_byte_but_not_for_ever() {
 }
 
 #[test]
-fn a_proxy_that_only_looks_whether_we_are_there_is_no_failure() {
+fn a_health_check_of_a_proxy_is_not_a_failure() {
     let _dog = watchdog(60);
     let server = server(|server| server);
     for header in [&b""[..], V2_LOCAL, b"PROXY UNKNOWN\r\n"] {
@@ -162,7 +162,7 @@ fn asking(server: &TestServer, header: &[u8]) -> RawPeer {
 const OTHER: &[u8] = b"PROXY TCP4 203.0.113.2 127.0.0.1 56324 80\r\n";
 
 #[test]
-fn the_clients_behind_it_have_budgets_of_their_own() {
+fn each_client_behind_it_has_its_own_budget() {
     let _dog = watchdog(60);
     let server = server(|server| server.max_clients_per_address(1));
     let mut first = asking(&server, V1);
@@ -173,7 +173,7 @@ fn the_clients_behind_it_have_budgets_of_their_own() {
 }
 
 #[test]
-fn the_clients_behind_it_have_budgets_of_handshakes_and_messages_of_their_own() {
+fn each_client_behind_it_has_its_own_rates() {
     let _dog = watchdog(60);
     let long = ms(600_000);
     let rates = |server: Server| {
@@ -198,7 +198,7 @@ fn the_clients_behind_it_have_budgets_of_handshakes_and_messages_of_their_own() 
 }
 
 #[test]
-fn behind_haproxy_in_tcp_mode_the_log_tells_the_clients_address() {
+fn behind_haproxy_in_tcp_mode_the_log_has_the_client() {
     let _dog = watchdog(60);
     let Some(haproxy) = program("haproxy") else { return };
     for options in ["send-proxy", "send-proxy-v2"] {

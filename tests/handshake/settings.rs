@@ -29,7 +29,7 @@ fn a_plain_get_learns_that_this_is_a_websocket() {
 }
 
 #[test]
-fn on_http_answers_plain_get_and_head() {
+fn serve_http_answers_plain_get_and_head() {
     let _dog = watchdog(20);
     let page = |request: &threadws::Request| match request.path() {
         "/page" => http::Response::builder()
@@ -59,7 +59,7 @@ fn on_http_answers_plain_get_and_head() {
 }
 
 #[test]
-fn a_path_is_the_only_one_that_upgrades() {
+fn only_the_configured_path_upgrades() {
     let _dog = watchdog(20);
     let server = TestServer::with(|server| server.path("/ws"), echo);
     for target in ["/ws", "/ws?token=1"] {
@@ -74,7 +74,7 @@ fn a_path_is_the_only_one_that_upgrades() {
 }
 
 #[test]
-fn the_header_callback_sees_adds_and_hands_over() {
+fn check_request_reads_and_adds_headers_and_passes_values() {
     #[derive(Clone, Debug, PartialEq)]
     struct User(String);
 
@@ -110,7 +110,7 @@ fn the_header_callback_sees_adds_and_hands_over() {
 }
 
 #[test]
-fn the_header_callback_refuses_with_any_status() {
+fn check_request_refuses_with_any_status() {
     let _dog = watchdog(20);
     let started = Arc::new(AtomicUsize::new(0));
     let handlers = Arc::clone(&started);
@@ -151,7 +151,7 @@ fn the_header_callback_refuses_with_any_status() {
 }
 
 #[test]
-fn a_header_callback_that_panics_answers_500() {
+fn a_panic_in_check_request_answers_500() {
     let _dog = watchdog(20);
     let server = TestServer::with(
         |server| {
@@ -192,7 +192,7 @@ fn with_a_callback_that_blocks(config: Config) -> (TestServer, mpsc::Receiver<()
 }
 
 #[test]
-fn a_header_callback_that_blocks_holds_up_nobody_else() {
+fn a_blocking_check_request_delays_no_other_client() {
     let _dog = watchdog(20);
     let (server, enters, release) = with_a_callback_that_blocks(Config::new());
     let mut slow = RawPeer::connect(server.addr());
@@ -207,7 +207,7 @@ fn a_header_callback_that_blocks_holds_up_nobody_else() {
 }
 
 #[test]
-fn while_a_header_callback_blocks_the_handshakes_of_others_keep_their_deadline() {
+fn a_blocking_check_request_leaves_other_deadlines_alone() {
     let _dog = watchdog(30);
     let timeout = ms(300);
     let (server, enters, release) =
@@ -230,7 +230,7 @@ fn while_a_header_callback_blocks_the_handshakes_of_others_keep_their_deadline()
 }
 
 #[test]
-fn a_shutdown_does_not_wait_for_a_header_callback_and_says_so() {
+fn a_shutdown_does_not_wait_for_check_request() {
     let _dog = watchdog(30);
     let (server, enters, release) = with_a_callback_that_blocks(Config::new());
     let mut slow = RawPeer::connect(server.addr());
@@ -320,7 +320,7 @@ fn another_site_is_refused_unless_it_is_allowed() {
 }
 
 #[test]
-fn every_failed_handshake_is_told() {
+fn every_failed_handshake_is_reported() {
     let _dog = watchdog(20);
     let (tell, told) = mpsc::channel();
     let server = TestServer::with(
@@ -362,7 +362,7 @@ fn every_failed_handshake_is_told() {
 }
 
 #[test]
-fn a_callback_that_panics_when_told_harms_nobody() {
+fn a_panic_in_on_handshake_error_harms_no_client() {
     let _dog = watchdog(20);
     let server = TestServer::with(
         |server| {
@@ -386,7 +386,7 @@ fn a_callback_that_panics_when_told_harms_nobody() {
 }
 
 #[test]
-fn a_subprotocol_is_agreed_on_or_none_is() {
+fn one_subprotocol_is_agreed_or_none() {
     let _dog = watchdog(20);
     let server = TestServer::with(
         |server| server.subprotocols(["chat", "v2"]),
@@ -414,7 +414,7 @@ fn a_subprotocol_is_agreed_on_or_none_is() {
 }
 
 #[test]
-fn another_http_server_hands_a_connection_over() {
+fn another_http_server_passes_a_connection_on() {
     let _dog = watchdog(20);
     let attached = Server::detached().path("/ws").spawn(echo).expect("a server without a port");
     let attached = Arc::new(attached);
@@ -472,7 +472,7 @@ fn hand_over(handle: &threadws::ServerHandle, mut stream: TcpStream) {
 }
 
 #[test]
-fn settings_that_cannot_work_are_refused_before_anything_starts() {
+fn invalid_settings_are_refused_before_the_start() {
     let _dog = watchdog(20);
     let invalid: [fn(Server) -> Server; 6] = [
         |server| server.config(Config::new().with_max_message_size(0)),

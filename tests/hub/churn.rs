@@ -47,7 +47,7 @@ impl Sequence {
 }
 
 #[test]
-fn nothing_is_lost_or_doubled_while_others_come_and_go() {
+fn no_message_is_lost_or_doubled_while_others_join() {
     let _dog = watchdog(60);
     const THREADS: usize = 2;
     const HANDLERS: usize = 2;
@@ -176,7 +176,7 @@ fn nothing_is_lost_or_doubled_while_others_come_and_go() {
 }
 
 #[test]
-fn no_frame_comes_before_the_101_and_no_callback_before_the_handler() {
+fn no_frame_precedes_the_101_and_no_callback_the_handler() {
     let _dog = watchdog(60);
     let handlers = Arc::new(Mutex::new(Vec::new()));
     let early = Arc::new(AtomicU64::new(0));

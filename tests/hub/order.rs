@@ -20,7 +20,7 @@ fn asks(peer: &mut RawPeer, text: &str, answer: &str) {
 }
 
 #[test]
-fn a_burst_is_passed_on_at_once_when_its_last_message_is_read() {
+fn a_burst_is_flushed_after_its_last_message_is_read() {
     let _dog = watchdog(20);
     let (tell, told) = mpsc::channel();
     let server = TestServer::new(move |client| {
@@ -60,7 +60,7 @@ fn a_burst_is_passed_on_at_once_when_its_last_message_is_read() {
 }
 
 #[test]
-fn answers_and_broadcasts_reach_their_own_client_in_the_order_of_the_calls() {
+fn answers_and_broadcasts_keep_the_order_of_the_calls() {
     let _dog = watchdog(20);
     let server = TestServer::new(|client| {
         while let Some(message) = client.recv()? {
@@ -156,7 +156,7 @@ fn try_send_never_waits_and_goes_behind_what_write_holds() {
 }
 
 #[test]
-fn what_is_held_is_told_however_the_handler_ends() {
+fn held_messages_are_sent_however_the_handler_ends() {
     let _dog = watchdog(20);
     let server = TestServer::new(|client| {
         loop {

@@ -30,7 +30,7 @@ fn asks(peer: &mut RawPeer, text: &str, answer: &str) {
 }
 
 #[test]
-fn a_broadcast_says_what_became_of_it() {
+fn a_broadcast_returns_its_delivery() {
     let _dog = watchdog(20);
     let server = TestServer::new(listener);
     let hub = server.hub();
@@ -54,7 +54,7 @@ fn a_broadcast_says_what_became_of_it() {
 }
 
 #[test]
-fn a_topic_reaches_who_subscribed_and_nobody_else() {
+fn a_topic_reaches_its_subscribers_only() {
     let _dog = watchdog(20);
     let server = TestServer::new(listener);
     let hub = server.hub();
@@ -114,7 +114,7 @@ fn topics_are_bounded_in_length_and_number() {
 }
 
 #[test]
-fn a_client_of_another_server_has_no_topics_to_subscribe_to() {
+fn a_client_of_another_server_has_no_topics() {
     let _dog = watchdog(20);
     let (tell, told) = mpsc::channel();
     let server = TestServer::new(move |client| {
@@ -144,7 +144,7 @@ fn a_client_of_another_server_has_no_topics_to_subscribe_to() {
 }
 
 #[test]
-fn hooks_tell_who_joins_and_leaves_each_once_and_under_no_lock() {
+fn hooks_are_called_once_and_under_no_lock() {
     let _dog = watchdog(20);
     let (tell, told) = mpsc::channel();
     let joins = tell.clone();

@@ -65,7 +65,7 @@ fn until_full(server: &TestServer, healthy: &mut [RawPeer]) -> u32 {
 }
 
 #[test]
-fn a_client_that_never_reads_is_closed_by_the_first_broadcast_that_its_backlog_cannot_take() {
+fn a_full_backlog_closes_the_client_at_the_next_broadcast() {
     let _dog = watchdog(60);
     let (server, senders, ends) = server(Config::new(), SlowPeer::default());
     let stuck = RawPeer::open(server.addr());
@@ -98,7 +98,7 @@ fn a_client_that_never_reads_is_closed_by_the_first_broadcast_that_its_backlog_c
 }
 
 #[test]
-fn a_client_that_may_miss_messages_is_skipped_and_goes_on_when_it_reads() {
+fn a_skipped_client_goes_on_when_it_reads() {
     let _dog = watchdog(60);
     let (server, senders, ends) = server(Config::new(), SlowPeer::Skip);
     let mut stuck = RawPeer::open(server.addr());
@@ -146,7 +146,7 @@ fn a_connection_may_have_a_policy_of_its_own() {
 }
 
 #[test]
-fn a_corked_broadcast_and_a_published_message_meet_the_same_policy() {
+fn write_broadcast_and_publish_follow_the_same_policy() {
     let _dog = watchdog(60);
     let (end, ends) = mpsc::channel();
     let server = TestServer::new(move |client| {
@@ -192,7 +192,7 @@ fn a_corked_broadcast_and_a_published_message_meet_the_same_policy() {
 }
 
 #[test]
-fn a_small_backlog_holds_what_it_says_and_one_message_of_any_size_when_it_is_empty() {
+fn a_backlog_holds_its_size_or_one_larger_message() {
     let _dog = watchdog(60);
     const BOUND: usize = 100_000;
     let (server, senders, _ends) = server(Config::new().with_max_backlog(BOUND), SlowPeer::Skip);
@@ -224,7 +224,7 @@ fn a_small_backlog_holds_what_it_says_and_one_message_of_any_size_when_it_is_emp
 }
 
 #[test]
-fn wait_drained_waits_for_the_backlog_and_at_most_its_timeout() {
+fn wait_drained_waits_at_most_its_timeout() {
     let _dog = watchdog(60);
     let (server, senders, _ends) = server(Config::new(), SlowPeer::default());
     let mut stuck = RawPeer::open(server.addr());
@@ -277,7 +277,7 @@ fn wait_drained_waits_for_the_backlog_and_at_most_its_timeout() {
 }
 
 #[test]
-fn an_echo_to_a_client_that_only_writes_ends_at_the_write_timeout() {
+fn an_unread_echo_ends_at_the_write_timeout() {
     use std::io::Write as _;
 
     let _dog = watchdog(60);
@@ -313,7 +313,7 @@ fn an_echo_to_a_client_that_only_writes_ends_at_the_write_timeout() {
 }
 
 #[test]
-fn a_reset_in_the_middle_of_a_frame_is_told_once_and_nothing_follows() {
+fn a_reset_inside_a_frame_is_reported_once() {
     let _dog = watchdog(60);
     let (tell, told) = mpsc::channel();
     let server = TestServer::new(move |client| {
@@ -386,7 +386,7 @@ fn a_large_message_takes_time_in_proportion_to_its_size() {
 }
 
 #[test]
-fn a_frame_that_is_under_way_is_finished_before_anything_else_is_said() {
+fn a_started_frame_is_finished_before_any_other() {
     let _dog = watchdog(60);
     let (tell, told) = mpsc::channel();
     let server = TestServer::new(move |client| {
@@ -430,7 +430,7 @@ fn a_frame_that_is_under_way_is_finished_before_anything_else_is_said() {
 }
 
 #[test]
-fn a_deadline_that_meets_the_last_byte_is_either_a_success_or_a_timeout() {
+fn a_deadline_at_the_last_byte_is_success_or_timeout() {
     let _dog = watchdog(100);
     let (tell, told) = mpsc::channel();
     let server = TestServer::with(

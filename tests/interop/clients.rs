@@ -48,7 +48,7 @@ fn is_sent_ticks(client: Client) {
 }
 
 /// The address that a proxy told.
-fn is_known_by_its_address(client: Client) {
+fn is_logged_with_its_address(client: Client) {
     let _dog = watchdog(120);
     let server = Process::threadws(&["--echo", "--every", "0"]);
     let Some(command) = client(&["talk", &server.url(), "203.0.113.9"]) else { return };
@@ -81,7 +81,7 @@ fn sees_close_codes(client: Client) {
 }
 
 /// What one says the other hears, and a peer that breaks the rules disturbs neither.
-fn hears_a_broadcast(client: Client) {
+fn receives_a_broadcast(client: Client) {
     let _dog = watchdog(120);
     let server = Process::threadws(&["--broadcast", "--every", "0"]);
     let Some(command) = client(&["hear", &server.url(), "from the other one"]) else { return };
@@ -108,23 +108,23 @@ macro_rules! with {
             }
             #[test]
             #[ignore = "installs packages from the internet"]
-            fn is_sent_a_tick_every_so_often() {
+            fn receives_ticks() {
                 super::is_sent_ticks(super::$client);
             }
             #[test]
             #[ignore = "installs packages from the internet"]
-            fn is_known_by_its_address() {
-                super::is_known_by_its_address(super::$client);
+            fn is_logged_with_its_address() {
+                super::is_logged_with_its_address(super::$client);
             }
             #[test]
             #[ignore = "installs packages from the internet"]
-            fn sees_close_codes_both_ways() {
+            fn sees_close_codes_in_both_directions() {
                 super::sees_close_codes(super::$client);
             }
             #[test]
             #[ignore = "installs packages from the internet"]
-            fn hears_a_broadcast() {
-                super::hears_a_broadcast(super::$client);
+            fn receives_a_broadcast() {
+                super::receives_a_broadcast(super::$client);
             }
         }
     };

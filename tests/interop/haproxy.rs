@@ -14,7 +14,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 #[test]
-fn behind_haproxy_the_log_tells_the_clients_address() {
+fn behind_haproxy_the_log_has_the_clients_address() {
     let _dog = watchdog(30);
     let Some(haproxy) = program("haproxy") else { return };
     let server = Process::threadws(&["--echo", "--every", "0"]);
@@ -37,7 +37,7 @@ fn behind_haproxy_the_log_tells_the_clients_address() {
 }
 
 #[test]
-fn a_client_cannot_pretend_an_address_to_haproxy() {
+fn a_client_cannot_forge_its_address_behind_haproxy() {
     let _dog = watchdog(30);
     let Some(haproxy) = program("haproxy") else { return };
     let server = Process::threadws(&["--every", "0", "--trust-proxy", "127.0.0.1"]);
@@ -58,7 +58,7 @@ fn a_client_cannot_pretend_an_address_to_haproxy() {
 }
 
 #[test]
-fn behind_haproxy_the_same_origin_passes_as_it_is() {
+fn behind_haproxy_the_same_origin_passes() {
     let _dog = watchdog(30);
     let Some(haproxy) = program("haproxy") else { return };
     let server = Process::threadws(&["--every", "0"]);
@@ -73,7 +73,7 @@ fn behind_haproxy_the_same_origin_passes_as_it_is() {
 }
 
 #[test]
-fn behind_haproxy_a_close_goes_through_both_ways() {
+fn a_close_passes_haproxy_in_both_directions() {
     let _dog = watchdog(30);
     let Some(haproxy) = program("haproxy") else { return };
     let mut server = Process::threadws(&["--every", "0"]);
@@ -89,7 +89,7 @@ fn behind_haproxy_a_close_goes_through_both_ways() {
 }
 
 #[test]
-fn behind_haproxy_our_own_client_is_a_client() {
+fn our_own_client_connects_through_haproxy() {
     let _dog = watchdog(30);
     let Some(haproxy) = program("haproxy") else { return };
     let server = Process::threadws(&["--echo", "--every", "0"]);
@@ -114,7 +114,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn curl_is_answered_pages_and_upgrades_with_and_without_haproxy() {
+fn curl_gets_pages_and_upgrades_with_and_without_haproxy() {
     let _dog = watchdog(60);
     let Some(program_curl) = program("curl") else { return };
     let server = Process::threadws(&["--every", "100ms", "--message", "tick"]);

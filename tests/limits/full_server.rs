@@ -24,7 +24,7 @@ fn told(peer: &mut RawPeer) -> Option<u16> {
 }
 
 #[test]
-fn of_those_who_find_a_server_full_sixteen_at_a_time_are_told_and_the_others_just_end() {
+fn a_full_server_answers_sixteen_at_a_time() {
     let _dog = watchdog(60);
     let (server, mut inside) = full();
     loop {
@@ -51,7 +51,7 @@ fn of_those_who_find_a_server_full_sixteen_at_a_time_are_told_and_the_others_jus
 }
 
 #[test]
-fn a_full_server_waits_a_second_for_those_whom_it_told_and_then_tells_others() {
+fn a_full_server_waits_a_second_before_it_answers_others() {
     let _dog = watchdog(60);
     let (server, _inside) = full();
     let start = Instant::now();
@@ -66,7 +66,7 @@ fn a_full_server_waits_a_second_for_those_whom_it_told_and_then_tells_others() {
 }
 
 #[test]
-fn a_full_server_lets_go_after_a_second_of_whoever_writes_on() {
+fn a_full_server_drops_a_writing_client_after_a_second() {
     let _dog = watchdog(60);
     let (server, _inside) = full();
     let start = Instant::now();
@@ -107,7 +107,7 @@ fn floods(server: &TestServer, head: &str) {
 }
 
 #[test]
-fn whoever_writes_without_a_pause_after_its_refusal_is_read_for_a_mebibyte_and_no_more() {
+fn at_most_a_mebibyte_is_read_after_a_refusal() {
     let _dog = watchdog(60);
     let server = TestServer::new(echo);
     for head in ["GET /", "GET / HTTP/1.1\r\nHost: x\r\nX: "] {
@@ -117,7 +117,7 @@ fn whoever_writes_without_a_pause_after_its_refusal_is_read_for_a_mebibyte_and_n
 }
 
 #[test]
-fn a_full_server_reads_a_mebibyte_and_no_more_of_whoever_writes_without_a_pause() {
+fn a_full_server_reads_at_most_a_mebibyte() {
     let _dog = watchdog(60);
     let (server, mut inside) = full();
     floods(&server, "GET /");
@@ -126,7 +126,7 @@ fn a_full_server_reads_a_mebibyte_and_no_more_of_whoever_writes_without_a_pause(
 }
 
 #[test]
-fn whoever_writes_on_after_its_refusal_is_read_for_a_second_and_no_longer() {
+fn a_refused_client_that_writes_is_read_for_a_second() {
     let _dog = watchdog(60);
     let server = TestServer::new(echo);
     let mut peer = RawPeer::connect(server.addr());
@@ -138,7 +138,7 @@ fn whoever_writes_on_after_its_refusal_is_read_for_a_second_and_no_longer() {
 }
 
 #[test]
-fn whoever_stays_after_its_refusal_has_its_place_for_a_second_and_no_longer() {
+fn a_refused_client_that_stays_is_dropped_after_a_second() {
     let _dog = watchdog(60);
     let server = TestServer::with(|server| server.max_clients(1), echo);
     let start = Instant::now();

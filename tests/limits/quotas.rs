@@ -55,7 +55,7 @@ fn open_eventually(ask: impl Fn() -> RawPeer) -> RawPeer {
 }
 
 #[test]
-fn an_address_has_n_connections_at_a_time_and_no_more() {
+fn an_address_has_at_most_n_connections() {
     let _dog = watchdog(60);
     let server = TestServer::with(|server| server.trust_proxy("none").max_clients_per_address(2), echo);
     let first = open(asking(HERE, server.addr()));
@@ -76,7 +76,7 @@ fn an_address_has_n_connections_at_a_time_and_no_more() {
 }
 
 #[test]
-fn a_connection_without_a_handshake_counts_too() {
+fn a_connection_without_a_handshake_counts() {
     let _dog = watchdog(60);
     let server = TestServer::with(|server| server.trust_proxy("none").max_clients_per_address(1), echo);
     let silent = RawPeer::connect_from(HERE, server.addr());
@@ -87,7 +87,7 @@ fn a_connection_without_a_handshake_counts_too() {
 }
 
 #[test]
-fn the_clients_of_a_proxy_do_not_share_one_budget_of_connections() {
+fn clients_of_a_proxy_have_separate_connection_quotas() {
     let _dog = watchdog(60);
     let server = TestServer::with(|server| server.max_clients_per_address(2), echo);
     let first = open(asking_for("203.0.113.1", server.addr()));
@@ -107,7 +107,7 @@ fn the_clients_of_a_proxy_do_not_share_one_budget_of_connections() {
 }
 
 #[test]
-fn an_ipv6_client_has_one_budget_for_its_whole_network() {
+fn an_ipv6_network_has_one_quota() {
     let _dog = watchdog(60);
     let server = TestServer::with(|server| server.max_clients_per_address(1), echo);
     let _first = open(asking_for("2001:db8::1", server.addr()));
@@ -116,7 +116,7 @@ fn an_ipv6_client_has_one_budget_for_its_whole_network() {
 }
 
 #[test]
-fn a_flood_from_one_address_takes_no_threads_and_leaves_others_alone() {
+fn a_flood_from_one_address_takes_no_threads() {
     let _dog = watchdog(60);
     let server = TestServer::with(|server| server.trust_proxy("none").max_clients_per_address(1), echo);
     let _one = open(asking(HERE, server.addr()));
@@ -133,7 +133,7 @@ fn a_flood_from_one_address_takes_no_threads_and_leaves_others_alone() {
 }
 
 #[test]
-fn an_address_begins_n_handshakes_at_once_and_the_next_when_its_share_of_the_time_has_passed() {
+fn an_address_begins_n_handshakes_and_more_with_time() {
     let _dog = watchdog(120);
     // One in a minute comes back: not within this test. Then one in a moment.
     let slow = TestServer::with(|server| server.trust_proxy("none").handshake_rate(3, ms(180_000)), echo);
@@ -153,7 +153,7 @@ fn an_address_begins_n_handshakes_at_once_and_the_next_when_its_share_of_the_tim
 }
 
 #[test]
-fn the_clients_of_a_proxy_do_not_share_one_budget_of_handshakes() {
+fn clients_of_a_proxy_have_separate_handshake_quotas() {
     let _dog = watchdog(60);
     let server = TestServer::with(|server| server.handshake_rate(2, ms(120_000)), echo);
     for _ in 0..2 {
@@ -166,7 +166,7 @@ fn the_clients_of_a_proxy_do_not_share_one_budget_of_handshakes() {
 }
 
 #[test]
-fn a_handshake_for_which_there_is_no_room_is_not_counted() {
+fn a_handshake_refused_for_room_is_not_counted() {
     let _dog = watchdog(60);
     let rate = |server: Server| server.max_clients(1).handshake_rate(2, Duration::from_secs(3600));
     let server = TestServer::with(|server| rate(server.trust_proxy("none")), echo);
@@ -183,7 +183,7 @@ fn a_handshake_for_which_there_is_no_room_is_not_counted() {
 }
 
 #[test]
-fn the_header_callback_is_not_asked_about_a_handshake_too_many() {
+fn check_request_is_not_called_above_the_quota() {
     let _dog = watchdog(60);
     let (asked, questions) = mpsc::channel();
     let server = TestServer::with(
@@ -228,7 +228,7 @@ fn expect_echo(peer: &mut RawPeer, text: &str) {
 }
 
 #[test]
-fn an_address_sends_n_messages_on_all_its_connections_and_the_next_ends_its_connection() {
+fn message_n_plus_one_of_an_address_ends_its_connection() {
     let _dog = watchdog(60);
     let per = ms(600_000);
     let (server, ended) = reporting_echo(|server| server.trust_proxy("none").message_rate(4, per));
@@ -265,7 +265,7 @@ fn an_address_sends_n_messages_on_all_its_connections_and_the_next_ends_its_conn
 }
 
 #[test]
-fn the_clients_of_a_proxy_do_not_share_one_budget_of_messages() {
+fn clients_of_a_proxy_have_separate_message_quotas() {
     let _dog = watchdog(60);
     let (server, _ended) = reporting_echo(|server| server.message_rate(2, ms(600_000)));
     let mut first = open(asking_for("203.0.113.1", server.addr()));
@@ -283,7 +283,7 @@ fn the_clients_of_a_proxy_do_not_share_one_budget_of_messages() {
 }
 
 #[test]
-fn whoever_sets_no_quota_has_none() {
+fn without_a_setting_there_is_no_quota() {
     // More than any other test here allows.
     const MANY: usize = 300;
     let _dog = watchdog(60);
@@ -298,7 +298,7 @@ fn whoever_sets_no_quota_has_none() {
 }
 
 #[test]
-fn messages_come_back_with_time() {
+fn the_message_quota_refills_with_time() {
     let _dog = watchdog(60);
     let (server, _ended) = reporting_echo(|server| server.trust_proxy("none").message_rate(2, ms(2000)));
     let mut peer = open(asking(HERE, server.addr()));
@@ -313,7 +313,7 @@ fn messages_come_back_with_time() {
 }
 
 #[test]
-fn messages_that_are_lent_are_counted_and_fragments_are_not() {
+fn lent_messages_are_counted_and_fragments_are_not() {
     let _dog = watchdog(60);
     let server = TestServer::with(
         |server| server.message_rate(2, Duration::from_secs(600)),
@@ -335,7 +335,7 @@ fn messages_that_are_lent_are_counted_and_fragments_are_not() {
 }
 
 #[test]
-fn a_quota_that_cannot_work_is_refused_by_its_name() {
+fn an_invalid_quota_is_refused_by_name() {
     type Setting = fn(Server) -> Server;
     let settings: [(&str, Setting); 4] = [
         ("max_clients_per_address", |server| server.max_clients_per_address(0)),
@@ -351,7 +351,7 @@ fn a_quota_that_cannot_work_is_refused_by_its_name() {
 }
 
 #[test]
-fn who_is_handed_over_by_another_http_server_has_the_same_budget() {
+fn upgraded_connections_have_the_same_quotas() {
     let _dog = watchdog(60);
     let server = Server::detached().trust_proxy("none").max_clients_per_address(1);
     let handle = server.spawn(echo).expect("the settings work");
@@ -378,7 +378,7 @@ fn who_is_handed_over_by_another_http_server_has_the_same_budget() {
 
 #[cfg(feature = "cli")]
 #[test]
-fn the_binary_has_an_option_for_each_policy() {
+fn the_binary_has_an_option_for_each_quota() {
     use crate::support::Process;
 
     let _dog = watchdog(60);

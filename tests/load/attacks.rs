@@ -55,7 +55,7 @@ fn run_as_helper_process() {
 }
 
 #[test]
-fn a_crowd_that_says_nothing_is_let_go_at_the_handshake_timeout() {
+fn silent_clients_are_dropped_at_the_handshake_timeout() {
     const SILENT: usize = 500;
     let (turn, _dog) = (take_turn(), watchdog(90));
     if !can_open_sockets(SILENT) {
@@ -93,7 +93,7 @@ fn a_crowd_that_says_nothing_is_let_go_at_the_handshake_timeout() {
 }
 
 #[test]
-fn a_header_that_announces_too_much_is_answered_at_once_and_costs_nothing() {
+fn an_oversize_header_is_answered_at_once_and_costs_nothing() {
     let (turn, _dog) = (take_turn(), watchdog(60));
     let server = echo_server();
     let before = server.usage();
@@ -135,7 +135,7 @@ fn a_header_that_announces_too_much_is_answered_at_once_and_costs_nothing() {
 }
 
 #[test]
-fn a_hundred_who_send_fragments_without_an_end_are_closed_with_1008() {
+fn endless_fragments_from_a_hundred_are_closed_with_1008() {
     const CROWD: usize = 100;
     let (turn, _dog) = (take_turn(), watchdog(60));
     let server = echo_server();
@@ -183,7 +183,7 @@ fn flood(mut stream: TcpStream, bytes: &[u8], time: Duration, least: usize) -> u
 }
 
 #[test]
-fn a_flood_of_pings_whose_pongs_nobody_reads_costs_one_pong() {
+fn a_flood_of_pings_with_unread_pongs_costs_one_pong() {
     let (turn, _dog) = (take_turn(), watchdog(60));
     let server = echo_server();
     let before = server.usage();
@@ -228,7 +228,7 @@ fn a_flood_of_pings_whose_pongs_nobody_reads_costs_one_pong() {
 
 #[test]
 #[ignore = "takes 20 s of both processors"]
-fn a_flood_of_empty_messages_takes_one_thread_and_no_more() {
+fn a_flood_of_empty_messages_takes_only_one_thread() {
     let (turn, _dog) = (take_turn(), watchdog(60));
     let server = echo_server();
     let before = server.usage();
@@ -264,7 +264,7 @@ fn a_flood_of_empty_messages_takes_one_thread_and_no_more() {
 }
 
 #[test]
-fn a_message_that_trickles_in_is_cut_by_its_deadline() {
+fn a_trickling_message_ends_at_its_deadline() {
     let (turn, _dog) = (take_turn(), watchdog(60));
     let server = impatient_server(SHORT * 2);
     let before = server.usage();
@@ -301,7 +301,7 @@ fn a_message_that_trickles_in_is_cut_by_its_deadline() {
 }
 
 #[test]
-fn who_only_writes_or_reads_a_byte_at_a_time_is_cut_at_the_write_timeout() {
+fn a_client_that_hardly_reads_ends_at_the_write_timeout() {
     const EACH_KIND: usize = 4;
     let (turn, _dog) = (take_turn(), watchdog(60));
     let server = impatient_server(SHORT * 2);
@@ -379,18 +379,18 @@ fn evict(count: usize) {
 }
 
 #[test]
-fn whoever_is_closed_for_not_reading_leaves_nothing_in_the_kernel() {
+fn a_closed_slow_peer_leaves_nothing_in_the_kernel() {
     evict(20);
 }
 
 #[test]
 #[ignore = "takes 1 GB of the kernel's memory, of which it has 2: cargo test --release --test load -- --ignored"]
-fn three_hundred_who_are_closed_for_not_reading_leave_nothing_in_the_kernel() {
+fn three_hundred_closed_slow_peers_leave_nothing_in_the_kernel() {
     evict(300);
 }
 
 #[test]
-fn five_hundred_who_announce_a_large_message_and_stop_cost_no_memory() {
+fn five_hundred_announced_messages_cost_no_memory() {
     const ANNOUNCERS: usize = 500;
     let (turn, _dog) = (take_turn(), watchdog(90));
     if !can_open_sockets(ANNOUNCERS) {

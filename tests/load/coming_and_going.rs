@@ -52,18 +52,18 @@ fn leaves_nothing_behind(times: usize) {
 }
 
 #[test]
-fn three_thousand_who_come_and_go_leave_nothing_behind() {
+fn three_thousand_clients_leave_nothing_behind() {
     leaves_nothing_behind(3000);
 }
 
 #[test]
 #[ignore = "takes a minute: cargo test --release --test load -- --ignored"]
-fn a_hundred_thousand_who_come_and_go_leave_nothing_behind() {
+fn a_hundred_thousand_clients_leave_nothing_behind() {
     leaves_nothing_behind(100_000);
 }
 
 #[test]
-fn a_storm_of_five_thousand_gets_in_within_ten_seconds() {
+fn five_thousand_clients_connect_within_ten_seconds() {
     const STORM: usize = 5000;
     let (_alone, _dog) = (take_turn(), watchdog(120));
     if !can_open_sockets(STORM) {
@@ -90,7 +90,7 @@ fn a_storm_of_five_thousand_gets_in_within_ten_seconds() {
 }
 
 #[test]
-fn a_burst_that_comes_while_the_server_stands_still_waits_in_its_queue_and_gets_in_at_once() {
+fn a_burst_at_a_stopped_server_waits_in_its_queue() {
     // More than the 128 of std's queue, and fewer than the 4096 of ours.
     const BURST: usize = 2000;
     let (_alone, _dog) = (take_turn(), watchdog(60));
@@ -162,12 +162,12 @@ fn idle(clients: usize, per_client: usize) {
 }
 
 #[test]
-fn a_thousand_idle_clients_take_a_thread_each_little_memory_and_no_time() {
+fn a_thousand_idle_clients_take_little_memory_and_no_time() {
     idle(1000, 60 << 10);
 }
 
 #[test]
 #[ignore = "takes 10000 threads: cargo test --release --test load -- --ignored"]
-fn ten_thousand_idle_clients_take_a_thread_each_little_memory_and_no_time() {
+fn ten_thousand_idle_clients_take_little_memory_and_no_time() {
     idle(10_000, 60 << 10);
 }

@@ -219,20 +219,20 @@ fn crowd(clients: usize, broadcasts: u64) -> Duration {
 }
 
 #[test]
-fn three_who_misbehave_delay_none_of_hundreds() {
+fn three_bad_clients_delay_none_of_hundreds() {
     nobody_is_delayed(300, 40);
 }
 
 #[test]
 #[ignore = "takes about 15 s: cargo test --release --test load two_thousand -- --ignored --nocapture"]
-fn three_who_misbehave_delay_none_of_two_thousand() {
+fn three_bad_clients_delay_none_of_two_thousand() {
     nobody_is_delayed(2000, 120);
 }
 
 /// How far off others are while one thread broadcasts to a thousand: a tick, an echo.
 #[test]
 #[ignore = "measures, for about 15 s: cargo test --release --test load thousand_starves -- --ignored --nocapture"]
-fn a_broadcast_to_a_thousand_starves_nobody() {
+fn a_broadcast_to_a_thousand_starves_no_client() {
     const TICK: Duration = Duration::from_millis(100);
 
     let _alone = take_turn();

@@ -310,7 +310,7 @@ fn settles(server: &Process, before: &ProcessUsage) {
 
 #[test]
 #[ignore = "takes THREADWS_SOAK seconds, 60 by default"]
-fn under_a_mixed_load_nothing_grows_and_nobody_healthy_loses_a_message() {
+fn a_mixed_load_leaks_nothing_and_loses_no_message() {
     let length = Duration::from_secs(from_env("THREADWS_SOAK", 60));
     let (_alone, _dog) = (take_turn(), watchdog(length.as_secs() + 180));
     let server = start(&["--topics", "--every", "1s", "--message", "tick", "--ping", "2s"]);
@@ -418,7 +418,7 @@ fn under_a_mixed_load_nothing_grows_and_nobody_healthy_loses_a_message() {
 
 #[test]
 #[ignore = "takes a while: THREADWS_CHURN clients, 5000 by default"]
-fn thousands_who_come_and_go_leave_nothing_behind() {
+fn thousands_of_clients_leave_nothing_behind() {
     let rounds = from_env("THREADWS_CHURN", 5000);
     let (_alone, _dog) = (take_turn(), watchdog(120 + rounds / 50));
     let server = start(&["--echo", "--every", "1s"]);

@@ -29,7 +29,7 @@ impl Drop for Busy {
 
 #[test]
 #[ignore = "takes all processors for 5 s"]
-fn two_busy_loops_a_processor_let_nobody_time_out() {
+fn no_client_times_out_beside_busy_loops() {
     let (_alone, _dog) = (take_turn(), watchdog(60));
     let _busy = Busy::loops(std::thread::available_parallelism().map_or(2, usize::from) * 2);
     let server = Process::threadws_under(&["nice", "-n", "10"], &["--every", "0", "--ping", "1s"]);
@@ -39,7 +39,7 @@ fn two_busy_loops_a_processor_let_nobody_time_out() {
 }
 
 #[test]
-fn a_tenth_of_a_processor_lets_nobody_time_out() {
+fn no_client_times_out_with_a_tenth_of_a_processor() {
     let (_alone, _dog) = (take_turn(), watchdog(60));
     let version1 = [("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "10000")];
     let Some(group) = Cgroup::new("cpu", &version1, &[("cpu.max", "10000 100000")]) else { return };

@@ -12,7 +12,7 @@ use threadws::{Config, Connect, Sender, State};
 const EACH: usize = 8;
 
 #[test]
-fn senders_that_are_kept_for_ever_hold_no_descriptors() {
+fn senders_that_are_kept_hold_no_descriptors() {
     in_own_process(|| {
         let _dog = watchdog(60);
         let (tell, told) = mpsc::channel();

@@ -45,7 +45,7 @@ impl fmt::Display for Broken {
 impl Error for Broken {}
 
 #[test]
-fn a_handlers_error_whose_display_panics_closes_its_own_client_with_1011_and_nobody_else() {
+fn an_error_whose_display_panics_closes_its_own_client() {
     in_own_process(|| {
         const PLACES: usize = 3;
         let _dog = watchdog(60);

@@ -58,7 +58,7 @@ impl std::error::Error for Own {
 }
 
 #[test]
-fn a_peer_that_vanishes_is_no_failure_of_a_handler_with_an_error_of_its_own() {
+fn a_vanished_peer_is_not_logged_as_a_handlers_failure() {
     in_own_process(|| {
         let _dog = watchdog(30);
         listen();
@@ -84,7 +84,7 @@ fn a_peer_that_vanishes_is_no_failure_of_a_handler_with_an_error_of_its_own() {
 }
 
 #[test]
-fn an_answer_that_is_cut_off_is_a_line_for_who_looks_for_it() {
+fn an_unfinished_answer_is_logged_at_debug() {
     in_own_process(|| {
         let _dog = watchdog(30);
         listen();
@@ -102,7 +102,7 @@ fn an_answer_that_is_cut_off_is_a_line_for_who_looks_for_it() {
 }
 
 #[test]
-fn a_poll_that_goes_on_failing_is_told_once_a_second() {
+fn a_failing_poll_is_logged_once_a_second() {
     in_own_process(|| {
         let _dog = watchdog(30);
         listen();

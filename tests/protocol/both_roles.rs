@@ -91,7 +91,7 @@ fn as_both(
 }
 
 #[test]
-fn whatever_breaks_the_protocol_is_told_by_its_code() {
+fn every_violation_has_its_close_code() {
     let _dog = watchdog(60);
     let too_big = Error::MessageTooBig { limit: 1000 };
     let cases: Vec<(&str, Vec<Frame>, u16, Error)> = vec![
@@ -133,7 +133,7 @@ fn whatever_breaks_the_protocol_is_told_by_its_code() {
 }
 
 #[test]
-fn messages_come_whole_and_control_frames_between_their_fragments() {
+fn control_frames_may_come_between_fragments() {
     let _dog = watchdog(30);
     as_both(
         &Config::new(),
@@ -158,7 +158,7 @@ fn messages_come_whole_and_control_frames_between_their_fragments() {
 }
 
 #[test]
-fn the_closing_handshake_goes_in_every_order() {
+fn the_closing_handshake_works_in_every_order() {
     let _dog = watchdog(30);
     // Theirs first.
     as_both(
@@ -215,7 +215,7 @@ fn the_closing_handshake_goes_in_every_order() {
 }
 
 #[test]
-fn a_recv_that_waits_hinders_nobody_who_sends() {
+fn a_waiting_recv_does_not_block_senders() {
     let _dog = watchdog(30);
     as_both(
         &Config::new(),

@@ -33,7 +33,7 @@ fn a_frame_may_come_in_pieces_cut_anywhere() {
 }
 
 #[test]
-fn a_fragmented_message_is_whole_and_a_ping_inside_it_is_answered_at_once() {
+fn a_ping_inside_a_fragmented_message_is_answered_at_once() {
     let _dog = watchdog(20);
     let server = TestServer::new(echo);
     let mut peer = RawPeer::open(server.addr());
@@ -50,7 +50,7 @@ fn a_fragmented_message_is_whole_and_a_ping_inside_it_is_answered_at_once() {
 }
 
 #[test]
-fn a_ping_is_answered_with_its_own_payload_while_the_handler_waits_in_recv() {
+fn a_ping_is_answered_while_the_handler_waits_in_recv() {
     let _dog = watchdog(20);
     let server = TestServer::new(echo);
     let mut peer = RawPeer::open(server.addr());
@@ -67,7 +67,7 @@ fn a_ping_is_answered_with_its_own_payload_while_the_handler_waits_in_recv() {
 }
 
 #[test]
-fn a_flood_of_pings_is_answered_by_the_last_pong_at_least() {
+fn a_flood_of_pings_is_answered_with_the_last_pong() {
     let _dog = watchdog(120);
     // On a slow machine we read nothing for longer than a server is patient with by default.
     let config = Config::new().with_write_timeout(Duration::from_secs(100));

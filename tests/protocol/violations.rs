@@ -90,7 +90,7 @@ fn frames_that_break_the_protocol_are_answered_with_1002() {
 }
 
 #[test]
-fn a_length_beyond_the_limit_is_answered_at_its_header() {
+fn a_length_above_the_limit_is_answered_at_its_header() {
     let _dog = watchdog(60);
     let cases = [
         (1 << 31, &[1009][..]),
@@ -107,7 +107,7 @@ fn a_length_beyond_the_limit_is_answered_at_its_header() {
 }
 
 #[test]
-fn a_message_of_the_limit_passes_and_one_byte_more_does_not() {
+fn a_message_of_the_limit_passes_and_one_more_byte_fails() {
     let _dog = watchdog(60);
     const LIMIT: usize = 1000;
     let config = Config::new().with_max_message_size(LIMIT);
@@ -220,7 +220,7 @@ fn a_message_of_too_many_fragments_is_answered_with_1008() {
 }
 
 #[test]
-fn a_message_that_never_ends_is_cut_by_its_deadline() {
+fn an_endless_message_ends_at_its_deadline() {
     let _dog = watchdog(60);
     let (server, told) = reporting_echo(Config::new().with_message_timeout(ms(300)));
     let trickles: [(&str, Vec<u8>, Vec<u8>); 4] = [
@@ -261,7 +261,7 @@ fn a_message_that_never_ends_is_cut_by_its_deadline() {
 }
 
 #[test]
-fn an_error_is_told_once_and_then_the_end_again_and_again() {
+fn an_error_is_returned_once_and_then_the_end() {
     let _dog = watchdog(20);
     let (tell, told) = mpsc::channel();
     let server = TestServer::new(move |client: &mut Connection| {

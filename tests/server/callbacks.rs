@@ -152,7 +152,7 @@ fn everything_may_be_called_from_every_callback() {
 }
 
 #[test]
-fn everybody_may_be_sent_away_and_the_server_stopped_from_every_callback() {
+fn every_callback_may_close_all_clients_and_stop_the_server() {
     for place in PLACES {
         let _dog = watchdog(30);
         let handle: Arc<OnceLock<ServerHandle>> = Arc::default();
@@ -202,7 +202,7 @@ fn a_slow_peer_may_be_closed_from_every_callback() {
 }
 
 #[test]
-fn a_handler_that_never_returns_keeps_its_own_client_and_nobody_else() {
+fn a_handler_that_never_returns_blocks_only_its_client() {
     let _dog = watchdog(60);
     let (release, wait) = mpsc::channel::<()>();
     let wait = std::sync::Mutex::new(wait);

@@ -30,7 +30,7 @@ fn hand_over(handle: &ServerHandle) -> (RawPeer, threadws::Result<()>) {
 }
 
 #[test]
-fn what_the_other_server_has_attached_is_found_in_the_handler() {
+fn the_handler_finds_the_extensions_of_the_other_server() {
     #[derive(Debug, Clone, PartialEq)]
     struct User(&'static str);
     let _dog = watchdog(20);
@@ -49,7 +49,7 @@ fn what_the_other_server_has_attached_is_found_in_the_handler() {
 }
 
 #[test]
-fn a_server_that_is_full_or_stops_says_that_and_nothing_of_a_backlog() {
+fn upgrade_returns_unavailable_when_full_or_stopping() {
     let _dog = watchdog(20);
     let handle = Server::detached().max_clients(1).spawn(echo).expect("the settings work");
     let (mut first, result) = hand_over(&handle);

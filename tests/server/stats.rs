@@ -9,7 +9,7 @@ use std::time::Instant;
 use threadws::{Config, Stats};
 
 #[test]
-fn what_is_counted_is_what_happened() {
+fn the_counters_match_what_happened() {
     let _dog = watchdog(30);
     let server = TestServer::with(|server| server.path("/chat"), echo);
     let hub = server.hub();
@@ -58,7 +58,7 @@ fn what_is_counted_is_what_happened() {
 }
 
 #[test]
-fn who_is_turned_away_is_counted_by_the_reason() {
+fn refused_clients_are_counted_by_reason() {
     let _dog = watchdog(30);
     let server = TestServer::with(|server| server.max_clients(1), echo);
     let peer = RawPeer::open(server.addr());
@@ -118,7 +118,7 @@ fn ticks_pings_and_round_trips_are_counted() {
 }
 
 #[test]
-fn what_only_grows_never_shrinks_whoever_comes_and_goes() {
+fn counters_never_decrease() {
     let _dog = watchdog(30);
     let server = TestServer::new(echo);
     let over = AtomicBool::new(false);
@@ -243,7 +243,7 @@ fn parse(text: &str) -> BTreeMap<String, Family> {
 }
 
 #[test]
-fn the_text_for_prometheus_is_well_formed_and_says_the_same() {
+fn the_prometheus_text_is_well_formed_and_matches() {
     let _dog = watchdog(30);
     let server = TestServer::with(|server| server.path("/"), echo);
     let mut peer = RawPeer::open(server.addr());

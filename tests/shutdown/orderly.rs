@@ -8,7 +8,7 @@ use std::time::Instant;
 use threadws::{Config, Server};
 
 #[test]
-fn everyone_is_told_1001_and_the_report_counts_them() {
+fn all_clients_get_1001_and_are_counted() {
     let _dog = watchdog(30);
     let server = TestServer::new(echo);
     let addr = server.addr();
@@ -34,7 +34,7 @@ fn everyone_is_told_1001_and_the_report_counts_them() {
 }
 
 #[test]
-fn what_was_queued_before_the_shutdown_still_comes() {
+fn queued_messages_are_sent_before_the_shutdown() {
     let _dog = watchdog(30);
     let server = TestServer::new(echo);
     let mut peer = RawPeer::open(server.addr());
@@ -56,7 +56,7 @@ fn what_was_queued_before_the_shutdown_still_comes() {
 }
 
 #[test]
-fn who_does_not_answer_is_cut_at_the_timeout() {
+fn a_client_that_does_not_answer_ends_at_the_timeout() {
     let _dog = watchdog(30);
     let server = TestServer::new(echo);
     let mut peer = RawPeer::open(server.addr());
@@ -73,7 +73,7 @@ fn who_does_not_answer_is_cut_at_the_timeout() {
 }
 
 #[test]
-fn a_handler_that_does_not_return_is_named_and_left() {
+fn a_handler_that_does_not_return_is_reported() {
     let _dog = watchdog(30);
     let (tell, told) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
@@ -114,7 +114,7 @@ fn a_handler_that_does_not_return_is_named_and_left() {
 }
 
 #[test]
-fn a_writer_that_is_stuck_is_cut_at_the_timeout() {
+fn a_stuck_writer_ends_at_the_timeout() {
     let _dog = watchdog(30);
     let (tell, told) = mpsc::channel();
     let server = TestServer::new(move |client| {
@@ -164,7 +164,7 @@ fn dropping_the_handle_shuts_down_and_joins() {
 }
 
 #[test]
-fn dropping_the_handle_in_a_handler_does_not_wait_for_itself() {
+fn dropping_the_handle_in_a_handler_does_not_block() {
     let _dog = watchdog(30);
     let handle = Arc::new(Mutex::new(None));
     let inside = Arc::clone(&handle);
@@ -206,7 +206,7 @@ fn a_handshake_under_way_is_answered_503() {
 }
 
 #[test]
-fn who_comes_while_it_stops_is_never_forgotten() {
+fn a_client_that_comes_during_the_shutdown_is_not_forgotten() {
     let _dog = watchdog(60);
     for round in 0..5 {
         let server = TestServer::new(echo);
@@ -252,7 +252,7 @@ fn try_open(addr: std::net::SocketAddr) -> Option<RawPeer> {
 }
 
 #[test]
-fn a_server_stops_in_its_own_time_however_many_are_silent() {
+fn many_silent_clients_do_not_delay_the_shutdown() {
     let _dog = watchdog(60);
     let server = TestServer::with(|server| server.config(Config::new().with_close_timeout(ms(500))), echo);
     let peers: Vec<_> = (0..50).map(|_| RawPeer::open(server.addr())).collect();
@@ -267,7 +267,7 @@ fn a_server_stops_in_its_own_time_however_many_are_silent() {
 }
 
 #[test]
-fn a_server_that_stopped_leaves_its_port_to_the_next() {
+fn the_port_is_free_after_the_shutdown() {
     let _dog = watchdog(30);
     let server = TestServer::new(echo);
     let addr = server.addr();
@@ -290,7 +290,7 @@ mod binary {
     use rustix::process::Signal;
 
     #[test]
-    fn sigterm_tells_fifty_clients_1001_and_exits_0() {
+    fn sigterm_closes_fifty_clients_and_exits_0() {
         let _dog = watchdog(60);
         let mut server = Process::threadws(&["--every", "0"]);
         let mut peers: Vec<_> = (0..50).map(|_| RawPeer::open(server.addr())).collect();
@@ -309,7 +309,7 @@ mod binary {
     }
 
     #[test]
-    fn sigint_with_clients_that_do_not_answer_exits_0_within_the_timeout() {
+    fn sigint_with_silent_clients_exits_0_within_the_timeout() {
         let _dog = watchdog(60);
         let mut server = Process::threadws(&["--every", "20ms"]);
         let mut peers: Vec<_> = (0..50).map(|_| RawPeer::open(server.addr())).collect();
@@ -341,7 +341,7 @@ mod binary {
     }
 
     #[test]
-    fn a_port_that_is_taken_is_named_and_exits_1() {
+    fn a_taken_port_is_named_and_exits_1() {
         let _dog = watchdog(30);
         let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let addr = taken.local_addr().expect("it is bound").to_string();

@@ -103,7 +103,7 @@ fn full_house() -> (Process, House, RawPeer) {
 }
 
 #[test]
-fn sigterm_tells_everyone_and_names_whom_it_had_to_leave() {
+fn sigterm_closes_all_clients_and_names_abandoned_ones() {
     let _dog = watchdog(60);
     let (mut server, mut house, mut sleeper) = full_house();
     let lateness = Lateness::from_now_on();
@@ -123,7 +123,7 @@ fn sigterm_tells_everyone_and_names_whom_it_had_to_leave() {
 }
 
 #[test]
-fn a_second_sigterm_does_not_wait_for_those_who_are_left() {
+fn a_second_sigterm_does_not_wait() {
     let _dog = watchdog(60);
     let (mut server, mut house, _sleeper) = full_house();
     let start = Instant::now();
@@ -135,7 +135,7 @@ fn a_second_sigterm_does_not_wait_for_those_who_are_left() {
 }
 
 #[test]
-fn sigterm_ends_the_binary_at_the_close_timeout_whoever_is_stuck() {
+fn sigterm_ends_at_the_close_timeout_with_stuck_clients() {
     let _dog = watchdog(60);
     let mut server = Process::threadws(&["--echo", "--every", "0"]);
     let mut house = House::of(&server);
@@ -170,7 +170,7 @@ fn cannot_listen(listen: &str, wrapper: &[&str], why: &str) {
 }
 
 #[test]
-fn an_address_that_cannot_be_had_is_named_with_the_reason() {
+fn an_unavailable_address_is_named_with_the_reason() {
     let _dog = watchdog(60);
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     cannot_listen(&taken.local_addr().expect("it is bound").to_string(), &[], "in use");
@@ -184,7 +184,7 @@ fn an_address_that_cannot_be_had_is_named_with_the_reason() {
 }
 
 #[test]
-fn without_ipv6_or_the_right_to_a_port_it_says_so() {
+fn missing_ipv6_or_port_permission_is_reported() {
     let _dog = watchdog(60);
     let Some(network) = Network::new() else { return };
     let wrapper = network.wrapper_after("echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6; exec \"$@\"");
@@ -199,7 +199,7 @@ fn without_ipv6_or_the_right_to_a_port_it_says_so() {
 }
 
 #[test]
-fn a_restarted_server_takes_its_port_at_once_although_clients_hold_on_to_it() {
+fn a_restarted_server_gets_its_port_at_once() {
     let _dog = watchdog(90);
     let options = ["--echo", "--every", "0", "--log", "warn"];
     let mut server = Process::threadws(&options);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use threadws::{Message, Response};
 
 #[test]
-fn a_shutdown_by_who_holds_what_a_tick_waits_for_ends_in_time() {
+fn a_shutdown_does_not_wait_for_a_blocked_tick() {
     let _dog = watchdog(30);
     let shared = Arc::new(Mutex::new(0));
     let wanted = Arc::clone(&shared);
@@ -41,7 +41,7 @@ fn a_shutdown_by_who_holds_what_a_tick_waits_for_ends_in_time() {
 }
 
 #[test]
-fn a_tick_that_is_over_in_time_is_waited_for() {
+fn a_shutdown_waits_for_a_tick_that_ends_in_time() {
     let _dog = watchdog(30);
     let (tell, told) = mpsc::channel();
     let server = TestServer::new(move |client| {
@@ -62,7 +62,7 @@ fn a_tick_that_is_over_in_time_is_waited_for() {
 }
 
 #[test]
-fn a_handle_that_a_tick_drops_does_not_wait_for_the_tick() {
+fn a_handle_dropped_in_a_tick_does_not_wait() {
     let _dog = watchdog(30);
     let handle = Arc::new(Mutex::new(None::<threadws::ServerHandle>));
     let inside = Arc::clone(&handle);
@@ -88,7 +88,7 @@ fn a_handle_that_a_tick_drops_does_not_wait_for_the_tick() {
 }
 
 #[test]
-fn a_client_that_reads_its_http_answer_slowly_is_cut_at_the_timeout() {
+fn a_slow_reader_of_http_ends_at_the_timeout() {
     let _dog = watchdog(30);
     let (tell, told) = mpsc::channel();
     let server = TestServer::with(
