@@ -117,7 +117,7 @@ impl Reader {
     #[inline]
     pub(super) fn next_short(&mut self) -> Option<Item> {
         let base = self.start;
-        let step = self.decoder.short(self.buffer.get_mut(base..self.end)?)?;
+        let step = self.decoder.next_short(self.buffer.get_mut(base..self.end)?)?;
         self.start += step.used;
         self.message_started = None;
         Some(step.item?.shifted(base))
@@ -136,7 +136,7 @@ impl Reader {
     pub(super) fn prepare(&mut self, item: Item) -> Result<Item, Violation> {
         let item = match item {
             Item::Text(span) => {
-                self.decoder.adopt(&self.buffer[span.range()])?;
+                self.decoder.copy_text(&self.buffer[span.range()])?;
                 Item::Assembled
             }
             item => item,
@@ -269,7 +269,7 @@ impl Reader {
             self.small_reads = 0;
         } else if self.small_reads == SMALL_READS {
             // Once, and not at each of the small reads that follow.
-            self.decoder.rest();
+            self.decoder.release_memory();
             size = size.min(IDLE_BUFFER);
         }
         if self.start > 0 || size != self.buffer.len() {
@@ -304,7 +304,7 @@ impl Reader {
     /// Gives memory back that only a busy connection needs.
     pub(super) fn rest(&mut self) {
         self.last_was_full = false;
-        self.decoder.rest();
+        self.decoder.release_memory();
         self.resize(RESTING_BUFFER);
     }
 }
@@ -352,7 +352,7 @@ mod tests {
         reader.rest();
         assert_eq!(reader.buffer.capacity(), before);
         assert!(!reader.has_unread());
-        assert_eq!(reader.decoder.held(), 0, "what the decoder holds");
+        assert_eq!(reader.decoder.allocated(), 0, "what the decoder holds");
     }
 
     #[test]
@@ -386,10 +386,10 @@ mod tests {
         }
         assert_eq!(places[0], places[1], "no memory was asked for");
         assert!(reader.next().expect("nothing more").is_none());
-        assert!(reader.decoder.held() > 0);
+        assert!(reader.decoder.allocated() > 0);
         drop(writer.join().expect("it ends"));
         reader.rest();
-        assert_eq!(reader.decoder.held(), 0, "what the decoder holds");
+        assert_eq!(reader.decoder.allocated(), 0, "what the decoder holds");
     }
 
     #[test]

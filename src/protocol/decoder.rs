@@ -1,10 +1,12 @@
-//! Bytes to messages and control frames (RFC 6455 §5 and §8.1).
+//! Decodes bytes to messages and control frames (RFC 6455 §5 and §8.1). Sections below are of that RFC.
 //!
-//! The caller owns the buffer and hands out its unread part; what lies whole in it is unmasked in place and returned as
-//! a range. Everything else is appended to a message under construction as it arrives, so that nothing waits for a
-//! length that was only announced. Every rule that a header can break is checked before a byte of its payload.
+//! The caller owns the buffer and passes its unread part, the window. A frame that is complete in the window is unmasked in
+//! place and returned as a range. Other payloads are appended to a message under construction as they arrive, so no memory
+//! is allocated for a length that was only announced. Every rule about headers is checked before the payload.
+//!
+//! Reading from the socket into the buffer is in `connection/reader.rs`, UTF-8 in pieces in `utf8.rs`.
 
-use super::utf8::Text;
+use super::utf8::PartialText;
 use super::{Role, mask};
 use crate::error::{Error, Result, Violation};
 use crate::message::{CloseCode, CloseFrame, Message, MessageRef};
@@ -12,38 +14,38 @@ use std::ops::Range;
 
 /// The longest payload of a control frame (§5.5).
 pub(crate) const MAX_CONTROL: usize = 125;
-/// Fragments that any message may have. A plain 4096 would fail peers that send megabytes in pieces of 64 bytes, so each
-/// `BYTES_PER_FRAGMENT` received allow one more; empty fragments, which carry nothing, stay bounded.
+/// The number of fragments that any message can have. Each `BYTES_PER_FRAGMENT` received bytes allow one more, because some
+/// peers send megabytes in pieces of 64 bytes. Empty fragments allow none, so their number is limited.
 const FREE_FRAGMENTS: usize = 4096;
 const BYTES_PER_FRAGMENT: usize = 16;
-/// A message that was only lent leaves its memory to the next one; of so much there may always be too much.
+/// The capacity that is always kept for the next message. A larger buffer is kept as long as messages fill half of it.
 const KEPT_CAPACITY: usize = 4096;
 
-/// What one call of [`Decoder::next`] did.
+/// The result of [`Decoder::next`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Step {
-    /// Bytes at the front of the window that are dealt with. Ranges point into the window, and may lie in them.
+    /// The number of bytes at the front of the window that were decoded. The range of the item can be in them.
     pub(crate) used: usize,
-    /// `None`: more bytes are needed.
+    /// `None` if more bytes are needed.
     pub(crate) item: Option<Item>,
 }
 
-/// A message or control frame, by where its payload lies in the window. Small and without a destructor: it is moved
-/// several times for each message.
+/// A message or control frame, with the range of its payload in the window. It is small and has no destructor, because it
+/// is moved several times for each message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Item {
-    /// Not validated yet: [`text`] makes it a `str`, in the one pass that there is.
+    /// The payload is not validated yet. [`text`] validates it and returns a `str`, so that it is validated only once.
     Text(Span),
     Binary(Span),
-    /// It came in pieces: [`Decoder::assembled`] lends it, [`Decoder::take`] gives it away.
+    /// A message that arrived in pieces. [`Decoder::assembled`] borrows it, [`Decoder::take`] moves it out.
     Assembled,
     Ping(Span),
     Pong(Span),
-    /// Validated: [`close_frame`] does not fail for it.
+    /// Validated, so [`close_frame`] does not fail for it.
     Close(Span),
 }
 
-/// A range that can be copied.
+/// A range that is `Copy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Span {
     start: usize,
@@ -55,14 +57,14 @@ impl Span {
         self.start..self.end
     }
 
-    /// The same, seen from `by` bytes further back.
+    /// Returns the range in a buffer that begins `by` bytes earlier.
     pub(crate) fn shifted(self, by: usize) -> Self {
         Self { start: self.start + by, end: self.end + by }
     }
 }
 
 impl Item {
-    /// The same, with its payload seen from `by` bytes further back.
+    /// Returns the item with its range in a buffer that begins `by` bytes earlier.
     #[inline]
     pub(crate) fn shifted(self, by: usize) -> Self {
         match self {
@@ -89,24 +91,23 @@ pub(crate) fn text(bytes: &[u8]) -> Result<&str, Violation> {
     std::str::from_utf8(bytes).map_err(|_| Violation::InvalidUtf8)
 }
 
-/// The state between two bytes. It holds no more than the message under construction. What short messages need stands
-/// last, beside what the reader holds.
+/// The state of decoding. It owns memory only for the message under construction.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Decoder {
-    message: Assembly,
+    message: PartialMessage,
     /// The data frame whose payload is still arriving.
     frame: Option<Frame>,
     max_message: usize,
     role: Role,
 }
 
-/// What is left of a data frame.
+/// A data frame whose payload is not complete.
 #[derive(Debug)]
 struct Frame {
     fin: bool,
     key: Option<[u8; 4]>,
-    /// Payload bytes seen so far: where in the mask the next one stands.
+    /// The number of payload bytes received so far, which is the offset of the next one in the mask.
     seen: usize,
     left: usize,
 }
@@ -114,8 +115,8 @@ struct Frame {
 /// A message that arrives in pieces.
 #[derive(Debug, Default)]
 #[repr(C)]
-struct Assembly {
-    text: Text,
+struct PartialMessage {
+    text: PartialText,
     binary: Vec<u8>,
     fragments: usize,
     is_text: bool,
@@ -127,11 +128,11 @@ enum Progress {
     #[default]
     None,
     Started,
-    /// Handed out by [`Item::Assembled`], and dropped by the next call.
+    /// Complete and returned as [`Item::Assembled`]. The next call drops it.
     Whole,
 }
 
-/// A frame's header: §5.2.
+/// The header of a frame (§5.2).
 struct ParsedHeader {
     fin: bool,
     opcode: u8,
@@ -140,7 +141,7 @@ struct ParsedHeader {
     size: usize,
 }
 
-/// First bytes of whole messages.
+/// The first byte of a message in one frame.
 const WHOLE_TEXT: u8 = 0x80 | TEXT;
 const WHOLE_BINARY: u8 = 0x80 | BINARY;
 
@@ -153,33 +154,33 @@ const PONG: u8 = 10;
 
 impl Decoder {
     pub(crate) fn new(role: Role, max_message: usize) -> Self {
-        Self { role, max_message, frame: None, message: Assembly::default() }
+        Self { role, max_message, frame: None, message: PartialMessage::default() }
     }
 
-    /// Takes what it can from the front of `window`, up to the first message or control frame.
+    /// Decodes bytes from the front of `window`, up to the end of the first message or control frame.
     ///
-    /// It returns without an item only when it needs more bytes, and holds at most one header or control frame back,
-    /// so a window that has room for a control frame always makes progress.
+    /// It returns no item only if it needs more bytes. It then leaves less than one control frame undecoded, so a window
+    /// with room for a control frame always makes progress.
     ///
     /// # Errors
     ///
-    /// [`Error::Violation`] or [`Error::MessageTooBig`]; the connection cannot go on.
+    /// [`Error::Violation`] or [`Error::MessageTooBig`]. The connection cannot continue after either.
     #[inline]
     pub(crate) fn next(&mut self, window: &mut [u8]) -> Result<Step> {
-        match self.short(window) {
+        match self.next_short(window) {
             Some(step) => Ok(step),
-            None => self.any(window),
+            None => self.next_any(window),
         }
     }
 
-    /// The commonest case at half the instructions: a short message in one frame, all of it here. Whatever is not that, or
-    /// is wrong, goes the long way.
+    /// Fast path for a message of at most 125 bytes in one frame, if all of it is in `window`. Returns `None` for everything
+    /// else, and for every error, without changing `window`.
     #[inline]
-    pub(crate) fn short(&mut self, window: &mut [u8]) -> Option<Step> {
+    pub(crate) fn next_short(&mut self, window: &mut [u8]) -> Option<Step> {
         let &mut [first @ (WHOLE_TEXT | WHOLE_BINARY), second, ref mut rest @ ..] = window else {
             return None;
         };
-        // A message that was handed out may stay: the long way, by which every burst ends, drops it.
+        // A message that was returned is not dropped here. `next_any` does that, and runs at the end of every window.
         if self.message.progress == Progress::Started {
             return None;
         }
@@ -202,7 +203,7 @@ impl Decoder {
 
     #[inline(never)]
     #[expect(clippy::indexing_slicing, reason = "every length was compared with what is here just before")]
-    fn any(&mut self, window: &mut [u8]) -> Result<Step> {
+    fn next_any(&mut self, window: &mut [u8]) -> Result<Step> {
         let mut used = 0;
         if self.message.progress == Progress::Whole {
             self.message.reset();
@@ -264,7 +265,8 @@ impl Decoder {
         }
     }
 
-    /// Reads a header as far as it is there, and checks every byte of it as soon as it is.
+    /// Parses the header at the start of `bytes`. Returns `None` if it is incomplete. Each byte is checked as soon as it is
+    /// there.
     #[inline]
     fn header(&self, bytes: &[u8]) -> Result<Option<ParsedHeader>> {
         let Some(&first) = bytes.first() else { return Ok(None) };
@@ -319,7 +321,7 @@ impl Decoder {
         let payload = if opcode >= CLOSE {
             usize::from(short)
         } else {
-            // Compared as u64, before anything is narrowed: an overflow here is how limits were bypassed elsewhere.
+            // Compared before the conversion to `usize`. An overflow here would bypass the limit.
             let room = self.max_message - self.message.len();
             match usize::try_from(length) {
                 Ok(length) if length <= room => length,
@@ -339,10 +341,10 @@ impl Decoder {
         Ok(Some(ParsedHeader { fin, opcode, key, payload, size }))
     }
 
-    /// Copies and validates a text, to be lent by [`assembled`](Self::assembled): a borrowed `str` made where it lies could
-    /// not be returned without validating it a second time.
+    /// Validates and copies a text, which [`assembled`](Self::assembled) then borrows. A `str` in the caller's buffer could
+    /// not be returned from there without a second validation.
     #[inline]
-    pub(crate) fn adopt(&mut self, bytes: &[u8]) -> Result<(), Violation> {
+    pub(crate) fn copy_text(&mut self, bytes: &[u8]) -> Result<(), Violation> {
         let valid = text(bytes)?;
         self.message.reset();
         self.message.is_text = true;
@@ -351,7 +353,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// The message that [`Item::Assembled`] announced, or that was [adopted](Self::adopt).
+    /// Borrows the message that was returned as [`Item::Assembled`] or passed to [`copy_text`](Self::copy_text).
     pub(crate) fn assembled(&self) -> MessageRef<'_> {
         if self.message.is_text {
             MessageRef::Text(self.message.text.as_str())
@@ -360,14 +362,14 @@ impl Decoder {
         }
     }
 
-    /// The message that [`Item::Assembled`] announced, moved out.
+    /// Moves out the message that was returned as [`Item::Assembled`].
     pub(crate) fn take(&mut self) -> Message {
         let message = if self.message.is_text {
             Message::Text(self.message.text.take())
         } else {
             let mut binary = std::mem::take(&mut self.message.binary);
             if binary.capacity() > KEPT_CAPACITY.max(2 * binary.len()) {
-                // What is given away may be kept for long: it does not hold what a larger one before it needed.
+                // The caller may keep the message for long, so the unused capacity is freed.
                 binary.shrink_to_fit();
             }
             Message::Binary(binary)
@@ -376,8 +378,8 @@ impl Decoder {
         message
     }
 
-    /// Where the rest of a large binary frame may be read to directly, and how many bytes of it are left. Text goes
-    /// through the window, or it would be validated twice.
+    /// Returns the vector into which the rest of a large binary frame can be read without the window, and the number of
+    /// missing bytes. Not for text, which is validated as it passes through the window.
     pub(crate) fn direct(&mut self) -> Option<(&mut Vec<u8>, usize)> {
         match &self.frame {
             Some(frame) if frame.left > 0 && !self.message.is_text => {
@@ -387,28 +389,28 @@ impl Decoder {
         }
     }
 
-    /// Takes note of `count` bytes that were read to the end of [`direct`](Self::direct)'s vector.
+    /// Unmasks `count` bytes that were appended to the vector of [`direct`](Self::direct).
     pub(crate) fn directly_read(&mut self, count: usize) {
         let Some(frame) = &mut self.frame else { return };
         let start = self.message.binary.len().saturating_sub(count);
         frame.unmask(self.message.binary.get_mut(start..).unwrap_or_default());
     }
 
-    /// Bytes of memory beside the window.
+    /// Returns the allocated bytes.
     #[cfg(all(test, not(model)))]
-    pub(crate) fn held(&self) -> usize {
+    pub(crate) fn allocated(&self) -> usize {
         self.message.text.capacity() + self.message.binary.capacity()
     }
 
-    /// Gives back what a large message left to the next one, unless that has begun.
-    pub(crate) fn rest(&mut self) {
+    /// Frees the memory that was kept for the next message, unless that has begun.
+    pub(crate) fn release_memory(&mut self) {
         if self.message.progress == Progress::None {
-            // Empty now, so that all is too much.
+            // The message is empty, so `reset` keeps only `KEPT_CAPACITY`.
             self.message.reset();
         }
     }
 
-    /// Whether a message or frame has begun and not ended, not counting a header that is cut.
+    /// Returns whether a message or data frame has begun and not ended. A header that is incomplete does not count.
     pub(crate) fn is_inside_message(&self) -> bool {
         self.frame.is_some() || self.message.progress == Progress::Started
     }
@@ -424,7 +426,7 @@ impl Frame {
     }
 }
 
-impl Assembly {
+impl PartialMessage {
     fn start(&mut self, is_text: bool) {
         self.progress = Progress::Started;
         self.is_text = is_text;
@@ -458,9 +460,9 @@ impl Assembly {
         self.progress = Progress::None;
         self.is_text = false;
         self.fragments = 0;
-        // Fresh memory costs a page fault for each 4 KiB: more than to receive and to send what goes into them.
+        // The buffers are kept for the next message, because new memory costs a page fault for each 4 KiB.
         if self.text.capacity() > KEPT_CAPACITY.max(2 * self.text.len()) {
-            self.text = Text::default();
+            self.text = PartialText::default();
         }
         if self.binary.capacity() > KEPT_CAPACITY.max(2 * self.binary.len()) {
             self.binary = Vec::new();
@@ -474,7 +476,7 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at + N)?.try_into().ok()
 }
 
-/// The content of a Close frame (§5.5.1).
+/// Parses the payload of a Close frame (§5.5.1).
 ///
 /// # Errors
 ///

@@ -1,14 +1,16 @@
-//! A message or control frame to bytes (RFC 6455 §5.2): always one whole frame, masked if we are the client.
+//! Encodes messages and control frames (RFC 6455 §5.2). A message is always one frame. Sections below are of that RFC.
+//!
+//! Queueing and writing the bytes is in `outbox/`.
 
 use super::{Role, mask};
 use crate::error::{Error, Result};
 use crate::message::{CloseCode, CloseFrame, MessageRef};
 use crate::protocol::decoder::MAX_CONTROL;
 
-/// The longest reason that fits into a Close frame beside its code (§5.5).
+/// The longest reason that fits into a Close frame with its code (§5.5).
 pub(crate) const MAX_REASON: usize = MAX_CONTROL - 2;
 
-/// Opcodes of §5.2 with the FIN bit: we never fragment.
+/// The first byte of a frame: an opcode of §5.2 with the FIN bit, because no message is fragmented.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Opcode {
     Text = 0x81,
@@ -27,7 +29,7 @@ impl From<MessageRef<'_>> for Opcode {
     }
 }
 
-/// A frame's header without its mask key: two to ten bytes.
+/// The header of a frame: two to ten bytes, and four more for the mask key of a client.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Header {
     bytes: [u8; Self::MAX + 4],
@@ -36,15 +38,15 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// First byte, second byte, eight bytes of length.
+    /// The longest header without a mask key: two bytes, and eight for the length.
     const MAX: usize = 10;
-    /// Of an unmasked frame whose length the second byte holds, or the two behind that, at the most.
+    /// The longest header of an unmasked frame with less than 64 KiB of payload.
     pub(crate) const SHORT: usize = 4;
 
-    /// The header of an unmasked frame if we are the server; else with a fresh key (§5.3: "unpredictable").
+    /// Makes a header: for a client with a new random mask key, for a server without one.
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "each arm has just compared the length")]
-    #[expect(clippy::indexing_slicing, reason = "`len` is 10 at most, and four bytes stand behind that")]
+    #[expect(clippy::indexing_slicing, reason = "`len` is at most 10, and the array has four bytes more")]
     pub(crate) fn new(role: Role, opcode: Opcode, payload: usize) -> Self {
         let mut bytes = [0; Self::MAX + 4];
         let mask_bit = if role == Role::Client { 0x80 } else { 0 };
@@ -70,13 +72,13 @@ impl Header {
     }
 
     #[inline]
-    #[expect(clippy::indexing_slicing, reason = "`new` alone sets `len`")]
+    #[expect(clippy::indexing_slicing, reason = "only `new` sets `len`")]
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
 }
 
-/// Appends one frame, if it is short and not masked and there is room for it. False if not.
+/// Appends one frame if it is short and unmasked, and `frames` has the capacity. Returns false otherwise.
 #[inline]
 pub(crate) fn append_short(role: Role, opcode: Opcode, payload: &[u8], frames: &mut Vec<u8>) -> bool {
     let (Role::Server, Ok(length @ 0..=125)) = (role, u8::try_from(payload.len())) else { return false };
@@ -84,8 +86,8 @@ pub(crate) fn append_short(role: Role, opcode: Opcode, payload: &[u8], frames: &
         return false;
     }
     frames.extend_from_slice(&[opcode as u8, length]);
-    // What is answered was unmasked just now, in vectors of this size, and comes from the store buffer. A larger piece, as
-    // `memcpy` takes them, would wait until its halves have left that.
+    // In pieces of 16 bytes, because an echoed payload was just unmasked with stores of this size. A wider load, as in
+    // `memcpy`, would span two of them, which defeats store forwarding.
     let mut pieces = payload.chunks_exact(16);
     for piece in &mut pieces {
         if let Ok(piece) = <&[u8; 16]>::try_from(piece) {
@@ -114,22 +116,21 @@ pub(crate) fn append(role: Role, opcode: Opcode, payload: &[u8], frame: &mut Vec
     }
 }
 
-/// The payload of a Close frame (§5.5.1); empty for no code.
+/// Returns the payload of a Close frame (§5.5.1), which is empty without a code.
 pub(crate) fn close_payload(content: Option<&CloseFrame>) -> Vec<u8> {
     content.map_or_else(Vec::new, |frame| {
         [&u16::from(frame.code).to_be_bytes()[..], frame.reason.as_bytes()].concat()
     })
 }
 
-/// Refuses what may not stand in a Close frame. 1005 stands for no code at all, so it is refused like the others: leave
-/// the code out by closing without one.
+/// Checks the code and reason of a Close frame. 1005 is refused, too, because it means that a frame has no code.
 ///
 /// # Errors
 ///
 /// [`Error::Invalid`].
 pub(crate) fn check_close(code: CloseCode, reason: &str) -> Result<()> {
     if !code.is_sendable() {
-        return Err(Error::invalid(format!("close code {} may not be sent", u16::from(code))));
+        return Err(Error::invalid(format!("close code {} cannot be sent", u16::from(code))));
     }
     if reason.len() > MAX_REASON {
         return Err(Error::invalid(format!(
@@ -140,7 +141,7 @@ pub(crate) fn check_close(code: CloseCode, reason: &str) -> Result<()> {
     Ok(())
 }
 
-/// Refuses what may not stand in a ping.
+/// Checks the length of the payload of a ping.
 ///
 /// # Errors
 ///
@@ -155,8 +156,8 @@ pub(crate) fn check_control(payload: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// §5.3: "derived from a strong source of entropy", and not to be predicted: a generator that reseeds itself from the
-/// operating system's.
+/// Returns a random mask key. §5.3: it is "derived from a strong source of entropy" and unpredictable. The generator is
+/// seeded by the operating system.
 fn mask_key() -> [u8; 4] {
     rand::random()
 }
@@ -191,14 +192,14 @@ mod tests {
         let keys: std::collections::HashSet<_> = (0..1000).map(|_| mask_key()).collect();
         assert!(keys.len() > 995, "{}", keys.len());
         let bits = keys.iter().flatten().fold(0, |bits, byte| bits | byte);
-        assert_eq!(bits, 255, "all bits of a key are in use");
+        assert_eq!(bits, 255, "each bit of a key is set in some keys");
     }
 
     #[test]
     fn invalid_close_and_control_payloads_are_refused() {
         check_close(CloseCode::NORMAL, &"x".repeat(123)).expect("123 bytes fit");
         check_close(CloseCode::NORMAL, &"x".repeat(124)).expect_err("124 bytes do not");
-        check_close(CloseCode::NO_STATUS, "").expect_err("1005 is never on the wire");
+        check_close(CloseCode::NO_STATUS, "").expect_err("1005 is never sent");
         check_control(&[0; 125]).expect("125 bytes fit");
         check_control(&[0; 126]).expect_err("126 bytes do not");
     }

@@ -9,13 +9,13 @@ const MAX_SEQUENCE: usize = 4;
 
 /// A text under construction: the valid part, and the start of a sequence that is still incomplete.
 #[derive(Debug, Default)]
-pub(super) struct Text {
+pub(super) struct PartialText {
     valid: String,
     partial: [u8; MAX_SEQUENCE],
     partial_len: usize,
 }
 
-impl Text {
+impl PartialText {
     /// Appends a piece, which can end inside a character.
     ///
     /// # Errors
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     fn in_two(bytes: &[u8], cut: usize) -> Result<String, Violation> {
-        let mut text = Text::default();
+        let mut text = PartialText::default();
         text.push(&bytes[..cut])?;
         text.push(&bytes[cut..])?;
         text.finish()?;
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn the_first_invalid_byte_fails() {
-        let mut text = Text::default();
+        let mut text = PartialText::default();
         text.push(b"\xf4").expect("the start of U+100000");
         assert_eq!(text.push(b"\x90"), Err(Violation::InvalidUtf8));
     }

@@ -1,8 +1,8 @@
-//! Bytes to events, a row for each sentence of RFC 6455 that speaks of them.
+//! Bytes in, messages and errors out. The table has a row for each rule of RFC 6455 about frames.
 
 use super::*;
 
-/// What came out, as owned values.
+/// A decoded item, with owned values.
 #[derive(Debug, PartialEq, Eq)]
 enum Out {
     Text(String),
@@ -16,7 +16,7 @@ enum Out {
 
 const LIMIT: usize = 1000;
 
-/// Feeds `stream` in pieces that end at `cuts`, as a reader with a window does.
+/// Decodes `stream`, which arrives in pieces of the same length, as a reader with a window does.
 fn decode(role: Role, stream: &[u8], piece: usize) -> Vec<Out> {
     let mut decoder = Decoder::new(role, LIMIT);
     let mut window: Vec<u8> = Vec::new();
@@ -68,7 +68,7 @@ fn decode(role: Role, stream: &[u8], piece: usize) -> Vec<Out> {
     out
 }
 
-/// A frame of a client, masked.
+/// Returns a masked frame, as from a client.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = header(first, payload.len() as u64);
     let start = bytes.len();
@@ -99,7 +99,7 @@ fn text_of(text: &str) -> Out {
     Out::Text(text.to_owned())
 }
 
-/// Name, stream, what must come out: however the stream is cut.
+/// Name, stream and expected output, for every way to cut the stream.
 fn table() -> Vec<(&'static str, Vec<u8>, Vec<Out>)> {
     use Violation::*;
     let broken = |violation| vec![Out::Violation(violation)];
@@ -200,7 +200,7 @@ fn a_server_must_not_mask() {
 
 #[test]
 fn a_broken_header_fails_before_its_payload() {
-    // The first byte tells of a reserved bit or opcode, the second of a missing mask or an oversize control frame.
+    // The first byte has the reserved bits and the opcode, the second the mask bit and the length of a control frame.
     for (bytes, violation) in [
         (&[0xc1][..], Violation::ReservedBit),
         (&[0x83], Violation::ReservedOpcode(3)),
@@ -285,8 +285,8 @@ fn the_fast_path_for_short_messages_decodes_the_same() {
                 for cut in [wire.len(), wire.len() - 1, 1, 0] {
                     for limit in [LIMIT, 100] {
                         let (mut one, mut other) = (wire[..cut].to_vec(), wire[..cut].to_vec());
-                        let short = Decoder::new(role, limit).short(&mut one);
-                        let long = Decoder::new(role, limit).any(&mut other);
+                        let short = Decoder::new(role, limit).next_short(&mut one);
+                        let long = Decoder::new(role, limit).next_any(&mut other);
                         if let Some(step) = short {
                             assert_eq!(
                                 (step, one),
@@ -294,7 +294,7 @@ fn the_fast_path_for_short_messages_decodes_the_same() {
                                 "{first:02x} {length} {cut}"
                             );
                         } else {
-                            assert_eq!(one, wire[..cut], "nothing was touched");
+                            assert_eq!(one, wire[..cut], "the window was changed");
                         }
                     }
                 }

@@ -80,7 +80,7 @@ impl MemoryReader<'_> {
         let bytes = |item: decoder::Span| &self.buffer[item.range()];
         Ok(Some(match item.shifted(base) {
             Item::Text(span) if self.setting.lend => {
-                self.decoder.adopt(bytes(span))?;
+                self.decoder.copy_text(bytes(span))?;
                 lent(self.decoder.assembled())
             }
             Item::Text(span) => Decoded::Text(decoder::text(bytes(span))?.to_owned()),
