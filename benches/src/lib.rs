@@ -1,4 +1,4 @@
-//! Shared by the benchmarks: frames as a client sends them, and the handshake of one that trusts its server.
+//! Shared by the benchmarks: the frames of a client, and a minimal opening handshake.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,15 +8,16 @@ pub const TEXT: u8 = 1;
 pub const BINARY: u8 = 2;
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
-/// RFC 6455 §1.3 computes it for this key.
+/// The answer to `KEY`, from the example in RFC 6455 §1.3.
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// One masked frame.
+/// Returns a masked frame.
 pub fn client_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     masked_frame(opcode, payload, [0x1f, 0xa2, 0x5c, 0x93])
 }
 
-/// One frame with this key. One of zeros leaves the payload as it is, however often it is unmasked in place.
+/// Returns a frame that is masked with this key. With a key of zeros, the payload does not change, however often it is
+/// unmasked in place.
 pub fn masked_frame(opcode: u8, payload: &[u8], key: [u8; 4]) -> Vec<u8> {
     let mut frame = header(opcode, payload.len());
     frame[1] |= 0x80;
@@ -25,7 +26,7 @@ pub fn masked_frame(opcode: u8, payload: &[u8], key: [u8; 4]) -> Vec<u8> {
     frame
 }
 
-/// The header of an unmasked frame.
+/// Returns the header of an unmasked frame.
 pub fn header(opcode: u8, payload: usize) -> Vec<u8> {
     let mut header = vec![0x80 | opcode];
     if payload < 126 {
@@ -40,7 +41,7 @@ pub fn header(opcode: u8, payload: usize) -> Vec<u8> {
     header
 }
 
-/// The request that opens a WebSocket.
+/// Returns the request that opens a WebSocket.
 pub fn request(to: SocketAddr) -> Vec<u8> {
     format!(
         "GET / HTTP/1.1\r\nHost: {to}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -49,7 +50,7 @@ pub fn request(to: SocketAddr) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Where the head of an answer ends, once it is whole.
+/// Returns the length of the head of a response, or `None` if it is not complete. Fails if it is not the right 101.
 pub fn head_end(bytes: &[u8]) -> io::Result<Option<usize>> {
     let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
     let head = String::from_utf8_lossy(&bytes[..end]);
@@ -59,12 +60,12 @@ pub fn head_end(bytes: &[u8]) -> io::Result<Option<usize>> {
     Err(io::Error::other(format!("no upgrade: {head}")))
 }
 
-/// Where a request's head ends, once it is whole.
+/// Returns the length of the head of a request, or `None` if it is not complete.
 pub fn head_end_of_request(bytes: &[u8]) -> Option<usize> {
     bytes.windows(4).position(|four| four == b"\r\n\r\n").map(|end| end + 4)
 }
 
-/// The answer to our own [`request`], and to no other.
+/// Returns the answer to a [`request`] of this module, and `None` to any other request.
 pub fn response(request: &[u8]) -> Option<Vec<u8>> {
     String::from_utf8_lossy(request).contains(KEY).then(|| {
         format!(
@@ -75,7 +76,7 @@ pub fn response(request: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-/// Connects and shakes hands, blocking.
+/// Connects, and waits for the opening handshake.
 pub fn open(to: SocketAddr) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect(to)?;
     stream.set_nodelay(true)?;
@@ -90,7 +91,7 @@ pub fn open(to: SocketAddr) -> io::Result<TcpStream> {
         head.extend_from_slice(&bytes[..count]);
         match head_end(&head)? {
             Some(end) if end == head.len() => return Ok(stream),
-            Some(_) => return Err(io::Error::other("bytes behind the 101, and nothing was asked")),
+            Some(_) => return Err(io::Error::other("the server sent bytes after the 101")),
             None => {}
         }
     }

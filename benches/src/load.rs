@@ -1,5 +1,5 @@
-//! The generator: one thread, epoll. It keeps so many messages in flight on each connection, and compares every byte
-//! that comes back.
+//! The load generator: one thread with epoll. It keeps a number of messages in flight on each connection, and compares
+//! every byte that comes back.
 
 use crate::peers::Running;
 use hdrhistogram::Histogram;
@@ -18,9 +18,9 @@ use threadws_benches::{BINARY, client_frame, head_end, header, open, request};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// Enough for any burst of the loads here.
+/// Bytes read at a time: enough for any burst of the loads here.
 const READ: usize = 256 * 1024;
-/// Nobody is silent for so long but by a fault.
+/// A server that is silent for this long has a fault.
 const STALL: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy)]
@@ -36,32 +36,33 @@ pub enum Load {
         size: usize,
         in_flight: usize,
     },
-    /// Handshakes one after the other, so many at a time.
+    /// Handshakes, `parallel` of them at a time.
     Handshakes {
         parallel: usize,
     },
-    /// Clients that said one thing and then nothing.
+    /// Clients that sent one message and are idle now.
     Idle {
         clients: usize,
     },
 }
 
-/// How long a load runs unmeasured, and measured.
+/// The length of a run: the warm-up, and the part that is measured.
 #[derive(Debug, Clone, Copy)]
 pub struct Length {
     pub warm_up: Duration,
     pub measured: Duration,
 }
 
-/// What one run gave. A message of a broadcast is one delivery.
+/// The result of one run. For a broadcast, each delivery counts as one message.
 #[derive(Debug, Clone, Copy)]
 pub struct Outcome {
-    /// Messages, deliveries or handshakes a second; zero if that is not the question.
+    /// Messages, deliveries or handshakes per second. Zero if only memory is measured.
     pub rate: f64,
-    /// Microseconds of the server's processor time for each, or KiB of its memory for each client.
+    /// Processor time of the server for each of them, in microseconds; or its memory for each client, in KiB.
     pub cost: f64,
-    /// Round trips in microseconds: the median and the hundredth worst.
+    /// The median round trip, in microseconds.
     pub p50: u64,
+    /// The 99th percentile of the round trips, in microseconds.
     pub p99: u64,
 }
 
@@ -101,8 +102,8 @@ impl Load {
 
 pub fn bytes(size: usize) -> String {
     match size {
-        0..1024 => format!("{size} B"),
-        0..1_048_576 => format!("{} KiB", size >> 10),
+        ..1024 => format!("{size} B"),
+        ..1_048_576 => format!("{} KiB", size >> 10),
         _ => format!("{} MiB", size >> 20),
     }
 }
@@ -111,7 +112,7 @@ pub fn thousands(count: usize) -> String {
     if count < 1000 { count.to_string() } else { format!("{} {:03}", count / 1000, count % 1000) }
 }
 
-/// The window of time that counts, and what the server used of the processor in it.
+/// Measures the part of a run after the warm-up, and the processor time of the server in it.
 struct Meter<'a> {
     server: &'a Running,
     start: Instant,
@@ -129,8 +130,8 @@ impl<'a> Meter<'a> {
         Ok(Self { server, start, length, cpu: Duration::ZERO, round_trips, count: 0, measuring: false })
     }
 
-    /// True while there is time.
-    fn goes_on(&mut self) -> Result<bool> {
+    /// Starts to measure when the warm-up is over. Returns false when the run is over.
+    fn is_running(&mut self) -> Result<bool> {
         if !self.measuring && self.start.elapsed() >= self.length.warm_up {
             self.measuring = true;
             self.round_trips.reset();
@@ -145,7 +146,7 @@ impl<'a> Meter<'a> {
         let seconds = self.start.elapsed().as_secs_f64();
         let cpu = cpu(self.server)? - self.cpu;
         if self.count == 0 {
-            return Err("nothing came back".into());
+            return Err("no message came back".into());
         }
         let count = self.count as f64;
         Ok(Outcome {
@@ -157,7 +158,7 @@ impl<'a> Meter<'a> {
     }
 }
 
-/// User and system time of a process, its dead threads included (proc(5)).
+/// Returns the user and system time of a process, including that of its threads that have ended (proc(5)).
 fn cpu(server: &Running) -> Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", server.pid()))?;
     let (_, fields) = stat.rsplit_once(") ").ok_or("stat")?;
@@ -165,7 +166,7 @@ fn cpu(server: &Running) -> Result<Duration> {
     Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
 }
 
-/// Resident memory in KiB.
+/// Returns the resident memory in KiB.
 fn resident(server: &Running) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{}/status", server.pid()))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("VmRSS")?;
@@ -210,7 +211,7 @@ impl Poll {
     }
 }
 
-/// What every connection sends and expects: always the same frame, so both directions are periodic.
+/// The bytes that every connection sends and expects. It is always the same frame, so that both directions are periodic.
 struct Wire {
     frame: usize,
     sent: Vec<u8>,
@@ -232,34 +233,36 @@ impl Wire {
 
 struct Client {
     stream: TcpStream,
-    /// Bytes yet to be written, and where in the frame they start.
-    owed: usize,
-    at: usize,
-    /// Where in an answer the next byte stands.
-    expects: usize,
+    /// Bytes that have to be written.
+    unwritten: usize,
+    /// The position in the frame of the next byte to write.
+    write_at: usize,
+    /// The position in an answer of the next byte to read.
+    read_at: usize,
     messages: u64,
-    /// When how many were sent.
+    /// When messages were sent, and how many at that time.
     sent: VecDeque<(Instant, u64)>,
 }
 
 impl Client {
     fn new(stream: TcpStream) -> Self {
-        Self { stream, owed: 0, at: 0, expects: 0, messages: 0, sent: VecDeque::new() }
+        Self { stream, unwritten: 0, write_at: 0, read_at: 0, messages: 0, sent: VecDeque::new() }
     }
 
     fn send(&mut self, wire: &Wire, messages: u64, now: Instant) -> io::Result<()> {
-        self.owed += messages as usize * wire.frame;
+        self.unwritten += messages as usize * wire.frame;
         self.sent.push_back((now, messages));
-        self.go_on(wire)
+        self.write(wire)
     }
 
-    fn go_on(&mut self, wire: &Wire) -> io::Result<()> {
-        while self.owed > 0 {
-            let end = wire.sent.len().min(self.at + self.owed);
-            match self.stream.write(&wire.sent[self.at..end]) {
+    /// Writes as much as the socket takes.
+    fn write(&mut self, wire: &Wire) -> io::Result<()> {
+        while self.unwritten > 0 {
+            let end = wire.sent.len().min(self.write_at + self.unwritten);
+            match self.stream.write(&wire.sent[self.write_at..end]) {
                 Ok(count) => {
-                    self.owed -= count;
-                    self.at = (self.at + count) % wire.frame;
+                    self.unwritten -= count;
+                    self.write_at = (self.write_at + count) % wire.frame;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
@@ -268,7 +271,7 @@ impl Client {
         Ok(())
     }
 
-    /// Reads once; returns how many messages have become whole, and whether there may be more.
+    /// Reads once. Returns how many messages are complete now, and whether there may be more.
     fn receive(&mut self, wire: &Wire, buffer: &mut [u8]) -> Result<(u64, bool)> {
         let count = match self.stream.read(buffer) {
             Ok(0) => return Err("closed by the server".into()),
@@ -276,17 +279,17 @@ impl Client {
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok((0, false)),
             Err(error) => return Err(error.into()),
         };
-        if buffer[..count] != wire.expected[self.expects..self.expects + count] {
-            return Err("not what was sent".into());
+        if buffer[..count] != wire.expected[self.read_at..self.read_at + count] {
+            return Err("an answer is not the message that was sent".into());
         }
-        let whole = (self.expects + count) / wire.answer;
-        self.expects = (self.expects + count) % wire.answer;
+        let whole = (self.read_at + count) / wire.answer;
+        self.read_at = (self.read_at + count) % wire.answer;
         self.messages += whole as u64;
         Ok((whole as u64, count == buffer.len()))
     }
 
-    /// Takes note of the round trips of `messages`.
-    fn returned(&mut self, mut messages: u64, now: Instant, round_trips: &mut Histogram<u64>) {
+    /// Records the round trips of the oldest `messages` in flight.
+    fn record(&mut self, mut messages: u64, now: Instant, round_trips: &mut Histogram<u64>) {
         while let Some((sent, left)) = self.sent.front_mut() {
             let taken = messages.min(*left);
             round_trips.saturating_record_n((now - *sent).as_micros().max(1) as u64, taken);
@@ -302,7 +305,7 @@ impl Client {
     }
 }
 
-/// Ends with RST: thousands of connections in TIME_WAIT would use up the ports.
+/// Closes with RST, because thousands of connections in TIME_WAIT would use up the ports.
 impl Drop for Client {
     fn drop(&mut self) {
         _ = set_socket_linger(&self.stream, Some(Duration::ZERO));
@@ -328,16 +331,16 @@ fn echo(server: &Running, length: Length, clients: usize, size: usize, in_flight
     for client in &mut clients {
         client.send(&wire, in_flight as u64, Instant::now())?;
     }
-    while meter.goes_on()? {
+    while meter.is_running()? {
         poll.wait()?;
         for index in poll.ready() {
             let client = &mut clients[index];
-            client.go_on(&wire)?;
+            client.write(&wire)?;
             loop {
                 let (messages, more) = client.receive(&wire, &mut buffer)?;
                 if messages > 0 {
                     let now = Instant::now();
-                    client.returned(messages, now, &mut meter.round_trips);
+                    client.record(messages, now, &mut meter.round_trips);
                     meter.count += messages;
                     client.send(&wire, messages, now)?;
                 }
@@ -348,7 +351,7 @@ fn echo(server: &Running, length: Length, clients: usize, size: usize, in_flight
         }
     }
     if clients.iter().any(|client| client.messages == 0) {
-        return Err("somebody never got an answer".into());
+        return Err("a client never got an answer".into());
     }
     meter.outcome()
 }
@@ -363,14 +366,14 @@ fn broadcast(
     let wire = Wire::new(size, in_flight);
     let mut poll = Poll::new()?;
     let mut clients = connect(server, &poll, clients)?;
-    // The last to come is with the others when it has got something: broadcasts before that are not everybody's.
+    // A broadcast before the server has added the last client would not reach it.
     std::thread::sleep(Duration::from_millis(100));
-    let everybody = clients.len() as u64;
+    let receivers = clients.len() as u64;
     let mut buffer = vec![0; READ];
     let mut meter = Meter::new(server, length)?;
     let (mut delivered, mut rounds) = (0, 0);
     clients[0].send(&wire, in_flight as u64, Instant::now())?;
-    while meter.goes_on()? {
+    while meter.is_running()? {
         poll.wait()?;
         for index in poll.ready() {
             loop {
@@ -382,12 +385,12 @@ fn broadcast(
                 }
             }
         }
-        clients[0].go_on(&wire)?;
-        let whole = delivered / everybody - rounds;
+        clients[0].write(&wire)?;
+        let whole = delivered / receivers - rounds;
         if whole > 0 {
             rounds += whole;
             let now = Instant::now();
-            clients[0].returned(whole, now, &mut meter.round_trips);
+            clients[0].record(whole, now, &mut meter.round_trips);
             clients[0].send(&wire, whole, now)?;
         }
     }
@@ -407,7 +410,7 @@ fn handshakes(server: &Running, length: Length, parallel: usize) -> Result<Outco
     };
     let mut slots = (0..parallel).map(|index| begin(&poll, index)).collect::<Result<Vec<_>>>()?;
     let mut buffer = [0; 4096];
-    while meter.goes_on()? {
+    while meter.is_running()? {
         poll.wait()?;
         for index in poll.ready() {
             let (client, head, began) = &mut slots[index];

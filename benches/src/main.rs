@@ -1,5 +1,5 @@
-//! threadws beside its peers: every load on every peer in turn, the server on one core and the generator on another, and
-//! of several such rounds the medians, as a table and as plots.
+//! Compares threadws with other WebSocket servers, called peers. Runs every load on every peer in turn, the server on one
+//! core and the load generator on another. Writes the medians of several rounds as a table and as plots.
 //!
 //! `cargo run --release --manifest-path benches/Cargo.toml -- --help`
 
@@ -18,20 +18,20 @@ use std::time::{Duration, Instant};
 const HELP: &str = "\
 Usage: matrix [OPTIONS]
 
-  --quick         one short round, under 2 minutes: to see that it works
-  --rounds N      how often each load meets each peer [default: 5]
-  --only WORDS    loads whose name contains this, such as '64 in flight'
-  --peers NAMES   threadws,threadws-recv,floor,tungstenite,
-                  tokio-tungstenite,node-ws [default: all that are here]
-  --out DIR       where the table and the plots go
+  --quick         one short round in less than 2 minutes, to try it out
+  --rounds N      how often each load is run on each peer [default: 5]
+  --only WORDS    only loads whose name contains this, such as '64 in flight'
+  --peers NAMES   only these peers: threadws,threadws-recv,floor,tungstenite,
+                  tokio-tungstenite,node-ws [default: all that are installed]
+  --out DIR       folder for the table and the plots
                   [default: benches/target/matrix]
 
-Node's `ws` takes part if `node` finds it: set NODE_PATH. Everything stays on
-the loopback interface. Nothing starts after 18 minutes. On a machine that
-others use, `chrt -f 10` in front keeps them away, but it starves Node.
+Node's `ws` is measured if `node` finds it: set NODE_PATH. Only the loopback
+interface is used. No run starts after 18 minutes. On a shared machine,
+`chrt -f 10` before the command keeps other processes away, but it starves Node.
 ";
 
-/// After this nothing more starts, lest the whole take more than twenty minutes, or a quick one more than two.
+/// No run starts later than this, so that all runs together take at most twenty minutes, or two with `--quick`.
 const LIMIT: Duration = Duration::from_secs(18 * 60);
 const QUICK_LIMIT: Duration = Duration::from_secs(100);
 
@@ -49,7 +49,7 @@ const LOADS: [Load; 11] = [
     Load::Idle { clients: 1000 },
 ];
 
-/// What was asked for.
+/// The command line.
 struct Options {
     quick: bool,
     rounds: usize,
@@ -58,7 +58,7 @@ struct Options {
     out: PathBuf,
 }
 
-/// Of one load, each peer's runs.
+/// One load, and the runs of each peer.
 pub struct Row {
     pub load: Load,
     pub runs: Vec<(Peer, Vec<Outcome>)>,
@@ -98,7 +98,7 @@ fn options(args: &[String]) -> Result<Option<Options>, Box<dyn Error>> {
     };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
-        let mut value = || args.next().ok_or(format!("{arg} wants a value"));
+        let mut value = || args.next().ok_or(format!("{arg} needs a value"));
         match arg.as_str() {
             "--quick" => (options.quick, options.rounds) = (true, 1),
             "--rounds" => options.rounds = value()?.parse()?,
@@ -110,15 +110,15 @@ fn options(args: &[String]) -> Result<Option<Options>, Box<dyn Error>> {
             }
             "--out" => options.out = value()?.into(),
             "--help" | "-h" => return Ok(None),
-            other => return Err(format!("{other}? See --help").into()),
+            other => return Err(format!("unknown option {other}: see --help").into()),
         }
     }
     options.peers.retain(|peer| {
-        let here = peer.is_here();
-        if !here {
-            println!("{} is not here, and takes no part", peer.name());
+        let is_installed = peer.is_installed();
+        if !is_installed {
+            println!("{} is not installed, so it is left out", peer.name());
         }
-        here
+        is_installed
     });
     Ok(Some(options))
 }
@@ -126,7 +126,7 @@ fn options(args: &[String]) -> Result<Option<Options>, Box<dyn Error>> {
 fn command(args: &[String]) -> String {
     let mut command = "cargo run --release --manifest-path benches/Cargo.toml --".to_owned();
     for (at, arg) in args.iter().enumerate() {
-        // Where the output went is nobody's business.
+        // The output folder is left out, because it does not change the result.
         if arg == "--out" || at > 0 && args[at - 1] == "--out" {
             continue;
         }
@@ -144,8 +144,8 @@ fn run(options: &Options, cores: &Cores, began: Instant) -> Result<Vec<Row>, Box
         Length { warm_up: Duration::from_millis(400), measured: Duration::from_millis(1500) }
     };
     let mut rows: Vec<Row> = Vec::new();
-    let few = |load: &Load| !options.quick || !matches!(load, Load::Echo { clients: 2000.., .. });
-    for load in LOADS.into_iter().filter(few).filter(|load| load.name().contains(&options.only)) {
+    let is_fast = |load: &Load| !options.quick || !matches!(load, Load::Echo { clients: 2000.., .. });
+    for load in LOADS.into_iter().filter(is_fast).filter(|load| load.name().contains(&options.only)) {
         let peers = options.peers.iter().filter(|peer| peer.has(load.is_broadcast()));
         rows.push(Row { load, runs: peers.map(|peer| (*peer, Vec::new())).collect() });
     }
@@ -159,7 +159,8 @@ fn run(options: &Options, cores: &Cores, began: Instant) -> Result<Vec<Row>, Box
                 println!("{} s have passed: no more runs", limit.as_secs());
                 return Ok(rows);
             }
-            // Each load meets all peers in a row, so that they meet the same weather; not always the same one first.
+            // A load runs on all peers one after the other, so that the state of the machine is similar for all of them.
+            // Each round begins with another peer.
             let peers = row.runs.len();
             for at in 0..peers {
                 let (peer, outcomes) = &mut row.runs[(at + round) % peers];
@@ -184,15 +185,15 @@ fn run(options: &Options, cores: &Cores, began: Instant) -> Result<Vec<Row>, Box
     Ok(rows)
 }
 
-/// A fresh server for each run.
+/// Runs a load on a new process of the peer.
 fn one(peer: Peer, load: Load, cores: &Cores, length: Length) -> Result<Outcome, Box<dyn Error>> {
-    cores.take(cores.server)?;
+    cores.move_to(cores.server)?;
     let server = peer.start(load.is_broadcast());
-    cores.take(cores.generator)?;
+    cores.move_to(cores.generator)?;
     load.run(&server?, length)
 }
 
-/// Where the server runs, and where the generator does.
+/// The cores of the server and of the load generator.
 struct Cores {
     server: usize,
     generator: usize,
@@ -203,13 +204,13 @@ impl Cores {
         let ours = sched_getaffinity(None)?;
         let mut ours = (0..CpuSet::MAX_CPU).filter(|core| ours.is_set(*core));
         let server = ours.next().ok_or("no core")?;
-        // With one core alone, both share it.
+        // If there is only one core, both use it.
         let generator = ours.next().unwrap_or(server);
         Ok(Self { server, generator })
     }
 
-    /// Moves this thread, and what it starts from now on.
-    fn take(&self, core: usize) -> Result<(), Box<dyn Error>> {
+    /// Moves this thread to a core. Processes and threads that it starts later run there, too.
+    fn move_to(&self, core: usize) -> Result<(), Box<dyn Error>> {
         let mut cores = CpuSet::new();
         cores.set(core);
         Ok(sched_setaffinity(None, &cores)?)
@@ -224,7 +225,7 @@ impl Cores {
     }
 }
 
-/// As many descriptors as we may have; the loads tell if that is too few.
+/// Raises the limit of open files to the hard limit. If that is too low, a load fails with an error.
 fn raise_limits() {
     let limit = getrlimit(Resource::Nofile);
     _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });

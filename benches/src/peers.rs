@@ -1,4 +1,5 @@
-//! Who is measured: each an echo or a broadcast server on a free port of the loopback interface, in a process of its own.
+//! The peers: the servers that are measured. Each echoes or broadcasts, in its own process, on a free port of the loopback
+//! interface.
 
 use futures_util::{SinkExt, StreamExt};
 use std::collections::HashMap;
@@ -16,11 +17,11 @@ use tokio_tungstenite::tungstenite;
 
 type Done = Result<(), Box<dyn Error>>;
 
-/// Largest message anybody takes: one load has 16 MiB.
+/// The largest message that the peers accept. One load has messages of 16 MiB.
 const MAX_MESSAGE: usize = 64 << 20;
-/// Longer than any run: the generator expects answers, and no pings between them.
+/// Longer than any run, because the load generator expects answers only, without pings between them.
 const PING: Duration = Duration::from_secs(600);
-/// A thread's stack, for those whose threads are ours to start.
+/// The stack of the threads that are started here.
 const STACK: usize = 256 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,23 +51,24 @@ impl Peer {
 
     pub fn what(self) -> &'static str {
         match self {
-            Self::Threadws => "this crate: `recv_ref` and `Received::write`; `broadcast`",
+            Self::Threadws => "this crate: `recv_ref` and `Received::write`; `write_broadcast`",
             Self::ThreadwsOwned => "this crate: `recv` and `write`",
             Self::Floor => {
-                "a thread a client that reads, unmasks in place and writes back, with no checks, limits, timeouts or locks"
+                "one thread per client that reads, unmasks in place and writes back, without checks, limits, timeouts or locks"
             }
-            Self::Naive => "tungstenite on a thread a client: accept, read, send",
-            Self::Tokio => "tokio-tungstenite, one thread (`current_thread`)",
-            Self::Node => "the `ws` package on Node.js",
+            Self::Naive => "tungstenite with one thread per client: accept, read, send",
+            Self::Tokio => "tokio-tungstenite on one thread (`current_thread`)",
+            Self::Node => "the package `ws` on Node.js",
         }
     }
 
+    /// Whether the peer can run this kind of load.
     pub fn has(self, broadcast: bool) -> bool {
         !broadcast || matches!(self, Self::Threadws | Self::Floor | Self::Tokio | Self::Node)
     }
 
-    /// Whether it can be run here.
-    pub fn is_here(self) -> bool {
+    /// Whether the peer is installed.
+    pub fn is_installed(self) -> bool {
         self != Self::Node
             || Command::new("node")
                 .args(["-e", "require.resolve('ws')"])
@@ -76,7 +78,7 @@ impl Peer {
                 .is_ok_and(|status| status.success())
     }
 
-    /// Starts it, on the cores of the caller.
+    /// Starts the peer on the cores of the caller.
     pub fn start(self, broadcast: bool) -> Result<Running, Box<dyn Error>> {
         let mode = if broadcast { "broadcast" } else { "echo" };
         let mut command = if self == Self::Node {
@@ -102,7 +104,7 @@ impl Peer {
         }
     }
 
-    /// What the process does that [`start`](Self::start) starts.
+    /// Runs the peer, in the process that [`start`](Self::start) has started.
     pub fn serve(self, broadcast: bool) -> Done {
         match self {
             Self::Threadws | Self::ThreadwsOwned => self.threadws(broadcast),
@@ -112,7 +114,7 @@ impl Peer {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                 runtime.block_on(tokio(broadcast))
             }
-            Self::Node => Err("runs on its own".into()),
+            Self::Node => Err("node-ws does not run in this program".into()),
         }
     }
 
@@ -139,7 +141,7 @@ impl Peer {
     }
 }
 
-/// A peer's process, which ends with this.
+/// The process of a peer. It is killed when this is dropped.
 pub struct Running {
     child: Child,
     pub address: SocketAddr,
@@ -153,7 +155,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Either fails only if it is gone.
+        // Both fail only if the process has ended.
         _ = self.child.kill();
         _ = self.child.wait();
     }
@@ -168,21 +170,21 @@ fn echo_borrowed(client: &mut Connection) -> threadws::Result<()> {
 
 fn listen() -> Result<TcpListener, Box<dyn Error>> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
-    // std's backlog is too short for hundreds who come at once.
+    // The listen queue of std is too short for hundreds of clients at once.
     rustix::net::listen(&listener, 4096)?;
     println!("{}", listener.local_addr()?.port());
     Ok(listener)
 }
 
 fn floor(broadcast: bool) -> Done {
-    let everybody = Arc::new(Mutex::new(Vec::new()));
+    let clients = Arc::new(Mutex::new(Vec::new()));
     for stream in listen()?.incoming() {
         let stream = Arc::new(stream?);
         stream.set_nodelay(true)?;
-        let everybody = Arc::clone(&everybody);
+        let clients = Arc::clone(&clients);
         thread::Builder::new().stack_size(STACK).spawn(move || {
-            // Its end is its client's end.
-            _ = floor_of_one(&stream, broadcast.then_some(&everybody));
+            // An error ends this client only.
+            _ = floor_of_one(&stream, broadcast.then_some(&clients));
         })?;
     }
     Ok(())
@@ -190,7 +192,7 @@ fn floor(broadcast: bool) -> Done {
 
 fn floor_of_one(
     stream: &Arc<TcpStream>,
-    everybody: Option<&Mutex<Vec<Arc<TcpStream>>>>,
+    clients: Option<&Mutex<Vec<Arc<TcpStream>>>>,
 ) -> Result<(), Box<dyn Error>> {
     let mut socket = &**stream;
     let mut buffer = vec![0; 64 * 1024];
@@ -202,8 +204,8 @@ fn floor_of_one(
         }
     }
     socket.write_all(&response(&buffer[..filled]).ok_or("no key")?)?;
-    if let Some(everybody) = everybody {
-        everybody.lock().map_err(|_| "poisoned")?.push(Arc::clone(stream));
+    if let Some(clients) = clients {
+        clients.lock().map_err(|_| "poisoned")?.push(Arc::clone(stream));
     }
     filled = 0;
     let mut out = Vec::new();
@@ -214,11 +216,11 @@ fn floor_of_one(
         }
         filled += count;
         let used = turn_around(&mut buffer[..filled], &mut out)?;
-        match everybody {
+        match clients {
             _ if out.is_empty() => {}
             None => socket.write_all(&out)?,
-            Some(everybody) => {
-                for stream in everybody.lock().map_err(|_| "poisoned")?.iter() {
+            Some(clients) => {
+                for stream in clients.lock().map_err(|_| "poisoned")?.iter() {
                     (&**stream).write_all(&out)?;
                 }
             }
@@ -232,7 +234,7 @@ fn floor_of_one(
     }
 }
 
-/// Whole client frames to server frames; returns how many bytes they took.
+/// Turns complete frames of a client into frames of a server. Returns the length of the complete frames.
 fn turn_around(bytes: &mut [u8], out: &mut Vec<u8>) -> Result<usize, &'static str> {
     let mut used = 0;
     loop {
@@ -329,8 +331,8 @@ async fn tokio_broadcast(stream: tokio::net::TcpStream, id: u64, queues: Queues)
     let Ok(socket) = tokio_tungstenite::accept_async(stream).await else { return };
     let (mut sink, mut source) = socket.split();
     let (queue, mut queued) = mpsc::unbounded_channel();
-    let everybody = || queues.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    everybody().insert(id, queue);
+    let lock = || queues.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    lock().insert(id, queue);
     let writer = tokio::spawn(async move {
         while let Some(message) = queued.recv().await {
             if sink.send(message).await.is_err() {
@@ -340,12 +342,12 @@ async fn tokio_broadcast(stream: tokio::net::TcpStream, id: u64, queues: Queues)
     });
     while let Some(Ok(message)) = source.next().await {
         if message.is_text() || message.is_binary() {
-            for queue in everybody().values() {
-                // It fails only where the writer has ended.
+            for queue in lock().values() {
+                // Fails only if the writer has ended.
                 _ = queue.send(message.clone());
             }
         }
     }
-    everybody().remove(&id);
+    lock().remove(&id);
     writer.abort();
 }

@@ -1,4 +1,4 @@
-//! The table and the plots.
+//! Writes the table and the plots.
 
 use crate::Row;
 use crate::load::{Load, Outcome};
@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-/// What is told of a peer under a load.
+/// A figure of a peer under a load.
 #[derive(Clone, Copy)]
 enum Figure {
     Rate,
@@ -17,7 +17,7 @@ enum Figure {
     P99,
 }
 
-/// One line for the progress.
+/// Returns the line that shows a run in the progress.
 pub fn outcome(load: Load, outcome: &Outcome) -> String {
     if load.is_memory() {
         return format!("{:.1} KiB each", outcome.cost);
@@ -34,15 +34,15 @@ pub fn write(
     took: Duration,
 ) -> Result<(), Box<dyn Error>> {
     std::fs::write(out.join("results.md"), table(rows, cores, command, took)?)?;
-    let rates = "Messages a second beside the floor: longer is better";
+    let rates = "Messages per second, relative to the floor: longer is better";
     std::fs::write(out.join("rates.svg"), plot(rows, Figure::Rate, rates))?;
-    let costs = "Server CPU a message, or memory a client, beside the floor: shorter is better";
+    let costs = "Server CPU per message, or memory per client, relative to the floor: shorter is better";
     std::fs::write(out.join("costs.svg"), plot(rows, Figure::Cost, costs))?;
     std::fs::write(out.join("runs.csv"), runs(rows))?;
     Ok(())
 }
 
-/// Every run, for whoever wants to see the spread.
+/// Returns a line for every run, which shows the spread.
 fn runs(rows: &[Row]) -> String {
     let mut csv = "load;peer;per second;CPU µs or KiB each;p50 µs;p99 µs\n".to_owned();
     for row in rows {
@@ -59,8 +59,8 @@ fn table(rows: &[Row], cores: &str, command: &str, took: Duration) -> Result<Str
     let peers: Vec<Peer> =
         Peer::ALL.into_iter().filter(|peer| rows.iter().any(|row| row.of(*peer).is_some())).collect();
     let mut text = format!(
-        "# threadws beside its peers\n\n{}, {} minutes and {} seconds. {}; {cores}.\n\n    {command}\n\n",
-        said("date", &["-u", "+%Y-%m-%d %H:%M UTC"]),
+        "# threadws and its peers\n\n{}, {} minutes and {} seconds. {}; {cores}.\n\n    {command}\n\n",
+        output_of("date", &["-u", "+%Y-%m-%d %H:%M UTC"]),
         took.as_secs() / 60,
         took.as_secs() % 60,
         machine(),
@@ -70,17 +70,16 @@ fn table(rows: &[Row], cores: &str, command: &str, took: Duration) -> Result<Str
     let rounds = if least == most { most.to_string() } else { format!("{least} to {most}") };
     _ = writeln!(
         text,
-        "Medians of {rounds} runs, interleaved. In brackets: beside the floor in the same runs. The machine may be \
-         shared with others: **only the ratios inside one table mean something**, and of those a few per cent do \
-         not.\n"
+        "Medians of {rounds} interleaved runs. In brackets: relative to the floor in the same runs. The machine may be \
+         shared, so **compare only the ratios within one table**, and ignore differences of a few per cent.\n"
     );
     for peer in &peers {
         _ = writeln!(text, "- **{}**: {}", peer.name(), peer.what());
     }
     for (figure, title) in [
-        (Figure::Rate, "Messages, deliveries or handshakes a second: more is better"),
-        (Figure::Cost, "Server CPU µs for each, or KiB of memory a client: less is better"),
-        (Figure::P99, "Round trip, µs, the hundredth worst: less is better"),
+        (Figure::Rate, "Messages, deliveries or handshakes per second: more is better"),
+        (Figure::Cost, "Server CPU in µs for each of them, or KiB of memory per client: less is better"),
+        (Figure::P99, "Round trip in µs, 99th percentile: less is better"),
     ] {
         _ = writeln!(text, "\n## {title}\n");
         let names: Vec<_> = peers.iter().map(|peer| peer.name()).collect();
@@ -106,7 +105,7 @@ impl Row {
         Some(if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 })
     }
 
-    /// Beside the floor.
+    /// Returns the median relative to the floor's.
     fn ratio(&self, peer: Peer, figure: Figure) -> Option<f64> {
         Some(self.median(peer, figure)? / self.median(Peer::Floor, figure)?)
     }
@@ -138,7 +137,7 @@ impl Figure {
     }
 }
 
-/// Three digits that count.
+/// Shows a number with three digits.
 fn short(value: f64) -> String {
     match value {
         ..10.0 => format!("{value:.2}"),
@@ -156,8 +155,8 @@ fn count(value: f64) -> String {
     }
 }
 
-/// What a program prints.
-fn said(program: &str, args: &[&str]) -> String {
+/// Runs a program and returns its output.
+fn output_of(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output().map(|output| output.stdout).unwrap_or_default();
     String::from_utf8_lossy(&output).trim().to_owned()
 }
@@ -171,21 +170,22 @@ fn machine() -> String {
     format!(
         "{}, {cores} cores, Linux {}, {}; load average {}",
         model.map_or("unknown processor", |(_, model)| model),
-        said("uname", &["-r"]),
-        said("rustc", &["--version"]),
+        output_of("uname", &["-r"]),
+        output_of("rustc", &["--version"]),
         load.split(' ').take(3).collect::<Vec<_>>().join(" "),
     )
 }
 
 const WIDTH: f64 = 860.0;
 const LEFT: f64 = 150.0;
-/// Where a bar ends that is as long as the floor's.
+/// The length of the floor's bar.
 const UNIT: f64 = 270.0;
-/// No bar is longer; a longer one is cut, and its figure says what it is.
+/// The longest bar, relative to the floor's. A longer one is cut, and its figure is right.
 const LONGEST: f64 = 2.0;
 const BAR: f64 = 16.0;
 
-/// A group of bars for each load. Hues that are told apart on white and on black, and without colours by their order.
+/// Returns a plot with a group of bars for each load. The colours differ on white and on black. Without colours, the order
+/// of the bars identifies the peers.
 fn plot(rows: &[Row], figure: Figure, title: &str) -> String {
     let mut y = 58.0;
     let mut body = String::new();
@@ -198,7 +198,7 @@ fn plot(rows: &[Row], figure: Figure, title: &str) -> String {
         _ = writeln!(body, r#"<text class="load" x="10" y="{}">{}</text>"#, y + 12.0, row.load.name());
         y += 20.0;
         let top = y;
-        // Above the line of the floor, where they meet it.
+        // Written after the line of the floor, so that the text is above it.
         let mut words = String::new();
         for (peer, ratio) in bars {
             let long = ratio.min(LONGEST) * UNIT;
@@ -247,7 +247,7 @@ text {{ fill: #1f2328 }} .load {{ font-weight: 600 }} .note {{ fill: #6e7781 }} 
 @media (prefers-color-scheme: dark) {{ text {{ fill: #d1d7e0 }} .value {{ stroke: #0d1117 }} .note {{ fill: #9198a1 }} line {{ stroke: #9198a1 }} }}
 </style>
 <text x="10" y="22" font-size="16" font-weight="600">{title}</text>
-<text class="note" x="10" y="42">Medians. The dashed line is the floor, a thread a client with nothing but the parser. A bar that ends in » is cut.</text>
+<text class="note" x="10" y="42">Medians. The dashed line is the floor: one thread per client with nothing but the parser. A bar that ends in » is cut.</text>
 {body}</svg>
 "#
     )

@@ -1,4 +1,4 @@
-// The `ws` package as an echo or broadcast server; prints its port.
+// The package `ws` as an echo or broadcast server. Prints its port.
 const { WebSocketServer } = require('ws');
 const broadcast = process.argv.includes('broadcast');
 const options = { port: 0, host: '127.0.0.1', perMessageDeflate: false, backlog: 4096, maxPayload: 64 << 20 };

@@ -1,6 +1,6 @@
-//! Counts allocations: the echo of a borrowed message needs none. Ends with an error where that is not so.
+//! Counts allocations while messages are echoed. Fails if the echo of a borrowed message allocates.
 
-#![expect(unsafe_code, reason = "an allocator that counts is one")]
+#![expect(unsafe_code, reason = "the trait of allocators is unsafe")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::error::Error;
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use threadws::{Connection, Server};
 use threadws_benches::{BINARY, TEXT, client_frame, header, open};
 
-/// Bursts before the count begins: buffers grow once.
+/// Bursts before the count begins. The buffers grow meanwhile.
 const WARM_UP: usize = 100;
 const BURSTS: usize = 1000;
 
@@ -18,11 +18,11 @@ static COUNTING: Counting = Counting(AtomicU64::new(0));
 
 struct Counting(AtomicU64);
 
-// SAFETY: the system's allocator does it all.
+// SAFETY: every call is passed to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         self.0.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promises are passed on, here and below.
+        // SAFETY: the caller keeps the rules of `GlobalAlloc`, which are those of `System`. The same holds below.
         unsafe { System.alloc(layout) }
     }
 
@@ -39,7 +39,7 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    println!("allocations of {BURSTS} bursts, the whole process, after {WARM_UP} to warm up:");
+    println!("allocations of the whole process in {BURSTS} bursts, after {WARM_UP} bursts of warm-up:");
     let mut too_many = false;
     for (opcode, size, messages, at_most) in [
         (BINARY, 32, 1, 0),
@@ -53,13 +53,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("{kind} {size} B, {messages} a burst, recv_ref: {counted}");
         too_many |= counted > at_most;
     }
-    // It holds the counter to account: an owned message is one allocation.
+    // This checks the counter itself, because each owned message is one allocation.
     let counted = count(owned, BINARY, 32, 64)?;
     println!("binary 32 B, 64 a burst, recv: {counted}");
     if counted != BURSTS as u64 * 64 {
-        return Err("recv: not one a message".into());
+        return Err("recv: expected one allocation per message".into());
     }
-    if too_many { Err("recv_ref: there should be none".into()) } else { Ok(()) }
+    if too_many { Err("recv_ref: expected no allocation".into()) } else { Ok(()) }
 }
 
 fn borrowed(client: &mut Connection) -> threadws::Result<()> {

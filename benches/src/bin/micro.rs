@@ -1,15 +1,15 @@
-//! Bodies for `.ci/instructions`, which counts what they execute: `micro --list` names them and tells how many messages
-//! a round has, `micro NAME ROUNDS` runs one.
+//! The cases of `.ci/instructions`, which counts their instructions. `micro --list` prints the messages per round and the
+//! name of each case. `micro NAME ROUNDS` runs one.
 //!
-//! The first kind runs without a socket, over the crate's internals (built with `--cfg bench_internals`). The second runs
-//! a server and one client that sends whole rounds and does next to nothing else.
+//! Some cases run the crate's internals without a socket (built with `--cfg bench_internals`). The others run a server and
+//! one client, which does little more than to send and to read whole rounds.
 
 use std::error::Error;
 use std::io::{Read, Write};
 use threadws::{Connection, Server};
 use threadws_benches::{BINARY, TEXT, client_frame, header, open};
 
-/// A name, the messages a round, and what runs so many rounds.
+/// A name, the messages per round, and the function that runs a number of rounds.
 type Case = (&'static str, usize, fn(usize) -> Result<(), Box<dyn Error>>);
 
 const SERVED: &[Case] = &[
@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     body(args.next().ok_or("how many rounds?")?.parse()?)
 }
 
-/// What has no socket.
+/// The cases without a socket.
 #[cfg(bench_internals)]
 mod internal {
     use super::Case;
@@ -70,7 +70,7 @@ mod internal {
         }),
     ];
 
-    /// Feeds the same window again and again.
+    /// Runs `body` on the same bytes in each round.
     fn run(
         rounds: usize,
         opcode: u8,
@@ -86,7 +86,7 @@ mod internal {
         Ok(())
     }
 
-    /// A message that comes in reads of 16 KiB.
+    /// Decodes a message in pieces of 16 KiB.
     fn pieces(rounds: usize, text: &str) -> Result<(), Box<dyn Error>> {
         let mut window = masked_frame(TEXT, text.as_bytes(), [0; 4]);
         let mut path = Path::default();
@@ -116,7 +116,8 @@ fn owned(client: &mut Connection) -> threadws::Result<()> {
     Ok(())
 }
 
-/// Sends a burst, reads all of its answers, and so on: what the server reads at a time is always the same.
+/// In each round sends a burst and reads all answers, so that the server always reads the same number of messages at a
+/// time.
 fn serve(
     rounds: usize,
     opcode: u8,
