@@ -1,5 +1,7 @@
-//! Code that only checks the library: models, fuzz entry points, a second decoder to compare with, and the hot paths
-//! whose instructions are counted. No release build contains it.
+//! Code that only checks the library: models of its threads, fuzz targets, the comparison of the decoder with
+//! tungstenite's, and the hot paths whose instructions are counted. No release build contains it.
+//!
+//! Tests of one module are in that module, tests of the public API in `tests/`.
 
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;

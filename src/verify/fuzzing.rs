@@ -1,6 +1,7 @@
-//! What `cargo fuzz` feeds: each target takes any bytes, and panics where a promise is broken. Not part of the library.
+//! The fuzz targets of `fuzz/`. Each takes any bytes, and panics if a promise is broken. `cargo test` runs them, too: see
+//! `fuzzing/tests.rs`.
 //!
-//! The first bytes of an input choose the circumstances, the others come from the wire.
+//! The first bytes of an input choose settings, the others are the bytes from the peer.
 
 use crate::addr::Addr;
 use crate::config::{MAX_HEAD_SIZE, MAX_HEADERS};
@@ -22,7 +23,7 @@ use http::{HeaderMap, Method, StatusCode, Version};
 use std::net::IpAddr;
 use tungstenite::protocol::frame::coding as other;
 
-/// Our decoder sees what tungstenite's sees, but for the named differences, however the bytes are cut.
+/// The decoder returns the same as tungstenite's, except for the named differences, however the bytes are cut.
 pub fn decoder(input: &[u8]) {
     let [flags, limit, buffers, piece, other_piece, repeat, bytes @ ..] = input else { return };
     let (idle_buffer, bulk_buffer, direct) = [
@@ -43,7 +44,7 @@ pub fn decoder(input: &[u8]) {
     };
     let mut bytes = bytes.to_vec();
     if flags & 0xf0 == 0xf0 {
-        // Seldom, because it is slow: one small frame over and over, up to more fragments than may be.
+        // Rarely, because it is slow: one small frame is repeated until there are more fragments than allowed.
         let tail = bytes[bytes.len().saturating_sub(usize::from(repeat % 8))..].to_vec();
         while !tail.is_empty() && bytes.len() < 26 * 1024 {
             bytes.extend_from_slice(&tail);
@@ -52,7 +53,7 @@ pub fn decoder(input: &[u8]) {
     drop(oracle::compare(&bytes, &setting));
 }
 
-/// A request head ends where httparse says it ends, however it is cut, and whatever it asks for is answered.
+/// The end of a request head is the same as for httparse, however it is cut, and every request has an answer.
 pub fn request_head(input: &[u8]) {
     let [flags, piece, bytes @ ..] = input else { return };
     let limits = limits(*flags);
@@ -79,18 +80,18 @@ pub fn request_head(input: &[u8]) {
         Ok(Asked::WebSocket(upgrade)) => {
             assert_eq!((request.method(), request.version()), (&Method::GET, Version::HTTP_11));
             let mut response = upgrade.response();
-            let subprotocol = upgrade.finish(&request, &mut response).expect("its own choice");
-            let answer = parse_response(&write_switching(response.headers()), limits_of_ours());
+            let subprotocol = upgrade.finish(&request, &mut response).expect("the server's choice");
+            let answer = parse_response(&write_switching(response.headers()), default_limits());
             let key = request.headers()[SEC_WEBSOCKET_KEY].to_str().expect("base64");
             let names = subprotocol.as_deref();
             let agreed =
-                Offer::with_key(key, names.as_slice()).check(&answer.expect("a head")).expect("a yes");
+                Offer::with_key(key, names.as_slice()).check(&answer.expect("a head")).expect("a valid 101");
             assert_eq!(agreed, subprotocol);
         }
     }
 }
 
-/// An answer's head ends where httparse says it ends, and is a yes only if it says everything that a yes must say.
+/// The end of a response head is the same as for httparse, and only a complete 101 is accepted.
 pub fn response_head(input: &[u8]) {
     const ACCEPT: &[u8] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
     let [flags, piece, bytes @ ..] = input else { return };
@@ -111,7 +112,7 @@ pub fn response_head(input: &[u8]) {
         assert!([None, Some("chat"), Some("v2")].contains(&subprotocol.as_deref()));
     }
     check_body(Framing::of(&response), &bytes[head.len()..], usize::from(*piece));
-    // Wherever an answer leads, what is asked there is one request.
+    // A redirect, wherever it leads, results in exactly one request.
     let from = Target::parse("ws://example.com:8005/a/b?c").expect("a target");
     let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
     if let Some(Ok(target)) = location.map(|location| from.redirected(location)) {
@@ -121,7 +122,7 @@ pub fn response_head(input: &[u8]) {
     }
 }
 
-/// What has come of a body stays, whatever comes after it; and chunks are what httparse takes for chunks.
+/// More bytes only extend a body, and chunks are the same as for httparse.
 fn check_body(framing: Framing, bytes: &[u8], cut: usize) {
     let (body, whole) = framing.body(bytes);
     let (start, early) = framing.body(&bytes[..cut.min(bytes.len())]);
@@ -140,7 +141,7 @@ fn check_body(framing: Framing, bytes: &[u8], cut: usize) {
     assert!(body.starts_with(&theirs));
 }
 
-/// The client's address is the peer's or one that the header holds; and what a trusted proxy appended stands, whatever the
+/// The client's address is the peer's or one in the header. The entry that a trusted proxy appended is used, whatever the
 /// client wrote before it.
 pub fn forwarded(input: &[u8]) {
     let [flags, text @ ..] = input else { return };
@@ -158,7 +159,7 @@ pub fn forwarded(input: &[u8]) {
     }
     let is_long = flags & 0xe0 == 0xe0 && text.len() < 16;
     if is_long {
-        // Seldom, because it is slow: a walk that is not linear would not come to an end.
+        // Rarely, because it is slow: a walk that is not linear would not end.
         let count = lines.len();
         lines.iter_mut().for_each(|line| *line = line.repeat((128 << 10) / count / line.len().max(1)));
     }
@@ -173,13 +174,13 @@ pub fn forwarded(input: &[u8]) {
         return;
     }
     assert!(
-        client == peer.to_canonical() || lines.iter().any(|line| names(line, client)),
+        client == peer.to_canonical() || lines.iter().any(|line| contains_ip(line, client)),
         "{client} is nowhere in {lines:?}"
     );
     if trusted == "any" || is_long {
         return;
     }
-    // What a proxy appends, and whom it names: somebody, or nobody that can be known.
+    // Entries that a proxy appends, and the client's address by them.
     let peer = peer.to_canonical().to_string();
     let appended: [(&str, &str); 3] = match header {
         ForwardedHeader::XForwardedFor => [
@@ -201,13 +202,13 @@ pub fn forwarded(input: &[u8]) {
         last.extend_from_slice(b", ");
         last.extend_from_slice(appended.as_bytes());
         for lines in [on_a_new_line, on_the_same_line] {
-            assert_eq!(ip(&lines).to_string(), expected, "a proxy's word did not stand: {lines:?}");
+            assert_eq!(ip(&lines).to_string(), expected, "the entry of the proxy was not used: {lines:?}");
         }
     }
 }
 
-/// A PROXY header is the same however its bytes are cut, takes no byte of what is behind it, and says no address that is
-/// not in it.
+/// A PROXY header is the same however its bytes are cut, does not include bytes after it, and gives no address that is not
+/// in it.
 pub fn proxy(input: &[u8]) {
     let verdict = proxy_header::scan(input);
     let (known_at, first) = (0..=input.len())
@@ -225,7 +226,7 @@ pub fn proxy(input: &[u8]) {
             let Some(ip) = header.source else { return };
             if let Some(line) = bytes.strip_prefix(b"PROXY TCP") {
                 let words: Vec<&[u8]> = line[..line.len() - 2].split(|&byte| byte == b' ').collect();
-                assert!(words.len() == 5 && names(words[1], ip), "{ip} of {words:?}");
+                assert!(words.len() == 5 && contains_ip(words[1], ip), "{ip} of {words:?}");
             } else {
                 let mapped = match ip {
                     IpAddr::V4(ip) => ip.to_ipv6_mapped(),
@@ -243,7 +244,7 @@ pub fn proxy(input: &[u8]) {
     }
 }
 
-/// What a Close or ping may carry is sent and read as it was; what it may not is refused at both ends.
+/// A valid payload of a Close or ping is received as it was sent, and an invalid one is refused at both ends.
 pub fn close_payload(input: &[u8]) {
     let payload = &input[..input.len().min(MAX_CONTROL)];
     match decoder::close_frame(payload) {
@@ -279,14 +280,14 @@ pub fn close_payload(input: &[u8]) {
     }
 }
 
-/// tungstenite's word on the code; it does not know 1014.
+/// Returns whether tungstenite allows the code. It does not know 1014.
 fn is_sendable(payload: &[u8]) -> bool {
     let [high, low, ..] = payload else { return false };
     let code = u16::from_be_bytes([*high, *low]);
     code == 1014 || other::CloseCode::from(code).is_allowed()
 }
 
-/// From either end to the other.
+/// Sends a control frame from each end to the other.
 fn check_passes(opcode: Opcode, payload: &[u8]) {
     for (from, to) in [(Role::Server, Role::Client), (Role::Client, Role::Server)] {
         let mut bytes = Vec::new();
@@ -302,16 +303,16 @@ fn check_passes(opcode: Opcode, payload: &[u8]) {
     }
 }
 
-fn limits_of_ours() -> HeadLimits {
+fn default_limits() -> HeadLimits {
     HeadLimits { size: MAX_HEAD_SIZE, headers: MAX_HEADERS }
 }
 
 fn limits(flags: u8) -> HeadLimits {
-    if flags & 1 == 0 { limits_of_ours() } else { HeadLimits { size: 200, headers: 5 } }
+    if flags & 1 == 0 { default_limits() } else { HeadLimits { size: 200, headers: 5 } }
 }
 
-/// A head: the same whether its bytes come one by one, in pieces, or at once; no larger than it may be; and with no line
-/// end in it that anybody could take for something else.
+/// Scans a head: the result is the same for single bytes, pieces and all bytes at once. The head is not larger than the
+/// limit, and has no ambiguous line ends.
 fn scanned(scanner: impl Fn() -> Scanner, bytes: &[u8], piece: u8, limits: HeadLimits) -> Option<&[u8]> {
     let whole = scanner().scan(bytes);
     for piece in [1, usize::from(piece) + 1] {
@@ -327,7 +328,7 @@ fn scanned(scanner: impl Fn() -> Scanner, bytes: &[u8], piece: u8, limits: HeadL
     assert!(whole != Ok(None) || bytes.len() < limits.size, "more is waited for than may come");
     let head = &bytes[..whole.ok()??];
     assert!(head.len() <= limits.size);
-    // At most one empty line before the first, and then none but the last.
+    // At most one empty line before the first line, and no other except the last.
     let lines = head.strip_prefix(b"\r\n").unwrap_or(head).strip_suffix(b"\r\n\r\n").expect("an empty line");
     let mut rest = lines;
     while let Some(at) = rest.windows(2).position(|pair| pair == b"\r\n") {
@@ -338,7 +339,7 @@ fn scanned(scanner: impl Fn() -> Scanner, bytes: &[u8], piece: u8, limits: HeadL
     Some(head)
 }
 
-/// A refusal is an error's, and can stand in an answer.
+/// A refusal has the status of an error, and a reason that can be sent.
 fn check_refusal(refusal: Refusal) {
     assert!(refusal.status.is_client_error() || refusal.status == StatusCode::HTTP_VERSION_NOT_SUPPORTED);
     assert!(refusal.reason.is_ascii() && !refusal.reason.is_empty());
@@ -356,8 +357,8 @@ fn lines_of(header: ForwardedHeader, lines: &[Vec<u8>]) -> HeaderMap {
     headers
 }
 
-/// Whether `ip` stands somewhere in `line`, between bytes that belong to no address, perhaps with a port.
-fn names(line: &[u8], ip: IpAddr) -> bool {
+/// Returns whether `line` contains `ip`, with or without a port.
+fn contains_ip(line: &[u8], ip: IpAddr) -> bool {
     line.split(|byte| !byte.is_ascii_hexdigit() && !b".:".contains(byte)).any(|word| {
         let without_port = word.split(|&byte| byte == b':').next().unwrap_or_default();
         [word, without_port]

@@ -1,42 +1,42 @@
-//! The hot paths without their sockets, for `benches/`, which counts their instructions. Not part of the crate: it is
-//! compiled only with `--cfg bench_internals`.
+//! The hot paths without sockets. `.ci/instructions` counts their instructions with the program `micro` of `benches/`. This
+//! is only compiled with `--cfg bench_internals`.
 
 use crate::message::MessageRef;
 use crate::protocol::decoder::{self, Decoder, Item};
 use crate::protocol::{self, Role, encoder};
 use crate::sync::Mutex;
 
-/// A decoder, and a lock with what was encoded under it.
+/// A decoder, and encoded frames behind a lock.
 #[derive(Debug)]
-pub struct Path {
+pub struct EchoPath {
     decoder: Decoder,
     frames: Mutex<Vec<u8>>,
 }
 
-impl Default for Path {
+impl Default for EchoPath {
     fn default() -> Self {
         Self { decoder: Decoder::new(Role::Server, 64 << 20), frames: Mutex::new(Vec::new()) }
     }
 }
 
-impl Path {
-    /// Takes `window` apart.
+impl EchoPath {
+    /// Decodes all messages in `window`.
     pub fn decode(&mut self, window: &mut [u8]) -> usize {
-        self.each(window, |_, _| {})
+        self.for_each(window, |_, _| {})
     }
 
-    /// Takes `window` apart, and encodes each message from where it lies.
+    /// Decodes all messages in `window`, and encodes each of them without a copy.
     pub fn echo_borrowed(&mut self, window: &mut [u8]) -> usize {
-        let messages = self.each(window, |frames, message| {
+        let messages = self.for_each(window, |frames, message| {
             encoder::append(Role::Server, message.into(), message.as_bytes(), &mut frames.lock());
         });
         self.frames.lock().clear();
         messages
     }
 
-    /// Takes `window` apart, and encodes each message from a copy.
+    /// Decodes all messages in `window`, and encodes a copy of each.
     pub fn echo_owned(&mut self, window: &mut [u8]) -> usize {
-        let messages = self.each(window, |frames, message| {
+        let messages = self.for_each(window, |frames, message| {
             let message = std::hint::black_box(message.to_message());
             let view = message.borrow();
             encoder::append(Role::Server, view.into(), view.as_bytes(), &mut frames.lock());
@@ -46,7 +46,7 @@ impl Path {
     }
 
     #[inline]
-    fn each(&mut self, window: &mut [u8], take: impl Fn(&Mutex<Vec<u8>>, MessageRef<'_>)) -> usize {
+    fn for_each(&mut self, window: &mut [u8], handle: impl Fn(&Mutex<Vec<u8>>, MessageRef<'_>)) -> usize {
         let (mut at, mut messages) = (0, 0);
         while let Ok(step) = self.decoder.next(&mut window[at..]) {
             let rest = &window[at..];
@@ -59,7 +59,7 @@ impl Path {
                 Some(Item::Assembled) => self.decoder.assembled(),
                 _ => break,
             };
-            take(&self.frames, message);
+            handle(&self.frames, message);
             messages += 1;
             at += step.used;
         }
@@ -67,7 +67,7 @@ impl Path {
     }
 }
 
-/// RFC 6455 §5.3.
+/// Masks `bytes` (RFC 6455 §5.3).
 pub fn mask(bytes: &mut [u8], key: [u8; 4]) {
     protocol::mask(bytes, key, 0);
 }

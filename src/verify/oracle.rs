@@ -1,8 +1,8 @@
-//! The decoder held against tungstenite's: the same bytes must give the same events, each at the same byte, up to the
-//! first error or Close.
+//! Compares the decoder with tungstenite's. The same bytes must give the same messages, control frames and errors, each at
+//! the same byte, up to the first error or Close.
 //!
-//! Where the two have to differ stands in [`Difference`], and each is shown to be that difference, in that direction.
-//! Anything else is a panic that shows the bytes.
+//! [`Difference`] lists where the two are allowed to differ. Each difference is checked to be exactly that one. Any other
+//! difference is a panic that shows the bytes.
 
 mod frames;
 mod reader;
@@ -18,25 +18,25 @@ use std::io;
 use tungstenite::error::ProtocolError;
 use tungstenite::protocol::{self as other, WebSocketConfig, WebSocketContext};
 
-/// Where our decoder and tungstenite's have to differ. "They" are tungstenite 0.30.
+/// A difference that is allowed between the decoder and the one of tungstenite 0.30.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Difference {
-    /// A header that breaks a rule fails at the byte that shows it; they wait for the frame's whole payload, or at least
-    /// for the whole header. RFC 6455 §7.1.7 lets an endpoint fail the connection as soon as it knows.
+    /// A header that breaks a rule fails at the first wrong byte. tungstenite waits for the whole header or payload. RFC 6455
+    /// §7.1.7 allows an endpoint to fail the connection as soon as it knows.
     AtTheHeader,
-    /// Text fails at the first byte that cannot be UTF-8; they look at whole frames. §8.1: "When an endpoint is to
+    /// Text fails at the first byte that is not UTF-8. tungstenite checks whole frames. RFC 6455 §8.1: "When an endpoint is to
     /// interpret a byte stream as UTF-8 but finds that the byte stream is not, in fact, a valid UTF-8 stream".
     AtTheByte,
-    /// The frame breaks two rules, and each names the one that it looks at first. Both fail.
+    /// The frame breaks two rules, and each decoder reports the one that it checks first. Both fail.
     AnotherRule,
-    /// §5.2: "the minimal number of bytes MUST be used to encode the length". They take any.
+    /// RFC 6455 §5.2: "the minimal number of bytes MUST be used to encode the length". tungstenite accepts any encoding.
     NonMinimalLength,
-    /// Ours alone bounds the fragments of a message: endless empty ones would hold a thread for ever.
+    /// Only our decoder limits the number of fragments. Otherwise endless empty ones could occupy a thread.
     TooManyFragments,
-    /// §7.4.1: codes that "MUST NOT be set as a status code in a Close control frame by an endpoint", and those that §7.4.2
-    /// gives nobody. An error here; they report a Close with 1002 in its place.
+    /// RFC 6455 §7.4.1: codes that "MUST NOT be set as a status code in a Close control frame by an endpoint", and those that
+    /// §7.4.2 reserves. They are an error here. tungstenite reports a Close with 1002 instead.
     InvalidCloseCode,
-    /// 1014 is registered with IANA since RFC 6455 (§11.7), so it may be sent. They report a Close with 1002 in its place.
+    /// 1014 was registered with IANA later (RFC 6455 §11.7), so it is valid. tungstenite reports a Close with 1002 instead.
     BadGateway,
 }
 
@@ -53,19 +53,19 @@ impl Difference {
     ];
 }
 
-/// How bytes are read: the limits of the protocol, and the sizes for which `connection::reader` has constants.
+/// How bytes are read: the limits of the protocol, and the sizes that are constants in `connection::reader`.
 #[derive(Debug, Clone)]
 pub(crate) struct Setting {
     pub(crate) role: Role,
     pub(crate) max_message: usize,
-    /// No less than [`MIN_WINDOW`].
+    /// At least [`MIN_WINDOW`].
     pub(crate) idle_buffer: usize,
     pub(crate) bulk_buffer: usize,
-    /// From how many bytes on the rest of a frame is read past the window.
+    /// From this number of missing bytes on, the rest of a frame is read without the window.
     pub(crate) direct: usize,
-    /// Whether messages are lent, or given away.
+    /// Whether messages are borrowed, or moved out.
     pub(crate) lend: bool,
-    /// How many bytes arrive at once, over and over.
+    /// The numbers of bytes that arrive at once. They are repeated.
     pub(crate) pieces: Vec<usize>,
 }
 
@@ -82,25 +82,25 @@ enum Decoded {
     Broken(Rule),
 }
 
-/// Which rule was broken, in words that both speak.
+/// The rule that was broken, in terms common to both decoders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rule {
     Protocol(Violation),
     TooBig,
 }
 
-/// An event, and how many bytes it took.
+/// A decoded item, and how many bytes had been read by then.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Seen {
     bytes: usize,
     event: Decoded,
 }
 
-/// Feeds `bytes` to both, and tells in what they differed.
+/// Decodes `bytes` with both, and returns the differences.
 ///
 /// # Panics
 ///
-/// If they differ in anything that is not a [`Difference`], or if ours depends on where the bytes are cut.
+/// If there is any other difference, or if the output of ours depends on where the bytes are cut.
 pub(crate) fn compare(bytes: &[u8], setting: &Setting) -> BTreeSet<Difference> {
     let ours = reader::ours_byte_by_byte(bytes, setting);
     let case = Case { bytes, setting, ours: &ours };
@@ -119,7 +119,7 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
-    /// However the bytes are cut, an event comes with the read that brings its last byte.
+    /// However the bytes are cut, an item is decoded after the read with its last byte.
     fn check_cuts(&self, cut: &[reader::ReadEvent]) {
         let same = self.ours.len() == cut.len()
             && self.ours.iter().zip(cut).all(|(exact, cut)| {
@@ -130,19 +130,19 @@ impl Case<'_> {
         }
     }
 
-    /// Where theirs takes what ours must not, nobody else would notice that ours took it.
+    /// Checks rules that tungstenite does not check. Otherwise it would not be noticed if ours accepted such a frame.
     fn check_accepted(&self) {
         let (end, broken) = match self.ours.last() {
             Some(Seen { bytes, event: Decoded::Broken(_) }) => (*bytes, true),
             Some(Seen { bytes, event: Decoded::Close(_) }) => (*bytes, false),
             _ => (self.bytes.len(), false),
         };
-        let lax = RawFrames::new(self.bytes).find(|frame| {
+        let accepted = RawFrames::new(self.bytes).find(|frame| {
             frame.begins_before(end)
                 && !(broken && frame.holds(end - 1))
-                && (frame.wastes_length() || frame.has_too_many_fragments())
+                && (frame.has_wasteful_length() || frame.has_too_many_fragments())
         });
-        if let Some(frame) = lax {
+        if let Some(frame) = accepted {
             self.fail("ours accepted a frame that it must not", &frame);
         }
     }
@@ -164,11 +164,11 @@ impl Case<'_> {
     /// Ours failed with `rule` at the `count`th byte.
     fn check_broken(&self, count: usize, rule: Rule) -> BTreeSet<Difference> {
         let mut found = BTreeSet::new();
-        // Theirs is shown the whole frame, or it would only wait. What is not there yet may be anything.
+        // tungstenite gets the whole frame, because otherwise it would wait for it. The missing bytes are made up.
         let (frame, bytes) = frames::completed(self.bytes, count - 1, self.setting);
         let theirs = theirs(&bytes, self.setting);
-        let at_once = match frame.shown_after(rule) {
-            Some(shown) => shown == count,
+        let at_once = match frame.fails_after(rule) {
+            Some(fails_at) => fails_at == count,
             None => !is_impossible(frames::text_before(self.bytes, count - 1)),
         };
         if !at_once {
@@ -183,18 +183,18 @@ impl Case<'_> {
             _ => None,
         };
         match (rule, broken_as) {
-            // A control frame whose length takes more than 7 bits is too large, or its length is not minimal: both at once
-            // are known before the length is.
+            // A control frame with a length of more than 7 bits is too large, or its length is not minimal. Ours fails before
+            // it knows which.
             (Rule::Protocol(Violation::NonMinimalLength | Violation::OversizeControl), _)
-                if frame.wastes_length() && !frame.breaks(OVERSIZE, &bytes, self.setting) =>
+                if frame.has_wasteful_length() && !frame.breaks(OVERSIZE, &bytes, self.setting) =>
             {
                 let minimal = frame.with_minimal_length(&bytes);
                 if !events(&theirs).eq(events(&self::theirs(&minimal, self.setting))) {
-                    self.fail("the length in fewer bytes is something else to them", &theirs);
+                    self.fail("with a minimal length, theirs is different", &theirs);
                 }
                 found = compare(&minimal, self.setting);
                 if !found.insert(Difference::NonMinimalLength) {
-                    self.fail("a length in the fewest bytes is not minimal", &theirs);
+                    self.fail("a minimal length is reported as not minimal", &theirs);
                 }
                 return found;
             }
@@ -242,12 +242,12 @@ impl Case<'_> {
 
 const OVERSIZE: Rule = Rule::Protocol(Violation::OversizeControl);
 
-/// What they make of a Close with a code that they know nothing of.
+/// The event of tungstenite for a Close with a code that it does not know.
 fn replaced_close() -> Decoded {
     Decoded::Close(Some((1002, "Protocol violation".to_owned())))
 }
 
-/// Whether no bytes could make UTF-8 of it any more.
+/// Returns whether no further bytes could make valid UTF-8 of it.
 fn is_impossible(text: Vec<u8>) -> bool {
     String::from_utf8(text).is_err_and(|error| error.utf8_error().error_len().is_some())
 }
@@ -272,7 +272,7 @@ impl From<&Error> for Rule {
         match error {
             Error::Violation(violation) => Self::Protocol(*violation),
             Error::MessageTooBig { .. } => Self::TooBig,
-            error => panic!("no error of a decoder: {error:?}"),
+            error => panic!("not an error of a decoder: {error:?}"),
         }
     }
 }
@@ -292,7 +292,7 @@ impl From<Option<CloseFrame>> for Decoded {
     }
 }
 
-/// What tungstenite sees. It acts on nothing but whole frames, so its bytes come one by one: that tells the byte.
+/// Decodes with tungstenite. It gets its bytes one by one, so the last byte before each item is known.
 fn theirs(bytes: &[u8], setting: &Setting) -> Vec<Seen> {
     let role = match setting.role {
         Role::Server => other::Role::Server,
@@ -302,7 +302,7 @@ fn theirs(bytes: &[u8], setting: &Setting) -> Vec<Seen> {
         .read_buffer_size(64)
         .write_buffer_size(0)
         .max_message_size(Some(setting.max_message))
-        // A control frame is no message: a limit below 125 is none for it.
+        // The limit is for messages. A smaller one than 125 would also refuse control frames.
         .max_frame_size(Some(setting.max_message.max(MAX_CONTROL)));
     let mut context = WebSocketContext::new(role, Some(config));
     let mut stream = OneByOne { bytes, read: 0 };
@@ -349,13 +349,13 @@ fn rule_of(error: &tungstenite::Error) -> Rule {
             ProtocolError::InvalidCloseSequence => Violation::TruncatedClose,
             ProtocolError::UnexpectedContinueFrame => Violation::UnexpectedContinuation,
             ProtocolError::ExpectedFragment(_) => Violation::ExpectedContinuation,
-            error => panic!("an error that is new here: {error:?}"),
+            error => panic!("unknown error: {error:?}"),
         },
-        error => panic!("an error that is new here: {error:?}"),
+        error => panic!("unknown error: {error:?}"),
     })
 }
 
-/// Bytes that come one at a time; what is answered goes nowhere.
+/// A stream that gives one byte at a time, and discards what is written.
 struct OneByOne<'a> {
     bytes: &'a [u8],
     read: usize,

@@ -38,24 +38,24 @@ mod internal {
     use super::Case;
     use std::error::Error;
     use std::hint::black_box;
-    use threadws::verify::internals::{Path, mask};
+    use threadws::verify::internals::{EchoPath, mask};
     use threadws_benches::{BINARY, TEXT, masked_frame};
 
     const KOREAN: &str = "스레드 하나에 클라이언트 하나. ";
     const MIB: usize = 1 << 20;
 
     pub(super) const CASES: &[Case] = &[
-        ("decode, 32 B, 64 a read", 64, |rounds| run(rounds, BINARY, &[7; 32], 64, Path::decode)),
+        ("decode, 32 B, 64 a read", 64, |rounds| run(rounds, BINARY, &[7; 32], 64, EchoPath::decode)),
         ("echo borrowed, 32 B, 64 a read", 64, |rounds| {
-            run(rounds, BINARY, &[7; 32], 64, Path::echo_borrowed)
+            run(rounds, BINARY, &[7; 32], 64, EchoPath::echo_borrowed)
         }),
-        ("echo owned, 32 B, 64 a read", 64, |rounds| run(rounds, BINARY, &[7; 32], 64, Path::echo_owned)),
-        ("echo borrowed, 32 B, 1 a read", 1, |rounds| run(rounds, BINARY, &[7; 32], 1, Path::echo_borrowed)),
+        ("echo owned, 32 B, 64 a read", 64, |rounds| run(rounds, BINARY, &[7; 32], 64, EchoPath::echo_owned)),
+        ("echo borrowed, 32 B, 1 a read", 1, |rounds| run(rounds, BINARY, &[7; 32], 1, EchoPath::echo_borrowed)),
         ("echo borrowed, text 32 B, 64 a read", 64, |rounds| {
-            run(rounds, TEXT, &[b'a'; 32], 64, Path::echo_borrowed)
+            run(rounds, TEXT, &[b'a'; 32], 64, EchoPath::echo_borrowed)
         }),
         ("echo borrowed, 1 KiB, 16 a read", 16, |rounds| {
-            run(rounds, BINARY, &[7; 1024], 16, Path::echo_borrowed)
+            run(rounds, BINARY, &[7; 1024], 16, EchoPath::echo_borrowed)
         }),
         ("mask, 1 MiB", 1, |rounds| {
             let mut bytes = vec![7; MIB];
@@ -76,10 +76,10 @@ mod internal {
         opcode: u8,
         payload: &[u8],
         messages: usize,
-        body: fn(&mut Path, &mut [u8]) -> usize,
+        body: fn(&mut EchoPath, &mut [u8]) -> usize,
     ) -> Result<(), Box<dyn Error>> {
         let mut window = masked_frame(opcode, payload, [0; 4]).repeat(messages);
-        let mut path = Path::default();
+        let mut path = EchoPath::default();
         for _ in 0..rounds {
             assert_eq!(body(&mut path, black_box(&mut window)), messages);
         }
@@ -89,7 +89,7 @@ mod internal {
     /// Decodes a message in pieces of 16 KiB.
     fn pieces(rounds: usize, text: &str) -> Result<(), Box<dyn Error>> {
         let mut window = masked_frame(TEXT, text.as_bytes(), [0; 4]);
-        let mut path = Path::default();
+        let mut path = EchoPath::default();
         for _ in 0..rounds {
             let messages: usize = window.chunks_mut(16 * 1024).map(|piece| path.decode(piece)).sum();
             assert_eq!(messages, 1);

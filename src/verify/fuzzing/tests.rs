@@ -1,4 +1,4 @@
-//! The targets without a fuzzer: on the seeds that it starts from, and on seeds with a few bytes changed.
+//! Runs the targets without a fuzzer: on its seeds, and on seeds with a few changed bytes.
 
 use super::{close_payload, decoder, forwarded, proxy, request_head, response_head};
 use crate::protocol::noise::Noise;
@@ -6,7 +6,7 @@ use std::fs;
 use std::panic::catch_unwind;
 use std::path::Path;
 
-/// Empty where the package comes without them, as cargo makes it, and nowhere else.
+/// Returns the seeds of a target. There are none only in a package from `cargo package`, which does not contain them.
 fn seeds(target: &str) -> Vec<Vec<u8>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     if root.join("Cargo.toml.orig").exists() {

@@ -1,10 +1,10 @@
-//! RawFrames read as if there were no rules: to tell which rules one breaks.
+//! Parses frames without checking rules, to find out which rules a frame breaks.
 
 use super::{Rule, Setting};
 use crate::error::Violation;
 use crate::protocol::{Role, mask};
 
-/// A header, and where in a message it stands.
+/// A frame's header, and its place in a message.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RawFrame {
     start: usize,
@@ -13,7 +13,7 @@ pub(super) struct RawFrame {
     second: u8,
     length: u64,
     key: Option<[u8; 4]>,
-    /// The message that this frame interrupts or continues, as it was before it.
+    /// The state of the unfinished message before this frame.
     before: MessageSoFar,
 }
 
@@ -24,7 +24,7 @@ struct MessageSoFar {
     fragments: u64,
 }
 
-/// All frames whose headers are whole.
+/// All frames with a complete header.
 #[derive(Debug)]
 pub(super) struct RawFrames<'a> {
     bytes: &'a [u8],
@@ -96,8 +96,8 @@ impl RawFrame {
         Some(payload)
     }
 
-    /// RFC 6455 §5.2: 7 bits to 125, 16 to 65535, else 63.
-    pub(super) fn wastes_length(&self) -> bool {
+    /// RFC 6455 §5.2: a length has 7 bits up to 125, 16 bits up to 65535, and otherwise 63 bits.
+    pub(super) fn has_wasteful_length(&self) -> bool {
         match self.second & 0x7f {
             126 => self.length <= 125,
             127 => self.length <= 0xffff,
@@ -105,13 +105,13 @@ impl RawFrame {
         }
     }
 
-    /// 4096 are free, and each 16 bytes that came before allow one more.
+    /// 4096 are always allowed, and each 16 bytes received before allow one more.
     pub(super) fn has_too_many_fragments(&self) -> bool {
         self.opcode() == 0 && self.before.open && self.before.fragments >= 4096 + self.before.bytes / 16
     }
 
-    /// After how many bytes this frame shows that it breaks a rule; `None` for text, which shows it itself.
-    pub(super) fn shown_after(&self, rule: Rule) -> Option<usize> {
+    /// Returns after how many bytes it is certain that this frame breaks a rule. `None` for text, which is checked by itself.
+    pub(super) fn fails_after(&self, rule: Rule) -> Option<usize> {
         let length = match self.second & 0x7f {
             126 => 2,
             127 => 8,
@@ -138,7 +138,7 @@ impl RawFrame {
         })
     }
 
-    /// `bytes` up to the end of this frame, with its length in the fewest bytes.
+    /// Returns `bytes` with the length of this frame, the last one, in the fewest bytes.
     pub(super) fn with_minimal_length(&self, bytes: &[u8]) -> Vec<u8> {
         let mut minimal = bytes[..=self.start].to_vec();
         let mask_bit = self.second & 0x80;
@@ -155,7 +155,7 @@ impl RawFrame {
         minimal
     }
 
-    /// Whether this frame, which `bytes` end with, breaks a rule that does not depend on text.
+    /// Returns whether this frame, the last one in `bytes`, breaks a rule. Invalid text in a message is not checked.
     pub(super) fn breaks(&self, rule: Rule, bytes: &[u8], setting: &Setting) -> bool {
         let Rule::Protocol(violation) = rule else {
             let before = if self.opcode() == 0 { self.before.bytes } else { 0 };
@@ -184,14 +184,14 @@ impl RawFrame {
     }
 }
 
-/// Whether a message or the payload of a data frame is unfinished after all of `bytes`.
+/// Returns whether `bytes` end inside a message or the payload of a data frame.
 pub(super) fn end_inside_message(bytes: &[u8]) -> bool {
     let mut frames = RawFrames::new(bytes);
     let cut = frames.by_ref().last().is_some_and(|last| !last.is_control() && last.end() > bytes.len());
     cut || frames.progress.open
 }
 
-/// The unfinished message's payload before the byte at `at`.
+/// Returns the payload of the unfinished message before the byte at `at`.
 pub(super) fn text_before(bytes: &[u8], at: usize) -> Vec<u8> {
     let mut text = Vec::new();
     for frame in RawFrames::new(bytes).filter(|frame| !frame.is_control() && frame.start < at) {
@@ -205,8 +205,8 @@ pub(super) fn text_before(bytes: &[u8], at: usize) -> Vec<u8> {
     text
 }
 
-/// The frame that holds the byte at `at`, and all bytes up to its end: what is missing of it is made up, so that it breaks
-/// no rule by that. A frame that is larger than it may be ends with its header.
+/// Returns the frame with the byte at `at`, and all bytes up to its end. Missing bytes are made up, so that they break no
+/// rule. A frame above the size limit ends after its header.
 pub(super) fn completed(bytes: &[u8], at: usize, setting: &Setting) -> (RawFrame, Vec<u8>) {
     let mut frames = RawFrames::new(bytes);
     let start = frames.by_ref().find(|frame| frame.holds(at)).map_or(frames.at, |frame| frame.start);

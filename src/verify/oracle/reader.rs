@@ -1,4 +1,4 @@
-//! The decoder behind a window that is filled as `connection::reader` fills it, but from memory.
+//! Runs the decoder on a window that is filled as in `connection::reader`, but from memory.
 
 use super::frames::end_inside_message;
 use super::{Decoded, MIN_WINDOW, Rule, Seen, Setting};
@@ -6,10 +6,10 @@ use crate::error::Error;
 use crate::message::MessageRef;
 use crate::protocol::decoder::{self, Decoder, Item};
 
-/// After so many small reads the large buffer is given back.
+/// The number of small reads after which the large buffer is freed.
 const SMALL_READS: u32 = 32;
 
-/// An event, and how many bytes had been read before and after the read that brought it.
+/// A decoded item, and how many bytes had been read before and after the last read.
 #[derive(Debug)]
 pub(super) struct ReadEvent {
     pub(super) before: usize,
@@ -17,13 +17,13 @@ pub(super) struct ReadEvent {
     pub(super) event: Decoded,
 }
 
-/// What our decoder sees when every byte comes alone.
+/// Returns the output of our decoder for single bytes.
 pub(super) fn ours_byte_by_byte(bytes: &[u8], setting: &Setting) -> Vec<Seen> {
     let setting = Setting { pieces: vec![1], lend: !setting.lend, ..setting.clone() };
     ours(bytes, &setting).into_iter().map(|read| Seen { bytes: read.after, event: read.event }).collect()
 }
 
-/// What our decoder sees when the bytes come in pieces.
+/// Returns the output of our decoder for bytes in pieces.
 pub(super) fn ours(bytes: &[u8], setting: &Setting) -> Vec<ReadEvent> {
     assert!(setting.idle_buffer >= MIN_WINDOW && !setting.pieces.contains(&0), "{setting:?}");
     let mut reader = MemoryReader {
@@ -42,7 +42,7 @@ pub(super) fn ours(bytes: &[u8], setting: &Setting) -> Vec<ReadEvent> {
         let event = match reader.next() {
             Ok(Some(event)) => event,
             Ok(None) => {
-                assert!(reader.end - reader.start < MIN_WINDOW, "more held back than a control frame");
+                assert!(reader.end - reader.start < MIN_WINDOW, "more bytes than a control frame are left");
                 before = reader.source.at;
                 if reader.read() {
                     continue;
@@ -93,7 +93,7 @@ impl MemoryReader<'_> {
         }))
     }
 
-    /// `false` at the end of what there is.
+    /// Reads bytes into the window. Returns false at the end.
     fn read(&mut self) -> bool {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
@@ -114,7 +114,7 @@ impl MemoryReader<'_> {
         }
         self.make_room();
         let room = &mut self.buffer[self.end..];
-        assert!(!room.is_empty(), "the window is full and nothing comes of it");
+        assert!(!room.is_empty(), "the window is full without a complete frame");
         let bytes = self.source.read(&self.setting.pieces, room.len());
         room[..bytes.len()].copy_from_slice(bytes);
         self.last_was_full = bytes.len() == room.len();
@@ -148,13 +148,13 @@ fn lent(message: MessageRef<'_>) -> Decoded {
     Decoded::from(message.to_message())
 }
 
-/// What arrives, in pieces.
+/// Bytes that arrive in pieces.
 struct Pieces<'a> {
     bytes: &'a [u8],
     at: usize,
-    /// Which piece is next.
+    /// The index of the next piece.
     piece: usize,
-    /// Where the current one ends.
+    /// The end of the current piece.
     end: usize,
 }
 

@@ -1,4 +1,5 @@
-//! Streams like a peer's, mostly valid, cut at will: a failing seed is printed, and stands for the same stream again.
+//! Random streams as from a peer, mostly valid, and cut anywhere. The seed of a failure is printed; it gives the same stream
+//! again.
 
 use super::*;
 use crate::protocol::mask;
@@ -7,45 +8,45 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 const STREAMS: u64 = 5000;
-/// Every so many streams one that is long: many fragments, or payloads of several reads.
+/// One of this number of streams is long: with many fragments, or with payloads of several reads.
 const LONG: u64 = 200;
 
 #[test]
 fn the_decoder_agrees_with_tungstenite_except_for_named_differences() {
-    let mut met: BTreeMap<Difference, u32> = BTreeMap::new();
+    let mut counts: BTreeMap<Difference, u32> = BTreeMap::new();
     let (mut events, mut unbroken) = (0, 0);
     for seed in 0..STREAMS {
         let mut peer = Peer::new(seed);
         match seed % LONG {
             0 => peer.send_many_fragments(),
             1 => peer.send_large_messages(),
-            _ => peer.talk(),
+            _ => peer.send_mixed(),
         }
         let Peer { bytes, setting, .. } = peer;
         let differences = catch_unwind(AssertUnwindSafe(|| compare(&bytes, &setting)));
         let Ok(differences) = differences else { panic!("the seed is {seed}") };
         for difference in differences {
-            *met.entry(difference).or_default() += 1;
+            *counts.entry(difference).or_default() += 1;
         }
         let seen = reader::ours(&bytes, &setting);
         events += seen.len();
         unbroken += u64::from(!matches!(seen.last().map(|read| &read.event), Some(Decoded::Broken(_))));
     }
-    println!("{STREAMS} streams, {unbroken} of them without an error; {events} events; {met:?}");
+    println!("{STREAMS} streams, {unbroken} of them without an error; {events} events; {counts:?}");
     assert!(unbroken * 3 > STREAMS, "too few streams are valid: {unbroken}");
     for difference in Difference::ALL {
-        assert!(met.contains_key(&difference), "{difference:?} was never met: is it one still?");
+        assert!(counts.contains_key(&difference), "{difference:?} did not occur: is it still a difference?");
     }
 }
 
-/// Who writes, and what it wrote.
+/// A peer, and the bytes that it has sent.
 struct Peer {
     noise: Noise,
     setting: Setting,
     bytes: Vec<u8>,
 }
 
-/// How the length of a frame is written.
+/// How the length of a frame is encoded.
 #[derive(Clone, Copy)]
 enum LengthForm {
     Minimal,
@@ -90,8 +91,8 @@ impl Peer {
         self.noise.next().to_le_bytes()[3]
     }
 
-    /// Frames, most of them as they should be; sometimes broken off, or with a wrong bit.
-    fn talk(&mut self) {
+    /// Sends frames. Most are valid, some are cut or have a wrong bit.
+    fn send_mixed(&mut self) {
         for _ in 0..=self.noise.below(8) {
             match self.noise.below(16) {
                 0 | 1 => self.send_control(),
@@ -115,7 +116,7 @@ impl Peer {
         }
     }
 
-    /// In one frame or in several, with control frames in between.
+    /// Sends a message in one frame or in several, with control frames between them.
     fn send_message(&mut self) {
         let is_text = self.noise.below(3) > 0;
         let length = self.length(self.setting.max_message.min(2000));
@@ -166,8 +167,7 @@ impl Peer {
         self.send_frame(0x88, LengthForm::Minimal, &payload);
     }
 
-    /// Around the bound on fragments, of which the bytes received allow more: in one message, or in two that each stay
-    /// below it.
+    /// Sends about as many fragments as allowed, in one message or in two.
     fn send_many_fragments(&mut self) {
         self.setting.max_message = 70_000;
         let piece = vec![b'x'; self.noise.below(3)];
@@ -183,7 +183,7 @@ impl Peer {
         }
     }
 
-    /// Payloads that no window holds, at the sizes where the form of a length changes.
+    /// Sends payloads that are larger than the window, of sizes where the encoding of the length changes.
     fn send_large_messages(&mut self) {
         self.setting.max_message = [40_000, 140_000][self.noise.below(2)];
         for first in [[2, 0x82, 0x81][self.noise.below(3)], 0x80] {
@@ -193,7 +193,7 @@ impl Peer {
         }
     }
 
-    /// Seldom with a header that breaks a rule.
+    /// Sends a frame, rarely with a header that breaks a rule.
     fn send_frame(&mut self, first: u8, form: LengthForm, payload: &[u8]) {
         let first = match self.noise.below(200) {
             0 => first | 0x10 << self.noise.below(3),
@@ -242,7 +242,7 @@ impl Peer {
         }
     }
 
-    /// At most `length` bytes of UTF-8, seldom with one that cannot be.
+    /// Returns at most `length` bytes of UTF-8, rarely with an invalid one.
     fn text(&mut self, length: usize) -> Vec<u8> {
         let mut text = Vec::new();
         loop {
