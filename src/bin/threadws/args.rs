@@ -15,12 +15,10 @@ use std::ffi::OsString;
 /// A parsed command line.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Command {
-    Help,
-    Version,
+    /// Prints the help or the version.
+    Print(&'static str),
     Serve(Box<serve::ServeOptions>),
-    ConnectHelp,
     Connect(Box<connect::ConnectOptions>),
-    BenchHelp,
     Bench(Box<bench::BenchOptions>),
 }
 

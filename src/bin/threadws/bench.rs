@@ -6,9 +6,9 @@ mod histogram;
 mod numbered_message;
 mod report;
 
-use crate::CommandError;
 use crate::args::bench::BenchOptions;
 use crate::signals::StopSignal;
+use crate::{CommandError, print};
 use histogram::Histogram;
 use http::Uri;
 use log::{info, warn};
@@ -122,11 +122,7 @@ pub(crate) fn bench(options: &BenchOptions, stop: StopSignal) -> Result<(), Comm
     }
     let report = LoadReport { options, address, took, interrupted, latency };
     let text = if options.json { report.json() } else { report.tables() };
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
-        .map_err(|error| CommandError::Failed(format!("cannot write to stdout: {error}")))
+    print(&text).map_err(|error| CommandError::Failed(format!("cannot write to stdout: {error}")))
 }
 
 /// Resolves the host of the URL. This is done once, so that the address that was checked is the one that is loaded.

@@ -51,8 +51,8 @@ fn settings(options: &ConnectOptions) -> Result<Connect, CommandError> {
     let mut config = Config::new()
         .with_handshake_timeout(options.timeout)
         .with_max_message_size(options.max_message)
-        .with_ping_interval(values::unless_zero(options.ping));
-    if let Some(ping) = values::unless_zero(options.ping) {
+        .with_ping_interval(options.ping);
+    if let Some(ping) = options.ping {
         config = config.with_ping_timeout(ping);
     }
     if options.has_deadline() {

@@ -41,8 +41,10 @@ enum CommandError {
 
 fn main() -> ExitCode {
     match args::parse(std::env::args_os().skip(1), std::env::var_os("THREADWS_LOG")) {
-        Ok(Command::Help) => print(args::serve::HELP),
-        Ok(Command::Version) => print(args::VERSION),
+        Ok(Command::Print(text)) => match print(text) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(FAILED, &format!("cannot write to stdout: {error}")),
+        },
         Ok(Command::Serve(options)) => {
             // Called here because it changes the environment, so that there must be only one thread.
             let passed = systemd::listener();
@@ -51,9 +53,7 @@ fn main() -> ExitCode {
                 serve::serve(&options, passed.map_err(CommandError::Failed)?, stop)
             })
         }
-        Ok(Command::ConnectHelp) => print(args::connect::HELP),
         Ok(Command::Connect(options)) => run(options.log.clone(), |stop| connect::connect(&options, stop)),
-        Ok(Command::BenchHelp) => print(args::bench::HELP),
         Ok(Command::Bench(options)) => run(options.log.clone(), |stop| {
             raise_descriptor_limit();
             bench::bench(&options, stop)
@@ -96,14 +96,12 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Prints the help or the version. A reader that closes the pipe early is not an error.
-fn print(text: &str) -> ExitCode {
+/// Writes text to stdout. A pipe that its reader has closed is not an error.
+fn print(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            fail(FAILED, &format!("cannot write to stdout: {error}"))
-        }
-        _ => ExitCode::SUCCESS,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
     }
 }
 

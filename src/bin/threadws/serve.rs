@@ -1,15 +1,14 @@
 //! `threadws serve`: starts the server, handles each client, and stops at a signal.
 
-use crate::CommandError;
 use crate::args::serve::{AllowedOrigins, Answer, LISTEN, Listen, ServeOptions, TrustedProxies};
-use crate::args::values;
 use crate::http::{self, PlainHttp};
 use crate::preview::Preview;
 use crate::signals::StopSignal;
 use crate::systemd::ServiceManager;
+use crate::{CommandError, print};
 use log::{Level, debug, info, log_enabled, warn};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::io::{self, Write};
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 use threadws::{Addr, BoxError, Config, Connection, Error, Request, Server, ServerHandle};
@@ -81,10 +80,10 @@ fn wait(manager: &ServiceManager, handle: &ServerHandle, mut stop: StopSignal) -
 fn configure(server: Server, options: &ServeOptions) -> Server {
     let mut config = Config::new()
         .with_max_message_size(options.max_message)
-        .with_ping_interval(values::unless_zero(options.ping))
-        .with_max_lifetime(values::unless_zero(options.max_lifetime))
-        .with_idle_timeout(values::unless_zero(options.idle_timeout));
-    if let Some(ping) = values::unless_zero(options.ping) {
+        .with_ping_interval(options.ping)
+        .with_max_lifetime(options.max_lifetime)
+        .with_idle_timeout(options.idle_timeout);
+    if let Some(ping) = options.ping {
         config = config.with_ping_timeout(ping);
     }
     let topics = options.answer == Answer::Topics;
@@ -103,7 +102,6 @@ fn configure(server: Server, options: &ServeOptions) -> Server {
             .on_unsubscribe(|_, client, topic| debug!("client {} left {topic:?}", client.id()));
     }
     server = match &options.trust {
-        TrustedProxies::None => server.trust_proxy("none"),
         TrustedProxies::Any => server.trust_any_proxy(),
         TrustedProxies::These(who) => who.iter().fold(server, |server, who| server.trust_proxy(who)),
     };
@@ -144,21 +142,15 @@ fn announce(address: SocketAddr) {
 }
 
 fn print_address(address: SocketAddr) {
-    let line = format!("threadws listening on http://{address}/ (ws://{address}/)\n");
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()) {
-        // A closed pipe means that nothing wants the address. The server runs without it.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            warn!("cannot write the address to stdout: {error}")
-        }
-        _ => {}
+    if let Err(error) = print(&format!("threadws listening on http://{address}/ (ws://{address}/)\n")) {
+        warn!("cannot write the address to stdout: {error}");
     }
 }
 
 /// Serves the clients. Each call of `run` has the thread of one client.
 #[derive(Debug)]
 struct ClientHandler {
-    every: Duration,
+    every: Option<Duration>,
     message: String,
     answer: Answer,
 }
@@ -173,16 +165,16 @@ impl ClientHandler {
         } else {
             info!("client {id} connected from {addr} via {peer}");
         }
-        if !self.every.is_zero() {
+        if let Some(interval) = self.every {
             // The tick is not cancelled: it stops when the connection ends.
-            drop(client.every(self.every, self.message.as_str()));
+            drop(client.every(interval, self.message.as_str()));
         }
         let result = self.answer_messages(client);
-        let age = || client.stats().opened_at.elapsed().as_secs_f64();
+        let age = client.stats().opened_at.elapsed().as_secs_f64();
         match (client.closed(), &result) {
-            (Some(closed), _) => info!("client {id} disconnected after {:.1}s: {closed}", age()),
-            (None, Err(error)) => info!("client {id} disconnected after {:.1}s: {error}", age()),
-            (None, Ok(())) => info!("client {id} disconnected after {:.1}s", age()),
+            (Some(closed), _) => info!("client {id} disconnected after {age:.1}s: {closed}"),
+            (None, Err(error)) => info!("client {id} disconnected after {age:.1}s: {error}"),
+            (None, Ok(())) => info!("client {id} disconnected after {age:.1}s"),
         }
         Ok(result?)
     }

@@ -109,7 +109,7 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
             continue;
         }
         match arg {
-            Short('h') | Long("help") => return Ok(Command::BenchHelp),
+            Short('h') | Long("help") => return Ok(Command::Print(HELP)),
             Long("clients") => options.clients = value(&mut parser, "clients", values::count)?,
             Long("size") => options.size = value(&mut parser, "size", values::size)?,
             Long("in-flight") => options.in_flight = value(&mut parser, "in-flight", values::count)?,
@@ -157,7 +157,7 @@ mod tests {
         };
         assert_eq!(options(line), expected);
         for line in ["bench -h", "bench ws://a/ --help", "bench --json -h --nonsense"] {
-            assert_eq!(command(line), Ok(Command::BenchHelp), "{line}");
+            assert_eq!(command(line), Ok(Command::Print(HELP)), "{line}");
         }
     }
 

@@ -18,8 +18,7 @@ pub(crate) struct ConnectOptions {
     pub(crate) origin: Option<String>,
     pub(crate) subprotocols: Vec<String>,
     pub(crate) timeout: Duration,
-    /// Zero: off.
-    pub(crate) ping: Duration,
+    pub(crate) ping: Option<Duration>,
     pub(crate) max_message: usize,
     pub(crate) once: bool,
     pub(crate) expect: Option<String>,
@@ -121,7 +120,7 @@ impl ConnectOptions {
             origin: None,
             subprotocols: Vec::new(),
             timeout: Duration::from_secs(10),
-            ping: Duration::from_secs(20),
+            ping: Some(Duration::from_secs(20)),
             max_message: 1 << 20,
             once: false,
             expect: None,
@@ -148,7 +147,7 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
             continue;
         }
         match arg {
-            Short('h') | Long("help") => return Ok(Command::ConnectHelp),
+            Short('h') | Long("help") => return Ok(Command::Print(HELP)),
             Long("once") => options.once = true,
             Long("expect") => options.expect = Some(value(&mut parser, "expect", text)?),
             Long("binary") => options.binary = true,
@@ -158,7 +157,7 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
             Long("subprotocol") => options.subprotocols.push(value(&mut parser, "subprotocol", text)?),
             Long("timeout") => options.timeout = value(&mut parser, "timeout", values::timeout)?,
             Long("max-message") => options.max_message = value(&mut parser, "max-message", values::size)?,
-            Long("ping") => options.ping = value(&mut parser, "ping", values::duration)?,
+            Long("ping") => options.ping = value(&mut parser, "ping", values::duration_or_off)?,
             Long(name) => return Err(unknown_option(name, &OPTIONS)),
             // If the user forgets a quote, part of a header's value arrives here.
             Value(word) => url = only_url(url, word)?,
@@ -195,7 +194,7 @@ mod tests {
             origin: Some("https://a.example".to_owned()),
             subprotocols: vec!["b".to_owned(), "a".to_owned()],
             timeout: Duration::from_secs(3),
-            ping: Duration::ZERO,
+            ping: None,
             max_message: 64 * 1024,
             once: true,
             expect: Some("yes".to_owned()),
@@ -204,7 +203,7 @@ mod tests {
         };
         assert_eq!(options(line), expected);
         for line in ["connect -h", "connect ws://a/ --help", "connect --once -h --nonsense"] {
-            assert_eq!(command(line), Ok(Command::ConnectHelp), "{line}");
+            assert_eq!(command(line), Ok(Command::Print(HELP)), "{line}");
         }
         assert_eq!(
             command("--echo connect ws://a/").map_err(|_| ()),
@@ -218,7 +217,7 @@ mod tests {
         check_help(HELP, "Usage: threadws connect ", &OPTIONS);
         let defaults = ConnectOptions::new(String::new());
         assert!(HELP.contains(&format!("1m [default: {}s]", defaults.timeout.as_secs())));
-        assert!(HELP.contains(&format!("[default: {}s]", defaults.ping.as_secs())));
+        assert!(HELP.contains(&format!("[default: {}s]", defaults.ping.expect("on").as_secs())));
         assert!(HELP.contains(&format!("[default: {}MiB]", defaults.max_message >> 20)));
     }
 

@@ -1,6 +1,6 @@
 //! The command line of `threadws serve`, the default command. No I/O.
 
-use super::{Command, LogChoice, LogOption, one_line, unknown_option, value};
+use super::{Command, LogChoice, LogOption, VERSION, one_line, unknown_option, value};
 use crate::args::values;
 use crate::log_filter::LogFilter;
 use lexopt::prelude::{Long, Short, Value};
@@ -13,8 +13,7 @@ use threadws::SlowPeer;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ServeOptions {
     pub(crate) listen: Listen,
-    /// Zero: off.
-    pub(crate) every: Duration,
+    pub(crate) every: Option<Duration>,
     pub(crate) message: String,
     pub(crate) answer: Answer,
     pub(crate) trust: TrustedProxies,
@@ -26,13 +25,10 @@ pub(crate) struct ServeOptions {
     pub(crate) max_per_address: Option<usize>,
     pub(crate) handshake_rate: Option<(u32, Duration)>,
     pub(crate) message_rate: Option<(u32, Duration)>,
-    /// Zero: off.
-    pub(crate) max_lifetime: Duration,
-    /// Zero: off.
-    pub(crate) idle_timeout: Duration,
+    pub(crate) max_lifetime: Option<Duration>,
+    pub(crate) idle_timeout: Option<Duration>,
     pub(crate) proxy_protocol: bool,
-    /// Zero: off.
-    pub(crate) ping: Duration,
+    pub(crate) ping: Option<Duration>,
     pub(crate) page: bool,
     pub(crate) log: LogFilter,
 }
@@ -63,9 +59,8 @@ pub(crate) enum Answer {
 /// The proxies whose `X-Forwarded-For` is believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum TrustedProxies {
-    None,
     Any,
-    /// `loopback`, addresses and CIDR blocks. At least one.
+    /// `none` alone; or `loopback`, addresses and CIDR blocks.
     These(Vec<String>),
 }
 
@@ -206,7 +201,7 @@ impl Default for ServeOptions {
     fn default() -> Self {
         Self {
             listen: Listen::Default,
-            every: Duration::from_secs(3),
+            every: Some(Duration::from_secs(3)),
             message: "hello from threadws".to_owned(),
             answer: Answer::Nothing,
             trust: TrustedProxies::These(vec!["loopback".to_owned()]),
@@ -218,10 +213,10 @@ impl Default for ServeOptions {
             max_per_address: None,
             handshake_rate: None,
             message_rate: None,
-            max_lifetime: Duration::ZERO,
-            idle_timeout: Duration::ZERO,
+            max_lifetime: None,
+            idle_timeout: None,
             proxy_protocol: false,
-            ping: Duration::from_secs(20),
+            ping: Some(Duration::from_secs(20)),
             page: true,
             log: LogFilter::level(LevelFilter::Info),
         }
@@ -239,9 +234,9 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
             continue;
         }
         match arg {
-            Short('h') | Long("help") => return Ok(Command::Help),
-            Short('V') | Long("version") => return Ok(Command::Version),
-            Long("every") => options.every = value(&mut parser, "every", values::duration)?,
+            Short('h') | Long("help") => return Ok(Command::Print(HELP)),
+            Short('V') | Long("version") => return Ok(Command::Print(VERSION)),
+            Long("every") => options.every = value(&mut parser, "every", values::duration_or_off)?,
             Long("message") => options.message = value(&mut parser, "message", |text| Ok(text.to_owned()))?,
             Long("echo") => given.echo = true,
             Long("broadcast") => given.broadcast = true,
@@ -272,15 +267,15 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
                 options.message_rate = Some(value(&mut parser, "message-rate", values::rate)?);
             }
             Long("max-lifetime") => {
-                options.max_lifetime = value(&mut parser, "max-lifetime", values::duration)?;
+                options.max_lifetime = value(&mut parser, "max-lifetime", values::duration_or_off)?;
             }
             Long("idle-timeout") => {
-                options.idle_timeout = value(&mut parser, "idle-timeout", values::duration)?;
+                options.idle_timeout = value(&mut parser, "idle-timeout", values::duration_or_off)?;
             }
             Long("proxy-protocol") => options.proxy_protocol = true,
             Long("max-message") => options.max_message = value(&mut parser, "max-message", values::size)?,
             Long("slow-peer") => options.slow_peer = value(&mut parser, "slow-peer", values::slow_peer)?,
-            Long("ping") => options.ping = value(&mut parser, "ping", values::duration)?,
+            Long("ping") => options.ping = value(&mut parser, "ping", values::duration_or_off)?,
             Long(name) => return Err(unknown_option(name, &OPTIONS)),
             // The URL may contain a password, so the error does not show it.
             Value(word) if word.to_string_lossy().contains("://") => {
@@ -332,13 +327,14 @@ fn answer(given: &Given) -> Result<Answer, String> {
 
 fn trust(given: Vec<String>) -> Result<Option<TrustedProxies>, String> {
     let has = |word: &str| given.iter().any(|who| who == word);
-    match (given.len(), has("none"), has("any")) {
-        (0, ..) => Ok(None),
-        (_, false, false) => Ok(Some(TrustedProxies::These(given))),
-        (1, true, _) => Ok(Some(TrustedProxies::None)),
-        (1, _, true) => Ok(Some(TrustedProxies::Any)),
+    match given.len() {
+        0 => Ok(None),
+        1 if has("any") => Ok(Some(TrustedProxies::Any)),
         // Contradictory, and addresses must not be believed on a guess.
-        _ => Err("--trust-proxy: none and any cannot be combined with other values".to_owned()),
+        2.. if has("any") || has("none") => {
+            Err("--trust-proxy: none and any cannot be combined with other values".to_owned())
+        }
+        _ => Ok(Some(TrustedProxies::These(given))),
     }
 }
 
@@ -378,7 +374,7 @@ mod tests {
                     --idle-timeout 90s";
         let expected = ServeOptions {
             listen: Listen::Address("[::1]:0".to_owned()),
-            every: Duration::from_millis(500),
+            every: Some(Duration::from_millis(500)),
             message: "hi".to_owned(),
             answer: Answer::Broadcast,
             trust: TrustedProxies::These(vec!["10.0.0.0/8".to_owned(), "loopback".to_owned()]),
@@ -393,20 +389,20 @@ mod tests {
             max_per_address: Some(4),
             handshake_rate: Some((20, Duration::from_secs(1))),
             message_rate: Some((600, Duration::from_secs(60))),
-            max_lifetime: Duration::from_secs(7200),
-            idle_timeout: Duration::from_secs(90),
+            max_lifetime: Some(Duration::from_secs(7200)),
+            idle_timeout: Some(Duration::from_secs(90)),
             proxy_protocol: true,
-            ping: Duration::ZERO,
+            ping: None,
             page: false,
             log: LogFilter::parse("threadws=debug").expect("a filter"),
         };
         assert_eq!(options(line), expected);
-        assert_eq!(options("--trust-proxy none").trust, TrustedProxies::None);
+        assert_eq!(options("--trust-proxy none").trust, TrustedProxies::These(vec!["none".to_owned()]));
         assert_eq!(options("--trust-proxy any").trust, TrustedProxies::Any);
         assert_eq!(options("--topics").answer, Answer::Topics);
         assert_eq!(options("--slow-peer skip --slow-peer close").slow_peer, SlowPeer::Close);
         assert_eq!(options("--allow-origin any").origins, AllowedOrigins::Any);
-        assert_eq!(options("--every 1s --every 0").every, Duration::ZERO);
+        assert_eq!(options("--every 1s --every 0").every, None);
         assert_eq!(
             command("--listen systemd").map(|_| ()),
             if cfg!(feature = "systemd") {
@@ -420,12 +416,12 @@ mod tests {
     #[test]
     fn help_and_version_are_found_anywhere() {
         for line in ["-h", "--help", "--echo --help", "serve -h", "-h --nonsense"] {
-            assert_eq!(command(line), Ok(Command::Help), "{line}");
+            assert_eq!(command(line), Ok(Command::Print(HELP)), "{line}");
         }
         for line in ["-V", "--version"] {
-            assert_eq!(command(line), Ok(Command::Version), "{line}");
+            assert_eq!(command(line), Ok(Command::Print(VERSION)), "{line}");
         }
-        assert_eq!(super::super::VERSION, "threadws 0.1.0\n");
+        assert_eq!(VERSION, "threadws 0.1.0\n");
     }
 
     #[test]
@@ -434,8 +430,8 @@ mod tests {
         let defaults = ServeOptions::default();
         assert!(HELP.contains(&format!("[default: {LISTEN}]")));
         assert!(HELP.contains(&format!("[default: {}]", defaults.message)));
-        assert!(HELP.contains(&format!("[default: {}s]", defaults.every.as_secs())));
-        assert!(HELP.contains(&format!("[default: {}s]", defaults.ping.as_secs())));
+        assert!(HELP.contains(&format!("[default: {}s]", defaults.every.expect("on").as_secs())));
+        assert!(HELP.contains(&format!("[default: {}s]", defaults.ping.expect("on").as_secs())));
         assert!(HELP.contains(&format!("[default: {}MiB]", defaults.max_message >> 20)));
     }
 

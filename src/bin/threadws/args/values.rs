@@ -8,7 +8,7 @@ use threadws::SlowPeer;
 const MAX_SECONDS: u64 = 365 * 24 * 60 * 60;
 
 /// Parses `500ms`, `3s`, `1m`, `2h` or `0`.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = split_unit(text);
     let number: u64 = number.parse().map_err(|_| expected("a duration such as 500ms, 3s or 1m", text))?;
     let millis = match unit {
@@ -26,17 +26,14 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Returns the duration, or `None` for a zero, which means "off" on the command line.
-pub(crate) fn unless_zero(time: Duration) -> Option<Duration> {
-    (!time.is_zero()).then_some(time)
+/// Parses a [`duration`]. Zero means off, which is `None`.
+pub(crate) fn duration_or_off(text: &str) -> Result<Option<Duration>, String> {
+    Ok(Some(duration(text)?).filter(|duration| !duration.is_zero()))
 }
 
 /// Parses a [`duration`] that is not zero.
 pub(crate) fn timeout(text: &str) -> Result<Duration, String> {
-    match duration(text)? {
-        Duration::ZERO => Err("must be more than 0".to_owned()),
-        timeout => Ok(timeout),
-    }
+    duration_or_off(text)?.ok_or_else(|| "must be more than 0".to_owned())
 }
 
 /// Parses `Name: value`. The library checks both when the request is built. No error shows them, because a header may
