@@ -1,5 +1,5 @@
-//! A client like any other beside an attack: it must not notice. A plain echo beside it, without a WebSocket, tells what
-//! the machine itself delays.
+//! A well-behaved client that talks to the server during an attack and must not notice the attack. A plain echo without
+//! a WebSocket runs beside it, and measures the delays of the machine itself.
 
 use super::raw_peer::RawPeer;
 use super::time::{PATIENCE, ms, test_name};
@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 /// 20 messages a second.
 const PACE: Duration = Duration::from_millis(50);
-/// So many at least, however short the attack.
+/// It sends at least this number of messages, however short the attack is.
 const LEAST: usize = 10;
-/// A fresh connection so often, in messages.
+/// It opens a fresh connection after each of this number of messages.
 const FRESH: usize = 10;
 
-/// Talks to an echo server until it is asked how it was.
+/// Talks to an echo server until [`expect_undisturbed`](Self::expect_undisturbed) is called.
 #[derive(Debug)]
 pub struct Bystander {
     stop: mpsc::Sender<()>,
@@ -27,12 +27,12 @@ pub struct Bystander {
 struct Delays {
     echoes: Vec<Duration>,
     connects: Vec<Duration>,
-    /// Of the plain echo.
+    /// The delays of the plain echo.
     machine: Vec<Duration>,
 }
 
 impl Bystander {
-    /// Beside an attack on an echo server.
+    /// Starts to talk to an echo server that will be attacked.
     #[track_caller]
     pub fn beside(addr: SocketAddr) -> Self {
         let (stop, stopped) = mpsc::channel();
@@ -60,13 +60,14 @@ impl Bystander {
         Self { stop, thread: thread.spawn(body).expect("a thread for the bystander") }
     }
 
-    /// Ends it. It must have been heard within 100 ms (99 % of its messages) and let in within 1 s, but for what the
-    /// machine did to a plain echo at the same time. That excuses so much and no more: it may be the attack that takes the machine.
+    /// Stops the client and checks its delays. 99 % of its echoes must have taken at most 100 ms, and a new connection
+    /// at most 1 s. The delays of the plain echo are allowed in addition, but at most 300 ms, because the attack itself
+    /// may have caused them.
     #[track_caller]
     pub fn expect_undisturbed(self) {
         drop(self.stop);
         let Ok(delays) = self.thread.join() else { panic!("the bystander died") };
-        // Several threads have to wake up where the plain echo has one.
+        // Several threads have to wake up for an echo of the server, and only one for the plain echo.
         let machine = (10 * quantile(&delays.machine, 1.0)).min(ms(300));
         let echo = quantile(&delays.echoes, 0.99);
         let connect = quantile(&delays.connects, 1.0);
@@ -94,7 +95,7 @@ fn echo(peer: &mut RawPeer, number: usize) {
     assert_eq!(peer.message().as_text(), text);
 }
 
-/// A connection to a thread that sends back each byte, without a WebSocket.
+/// Returns a connection to a thread that sends back each byte, without a WebSocket.
 pub fn plain_echo() -> TcpStream {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let stream = TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");

@@ -1,16 +1,16 @@
-//! A control group of version 1 or 2 that bounds a process. It takes root, and a machine that lets root make one.
+//! A control group of version 1 or 2 that limits a process. It needs root, and a machine where root may create groups.
 
 use super::programs::skip;
 use std::fs;
 use std::path::PathBuf;
 
-/// A group that is removed when this is dropped; whoever was started in it must have ended.
+/// A group that is removed when this is dropped. Every process that was started in it must have ended by then.
 #[derive(Debug)]
 pub struct Cgroup(PathBuf);
 
 impl Cgroup {
-    /// A group with one controller ("pids", "cpu") and these settings, a value for each file; `None` if the test is to be
-    /// skipped. `version1` and `version2` differ for most controllers.
+    /// Creates a group with one controller ("pids", "cpu") and settings, one value for each file. Returns `None` if the
+    /// test is to be skipped. For most controllers the files of version 1 and version 2 differ.
     #[track_caller]
     pub fn new(controller: &str, version1: &[(&str, &str)], version2: &[(&str, &str)]) -> Option<Self> {
         let name = format!("threadws-test-{}-{controller}", std::process::id());
@@ -34,7 +34,7 @@ impl Cgroup {
         Some(group)
     }
 
-    /// A number that the group has counted, by its name in one of its files.
+    /// Returns a number from one of the group's files, by its name in that file.
     #[track_caller]
     pub fn number(&self, file: &str, name: &str) -> u64 {
         let text = fs::read_to_string(self.0.join(file)).expect("a file of the group");
@@ -42,7 +42,7 @@ impl Cgroup {
         value.trim().parse().expect("a number")
     }
 
-    /// What a command has to begin with to run in the group.
+    /// Returns the words that a command has to begin with to run in the group.
     pub fn wrapper(&self) -> [String; 4] {
         let script = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", self.0.display());
         ["sh".into(), "-c".into(), script, "sh".into()]
@@ -51,7 +51,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // Who has just been reaped may still be counted.
+        // A process that has just been reaped may still be counted.
         for _ in 0..500 {
             if fs::remove_dir(&self.0).is_ok() {
                 return;

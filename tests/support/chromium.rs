@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tungstenite::{Message, WebSocket};
 
-/// How long the browser may take to start or to answer one command, before the test fails. A loaded machine with two
-/// cores has been seen to need 4 s for a start.
+/// The time that the browser has for its start or for one command. A loaded machine with two cores has needed 4 s for a
+/// start.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How often a condition is looked at again.
+/// How often a condition is checked.
 const POLL: Duration = Duration::from_millis(50);
 
 const FLAGS: [&str; 10] = [
@@ -36,10 +36,11 @@ const FLAGS: [&str; 10] = [
 
 /// One browser with one page or more. Dropping it ends the browser and removes its profile.
 pub(crate) struct Chromium {
-    // In the order of their ends: the connection, the processes, then the files that these had open.
+    // The order is the order in which they are dropped: the connection, the processes, then the files that these had
+    // open.
     socket: WebSocket<TcpStream>,
     _process: Process,
-    /// The pages' sessions, and that of the page that is in front: none as long as there is no page.
+    /// The sessions of the pages, and the session of the page in front. Both are empty as long as there is no page.
     tabs: Vec<String>,
     session: String,
     last_id: u64,
@@ -47,9 +48,10 @@ pub(crate) struct Chromium {
 }
 
 impl Chromium {
-    /// Starts the browser, or says why not and returns `None` if this machine has none.
+    /// Starts the browser. Returns `None`, and prints why, if this machine has no browser.
     ///
-    /// `CHROMIUM` names another executable than `chromium`. With `THREADWS_REQUIRE_ALL=1` a missing browser is a failure.
+    /// `CHROMIUM` names another executable than `chromium`. With `THREADWS_REQUIRE_ALL=1` a missing browser is a
+    /// failure.
     pub(crate) fn start() -> Option<Chromium> {
         let program = std::env::var("CHROMIUM").unwrap_or_else(|_| "chromium".to_owned());
         let (process, url) = match Process::start(&program) {
@@ -69,7 +71,7 @@ impl Chromium {
         let stream = TcpStream::connect(address).expect("connect to DevTools");
         stream.set_read_timeout(Some(PATIENCE)).expect("set the timeout of the handshake");
         let (socket, _) = tungstenite::client(url.as_str(), stream).expect("handshake with DevTools");
-        // From here on a read that times out only means that nothing has come yet.
+        // From here on a read that times out only means that no message has come yet.
         socket.get_ref().set_read_timeout(Some(POLL)).expect("set the timeout of a poll");
 
         let mut browser = Chromium {
@@ -84,9 +86,9 @@ impl Chromium {
         Some(browser)
     }
 
-    /// Opens one more page, puts it in front, and returns its number: the first one's is 0.
+    /// Opens another page, puts it in front, and returns its number. The number of the first page is 0.
     pub(crate) fn new_tab(&mut self) -> usize {
-        self.session.clear(); // the browser itself is asked
+        self.session.clear(); // the command goes to the browser itself
         let target = self.command("Target.createTarget", &json!({ "url": "about:blank" }));
         let attach = json!({ "targetId": target["targetId"], "flatten": true });
         let session = self.command("Target.attachToTarget", &attach);
@@ -98,7 +100,7 @@ impl Chromium {
         self.tabs.len() - 1
     }
 
-    /// Puts a page in front: everything from here on is done there.
+    /// Puts a page in front. All later calls act on it.
     pub(crate) fn turn_to(&mut self, tab: usize) {
         self.session.clone_from(&self.tabs[tab]);
         self.command("Page.bringToFront", &json!({}));
@@ -111,7 +113,7 @@ impl Chromium {
         self.wait_until("the page has loaded", "document.readyState === 'complete'");
     }
 
-    /// The value of a JavaScript expression in the page; of a promise, what it resolves to.
+    /// Returns the value of a JavaScript expression in the page. For a promise, returns the value that it resolves to.
     pub(crate) fn evaluate(&mut self, expression: &str) -> Value {
         let params = json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
         let mut answer = self.command("Runtime.evaluate", &params);
@@ -123,13 +125,13 @@ impl Chromium {
         answer["result"]["value"].take()
     }
 
-    /// The string that an expression gives.
+    /// Returns the string that an expression evaluates to.
     pub(crate) fn text(&mut self, expression: &str) -> String {
         let value = self.evaluate(expression);
         value.as_str().unwrap_or_else(|| panic!("{expression} is no string but {value}")).to_owned()
     }
 
-    /// Waits until an expression is `true`; fails with what the page shows if that takes more than 30 s.
+    /// Waits until an expression is `true`. Fails with the contents of the page after 30 s.
     pub(crate) fn wait_until(&mut self, what: &str, expression: &str) {
         let deadline = Instant::now() + PATIENCE;
         while self.evaluate(expression) != Value::Bool(true) {
@@ -173,19 +175,19 @@ impl Chromium {
         self.command("Emulation.setDeviceMetricsOverride", &size);
         let media = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
         self.command("Emulation.setEmulatedMedia", &media);
-        // Two frames on, styles and layout follow.
+        // Styles and layout are up to date two frames later.
         self.evaluate(
             "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))",
         );
     }
 
-    /// What the window shows, as a PNG in base64.
+    /// Returns a picture of the window as a PNG in base64.
     pub(crate) fn screenshot(&mut self) -> String {
         let answer = self.command("Page.captureScreenshot", &json!({ "format": "png" }));
         answer["data"].as_str().expect("a picture").to_owned()
     }
 
-    /// Keeps what the window shows as a PNG file.
+    /// Writes a picture of the window to a PNG file.
     pub(crate) fn keep_screenshot(&mut self, path: &Path) {
         let picture = decode_base64(&self.screenshot());
         std::fs::write(path, picture)
@@ -193,10 +195,10 @@ impl Chromium {
         println!("screenshot: {}", path.display());
     }
 
-    /// What the browser had to complain about so far: exceptions, console errors and warnings, and breaches of the
+    /// Returns the complaints of the browser so far: exceptions, console errors and warnings, and violations of the
     /// page's Content-Security-Policy.
     pub(crate) fn complaints(&mut self) -> Vec<String> {
-        self.evaluate("0"); // events come in order: whatever happened before this answer is here with it
+        self.evaluate("0"); // events come in order, so all events before this answer have been read
         let complains = |event: &&Value| match event["method"].as_str() {
             Some("Runtime.exceptionThrown" | "Audits.issueAdded") => true,
             Some("Runtime.consoleAPICalled") => {
@@ -210,7 +212,7 @@ impl Chromium {
         self.events.iter().filter(complains).map(|event| event["params"].to_string()).collect()
     }
 
-    /// Every address the page asked for so far, WebSockets included; `data:` is no request.
+    /// Returns every address that the page requested so far, WebSockets included. `data:` is not a request.
     pub(crate) fn requests(&mut self) -> Vec<String> {
         self.evaluate("0");
         let address = |event: &Value| {
@@ -225,7 +227,7 @@ impl Chromium {
         self.events.iter().filter_map(address).filter(|url| !url.starts_with("data:")).collect()
     }
 
-    /// Sends a command and returns its result; the events that come before it are kept.
+    /// Sends a command and returns its result. Keeps the events that come before the result.
     fn command(&mut self, method: &str, params: &Value) -> Value {
         self.last_id += 1;
         let id = self.last_id;
@@ -284,7 +286,7 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
-            .process_group(0) // a group of its own: its helpers end with it, see drop
+            .process_group(0) // a group of its own, so that `drop` can end the browser's helpers too
             .spawn()?;
         let stderr = child.stderr.take().expect("stderr is piped");
         let process = Process { child, profile };
@@ -293,7 +295,7 @@ impl Process {
         let (lines, incoming) = mpsc::channel();
         thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                lines.send(line).ok(); // nobody listens any more after the address
+                lines.send(line).ok(); // the receiver is gone once the address was found
             }
         });
         let deadline = Instant::now() + PATIENCE;
@@ -314,13 +316,13 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Killed, not asked: the profile is thrown away. Errors mean that it has ended already.
+        // The browser is killed because its profile is thrown away anyway. An error means that it has already ended.
         if let Some(group) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
             rustix::process::kill_process_group(group, rustix::process::Signal::KILL).ok();
         }
         self.child.kill().ok();
         self.child.wait().ok();
-        // A helper that is just ending may still add a file: again until the directory is gone.
+        // A helper process that is just ending may still create a file, so this is repeated until the folder is gone.
         let deadline = Instant::now() + Duration::from_secs(5);
         while std::fs::remove_dir_all(&self.profile).is_err()
             && self.profile.exists()

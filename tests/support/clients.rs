@@ -4,7 +4,7 @@ use super::{Process, next};
 use std::sync::mpsc::{self, Receiver};
 use threadws::Closed;
 
-/// Clients that read until their end, and tell it.
+/// Starts clients that read until their end, and report it.
 pub fn clients_that_read(url: &str, count: usize) -> Receiver<(Option<Closed>, usize)> {
     let (tell, told) = mpsc::channel();
     for _ in 0..count {
@@ -15,14 +15,14 @@ pub fn clients_that_read(url: &str, count: usize) -> Receiver<(Option<Closed>, u
             while let Ok(Some(_)) = client.recv() {
                 messages += 1;
             }
-            // The test may be over.
+            // The test may have ended.
             drop(tell.send((client.closed().cloned(), messages)));
         });
     }
     told
 }
 
-/// SIGTERM; each of these clients must have been there until then.
+/// Sends SIGTERM to the server, and checks that each of these clients was connected until then.
 #[track_caller]
 pub fn expect_all_stayed(server: Process, told: &Receiver<(Option<Closed>, usize)>, count: usize) {
     assert!(told.try_recv().is_err(), "a client was closed");

@@ -1,4 +1,4 @@
-//! Examples, run as they were built, on a free port.
+//! Programs of `examples/`, as cargo built them, on a free port.
 #![allow(dead_code, reason = "each test file compiles this module and uses its own part of it")]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -12,10 +12,10 @@ use tungstenite::handshake::HandshakeError;
 use tungstenite::http::HeaderValue;
 use tungstenite::{Message, WebSocket};
 
-/// Much longer than anything here takes, and yet an end.
+/// Much longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A running example; it is killed when this is dropped.
+/// A running example. It is killed when this is dropped.
 pub(crate) struct Example {
     child: Child,
     lines: Receiver<String>,
@@ -52,13 +52,13 @@ impl Example {
         example
     }
 
-    /// The next line that it prints.
+    /// Returns the next line that it prints.
     #[track_caller]
     pub(crate) fn line(&self) -> String {
         self.lines.recv_timeout(PATIENCE).expect("a line")
     }
 
-    /// The next line with this in it.
+    /// Returns the next line that contains this text.
     #[track_caller]
     pub(crate) fn line_with(&self, part: &str) -> String {
         loop {
@@ -80,7 +80,7 @@ impl Example {
         self.ask("/", &[]).unwrap_or_else(|status| panic!("refused with {status}"))
     }
 
-    /// Asks for a WebSocket; the status if it is refused.
+    /// Requests a WebSocket. Returns the status if the server refuses it.
     #[track_caller]
     pub(crate) fn ask(&self, target: &str, headers: &[(&'static str, &'static str)]) -> Result<Client, u16> {
         let mut request =
@@ -97,7 +97,7 @@ impl Example {
         }
     }
 
-    /// The whole answer to a plain GET.
+    /// Returns the whole answer to a plain GET.
     #[track_caller]
     pub(crate) fn get(&self, path: &str) -> String {
         let mut socket = self.socket();
@@ -138,7 +138,7 @@ impl Client {
         self.0.read().expect("a message")
     }
 
-    /// The next message as JSON.
+    /// Returns the next message as JSON.
     #[track_caller]
     pub(crate) fn json(&mut self) -> serde_json::Value {
         let message = self.recv();
@@ -151,7 +151,7 @@ impl Client {
         assert_eq!(self.recv(), Message::text(text));
     }
 
-    /// The closing handshake, begun by us; the code of the answer.
+    /// Closes the connection, and returns the code of the answer.
     #[track_caller]
     pub(crate) fn close(mut self) -> Option<u16> {
         self.0.close(None).expect("a Close is sent");

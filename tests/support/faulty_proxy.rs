@@ -1,4 +1,4 @@
-//! A TCP proxy that misbehaves as networks do: it delays, trickles, stalls, cuts and resets.
+//! A TCP proxy with the faults of a network: it delays, trickles, stalls, cuts and resets.
 
 use super::time::PATIENCE;
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -8,24 +8,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// What happens to one direction of every connection.
+/// The fault in one direction of every connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing.
+    /// No fault.
     Pass,
-    /// Each read waits so long before it is passed on.
+    /// Each read is passed on after this time.
     Delay(Duration),
-    /// After so many bytes, one byte in each such interval.
+    /// After this number of bytes, one byte is passed on in each interval.
     Trickle { after: usize, every: Duration },
-    /// Nothing is passed on, nor read, after so many bytes. The connection stays.
+    /// After this number of bytes, nothing is read or passed on. The connection stays open.
     Stall { after: usize },
-    /// FIN in this direction after so many bytes; the other one stays open.
+    /// After this number of bytes, this direction ends with a FIN. The other direction stays open.
     HalfClose { after: usize },
-    /// RST to both sides after so many bytes.
+    /// After this number of bytes, both sides get an RST.
     Reset { after: usize },
 }
 
-/// A running proxy. Dropping it resets whatever is left.
+/// A running proxy. Dropping it resets its connections.
 #[derive(Debug)]
 pub struct FaultyProxy {
     addr: SocketAddr,
@@ -34,7 +34,7 @@ pub struct FaultyProxy {
 }
 
 impl FaultyProxy {
-    /// In front of a server: what happens on the way to it, and on the way back.
+    /// Starts a proxy in front of a server, with a fault for each direction: to the server, and back.
     #[track_caller]
     pub fn before(server: SocketAddr, there: Fault, back: Fault) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -104,7 +104,7 @@ fn pump(from: &TcpStream, to: &TcpStream, chaos: Fault, stop: &AtomicBool) -> io
             (0, _) => {
                 for stream in [from, to] {
                     rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO))?;
-                    // AF_UNSPEC would send the RST at once; the other pump notices the end and lets go, too.
+                    // AF_UNSPEC would send the RST at once. The other pump notices the end and drops the socket too.
                     stream.shutdown(Shutdown::Both)?;
                 }
                 return Ok(());

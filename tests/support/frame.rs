@@ -1,4 +1,4 @@
-//! Frames as a test wants them: any bits, any key, any length form, and a strict reader for what a server sends.
+//! Frames with any bits, key and form of length, and a strict parser for the frames of a server.
 
 /// Opcodes of RFC 6455 §5.2.
 pub const CONTINUATION: u8 = 0x0;
@@ -8,11 +8,11 @@ pub const CLOSE: u8 = 0x8;
 pub const PING: u8 = 0x9;
 pub const PONG: u8 = 0xA;
 
-/// One frame. Made by a client's constructors it is final and masked.
+/// One frame. The constructors make it final and masked, as a client sends it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Frame {
     pub fin: bool,
-    /// The three reserved bits where they stand in the first byte: 0x40, 0x20, 0x10.
+    /// The three reserved bits at their place in the first byte: 0x40, 0x20, 0x10.
     pub rsv: u8,
     pub opcode: u8,
     pub mask: Option<[u8; 4]>,
@@ -52,7 +52,7 @@ impl Frame {
         Self::new(CLOSE, "")
     }
 
-    /// More fragments follow.
+    /// Marks the frame as a fragment that is not the last.
     pub fn more(self) -> Self {
         Self { fin: false, ..self }
     }
@@ -69,7 +69,7 @@ impl Frame {
         Self { mask: None, ..self }
     }
 
-    /// The bytes, with the length in as few of them as possible.
+    /// Returns the bytes of the frame, with the shortest form of the length.
     pub fn encode(&self) -> Vec<u8> {
         let length = self.payload.len() as u64;
         let form = match length {
@@ -80,7 +80,7 @@ impl Frame {
         self.encode_with(length, form)
     }
 
-    /// The bytes, announcing any length in any form (7, 16 or 64 bits).
+    /// Returns the bytes of the frame, with any announced length in any form (7, 16 or 64 bits).
     pub fn encode_with(&self, announced: u64, bits: u8) -> Vec<u8> {
         let first = u8::from(self.fin) << 7 | self.rsv | self.opcode;
         let mut bytes = header(first, self.mask, announced, bits);
@@ -89,13 +89,13 @@ impl Frame {
         bytes
     }
 
-    /// The code and reason of a Close; `None` if it has none.
+    /// Returns the code and reason of a Close, or `None` if it has none.
     pub fn close_content(&self) -> Option<(u16, String)> {
         let (code, reason) = self.payload.split_at_checked(2)?;
         Some((u16::from_be_bytes([code[0], code[1]]), String::from_utf8_lossy(reason).into_owned()))
     }
 
-    /// The text of a text frame.
+    /// Returns the text of a text frame.
     #[track_caller]
     pub fn as_text(&self) -> &str {
         assert!(self.opcode == TEXT && self.fin, "expected a whole text message, got {self:?}");
@@ -103,7 +103,7 @@ impl Frame {
     }
 }
 
-/// A frame's header alone.
+/// Returns the header of a frame without its payload.
 pub fn header(first: u8, mask: Option<[u8; 4]>, length: u64, bits: u8) -> Vec<u8> {
     let mask_bit = if mask.is_some() { 0x80 } else { 0 };
     let low = length.to_be_bytes();
@@ -116,8 +116,8 @@ pub fn header(first: u8, mask: Option<[u8; 4]>, length: u64, bits: u8) -> Vec<u8
     bytes
 }
 
-/// The first whole frame of `input` and how many bytes it took, `None` if there is not yet one, or what a server must
-/// never send.
+/// Returns the first whole frame of `input` and its length in bytes, or `None` if the frame is not complete yet. Fails
+/// if a server must never send it.
 pub fn parse(input: &[u8]) -> Result<Option<(Frame, usize)>, String> {
     let &[first, second, ref rest @ ..] = input else { return Ok(None) };
     let (fin, rsv, opcode) = (first & 0x80 != 0, first & 0x70, first & 0x0f);
@@ -165,7 +165,7 @@ pub fn parse(input: &[u8]) -> Result<Option<(Frame, usize)>, String> {
     Ok(Some((frame, end)))
 }
 
-/// The same for what a client sends: masked, and given unmasked with its key.
+/// The same for a frame of a client, which must be masked. The payload is returned unmasked, with the key.
 pub fn parse_masked(input: &[u8]) -> Result<Option<(Frame, usize)>, String> {
     let &[first, second, ref rest @ ..] = input else { return Ok(None) };
     if second & 0x80 == 0 {
@@ -178,7 +178,7 @@ pub fn parse_masked(input: &[u8]) -> Result<Option<(Frame, usize)>, String> {
     };
     let Some((length, rest)) = rest.split_at_checked(width) else { return Ok(None) };
     let Some((&key, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
-    // A large frame comes in many reads, and is unmasked once.
+    // A large frame comes in many reads, and is unmasked only once.
     let announced = length.iter().fold(0, |sum: u64, byte| sum << 8 | u64::from(*byte));
     let announced = if width == 0 { u64::from(second & 0x7f) } else { announced };
     if (rest.len() as u64) < announced {
@@ -205,7 +205,7 @@ fn check_close(frame: &Frame) -> Result<(), String> {
     }
 }
 
-/// Short enough to be read in a transcript.
+/// Short enough for a transcript.
 impl std::fmt::Debug for Frame {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let name = match self.opcode {
@@ -231,7 +231,7 @@ impl std::fmt::Debug for Frame {
     }
 }
 
-/// At most 48 bytes, readable.
+/// Returns at most 48 bytes in readable form.
 pub fn excerpt(bytes: &[u8]) -> String {
     let head = &bytes[..bytes.len().min(48)];
     let dots = if head.len() < bytes.len() { " ..." } else { "" };

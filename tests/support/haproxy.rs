@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// HAProxy on a free port, in the foreground, with a configuration of its own; ended when it is dropped.
+/// HAProxy on a free port, in the foreground, with its own configuration. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Haproxy {
     process: Process,
@@ -17,13 +17,13 @@ pub struct Haproxy {
 }
 
 impl Haproxy {
-    /// Passes everything on to `backend`. `settings` is what stands in the backend's section beside the server.
+    /// Passes everything on to `backend`. `settings` are further lines of the section of the backend.
     #[track_caller]
     pub fn before(haproxy: &Path, backend: SocketAddr, settings: &str) -> Self {
         Self::start(haproxy, "http", settings, &format!("{backend}"))
     }
 
-    /// The same without a look at what it passes on. `options` is what stands behind the server.
+    /// The same in TCP mode, which does not parse what it passes on. `options` follow the address of the server.
     #[track_caller]
     pub fn tcp_before(haproxy: &Path, backend: SocketAddr, options: &str) -> Self {
         Self::start(haproxy, "tcp", "", &format!("{backend} {options}"))
@@ -41,15 +41,15 @@ impl Haproxy {
         )
     }
 
-    /// With this configuration, which has to `bind fd@0`.
+    /// Starts HAProxy with this configuration, which has to contain `bind fd@0`.
     #[track_caller]
     pub fn with(haproxy: &Path, config: &str) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let file = Path::new(env!("CARGO_TARGET_TMPDIR"))
             .join(format!("haproxy-{}-{count}.cfg", std::process::id()));
-        // As for nginx: it is handed a listener as its standard input, so that the port is free for sure and nothing has
-        // to be waited for.
+        // As nginx, it inherits a listener as its standard input. So the port is free for certain, and there is nothing
+        // to wait for.
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let addr = listener.local_addr().expect("it is bound");
         std::fs::write(&file, config).expect("a configuration");
@@ -58,7 +58,7 @@ impl Haproxy {
         Self { process: Process::spawn_with_stdin(command), addr, file }
     }
 
-    /// Where it listens.
+    /// Returns the address where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }

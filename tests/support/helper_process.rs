@@ -1,5 +1,5 @@
-//! A server of the library's with settings of its own in a process of its own: the test binary once more, with a part to
-//! play. A module that needs it has one function `run_as_helper_process`, marked as a test.
+//! A server of the library, with its own settings, in a process of its own: the test binary, started once more with a
+//! role. A module that needs it has one function `run_as_helper_process`, marked as a test.
 
 use super::process::Process;
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -15,8 +15,8 @@ use threadws::{BoxError, Connection, Server};
 
 const PART: &str = "THREADWS_TEST_PART";
 
-/// Starts this test binary as a server that plays `part`, below the programs of `wrapper`: the one that the module, which is
-/// the caller's `module_path!()`, has for its tests.
+/// Starts this test binary as a server with this role, as the argument of the commands in `wrapper`. `module` is the
+/// caller's `module_path!()`, and selects the `run_as_helper_process` of that module.
 #[track_caller]
 pub fn start(module: &str, part: &str, wrapper: &[&str]) -> Process {
     let (_suite, module) = module.split_once("::").expect("a module of a suite");
@@ -29,12 +29,12 @@ pub fn start(module: &str, part: &str, wrapper: &[&str]) -> Process {
     Process::server(command)
 }
 
-/// The part that this process was started to play; `None` in the harness's own run.
+/// Returns the role of this process, or `None` in the run of the test harness itself.
 pub fn role() -> Option<String> {
     std::env::var(PART).ok()
 }
 
-/// Serves until SIGTERM or SIGINT, shuts down within `timeout`, tells the report and exits, as the binary does.
+/// Serves until SIGTERM or SIGINT, shuts down within `timeout`, prints the report and exits, as the binary does.
 pub fn serve(
     server: Server,
     timeout: Duration,
@@ -49,7 +49,7 @@ pub fn serve(
     }
     let handle = server.spawn(handler).expect("the settings work");
     let address = handle.local_addr().expect("it listens");
-    // Nobody else in this process logs.
+    // No other code in this process sets a logger.
     drop(log::set_logger(&Stderr).map(|()| log::set_max_level(LevelFilter::Debug)));
     // The harness has begun a line of its own.
     println!("\nthreadws listening on http://{address}/ (ws://{address}/)");
@@ -60,7 +60,7 @@ pub fn serve(
     std::process::exit(0)
 }
 
-/// What the binary would show with `--log warn,threadws::connection=debug`.
+/// Logs as the binary does with `--log warn,threadws::connection=debug`.
 struct Stderr;
 
 impl Log for Stderr {

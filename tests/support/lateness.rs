@@ -1,4 +1,4 @@
-//! How late a thread wakes up that does nothing but sleep: that is the machine's doing, and nobody else's.
+//! How late a thread wakes up that only sleeps. This delay is caused by the machine, not by the code under test.
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 const NAP: Duration = Duration::from_millis(5);
 
-/// Sleeps beside what is measured.
+/// A thread that sleeps beside the code that is measured.
 #[derive(Debug)]
 pub(crate) struct Lateness {
     stop: mpsc::Sender<()>,
@@ -29,7 +29,7 @@ impl Lateness {
         Self { stop, sleeper }
     }
 
-    /// The latest that it ever was.
+    /// Returns its longest delay.
     pub(crate) fn worst(self) -> Duration {
         drop(self.stop);
         self.sleeper.join().expect("it only sleeps")

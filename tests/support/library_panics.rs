@@ -1,12 +1,13 @@
-//! Panics of the library itself. It contains them where it can, so that no peer would notice: a test has to.
+//! Panics of the library itself. The library contains them where it can, so a peer would not notice them. A test has
+//! to.
 
 use std::panic::{self, PanicHookInfo};
 use std::sync::{Mutex, Once, PoisonError};
 
-/// Every one of this process so far.
+/// All panics of this process so far.
 static SEEN: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Those that come from now on.
+/// The panics from now on.
 #[derive(Debug)]
 pub struct LibraryPanics(usize);
 
@@ -25,7 +26,7 @@ impl LibraryPanics {
         Self(SEEN.lock().unwrap_or_else(PoisonError::into_inner).len())
     }
 
-    /// Of tests that run at once each sees the panics of all: better two failures than none.
+    /// Each of several tests that run at once sees the panics of all. Two failures are better than none.
     #[track_caller]
     pub fn expect_none(&self) {
         let seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner)[self.0..].join("\n");
@@ -33,7 +34,7 @@ impl LibraryPanics {
     }
 }
 
-/// Not a handler's or a callback's, which panics in a test's own source.
+/// A handler or callback panics in the source file of a test, so it does not count.
 fn is_the_librarys(info: &PanicHookInfo<'_>) -> bool {
     let file = info.location().map_or("", |location| location.file());
     let thread = std::thread::current();

@@ -1,4 +1,4 @@
-//! What every test file stands on: a watchdog, servers on free ports, and peers that write what they like.
+//! The helpers that every suite uses: a watchdog, servers on free ports, and peers that write any bytes.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -63,7 +63,7 @@ pub use {
     process::Process,
 };
 
-/// The next value, or a failure with what was awaited.
+/// Returns the next value, or fails with a description of what was awaited.
 #[track_caller]
 pub fn next<T>(receiver: &std::sync::mpsc::Receiver<T>, what: &str) -> T {
     match receiver.recv_timeout(PATIENCE) {

@@ -1,21 +1,21 @@
-//! A network of its own for a process: a namespace, and a cable to it that can be pulled. It takes root and iproute2.
+//! A network of its own for a process: a namespace, and a link to it that can be cut. It needs root and iproute2.
 
 use super::programs::{program, skip};
 use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// A namespace and a pair of interfaces, which end with this.
+/// A namespace and a pair of interfaces, which are removed when this is dropped.
 #[derive(Debug)]
 pub struct Network {
     name: String,
-    /// The interface on our side.
+    /// The interface on the test's side.
     cable: String,
     number: u8,
 }
 
 impl Network {
-    /// `None` if the test is to be skipped.
+    /// Returns `None` if the test is to be skipped.
     #[track_caller]
     pub fn new() -> Option<Self> {
         static NEXT: AtomicU8 = AtomicU8::new(1);
@@ -45,7 +45,7 @@ impl Network {
         Some(network)
     }
 
-    /// A block of 198.18.0.0/15, which is kept for tests (RFC 2544); the process's number keeps two runs apart.
+    /// A block of 198.18.0.0/15, which is reserved for tests (RFC 2544). The process id keeps two runs apart.
     fn block(&self) -> [u8; 3] {
         let [_, _, high, low] = std::process::id().to_be_bytes();
         [198, 18 + (high & 1), low.wrapping_add(self.number)]
@@ -61,18 +61,18 @@ impl Network {
         Ipv4Addr::new(a, b, c, 2)
     }
 
-    /// What a command has to begin with to run in the namespace.
+    /// Returns the words that a command has to begin with to run in the namespace.
     pub fn wrapper(&self) -> [&str; 4] {
         ["ip", "netns", "exec", &self.name]
     }
 
-    /// The same, behind a script that sees to the namespace first and ends with `exec "$@"`.
+    /// The same, with a script that prepares the namespace and ends with `exec "$@"`.
     pub fn wrapper_after<'a>(&'a self, script: &'a str) -> [&'a str; 8] {
         let [ip, netns, exec, name] = self.wrapper();
         [ip, netns, exec, name, "sh", "-c", script, "sh"]
     }
 
-    /// Pulls the cable, or puts it back.
+    /// Cuts the link, or restores it.
     #[track_caller]
     pub fn set_link(&self, up: bool) {
         let done = ip(&["-n", &self.name, "link", "set", "v1", if up { "up" } else { "down" }]);
@@ -82,7 +82,7 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        // Both ends of the cable go with either.
+        // Both ends of the link are removed with either.
         ip(&["link", "del", &self.cable]);
         ip(&["netns", "del", &self.name]);
     }

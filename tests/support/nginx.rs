@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// nginx on a free port, in the foreground, with a configuration of its own; ended when it is dropped.
+/// nginx on a free port, in the foreground, with its own configuration. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Nginx {
     process: Process,
@@ -17,7 +17,7 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    /// Passes everything on to `backend`. `settings` is what stands in `location /` beside `proxy_pass`.
+    /// Passes everything on to `backend`. `settings` are further lines of `location /`, beside `proxy_pass`.
     #[track_caller]
     pub fn before(nginx: &Path, backend: SocketAddr, settings: &str) -> Self {
         Self::with(nginx, |addr| {
@@ -28,7 +28,7 @@ impl Nginx {
         })
     }
 
-    /// With what stands in its `http` section, by the address where it has to listen.
+    /// Starts nginx with these lines in its `http` section. They depend on the address where it has to listen.
     #[track_caller]
     pub fn with(nginx: &Path, settings: impl FnOnce(SocketAddr) -> String) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
@@ -36,9 +36,9 @@ impl Nginx {
         let folder =
             Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("nginx-{}-{count}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder below the target folder");
-        // nginx takes no port 0, and a port that was free is taken a moment later. But it takes over a listener from the
-        // nginx before it by a number in the environment; we hand it one as its standard input. Connections wait in that
-        // listener's queue from now on, so there is nothing to wait for either.
+        // nginx does not accept port 0, and a free port may be taken a moment later. But nginx inherits a listener
+        // whose descriptor is named in the environment, as it does during an upgrade of itself. It gets one as its
+        // standard input. Connections wait in the queue of that listener from now on, so there is nothing to wait for.
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         listener.set_nonblocking(true).expect("O_NONBLOCK");
         let addr = listener.local_addr().expect("it is bound");
@@ -59,7 +59,7 @@ impl Nginx {
         Self { process: Process::spawn_with_stdin(command), addr, folder }
     }
 
-    /// Where it listens.
+    /// Returns the address where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
@@ -67,7 +67,8 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // Not SIGKILL, or its worker would live on. (With `master_process off` nginx 1.22 takes over no listener: it crashes.)
+        // SIGKILL would leave its worker alive. (With `master_process off` nginx 1.22 crashes instead of inheriting a
+        // listener.)
         self.process.signal(rustix::process::Signal::TERM);
         self.process.ended(PATIENCE);
         drop(std::fs::remove_dir_all(&self.folder));

@@ -10,7 +10,7 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A running program; it is killed and reaped when this is dropped, and what it said is shown when the test fails.
+/// A running program. It is killed and reaped when this is dropped, and its output is shown when the test fails.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -20,7 +20,7 @@ pub struct Process {
     addr: Option<SocketAddr>,
 }
 
-/// Lines as they come.
+/// The lines of an output, as they come.
 #[derive(Debug, Default)]
 struct Lines {
     said: Mutex<(Vec<String>, bool)>,
@@ -47,7 +47,8 @@ impl Lines {
         lines
     }
 
-    /// What `find` makes of all that was said, as soon as it makes something; `None` if time or text run out before.
+    /// Returns the first result of `find`, which is called with all lines so far whenever there are more. Returns
+    /// `None` at the timeout or at the end of the output.
     fn wait<T>(&self, timeout: Duration, mut find: impl FnMut(&[String], bool) -> Option<T>) -> Option<T> {
         let deadline = Instant::now() + timeout;
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
@@ -69,13 +70,13 @@ impl Lines {
 }
 
 impl Process {
-    /// `threadws` on a free port, ready to be connected to.
+    /// Starts `threadws` on a free port, and returns when it listens.
     #[track_caller]
     pub fn threadws(options: &[&str]) -> Self {
         Self::threadws_under(&[], options)
     }
 
-    /// The same, started by a program that ends as it: `prlimit`, `env`, `strace -D`.
+    /// The same, started by a program that replaces itself with it: `prlimit`, `env`, `strace -D`.
     #[track_caller]
     pub fn threadws_under(wrapper: &[&str], options: &[&str]) -> Self {
         Self::threadws_at("127.0.0.1:0", wrapper, options)
@@ -87,17 +88,17 @@ impl Process {
         Self::server(threadws_command(listen, wrapper, options))
     }
 
-    /// A program that tells where it listens as `threadws` does, ready to be connected to.
+    /// Starts a program that prints its address as `threadws` does, and returns when it listens.
     #[track_caller]
     pub fn server(mut command: Command) -> Self {
-        // Large buffers and the stacks of ended threads go back to the system at once. What glibc keeps of a crowd for the
-        // next one differs from run to run (one small piece of memory above them is enough), and would hide what the
-        // library keeps.
+        // Large buffers and the stacks of ended threads go back to the system at once. Otherwise the memory that glibc
+        // keeps for later use differs from run to run (one small block above it is enough), and hides what the library
+        // keeps.
         command.env("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=65536:glibc.pthread.stack_cache_size=0");
         Self::spawn(command).listening()
     }
 
-    /// With the address that it tells, once it does.
+    /// Waits until it prints its address.
     #[track_caller]
     pub fn listening(self) -> Self {
         let mut process = self;
@@ -109,7 +110,7 @@ impl Process {
         process
     }
 
-    /// Any program.
+    /// Starts any program.
     #[track_caller]
     pub fn spawn(mut command: Command) -> Self {
         for name in ["THREADWS_LOG", "RUST_LOG"] {
@@ -119,7 +120,7 @@ impl Process {
         Self::spawn_with_stdin(command)
     }
 
-    /// Any program, with the standard input that the command was given.
+    /// Starts any program, with the standard input that the command was given.
     #[track_caller]
     pub fn spawn_with_stdin(mut command: Command) -> Self {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -129,7 +130,7 @@ impl Process {
         Self { stdin: child.stdin.take(), child, stdout, stderr, addr: None }
     }
 
-    /// Any program, with a pipe for its standard input.
+    /// Starts any program, with a pipe as its standard input.
     #[track_caller]
     pub fn with_pipe(mut command: Command) -> Self {
         for name in ["THREADWS_LOG", "RUST_LOG"] {
@@ -151,7 +152,7 @@ impl Process {
         drop(self.stdin.take());
     }
 
-    /// Where the server listens.
+    /// Returns the address where the server listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr.expect("a server")
     }
@@ -160,13 +161,13 @@ impl Process {
         format!("ws://{}/", self.addr())
     }
 
-    /// The first line of stderr with all these parts in this order.
+    /// Waits for the first line of stderr that has all these parts in this order.
     #[track_caller]
     pub fn wait_for_line(&self, parts: &[&str]) -> String {
         self.wait_for_lines(parts, 1).remove(0)
     }
 
-    /// The first `count` such lines.
+    /// Waits for the first `count` such lines.
     #[track_caller]
     pub fn wait_for_lines(&self, parts: &[&str], count: usize) -> Vec<String> {
         let found = self.stderr.wait(PATIENCE, |lines, _| {
@@ -177,7 +178,7 @@ impl Process {
         found.unwrap_or_else(|| panic!("never logged {count} times: {parts:?}"))
     }
 
-    /// The next thing said on stdout that `find` makes something of.
+    /// Waits for a line of stdout that contains this text.
     #[track_caller]
     pub fn wait_for_stdout(&self, text: &str) -> String {
         let found =
@@ -185,12 +186,12 @@ impl Process {
         found.unwrap_or_else(|| panic!("never said on stdout: {text:?}"))
     }
 
-    /// All of stderr so far.
+    /// Returns all lines of stderr so far.
     pub fn log(&self) -> Vec<String> {
         self.stderr.all()
     }
 
-    /// All of stdout so far.
+    /// Returns all lines of stdout so far.
     pub fn stdout(&self) -> Vec<String> {
         self.stdout.all()
     }
@@ -199,24 +200,24 @@ impl Process {
         self.child.id()
     }
 
-    /// What it takes of the machine now.
+    /// Returns the memory, threads, descriptors and processor time that it uses now.
     #[track_caller]
     pub fn usage(&self) -> ProcessUsage {
         ProcessUsage::of(self.pid())
     }
 
-    /// What its threads have done so far.
+    /// Returns the processor time of each of its threads so far.
     #[track_caller]
     pub fn thread_times(&self) -> ThreadTimes {
         ThreadTimes::of(self.pid())
     }
 
-    /// Waits until threads and descriptors are no more than they were: at most so long, and for as long as threads wait for
-    /// a next client. Then the memory must be what it was, but for a tenth and what the C library keeps after so many
-    /// clients at once.
+    /// Waits until there are no more threads and descriptors than before: at most `timeout`, and the time for which
+    /// idle threads wait for another client. Then the memory must be as before, except for a tenth of it and for what
+    /// the C library keeps after this number of clients at once.
     #[track_caller]
     pub fn expect_settled(&self, before: &ProcessUsage, timeout: Duration, clients: usize) {
-        // As in src/server/pool.rs.
+        // The same as in src/server/thread_pool.rs.
         let parked = Duration::from_secs(5);
         let what = format!("threads and descriptors as before: {before:?}");
         eventually_within(timeout + parked, &what, || {
@@ -228,8 +229,8 @@ impl Process {
         assert!(now.memory <= most, "memory was {}, and stays at {}", before.memory, now.memory);
     }
 
-    /// How each client ended that the log says has come, with `threadws::connection` at debug. Waits until all have, of
-    /// whom there must be so many at least; each must have ended once.
+    /// Returns how each client ended that was logged as opened, with `threadws::connection` at debug. Waits until at
+    /// least `least` clients were opened and all have ended. Each must have ended once.
     #[track_caller]
     pub fn ends(&self, least: usize) -> Vec<String> {
         let (mut came, mut gone) = (Vec::new(), Vec::new());
@@ -248,7 +249,7 @@ impl Process {
         gone.into_iter().map(|(_, end)| end).collect()
     }
 
-    /// The same: so many ended in this way, and no more.
+    /// Checks that this number of clients ended in this way.
     #[track_caller]
     pub fn expect_ends(&self, count: usize, how: &str) {
         let ends = self.ends(count);
@@ -256,7 +257,7 @@ impl Process {
         assert_eq!(found, count, "{how:?} in {ends:#?}");
     }
 
-    /// The same of a reset, which is a broken pipe where a write met it first.
+    /// The same for resets, which are reported as a broken pipe if a write failed first.
     #[track_caller]
     pub fn expect_resets(&self, count: usize) {
         let ends = self.ends(count);
@@ -264,7 +265,7 @@ impl Process {
         assert_eq!(ends.iter().filter(is_reset).count(), count, "resets in {ends:#?}");
     }
 
-    /// A number of `/metrics`, of all labels together.
+    /// Returns a number of `/metrics`, summed over all labels.
     #[track_caller]
     pub fn metric(&self, name: &str) -> u64 {
         let mut peer = RawPeer::connect(self.addr());
@@ -278,7 +279,7 @@ impl Process {
         samples.sum()
     }
 
-    /// Nothing in the log that must never be there.
+    /// Checks that the log has no error and no panic.
     #[track_caller]
     pub fn expect_no_panic(&self) {
         let log = self.log();
@@ -295,28 +296,28 @@ impl Process {
         kill_process(pid, signal).expect("the process is there");
     }
 
-    /// Whether nobody holds the program's outputs any more, at most so long from now.
+    /// Returns whether the program's outputs are closed within this time.
     pub fn ended(&self, timeout: Duration) -> bool {
         [&self.stdout, &self.stderr]
             .iter()
             .all(|lines| lines.wait(timeout, |_, ended| ended.then_some(())).is_some())
     }
 
-    /// Waits for the end, at most so long.
+    /// Waits for its end, at most for this time.
     #[track_caller]
     pub fn wait(&mut self, timeout: Duration) -> ExitStatus {
         assert!(self.ended(timeout), "not ended after {timeout:?}");
         self.child.wait().expect("a child")
     }
 
-    /// Waits for an end with status 0.
+    /// Waits until it ends with status 0.
     #[track_caller]
     pub fn wait_for_success(&mut self, timeout: Duration) {
         let status = self.wait(timeout);
         assert!(status.success(), "ended with {status}");
     }
 
-    /// SIGTERM, and a clean end, also in what it says on its way.
+    /// Sends SIGTERM, and expects an end with status 0 and without errors in the log.
     #[track_caller]
     pub fn stop(mut self) {
         self.expect_no_panic();
@@ -327,7 +328,7 @@ impl Process {
     }
 }
 
-/// What starts `threadws` below other programs.
+/// Returns the command that starts `threadws` as the argument of other programs.
 pub fn threadws_command(listen: &str, wrapper: &[&str], options: &[&str]) -> Command {
     let words = [wrapper, &[env!("CARGO_BIN_EXE_threadws"), "--listen", listen], options].concat();
     let mut command = Command::new(words[0]);
@@ -335,13 +336,13 @@ pub fn threadws_command(listen: &str, wrapper: &[&str], options: &[&str]) -> Com
     command
 }
 
-/// The whole of the line has to be as it is promised.
+/// The whole line has to have the promised form.
 fn address_in(line: &str) -> Option<SocketAddr> {
     let (addr, _) = line.strip_prefix("threadws listening on http://")?.split_once('/')?;
     (line == format!("threadws listening on http://{addr}/ (ws://{addr}/)")).then(|| addr.parse().ok())?
 }
 
-/// The lines about clients with this in them: the client, and what follows.
+/// Returns the lines that contain this text after the id of a client: the id, and the rest of the line.
 fn clients_in(log: &[String], what: &str) -> Vec<(u64, String)> {
     let client = |line: &String| {
         let (before, after) = line.split_once(what)?;
@@ -351,9 +352,9 @@ fn clients_in(log: &[String], what: &str) -> Vec<(u64, String)> {
     log.iter().filter_map(client).collect()
 }
 
-/// What glibc does not give back, as measured: of the 160 stacks of 256 KiB that fit into the 40 MiB which it keeps, what
-/// was touched; what is left over of each arena, of which there are at most 8 for a processor; and the holes that the
-/// crowd's small allocations leave.
+/// The memory that glibc does not return, as measured. It keeps the touched part of the 160 stacks of 256 KiB that fit
+/// into its 40 MiB, the rest of each arena (at most 8 for a processor), and the gaps between the small allocations of
+/// the clients.
 fn kept_by_the_c_library(clients: usize) -> usize {
     const STACK: usize = 24 << 10;
     const ARENA: usize = 384 << 10;
@@ -379,7 +380,7 @@ impl Drop for Process {
         drop(self.child.wait());
         if std::thread::panicking() {
             for (name, lines) in [("stdout", &self.stdout), ("stderr", &self.stderr)] {
-                // After its death the rest of what it said is still on the way.
+                // The rest of its output may arrive after its death.
                 lines.wait(ms(1000), |_, ended| ended.then_some(()));
                 let lines = lines.all();
                 let left_out = lines.len().saturating_sub(60);

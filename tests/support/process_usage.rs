@@ -1,24 +1,24 @@
-//! What a process takes of the machine, as /proc tells it.
+//! The resources that a process uses, from /proc.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// One reading.
+/// One measurement.
 #[derive(Debug, Clone, Copy)]
 pub struct ProcessUsage {
     /// Resident memory, in bytes.
     pub memory: usize,
     pub threads: usize,
     pub descriptors: usize,
-    /// Time on a processor since its start, in user and kernel mode.
+    /// Processor time since its start, in user and kernel mode.
     pub cpu: Duration,
     at: Instant,
 }
 
 impl ProcessUsage {
-    /// Of a process that runs.
+    /// Measures a running process.
     #[track_caller]
     pub fn of(pid: u32) -> Self {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
@@ -27,7 +27,7 @@ impl ProcessUsage {
             value.trim().trim_end_matches(" kB").parse::<usize>().expect("a number")
         };
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
-        // The name in parentheses may hold anything; utime and stime are the 12th and 13th fields behind it.
+        // The name in parentheses may contain anything. utime and stime are the 12th and 13th fields after it.
         let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
         let ticks = fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap_or(0));
         Self {
@@ -40,19 +40,19 @@ impl ProcessUsage {
         }
     }
 
-    /// Which part of one processor was used since `before`: 1.0 is all of it.
+    /// Returns the share of one processor that was used since `before`. All of it is 1.0.
     pub fn load_since(&self, before: &Self) -> f64 {
         let real = self.at.duration_since(before.at).as_secs_f64();
         self.cpu.saturating_sub(before.cpu).as_secs_f64() / real.max(0.001)
     }
 
-    /// By how many bytes the memory has grown since `before`.
+    /// Returns by how many bytes the memory has grown since `before`.
     pub fn growth_since(&self, before: &Self) -> usize {
         self.memory.saturating_sub(before.memory)
     }
 }
 
-/// The time that each thread of a process was on a processor, to the nanosecond.
+/// The processor time of each thread of a process, in nanoseconds.
 #[derive(Debug)]
 pub struct ThreadTimes {
     threads: HashMap<OsString, Duration>,
@@ -60,12 +60,12 @@ pub struct ThreadTimes {
 }
 
 impl ThreadTimes {
-    /// Of a process that runs.
+    /// Measures a running process.
     #[track_caller]
     pub fn of(pid: u32) -> Self {
         let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs").flatten();
         let time_of = |thread: fs::DirEntry| {
-            // It may have ended meanwhile.
+            // The thread may have ended meanwhile.
             let stat = fs::read_to_string(thread.path().join("schedstat")).ok()?;
             let time = stat.split_whitespace().next()?.parse().expect("nanoseconds");
             Some((thread.file_name(), Duration::from_nanos(time)))
@@ -73,7 +73,8 @@ impl ThreadTimes {
         Self { threads: threads.filter_map(time_of).collect(), at: Instant::now() }
     }
 
-    /// What each thread that is still there has done since `before`, the busiest first.
+    /// Returns the processor time of each thread since `before`, the busiest first. Threads that have ended are
+    /// missing.
     pub fn since(&self, before: &Self) -> Vec<Duration> {
         let done = |(thread, time): (&OsString, &Duration)| {
             time.saturating_sub(before.threads.get(thread).copied().unwrap_or_default())
@@ -83,7 +84,7 @@ impl ThreadTimes {
         all
     }
 
-    /// Which part of one processor they used since `before`: 1.0 is all of it.
+    /// Returns the share of one processor that they used since `before`. All of it is 1.0.
     pub fn load_since(&self, before: &Self) -> f64 {
         let real = self.at.duration_since(before.at).as_secs_f64();
         self.since(before).iter().sum::<Duration>().as_secs_f64() / real.max(0.001)

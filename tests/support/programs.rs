@@ -1,4 +1,4 @@
-//! Programs from outside: nginx, Node, Python. A test without its program is skipped, loudly.
+//! External programs: nginx, Node, Python. A test whose program is missing is skipped, and prints so.
 
 use super::time::test_name;
 use std::ffi::OsStr;
@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
-/// npm's `ws` and Python's `websockets`, as they are tested against.
+/// The tested versions of npm's `ws` and of Python's `websockets`.
 const WS: &str = "ws@8.18.3";
 const WEBSOCKETS: &str = "websockets==15.0.1";
 
-/// Where a program is; `None` means that the test is to be skipped. With `THREADWS_REQUIRE_ALL=1` nothing may be missing.
+/// Returns the path of a program, or `None` if the test is to be skipped. With `THREADWS_REQUIRE_ALL=1` a missing program is
+/// a failure.
 ///
 /// ```ignore
 /// let Some(nginx) = program("nginx") else { return };
@@ -26,7 +27,7 @@ pub fn program(name: &str) -> Option<PathBuf> {
     found
 }
 
-/// Says why a test is skipped, past the captured output. Fails where nothing may be missing.
+/// Prints why a test is skipped, past the captured output. Fails if `THREADWS_REQUIRE_ALL=1`.
 pub fn skip(why: &str) {
     assert!(
         std::env::var_os("THREADWS_REQUIRE_ALL").is_none_or(|all| all != "1"),
@@ -35,7 +36,7 @@ pub fn skip(why: &str) {
     drop(writeln!(std::io::stderr(), "skipped: {}: {why}", test_name()));
 }
 
-/// `node` with npm's `ws` at hand: a script finds it in the folder that `THREADWS_WS` names.
+/// Returns a command for `node` with npm's `ws`. The script finds it in the folder that `THREADWS_WS` names.
 pub fn node(script: &str, arguments: &[&str]) -> Option<Command> {
     let (node, npm) = (program("node")?, program("npm")?);
     let folder = installed(WS, |folder| {
@@ -56,7 +57,7 @@ pub fn node(script: &str, arguments: &[&str]) -> Option<Command> {
     Some(command)
 }
 
-/// `python3` with `websockets` at hand.
+/// Returns a command for `python3` with `websockets`.
 pub fn python(script: &str, arguments: &[&str]) -> Option<Command> {
     let python = program("python3")?;
     let folder = installed(WEBSOCKETS, |folder| {
@@ -66,7 +67,7 @@ pub fn python(script: &str, arguments: &[&str]) -> Option<Command> {
         install
     })?;
     let mut command = Command::new(python);
-    // -B: no bytecode beside the scripts.
+    // -B writes no bytecode beside the scripts.
     command.arg("-B").arg(script_path(script)).args(arguments).env("PYTHONPATH", folder);
     Some(command)
 }
@@ -75,9 +76,9 @@ fn script_path(script: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop").join(script)
 }
 
-/// The folder in which a package is installed: once for all runs, below the target folder.
+/// Returns the folder in which a package is installed, below the target folder. It is installed once for all runs.
 fn installed(package: &str, install: impl FnOnce(&OsStr) -> Command) -> Option<PathBuf> {
-    // Tests of one process come one after the other; those of two would both install and the later rename loses.
+    // Otherwise two tests of this process would both install it. Of two processes, the one that renames later loses.
     static INSTALLING: Mutex<()> = Mutex::new(());
     let _turn = INSTALLING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let target = Path::new(env!("CARGO_TARGET_TMPDIR"));

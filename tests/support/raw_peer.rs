@@ -1,4 +1,4 @@
-//! A scripted client on a raw socket: it writes any bytes, expects frames, heads and ends, and remembers the wire.
+//! A scripted client on a raw socket. It writes any bytes, expects frames, heads and ends, and records the wire.
 
 use super::frame::{self, Frame, excerpt};
 use super::time::{PATIENCE, test_name};
@@ -8,11 +8,11 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-/// The sample key of RFC 6455 §1.3, and what must be answered.
+/// The sample key of RFC 6455 §1.3, and its answer.
 pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// Everything said on one connection, printed when its test fails.
+/// All bytes of one connection, printed when its test fails.
 #[derive(Debug)]
 pub struct Wire {
     test: String,
@@ -52,7 +52,7 @@ impl Wire {
     }
 }
 
-/// What was on the wires of one test.
+/// Returns the records of one test's connections.
 pub fn wires_of(test: &str) -> Vec<String> {
     let wires = WIRES.lock().unwrap_or_else(PoisonError::into_inner);
     wires.iter().filter_map(Weak::upgrade).filter(|wire| wire.test == test).map(|wire| wire.show()).collect()
@@ -62,13 +62,13 @@ pub fn wires_of(test: &str) -> Vec<String> {
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: u16,
-    /// The first line and all header lines, as they came.
+    /// The first line and all header lines, as received.
     pub head: String,
     pub body: Vec<u8>,
 }
 
 impl Answer {
-    /// All values of a header.
+    /// Returns all values of a header.
     pub fn all(&self, name: &str) -> Vec<&str> {
         self.head
             .lines()
@@ -79,7 +79,7 @@ impl Answer {
             .collect()
     }
 
-    /// The value of a header that comes at most once.
+    /// Returns the value of a header that may occur only once.
     #[track_caller]
     pub fn header(&self, name: &str) -> Option<&str> {
         let values = self.all(name);
@@ -92,12 +92,12 @@ impl Answer {
     }
 }
 
-/// A scripted peer. What it read is checked strictly; on a panic it prints what was on the wire.
+/// A scripted client. It checks strictly what it reads. On a panic it prints the bytes of the connection.
 #[derive(Debug)]
 pub struct RawPeer {
     stream: TcpStream,
     addr: SocketAddr,
-    /// Read, but not yet taken.
+    /// Bytes that were read and not yet parsed.
     input: Vec<u8>,
     taken: usize,
     ended: bool,
@@ -105,7 +105,7 @@ pub struct RawPeer {
     wire: Arc<Wire>,
 }
 
-/// An upgrade request. A header given here replaces the usual one of that name; with the value "-" it is left out.
+/// Returns an upgrade request. A header given here replaces the usual one of that name. The value "-" removes it.
 pub fn upgrade_request(addr: SocketAddr, target: &str, headers: &[(&str, &str)]) -> String {
     let host = addr.to_string();
     let usual = [
@@ -125,14 +125,14 @@ pub fn upgrade_request(addr: SocketAddr, target: &str, headers: &[(&str, &str)])
 }
 
 impl RawPeer {
-    /// A connection without a word said.
+    /// Connects, and sends nothing.
     #[track_caller]
     pub fn connect(addr: SocketAddr) -> Self {
         let stream = TcpStream::connect_timeout(&addr, PATIENCE).expect("the server accepts");
         Self::from_stream(stream, addr)
     }
 
-    /// The same, from a certain address: on Linux all of 127.0.0.0/8 is ours.
+    /// The same, from a certain address. On Linux all of 127.0.0.0/8 can be used.
     #[track_caller]
     pub fn connect_from(from: IpAddr, addr: SocketAddr) -> Self {
         use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
@@ -142,7 +142,7 @@ impl RawPeer {
         Self::from_stream(TcpStream::from(socket), addr)
     }
 
-    /// A connection that was made elsewhere.
+    /// Uses a connection that was made elsewhere.
     #[track_caller]
     pub fn from_stream(stream: TcpStream, addr: SocketAddr) -> Self {
         stream.set_nodelay(true).expect("TCP_NODELAY");
@@ -150,13 +150,13 @@ impl RawPeer {
         Self { stream, addr, input: Vec::new(), taken: 0, ended: false, closed: false, wire: Wire::new() }
     }
 
-    /// An open WebSocket on `/`.
+    /// Opens a WebSocket on `/`.
     #[track_caller]
     pub fn open(addr: SocketAddr) -> Self {
         Self::open_at(addr, "/", &[])
     }
 
-    /// An open WebSocket.
+    /// Opens a WebSocket.
     #[track_caller]
     pub fn open_at(addr: SocketAddr, target: &str, headers: &[(&str, &str)]) -> Self {
         let mut peer = Self::connect(addr);
@@ -164,14 +164,14 @@ impl RawPeer {
         peer
     }
 
-    /// Asks for a WebSocket and expects to get it.
+    /// Requests a WebSocket and expects the 101.
     #[track_caller]
     pub fn upgrade(&mut self, target: &str, headers: &[(&str, &str)]) -> Answer {
         self.ask(target, headers);
         self.expect_101()
     }
 
-    /// Asks for a WebSocket; see [`upgrade_request`].
+    /// Sends a request for a WebSocket; see [`upgrade_request`].
     #[track_caller]
     pub fn ask(&mut self, target: &str, headers: &[(&str, &str)]) {
         let request = upgrade_request(self.addr, target, headers);
@@ -191,7 +191,7 @@ impl RawPeer {
         }
     }
 
-    /// Writes bytes to a peer that may have gone away.
+    /// Writes bytes to a peer that may have gone.
     pub fn try_write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.wire.note(&format!("> {} bytes {}", bytes.len(), excerpt(bytes)));
         let result = (&self.stream).write_all(bytes);
@@ -212,7 +212,7 @@ impl RawPeer {
         self.send(&Frame::text(text));
     }
 
-    /// Ends our direction; the other one stays open.
+    /// Ends this direction. The other one stays open.
     pub fn fin(&mut self) {
         self.wire.note("> FIN");
         drop(self.stream.shutdown(Shutdown::Write));
@@ -224,7 +224,7 @@ impl RawPeer {
         rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO)).expect("SO_LINGER");
     }
 
-    /// What another thread needs to read or write the same socket.
+    /// Returns the socket for another thread that reads or writes it.
     pub fn stream(&self) -> TcpStream {
         self.stream.try_clone().expect("a second descriptor")
     }
@@ -233,7 +233,8 @@ impl RawPeer {
         &self.input[self.taken..]
     }
 
-    /// Reads to the end of the stream, by FIN or RST, with no whole frame before it; gives what there is of a torn one.
+    /// Reads to the end of the stream, by FIN or RST, and expects no whole frame before it. Returns the bytes of an
+    /// incomplete frame.
     #[track_caller]
     pub fn torn_frame(&mut self) -> &[u8] {
         match self.frame_until(Instant::now() + PATIENCE) {
@@ -243,7 +244,7 @@ impl RawPeer {
         }
     }
 
-    /// How many bytes there are of a frame that is not whole.
+    /// Returns how many bytes of an incomplete frame were read.
     pub fn torn(&self) -> usize {
         self.left().len()
     }
@@ -258,7 +259,7 @@ impl RawPeer {
         taken
     }
 
-    /// Reads some bytes more; `false` at the end of the stream.
+    /// Reads more bytes. Returns `false` at the end of the stream.
     fn fill(&mut self, deadline: Instant) -> io::Result<bool> {
         if self.ended {
             return Ok(false);
@@ -289,7 +290,8 @@ impl RawPeer {
         }
     }
 
-    /// The next frame before the deadline; `None` at the end of the stream. Whatever a server must not send is a panic.
+    /// Returns the next frame before the deadline, or `None` at the end of the stream. Panics on a frame that a server
+    /// must not send.
     #[track_caller]
     pub fn frame_until(&mut self, deadline: Instant) -> io::Result<Option<Frame>> {
         loop {
@@ -307,7 +309,7 @@ impl RawPeer {
                 }
                 Ok(None) => {}
             }
-            // What was taken must not be moved again for each of many small frames.
+            // Otherwise the rest would be moved again for each of many small frames.
             if self.taken > 0 {
                 self.input.drain(..self.taken);
                 self.taken = 0;
@@ -318,7 +320,7 @@ impl RawPeer {
         }
     }
 
-    /// The next frame.
+    /// Returns the next frame.
     #[track_caller]
     pub fn frame(&mut self) -> Frame {
         match self.frame_until(Instant::now() + PATIENCE) {
@@ -328,7 +330,7 @@ impl RawPeer {
         }
     }
 
-    /// The next data message, whole; pings are answered and pongs left out.
+    /// Returns the next whole data message. Answers pings and skips pongs.
     #[track_caller]
     pub fn message(&mut self) -> Frame {
         loop {
@@ -361,7 +363,7 @@ impl RawPeer {
         assert!(frame.opcode == frame::PONG && frame.payload == payload, "expected a pong, got {frame:?}");
     }
 
-    /// A Close with this code; gives its reason.
+    /// Expects a Close with this code, and returns its reason.
     #[track_caller]
     pub fn expect_close(&mut self, code: u16) -> String {
         let frame = self.frame();
@@ -372,7 +374,7 @@ impl RawPeer {
         }
     }
 
-    /// A Close with one of these codes after whatever data came before; gives the code.
+    /// Skips data, expects a Close with one of these codes, and returns the code.
     #[track_caller]
     pub fn expect_close_at_last(&mut self, codes: &[u16]) -> u16 {
         loop {
@@ -386,7 +388,7 @@ impl RawPeer {
         }
     }
 
-    /// A Close without a code.
+    /// Expects a Close without a code.
     #[track_caller]
     pub fn expect_close_without_code(&mut self) {
         let frame = self.frame();
@@ -396,14 +398,14 @@ impl RawPeer {
         );
     }
 
-    /// The end of the stream by a FIN, and not one byte before it; then we end ours, as a client does.
+    /// Expects the end of the stream by a FIN, without a byte before it. Then ends this direction, as a client does.
     #[track_caller]
     pub fn expect_eof(&mut self) {
         self.expect_eof_alone();
         self.fin();
     }
 
-    /// The same, but our direction stays open.
+    /// The same, but this direction stays open.
     #[track_caller]
     pub fn expect_eof_alone(&mut self) {
         match self.frame_until(Instant::now() + PATIENCE) {
@@ -415,7 +417,7 @@ impl RawPeer {
         }
     }
 
-    /// The end of the stream by FIN or RST, whatever comes before it; then we end ours.
+    /// Expects the end of the stream by FIN or RST, and skips everything before it. Then ends this direction.
     #[track_caller]
     pub fn expect_gone(&mut self) {
         let deadline = Instant::now() + PATIENCE;
@@ -429,7 +431,7 @@ impl RawPeer {
         self.fin();
     }
 
-    /// Not one byte for so long.
+    /// Expects no byte for this time.
     #[track_caller]
     pub fn expect_silence(&mut self, duration: Duration) {
         match self.frame_until(Instant::now() + duration) {
@@ -438,7 +440,7 @@ impl RawPeer {
         }
     }
 
-    /// The answer to a closing handshake that we began, to its end.
+    /// Sends a Close, and expects the answer and the end of the stream.
     #[track_caller]
     pub fn close(mut self, code: u16) {
         self.send(&Frame::close(code, ""));
@@ -446,7 +448,7 @@ impl RawPeer {
         self.expect_eof();
     }
 
-    /// The head and body of an HTTP answer.
+    /// Returns the head and body of an HTTP answer.
     #[track_caller]
     pub fn answer(&mut self) -> Answer {
         match self.try_answer() {
@@ -456,13 +458,14 @@ impl RawPeer {
         }
     }
 
-    /// The same, from a server that may hang up instead: `None` if it did, cleanly and without a byte.
+    /// The same, from a server that may close the connection instead. Returns `None` if it did, cleanly and without a
+    /// byte.
     #[track_caller]
     pub fn try_answer(&mut self) -> io::Result<Option<Answer>> {
         self.read_answer(true)
     }
 
-    /// The answer to a HEAD: it has the length of a body, and none.
+    /// Returns the answer to a HEAD. It has the length of a body, and no body.
     #[track_caller]
     pub fn head_answer(&mut self) -> Answer {
         match self.read_answer(false) {
@@ -503,7 +506,7 @@ impl RawPeer {
         Ok(Some(answer))
     }
 
-    /// The answer to an upgrade that works out, word for word.
+    /// Expects the answer to a successful upgrade, word for word.
     #[track_caller]
     pub fn expect_101(&mut self) -> Answer {
         let answer = self.answer();
@@ -512,7 +515,7 @@ impl RawPeer {
         answer
     }
 
-    /// A refusal: its status, its length told and true, and the connection over after it.
+    /// Expects a refusal with this status and a correct length, and the end of the connection after it.
     #[track_caller]
     pub fn expect_refusal(&mut self, status: u16) -> Answer {
         self.expect_refusal_in(&[status])
@@ -531,7 +534,7 @@ impl RawPeer {
         let length =
             answer.header("content-length").unwrap_or_else(|| panic!("no Content-Length in {}", answer.head));
         assert_eq!(length, answer.body.len().to_string(), "Content-Length and body differ");
-        // With a 426 it has two options, "close" and "Upgrade".
+        // A 426 has two options, "close" and "Upgrade".
         let mut options =
             answer.all("connection").into_iter().flat_map(|value| value.split(',')).map(str::trim);
         assert!(

@@ -1,5 +1,5 @@
-//! A scripted server on a raw socket, for clients: it answers with any bytes, expects masked frames, and remembers the
-//! wire.
+//! A scripted server on a raw socket, for tests of clients. It answers with any bytes, expects masked frames, and
+//! records the wire.
 
 use super::frame::{self, Frame, excerpt};
 use super::raw_peer::Wire;
@@ -11,14 +11,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tungstenite::handshake::derive_accept_key;
 
-/// A server that follows a script in a thread of its own.
+/// A server that runs a script in its own thread.
 #[derive(Debug)]
 pub struct RawServer {
     addr: SocketAddr,
     script: Option<std::thread::JoinHandle<()>>,
 }
 
-/// Where the script lets clients in.
+/// The script accepts clients here.
 #[derive(Debug)]
 pub struct RawListener(TcpListener);
 
@@ -28,13 +28,13 @@ impl RawServer {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let addr = listener.local_addr().expect("it is bound");
         listener.set_nonblocking(true).expect("O_NONBLOCK");
-        // The script's wires are those of this test.
+        // The name makes the records of the script belong to this test.
         let thread = std::thread::Builder::new().name(super::time::test_name());
         let script = thread.spawn(move || script(&RawListener(listener))).expect("a thread for the script");
         Self { addr, script: Some(script) }
     }
 
-    /// One client, who is answered with these bytes and then let go as soon as it goes.
+    /// Accepts one client, answers with these bytes, and waits until the client has gone.
     #[track_caller]
     pub fn answering(bytes: impl Into<Vec<u8>>) -> Self {
         let bytes = bytes.into();
@@ -70,13 +70,13 @@ impl Drop for RawServer {
 }
 
 impl RawListener {
-    /// The next client, and the head of its request.
+    /// Returns the next client, after the head of its request was read.
     #[track_caller]
     pub fn accept(&self) -> RawServerPeer {
         RawServerPeer::of(self.stream())
     }
 
-    /// The next client, of whom nothing is read yet.
+    /// Returns the socket of the next client, from which nothing was read yet.
     #[track_caller]
     pub fn stream(&self) -> TcpStream {
         let deadline = Instant::now() + PATIENCE;
@@ -94,17 +94,17 @@ impl RawListener {
         }
     }
 
-    /// Nobody else wants in, nor in a moment.
+    /// Expects that no further client connects within a moment.
     #[track_caller]
     pub fn expect_no_client(&self) {
         std::thread::sleep(super::time::ms(50));
         if let Ok((_, addr)) = self.0.accept() {
-            panic!("nobody was expected, {addr} came");
+            panic!("no client was expected, {addr} connected");
         }
     }
 }
 
-/// A client, as the script sees it. On a panic it prints what was on the wire.
+/// One accepted client. On a panic it prints the bytes of the connection.
 #[derive(Debug)]
 pub struct RawServerPeer {
     stream: TcpStream,
@@ -115,10 +115,10 @@ pub struct RawServerPeer {
 }
 
 impl RawServerPeer {
-    /// Any connected stream socket, with a client at its other end.
+    /// Uses any connected stream socket that has a client at its other end.
     #[track_caller]
     pub fn of(stream: impl Into<OwnedFd>) -> Self {
-        // Reading, writing and their timeouts are the same for all stream sockets.
+        // Reading, writing and timeouts are the same for all stream sockets.
         let stream = TcpStream::from(stream.into());
         stream.set_write_timeout(Some(PATIENCE)).expect("a write timeout");
         let mut peer = Self { stream, head: String::new(), input: Vec::new(), wire: Wire::new() };
@@ -127,14 +127,14 @@ impl RawServerPeer {
         peer
     }
 
-    /// Answers the request with a yes, and these headers beside.
+    /// Answers the request with a 101 and these additional headers.
     #[track_caller]
     pub fn accept_handshake(&mut self, headers: &str) {
         let head = self.handshake_answer(headers);
         self.write(head);
     }
 
-    /// What [`accept_handshake`](Self::accept_handshake) writes. Each header line ends in "\r\n".
+    /// Returns what [`accept_handshake`](Self::accept_handshake) writes. Each header line ends in "\r\n".
     #[track_caller]
     pub fn handshake_answer(&self, headers: &str) -> String {
         let accept = derive_accept_key(self.header("sec-websocket-key").expect("a key").as_bytes());
@@ -144,7 +144,7 @@ impl RawServerPeer {
         )
     }
 
-    /// The value of a header that comes at most once.
+    /// Returns the value of a header that may occur only once.
     #[track_caller]
     pub fn header(&self, name: &str) -> Option<&str> {
         let lines = self.head.lines().skip(1).filter_map(|line| line.split_once(": "));
@@ -165,7 +165,7 @@ impl RawServerPeer {
         (&self.stream).write_all(bytes)
     }
 
-    /// Sends a frame as a server does, unless it was masked on purpose.
+    /// Sends a frame as a server does, without a mask, unless the test asked for one.
     #[track_caller]
     pub fn send(&mut self, frame: Frame) {
         self.write(frame.unmasked().encode());
@@ -182,7 +182,7 @@ impl RawServerPeer {
         }
     }
 
-    /// Reads some bytes more; `false` at the end of the stream.
+    /// Reads more bytes. Returns `false` at the end of the stream.
     fn fill(&mut self) -> io::Result<bool> {
         self.stream.set_read_timeout(Some(PATIENCE))?;
         let mut buffer = vec![0; 64 * 1024];
@@ -192,7 +192,7 @@ impl RawServerPeer {
         Ok(bytes > 0)
     }
 
-    /// The next frame, unmasked; `mask` has its key. What a client must not send is a panic.
+    /// Returns the next frame, unmasked; `mask` has its key. Panics on a frame that a client must not send.
     #[track_caller]
     pub fn frame(&mut self) -> Frame {
         let (frame, bytes) = self.until(|input| match frame::parse_masked(input) {
@@ -209,7 +209,7 @@ impl RawServerPeer {
         assert_eq!(frame.as_text(), text);
     }
 
-    /// A Close with this code; gives its reason.
+    /// Expects a Close with this code, and returns its reason.
     #[track_caller]
     pub fn expect_close(&mut self, code: u16) -> String {
         let frame = self.frame();
@@ -219,7 +219,7 @@ impl RawServerPeer {
         }
     }
 
-    /// Answers the client's Close, and ends the connection as a server does: first.
+    /// Answers the client's Close, and ends the connection first, as a server does.
     #[track_caller]
     pub fn finish(mut self, code: u16) {
         self.expect_close(code);
@@ -232,7 +232,7 @@ impl RawServerPeer {
         drop(self.stream.shutdown(Shutdown::Write));
     }
 
-    /// The end of the stream by a FIN, and nothing before it.
+    /// Expects the end of the stream by a FIN, with nothing before it.
     #[track_caller]
     pub fn expect_eof(&mut self) {
         match self.fill() {
@@ -241,7 +241,7 @@ impl RawServerPeer {
         }
     }
 
-    /// The end of the stream by FIN or RST, whatever comes before it.
+    /// Expects the end of the stream by FIN or RST, and skips everything before it.
     #[track_caller]
     pub fn expect_gone(&mut self) {
         loop {

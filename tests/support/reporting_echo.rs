@@ -1,13 +1,13 @@
-//! How connections end, as their handlers see it.
+//! An echo server that reports how each connection ended.
 
 use super::{TestServer, echo, next};
 use std::sync::mpsc::{self, Receiver};
 use threadws::{Closed, Config};
 
-/// What a handler saw last, and the report of it.
+/// The last result of a handler, and its connection's report of the end.
 pub type End = (Result<(), String>, Option<Closed>);
 
-/// An echo server that tells each connection's end.
+/// Starts an echo server that reports the end of each connection.
 pub fn reporting_echo(config: Config) -> (TestServer, Receiver<End>) {
     let (tell, told) = mpsc::channel();
     let server = TestServer::with(

@@ -1,9 +1,10 @@
-//! The machine's TCP sockets, as /proc tells them.
+//! The TCP sockets of the machine, from /proc.
 
 use std::fs;
 use std::net::SocketAddr;
 
-/// How many bytes the kernel keeps for the peers of a server's connections, also of those that no process has any more.
+/// Returns how many bytes the kernel holds for the peers of a server's connections. Connections that no process owns
+/// any more count too.
 #[track_caller]
 pub fn unsent_bytes_of(server: SocketAddr) -> usize {
     let table = fs::read_to_string("/proc/net/tcp").expect("Linux");

@@ -6,22 +6,22 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 use threadws::{BoxError, Connection, Server, ServerHandle};
 
-/// A server that is shut down and joined when it is dropped, and must not have panicked by then.
+/// A server that is shut down and joined when it is dropped. It fails the test if the library panicked.
 #[derive(Debug)]
 pub struct TestServer {
-    /// `None` once it is somebody else's.
+    /// `None` after [`into_handle`](Self::into_handle).
     handle: Option<ServerHandle>,
     panics: LibraryPanics,
 }
 
 impl TestServer {
-    /// With the default settings.
+    /// Starts a server with the default settings.
     #[track_caller]
     pub fn new(handler: impl Fn(&mut Connection) -> Result<(), BoxError> + Send + Sync + 'static) -> Self {
         Self::with(|server| server, handler)
     }
 
-    /// With settings.
+    /// Starts a server with settings.
     #[track_caller]
     pub fn with(
         settings: impl FnOnce(Server) -> Server,
@@ -36,9 +36,9 @@ impl TestServer {
         self.local_addr().expect("it listens")
     }
 
-    /// The handle, no longer shut down by us. The watchdog still sees its panics.
+    /// Returns the handle, which is no longer shut down by this value. The watchdog still detects panics.
     pub fn into_handle(mut self) -> ServerHandle {
-        self.handle.take().expect("nobody has taken it")
+        self.handle.take().expect("into_handle was not called")
     }
 }
 
@@ -46,7 +46,7 @@ impl Deref for TestServer {
     type Target = ServerHandle;
 
     fn deref(&self) -> &ServerHandle {
-        self.handle.as_ref().expect("nobody has taken it")
+        self.handle.as_ref().expect("into_handle was not called")
     }
 }
 
@@ -57,7 +57,7 @@ impl Drop for TestServer {
     }
 }
 
-/// The handler that sends everything back.
+/// A handler that sends every message back.
 pub fn echo(client: &mut Connection) -> Result<(), BoxError> {
     while let Some(message) = client.recv()? {
         client.send(message)?;
@@ -65,7 +65,7 @@ pub fn echo(client: &mut Connection) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// The server of an echo is well.
+/// Checks that an echo server works.
 #[track_caller]
 pub fn expect_echo(server: &TestServer) {
     let mut peer = RawPeer::open(server.addr());

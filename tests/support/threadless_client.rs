@@ -1,4 +1,4 @@
-//! Clients by the thousand, without a thread for each.
+//! Thousands of clients in one thread.
 
 use super::frame::{self, PING};
 use super::{Frame, PATIENCE, upgrade_request};
@@ -15,7 +15,7 @@ pub struct ThreadlessClient {
 }
 
 impl ThreadlessClient {
-    /// With a small receive buffer, if one is given: then it is the server's side that has to wait.
+    /// Opens a WebSocket, with a small receive buffer if one is given. With a small buffer the server has to wait.
     pub fn open(addr: SocketAddr, target: &str, receive_buffer: Option<usize>) -> Self {
         use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
         let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
@@ -43,7 +43,7 @@ impl ThreadlessClient {
         Self { stream, input, taken: 0, over: false }
     }
 
-    /// Reads at most `most` bytes that are there, and hands out the frames that are whole; pings are answered.
+    /// Reads at most `most` available bytes, and calls `frame` with each complete frame. Answers pings.
     pub fn read(&mut self, most: usize, mut frame: impl FnMut(Frame)) {
         let mut bytes = [0; 16 << 10];
         let most = most.min(bytes.len());
@@ -58,7 +58,8 @@ impl ThreadlessClient {
         {
             self.taken += bytes;
             if whole.opcode == PING {
-                // Small, and seldom: the socket has room for it. A server that is gone shows at the next read.
+                // A pong is small and rare, so the socket has room for it. A server that has gone is noticed by the
+                // next read.
                 drop(self.stream.write_all(&Frame::pong(whole.payload).encode()));
             } else {
                 frame(whole);
@@ -68,7 +69,7 @@ impl ThreadlessClient {
     }
 }
 
-/// Reads what comes to all of them until `enough`.
+/// Reads from all clients until `enough` returns true.
 pub fn poll_clients(
     clients: &mut [ThreadlessClient],
     mut enough: impl FnMut() -> bool,

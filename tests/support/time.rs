@@ -1,4 +1,4 @@
-//! Clocks of the tests: one scaled unit, one patience, and a watchdog behind every test.
+//! Time in tests: one scaled unit, one long timeout, and a watchdog for every test.
 
 use super::library_panics::LibraryPanics;
 use std::io::Write as _;
@@ -6,11 +6,12 @@ use std::sync::OnceLock;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-/// How long a test waits for what must happen at once. Long, because a loaded machine is no failure; a failing test alone
-/// ever waits so long.
+/// The time that a test waits for something that happens at once. It is long because a loaded machine must not fail a
+/// test, and only a failing test waits that long.
 pub const PATIENCE: Duration = Duration::from_secs(8);
 
-/// So many milliseconds, times `THREADWS_TEST_SCALE`: on a slow machine all the tests' clocks run slower together.
+/// This number of milliseconds, times `THREADWS_TEST_SCALE`. On a slow machine all times of the tests become longer
+/// together.
 pub fn ms(milliseconds: u64) -> Duration {
     static SCALE: OnceLock<f64> = OnceLock::new();
     let scale = SCALE.get_or_init(|| {
@@ -19,13 +20,13 @@ pub fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds).mul_f64(*scale)
 }
 
-/// Waits until `condition` holds, and fails with `what` if it never does.
+/// Waits until `condition` is true. Fails with `what` otherwise.
 #[track_caller]
 pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
     eventually_within(PATIENCE, what, condition);
 }
 
-/// The same for what takes its time.
+/// The same with a longer or shorter time limit.
 #[track_caller]
 pub fn eventually_within(time: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + time;
@@ -35,8 +36,9 @@ pub fn eventually_within(time: Duration, what: &str, mut condition: impl FnMut()
     }
 }
 
-/// Ends the whole process with the test's name if the test is not over in so many seconds: a hang is a failure with a
-/// message, not a build that times out. A panic in the library is a failure, too, whoever contained it.
+/// Aborts the whole process with the test's name if the test takes longer than this number of seconds. So a hang fails
+/// with a message, instead of a timeout of the whole build. A panic in the library is a failure too, even if it was
+/// contained.
 #[must_use = "the watchdog sleeps as soon as this is dropped"]
 pub fn watchdog(seconds: u64) -> Watchdog {
     let test = test_name();
@@ -44,7 +46,7 @@ pub fn watchdog(seconds: u64) -> Watchdog {
     let name = test.clone();
     let dog = std::thread::Builder::new().name("watchdog".into()).spawn(move || {
         if watch.recv_timeout(ms(seconds * 1000)) == Err(RecvTimeoutError::Timeout) {
-            // Not eprintln: that would go to the captured output, which an abort throws away.
+            // `eprintln` would write to the captured output, which an abort throws away.
             let mut stderr = std::io::stderr().lock();
             drop(writeln!(stderr, "\nwatchdog: test `{name}` is not over after {seconds} s"));
             for wire in super::raw_peer::wires_of(&name) {
@@ -57,7 +59,7 @@ pub fn watchdog(seconds: u64) -> Watchdog {
     Watchdog { alive: Some(alive), dog, panics: LibraryPanics::from_now_on() }
 }
 
-/// Awake until it is dropped.
+/// Runs until it is dropped.
 #[derive(Debug)]
 pub struct Watchdog {
     alive: Option<mpsc::Sender<()>>,
@@ -75,7 +77,7 @@ impl Drop for Watchdog {
     }
 }
 
-/// The test's name: the harness names its threads so.
+/// Returns the name of the test, which the harness gives to the thread.
 pub fn test_name() -> String {
     std::thread::current().name().unwrap_or("?").to_owned()
 }
