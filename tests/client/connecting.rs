@@ -1,4 +1,4 @@
-//! How a client comes to a connection, or not, with servers that answer as they please.
+//! Opening a connection: success and failure, with servers that send any answer.
 
 use crate::support::{PATIENCE, RawServer, RawServerPeer, TestServer, echo, ms, watchdog};
 use std::io::ErrorKind;
@@ -71,11 +71,11 @@ fn an_endless_answer_fails_at_its_limit() {
         let host = RawServer::new(move |listener| {
             let mut peer = listener.accept();
             peer.write(start);
-            // Megabytes, but for a client that has gone.
+            // Several megabytes, unless the client has gone.
             let burst = repeated.repeat(1000);
             while peer.try_write(burst.as_bytes()).is_ok() {}
         });
-        // It is not the time that ends it: that is longer than the watchdog's.
+        // The timeout must not end it, so it is longer than the watchdog's.
         let config = Config::new().with_handshake_timeout(ms(300_000));
         expect_broken(Connect::new(host.url()).config(config).connect(), "");
     }
@@ -104,14 +104,14 @@ fn a_refusal_has_its_status_headers_and_body() {
     let response = expect_refused(connect(host.url()), 401);
     assert_eq!(response.headers()["www-authenticate"], "Basic");
     assert_eq!(response.body(), b"who are you");
-    // Chunks are put together, and their end is seen on a connection that stays open.
+    // Chunks are joined, and their end is recognised on a connection that stays open.
     let host = RawServer::answering(
         "HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nno,\r\n4;x=y\r\n no!\r\n0\r\n\r\n",
     );
     let begin = Instant::now();
     assert_eq!(expect_refused(connect(host.url()), 403).body(), b"no, no!");
     assert!(begin.elapsed() < PATIENCE, "it waited for more");
-    // Neither is a 200 a yes, nor a 204, which has no body.
+    // A 200 is not a success, and neither is a 204, which has no body.
     assert_eq!(
         expect_refused(connect(RawServer::answering("HTTP/1.1 204 x\r\n\r\n").url()), 204).body(),
         b""
@@ -138,14 +138,14 @@ fn at_most_64_kib_of_a_refusals_body_are_read() {
         });
         let body = expect_refused(connect(host.url()), 503).into_body();
         assert!(body.iter().all(|&byte| byte == b'x'));
-        // In chunks of one byte, what is read is bounded, not what it comes to.
+        // With chunks of one byte, the limit applies to the bytes that are read, not to the body.
         assert!(
             if chunked { body.len() <= 64 * 1024 } else { body.len() == 64 * 1024 },
             "{} bytes",
             body.len()
         );
     }
-    // A body that stops short is shown as far as it came, when the time is over.
+    // A body that is too short is returned as far as it came, after the timeout.
     let host = RawServer::answering("HTTP/1.1 500 x\r\nContent-Length: 10\r\n\r\nshort");
     let config = Config::new().with_handshake_timeout(ms(1000));
     assert_eq!(expect_refused(Connect::new(host.url()).config(config).connect(), 500).body(), b"short");
@@ -236,7 +236,7 @@ fn redirects_end_at_their_limit() {
     });
     expect_refused(Connect::new(host.url()).max_redirects(3).connect(), 302);
     host.join();
-    // Where it leads must be a place one can go to; whom to be there is not the server's to say.
+    // The location has to be a URL that the client supports, without credentials of the server's choice.
     for location in ["ftp://x/", "http://", "ws://user:secret@127.0.0.1/", "wss://127.0.0.1:1/"] {
         let host = RawServer::answering(redirect(location));
         let error = Connect::new(host.url()).max_redirects(3).connect().expect_err("nowhere to go");
@@ -263,7 +263,7 @@ fn a_password_in_the_url_is_sent_and_never_shown() {
     let connection = settings.clone().connect().expect("a connection");
     shown += &format!("{connection:?} {:?} {:?}", connection.request(), connection.request().headers());
     drop(connection);
-    // A header that is set goes before, as in curl and npm's ws.
+    // A header that is set has priority, as in curl and npm's ws.
     let bearer = settings.clone().header("Authorization", "Bearer token");
     shown += &format!("{bearer:?}");
     drop(bearer.connect().expect("a connection"));
@@ -310,7 +310,7 @@ fn a_refused_connection_keeps_its_io_error() {
         Err(Error::Io(error)) => assert_eq!(error.kind(), ErrorKind::ConnectionRefused),
         other => panic!("expected an io error, got {other:?}"),
     }
-    // A server that hangs up instead of answering, in the middle of a head or before.
+    // A server that closes the connection without an answer, or in the middle of a head.
     for answer in ["", "HTTP/1.1 101 Swit"] {
         let host = RawServer::new(move |listener| {
             let mut peer = listener.accept();
@@ -336,17 +336,17 @@ fn one_deadline_covers_connecting_and_the_handshake() {
         assert!(matches!(result, Err(Error::Timeout(Timeout::Handshake))), "{result:?}");
         assert!(elapsed >= ms(400) && elapsed < PATIENCE / 2, "after {elapsed:?}");
     };
-    // Accepted by the kernel, and never by anybody else.
+    // The kernel accepts the connection, and no program does.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
     expect_timeout(silent.local_addr().expect("it is bound"));
-    // Not even by the kernel: the queue is full.
+    // The kernel does not accept it either, because the queue is full.
     let full = TcpListener::bind("127.0.0.1:0").expect("a free port");
     rustix::net::listen(&full, 0).expect("a queue of one");
     let addr = full.local_addr().expect("it is bound");
     let waiting: Vec<_> = (0..4).map(|_| TcpStream::connect_timeout(&addr, ms(100))).collect();
     assert!(waiting.iter().any(Result::is_err), "the queue never was full");
     expect_timeout(addr);
-    // A byte now and then is no progress.
+    // A byte now and then is not progress.
     let trickle = RawServer::new(|listener| {
         let mut peer = listener.accept();
         peer.write("HTTP/1.1 101 Switching Protocols\r\nx: ");
@@ -355,7 +355,7 @@ fn one_deadline_covers_connecting_and_the_handshake() {
         }
     });
     expect_timeout(trickle.addr());
-    // Nor are redirects: with a deadline each, every one of them would be in time.
+    // Redirects are not progress either. With a deadline for each, every one of them would be in time.
     let came = Arc::new(AtomicUsize::new(0));
     let over = Arc::new(AtomicBool::new(false));
     let (count, done) = (Arc::clone(&came), Arc::clone(&over));
@@ -374,7 +374,7 @@ fn one_deadline_covers_connecting_and_the_handshake() {
     over.store(true, Ordering::SeqCst);
     assert!(matches!(result, Err(Error::Timeout(Timeout::Handshake))), "{result:?}");
     assert!(came.load(Ordering::SeqCst) < 8, "{came:?} redirects of 100 ms each in 400 ms");
-    // Lets the script have its last client.
+    // This is the script's last client.
     crate::support::RawPeer::connect(round.addr()).write("\r\n\r\n");
 }
 

@@ -1,4 +1,4 @@
-//! A client's connection, to servers that do as they please.
+//! The connection of a client, with servers that behave in any way.
 
 use crate::support::{Frame, RawServer, RawServerPeer, frame, ms, watchdog};
 use std::collections::HashSet;
@@ -83,9 +83,9 @@ fn every_frame_has_a_mask_of_its_own() {
             assert_eq!(frame.as_text(), "the same");
             keys.insert(frame.mask.expect("a client masks"));
         }
-        // Of 200 out of 2^32, two are equal in one run of 200,000.
+        // Of 200 keys out of 2^32, two are equal in one of 200,000 runs.
         assert!(keys.len() >= FRAMES - 1, "{} keys", keys.len());
-        // Nor do they count up, or share bytes.
+        // They neither count up nor share bytes.
         for at in 0..4 {
             let bytes: HashSet<_> = keys.iter().map(|key| key[at]).collect();
             assert!(bytes.len() > 64, "byte {at} of the keys has {} values", bytes.len());
@@ -178,7 +178,7 @@ fn next_event_shows_pings_pongs_and_the_close() {
         peer.send(Frame::pong("ours"));
         peer.send(Frame::close(4000, "over"));
         peer.expect_close(4000);
-        // RFC 6455 §7.1.1: the client leaves the end to the server.
+        // RFC 6455 §7.1.1: the client lets the server end the connection.
         peer.fin();
         peer.expect_eof();
     });

@@ -1,4 +1,4 @@
-//! A redirect that leads nowhere is the server's answer, and not a mistake of whoever connects.
+//! A redirect that cannot be followed is an answer of the server, and not a mistake of the caller.
 
 use crate::support::{RawServer, watchdog};
 use threadws::{Connect, Error};
@@ -29,7 +29,7 @@ fn a_redirect_that_cannot_be_followed_is_a_refusal() {
             other => panic!("{location}: {other:?}"),
         }
     }
-    // What the caller asks for is the caller's mistake.
+    // A URL that the caller gives is the caller's mistake.
     let error = Connect::new("wss://127.0.0.1:1/").max_redirects(3).connect().expect_err("not yet");
     assert!(matches!(error, Error::Invalid(_)), "{error}");
 }

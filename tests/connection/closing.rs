@@ -1,4 +1,4 @@
-//! How connections end: whoever closes, and nothing after it.
+//! The end of a connection: who may close it, and that nothing follows.
 
 use crate::support::frame::{self};
 use crate::support::{
@@ -22,7 +22,7 @@ fn the_server_echoes_a_close_and_ends_the_stream_first() {
         peer.expect_text("hello");
         peer.send(&Frame::close(code, reason));
         peer.expect_close(code);
-        peer.expect_eof(); // and we have not ended ours
+        peer.expect_eof(); // this end is still open
         let (result, closed) = reported_end(&told);
         assert_eq!(result, Ok(()), "a clean end is no error");
         assert_eq!((closed.code().into(), closed.reason()), (code, reason));
@@ -111,12 +111,12 @@ fn an_unanswered_close_ends_at_the_close_timeout() {
         let mut peer = RawPeer::open(server.addr());
         peer.expect_close(1000);
         if chatty {
-            // For ever, until it is thrown out.
+            // It sends until it is disconnected.
             let bytes = Frame::binary(vec![0; 1000]).encode();
             let start = Instant::now();
             while peer.try_write(&bytes).is_ok() {
                 assert!(start.elapsed() < PATIENCE, "still read after {:?}", start.elapsed());
-                std::thread::sleep(Duration::from_millis(2)); // a chat, not a flood
+                std::thread::sleep(Duration::from_millis(2)); // the pace of a chat, not of a flood
             }
         }
         peer.expect_gone();
@@ -164,7 +164,7 @@ fn a_half_closed_client_ends_every_pending_send() {
     assert_eq!((closed.code().into(), closed.is_clean()), (1006_u16, false));
     assert!(next(&result_told, "the pending send's end"), "a send ended well without a reader");
     assert!(start.elapsed() < ms(2000), "ended only after {:?}", start.elapsed());
-    // What was sent is whole up to the end, and a torn frame is followed by nothing.
+    // Everything before the end is whole, and nothing follows a torn frame.
     while let Ok(Some(frame)) = peer.frame_until(Instant::now() + PATIENCE) {
         assert!(frame.payload.len() == 256 << 10 && frame.opcode == frame::BINARY, "{frame:?}");
     }
@@ -176,7 +176,7 @@ fn both_ends_may_close_at_once() {
     let (tell, told) = mpsc::channel();
     let server = TestServer::new(move |client| {
         assert!(client.recv()?.is_some());
-        // The client's Close is there already, unread: the two cross.
+        // The client's Close has arrived, unread, so the two cross.
         client.sender().close(1000, "server")?;
         let last = client.recv().map_err(|error| error.to_string());
         tell.send((last, client.closed().cloned())).unwrap_or(());
@@ -208,7 +208,7 @@ fn closing_does_not_wait_for_a_stuck_peer() {
         Ok(())
     });
     let mut peer = RawPeer::open(server.addr());
-    // Until the kernel takes no more and the peer is stuck in the middle of a message.
+    // Writes until the kernel takes no more and the peer is stuck in the middle of a message.
     let mut stream = peer.stream();
     let message = Frame::binary(vec![7; 512 << 10]).encode();
     let mut written = 0;
@@ -269,7 +269,7 @@ fn nothing_follows_a_close_frame() {
         ] {
             assert!(matches!(result, Err(Error::Closed(_))), "{result:?}");
         }
-        // In the cork it may be taken, but it must not come out of it.
+        // `write` may put it into the cork, but it must not leave the cork.
         drop(client.write("x"));
         drop(client.flush());
         sender.close(1001, "second").unwrap_or(());
@@ -281,7 +281,7 @@ fn nothing_follows_a_close_frame() {
     for _ in 0..10 {
         let mut peer = RawPeer::open(server.addr());
         loop {
-            // Ticks and "before" come or not; the strict reader minds what comes after the Close.
+            // Ticks and "before" may come or be missing. The strict reader checks what follows the Close.
             let frame = peer.frame();
             if frame.opcode == frame::CLOSE {
                 assert_eq!(frame.close_content(), Some((1000, "first".into())));
@@ -324,10 +324,10 @@ fn a_sender_after_the_end_holds_nothing_and_returns_closed() {
     });
     let mut peer = RawPeer::open(server.addr());
     let sender = next(&told, "the sender");
-    drop(sender.clone()); // Dropping senders closes nothing.
+    drop(sender.clone()); // Dropping a sender closes nothing.
     sender.send("open").expect("open");
     peer.expect_text("open");
-    peer.close(1000); // Its end of stream comes although the sender is alive.
+    peer.close(1000); // The stream ends although a sender is alive.
     eventually("closed", || sender.state() == threadws::State::Closed);
     sender.close(1001, "").expect("a second Close does nothing");
     for result in [sender.send("x"), sender.try_send("x"), sender.ping(b"")] {
@@ -430,7 +430,7 @@ fn a_close_inside_a_fragmented_message_drops_the_message() {
 #[test]
 fn the_close_reaches_a_client_that_is_still_sending() {
     let _dog = watchdog(60);
-    // Closing a socket with unread input would send an RST, and that may destroy what we have sent.
+    // Closing a socket with unread input would send an RST, which may destroy bytes that were already sent.
     let server = TestServer::new(|client| {
         for _ in 0..20 {
             client.send(vec![3; 64 << 10])?;

@@ -1,11 +1,11 @@
-//! What `{:?}` shows: whose it is and where it stands, and never what was sent or received, nor a cookie.
+//! The output of `{:?}` has the identity and the state of a value. It never has sent or received messages, or a cookie.
 
 use crate::support::{PATIENCE, RawPeer, RawServer, TestServer, next, watchdog};
 use std::fmt::{self, Write};
 use std::sync::mpsc;
 use threadws::Sender;
 
-/// As text, and as a list of bytes.
+/// The secret as text, and as a list of bytes.
 const SECRET: [&str; 2] = ["hunter2", "104, 117, 110, 116, 101, 114, 50"];
 
 #[track_caller]
@@ -21,9 +21,9 @@ fn debug_shows_no_message() {
     let server = TestServer::new(move |client| {
         client.recv()?;
         let tick = client.every(PATIENCE, SECRET[0]);
-        // To a peer that reads nothing: some of it waits.
+        // The peer reads nothing, so some of these messages wait.
         while client.sender().try_send(SECRET[0].repeat(1000)).is_ok() {}
-        // Another one is in its read buffer.
+        // Another message is in its read buffer.
         tell.send(format!("{client:?} {tick:?} {:?} {:?}", client.sender(), client.hub()?)).unwrap_or(());
         client.sender().terminate();
         Ok(())
@@ -59,7 +59,7 @@ fn debug_shows_no_cookie_of_a_server() {
     host.join();
 }
 
-/// Has another thread use a sender while it is printed.
+/// Uses a sender in another thread while it is printed.
 struct Slow<'a>(&'a Sender);
 
 impl Write for Slow<'_> {

@@ -1,4 +1,4 @@
-//! How long a connection lasts, and how long it may have nothing to say.
+//! The lifetime and the idle timeout of a connection.
 
 use crate::support::{
     Frame, PATIENCE, RawPeer, TestServer, echo, eventually, ms, next, reporting_echo, watchdog,
@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use threadws::{BoxError, Config, Connection};
 
-/// What `Config` says of time, and an echo that tells how each connection ended.
+/// Starts an echo server with this `Config` that reports how each connection ended.
 fn echo_for(config: Config) -> (TestServer, mpsc::Receiver<String>) {
     let (ends, ended) = mpsc::channel();
     let server = TestServer::with(
@@ -21,14 +21,14 @@ fn echo_for(config: Config) -> (TestServer, mpsc::Receiver<String>) {
     (server, ended)
 }
 
-/// So long it has taken since `start`, and not much longer.
+/// Checks that this time has passed since `start`, and not much more.
 #[track_caller]
 fn expect_after(time: Duration, start: Instant) {
     let took = start.elapsed();
     assert!(took >= time && took < time + PATIENCE / 2, "after {took:?}, and not {time:?}");
 }
 
-/// The Close of a policy, answered; and how the handler saw it.
+/// Expects and answers the Close of a limit, and checks the result of the handler.
 #[track_caller]
 fn expect_retired(mut peer: RawPeer, reason: &str, ended: &mpsc::Receiver<String>) {
     assert_eq!(peer.expect_close(1001), reason);
@@ -46,7 +46,7 @@ fn a_busy_connection_ends_at_its_lifetime() {
     let start = Instant::now();
     let mut talker = RawPeer::open(server.addr());
     let silent = RawPeer::open(server.addr());
-    // Until the Close comes in the place of an answer.
+    // Until a Close comes instead of an answer.
     let close = loop {
         assert!(start.elapsed() < lifetime + PATIENCE / 2, "it lasts too long");
         talker.send_text("still here");
@@ -144,7 +144,7 @@ fn pings_and_pongs_do_not_keep_an_idle_connection_open() {
     let (server, ended) = echo_for(Config::new().with_idle_timeout(idle).with_ping_interval(ms(50)));
     let start = Instant::now();
     let mut peer = RawPeer::open(server.addr());
-    // It answers each ping, and sends its own without a pause.
+    // It answers each ping, and sends its own pings without a pause.
     let mut pongs = 0;
     let close = loop {
         assert!(start.elapsed() < idle + PATIENCE / 2, "it lasts too long");
@@ -170,7 +170,7 @@ fn messages_in_either_direction_keep_a_connection_open() {
     let _dog = watchdog(90);
     let idle = ms(2000);
     let until = Instant::now() + idle * 2;
-    // Received alone: nothing is sent back.
+    // The peer only receives.
     let config = Config::new().with_idle_timeout(idle);
     let sink = TestServer::with(|server| server.config(config.clone()), |client| Ok(client.ignore()?));
     let source = TestServer::with(
@@ -200,7 +200,8 @@ fn messages_in_either_direction_keep_a_connection_open() {
 #[test]
 fn every_way_of_sending_restarts_the_idle_timeout() {
     let _dog = watchdog(60);
-    // Sent at a third of the time: what is not counted is closed for a third too early.
+    // Messages are sent at a third of the timeout. A message that does not count would close the connection a third too
+    // early.
     let (idle, delay) = (ms(1500), ms(500));
     type Send = fn(&mut Connection) -> threadws::Result<()>;
     let cases: [(&str, Send); 5] = [
@@ -215,7 +216,7 @@ fn every_way_of_sending_restarts_the_idle_timeout() {
     ];
     std::thread::scope(|scope| {
         for (what, send) in cases {
-            // Each in a thread, to see its Close when it comes.
+            // Each runs in a thread, to see its Close when it comes.
             scope.spawn(move || {
                 let config = Config::new().with_idle_timeout(idle);
                 let server = TestServer::with(
@@ -242,7 +243,7 @@ fn a_message_waiting_for_a_slow_peer_is_not_idle() {
     const SIZE: usize = 16 << 20;
     let _dog = watchdog(60);
     let idle = ms(300);
-    // Whoever closes meanwhile cuts the message.
+    // A Close meanwhile would cut the message.
     let config = Config::new().with_idle_timeout(idle).with_close_timeout(ms(200));
     let server = TestServer::with(
         |server| server.config(config),
@@ -322,7 +323,7 @@ fn a_peer_that_ignores_the_close_ends_at_its_timeout() {
         let start = Instant::now();
         let mut peer = RawPeer::open(server.addr());
         assert_eq!(peer.expect_close(1001), reason);
-        // Neither an answer nor an end.
+        // Neither an answer nor an end of the stream.
         let (result, closed) = crate::support::reported_end(&told);
         expect_after(time + close_timeout, start);
         peer.expect_eof_alone();
@@ -359,7 +360,7 @@ fn a_stuck_peer_ends_although_its_close_does_not_fit() {
     assert_eq!((u16::from(closed.code()), closed.is_clean()), (1006, false), "{closed}");
     println!("{closed} / {result:?}");
     result.expect_err("that is no clean end");
-    // Its place is free, whatever it still has to read.
+    // Its place is free, even if it still has bytes to read.
     eventually("its place is free", || server.hub().is_empty());
     let mut next = RawPeer::connect(server.addr());
     next.upgrade("/", &[]);

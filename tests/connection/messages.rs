@@ -1,4 +1,4 @@
-//! Messages go both ways, from any thread, while the client's own thread waits in `recv`.
+//! Messages in both directions, from any thread, while the client's own thread waits in `recv`.
 
 use crate::support::bystander::plain_echo;
 use crate::support::frame::PING;
@@ -94,13 +94,13 @@ fn corked_messages_keep_their_order_and_leave_before_any_wait() {
     let server = TestServer::new(|client| {
         while let Some(message) = client.recv()? {
             match message.as_text() {
-                // While unread input remains these three stay in the cork ...
+                // While unread input remains, these three stay in the cork ...
                 Some("write") => {
                     client.write("a")?;
                     client.write(&b"b"[..])?;
                     client.write(String::from("c"))?;
                 }
-                // ... and must be overtaken by none of these.
+                // ... and none of these may overtake them.
                 Some("send") => client.send("sent")?,
                 Some("try_send") => client.try_send("tried")?,
                 Some("flush") => client.flush()?,
@@ -132,7 +132,7 @@ fn corked_messages_keep_their_order_and_leave_before_any_wait() {
     peer.expect_text("tried");
     together(&mut peer, &["write", "flush"]);
     abc(&mut peer);
-    together(&mut peer, &["write", "write"]); // Nothing but the wait in recv sends these.
+    together(&mut peer, &["write", "write"]); // Only the wait in `recv` sends these.
     abc(&mut peer);
     abc(&mut peer);
     together(&mut peer, &["write", "recv_timeout"]);
@@ -140,7 +140,7 @@ fn corked_messages_keep_their_order_and_leave_before_any_wait() {
     peer.expect_text("timed out");
     together(&mut peer, &["write", "ping"]);
     let mut frames = vec![peer.frame(), peer.frame(), peer.frame(), peer.frame()];
-    frames.retain(|frame| frame.opcode != PING); // A control frame may overtake, at a frame boundary.
+    frames.retain(|frame| frame.opcode != PING); // A control frame may overtake them, at a frame boundary.
     assert_eq!(frames.iter().map(|frame| &frame.payload[..]).collect::<Vec<_>>(), [b"a", b"b", b"c"]);
     together(&mut peer, &["write", "close", "unread", "unread"]);
     abc(&mut peer);
@@ -161,7 +161,7 @@ fn eight_threads_send_while_the_handler_waits_in_recv() {
                 let sender = client.sender();
                 std::thread::spawn(move || {
                     for number in 0..EACH {
-                        // Of all sizes up to 4 KiB, so that frames are torn by full socket buffers too.
+                        // All sizes up to 4 KiB, so that full socket buffers cut frames too.
                         let filler = "x".repeat((number * 37 + thread * 511) % 4096);
                         sender.send(format!("{thread} {number} {filler}")).expect("the peer reads");
                     }
@@ -237,7 +237,7 @@ fn send_waits_for_a_slow_reader_and_try_send_does_not() {
     let message = vec![7; SIZE];
     let mut taken = 0;
     let start = Instant::now();
-    // The kernel swallows some 4.3 MB, then the backlog 1 MiB.
+    // The kernel takes some 4.3 MB, then the backlog 1 MiB.
     loop {
         match sender.try_send(&message) {
             Ok(()) => taken += 1,
@@ -302,7 +302,7 @@ fn a_handlers_error_closes_its_own_client_with_1011() {
     assert!(!reason.contains("secret"), "the inside shows: {reason}");
     peer.send(&Frame::close(1011, ""));
     peer.expect_eof();
-    // And one that just ends closes with 1000.
+    // A handler that simply returns closes with 1000.
     let mut peer = RawPeer::open(server.addr());
     peer.send_text("end");
     peer.expect_close(1000);
@@ -411,7 +411,8 @@ fn every_client_has_an_id_and_is_listed_while_connected() {
 #[test]
 fn request_and_answer_do_not_wait_for_a_delayed_acknowledgement() {
     let _dog = watchdog(30);
-    // Two small writes an answer: with Nagle's algorithm the second waits for the peer's ACK, 40 ms on Linux.
+    // Two small writes for each answer. With Nagle's algorithm the second would wait for the peer's ACK, 40 ms on
+    // Linux.
     let server = TestServer::new(|client| {
         while let Some(message) = client.recv()? {
             client.send("first")?;
@@ -435,7 +436,7 @@ fn request_and_answer_do_not_wait_for_a_delayed_acknowledgement() {
     }
     times.sort();
     machine.sort();
-    // A busy machine delays a plain echo as well, but far from 40 ms.
+    // A busy machine delays a plain echo as well, but far less than 40 ms.
     let most = (ms(1) + 4 * machine[50]).min(ms(20));
     assert!(times[50] < most, "the median is {:?}, a plain echo's {:?}", times[50], machine[50]);
     peer.close(1000);

@@ -1,4 +1,4 @@
-//! What is sent every so often keeps its pace until the connection ends or the tick is cancelled.
+//! Ticks keep their interval until the connection ends or the tick is cancelled.
 
 use crate::support::lateness::Lateness;
 use crate::support::{Frame, RawPeer, TestServer, eventually, ms, next, watchdog};
@@ -8,16 +8,17 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use threadws::{Config, Message};
 
-/// How late a tick may come on a busy machine: well below the interval of the tests.
+/// How late a tick may come on a busy machine. It is well below the interval of the tests.
 fn tolerance() -> Duration {
     ms(60)
 }
 
-/// Whether each arrival is near its due time. The due times are one interval apart and none is later than its arrival: so
-/// a drift adds up, a burst or an early tick moves all the others' due times ahead, and one late tick is one late tick.
+/// Checks that each arrival is near its due time. The due times are one interval apart, and none is later than its
+/// arrival. So a drift adds up, a burst or an early tick moves the due times of all others, and one late tick counts
+/// once.
 fn keeps_its_pace(arrivals: &[Instant], interval: Duration) -> Result<(), String> {
     let after: Vec<_> = arrivals.iter().map(|arrival| *arrival - arrivals[0]).collect();
-    // Of all arrivals the one that is earliest for its number, as time before the first one's due time.
+    // The arrival that is earliest for its number, as the time before the due time of the first.
     let early = (0_u32..).zip(&after).map(|(number, after)| (interval * number).saturating_sub(*after)).max();
     let early = early.unwrap_or_default();
     for (number, after) in (0_u32..).zip(&after) {
@@ -29,8 +30,8 @@ fn keeps_its_pace(arrivals: &[Instant], interval: Duration) -> Result<(), String
     Ok(())
 }
 
-/// A machine that stalls for a moment is no fault of ours; a fault of the pace shows each time. An attempt in which a
-/// thread that only sleeps was late too does not count.
+/// Passes if one of three attempts does, because a machine may stall for a moment, and a faulty interval fails each
+/// time. An attempt does not count if a thread that only sleeps was late too.
 #[track_caller]
 fn once_in_three(mut attempt: impl FnMut() -> Result<(), String>) {
     let mut faults = Vec::new();
@@ -46,7 +47,7 @@ fn once_in_three(mut attempt: impl FnMut() -> Result<(), String>) {
     panic!("never in time: {faults:#?}; while the machine was late by {stalls:?}");
 }
 
-/// Ten ticks and the end.
+/// Expects ten ticks and the end.
 #[track_caller]
 fn ten_ticks(addr: SocketAddr, text: impl Fn(usize) -> String) {
     once_in_three(|| {
@@ -54,13 +55,13 @@ fn ten_ticks(addr: SocketAddr, text: impl Fn(usize) -> String) {
         let mut peer = RawPeer::open(addr);
         let mut arrivals = Vec::new();
         for number in 0..10 {
-            peer.expect_text(&text(number)); // none lost, and none but these
+            peer.expect_text(&text(number)); // no tick is lost, and nothing else comes
             arrivals.push(Instant::now());
         }
         peer.send(&Frame::close(1000, ""));
-        peer.expect_close_at_last(&[1000]); // On a machine that stalls an eleventh may come between.
-        peer.expect_eof(); // and no tick after the Close: the strict reader minds
-        // As setInterval has it: the first comes after one interval, not at once.
+        peer.expect_close_at_last(&[1000]); // On a machine that stalls, an eleventh may come before it.
+        peer.expect_eof(); // and no tick after the Close, which the strict reader would report
+        // As with setInterval, the first tick comes after one interval, not at once.
         let first = arrivals[0] - start;
         assert!(first >= ms(100), "the first came after {first:?}");
         keeps_its_pace(&arrivals, ms(100))
@@ -97,7 +98,7 @@ fn a_closure_makes_each_tick_and_none_after_the_end() {
     ten_ticks(server.addr(), |number| format!("tick {}", number + 1));
     eventually("the client is gone", || server.hub().is_empty());
     let called = calls.load(Ordering::SeqCst);
-    std::thread::sleep(ms(350)); // That nothing comes any more can only be waited for.
+    std::thread::sleep(ms(350)); // That no tick comes can only be checked by waiting.
     assert_eq!(calls.load(Ordering::SeqCst), called, "called after the end");
 }
 
@@ -155,7 +156,7 @@ fn cancel_stops_the_ticks_and_dropping_the_tick_does_not() {
         assert_eq!(client.recv()?, Some(Message::from("cancel")));
         tick.cancel();
         client.send("cancelled for good")?;
-        tick.cancel(); // A second one does nothing.
+        tick.cancel(); // A second call does nothing.
         tell.send(tick).unwrap_or(());
         client.ignore()?;
         Ok(())
@@ -173,7 +174,8 @@ fn cancel_stops_the_ticks_and_dropping_the_tick_does_not() {
     };
     until_there_are(&mut peer, 3, "cancelled");
     peer.send_text("cancel");
-    // A busy machine may send more before it is, and one that was being sent at that moment may still go out.
+    // A busy machine may send more ticks before the call, and the tick that was being sent at that moment may still
+    // arrive.
     let before = until_there_are(&mut peer, 1, "cancelled for good");
     let all = until_there_are(&mut peer, 5, "dropped");
     assert!(all <= before + 1, "{} came after it was cancelled", all - before);
@@ -255,13 +257,13 @@ fn a_stuck_client_misses_its_ticks_and_delays_no_other() {
     );
     let mut stuck = RawPeer::open_at(server.addr(), "/stuck", &[]);
     let tick = next(&told, "the stuck client's tick");
-    // The kernel swallows some 4.3 MB of it before anything is refused.
+    // The kernel takes some 4.3 MB before the first tick is skipped.
     eventually("ticks are skipped", || tick.skipped() > 0);
     ten_ticks(server.addr(), |_| "tick".into());
     eventually("many more are", || tick.skipped() > 5);
     let sent = tick.sent();
     assert!(sent < 60, "{sent} ticks of 256 KiB went to a client that reads nothing");
-    // When it reads again, all that was sent is there and whole, and the ticks go on.
+    // When the client reads again, all sent ticks arrive whole, and the ticks go on.
     for _ in 0..sent + 3 {
         stuck.expect_binary(&[5; SIZE]);
     }
@@ -344,7 +346,7 @@ mod binary {
         let _dog = watchdog(60);
         let message = "x".repeat(100 << 10);
         let server = Process::threadws(&["--every", "100ms", "--message", &message, "--broadcast"]);
-        // By broadcasts, because ticks alone would take minutes to fill 4.3 MB.
+        // Broadcasts fill the 4.3 MB, because ticks alone would take minutes.
         let mut stuck = RawPeer::open(server.addr());
         let mut talker = RawPeer::open(server.addr());
         let stream = talker.stream();
@@ -368,7 +370,7 @@ mod binary {
             }
         }
         writer.join().expect("the talker's writing half");
-        // 10 MB went to a client that took 4.3 MB: it is stuck now.
+        // 10 MB were sent to a client whose buffers take 4.3 MB, so it is stuck now.
         once_in_three(|| {
             let mut peer = RawPeer::open(server.addr());
             let arrivals: Vec<_> = (0..5)
@@ -379,7 +381,8 @@ mod binary {
                 .collect();
             keeps_its_pace(&arrivals, ms(100))
         });
-        // It is dropped for it: it gets what its own system has, in order, and what ours still had is thrown away.
+        // It is closed because of that. It receives the bytes that its own kernel holds, in order. The bytes that this
+        // kernel still held are discarded.
         let mut read = 0;
         while let Ok(Some(frame)) = stuck.frame_until(Instant::now() + PATIENCE) {
             assert_ne!(frame.opcode, CLOSE, "dropped is dropped: nothing can be said any more");

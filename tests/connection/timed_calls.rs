@@ -1,4 +1,4 @@
-//! Calls that wait for a time, or not at all, and what keeps no time of theirs from being kept.
+//! Calls with a time limit, and calls that do not wait, keep their limits.
 
 use crate::support::{Frame, PATIENCE, RawPeer, TestServer, ms, next, watchdog};
 use std::io::Read as _;
@@ -7,18 +7,18 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use threadws::{Config, Connection, Error, Event, Message, Timeout};
 
-/// Whether a call ended as it does where nothing came.
+/// Returns whether a call ended as it does when no message came.
 type Ended = fn(&mut Connection) -> bool;
 
-/// Pings without end, and reads the pongs, while the handler calls.
+/// Runs `call` in the handler while a peer sends endless pings and reads the pongs.
 fn under_a_flood_of_pings(call: Ended) {
     let (told, ends) = mpsc::channel();
-    // The peer answers no Close.
+    // The peer does not answer the Close.
     let config = Config::new().with_close_timeout(ms(200));
     let server = TestServer::with(
         |server| server.config(config),
         move |client| {
-            // The flood is under way when its first ping was seen.
+            // The flood has begun when its first ping arrives.
             assert!(matches!(client.next_event()?, Some(Event::Ping(_))));
             let _ = told.send(call(client));
             client.ignore()?;
@@ -83,7 +83,7 @@ fn a_message_is_not_late_while_a_ping_is_handled() {
     peer.send(&Frame::text("one, ").more());
     peer.send(&Frame::ping("read"));
     peer.expect_pong(b"read");
-    // Its clock runs since that was read at the latest.
+    // The message deadline runs at the latest from this moment.
     peer.send(&Frame::ping("busy"));
     peer.expect_pong(b"busy");
     peer.send(&Frame::continuation("two"));
@@ -96,7 +96,7 @@ fn write_after_the_end_returns_closed() {
     let _dog = watchdog(60);
     let (told, results) = mpsc::channel();
     let server = TestServer::new(move |client| {
-        // Input that nobody will ever look at is left: nothing is held back for its sake.
+        // Unread input remains that no call will read. No answer waits for it.
         assert!(client.recv().is_err());
         told.send(client.write("lost").is_err())?;
         Ok(())

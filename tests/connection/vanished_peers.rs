@@ -1,4 +1,4 @@
-//! A client that vanishes ends its handler once, for the right reason, and leaves nothing behind.
+//! A client that vanishes ends its handler once, with the right reason, and leaves nothing behind.
 
 use crate::support::frame::PING;
 use crate::support::{Frame, PATIENCE, RawPeer, TestServer, eventually, ms, next, watchdog};
@@ -15,7 +15,8 @@ struct Told {
     state: State,
 }
 
-/// A server whose handler greets, reads to the end and tells it; dropping `ends` at its end counts that once more.
+/// Starts a server whose handler greets, reads to the end and reports it. A value that is dropped at the handler's end
+/// reports on the third channel that it ended.
 fn server(config: Config) -> (TestServer, Receiver<Told>, Receiver<()>) {
     struct AtTheEnd(mpsc::Sender<()>);
     impl Drop for AtTheEnd {
@@ -38,7 +39,7 @@ fn server(config: Config) -> (TestServer, Receiver<Told>, Receiver<()>) {
     (server, told, ends)
 }
 
-/// One end, told once, and nobody in the house.
+/// Checks that the handler ended once, and that its place is free.
 #[track_caller]
 fn ended_once(server: &TestServer, told: &Receiver<Told>, ends: &Receiver<()>) -> Told {
     let end = next(told, "the handler's end");
@@ -49,7 +50,7 @@ fn ended_once(server: &TestServer, told: &Receiver<Told>, ends: &Receiver<()>) -
     end
 }
 
-/// That it takes no longer, though a machine may stall now and then.
+/// Checks the median, because a machine may stall now and then.
 #[track_caller]
 fn mostly_within(limit: Duration, mut times: Vec<Duration>) {
     times.sort();
@@ -124,7 +125,7 @@ fn a_silent_client_is_pinged_and_disconnected() {
     assert_eq!(ping.opcode, PING);
     let pinged = start.elapsed();
     assert!(pinged >= ms(150) && pinged < ms(150) + PATIENCE / 4, "pinged after {pinged:?}");
-    // It is not answered.
+    // The Close is not answered.
     let end = ended_once(&server, &told, &ends);
     let took = start.elapsed();
     assert!(took >= ms(400) && took < ms(400) + PATIENCE / 4, "let go after {took:?}");
@@ -135,12 +136,12 @@ fn a_silent_client_is_pinged_and_disconnected() {
     peer.expect_gone();
 }
 
-/// Far longer than a machine stalls: nobody is let go for that.
+/// Far longer than a machine stalls, so no client is disconnected because of that.
 fn long() -> Config {
     Config::new().with_ping_interval(ms(60)).with_ping_timeout(ms(2000))
 }
 
-/// By then a client is let go that has not answered a first ping.
+/// After this time a client is disconnected that has not answered its first ping.
 fn given_up() -> Duration {
     ms(60 + 2000 + 500)
 }
@@ -170,7 +171,7 @@ fn any_byte_is_a_sign_of_life() {
     let mut talker = RawPeer::open(server.addr());
     let mut ponger = RawPeer::open(server.addr());
     let bytes = Frame::text("byte by byte").encode();
-    // The one is never done with a message for long, the other answers what nobody asked; never a pong to a ping.
+    // One client never completes a message, the other sends pongs that do not match a ping.
     for byte in bytes.iter().cycle() {
         talker.write([*byte]);
         ponger.send(&Frame::pong("unasked for"));
@@ -191,11 +192,12 @@ fn a_busy_handler_finds_the_messages_that_came_meanwhile() {
     let server = TestServer::with(
         |server| server.config(Config::new().with_ping_interval(ms(50)).with_ping_timeout(ms(1000))),
         move |client| {
-            // Pinged once.
+            // It gets one ping.
             let waited = client.recv_timeout(ms(200));
             assert!(matches!(waited, Err(Error::Timeout(Timeout::Recv))), "{waited:?}");
             tell.send(()).unwrap_or(());
-            // Reads nothing for longer than the ping's timeout: nobody may be declared dead without a look.
+            // The handler reads nothing for longer than the ping's timeout. It has to read before it may declare the
+            // client dead.
             std::thread::sleep(ms(1500));
             while let Some(message) = client.recv()? {
                 client.send(message)?;
@@ -226,7 +228,7 @@ fn a_pong_that_came_while_the_handler_was_busy_counts() {
                 assert!(matches!(waited, Err(Error::Timeout(Timeout::Recv))), "{waited:?}");
             }
             tell.send(()).unwrap_or(());
-            // For longer than the answer to the ping may take.
+            // Longer than the answer to the ping may take.
             std::thread::sleep(ms(2500));
             client.ignore()?;
             Ok(())
@@ -238,7 +240,7 @@ fn a_pong_that_came_while_the_handler_was_busy_counts() {
     pinged.store(true, Ordering::SeqCst);
     next(&busy, "the handler to be busy");
     peer.send(&Frame::pong(ping.payload));
-    // The next ping says that it was not given up.
+    // The next ping shows that the connection is still open.
     assert_eq!(peer.frame().opcode, PING);
 }
 
@@ -248,7 +250,7 @@ fn sending_notices_a_vanished_client() {
     let (tell, told) = mpsc::channel();
     let server = TestServer::new(move |client| {
         client.send("in")?;
-        // Never reads: only sending can tell that there is nobody.
+        // It never reads, so only sending can notice that the client is gone.
         let error = loop {
             if let Err(error) = client.send("are you there?") {
                 break error;
@@ -287,7 +289,7 @@ fn a_client_that_never_reads_ends_at_the_write_timeout() {
                 }
             };
             let took = last.elapsed();
-            // The report is the reader's.
+            // The reader has the report.
             let end = client.recv();
             assert!(matches!(end, Err(Error::Timeout(Timeout::Write))), "{end:?}");
             tell.send((error, took, client.closed().cloned())).unwrap_or(());
@@ -326,13 +328,13 @@ fn a_client_that_reads_slowly_ends_at_the_write_timeout() {
     );
     let peer = RawPeer::open(server.addr());
     let stream = peer.stream();
-    // Every write of the server's makes some progress, until it is cut.
+    // Every write of the server makes some progress, until it is cut off.
     let enough = Arc::new(AtomicBool::new(false));
     let stop = Arc::clone(&enough);
     let reader = std::thread::spawn(move || {
         let mut bytes = [0; 500];
         while !stop.load(Ordering::Relaxed) && (&stream).read(&mut bytes).is_ok_and(|bytes| bytes > 0) {
-            std::thread::sleep(ms(5)); // the pace of the attack
+            std::thread::sleep(ms(5)); // the slow pace is the attack
         }
     });
     let (error, took) = next(&told, "the timeout");
@@ -392,7 +394,7 @@ mod binary {
     fn each_end_is_logged_once() {
         let _dog = watchdog(30);
         let server = Process::threadws(&["--every", "0", "--ping", "1s"]);
-        // Who leaves in another way has left long before a ping is due.
+        // Clients that leave in another way have gone long before a ping is due.
         let mut fin = RawPeer::open(server.addr());
         fin.fin();
         RawPeer::open(server.addr()).reset();

@@ -1,11 +1,11 @@
-//! Behind a proxy a client's address is found in x-forwarded-for, and only there where it can be believed.
+//! A client's address behind a proxy is read from X-Forwarded-For, but only as far as the header can be trusted.
 #![cfg(feature = "cli")]
 
 use crate::support::{Nginx, Process, RawPeer, TestServer, echo, ms, program, watchdog};
 use std::net::IpAddr;
 use threadws::{Addr, ForwardedHeader, Server};
 
-/// The settings that the guide to deploying has for nginx.
+/// The settings for nginx from the guide on deploying.
 const SETTINGS: &str = "
     proxy_http_version 1.1;
     proxy_set_header Upgrade $http_upgrade;
@@ -25,7 +25,7 @@ fn behind_nginx_the_log_has_the_clients_address() {
     let Some(nginx) = program("nginx") else { return };
     let server = Process::threadws(&["--echo", "--every", "0"]);
     let nginx = Nginx::before(&nginx, server.addr(), SETTINGS);
-    // What another proxy before nginx would have sent.
+    // A header as another proxy before nginx would send it.
     let mut peer = RawPeer::open_at(nginx.addr(), "/", &[("X-Forwarded-For", "203.0.113.7")]);
     server.wait_for_line(&["connected from 203.0.113.7 via 127.0.0.1"]);
     peer.send_text("through nginx");
@@ -43,7 +43,7 @@ fn behind_nginx_the_log_has_the_clients_address() {
 fn a_client_cannot_forge_its_address_behind_a_named_proxy() {
     let _dog = watchdog(30);
     let Some(nginx) = program("nginx") else { return };
-    // Not the whole of loopback is trusted, so that 127.0.0.2 is a stranger whom nginx alone has seen.
+    // Only a part of loopback is trusted, so that 127.0.0.2 is a stranger that only nginx has seen.
     let server = Process::threadws(&["--every", "0", "--trust-proxy", "127.0.0.1"]);
     let nginx = Nginx::before(&nginx, server.addr(), SETTINGS);
     let mut stranger = RawPeer::connect_from(ip("127.0.0.2"), nginx.addr());
@@ -51,7 +51,7 @@ fn a_client_cannot_forge_its_address_behind_a_named_proxy() {
     server.wait_for_line(&["connected from 127.0.0.2 via 127.0.0.1"]);
     assert!(!server.log().concat().contains("from 198.51.100.1"), "{:#?}", server.log());
     stranger.close(1000);
-    // A stranger who comes past nginx is believed nothing at all.
+    // The headers of a stranger that bypasses nginx are not believed.
     let mut direct = RawPeer::connect_from(ip("127.0.0.3"), server.addr());
     direct.upgrade("/", &[("X-Forwarded-For", "198.51.100.1")]);
     let line = server.wait_for_line(&["connected from 127.0.0.3"]);
@@ -71,14 +71,14 @@ fn behind_nginx_the_same_origin_needs_the_host_line() {
     let mut evil = RawPeer::connect(with.addr());
     evil.ask("/", &[("Origin", "http://evil.example"), ("Connection", "Upgrade")]);
     assert_eq!(evil.answer().status, 403);
-    // Without the line nginx says the backend's name instead of its own, and no page's origin equals that.
+    // Without the line nginx sends the backend's name as the host, and no page has that origin.
     let without =
         Nginx::before(&nginx, server.addr(), &SETTINGS.replace("proxy_set_header Host $http_host;", ""));
     let origin = format!("http://{}", without.addr());
     let mut peer = RawPeer::connect(without.addr());
     peer.ask("/", &[("Origin", &origin)]);
     assert_eq!(peer.answer().status, 403);
-    // Then the origin must be allowed by name.
+    // In this case the origin has to be allowed by name.
     let server = Process::threadws(&["--every", "0", "--allow-origin", "http://app.example"]);
     let without =
         Nginx::before(&nginx, server.addr(), &SETTINGS.replace("proxy_set_header Host $http_host;", ""));
@@ -105,7 +105,7 @@ fn a_close_passes_nginx_in_both_directions() {
 #[test]
 fn trust_decides_which_address_is_logged() {
     let _dog = watchdog(60);
-    // Options, the socket's address, x-forwarded-for, and what is logged.
+    // Options, the socket's address, x-forwarded-for, and the logged address.
     let cases: [(&[&str], &str, &[&str], &str); 14] = [
         (&[], "127.0.0.1", &[], "from 127.0.0.1"),
         (&[], "127.0.0.1", &["203.0.113.7"], "from 203.0.113.7 via 127.0.0.1"),
@@ -156,7 +156,7 @@ fn a_hostile_forwarded_address_stays_one_log_line() {
     for value in bad {
         RawPeer::open_at(server.addr(), "/", &[("X-Forwarded-For", value)]).close(1000);
     }
-    // What is no address ends the walk: nobody's text is logged in its place.
+    // A part that is not an address ends the search, and is not logged in place of an address.
     server.wait_for_lines(&["connected from 127.0.0.1"], bad.len());
     let mut shouts = RawPeer::open(server.addr());
     shouts.send_text("\u{1b}[31mred\nforged line \u{202e}");

@@ -1,4 +1,4 @@
-//! Every handshake ends: in a WebSocket, or in an HTTP answer that says why not.
+//! The result of a handshake: a WebSocket, or an HTTP answer with the reason.
 
 use crate::support::raw_peer::ACCEPT;
 use crate::support::{
@@ -13,7 +13,7 @@ use threadws::Config;
 /// Headers of a request, and the statuses that are right for it.
 type Case<'a> = (&'a [(&'a str, &'a str)], &'a [u16]);
 
-/// The address in a request that nobody compares with a socket.
+/// The address in a request whose address is not compared with that of the socket.
 const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 80);
 
 #[test]
@@ -44,7 +44,7 @@ fn a_silent_client_is_disconnected_at_the_handshake_timeout() {
     let start = Instant::now();
     let mut silent: Vec<_> = (0..3).map(|_| RawPeer::connect(server.addr())).collect();
     silent[1].write("GET / HTTP/1.1\r\nHost: x\r\n");
-    RawPeer::connect(server.addr()).expect_refusal(503); // They hold all the places there are ...
+    RawPeer::connect(server.addr()).expect_refusal(503); // All places are taken ...
     for mut peer in silent {
         if let Ok(Some(answer)) = peer.try_answer() {
             assert_eq!(answer.status, 408, "{}", answer.head);
@@ -53,7 +53,7 @@ fn a_silent_client_is_disconnected_at_the_handshake_timeout() {
     }
     let took = start.elapsed();
     assert!(took >= ms(250) && took < ms(300) + PATIENCE / 2, "let go after {took:?}");
-    // ... until then, and have given them back. The server may need a moment to notice.
+    // ... until then, and are free again now. The server may need a moment to notice.
     eventually("a place is free", || {
         let mut peer = RawPeer::connect(server.addr());
         peer.ask("/", &[]);
@@ -69,7 +69,7 @@ fn one_byte_at_a_time_does_not_stretch_the_handshake() {
     let mut peer = RawPeer::connect(server.addr());
     let request = upgrade_request(server.addr(), "/", &[]);
     let start = Instant::now();
-    // The pace is the attack. The whole request would take about 4 s.
+    // The slow pace is the attack. The whole request would take about 4 s.
     let read = request.as_bytes().iter().take_while(|byte| {
         std::thread::sleep(ms(20));
         peer.try_write(&[**byte]).is_ok()
@@ -92,7 +92,7 @@ fn an_endless_head_is_refused_at_its_limit() {
     for (what, head, statuses) in cases {
         println!("{what}");
         let mut peer = RawPeer::connect(server.addr());
-        drop(peer.try_write(head.as_bytes())); // The server need not read it all.
+        drop(peer.try_write(head.as_bytes())); // The server need not read all of it.
         peer.expect_refusal_in(statuses);
     }
     expect_echo(&server);
@@ -103,7 +103,7 @@ fn a_hundred_headers_are_accepted_and_one_more_is_refused() {
     let _dog = watchdog(20);
     let server = TestServer::new(echo);
     for (more, status) in [(95, 101), (96, 431)] {
-        let headers = vec![("X-Filler", "y"); more]; // Beside the five that every upgrade has.
+        let headers = vec![("X-Filler", "y"); more]; // Every upgrade has five more.
         let mut peer = RawPeer::connect(server.addr());
         peer.ask("/", &headers);
         if status == 101 {
@@ -173,7 +173,7 @@ fn an_upgrade_to_something_else_is_refused() {
         (&[("Sec-WebSocket-Version", "8")], &[426]),
         (&[("Sec-WebSocket-Version", "013")], &[400, 426]),
         (&[("Sec-WebSocket-Version", "x")], &[400, 426]),
-        // Twice what may come once:
+        // Two of a header that may occur once:
         (
             &[
                 ("Sec-WebSocket-Key", crate::support::raw_peer::KEY),
@@ -272,11 +272,11 @@ fn bytes_behind_the_head_are_the_first_frames() {
     let request = upgrade_request(server.addr(), "/", &[]).into_bytes();
     let frame = Frame::text("early").encode();
     let whole = [&request[..], &frame].concat();
-    // In one segment with the head, a moment later, and torn in the middle of the frame.
+    // The first frame comes in one segment with the head, a moment later, or torn in its middle.
     for first in [whole.len(), request.len(), request.len() + 3, request.len() - 2] {
         let mut peer = RawPeer::connect(server.addr());
         peer.write(&whole[..first]);
-        std::thread::sleep(ms(1)); // What is tested is that the pause makes no difference.
+        std::thread::sleep(ms(1)); // The test shows that the pause makes no difference.
         peer.write(&whole[first..]);
         peer.expect_101();
         peer.expect_text("early");
@@ -351,7 +351,7 @@ fn a_full_server_answers_503_at_once_and_recovers() {
         start.elapsed()
     });
     delays.sort();
-    // The machine may hold up one or the other.
+    // The machine may delay some of them.
     assert!(delays[10] < ms(100) && delays[20] < PATIENCE / 2, "refused after {delays:?}");
     for peer in &mut inside {
         peer.send_text("hello");
@@ -422,7 +422,7 @@ fn any_bytes_get_an_answer() {
     let _dog = watchdog(60);
     let server = TestServer::new(echo);
     let good = upgrade_request(server.addr(), "/", &[]).into_bytes();
-    // A linear congruential generator (Knuth's MMIX): the same "random" requests every time.
+    // A linear congruential generator (Knuth's MMIX), which generates the same requests in every run.
     let mut state = 8005_u64;
     let mut below = |limit: usize| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -440,8 +440,8 @@ fn any_bytes_get_an_answer() {
         }
         let mut peer = RawPeer::connect(server.addr());
         peer.write(&request);
-        peer.fin(); // Or it would wait for the end of a head that has none.
-        // A panic would be a 500, or a bare end.
+        peer.fin(); // Otherwise the server would wait for the end of a head that has none.
+        // After a panic there would be a 500, or an end without an answer.
         let answer = peer.answer();
         let expected = matches!(answer.status, 101 | 400 | 403 | 405 | 414 | 426 | 431 | 505);
         assert!(expected, "{}\nfor {}", answer.head, request.escape_ascii());

@@ -1,4 +1,4 @@
-//! The PROXY protocol: a proxy that forwards bytes says whose they are, and only a trusted one is believed.
+//! The PROXY protocol: a proxy that passes bytes on names the client, and only a trusted proxy is believed.
 #![cfg(feature = "cli")]
 
 use crate::support::{
@@ -15,7 +15,7 @@ const V2_LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1));
 const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
-/// A server that tells each client what it takes its address for, and that of the socket.
+/// Starts a server that sends each client the client address and the peer address that it sees.
 fn server(settings: impl FnOnce(Server) -> Server) -> TestServer {
     TestServer::with(
         |server| settings(server.trust_proxy("127.0.0.1").proxy_protocol(true)),
@@ -27,7 +27,7 @@ fn server(settings: impl FnOnce(Server) -> Server) -> TestServer {
     )
 }
 
-/// What a client from `from` is told after it has sent `header` and asked for a WebSocket.
+/// Returns these addresses for a client from `from` that sends `header` and requests a WebSocket.
 #[track_caller]
 fn told(server: &TestServer, from: IpAddr, header: &[u8], headers: &[(&str, &str)]) -> String {
     let mut peer = RawPeer::connect_from(from, server.addr());
@@ -44,19 +44,19 @@ fn a_trusted_proxy_names_the_client() {
     let server = server(|server| server);
     assert_eq!(told(&server, PROXY, V1, &[]), "203.0.113.1 via 127.0.0.1");
     assert_eq!(told(&server, PROXY, V2, &[]), "203.0.113.1 via 127.0.0.1");
-    // Of itself, or of nobody that has an address.
+    // The header names the proxy itself, or a peer without an address.
     assert_eq!(told(&server, PROXY, V2_LOCAL, &[]), "127.0.0.1 via 127.0.0.1");
     assert_eq!(told(&server, PROXY, b"PROXY UNKNOWN\r\n", &[]), "127.0.0.1 via 127.0.0.1");
-    // The client is a stranger: what it says of others is its own invention.
+    // The client that the header names is a stranger, so its own headers are not believed.
     let invented = [("X-Forwarded-For", "198.51.100.1")];
     assert_eq!(told(&server, PROXY, V1, &invented), "203.0.113.1 via 127.0.0.1");
-    // And so it is where the proxy does not say who the client is.
+    // The same applies if the proxy does not name the client.
     let unix = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x31\0\xd8"[..], &[b'/'; 216]].concat();
     for nobody in [&b"PROXY UNKNOWN\r\n"[..], b"PROXY UNKNOWN 203.0.113.1\r\n", V2_LOCAL, &unix] {
         let told = told(&server, PROXY, nobody, &invented);
         assert_eq!(told, "127.0.0.1 via 127.0.0.1", "{}", nobody.escape_ascii());
     }
-    // Another trusted proxy is believed in turn.
+    // Another trusted proxy, named by the first one, is believed in turn.
     let proxy = b"PROXY TCP4 127.0.0.1 127.0.0.1 56324 80\r\n";
     assert_eq!(told(&server, PROXY, proxy, &invented), "198.51.100.1 via 127.0.0.1");
 }
@@ -143,14 +143,14 @@ fn a_health_check_of_a_proxy_is_not_a_failure() {
         peer.expect_eof();
     }
     assert!(server.stats().handshake_failures.is_empty());
-    // Half of one is.
+    // Half a header is not enough.
     let mut peer = RawPeer::connect_from(PROXY, server.addr());
     peer.write(&V1[..20]);
     peer.fin();
     peer.expect_refusal(400);
 }
 
-/// A client that the proxy names asks for a WebSocket.
+/// A client that the proxy names requests a WebSocket.
 #[track_caller]
 fn asking(server: &TestServer, header: &[u8]) -> RawPeer {
     let mut peer = RawPeer::connect_from(PROXY, server.addr());
@@ -158,7 +158,7 @@ fn asking(server: &TestServer, header: &[u8]) -> RawPeer {
     peer
 }
 
-/// Of another client than `V1` and `V2`, which are of one.
+/// Names another client than `V1` and `V2`, which both name the same one.
 const OTHER: &[u8] = b"PROXY TCP4 203.0.113.2 127.0.0.1 56324 80\r\n";
 
 #[test]
@@ -211,13 +211,13 @@ fn behind_haproxy_in_tcp_mode_the_log_has_the_client() {
         stranger.send_text("through it");
         stranger.expect_text("through it");
         stranger.close(1000);
-        // Past the proxy it is a client like any other.
+        // A client that bypasses the proxy is a client like any other.
         let mut direct = RawPeer::connect_from(STRANGER, server.addr());
         direct.upgrade("/", &[]);
         let line = server.wait_for_line(&["client 2 connected from 127.0.0.2"]);
         assert!(!line.contains("via"), "{line}");
         direct.close(1000);
-        // A proxy that sends none is told so.
+        // A proxy that sends no header gets an answer that says so.
         let without = Haproxy::tcp_before(&haproxy, server.addr(), "");
         let mut peer = RawPeer::connect(without.addr());
         peer.ask("/", &[]);

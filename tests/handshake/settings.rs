@@ -1,4 +1,4 @@
-//! What a server makes of a request that is well formed: by its settings, and by what its callbacks say.
+//! Requests that are well formed: the effect of the settings and of the callbacks of a server.
 
 use crate::support::{
     Frame, PATIENCE, RawPeer, TestServer, echo, expect_echo, ms, next, upgrade_request, watchdog,
@@ -20,7 +20,7 @@ fn a_plain_get_learns_that_this_is_a_websocket() {
     let answer = peer.expect_refusal(426);
     assert!(!answer.body.is_empty(), "a person reads this");
     assert_eq!(answer.header("sec-websocket-version"), Some("13"), "{}", answer.head);
-    // A port scan: nothing to answer, and nothing breaks.
+    // A port scan: there is nothing to answer, and nothing breaks.
     let mut scan = RawPeer::connect(server.addr());
     scan.fin();
     scan.expect_gone();
@@ -171,7 +171,7 @@ fn a_panic_in_check_request_answers_500() {
     expect_echo(&server);
 }
 
-/// A server whose header callback waits on `/slow` until the sender is dropped, and says that it does.
+/// Starts a server whose `check_request` waits on `/slow` until the sender is dropped, and reports that it was called.
 fn with_a_callback_that_blocks(config: Config) -> (TestServer, mpsc::Receiver<()>, mpsc::Sender<()>) {
     let (entered, enters) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
@@ -254,7 +254,7 @@ fn a_shutdown_does_not_wait_for_check_request() {
     let named = report.abandoned[0].to_string();
     assert!(report.to_string().ends_with(&format!(", 1 abandoned: [{named}]")), "{report}");
     drop(handle);
-    // When it goes on at last, nobody is let in.
+    // The handshake is refused when the callback returns at last.
     drop(release);
     if let Ok(Some(answer)) = slow.try_answer() {
         assert_eq!(answer.status, 503, "{}", answer.head);
@@ -309,7 +309,7 @@ fn another_site_is_refused_unless_it_is_allowed() {
             peer.expect_refusal(403);
         }
     }
-    // Two of them can only be an attempt.
+    // Two origins can only be an attack.
     let server = TestServer::new(echo);
     let mut peer = RawPeer::connect(server.addr());
     peer.ask(
@@ -400,7 +400,7 @@ fn one_subprotocol_is_agreed_or_none() {
         (&[("Sec-WebSocket-Protocol", "v2")], Some("v2")),
         (&[("Sec-WebSocket-Protocol", "x, v2")], Some("v2")),
         (&[("Sec-WebSocket-Protocol", "x"), ("Sec-WebSocket-Protocol", "chat")], Some("chat")),
-        (&[("Sec-WebSocket-Protocol", "CHAT, V2")], None), // §11.3.4: compared as they are
+        (&[("Sec-WebSocket-Protocol", "CHAT, V2")], None), // §11.3.4: compared exactly
         (&[("Sec-WebSocket-Protocol", "x, y")], None),
     ];
     for (headers, agreed) in cases {
@@ -426,7 +426,7 @@ fn another_http_server_passes_a_connection_on() {
             hand_over(&handle, stream.expect("a connection"));
         }
     });
-    // With the first frame in the same segment, so that it is the leftover.
+    // The first frame is in the same segment, so that it is passed on with the connection.
     let mut peer = RawPeer::connect(addr);
     peer.write([upgrade_request(addr, "/ws", &[]).as_bytes(), &Frame::text("early").encode()].concat());
     peer.expect_101();
@@ -446,7 +446,7 @@ fn another_http_server_passes_a_connection_on() {
     other.join().expect("the other server's thread");
 }
 
-/// What a blocking HTTP server does with a request for an upgrade.
+/// Passes a connection on, as a blocking HTTP server does with a request for an upgrade.
 fn hand_over(handle: &threadws::ServerHandle, mut stream: TcpStream) {
     let mut bytes = Vec::new();
     let end = loop {
@@ -467,7 +467,7 @@ fn hand_over(handle: &threadws::ServerHandle, mut stream: TcpStream) {
     }
     stream.flush().expect("a socket has no buffer of its own");
     let request = request.body(()).expect("a request");
-    // Whether a refusal is an error here or was dealt with by then: the client has its answer.
+    // A refusal may be an error here. The client has its answer in either case.
     drop(handle.upgrade(stream, &request, &bytes[end..]));
 }
 

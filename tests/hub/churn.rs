@@ -1,5 +1,5 @@
-//! Clients come and go while others are told something: nothing is lost or doubled for those who stay, and nobody hears a
-//! word too early.
+//! Messages are sent while clients join and leave. The clients that stay lose no message and get none twice, and no
+//! client gets a message too early.
 //!
 //! The soak for a minute: `THREADWS_SOAK=60 cargo test --release --test hub soak -- --nocapture`.
 
@@ -14,13 +14,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 use threadws::State;
 
-/// Several messages in one segment: all but the last find unread input behind them.
+/// Sends several messages in one segment, so that all but the last find unread input behind them.
 fn together(peer: &mut RawPeer, texts: &[&str]) {
     let bytes: Vec<u8> = texts.iter().flat_map(|text| Frame::text(text).encode()).collect();
     peer.write(bytes);
 }
 
-/// One publisher's messages as one client sees them: `publisher number`, without a hole from the first one on.
+/// The messages of one publisher as one client sees them: `publisher number`, without a gap from the first one on.
 #[derive(Default, Clone)]
 struct Sequence(Vec<Option<u64>>);
 
@@ -52,7 +52,8 @@ fn no_message_is_lost_or_doubled_while_others_join() {
     const THREADS: usize = 2;
     const HANDLERS: usize = 2;
 
-    // The publishers: two threads on the hub, one to everyone and one to a topic, and two handlers, whose messages their clients make.
+    // The publishers are two threads on the hub, one for all clients and one for a topic, and two handlers, whose
+    // messages their clients send.
     let server = TestServer::new(|client| {
         client.subscribe("all")?;
         while let Some(message) = client.recv()? {
@@ -63,7 +64,7 @@ fn no_message_is_lost_or_doubled_while_others_join() {
     let addr = server.addr();
     let over = AtomicBool::new(false);
     let came = AtomicU64::new(0);
-    // Those who stay are there before the first word.
+    // The clients that stay have connected before the first message.
     let stayers: Vec<_> = (0..6).map(|_| RawPeer::open(addr)).collect();
     eventually("all listen", || server.hub().members("all").len() == 6);
     let (published, stayers) = thread::scope(|scope| {
@@ -78,7 +79,7 @@ fn no_message_is_lost_or_doubled_while_others_join() {
                             if publisher == 0 { hub.broadcast(text) } else { hub.publish("all", text) };
                         assert_eq!(delivery.closed() + delivery.skipped(), 0, "{delivery}");
                         number += 1;
-                        thread::sleep(std::time::Duration::from_micros(300)); // so that nobody is slow
+                        thread::sleep(std::time::Duration::from_micros(300)); // so that no client is slow
                     }
                     number
                 })
@@ -100,7 +101,8 @@ fn no_message_is_lost_or_doubled_while_others_join() {
                             seen.note(peer.message().as_text());
                         }
                     }
-                    // It stays until all others have heard it: an abrupt end may take unread words with it.
+                    // It stays until all others have received the message, because an abrupt end may destroy unread
+                    // messages.
                     (number, peer)
                 })
             })
@@ -113,7 +115,7 @@ fn no_message_is_lost_or_doubled_while_others_join() {
                     let mut seen = Sequence::default();
                     let mut heard = 0;
                     let mut last = Instant::now();
-                    // Nobody says anything any more when it is over.
+                    // When the test is over, no further messages come.
                     while heard < 20 && !over.load(Ordering::Relaxed) {
                         match peer.frame_until(Instant::now() + ms(50)) {
                             Ok(Some(frame)) => {
@@ -137,7 +139,7 @@ fn no_message_is_lost_or_doubled_while_others_join() {
                 scope.spawn(move || {
                     let mut seen = Sequence::default();
                     let start = Instant::now();
-                    // Long enough, and until enough of them have.
+                    // For a while, and until enough clients have come and gone.
                     while start.elapsed() < ms(1500)
                         || (came.load(Ordering::Relaxed) <= 10 && start.elapsed() < PATIENCE)
                     {
@@ -158,7 +160,7 @@ fn no_message_is_lost_or_doubled_while_others_join() {
             published.push(number);
             peers.push(peer);
         }
-        // Everything that was published arrives.
+        // Every published message arrives.
         for (peer, seen) in &mut stayers {
             while !seen.has_all_of(&published) {
                 seen.note(peer.message().as_text());
@@ -193,7 +195,7 @@ fn no_frame_precedes_the_101_and_no_callback_the_handler() {
             assert_eq!(client.state(), State::Open);
             handlers.lock().expect("no panic").push(client.id());
             client.subscribe("topic")?;
-            // The first message is there, however many broadcasts passed it.
+            // The first message arrives, however many broadcasts overtook it.
             assert_eq!(
                 client.recv()?.and_then(|message| message.as_text().map(str::to_owned)).as_deref(),
                 Some("first")
@@ -214,7 +216,7 @@ fn no_frame_precedes_the_101_and_no_callback_the_handler() {
             }
         });
         for _ in 0..60 {
-            // `upgrade` minds that the 101 comes first and is whole, `message` that whole frames follow.
+            // `upgrade` checks that the 101 comes first and whole, `message` that whole frames follow.
             let mut peer = RawPeer::connect(server.addr());
             let request = crate::support::upgrade_request(server.addr(), "/", &[]);
             peer.write([request.as_bytes(), &Frame::text("first").encode()].concat());
@@ -239,7 +241,7 @@ fn soak_nothing_is_lost_while_many_join_leave_and_broadcast() {
         client.subscribe("all")?;
         while let Some(message) = client.recv()? {
             match message.as_text().unwrap_or_default().split_once('#') {
-                // Churn for the lists of topics.
+                // Changes to the lists of topics.
                 Some(("+", topic)) => client.subscribe(topic)?,
                 Some(("-", topic)) => drop(client.unsubscribe(topic)?),
                 _ => client.write_broadcast(message)?,
@@ -254,7 +256,7 @@ fn soak_nothing_is_lost_while_many_join_leave_and_broadcast() {
     let (came, asked) = (AtomicU64::new(0), AtomicU64::new(0));
     let published = Mutex::new(None::<Vec<u64>>);
     let deliveries = AtomicU64::new(0);
-    // The publishing clients stay until all have heard them: the scope's end.
+    // The publishing clients stay until all others have received the messages, at the end of the scope.
     let publishing = thread::scope(|scope| {
         let (over, came, asked, published, deliveries) = (&over, &came, &asked, &published, &deliveries);
         let half = STAYERS / 2;
@@ -290,7 +292,7 @@ fn soak_nothing_is_lost_while_many_join_leave_and_broadcast() {
                         let delivery = match publisher {
                             0 => hub.publish("all", text),
                             1 => hub.broadcast(text),
-                            _ => hub.broadcast_except(0, text), // nobody has this number
+                            _ => hub.broadcast_except(0, text), // no client has this id
                         };
                         assert_eq!(delivery.closed() + delivery.skipped(), 0, "{delivery}");
                         number += 1;
@@ -346,7 +348,7 @@ fn soak_nothing_is_lost_while_many_join_leave_and_broadcast() {
                     });
                     came.fetch_add(1, Ordering::Relaxed);
                     if round % 3 == 0 {
-                        // A Close of its own, and the answer.
+                        // Sends a Close, or answers one.
                         drop((&stream).write_all(&Frame::close(1000, "").encode()));
                         let closed = std::cell::Cell::new(false);
                         let deadline = Instant::now() + PATIENCE;

@@ -1,5 +1,5 @@
-//! What a handler says to others is held while unread messages lie behind the one that it answers: it is told at once when
-//! the last one is read, in the order of the calls, and however the handler ends.
+//! Messages that a handler writes are held while unread messages follow the one that it answers. They are sent when the
+//! last one has been read, in the order of the calls, and however the handler ends.
 
 use crate::support::frame::TEXT;
 use crate::support::{Frame, PATIENCE, RawPeer, TestServer, eventually, ms, next, watchdog};
@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use threadws::Error;
 
-/// Several messages in one segment: all but the last find unread input behind them.
+/// Sends several messages in one segment, so that all but the last find unread input behind them.
 fn together(peer: &mut RawPeer, texts: &[&str]) {
     let bytes: Vec<u8> = texts.iter().flat_map(|text| Frame::text(text).encode()).collect();
     peer.write(bytes);
@@ -46,13 +46,13 @@ fn a_burst_is_flushed_after_its_last_message_is_read() {
     eventually("both are in", || server.hub().len() == 2);
     let texts: Vec<_> = (0..10).map(|number| number.to_string()).collect();
     together(&mut peer, &texts.iter().map(String::as_str).collect::<Vec<_>>());
-    // Nine are held, and the tenth takes all of them to both.
+    // Nine are held, and the tenth sends all of them to both.
     assert_eq!(next(&told, "ten counts"), [0, 0, 0, 0, 0, 0, 0, 0, 0, 20]);
     for text in &texts {
         peer.expect_text(text);
         other.expect_text(text);
     }
-    // With nothing unread it goes out at once.
+    // With nothing unread it is sent at once.
     asks(&mut peer, "alone", "alone");
     other.expect_text("alone");
     peer.close(1000);
@@ -70,7 +70,7 @@ fn answers_and_broadcasts_keep_the_order_of_the_calls() {
                 ("b", text) => client.write_broadcast(text)?,
                 ("s", text) => client.send(text)?,
                 ("p", text) => {
-                    // Behind what is held.
+                    // It comes after the held messages.
                     client.flush()?;
                     client.hub()?.publish("topic", text);
                 }
@@ -101,7 +101,7 @@ fn answers_and_broadcasts_keep_the_order_of_the_calls() {
             other.expect_text(text);
         }
     }
-    // More than a cork holds, in messages small and large.
+    // More than a cork holds, in small and large messages.
     let sizes = (0..40).map(|number| number * 1000).chain([100_000]);
     let large: Vec<_> = sizes.map(|size| format!("b{}", "x".repeat(size))).collect();
     together(&mut peer, &large.iter().map(String::as_str).collect::<Vec<_>>());
@@ -165,7 +165,7 @@ fn held_messages_are_sent_however_the_handler_ends() {
                 return Ok(());
             };
             let text = message.as_text().unwrap_or_default().to_owned();
-            // It fails after "terminate", and reaches the others all the same.
+            // It fails after "terminate", and still reaches the others.
             client.write_broadcast(&*text).unwrap_or(());
             match &*text {
                 "return" => return Ok(()),
@@ -184,12 +184,12 @@ fn held_messages_are_sent_however_the_handler_ends() {
     {
         let mut peer = RawPeer::open(server.addr());
         eventually("in", || server.hub().len() == 2);
-        // Two unread messages behind it keep it in the cork, and nobody ever reads them.
+        // Two unread messages behind it keep it in the cork, and the handler never reads them.
         together(&mut peer, &["held", text, "unread", "unread"]);
         other.expect_text("held");
         other.expect_text(text);
         if text == "terminate" {
-            // What was read before is still handed out.
+            // Messages that were read before are still delivered.
             other.expect_text("unread");
             other.expect_text("unread");
         }
@@ -201,7 +201,7 @@ fn held_messages_are_sent_however_the_handler_ends() {
         drop(peer);
         eventually("out", || server.hub().len() == 1);
     }
-    // A Close behind it, a violation behind it, an end of the stream inside a frame behind it.
+    // It is followed by a Close, by a violation, or by the end of the stream inside a frame.
     for bytes in [Frame::close(1000, "").encode(), Frame::text("x").rsv(0x40).encode(), vec![0x81, 0xff]] {
         let mut peer = RawPeer::open(server.addr());
         eventually("in", || server.hub().len() == 2);

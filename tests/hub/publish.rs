@@ -1,11 +1,11 @@
-//! Many clients are told at once: everyone, a topic, all but one. What is held for them is in `order.rs`; who comes and goes
-//! meanwhile, in `churn.rs`.
+//! Messages to all clients, to a topic, and to all except one. The order of messages is tested in `order.rs`, clients
+//! that join and leave meanwhile in `churn.rs`.
 
 use crate::support::{RawPeer, TestServer, eventually, ms, next, watchdog};
 use std::sync::mpsc;
 use threadws::{BoxError, Connection, Error, SlowPeer};
 
-/// Does what each message says: `+topic`, `-topic`, `topic: text`; answers what came of it.
+/// Executes each message: `+topic`, `-topic` or `topic: text`. Answers with the result.
 fn listener(client: &mut Connection) -> Result<(), BoxError> {
     while let Some(message) = client.recv()? {
         let text = message.as_text().unwrap_or_default().to_owned();
@@ -60,7 +60,7 @@ fn a_topic_reaches_its_subscribers_only() {
     let hub = server.hub();
     let [mut a, mut b, mut c] = [(); 3].map(|()| RawPeer::open(server.addr()));
     asks(&mut a, "+room/7", "on");
-    asks(&mut a, "+room/7", "on"); // A second time does nothing.
+    asks(&mut a, "+room/7", "on"); // A second call does nothing.
     asks(&mut a, "+lobby", "on");
     asks(&mut b, "+room/7", "on");
     assert_eq!(hub.topics(), [("lobby".to_owned(), 1), ("room/7".to_owned(), 2)]);
@@ -69,7 +69,7 @@ fn a_topic_reaches_its_subscribers_only() {
     assert_eq!(members[0].peer_addr(), a.local_addr().into());
     assert!(hub.members("room/8").is_empty());
 
-    // Who publishes need not have subscribed.
+    // A publisher need not have subscribed.
     asks(&mut c, "room/7: from outside", "2 sent, 0 queued, 0 skipped, 0 closed");
     a.expect_text("from outside");
     b.expect_text("from outside");
@@ -105,7 +105,7 @@ fn topics_are_bounded_in_length_and_number() {
     asks(&mut peer, "+second", "on");
     asks(&mut peer, "+third", "on");
     asks(&mut peer, "+fourth", "more than 3 topics");
-    asks(&mut peer, "+third", "on"); // It is there already.
+    asks(&mut peer, "+third", "on"); // It is subscribed already.
     asks(&mut peer, "-second", "true");
     asks(&mut peer, "+fourth", "on");
     assert_eq!(server.hub().topics().len(), 3);
@@ -152,7 +152,7 @@ fn hooks_are_called_once_and_under_no_lock() {
         move |server| {
             server
                 .on_subscribe(move |hub, client, topic| {
-                    // It is a member already, and the hub can be asked and used.
+                    // It is a subscriber already, and the hub can be used.
                     let there = hub.members(topic).iter().any(|member| member.id() == client.id());
                     hub.publish(topic, "joined");
                     joins.send(format!("{} joins {topic} {there}", client.id())).unwrap_or(());
@@ -189,7 +189,7 @@ fn hooks_are_called_once_and_under_no_lock() {
     asks(&mut peer, "-b", "true");
     assert_eq!(next(&told, "a leave"), format!("{other} leaves b false"));
     asks(&mut peer, "-b", "false");
-    // The end leaves the rest.
+    // The end removes the other subscriptions.
     peer.close(1000);
     assert_eq!(next(&told, "a leave"), format!("{other} leaves a false"));
     assert_eq!(next(&told, "a leave"), format!("{other} leaves panic false"));

@@ -1,4 +1,5 @@
-//! A peer that does not read costs a bounded amount of memory, delays nobody, and is dealt with as the policy says.
+//! A peer that does not read takes a limited amount of memory, delays no other client, and is skipped or closed, as
+//! configured.
 
 use crate::support::frame::{BINARY, CLOSE};
 use crate::support::{Frame, PATIENCE, RawPeer, TestServer, eventually, ms, next, watchdog};
@@ -7,10 +8,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 use threadws::{CloseCode, Closed, Config, Error, Message, Sender, SlowPeer, Timeout};
 
-/// The kernel swallows some 4.3 MB before anything is refused.
+/// The kernel takes some 4.3 MB before the first message is refused.
 const SIZE: usize = 64 << 10;
 
-/// A message that tells its number.
+/// Returns a message that contains its number.
 fn numbered(number: u32) -> Vec<u8> {
     let mut message = vec![0; SIZE];
     message[..4].copy_from_slice(&number.to_be_bytes());
@@ -28,7 +29,7 @@ struct End {
     closed: Closed,
 }
 
-/// A server whose handler does as the path says, reads to the end and tells it.
+/// Starts a server whose handler acts as the path says, reads to the end and reports it.
 fn server(config: Config, slow_peer: SlowPeer) -> (TestServer, Receiver<Sender>, Receiver<End>) {
     let (tell, senders) = mpsc::channel();
     let (end, ends) = mpsc::channel();
@@ -50,7 +51,7 @@ fn server(config: Config, slow_peer: SlowPeer) -> (TestServer, Receiver<Sender>,
     (server, senders, ends)
 }
 
-/// Broadcasts until one misses a message or is closed; returns how many were broadcast.
+/// Broadcasts until one client is skipped or closed. Returns the number of broadcasts.
 fn until_full(server: &TestServer, healthy: &mut [RawPeer]) -> u32 {
     for number in 0..1000 {
         let delivery = server.hub().broadcast(numbered(number));
@@ -75,21 +76,21 @@ fn a_full_backlog_closes_the_client_at_the_next_broadcast() {
         next(&senders, "a sender");
     }
     let count = until_full(&server, &mut healthy);
-    // At once, not after the write timeout.
+    // At once, without waiting for the write timeout.
     let end = next(&ends, "the end");
     assert!(matches!(&end.error, Some(Error::Closed(_))), "{:?}", end.error);
     assert_eq!(end.error.expect("an error").close_code(), CloseCode::TRY_AGAIN_LATER);
     assert_eq!((u16::from(end.closed.code()), end.closed.is_clean()), (1013, false));
     assert_eq!(end.closed.to_string(), "no Close either way: slow peer: its backlog was full");
     assert!(matches!(sender.try_send("x"), Err(Error::Closed(_))));
-    // All but a whole message of the backlog was used, and no more.
+    // The whole backlog was used, except for less than one message.
     let high = sender.stats().high_water;
     assert!(high <= 1 << 20 && high + 2 * SIZE > 1 << 20, "{high} bytes waited");
     assert_eq!(sender.stats().backlog, 0, "a closed connection holds nothing");
     eventually("it is out", || server.hub().len() == 2);
     let stats = server.stats();
     assert_eq!((stats.slow_peers_closed, stats.messages_skipped, stats.backlog), (1, 0, 0));
-    // And the others go on.
+    // The other clients go on.
     assert_eq!(server.hub().broadcast(numbered(count)).to_string(), "2 sent, 0 queued, 0 skipped, 0 closed");
     for peer in &mut healthy {
         assert_eq!(number_of(&peer.message()), count);
@@ -110,14 +111,14 @@ fn a_skipped_client_goes_on_when_it_reads() {
     assert_eq!((delivery.reached(), delivery.skipped(), delivery.closed()), (1, 1, 0));
     assert_eq!(number_of(&healthy[0].message()), count);
     count += 1;
-    // Ticks and `try_send` keep their own ways.
+    // Ticks and `try_send` have their own results.
     assert!(matches!(sender.try_send(numbered(0)), Err(Error::Full)));
     assert!(ends.try_recv().is_err(), "skipping ends nothing");
     let stats = server.hub().get(sender.id()).expect("it is there").stats();
     assert_eq!(stats.messages_skipped, 2);
     assert_eq!(stats.traffic.messages_sent + 2, u64::from(count));
     assert_eq!(stats.backlog, sender.stats().backlog);
-    // What was not skipped is there, whole and in order.
+    // Every message that was not skipped arrives, whole and in order.
     for number in 0..count - 2 {
         assert_eq!(number_of(&stuck.message()), number);
     }
@@ -171,7 +172,7 @@ fn write_broadcast_and_publish_follow_the_same_policy() {
         let writer = thread::spawn(move || {
             use std::io::Write as _;
             for _ in 0..200 {
-                // Small ones, so that some are held together.
+                // Small messages, so that some are held together.
                 let burst: Vec<u8> =
                     (0..8).flat_map(|_| Frame::binary(vec![kind; 8 << 10]).encode()).collect();
                 (&stream).write_all(&burst).expect("the server reads");
@@ -198,14 +199,14 @@ fn a_backlog_holds_its_size_or_one_larger_message() {
     let (server, senders, _ends) = server(Config::new().with_max_backlog(BOUND), SlowPeer::Skip);
     let mut stuck = RawPeer::open(server.addr());
     let sender = next(&senders, "the stuck one's sender");
-    // 6 MB: more than the kernel takes at once, and more than the bound.
+    // 6 MB: more than the kernel takes at once, and more than the limit.
     let large = vec![3; 6 << 20];
     assert_eq!(server.hub().broadcast(&large).queued(), 1);
     assert!(sender.stats().backlog > BOUND, "the kernel took all of it");
     assert_eq!(server.hub().broadcast("x").skipped(), 1, "not one byte beyond a full backlog");
     stuck.expect_binary(&large);
     sender.wait_drained(PATIENCE).expect("it reads");
-    // Small ones, until they fill it: never more than the bound, and nearly all of it.
+    // Small messages until the backlog is full: never above the limit, and nearly up to it.
     let small = vec![4; 500];
     let large_high = sender.stats().high_water;
     let mut sent = 0_u32;
@@ -239,7 +240,7 @@ fn wait_drained_waits_at_most_its_timeout() {
     let error = sender.wait_drained(ms(80)).expect_err("it does not read");
     assert!(matches!(error, Error::Timeout(Timeout::Drained)) && !error.is_fatal(), "{error}");
     assert!(start.elapsed() >= ms(80), "returned after {:?}", start.elapsed());
-    // Two wait, one with a turn at the socket and one without.
+    // Two threads wait. One has the turn at the socket and one has not.
     let waiters: Vec<_> = (0..2)
         .map(|_| {
             let sender = sender.clone();
@@ -253,7 +254,7 @@ fn wait_drained_waits_at_most_its_timeout() {
         waiter.join().expect("a thread").expect("it has read");
     }
     assert_eq!(sender.stats().backlog, 0);
-    // After a wait that timed out somebody else pushes on: nothing stays behind.
+    // After a wait that timed out, another thread goes on writing, and nothing stays behind.
     while sender.try_send(numbered(count)).is_ok() {
         count += 1;
     }
@@ -263,13 +264,13 @@ fn wait_drained_waits_at_most_its_timeout() {
         while matches!(stuck.frame_until(Instant::now() + ms(1)), Ok(Some(_))) {}
         sender.stats().backlog == 0
     });
-    // The end wakes who waits.
+    // The end wakes the waiting thread.
     while sender.try_send(numbered(0)).is_ok() {}
     let waiter = {
         let sender = sender.clone();
         thread::spawn(move || sender.wait_drained(PATIENCE))
     };
-    thread::sleep(ms(20)); // It waits, most likely; and if not yet, the result is the same.
+    thread::sleep(ms(20)); // Most likely it waits now. If it does not, the result is the same.
     sender.terminate();
     let result = waiter.join().expect("a thread");
     assert!(matches!(result, Err(Error::Closed(_))), "{result:?}");
@@ -301,7 +302,7 @@ fn an_unread_echo_ends_at_the_write_timeout() {
     );
     let peer = RawPeer::open(server.addr());
     let stream = peer.stream();
-    // 4.3 MB each way fit into the kernel: then both would wait for ever.
+    // 4.3 MB fit into the kernel in each direction. After that both ends would wait forever.
     let frame = Frame::binary(vec![9; 256 << 10]).encode();
     let writer = thread::spawn(move || (0..100).all(|_| (&stream).write_all(&frame).is_ok()));
     let (end, closed) = next(&told, "the end");
@@ -326,7 +327,7 @@ fn a_reset_inside_a_frame_is_reported_once() {
     });
     for _ in 0..10 {
         let peer = RawPeer::open(server.addr());
-        // Some of it has come, and 4.3 MB fit into the kernel, so the rest is stuck in the middle of the frame.
+        // Some of it has arrived, and 4.3 MB fit into the kernel, so the rest is stuck in the middle of the frame.
         std::io::Read::read_exact(&mut &peer.stream(), &mut vec![0; 1 << 20]).expect("a part of it");
         peer.reset();
         let (large, error, closed) = next(&told, "the end");
@@ -344,10 +345,10 @@ fn a_large_message_takes_time_in_proportion_to_its_size() {
     let _dog = watchdog(100);
     let (tell, told) = mpsc::channel();
     let server = TestServer::new(move |client| {
-        // Not before the reader counts: what comes with the 101 is read by who reads that.
+        // Starts when the reader counts, because the code that reads the 101 also reads the bytes that come with it.
         client.recv()?;
         for size in [8 << 20, 64 << 20] {
-            // The quickest of three: what else the machine does is not what is measured.
+            // The quickest of three, because other load of the machine is not measured.
             let mut quickest = PATIENCE * 4;
             for _ in 0..3 {
                 let message = vec![5; size];
@@ -362,9 +363,9 @@ fn a_large_message_takes_time_in_proportion_to_its_size() {
     });
     let mut peer = RawPeer::open(server.addr());
     peer.send_text("go");
-    // Read without being taken apart: the test's own reader is not what is measured.
+    // Reads without parsing, because the test's own reader is not measured.
     let stream = peer.stream();
-    // To make 64 MiB takes a while on a busy machine.
+    // A busy machine needs a while to create 64 MiB.
     stream.set_read_timeout(Some(PATIENCE * 4)).expect("a timeout");
     let reader = thread::spawn(move || {
         use std::io::Read as _;
@@ -378,7 +379,8 @@ fn a_large_message_takes_time_in_proportion_to_its_size() {
     });
     let (small, large) = (next(&told, "8 MiB"), told.recv_timeout(PATIENCE * 4).expect("64 MiB"));
     reader.join().expect("the reader");
-    // Eight times the size; sixty-four times the time would be the square, and that of 64 MiB takes seconds.
+    // It has eight times the size. A quadratic algorithm would take sixty-four times as long, which is seconds for 64
+    // MiB.
     assert!(large < small.max(ms(20)) * 30, "8 MiB in {small:?}, 64 MiB in {large:?}");
     peer.send(&Frame::close(1000, ""));
     peer.expect_close(1000);
@@ -404,7 +406,7 @@ fn a_started_frame_is_finished_before_any_other() {
     });
     for _ in 0..10 {
         let mut peer = RawPeer::open(server.addr());
-        // The peer closes while a sender is in the middle of its frame, and reads only then.
+        // The peer closes while a sender is in the middle of its frame, and reads only after that.
         thread::sleep(ms(5));
         peer.send(&Frame::close(1000, "enough"));
         thread::sleep(ms(5));
@@ -422,7 +424,7 @@ fn a_started_frame_is_finished_before_any_other() {
         peer.expect_eof();
         let (clean, results) = next(&told, "the end");
         assert!(clean);
-        // Who was told that it went out, went out.
+        // Every message whose send returned success has arrived.
         for (number, ok) in (0_u8..).zip(results) {
             assert!(!ok || came.contains(&number), "{number} was lost");
         }
@@ -443,8 +445,8 @@ fn a_deadline_at_the_last_byte_is_success_or_timeout() {
         },
     );
     let (mut good, mut bad) = (0, 0);
-    // What the kernel leaves of 5 MiB is granted 15 to 45 ms: who reads a little later after a success and a little
-    // earlier after a timeout stays where both may happen.
+    // The rest of 5 MiB that the kernel does not take may take 15 to 45 ms. Reading a little later after a success, and
+    // a little earlier after a timeout, stays at the point where both happen.
     let mut delay = ms(0);
     while good + bad < 40 || good < 5 || bad < 5 {
         assert!(good + bad < 200, "{good} went well, {bad} did not: they hardly ever met");

@@ -1,21 +1,23 @@
-//! Whoever is turned away is told why, and let go in time whatever it does then.
+//! Clients that a full server turns away get the reason, and are dropped in time whatever they do.
 
 use crate::support::{PATIENCE, RawPeer, TestServer, echo, eventually, expect_echo, ms, watchdog};
 use std::time::{Duration, Instant};
 
-/// How long input is read after an answer, so that no RST takes it away. The library's own: no scale changes it.
+/// How long input is read after an answer, so that no RST destroys the answer. It is a constant of the library, so it
+/// is not scaled.
 const LINGER: Duration = Duration::from_secs(1);
-/// To how many a full server says so at a time.
+/// How many clients a full server answers at a time.
 const TOLD: usize = 16;
 
-/// A server with one place, and who has it.
+/// Starts a server with one place, and returns it with the client that takes the place.
 fn full() -> (TestServer, RawPeer) {
     let server = TestServer::with(|server| server.max_clients(1), echo);
     let inside = RawPeer::open(server.addr());
     (server, inside)
 }
 
-/// The whole of what a client is told that says nothing: a status, or `None` for a bare end. It does not end its side.
+/// Returns the answer to a client that sends nothing: a status, or `None` for an end without an answer. The client does
+/// not end its side.
 #[track_caller]
 fn told(peer: &mut RawPeer) -> Option<u16> {
     let answer = peer.try_answer().expect("an answer or an end");
@@ -31,7 +33,7 @@ fn a_full_server_answers_sixteen_at_a_time() {
         let start = Instant::now();
         let mut peers: Vec<_> = (0..TOLD + 24).map(|_| RawPeer::connect(server.addr())).collect();
         let statuses: Vec<_> = peers.iter_mut().map(told).collect();
-        // On a machine that is held up, the first were let go before the last came.
+        // On a slow machine the first were dropped before the last came.
         if start.elapsed() < LINGER {
             let expected: Vec<_> = (0..TOLD).map(|_| Some(503)).chain((0..24).map(|_| None)).collect();
             assert_eq!(statuses, expected);
@@ -59,7 +61,7 @@ fn a_full_server_waits_a_second_before_it_answers_others() {
     for peer in &mut peers {
         assert_eq!(told(peer), Some(503));
     }
-    // They stay. Whoever comes now is told as soon as one of them is let go.
+    // They stay. The next client gets an answer as soon as one of them is dropped.
     eventually("another one is told", || told(&mut RawPeer::connect(server.addr())).is_some());
     let took = start.elapsed();
     assert!(took >= LINGER && took < LINGER + PATIENCE / 2, "after {took:?}");
@@ -75,10 +77,10 @@ fn a_full_server_drops_a_writing_client_after_a_second() {
     writes_on(&mut peer, start);
 }
 
-/// Writes a byte now and then until nobody reads them any more, which must be after the linger.
+/// Writes a byte now and then until the server reads no more, which must be after the linger time.
 #[track_caller]
 fn writes_on(peer: &mut RawPeer, start: Instant) {
-    // The pace is the attack.
+    // The slow pace is the attack.
     while peer.try_write(b"x").is_ok() {
         assert!(start.elapsed() < LINGER + PATIENCE / 2, "still read after {:?}", start.elapsed());
         std::thread::sleep(ms(20));
@@ -89,10 +91,10 @@ fn writes_on(peer: &mut RawPeer, start: Instant) {
 /// A target that is too long, without an end.
 const ENDLESS: usize = 64 << 10;
 
-/// Writes without a pause, and without waiting for an answer, until nobody reads any more.
+/// Writes without a pause, and without waiting for an answer, until the server reads no more.
 #[track_caller]
 fn floods(server: &TestServer, head: &str) {
-    // What the kernel's buffers of both sides take beside it.
+    // The second part is what the kernel's buffers on both sides take.
     const MOST: usize = (1 << 20) + (15 << 20);
     let mut peer = RawPeer::connect(server.addr());
     let start = Instant::now();

@@ -1,4 +1,4 @@
-//! What one client address may take of a server: connections at a time, handshakes and messages in a time.
+//! Quotas of one client address: connections at a time, handshakes and messages in a time.
 
 use crate::support::{Frame, RawPeer, TestServer, echo, eventually, ms, next, watchdog};
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +10,7 @@ const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
 
 const ELSEWHERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 3));
 
-/// Asks for a WebSocket from a local address.
+/// Requests a WebSocket from a local address.
 #[track_caller]
 fn asking(from: IpAddr, addr: SocketAddr) -> RawPeer {
     let mut peer = RawPeer::connect_from(from, addr);
@@ -18,7 +18,7 @@ fn asking(from: IpAddr, addr: SocketAddr) -> RawPeer {
     peer
 }
 
-/// Asks for a WebSocket as the proxy of a client.
+/// Requests a WebSocket as the proxy of a client.
 #[track_caller]
 fn asking_for(client: &str, addr: SocketAddr) -> RawPeer {
     let mut peer = RawPeer::connect(addr);
@@ -32,7 +32,7 @@ fn open(mut peer: RawPeer) -> RawPeer {
     peer
 }
 
-/// A 429, and the seconds after which it says to come back.
+/// Expects a 429, and returns the seconds of its Retry-After.
 #[track_caller]
 fn expect_too_many(mut peer: RawPeer, what: &str) -> u64 {
     let answer = peer.expect_refusal(429);
@@ -40,7 +40,7 @@ fn expect_too_many(mut peer: RawPeer, what: &str) -> u64 {
     answer.header("retry-after").expect("a Retry-After").parse().expect("seconds")
 }
 
-/// Opens one as soon as there is a place again.
+/// Opens a connection as soon as there is a place.
 #[track_caller]
 fn open_eventually(ask: impl Fn() -> RawPeer) -> RawPeer {
     let mut opened = None;
@@ -61,7 +61,7 @@ fn an_address_has_at_most_n_connections() {
     let first = open(asking(HERE, server.addr()));
     let mut second = open(asking(HERE, server.addr()));
     assert_eq!(expect_too_many(asking(HERE, server.addr()), "connections"), 5);
-    // What it says of itself changes nothing: nobody vouches for it.
+    // Its own header changes nothing, because no proxy is trusted.
     let mut third = RawPeer::connect_from(HERE, server.addr());
     third.ask("/", &[("X-Forwarded-For", "203.0.113.1")]);
     expect_too_many(third, "connections");
@@ -135,7 +135,7 @@ fn a_flood_from_one_address_takes_no_threads() {
 #[test]
 fn an_address_begins_n_handshakes_and_more_with_time() {
     let _dog = watchdog(120);
-    // One in a minute comes back: not within this test. Then one in a moment.
+    // The first quota refills once a minute, which is not within this test. The second refills in a moment.
     let slow = TestServer::with(|server| server.trust_proxy("none").handshake_rate(3, ms(180_000)), echo);
     for _ in 0..3 {
         open(asking(HERE, slow.addr())).close(1000);
@@ -198,11 +198,11 @@ fn check_request_is_not_called_above_the_quota() {
     open(asking_for("203.0.113.1", server.addr())).close(1000);
     next(&questions, "the question about the first");
     expect_too_many(asking_for("203.0.113.1", server.addr()), "handshakes");
-    // The callback runs before the answer: with the 429 here, it has been asked or never will be.
+    // The callback runs before the answer. So it was called before the 429, or never will be.
     assert!(questions.try_recv().is_err(), "it was asked about the second");
 }
 
-/// An echo that tells how each connection ended.
+/// Starts an echo server that reports how each connection ended.
 fn reporting_echo(
     settings: impl FnOnce(Server) -> Server,
 ) -> (TestServer, mpsc::Receiver<Result<(), Error>>) {
@@ -239,7 +239,7 @@ fn message_n_plus_one_of_an_address_ends_its_connection() {
         expect_echo(&mut one, "one");
         expect_echo(&mut two, "two");
     }
-    // Not a message of the application.
+    // A ping is not a message of the application.
     two.send(&Frame::ping("still there"));
     two.expect_pong(b"still there");
     two.send_text("too many");
@@ -252,7 +252,7 @@ fn message_n_plus_one_of_an_address_ends_its_connection() {
     for n in 0..4 {
         expect_echo(&mut other, &format!("unaffected {n}"));
     }
-    // The first goes on, but has no more to send; and a new connection does not help.
+    // The first connection goes on, but its quota is used up. A new connection does not help.
     one.send(&Frame::ping("me too"));
     one.expect_pong(b"me too");
     one.send_text("too many");
@@ -305,7 +305,7 @@ fn the_message_quota_refills_with_time() {
     let start = Instant::now();
     expect_echo(&mut peer, "one");
     expect_echo(&mut peer, "two");
-    // All that the first one and the second took has come back by then.
+    // By then the quota that the first and the second used has refilled.
     std::thread::sleep((start + ms(2100)).saturating_duration_since(Instant::now()));
     expect_echo(&mut peer, "three");
     expect_echo(&mut peer, "four");
@@ -399,7 +399,7 @@ fn the_binary_has_an_option_for_each_quota() {
     let server = start("--handshake-rate 1/10m --max-lifetime 200ms");
     assert_eq!(open(asking(HERE, server.addr())).expect_close(1001), "maximum lifetime");
     expect_too_many(asking(HERE, server.addr()), "handshakes");
-    // Each look takes a handshake, so it comes from an address of its own.
+    // Each check takes a handshake, so it comes from its own address.
     let mut others = (0..=u16::MAX).map(|n| IpAddr::from([127, 1, n.to_be_bytes()[0], n.to_be_bytes()[1]]));
     eventually("the metrics tell of both", || {
         let mut metrics = RawPeer::connect_from(others.next().expect("enough"), server.addr());

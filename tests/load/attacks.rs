@@ -1,5 +1,5 @@
-//! Many who attack at once: each is ended for its own reason, it costs what it may cost, and a client beside them notices
-//! nothing.
+//! Attacks by many clients at once. Each attacker is ended for its own reason and costs a limited amount, and a
+//! well-behaved client beside them notices nothing.
 
 #![cfg(feature = "cli")]
 
@@ -14,23 +14,23 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 use threadws::{Config, Server};
 
-/// What an attacker may cost in memory beside its message: a thread's touched stack and its buffers.
+/// The memory that an attacker may cost beside its message: the touched stack of a thread and its buffers.
 const EACH: usize = 128 << 10;
-/// What a debug build or an allocator may take at any time.
+/// The memory that a debug build or an allocator may take at any time.
 const SLACK: usize = 8 << 20;
 
-/// What nobody needs to know, but how connections end.
+/// Logs only warnings, and how connections end.
 const QUIET: &str = "warn,threadws::connection=debug";
 
-/// An echo server, as it is started by default.
+/// Starts an echo server with the default options.
 fn echo_server() -> Process {
     let server = Process::threadws(&["--echo", "--every", "0", "--log", QUIET]);
-    // The first client costs what later ones do not.
+    // The first client costs more than later ones.
     RawPeer::open(server.addr()).close(1000);
     server
 }
 
-/// The same with short deadlines, for messages this one.
+/// The same with short deadlines, and with this one for messages.
 fn impatient_server(message_timeout: Duration) -> Process {
     let server = helper_process::start(module_path!(), &message_timeout.as_millis().to_string(), &[]);
     RawPeer::open(server.addr()).close(1000);
@@ -74,7 +74,7 @@ fn silent_clients_are_dropped_at_the_handshake_timeout() {
     std::thread::sleep(ms(3000));
     let load = server.thread_times().load_since(&idle);
     assert!(load < 0.2, "{SILENT} silent clients take {load:.2} of a processor");
-    // The bystander's threads are there, and 32 that wait for a next client.
+    // The bystander's threads remain, and 32 that wait for another client.
     let deadline = ms(10_000) + ms(2000);
     eventually_within(deadline.saturating_sub(last.elapsed()), "all are let go", || {
         server.usage().threads < before.threads + 50
@@ -143,7 +143,7 @@ fn endless_fragments_from_a_hundred_are_closed_with_1008() {
     let bystander = Bystander::beside(server.addr());
     let mut bytes = Frame::text("x").more().encode();
     for number in 0..6000 {
-        // Every other one is empty.
+        // Every other fragment is empty.
         bytes.extend(Frame::new(CONTINUATION, if number % 2 == 0 { "x" } else { "" }).more().encode());
     }
     let start = Instant::now();
@@ -170,8 +170,8 @@ fn endless_fragments_from_a_hundred_are_closed_with_1008() {
     server.stop();
 }
 
-/// Writes `bytes` again and again for so long, so often at least; how often they went. However slow the machine is, it is
-/// not stopped: a write that waits for longer than its timeout fails.
+/// Writes `bytes` again and again for this time, and at least `least` times. Returns how often. A write fails if it
+/// waits for longer than its timeout, so on a slow machine the flood still goes on.
 fn flood(mut stream: TcpStream, bytes: &[u8], time: Duration, least: usize) -> usize {
     let until = Instant::now() + time;
     let mut times = 0;
@@ -189,7 +189,7 @@ fn a_flood_of_pings_with_unread_pongs_costs_one_pong() {
     let before = server.usage();
     let bystander = Bystander::beside(server.addr());
     let pings = Frame::ping([7; 125]).encode().repeat(500);
-    // More than the kernel swallows for a peer that does not read.
+    // More than the kernel takes for a peer that does not read.
     let least = (8 << 20) / pings.len();
     let attackers = [RawPeer::open(server.addr()), RawPeer::open(server.addr())];
     let floods: Vec<_> = attackers
@@ -219,9 +219,9 @@ fn a_flood_of_pings_with_unread_pongs_costs_one_pong() {
     let count = attackers.len();
     drop(attackers);
     drop(turn);
-    // And the bystander, of which there are two at times.
+    // The bystander counts too, and there are two of its clients at times.
     server.expect_settled(&before, ms(2000) + PATIENCE, count + 2);
-    // By themselves, with pongs that they had not read.
+    // They end with a reset, because there are pongs that they did not read.
     server.expect_resets(count);
     server.stop();
 }
@@ -284,7 +284,7 @@ fn a_trickling_message_ends_at_its_deadline() {
     let message = Frame::binary(vec![5; 1 << 20]).encode();
     for peer in &attackers {
         let (mut stream, message) = (peer.stream(), message.clone());
-        // It blocks: the proxy takes a byte at a time.
+        // It blocks, because the proxy takes a byte at a time.
         std::thread::spawn(move || drop(stream.write_all(&message)));
     }
     for peer in &mut attackers {
@@ -330,7 +330,7 @@ fn a_client_that_hardly_reads_ends_at_the_write_timeout() {
         .collect();
     for flood in floods {
         let error = flood.join().expect("the flood");
-        // Not the timeout of our own write.
+        // It must not be the timeout of this test's own write.
         assert!(matches!(error, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error:?}");
     }
     assert!(start.elapsed() >= SHORT - ms(100), "cut too early: {:?}", start.elapsed());
@@ -341,7 +341,7 @@ fn a_client_that_hardly_reads_ends_at_the_write_timeout() {
     server.stop();
 }
 
-/// Clients with the smallest receive buffer, who never read.
+/// Opens clients with the smallest receive buffer, which never read.
 fn deaf(addr: SocketAddr, count: usize) -> Vec<RawPeer> {
     let open = |_| {
         let peer = RawPeer::open(addr);
@@ -351,7 +351,7 @@ fn deaf(addr: SocketAddr, count: usize) -> Vec<RawPeer> {
     (0..count).map(open).collect()
 }
 
-/// Those whose backlog is full are closed; the kernel must not keep for minutes what they will never read.
+/// Clients whose backlog is full are closed. After that the kernel must not keep for minutes what they will never read.
 fn evict(count: usize) {
     let (_alone, _dog) = (take_turn(), watchdog(60 + count as u64 / 5));
     if !can_open_sockets(count) {
@@ -371,7 +371,7 @@ fn evict(count: usize) {
     });
     assert!(most > count << 18, "the kernel took only {most} bytes for {count}");
     eventually_within(PATIENCE, "the kernel keeps nothing for them", || unsent_bytes_of(server.addr()) == 0);
-    // They are still there, and still do not read.
+    // They are still connected, and still do not read.
     drop(deaf);
     talker.close(1000);
     server.expect_ends(count, "its backlog was full");
@@ -396,7 +396,7 @@ fn five_hundred_announced_messages_cost_no_memory() {
     if !can_open_sockets(ANNOUNCERS) {
         return;
     }
-    // Long enough for all to be there before the first is closed.
+    // Long enough for all to connect before the first is closed.
     let server = impatient_server(SHORT * 6);
     let before = server.usage();
     let bystander = Bystander::beside(server.addr());

@@ -1,4 +1,4 @@
-//! Thousands of clients of the binary that come, stay and go: what they cost, and what they leave behind.
+//! Thousands of clients of the binary that connect, stay and leave: their costs, and that nothing is left behind.
 
 #![cfg(feature = "cli")]
 
@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Instant;
 
-/// Clients that come and go in every way there is.
+/// Connects clients that leave in every way.
 fn churn(addr: SocketAddr, times: usize) {
     for number in 0..times {
         // From many addresses, because one address has too few ports.
@@ -20,7 +20,7 @@ fn churn(addr: SocketAddr, times: usize) {
         let from = IpAddr::V4(Ipv4Addr::new(127, 1, high, low));
         let mut peer = RawPeer::connect_from(from, addr);
         if number % 7 == 0 {
-            continue; // without a word
+            continue; // without sending anything
         }
         peer.upgrade("/", &[]);
         peer.send_text("and again");
@@ -35,7 +35,7 @@ fn churn(addr: SocketAddr, times: usize) {
 }
 
 fn leaves_nothing_behind(times: usize) {
-    // A few at a time: who leaves and who comes next.
+    // A few at a time: the client that leaves and the next one.
     const AT_ONCE: usize = 8;
     let (_alone, _dog) = (take_turn(), watchdog(30 + times as u64 / 50));
     let server = Process::threadws(&["--echo", "--every", "0", "--log", "warn"]);
@@ -46,7 +46,7 @@ fn leaves_nothing_behind(times: usize) {
     churn(server.addr(), times / 2);
     server.expect_settled(&before, ms(2000), AT_ONCE);
     let now = server.usage();
-    // All that the first half left is used again: 700 bytes that leak each would show.
+    // The memory that the first half left is used again. A leak of 700 bytes for each client would show.
     assert!(now.growth_since(&before) < 1 << 20, "{now:?} after {before:?}");
     server.stop();
 }
@@ -91,7 +91,7 @@ fn five_thousand_clients_connect_within_ten_seconds() {
 
 #[test]
 fn a_burst_at_a_stopped_server_waits_in_its_queue() {
-    // More than the 128 of std's queue, and fewer than the 4096 of ours.
+    // More than the 128 of std's queue, and fewer than the 4096 of this server's queue.
     const BURST: usize = 2000;
     let (_alone, _dog) = (take_turn(), watchdog(60));
     if !can_open_sockets(BURST) {
@@ -125,7 +125,7 @@ fn a_burst_at_a_stopped_server_waits_in_its_queue() {
     server.stop();
 }
 
-/// A socket that connects without being waited for; it blocks afterwards.
+/// Returns a socket that has begun to connect. Its later calls block.
 fn connecting(addr: SocketAddr) -> TcpStream {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
@@ -137,7 +137,7 @@ fn connecting(addr: SocketAddr) -> TcpStream {
     stream
 }
 
-/// `per_client`: how many bytes of memory an idle client may take.
+/// `per_client` is the memory that an idle client may take, in bytes.
 fn idle(clients: usize, per_client: usize) {
     let (_alone, _dog) = (take_turn(), watchdog(60 + clients as u64 / 50));
     if !can_open_sockets(clients) {

@@ -1,6 +1,6 @@
-//! Many clients at once: who reads gets everything, in order and in time, beside those who do not.
+//! Many clients at once. Clients that read get every message, in order and in time, beside clients that do not.
 //!
-//! The large ones take their time. All of them: `cargo test --release --test load crowd -- --include-ignored --nocapture`.
+//! The large tests take long. All of them: `cargo test --release --test load crowd -- --include-ignored --nocapture`.
 
 use crate::support::frame::{BINARY, CLOSE, TEXT};
 use crate::support::{
@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use threadws::{BoxError, Config, Connection, Delivery, Error};
 
-/// A message of 1 KiB that tells its number and when it was sent.
+/// Returns a message of 1 KiB that contains its number and the time when it was sent.
 fn stamped(number: u64, start: Instant) -> Vec<u8> {
     let mut message = vec![b'.'; 1024];
     message[..8].copy_from_slice(&number.to_be_bytes());
@@ -23,7 +23,7 @@ fn stamped(number: u64, start: Instant) -> Vec<u8> {
     message
 }
 
-/// The number, and how long it took.
+/// Returns the number, and the time from the sending to now.
 fn stamp_of(frame: &Frame, start: Instant) -> (u64, Duration) {
     assert_eq!((frame.opcode, frame.payload.len()), (BINARY, 1024), "{frame:?}");
     let word = |at: usize| u64::from_be_bytes(*frame.payload[at..].first_chunk().expect("eight bytes"));
@@ -34,16 +34,17 @@ fn percentile(times: &[Duration], percent: usize) -> Duration {
     times[(times.len() - 1) * percent / 100]
 }
 
-/// The memory that this process has, in bytes.
+/// Returns the memory of this process, in bytes.
 fn memory() -> usize {
     let pages = std::fs::read_to_string("/proc/self/statm").expect("Linux");
     pages.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).expect("a number") * 4096
 }
 
-/// Who is well hears 99 % in so long. A busy machine delays one of these few broadcasts, and with it more than a hundredth
-/// of all; who is held up by others is held up each time.
+/// Checks that well-behaved clients receive 99 % of the broadcasts in time, in one of five attempts. A busy machine
+/// delays one of these few broadcasts, and with it more than a hundredth of all messages. A delay by other clients
+/// happens in each attempt.
 #[track_caller]
-fn nobody_is_delayed(clients: usize, broadcasts: u64) {
+fn no_client_is_delayed(clients: usize, broadcasts: u64) {
     let _alone = take_turn();
     let _dog = watchdog(180);
     if !can_open_sockets(2 * clients) {
@@ -54,10 +55,11 @@ fn nobody_is_delayed(clients: usize, broadcasts: u64) {
     assert!(times.len() < 5, "five times out of five 99 % took up to {times:?}");
 }
 
-/// One stuck, one that reads a byte at a time, one that closes, and many who are well: the time in which they heard 99 %.
+/// Runs a crowd of one stuck client, one that reads a byte at a time, one that closes, and many well-behaved ones.
+/// Returns the time in which those received 99 % of the messages.
 fn crowd(clients: usize, broadcasts: u64) -> Duration {
     let (tell, told) = mpsc::channel();
-    // The policy is what is looked at: the stuck one is not to be let go for its slowness before, on a busy machine.
+    // The policy for slow peers is tested. The write timeout must not close the stuck client before, on a busy machine.
     let config = Config::new().with_write_timeout(Duration::from_secs(100));
     let server = TestServer::with(
         |server| server.config(config),
@@ -72,7 +74,7 @@ fn crowd(clients: usize, broadcasts: u64) -> Duration {
     let hub = server.hub();
     let stuck = ThreadlessClient::open(server.addr(), "/stuck", None);
     eventually("the stuck one is in", || hub.len() == 1);
-    // Far beyond what the kernel swallows, and most of its backlog; the rest follows in the middle of it all.
+    // Far more than the kernel takes, and most of its backlog. The rest follows during the test.
     let stuck_client = hub.clients().remove(0);
     let fill_up = |backlog: usize, size: usize| {
         while stuck_client.sender().stats().backlog < backlog {
@@ -202,14 +204,14 @@ fn crowd(clients: usize, broadcasts: u64) -> Duration {
         grown >> 10
     );
     assert_eq!(times.len() as u64, broadcasts * (clients as u64 - 3), "each message once to each");
-    // The stuck one: closed once, by the policy, reported as a slow peer, and within its bound.
+    // The stuck client was closed once, by the policy, reported as a slow peer, and held at most its limit.
     assert_eq!((skipped, closed), (0, 1));
     let (end, ended) = told.recv_timeout(PATIENCE).expect("the stuck one's end");
     assert!(matches!(end, Err(Error::Closed(_))), "{end:?}");
     assert_eq!(u16::from(ended.expect("closed").code()), 1013);
     assert!(stuck_client.sender().stats().high_water <= 1 << 20);
     assert_eq!(server.stats().slow_peers_closed, 1);
-    // A MiB for the stuck one, and what this test itself keeps: 16 bytes a delivery, at most twice.
+    // A MiB for the stuck client, and the memory of the test itself: 16 bytes for a delivery, at most twice.
     let own = times.len() * 4 * size_of::<Duration>();
     assert!(grown < own + (24 << 20), "{} KiB more memory, {} KiB of them are ours", grown >> 10, own >> 10);
     drop(stuck);
@@ -220,16 +222,16 @@ fn crowd(clients: usize, broadcasts: u64) -> Duration {
 
 #[test]
 fn three_bad_clients_delay_none_of_hundreds() {
-    nobody_is_delayed(300, 40);
+    no_client_is_delayed(300, 40);
 }
 
 #[test]
 #[ignore = "takes about 15 s: cargo test --release --test load two_thousand -- --ignored --nocapture"]
 fn three_bad_clients_delay_none_of_two_thousand() {
-    nobody_is_delayed(2000, 120);
+    no_client_is_delayed(2000, 120);
 }
 
-/// How far off others are while one thread broadcasts to a thousand: a tick, an echo.
+/// Measures the delay of ticks and echoes while one thread broadcasts to a thousand clients.
 #[test]
 #[ignore = "measures, for about 15 s: cargo test --release --test load thousand_starves -- --ignored --nocapture"]
 fn a_broadcast_to_a_thousand_starves_no_client() {
@@ -263,7 +265,7 @@ fn a_broadcast_to_a_thousand_starves_no_client() {
     let hub = server.hub();
     let mut many: Vec<_> = (0..1000).map(|_| ThreadlessClient::open(server.addr(), "/", None)).collect();
     eventually("all listen", || hub.members("all").len() == 1000);
-    // The pause between two broadcasts; none is as fast as one thread can.
+    // The pause between two broadcasts. `None` is no broadcast, 0 is as fast as one thread can.
     for pause in [None, Some(50), Some(10), Some(0)] {
         let over = AtomicBool::new(false);
         let (over, many) = (&over, &mut many);
@@ -295,7 +297,8 @@ fn a_broadcast_to_a_thousand_starves_no_client() {
                     };
                     let offsets: Vec<f64> =
                         (0..).zip(arrivals).map(|(number, arrival)| due(number, arrival)).collect();
-                    // From the earliest phase: a first tick that came late would make the others seem early.
+                    // Relative to the earliest phase, because a first tick that came late would make the others seem
+                    // early.
                     let phase = offsets.iter().copied().fold(f64::INFINITY, f64::min);
                     late.extend(offsets.iter().map(|offset| Duration::from_secs_f64(offset - phase)));
                 }
@@ -326,7 +329,7 @@ fn a_broadcast_to_a_thousand_starves_no_client() {
                         assert_eq!(delivery.reached(), 1000, "{delivery}");
                         calls.push(start.elapsed());
                         thread::sleep(Duration::from_millis(pause));
-                        // As fast as it can, but not faster than they read.
+                        // As fast as it can, but not faster than the clients read.
                         while pause == 0 && server.stats().backlog > 1 << 20 {
                             thread::sleep(Duration::from_millis(1));
                         }

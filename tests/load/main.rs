@@ -1,4 +1,4 @@
-//! Many clients at once, measured: one test at a time.
+//! Many clients at once, with measurements. Only one test runs at a time, by `take_turn()`.
 
 #[path = "../support/mod.rs"]
 mod support;

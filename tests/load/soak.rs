@@ -1,11 +1,11 @@
-//! Hours in little: the real binary under a mixed load for as long as is wanted, and thousands who come and go. Both print
+//! The real binary under a mixed load for a chosen time, and thousands of clients that come and go. Both tests print
 //! figures, and fail if anything grows or is lost.
 //!
 //! ```sh
 //! THREADWS_SOAK=3600 cargo test --release --test load soak -- --ignored --nocapture
 //! ```
 //!
-//! `THREADWS_SOAK` is the length in seconds, 60 by default; `THREADWS_CHURN` is how many come and go, 5000 by default.
+//! `THREADWS_SOAK` is the length in seconds, 60 by default; `THREADWS_CHURN` is the number of clients, 5000 by default.
 
 #![cfg(feature = "cli")]
 
@@ -23,13 +23,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 use threadws::{Connection, Error};
 
-/// Where numbered messages are passed on to everyone.
+/// The path where numbered messages are sent to all clients.
 const ROOM: &str = "/room";
 
-/// What a number is padded with: a client that never reads is full after some thousands.
+/// The length of the padding of a number. A client that never reads is full after some thousands of messages.
 const PADDING: usize = 2048;
 
-/// How long the last ones may take to leave: twice a ping, a closing handshake, and the threads that wait for a next client.
+/// How long the last ones may take to leave: twice a ping, a closing handshake, and the threads that wait for another
+/// client.
 const AFTERMATH: Duration = Duration::from_secs(60);
 
 fn from_env(name: &str, default: u64) -> u64 {
@@ -37,13 +38,13 @@ fn from_env(name: &str, default: u64) -> u64 {
 }
 
 fn start(options: &[&str]) -> Process {
-    // One line for each beginning and each end, and none for a message.
+    // One line for each beginning and each end of a connection, and none for a message.
     let mut all = vec!["--log", "warn,threadws::connection=debug"];
     all.extend(options);
     Process::threadws(&all)
 }
 
-/// A proxy that can be restarted: the real one, or ours where that is missing.
+/// A proxy that can be restarted: the real HAProxy, or the one of these tests if it is missing.
 #[derive(Debug)]
 enum Front {
     Haproxy(Haproxy),
@@ -66,7 +67,7 @@ impl Front {
     }
 }
 
-/// What happens while it lasts.
+/// The load on the server.
 #[derive(Debug, Default)]
 struct Load {
     stop: AtomicBool,
@@ -82,7 +83,7 @@ impl Load {
         !self.stop.load(Ordering::Relaxed)
     }
 
-    /// The number in the next message; `None` for a tick.
+    /// Returns the number in the next message, or `None` for a tick.
     fn hear(&self, connection: &mut Connection) -> threadws::Result<Option<u64>> {
         let message =
             connection.recv()?.ok_or_else(|| Error::Io(std::io::ErrorKind::UnexpectedEof.into()))?;
@@ -97,7 +98,7 @@ impl Load {
         Ok(Some(number.parse().expect("a number")))
     }
 
-    /// The next number. The ticks end the wait for one that never comes.
+    /// Returns the next number. Ticks end the wait for a number that never comes.
     fn number(&self, connection: &mut Connection) -> threadws::Result<u64> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -117,12 +118,12 @@ fn connect(addr: SocketAddr, path: &str) -> Connection {
     threadws::connect(format!("ws://{addr}{path}")).expect("a healthy client is let in")
 }
 
-/// Sends into a room of its own, eight at a time, and wants them back in order. Gives up at the first failure.
+/// Sends into its own room, eight at a time, and expects them back in order. Gives up at the first failure.
 fn talk(load: &Load, connection: &mut Connection) -> threadws::Result<()> {
     let mut sent = 0;
     while load.goes_on() {
         for number in sent..sent + 8 {
-            // Now and then one that no socket takes at once.
+            // Now and then a message that no socket takes at once.
             let padding = if number % 500 == 0 { 300 << 10 } else { 20 };
             connection.send(numbered(number, padding))?;
         }
@@ -135,7 +136,7 @@ fn talk(load: &Load, connection: &mut Connection) -> threadws::Result<()> {
     Ok(())
 }
 
-/// Tells the room its numbers, each as soon as the one before has come back.
+/// Sends its numbers to the room, each as soon as the one before has come back.
 fn publish(load: &Load, addr: SocketAddr) {
     let mut connection = connect(addr, ROOM);
     let mut number = 0;
@@ -148,11 +149,11 @@ fn publish(load: &Load, addr: SocketAddr) {
     connection.close(1000, "").expect("a clean end");
 }
 
-/// Hears so many numbers of the room without a gap, and leaves.
+/// Receives this many numbers of the room without a gap, and leaves.
 fn listen(load: &Load, addr: SocketAddr, numbers: u64) {
     let mut connection = connect(addr, ROOM);
     let (mut last, mut heard) = (None, 0);
-    // When the publisher is gone there are ticks.
+    // When the publisher has gone, ticks come.
     while load.goes_on() && heard < numbers {
         if let Some(number) = load.hear(&mut connection).expect("a healthy listener") {
             assert!(
@@ -167,7 +168,7 @@ fn listen(load: &Load, addr: SocketAddr, numbers: u64) {
     load.visits.fetch_add(1, Ordering::Relaxed);
 }
 
-/// What clients do that mean no good, one after the other.
+/// The clients that attack, one after the other.
 fn misbehave(load: &Load, addr: SocketAddr, kind: u64) {
     load.misbehaved.fetch_add(1, Ordering::Relaxed);
     let patience = |seconds: u64| {
@@ -175,7 +176,7 @@ fn misbehave(load: &Load, addr: SocketAddr, kind: u64) {
         move || load.goes_on() && Instant::now() < until
     };
     match kind % 9 {
-        // Never reads what everyone is told.
+        // Never reads the broadcasts.
         0 => {
             let peer = RawPeer::open_at(addr, ROOM, &[]);
             let goes_on = patience(30);
@@ -184,7 +185,7 @@ fn misbehave(load: &Load, addr: SocketAddr, kind: u64) {
             }
             drop(peer);
         }
-        // A head, a byte at a time, that never ends; and a message.
+        // Sends a head without an end, a byte at a time, or a message.
         1 | 2 => {
             let mut peer = if kind % 9 == 1 { RawPeer::connect(addr) } else { RawPeer::open(addr) };
             let bytes = if kind % 9 == 1 {
@@ -200,7 +201,7 @@ fn misbehave(load: &Load, addr: SocketAddr, kind: u64) {
                 thread::sleep(Duration::from_millis(50));
             }
         }
-        // Garbage instead of a head, and instead of frames.
+        // Sends garbage instead of a head, or instead of frames.
         3 | 4 => {
             let mut peer = if kind % 9 == 3 { RawPeer::connect(addr) } else { RawPeer::open(addr) };
             let mut state = kind + 1;
@@ -214,7 +215,7 @@ fn misbehave(load: &Load, addr: SocketAddr, kind: u64) {
             drop(peer.try_write(&garbage));
             drop(peer.stream().read(&mut [0; 512]));
         }
-        // An RST within a frame.
+        // Sends an RST within a frame.
         5 => {
             let mut peer = RawPeer::open(addr);
             drop(peer.try_write(&Frame::binary([7; 1000]).encode()[..500]));
@@ -232,7 +233,7 @@ fn misbehave(load: &Load, addr: SocketAddr, kind: u64) {
             peer.write(header(0x82, Some([1, 2, 3, 4]), 1 << 30, 64));
             peer.expect_close_at_last(&[1009]);
         }
-        // Sends, sends, and is gone.
+        // Sends without reading, and vanishes.
         _ => {
             let mut peer = RawPeer::open_at(addr, "/gone", &[]);
             for _ in 0..100 {
@@ -244,7 +245,7 @@ fn misbehave(load: &Load, addr: SocketAddr, kind: u64) {
     }
 }
 
-/// One of the numbers that the server tells of itself.
+/// Returns one of the server's metrics.
 #[track_caller]
 fn metric(server: &Process, name: &str) -> u64 {
     let mut peer = RawPeer::connect(server.addr());
@@ -254,12 +255,13 @@ fn metric(server: &Process, name: &str) -> u64 {
     value.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().expect("a whole number")
 }
 
-/// Every connection that the log tells of began once and ended once, and there are as many as the server has counted.
+/// Checks that every connection in the log began once and ended once, and that the server has counted as many. Returns
+/// their number.
 #[track_caller]
 fn each_ended_once(server: &Process) -> u64 {
     let opened = metric(server, "threadws_connections_opened_total");
     assert_eq!(metric(server, "threadws_connections_open"), 0, "of {opened}");
-    // The log is written behind.
+    // The log is written with a delay.
     eventually_within(PATIENCE, "the log tells of every end", || {
         server.log().iter().filter(|line| line.contains(" closed after ")).count() as u64 >= opened
     });
@@ -283,7 +285,7 @@ fn figures(usage: &ProcessUsage) -> String {
     format!("{} KiB, {threads} threads, {descriptors} descriptors", memory >> 10)
 }
 
-/// The middle of what was taken in the quarter of the time that ends at `end`, of four.
+/// Returns the median of the samples in the quarter of the time that ends at `end`, of four.
 fn typical(samples: &[ProcessUsage], end: usize) -> usize {
     let quarter = &samples[samples.len() * (end - 1) / 4..samples.len() * end / 4];
     let mut memory: Vec<_> = quarter.iter().map(|sample| sample.memory).collect();
@@ -291,7 +293,7 @@ fn typical(samples: &[ProcessUsage], end: usize) -> usize {
     memory[memory.len() / 2]
 }
 
-/// That memory is as high in the last quarter as in the second one, when everything had been used once.
+/// Checks that memory is not higher in the last quarter than in the second, when everything had been used once.
 #[track_caller]
 fn is_flat(samples: &[ProcessUsage]) {
     let (second, last) = (typical(samples, 2), typical(samples, 4));
@@ -315,7 +317,7 @@ fn a_mixed_load_leaks_nothing_and_loses_no_message() {
     let (_alone, _dog) = (take_turn(), watchdog(length.as_secs() + 180));
     let server = start(&["--topics", "--every", "1s", "--message", "tick", "--ping", "2s"]);
     let direct = server.addr();
-    // Whatever is there once and for all is there when the first client has been served.
+    // The first client triggers the allocations that happen once.
     RawPeer::open(direct).close(1000);
     server.wait_for_line(&["client", "closed after"]);
     let haproxy = program("haproxy");
@@ -330,7 +332,7 @@ fn a_mixed_load_leaks_nothing_and_loses_no_message() {
     let mut samples = Vec::new();
     thread::scope(|scope| {
         let load = &load;
-        // The others hear the publisher's last numbers, or a tick each second, so that all see the end.
+        // The others receive the publisher's last numbers, or a tick each second, so that all notice the end.
         scope.spawn(move || publish(load, direct));
         for _ in 0..4 {
             scope.spawn(move || listen(load, direct, u64::MAX));
@@ -354,7 +356,7 @@ fn a_mixed_load_leaks_nothing_and_loses_no_message() {
             scope.spawn(move || {
                 while load.goes_on() {
                     let connected = threadws::connect(format!("ws://{}/own/{own}", proxied()));
-                    // A proxy that is restarted breaks what it carries; what came until then was in order.
+                    // A proxy that is restarted breaks its connections. The messages until then were in order.
                     if connected.is_ok_and(|mut connection| talk(load, &mut connection).is_ok()) {
                         break;
                     }
@@ -438,7 +440,7 @@ fn thousands_of_clients_leave_nothing_behind() {
                     if number >= rounds {
                         break;
                     }
-                    // An address has some 28 000 ports, and each rests for a minute.
+                    // An address has some 28,000 ports, and each rests for a minute.
                     let host = u8::try_from(number % 200).expect("below 200") + 2;
                     let mut peer = RawPeer::connect_from([127, 0, 1, host].into(), addr);
                     peer.upgrade("/", &[]);
@@ -467,7 +469,7 @@ fn thousands_of_clients_leave_nothing_behind() {
     });
     println!("{rounds} came and went in {:.1} s", began.elapsed().as_secs_f64());
     settles(&server, &before);
-    // The one before them, too.
+    // One more, because of the connection before them.
     assert_eq!(each_ended_once(&server), rounds + 1);
     is_flat(&samples);
     server.stop();

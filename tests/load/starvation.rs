@@ -1,4 +1,4 @@
-//! A server that gets little time on a processor.
+//! A server that gets little processor time.
 
 #![cfg(feature = "cli")]
 
@@ -8,7 +8,7 @@ use crate::support::{
 use std::process::{Child, Command};
 use std::time::Instant;
 
-/// Busy loops, which end with this.
+/// Busy loops, which end when this is dropped.
 struct Busy(Vec<Child>);
 
 impl Busy {
@@ -47,10 +47,10 @@ fn no_client_times_out_with_a_tenth_of_a_processor() {
     let options = ["--every", "100ms", "--ping", "1s", "--echo", "--log", "warn"];
     let server = Process::threadws_under(&wrapper.each_ref().map(String::as_str), &options);
     let told = clients_that_read(&server.url(), 20);
-    // One alone wants more than there is, so that all are held up, and often.
+    // One client alone needs more than there is, so that all are delayed, and often.
     let mut busy = RawPeer::open(server.addr());
     let (start, end) = (server.usage(), Instant::now() + ms(4000));
-    // On a busy machine it takes longer to want that much.
+    // On a busy machine it takes longer to need that much.
     while Instant::now() < end || group.number("cpu.stat", "nr_throttled") < 10 {
         for _ in 0..100 {
             busy.send_text("and again");

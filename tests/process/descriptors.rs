@@ -1,6 +1,6 @@
 //! A process of its own: counts the descriptors of its process.
 //!
-//! Whatever is kept of a connection that is over holds no descriptor. The only test of its process, which it counts.
+//! Values that outlive a connection hold no descriptor.
 
 use crate::support::{
     Frame, ProcessUsage, RawPeer, TestServer, eventually, in_own_process, ms, next, watchdog,
@@ -32,7 +32,7 @@ fn senders_that_are_kept_hold_no_descriptors() {
             },
         );
         let connect = || Connect::new(format!("ws://{}/", server.addr())).connect().expect("a connection");
-        // What is made once for all of a server's clients, or of this process's, is made by the first.
+        // The first connection creates what is shared by all clients of a server, or by the process.
         drop(connect());
         next(&told, "its sender");
         eventually("it has left", || server.hub().is_empty());
@@ -50,7 +50,7 @@ fn senders_that_are_kept_hold_no_descriptors() {
             panicked.send(&Frame::close(1011, ""));
             panicked.expect_eof();
             RawPeer::open_at(server.addr(), "/terminate", &[]).expect_gone();
-            // One that is closed in the middle of what it does not read, and one that breaks the protocol and stays.
+            // One is closed while it does not read, and one breaks the protocol and stays.
             let deaf = RawPeer::open_at(server.addr(), "/deaf", &[]);
             let mut wrong = RawPeer::open(server.addr());
             wrong.write(Frame::text("unmasked").unmasked().encode());
@@ -68,7 +68,7 @@ fn senders_that_are_kept_hold_no_descriptors() {
         }
         let members = server.hub().clients();
         for sender in &kept {
-            // Those who do not read are told, do not answer, and are cut.
+            // Clients that do not read get a Close, do not answer, and are cut off.
             sender.close(1000, "").unwrap_or(());
         }
         eventually("all have left", || server.hub().is_empty());

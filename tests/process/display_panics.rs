@@ -1,6 +1,6 @@
 //! A process of its own: sets the logger of its process.
 //!
-//! A `Display` of the program's that panics while it is logged harms its own client and nobody else.
+//! A `Display` of the program that panics while it is logged ends only its own client.
 
 use crate::support::{Frame, RawPeer, TestServer, echo, eventually, expect_echo, in_own_process, watchdog};
 use log::{LevelFilter, Log, Metadata, Record};
@@ -8,7 +8,7 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Mutex;
 
-/// A logger as most are: it formats what it is told under its lock, by which a panic comes out.
+/// As most loggers do, it formats its record under its lock, which a panic poisons.
 struct Lines(Mutex<Vec<String>>);
 
 impl Lines {
@@ -56,7 +56,7 @@ fn an_error_whose_display_panics_closes_its_own_client() {
             |client| if client.request().path() == "/broken" { Err(Broken.into()) } else { echo(client) },
         );
         let mut other = RawPeer::open(server.addr());
-        // More than there are places, and threads that wait for a next one.
+        // More than there are places, and than threads that wait for another client.
         for _ in 0..20 * PLACES {
             let mut peer = RawPeer::open_at(server.addr(), "/broken", &[]);
             peer.expect_close(1011);

@@ -1,6 +1,6 @@
 //! A process of its own: counts the threads and the sockets of its process.
 //!
-//! What a server leaves behind, when it has ended or could not begin: nothing.
+//! A server that has ended, or could not start, leaves nothing behind.
 
 use crate::support::{RawPeer, TestServer, eventually, in_own_process, ms, next, watchdog};
 use std::net::TcpListener;
@@ -9,14 +9,14 @@ use std::os::unix::net::UnixListener;
 use std::sync::mpsc;
 use threadws::{Error, Server};
 
-/// The threads of this process that the library has named.
+/// The names of this process's threads that the library has started.
 fn threads() -> Vec<String> {
     let tasks = std::fs::read_dir("/proc/self/task").expect("Linux").flatten();
     let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
     names.filter(|name| name.starts_with("threadws")).collect()
 }
 
-/// The sockets of this process.
+/// The number of sockets of this process.
 fn sockets() -> usize {
     let descriptors = std::fs::read_dir("/proc/self/fd").expect("Linux").flatten();
     let targets = descriptors.filter_map(|descriptor| std::fs::read_link(descriptor.path()).ok());
@@ -33,7 +33,7 @@ fn a_server_that_cannot_start_leaves_no_thread() {
         let server = Server::from_listener(TcpListener::from(OwnedFd::from(listener)));
         let error = server.spawn(|_| Ok(())).expect_err("it has no address of the internet");
         assert!(matches!(error, Error::Io(_)), "{error}");
-        // A thread has its name when it has begun.
+        // A thread gets its name when it has begun.
         std::thread::sleep(ms(100));
         eventually("no thread is left", || threads().is_empty());
     });

@@ -1,6 +1,6 @@
 //! A process of its own: sets the logger of its process, and its limit of descriptors.
 //!
-//! What the log is told, and what is no news to it.
+//! Which events are logged, at which level, and which are not.
 
 use crate::support::{RawPeer, TestServer, echo, eventually, in_own_process, ms, watchdog};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -8,7 +8,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::sync::{Mutex, Once, PoisonError};
 use threadws::{Config, Response};
 
-/// Keeps all lines, each with its level before it.
+/// Keeps all lines, each after its level.
 struct Kept(Mutex<Vec<String>>);
 
 static KEPT: Kept = Kept(Mutex::new(Vec::new()));
@@ -26,7 +26,7 @@ impl log::Log for Kept {
     fn flush(&self) {}
 }
 
-/// From now on lines are kept, and those from before are not.
+/// Keeps lines from now on, and forgets the earlier ones.
 fn listen() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -41,7 +41,7 @@ fn lines(what: &str) -> Vec<String> {
     kept.iter().filter(|line| line.contains(what)).cloned().collect()
 }
 
-/// A program's own error, around ours.
+/// An error of the program that wraps an error of the library.
 #[derive(Debug)]
 struct Own(threadws::Error);
 
@@ -114,7 +114,7 @@ fn a_failing_poll_is_logged_once_a_second() {
         // poll(2): EINVAL, "the nfds value exceeds the RLIMIT_NOFILE value".
         setrlimit(Resource::Nofile, Rlimit { current: Some(0), maximum: limit.maximum })
             .expect("a lower one");
-        // Its close deadline is something to poll for.
+        // Its close deadline makes the flush thread poll.
         server.hub().clients()[0].sender().close(1001, "").expect("a code");
         std::thread::sleep(ms(1500));
         setrlimit(Resource::Nofile, limit).expect("the old one");

@@ -1,4 +1,4 @@
-//! Tests that need a process of their own: each is started in one by [`support::in_own_process`].
+//! Tests that need a process of their own. [`support::in_own_process`] starts one for each.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,4 +1,4 @@
-//! What holds for a connection holds for both its ends: the same bodies, as a server and as a client.
+//! The same tests for both ends of a connection: as a server and as a client.
 
 use crate::support::{
     Frame, PATIENCE, RawPeer, RawServer, RawServerPeer, TestServer, frame, ms, next, watchdog,
@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::sync::mpsc;
 use threadws::{Config, Connect, Connection, Error, Message, Server, State, Timeout, Violation};
 
-/// The other end, whichever it is.
+/// The scripted end, as a client or as a server.
 trait Peer {
     fn send(&mut self, frame: Frame);
     fn frame(&mut self) -> Frame;
@@ -53,7 +53,7 @@ impl Peer for RawServerPeer {
     }
 }
 
-/// Runs both ends of a connection, once with ours as the server's and once as the client's.
+/// Runs both scripts of a connection twice: once with `ours` as the server's handler, once as the client.
 #[track_caller]
 fn as_both(
     config: &Config,
@@ -160,7 +160,7 @@ fn control_frames_may_come_between_fragments() {
 #[test]
 fn the_closing_handshake_works_in_every_order() {
     let _dog = watchdog(30);
-    // Theirs first.
+    // The peer closes first.
     as_both(
         &Config::new(),
         |connection| {
@@ -174,7 +174,7 @@ fn the_closing_handshake_works_in_every_order() {
             peer.expect_close(4001);
         },
     );
-    // Ours first; what comes before the answer is still received.
+    // This end closes first. A message that comes before the answer is still received.
     as_both(
         &Config::new(),
         |connection| {
@@ -191,7 +191,7 @@ fn the_closing_handshake_works_in_every_order() {
             peer.send(Frame::close(4002, ""));
         },
     );
-    // None at all.
+    // No Close at all.
     as_both(
         &Config::new(),
         |connection| {
@@ -200,7 +200,7 @@ fn the_closing_handshake_works_in_every_order() {
         },
         |peer| peer.fin(),
     );
-    // Ours alone, until the deadline.
+    // Only this end closes, and the deadline passes.
     as_both(
         &Config::new().with_close_timeout(ms(300)),
         |connection| {

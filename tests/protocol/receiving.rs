@@ -1,4 +1,4 @@
-//! What comes from the client, however it is cut up, and the ways to receive it.
+//! Receiving messages in every form in which they can arrive, and with every method.
 
 use crate::support::frame::PONG;
 use crate::support::{Frame, PATIENCE, RawPeer, TestServer, echo, ms, next, watchdog};
@@ -11,7 +11,7 @@ fn a_frame_may_come_in_pieces_cut_anywhere() {
     let _dog = watchdog(60);
     let server = TestServer::new(echo);
     let mut peer = RawPeer::open(server.addr());
-    let text = "caf\u{e9}, ".repeat(20); // 140 bytes: a length in two more
+    let text = "caf\u{e9}, ".repeat(20); // 140 bytes: the length takes two more bytes
     let bytes = [Frame::text(&text).encode(), Frame::ping("p").encode()].concat();
     for cut in 1..bytes.len() {
         peer.write(&bytes[..cut]);
@@ -24,7 +24,7 @@ fn a_frame_may_come_in_pieces_cut_anywhere() {
     }
     peer.expect_text(&text);
     peer.expect_pong(b"p");
-    // And many in one segment.
+    // Many frames in one segment.
     peer.write(bytes.repeat(50));
     for _ in 0..50 {
         assert_eq!(peer.message().as_text(), text);
@@ -43,7 +43,7 @@ fn a_ping_inside_a_fragmented_message_is_answered_at_once() {
     peer.send(&Frame::continuation("").more());
     peer.send(&Frame::pong("unasked for"));
     peer.send(&Frame::continuation(b"two caf\xc3").more()); // the first half of an e with an accent,
-    peer.send(&Frame::continuation(b"\xa9").more()); // and the second
+    peer.send(&Frame::continuation(b"\xa9").more()); // and the second half
     peer.send(&Frame::continuation(""));
     peer.expect_text("one two caf\u{e9}");
     peer.close(1000);
@@ -69,11 +69,12 @@ fn a_ping_is_answered_while_the_handler_waits_in_recv() {
 #[test]
 fn a_flood_of_pings_is_answered_with_the_last_pong() {
     let _dog = watchdog(120);
-    // On a slow machine we read nothing for longer than a server is patient with by default.
+    // On a slow machine this test reads nothing for longer than the default write timeout of the server.
     let config = Config::new().with_write_timeout(Duration::from_secs(100));
     let server = TestServer::with(|server| server.config(config), echo);
     let mut peer = RawPeer::open(server.addr());
-    // 20 MB of pongs if each were kept: far more than the kernel's buffers hold, and we read none until all is written.
+    // 20 MB of pongs if each were kept. That is far more than the kernel's buffers hold, and the test reads none until
+    // all pings are written.
     const PINGS: u32 = 160_000;
     for first in (0..PINGS).step_by(1000) {
         let bytes: Vec<u8> = (first..first + 1000)
@@ -94,7 +95,7 @@ fn a_flood_of_pings_is_answered_with_the_last_pong() {
         last = Some(number);
     }
     if last != Some(PINGS - 1) {
-        // RFC 6455 5.5.3 lets us answer the most recent one only, but that one we must.
+        // RFC 6455 §5.5.3 allows an answer to the most recent ping only, and requires that one.
         let frame = peer.frame();
         assert_eq!((frame.opcode, &frame.payload[..4]), (PONG, &(PINGS - 1).to_be_bytes()[..]));
     }
@@ -116,13 +117,13 @@ fn a_recv_that_times_out_leaves_the_connection_usable() {
         client.send("next")?;
         let two = loop {
             match client.try_recv() {
-                Err(Error::Empty) => std::thread::sleep(ms(1)), // the poll of one who has something else to do
+                Err(Error::Empty) => std::thread::sleep(ms(1)), // a poll between other work
                 other => break other?,
             }
         };
         assert_eq!(two, Some(Message::from("two")));
         client.send("half")?;
-        // Half a frame is there: neither call may lose it.
+        // Half a frame has arrived. Neither call may lose it.
         assert!(matches!(client.recv_timeout(ms(60)), Err(Error::Timeout(Timeout::Recv))));
         assert!(matches!(client.try_recv(), Err(Error::Empty)));
         client.send("the other half")?;

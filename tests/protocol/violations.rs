@@ -1,4 +1,5 @@
-//! What breaks the protocol or a limit: told by its code at once, and nothing of it reaches a handler.
+//! Violations of the protocol or of a limit: each is answered at once with its close code, and no part reaches the
+//! handler.
 
 use crate::support::frame::{self, header};
 use crate::support::{
@@ -8,10 +9,10 @@ use std::sync::mpsc::{self};
 use std::time::Instant;
 use threadws::{Config, Connection, Error, Timeout, Violation};
 
-/// Bytes, the close codes that are right for them, and what to call it.
+/// A name, the bytes, and the close codes that are right for them.
 type Case = (&'static str, Vec<u8>, &'static [u16]);
 
-/// Each case on a connection of its own: the code on the wire, nothing after it, and nothing reached the handler.
+/// Runs each case on its own connection: expects the code, nothing after it, and no message in the handler.
 fn breaks(config: &Config, cases: Vec<Case>) {
     let (server, told) = reporting_echo(config.clone());
     let mut bystander = RawPeer::open(server.addr());
@@ -177,7 +178,7 @@ fn text_that_is_not_utf_8_is_answered_with_1007() {
         cases.push((what, fragments(bytes.len()), &[1007]));
         cases.push((what, Frame::new(frame::CLOSE, [&[3, 0xe8], bytes].concat()).encode(), &[1007]));
     }
-    // It need not wait for the end of a message that cannot become text any more.
+    // The server need not wait for the end of a message that cannot become text any more.
     cases.push((
         "a first fragment",
         Frame::new(frame::TEXT, "\u{e9}\u{e9}")
@@ -189,7 +190,7 @@ fn text_that_is_not_utf_8_is_answered_with_1007() {
         &[1007],
     ));
     breaks(&Config::new(), cases);
-    // As binary all of that is fine.
+    // As binary messages, all of these are accepted.
     let server = TestServer::new(echo);
     let mut peer = RawPeer::open(server.addr());
     for (_, bytes) in bad {
@@ -208,7 +209,7 @@ fn a_message_of_too_many_fragments_is_answered_with_1008() {
         .into_iter()
         .chain(Frame::continuation("").more().encode().repeat(9000));
     breaks(&Config::new(), vec![("9000 empty fragments", empty.collect(), &[1008, 1009])]);
-    // But 4096 of one byte each are a message.
+    // 4096 fragments of one byte each are accepted.
     let server = TestServer::new(echo);
     let mut peer = RawPeer::open(server.addr());
     let mut bytes = Frame::text("x").more().encode();
@@ -238,19 +239,20 @@ fn an_endless_message_ends_at_its_deadline() {
         let mut peer = RawPeer::open(server.addr());
         let begin = Instant::now();
         peer.write(start);
-        // The pace is the attack.
+        // The slow pace is the attack.
         while peer.try_write(&more).is_ok() && begin.elapsed() < ms(900) {
             std::thread::sleep(ms(10));
         }
         let code = peer.expect_close_at_last(&[1008]);
         assert_eq!(code, 1008);
-        peer.expect_gone(); // We may have written after its end of stream, and been reset for that.
+        // The test may have written after the server's end of stream, and may have got a reset for that.
+        peer.expect_gone();
         let (result, closed) = reported_end(&told);
         assert_eq!(result, Err(Error::Timeout(Timeout::Message).to_string()), "{what}");
         let lived = closed.lifetime();
         assert!(lived >= ms(290) && lived < ms(300) + PATIENCE / 2, "{what}: {lived:?}");
     }
-    // Time between messages is nobody's business.
+    // The time between two messages is not limited.
     let mut peer = RawPeer::open(server.addr());
     for _ in 0..3 {
         peer.send_text("x");
@@ -267,7 +269,7 @@ fn an_error_is_returned_once_and_then_the_end() {
     let server = TestServer::new(move |client: &mut Connection| {
         let first = client.recv();
         let violation = matches!(first, Err(Error::Violation(Violation::ReservedOpcode(3))));
-        // A caller that loops on errors must not spin on a success that is none.
+        // A caller that loops on errors must not spin on a false success.
         let again =
             (0..3).all(|_| client.recv().is_err() && client.try_recv().is_err() && client.send("x").is_err());
         tell.send((violation, again, first.err().map(|error| error.close_code()))).unwrap_or(());

@@ -1,21 +1,21 @@
-//! What a program does in its callbacks is its own affair: it may call everything from everywhere, block and panic.
+//! Callbacks of the program: they may call every method of the crate, block and panic.
 
 use crate::support::{Frame, PATIENCE, RawPeer, TestServer, eventually, ms, next, upgrade_request, watchdog};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, OnceLock, mpsc};
 use threadws::{Client, Config, Hub, Meter, Response, ServerHandle};
 
-/// Calls everything that can be called from anywhere, about everybody.
+/// Calls everything that can be called from any thread, for every client.
 fn everything(hub: &Hub, meter: &Meter) {
     hub.broadcast("to all");
     hub.publish("topic", "to some");
-    // Others come and go meanwhile: two looks may differ, but what one look finds is as it should be.
+    // Other clients join and leave meanwhile, so two calls may differ. The result of one call has to be consistent.
     assert!(hub.topics().iter().all(|(topic, members)| topic == "topic" && *members > 0));
     assert!(hub.members("topic").is_sorted_by_key(Client::id));
     meter.stats();
     for client in hub.clients() {
         let sender = client.sender();
-        // Who is gone says so; nobody waits for anybody else.
+        // A client that has gone gives an error, and no call waits for another client.
         drop((sender.send("to one"), sender.try_send("to one"), sender.ping(b"are you there?")));
         client.stats();
         assert!(sender.stats().backlog <= (1 << 20) && sender.id() == client.id());
@@ -23,7 +23,7 @@ fn everything(hub: &Hub, meter: &Meter) {
     }
 }
 
-/// The same, and everybody is sent away, one way or the other, and the server stopped.
+/// The same. In addition it closes every connection in one way or another, and stops the server.
 fn everything_and_the_end(hub: &Hub, meter: &Meter, handle: &OnceLock<ServerHandle>) {
     everything(hub, meter);
     for client in hub.clients() {
@@ -31,7 +31,8 @@ fn everything_and_the_end(hub: &Hub, meter: &Meter, handle: &OnceLock<ServerHand
         client.sender().terminate();
     }
     if let Some(handle) = handle.get() {
-        // On a thread of the server's own it must not wait for itself: it would wait for longer than anybody here does.
+        // On a thread of the server it must not wait for itself. The timeout is longer than any other wait in this
+        // test.
         handle.shutdown(PATIENCE * 10);
     }
     everything(hub, meter);
@@ -49,12 +50,12 @@ const PLACES: [&str; 9] = [
     "drop",
 ];
 
-/// A server that calls `action` in one of its callbacks, and tells when that is over.
+/// Starts a server that calls `action` in one of its callbacks, and reports when `action` has returned.
 fn server_that_acts_in(
     place: &'static str,
     action: impl Fn(&Hub, &Meter) + Send + Sync + 'static,
 ) -> (TestServer, mpsc::Receiver<()>) {
-    /// Acts when it is dropped: as a handler's locals are, at its end.
+    /// Acts when it is dropped, as the local variables of a handler are at its end.
     struct AtTheEnd<F: Fn()>(F);
     impl<F: Fn()> Drop for AtTheEnd<F> {
         fn drop(&mut self) {
@@ -111,8 +112,8 @@ fn server_that_acts_in(
     (server, told)
 }
 
-/// Makes every callback happen, until the one at `place` has done what it does. Whatever becomes of these clients is no
-/// failure: the server may stop meanwhile.
+/// Triggers every callback, until the one at `place` has acted. Any end of these clients is accepted, because the
+/// server may stop meanwhile.
 #[track_caller]
 fn visit(addr: SocketAddr, place: &str, told: &mpsc::Receiver<()>) {
     let connect = || TcpStream::connect(addr).ok().map(|stream| RawPeer::from_stream(stream, addr));
@@ -127,7 +128,7 @@ fn visit(addr: SocketAddr, place: &str, told: &mpsc::Receiver<()>) {
     if let Some(mut peer) = connect() {
         drop(peer.try_write(upgrade_request(addr, "/", &[]).as_bytes()));
         drop(peer.try_answer());
-        // It comes as long as its client is there.
+        // Ticks come as long as the client is connected.
         if place == "tick" {
             return next(told, place);
         }
@@ -144,7 +145,7 @@ fn everything_may_be_called_from_every_callback() {
         let _dog = watchdog(30);
         let (server, told) = server_that_acts_in(place, everything);
         visit(server.addr(), place, &told);
-        // It can do it again.
+        // It can act again.
         visit(server.addr(), place, &told);
         eventually("all have left", || server.hub().is_empty());
         drop(server);
@@ -161,7 +162,7 @@ fn every_callback_may_close_all_clients_and_stop_the_server() {
             server_that_acts_in(place, move |hub, meter| everything_and_the_end(hub, meter, &inside));
         let addr = server.addr();
         let _stays = RawPeer::connect(addr);
-        // The handle is inside before anybody comes who makes a callback happen.
+        // The handle is set before the first client can trigger a callback.
         let visitor = {
             let server = server.into_handle();
             handle.set(server).expect("once");
@@ -179,7 +180,8 @@ fn every_callback_may_close_all_clients_and_stop_the_server() {
 fn a_slow_peer_may_be_closed_from_every_callback() {
     for place in PLACES {
         let _dog = watchdog(60);
-        // Far more than a socket and a backlog hold: whoever does not read is let go, also who does this himself.
+        // Far more than a socket and a backlog hold. A client that does not read is closed, even if its own handler
+        // floods it.
         let flood = |hub: &Hub, meter: &Meter| {
             let message = vec![7; 64 << 10];
             for _ in 0..300 {
@@ -188,7 +190,8 @@ fn a_slow_peer_may_be_closed_from_every_callback() {
                     break;
                 }
             }
-            // Not `everything`: a send waits for who is nearly full, as it should.
+            // `everything` is not used here, because a `send` to a client whose backlog is nearly full waits, as it
+            // should.
             drop((hub.members("topic"), hub.topics(), hub.clients()));
         };
         let (server, told) = server_that_acts_in(place, flood);
@@ -225,7 +228,7 @@ fn a_handler_that_never_returns_blocks_only_its_client() {
         others.iter_mut().for_each(|peer| peer.expect_text(&text));
         server.hub().broadcast_except(0, "news");
         others.iter_mut().for_each(|peer| peer.expect_text("news"));
-        blocked.expect_text("news"); // what others send reaches it, too
+        blocked.expect_text("news"); // messages of other clients arrive too
     }
     let handle = server.into_handle();
     let leave = std::thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! Connections that another HTTP server has accepted, and hands over.
+//! Connections that another HTTP server has accepted, and passes on with `upgrade`.
 
 use crate::support::{RawPeer, echo, eventually, ms, next, watchdog};
 use std::net::{TcpListener, TcpStream};
@@ -17,7 +17,7 @@ fn head() -> http::Request<()> {
     request.body(()).expect("a request")
 }
 
-/// A client of the other server's, and its socket there.
+/// Returns a client of the other server, and its socket there.
 fn accepted() -> (RawPeer, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let peer = RawPeer::connect(listener.local_addr().expect("it is bound"));
@@ -69,7 +69,7 @@ fn upgrade_returns_unavailable_when_full_or_stopping() {
     expect_unavailable();
 }
 
-/// A client that another server has accepted on a Unix socket.
+/// Passes on a client that another server has accepted on a Unix socket.
 fn hand_over_unix(handle: &ServerHandle, headers: &[(&'static str, &'static str)]) -> UnixStream {
     let (ours, theirs) = UnixStream::pair().expect("a pair");
     let mut head = head();
@@ -92,7 +92,7 @@ fn a_unix_peer_names_its_client_if_unix_is_trusted() {
     ];
     for (trusted, headers, expected) in cases {
         let (tell, told) = mpsc::channel();
-        // A quota of one client per address: clients without an address are not counted.
+        // The quota is one client per address. Clients without an address are not counted.
         let server = trusted.iter().fold(Server::detached(), |server, who| server.trust_proxy(who));
         let handle = server.max_clients_per_address(1).spawn(move |client| {
             tell.send(format!("{} via {}", client.client_addr(), client.peer_addr())).unwrap_or(());

@@ -1,4 +1,4 @@
-//! A server's numbers add up, never shrink, and are told as Prometheus wants them.
+//! The counters of a server: they match what happened, never decrease, and have the format of Prometheus.
 
 use crate::support::frame::PING;
 use crate::support::{Frame, PATIENCE, RawPeer, TestServer, echo, eventually, ms, watchdog};
@@ -16,7 +16,7 @@ fn the_counters_match_what_happened() {
     let mut peer = RawPeer::open_at(server.addr(), "/chat", &[]);
     for _ in 0..3 {
         peer.send_text("hello"); // 6 bytes of header and mask, 5 of text
-        peer.expect_text("hello"); // 2 and 5
+        peer.expect_text("hello"); // 2 bytes of header, 5 of text
     }
     // The reader counts when it waits again.
     eventually("it is counted", || {
@@ -30,7 +30,7 @@ fn the_counters_match_what_happened() {
     assert_eq!(hub.clients()[0].state(), threadws::State::Open);
     let client = hub.clients()[0].clone();
 
-    RawPeer::connect(server.addr()).fin(); // Not a word: no failure.
+    RawPeer::connect(server.addr()).fin(); // It sends nothing, so this is not a failure.
     for (target, status) in [("/other", 404), ("/nowhere", 404), ("/chat", 400)] {
         let mut peer = RawPeer::connect(server.addr());
         peer.ask(target, if status == 400 { &[("Sec-WebSocket-Key", "short")] } else { &[] });
@@ -46,10 +46,10 @@ fn the_counters_match_what_happened() {
     eventually("it is out", || hub.is_empty());
     let stats = server.stats();
     assert_eq!((stats.accepted, stats.opened, stats.open), (5, 1, 0));
-    // The Close frames: 8 bytes and 4.
+    // With the Close frames: 8 bytes and 4 bytes.
     assert_eq!((stats.traffic.messages_received, stats.traffic.bytes_received), (3, 41));
     assert_eq!((stats.traffic.messages_sent, stats.traffic.bytes_sent), (3, 25));
-    // Who has kept a handle may still look.
+    // The numbers can still be read after the end.
     assert_eq!((client.stats().traffic.bytes_received, client.state()), (41, threadws::State::Closed));
     assert_eq!(
         stats.refused.iter().map(|(reason, count)| (*reason, *count)).collect::<Vec<_>>(),
@@ -62,7 +62,7 @@ fn refused_clients_are_counted_by_reason() {
     let _dog = watchdog(30);
     let server = TestServer::with(|server| server.max_clients(1), echo);
     let peer = RawPeer::open(server.addr());
-    // Its 101 is out before it is counted.
+    // The 101 is sent before the client is counted.
     eventually("it is in", || server.hub().len() == 1);
     for _ in 0..2 {
         let mut refused = RawPeer::connect(server.addr());
@@ -87,7 +87,7 @@ fn ticks_pings_and_round_trips_are_counted() {
     );
     let hub = server.hub();
     let mut peer = RawPeer::open(server.addr());
-    // Three pings, answered, and the tick, which a busy machine may send between them.
+    // Three pings with their answers, and the tick, which a busy machine may send between them.
     let (mut pongs, mut ticks) = (0, 0);
     while pongs < 3 || ticks < 1 {
         let frame = peer.frame();
@@ -168,7 +168,7 @@ fn counters_never_decrease() {
         (stats.traffic.messages_received, stats.traffic.messages_sent, stats.opened),
         (sent, sent, sent / 5)
     );
-    // 7 bytes and 3 a message, 8 and 4 for the Closes.
+    // 7 bytes and 3 bytes for a message, 8 and 4 bytes for the Close frames.
     assert_eq!(
         (stats.traffic.bytes_received, stats.traffic.bytes_sent),
         (sent * 7 + sent / 5 * 8, sent * 3 + sent / 5 * 4)
@@ -181,7 +181,7 @@ struct Family {
     samples: Vec<(String, Label, f64)>,
 }
 
-/// A label's name and value.
+/// The name and value of a label.
 type Label = Option<(String, String)>;
 
 fn is_name(name: &str) -> bool {
@@ -189,8 +189,8 @@ fn is_name(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
 }
 
-/// The text format, version 0.0.4, read strictly: HELP, TYPE, then the family's samples and nothing else; each family and
-/// each series once; a line feed at the end of each line.
+/// Parses the text format, version 0.0.4, strictly: HELP, TYPE, then only the samples of the family. Each family and
+/// each series occurs once, and each line ends in a line feed.
 fn parse(text: &str) -> BTreeMap<String, Family> {
     let mut families: BTreeMap<String, Family> = BTreeMap::new();
     assert!(text.ends_with('\n') && !text.contains('\r') && !text.contains("\n\n"), "lines:\n{text}");

@@ -1,4 +1,4 @@
-//! A server that stops tells everyone, waits so long as it was told to, and says what it had to leave.
+//! A server that stops closes all clients, waits at most for its timeout, and reports which handlers it had to abandon.
 
 use crate::support::{Frame, PATIENCE, RawPeer, TestServer, echo, eventually, ms, next, watchdog};
 use std::net::TcpStream;
@@ -66,7 +66,7 @@ fn a_client_that_does_not_answer_ends_at_the_timeout() {
     let report = handle.shutdown(ms(300));
     let took = start.elapsed();
     assert!(took >= ms(250) && took < ms(300) + PATIENCE / 2, "took {took:?}");
-    // Whether cutting it still counts as closed or as left behind, it is one of both, and gone.
+    // It may count as closed or as abandoned, but not as both.
     assert_eq!(report.closed + report.abandoned.len(), 1, "{report}");
     peer.expect_close(1001);
     peer.expect_gone();
@@ -103,7 +103,7 @@ fn a_handler_that_does_not_return_is_reported() {
     peer.send(&Frame::close(1001, ""));
     peer.expect_eof();
     stuck.expect_close(1001);
-    stuck.expect_gone(); // Its connection is cut although its handler is not.
+    stuck.expect_gone(); // The connection is cut although its handler is not finished.
     let (report, took, drop_took) = stop.join().expect("the shutdown");
     assert!(took >= ms(450) && took < ms(500) + PATIENCE / 2, "took {took:?}");
     assert_eq!((report.closed, &report.abandoned[..]), (1, &[id][..]), "{report}");
@@ -196,7 +196,7 @@ fn a_handshake_under_way_is_answered_503() {
     let server = TestServer::new(echo);
     let mut half = RawPeer::connect(server.addr());
     half.write("GET / HTTP/1.1\r\nHost: x\r\n");
-    // Until somebody has it: a later connection is in, and they come in order.
+    // Connections are accepted in order, so the earlier one was accepted when a later one is open.
     RawPeer::open(server.addr()).close(1000);
     let handle = server.into_handle();
     let start = Instant::now();
@@ -216,7 +216,7 @@ fn a_client_that_comes_during_the_shutdown_is_not_forgotten() {
             .map(|_| {
                 let begin = begin.clone();
                 std::thread::spawn(move || {
-                    // Until there is no server any more; then whoever got in must hear of the end.
+                    // Until there is no server any more. After that every accepted client must get its Close.
                     let mut inside = Vec::new();
                     while inside.len() < 50 {
                         let Some(peer) = try_open(addr) else { break };
@@ -224,7 +224,7 @@ fn a_client_that_comes_during_the_shutdown_is_not_forgotten() {
                         begin.send(()).unwrap_or(());
                     }
                     for mut peer in inside {
-                        // It was let in: so it is told.
+                        // It was accepted, so it gets the Close.
                         peer.expect_close(1001);
                         peer.expect_gone();
                     }
@@ -242,7 +242,7 @@ fn a_client_that_comes_during_the_shutdown_is_not_forgotten() {
     }
 }
 
-/// An open WebSocket, or `None` if there is no server any more.
+/// Returns an open WebSocket, or `None` if there is no server any more.
 fn try_open(addr: std::net::SocketAddr) -> Option<RawPeer> {
     let stream = TcpStream::connect_timeout(&addr, ms(1000)).ok()?;
     let mut peer = RawPeer::from_stream(stream, addr);
@@ -258,7 +258,7 @@ fn many_silent_clients_do_not_delay_the_shutdown() {
     let peers: Vec<_> = (0..50).map(|_| RawPeer::open(server.addr())).collect();
     eventually("all are in", || server.hub().len() == 50);
     let start = Instant::now();
-    drop(server); // by the close timeout, all of them at once and not one after the other
+    drop(server); // within the close timeout, for all of them at once and not one after the other
     assert!(start.elapsed() < ms(500) + ms(2000), "took {:?}", start.elapsed());
     for mut peer in peers {
         peer.expect_close(1001);
@@ -332,7 +332,7 @@ mod binary {
             let mut server = Process::threadws(&["--every", "0"]);
             let mut peer = RawPeer::open(server.addr());
             server.signal(first);
-            peer.expect_close(1001); // It has begun, and waits for our Close, in vain.
+            peer.expect_close(1001); // The shutdown has begun, and waits for the answer in vain.
             let start = Instant::now();
             server.signal(second);
             assert_eq!(server.wait(PATIENCE).code(), Some(130));

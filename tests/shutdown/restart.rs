@@ -1,5 +1,5 @@
-//! How the process begins and ends: what it says when it cannot listen, whom it tells when it is told to stop, and that the
-//! next one takes over at once.
+//! The start and the end of the process: its message when it cannot listen, the closes when it is stopped, and the
+//! immediate start of the next one.
 
 #![cfg(feature = "cli")]
 
@@ -11,14 +11,14 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 use threadws::{Config, Message, Server};
 
-/// The close timeout of the server that is told to stop.
+/// The close timeout of the server that is stopped.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// The binary's.
+/// The close timeout of the binary.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much longer a process may take to its end.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// What the machine excuses: hundreds of threads have to wake up where one was late, but to a limit.
+/// The delay that the machine excuses, up to a limit. Hundreds of threads have to wake up where one thread was late.
 fn excuse(lateness: Lateness) -> Duration {
     (lateness.worst() * 10).min(GRACE)
 }
@@ -36,7 +36,7 @@ fn run_as_helper_process() {
                 }
                 Some("flood") => {
                     let message = Message::from(vec![0; 64 << 10]);
-                    // The socket and the backlog are full: there is no room for one more.
+                    // The socket and the backlog are full, without room for one more message.
                     while client.sender().try_send(&message).is_ok() {}
                     eprintln!("it is stuck");
                     client.send(message)?;
@@ -48,7 +48,7 @@ fn run_as_helper_process() {
     });
 }
 
-/// Everybody whom a server may have when it is told to stop.
+/// Clients in every state that a server may have when it is stopped.
 struct House {
     open: Vec<RawPeer>,
     /// In the middle of a request's head, or before its first byte.
@@ -71,7 +71,7 @@ impl House {
                 peer.write("GET / HTTP/1.1\r\n");
             }
         }
-        // Who is let in last tells that all have been accepted: they come in this order.
+        // Clients are accepted in this order, so all were accepted when the last one is open.
         let mut stuck = RawPeer::open(addr);
         stuck.send_text("in");
         stuck.expect_text("in");
@@ -90,7 +90,7 @@ impl House {
     }
 }
 
-/// A server with a house full of clients, one of them stuck, and another whose handler sleeps.
+/// Starts a server with clients in every state: one of them is stuck, and the handler of another sleeps.
 fn full_house() -> (Process, House, RawPeer) {
     let server = helper_process::start(module_path!(), "sleepy", &[]);
     let mut house = House::of(&server);
@@ -142,7 +142,7 @@ fn sigterm_ends_at_the_close_timeout_with_stuck_clients() {
     let message = Frame::binary(vec![0; 64 << 10]).encode();
     let stream = house.stuck.stream();
     stream.set_write_timeout(Some(ms(500))).expect("a timeout");
-    // It only writes, until nothing is taken any more: then its handler is stuck.
+    // It only writes, until the server takes no more. Then its handler is stuck.
     while std::io::Write::write_all(&mut &stream, &message).is_ok() {}
     let lateness = Lateness::from_now_on();
     let start = Instant::now();
@@ -157,7 +157,7 @@ fn sigterm_ends_at_the_close_timeout_with_stuck_clients() {
     server.expect_no_panic();
 }
 
-/// Starts it in vain: it exits with 1, and says why and where.
+/// Starts the binary, which must exit with 1, and print why and where it cannot listen.
 #[track_caller]
 fn cannot_listen(listen: &str, wrapper: &[&str], why: &str) {
     let mut process = Process::spawn(threadws_command(listen, wrapper, &[]));
@@ -176,7 +176,7 @@ fn an_unavailable_address_is_named_with_the_reason() {
     cannot_listen(&taken.local_addr().expect("it is bound").to_string(), &[], "in use");
     cannot_listen("192.0.2.1:8005", &[], "assign");
     cannot_listen("no-such-host.invalid:8005", &[], "");
-    // Both families of one name: either will do.
+    // The name has addresses of both families. Either will do.
     let server = Process::threadws_at("localhost:0", &[], &["--echo", "--every", "0"]);
     assert!(server.addr().ip().is_loopback());
     RawPeer::open(server.addr()).close(1000);
@@ -192,7 +192,7 @@ fn missing_ipv6_or_port_permission_is_reported() {
     let server = Process::threadws_at("localhost:0", &wrapper, &[]);
     assert!(server.addr().is_ipv4());
     server.stop();
-    // Below 1024 it takes a capability, which root can give away.
+    // A port below 1024 needs a capability, which root can give up.
     let [ip, netns, exec, name] = network.wrapper();
     let wrapper = [ip, netns, exec, name, "setpriv", "--bounding-set=-net_bind_service", "--inh-caps=-all"];
     cannot_listen("127.0.0.1:80", &wrapper, "denied");
@@ -210,7 +210,7 @@ fn a_restarted_server_gets_its_port_at_once() {
             peer.send_text("still here?");
             peer.expect_text("still here?");
             if number % 2 == 0 {
-                peer.send(&Frame::close(1000, "")); // the server ends first: TIME_WAIT is its
+                peer.send(&Frame::close(1000, "")); // the server ends first, so TIME_WAIT is on its side
             }
         }
         if round % 2 == 0 {
@@ -225,7 +225,7 @@ fn a_restarted_server_gets_its_port_at_once() {
             server.wait_for_success(ms(5000) + PATIENCE);
         }
         let next = Process::threadws_at(&addr.to_string(), &[], &options);
-        // Those who were cut off come back.
+        // The clients that were cut off come back.
         for peer in &mut peers {
             peer.expect_gone();
             let mut again = RawPeer::open(addr);

@@ -1,4 +1,4 @@
-//! What a server that stops does not wait for: its end comes in time whatever the program, or a client, is at.
+//! A shutdown ends in time even if a callback of the program or a client blocks.
 
 use crate::support::{PATIENCE, RawPeer, TestServer, echo, ms, next, watchdog};
 use std::sync::{Arc, Mutex, mpsc};
@@ -24,7 +24,7 @@ fn a_shutdown_does_not_wait_for_a_blocked_tick() {
     let peer = RawPeer::open(server.addr());
     next(&told, "a tick");
     let held = shared.lock().expect("no panic");
-    // What was told before was of ticks that had the lock.
+    // The earlier reports were of ticks that had the lock.
     while told.recv_timeout(ms(200)).is_ok() {}
     let handle = server.into_handle();
     drop(peer);
@@ -95,7 +95,7 @@ fn a_slow_reader_of_http_ends_at_the_timeout() {
         |server| {
             server.serve_http(move |_| {
                 tell.send(()).unwrap_or(());
-                Response::new(vec![b'x'; 16 << 20]) // more than any socket's buffers take
+                Response::new(vec![b'x'; 16 << 20]) // more than the buffers of any socket take
             })
         },
         echo,
