@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_cut_at_its_limit_and_shows_how_much_was_dropped() {
+    fn a_cut_line_shows_how_much_was_dropped() {
         let mut line = EscapedLine::new(8);
         for _ in 0..1000 {
             line.write_str("안녕").expect("never fails");

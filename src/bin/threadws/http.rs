@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_and_its_policy_share_a_nonce_that_is_new_each_time() {
+    fn page_and_policy_share_a_new_nonce_each_time() {
         let response = OPEN.answer("/", None);
         let body = String::from_utf8(response.body().clone()).expect("UTF-8");
         let policy = response.headers()["content-security-policy"].to_str().expect("ASCII");

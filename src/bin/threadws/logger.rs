@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn logging_never_waits_for_an_unread_stderr_and_counts_dropped_lines() {
+    fn logging_never_waits_for_stderr_and_counts_dropped_lines() {
         let mut stderr = TestStderr::stuck("info");
         stderr.log(format_args!("line 0"));
         while !stderr.front.queue.lock().lines.is_empty() {

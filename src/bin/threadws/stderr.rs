@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_refused_by_a_full_disk_is_reported_and_the_next_one_is_whole() {
+    fn a_line_that_a_full_disk_refuses_is_reported() {
         let refused = Arc::new(AtomicBool::new(false));
         let disk = Disk { content: Vec::new(), capacity: 10 };
         let mut lines = LineWriter::new(disk, Arc::clone(&refused));

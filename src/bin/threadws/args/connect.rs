@@ -54,8 +54,8 @@ Handshake:
   --header 'NAME: VALUE'
                         add a header to the request; repeatable
                         [default: none]
-  --header-file FILE    add the headers in a file, one a line; other users of
-                        the machine cannot see them in the list of processes
+  --header-file FILE    add the headers in a file, one per line; other users
+                        of the machine can see arguments, but not this file
                         [default: none]
   --origin ORIGIN       send an Origin header, as a browser does
                         [default: none]
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_command_line_is_refused_without_a_secret_in_the_error() {
+    fn no_error_of_the_command_line_shows_a_secret() {
         let lines = [
             "connect",
             "connect --once",

@@ -101,8 +101,8 @@ Messages:
   --topics              send each message to every client that connected with
                         the same path, such as /room/7, including its sender;
                         the query does not count [default: off]
-  --no-page             answer a plain GET with 426 instead of the page that
-                        tries the server out [default: the page]
+  --no-page             serve no page: answer a plain GET with 426
+                        [default: the page]
 
 Connections:
   --listen ADDR         address and port; port 0 picks a free port; 'systemd'
@@ -158,8 +158,8 @@ Other:
   -h, --help            print this help
   -V, --version         print the version
 
-GET /healthz answers ok. GET /metrics answers counters for Prometheus.
-One line on stdout gives the address when the server is listening.
+GET /healthz returns ok, GET /metrics returns counters for Prometheus.
+When the server is listening, it prints one line with its address on stdout.
 
 Exit status:
   0    stopped by SIGINT or SIGTERM
