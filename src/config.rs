@@ -41,7 +41,7 @@ pub struct Config {
     idle_timeout: Option<Duration>,
 }
 
-/// What a server does with a client whose queue is too full for a broadcast or published message.
+/// The action of a server for a client whose queue is too full for a broadcast or published message.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SlowPeer {

@@ -31,7 +31,7 @@ pub struct Traffic {
 /// The numbers of one connection at one moment: what [`Sender::stats`](crate::Sender::stats) and
 /// [`Connection::stats`](crate::Connection::stats) return. They can also be read after the connection has ended.
 ///
-/// What was received is brought up to date before each read from the socket, and by `Connection::stats`.
+/// The received numbers are brought up to date before each read from the socket, and by `Connection::stats`.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct ClientStats {
@@ -184,7 +184,7 @@ pub(crate) trait Measured: Send + Sync {
     fn measure(&self, stats: &mut Stats);
 }
 
-/// What one connection has counted since it was opened, or the sum over several.
+/// The counters of one connection since it was opened, or the sum over several.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Totals {
     pub(crate) traffic: Traffic,
@@ -216,7 +216,7 @@ impl Traffic {
     }
 }
 
-/// What the thread that reads a connection counts. Only this thread writes it, once for each read from the socket; other
+/// Counters of the thread that reads a connection. Only this thread writes it, once for each read from the socket; other
 /// threads read it. Relaxed: no number depends on another.
 #[derive(Debug, Default)]
 #[repr(C)]

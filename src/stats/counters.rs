@@ -1,4 +1,4 @@
-//! What a server's own threads count. No message of a client changes anything here.
+//! Counters that the threads of a server change. A message of a client changes none of them.
 
 use super::Stats;
 use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering};
