@@ -34,7 +34,7 @@ use client_thread::Accepted;
 use registry::Registry;
 use std::fmt;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use thread_pool::Pool;
+use thread_pool::ThreadPool;
 
 /// Enough for the handshake, the read path and an ordinary handler; what is not touched costs nothing.
 const STACK: usize = 256 * 1024;
@@ -406,7 +406,7 @@ impl Server {
             handler,
             on_error: self.on_error,
             live: Registry::default(),
-            pool: Arc::new(Pool::new(self.stack_size, counters, Arc::clone(&timer.0))),
+            pool: Arc::new(ThreadPool::new(self.stack_size, counters)),
             hub: self.hub,
             hooks: Arc::new(self.hooks),
             flush,
@@ -452,7 +452,7 @@ struct Shared {
     hub: Hub,
     hooks: Arc<Hooks>,
     live: Registry,
-    pool: Arc<Pool<Box<Accepted>>>,
+    pool: Arc<ThreadPool<Box<Accepted>>>,
     flush: Arc<Flush>,
     timer: Arc<Timer>,
     /// Flush, timer and acceptor, until they are joined.

@@ -167,8 +167,7 @@ impl Acceptor {
             counters.refused(TurnedAway::Stopping);
             return;
         };
-        if let Err((client, error)) = self.shared.pool.run(client) {
-            drop(client);
+        if let Err(error) = self.shared.pool.run(client) {
             counters.refused(TurnedAway::NoThread);
             self.tell_of_error("no thread for a client", error);
             self.turn_away(stream, handshake::answer_unavailable);

@@ -136,8 +136,7 @@ impl ServerHandle {
             crate::handshake::answer_unavailable(&stream);
             return Err(Error::Unavailable);
         };
-        if let Err((client, error)) = self.shared.pool.run(client) {
-            drop(client);
+        if let Err(error) = self.shared.pool.run(client) {
             counters.refused(TurnedAway::NoThread);
             crate::handshake::answer_unavailable(&stream);
             return Err(Error::Io(error));

@@ -1,136 +1,113 @@
-//! The client threads: started on demand, kept for a while, joined when they end.
+//! The threads that serve clients: started when they are needed, reused while they are idle, and joined when they end.
 //!
-//! Measured when it was made: a reused thread took a handshake from 92 to 55 µs of CPU, which was an event loop's cost.
-//! What one takes today is in `guide::performance`.
+//! Reusing a thread took a handshake from 92 to 55 µs of processor time when it was introduced. `guide::performance` has
+//! today's figure.
 
 use crate::stats::Counters;
-use crate::sync::{Arc, Condvar, JoinHandle, Mutex, ThreadId, Weak, now, spawn, this_thread};
-use crate::timer::{Due, Timer};
-use std::cell::LazyCell;
+use crate::sync::{Arc, Condvar, JoinHandle, Mutex, ThreadId, now, spawn, this_thread};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
-/// Threads that wait for the next client.
-const MAX_PARKED: usize = 32;
-/// Those that no client needed for so long leave when that is looked at, which is as often: after twice as long at most.
-pub(super) const UNUSED: Duration = Duration::from_millis(2500);
+/// At most this many threads wait for the next client.
+const MAX_IDLE: usize = 32;
+/// A thread that was idle for this long ends.
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_millis(2500);
 
-/// What a thread does; it says whether its thread may do another.
+/// One task for a thread.
 pub(super) trait Job: Send + 'static {
+    /// Runs in a thread of the pool. Returns whether the thread can be reused.
     fn run(self) -> bool;
 }
 
 /// Threads that each do one job after the other.
-pub(super) struct Pool<J> {
+pub(super) struct ThreadPool<J> {
     stack_size: usize,
     counters: Arc<Counters>,
-    timer: Arc<Timer>,
     state: Mutex<PoolState<J>>,
-    /// Tells of each thread that is about to end.
+    /// Notified of each thread that is about to end.
     ended: Condvar,
 }
 
 struct PoolState<J> {
-    /// Threads that wait for a job. Who came last goes first: its stack and its allocator's lists are still in the cache,
-    /// and those that are too many stay below.
-    parked: Vec<Arc<Berth<J>>>,
-    /// So many of them have been there since the timer looked.
-    unused: usize,
-    /// The timer will look.
-    watched: bool,
+    /// Idle threads. The last one is reused first because its stack and its allocator's lists are still in the cache, so
+    /// the first one has been idle for longest.
+    idle: Vec<Arc<Worker<J>>>,
     stopped: bool,
     running: HashMap<ThreadId, JoinHandle<()>>,
-    /// Threads that are about to end, for somebody to join.
+    /// Threads that are about to end, to be joined by another thread.
     ended: Vec<JoinHandle<()>>,
 }
 
-impl<J> PoolState<J> {
-    /// Lets those end that parked first. They wake while this is locked: each is the last to let go of its berth. Freed here,
-    /// it would stay in this thread's list of free pieces, and with it the memory before it.
-    fn dismiss(&mut self, count: usize) {
-        for berth in self.parked.drain(..count) {
-            *berth.word.lock() = Some(Word::Leave);
-            berth.told.notify_one();
-        }
-        self.unused = self.parked.len();
+/// One thread, as others see it.
+struct Worker<J> {
+    /// Set once by the thread that started this one, and once by each thread that takes it out of [`PoolState::idle`].
+    next: Mutex<Option<Next<J>>>,
+    wake: Condvar,
+}
+
+/// What a worker does next.
+enum Next<J> {
+    Run(J),
+    End,
+}
+
+impl<J> Worker<J> {
+    fn wake(&self, next: Next<J>) {
+        *self.next.lock() = Some(next);
+        self.wake.notify_one();
     }
 }
 
-/// Where one thread waits. Not until a time: to set and to cancel a timeout would be the hundredth part of a handshake.
-struct Berth<J> {
-    /// Set under the lock of the state that took the berth from the parked ones: a thread that is not parked has its word.
-    word: Mutex<Option<Word<J>>>,
-    told: Condvar,
-}
-
-/// What a parked thread is told.
-enum Word<J> {
-    Do(J),
-    Leave,
-}
-
-impl<J: Job> Pool<J> {
-    pub(super) fn new(stack_size: usize, counters: Arc<Counters>, timer: Arc<Timer>) -> Self {
-        let state = PoolState {
-            parked: Vec::new(),
-            unused: 0,
-            watched: false,
-            stopped: false,
-            running: HashMap::new(),
-            ended: Vec::new(),
-        };
-        Self { stack_size, counters, timer, state: Mutex::new(state), ended: Condvar::default() }
+impl<J: Job> ThreadPool<J> {
+    pub(super) fn new(stack_size: usize, counters: Arc<Counters>) -> Self {
+        let state =
+            PoolState { idle: Vec::new(), stopped: false, running: HashMap::new(), ended: Vec::new() };
+        Self { stack_size, counters, state: Mutex::new(state), ended: Condvar::default() }
     }
 
-    /// Has a parked thread do `job`, or a new one.
+    /// Runs a job in an idle thread, or in a new one.
     ///
     /// # Errors
     ///
-    /// The job, and why no thread could be started.
-    pub(super) fn run(self: &Arc<Self>, job: J) -> Result<(), (J, io::Error)> {
-        let mut state = self.state.lock();
-        if let Some(berth) = state.parked.pop() {
-            state.unused = state.unused.min(state.parked.len());
-            *berth.word.lock() = Some(Word::Do(job));
-            drop(state);
-            berth.told.notify_one();
+    /// No thread could be started. The job was dropped.
+    pub(super) fn run(self: &Arc<Self>, job: J) -> io::Result<()> {
+        let idle = self.state.lock().idle.pop();
+        if let Some(worker) = idle {
+            worker.wake(Next::Run(job));
             return Ok(());
         }
-        // First: a thread that is quick is counted before it serves, and before it ends.
+        // Dropped at the end, without a lock held: it still has the job if there is no thread.
+        let worker = Arc::new(Worker { next: Mutex::new(Some(Next::Run(job))), wake: Condvar::default() });
+        // Counted before it is started, because a quick thread could otherwise serve, or end, before it is counted.
         self.counters.thread_started();
-        // `spawn` drops its closure when it fails: the slot keeps the job.
-        let slot = Arc::new(Mutex::new(Some(job)));
-        let started = spawn("threadws-client", self.stack_size, {
-            let (pool, slot) = (Arc::clone(self), Arc::clone(&slot));
-            move || {
-                let job = slot.lock().take();
-                drop(slot);
-                pool.work(job);
-            }
+        let mut state = self.state.lock();
+        let thread = spawn("threadws-client", self.stack_size, {
+            let (pool, worker) = (Arc::clone(self), Arc::clone(&worker));
+            move || pool.work(&worker)
         });
-        match started {
+        match thread {
             Ok(thread) => {
-                // Still locked: the thread finds itself here when it ends.
+                // Still locked, so the thread finds its handle here when it ends.
                 state.running.insert(thread.thread().id(), thread);
                 Ok(())
             }
             Err(error) => {
+                drop(state);
                 self.counters.thread_ended();
-                let job = slot.lock().take();
-                job.map_or(Ok(()), |job| Err((job, error)))
+                Err(error)
             }
         }
     }
 
-    fn work(self: &Arc<Self>, mut job: Option<J>) {
-        // Made where it is needed: most threads have one client, and stay with it.
-        let berth = LazyCell::new(|| Arc::new(Berth { word: Mutex::new(None), told: Condvar::default() }));
-        while let Some(next) = job.take() {
-            if !next.run() {
+    /// The life of one thread.
+    fn work(&self, worker: &Arc<Worker<J>>) {
+        let mut next = worker.next.lock().take();
+        while let Some(Next::Run(job)) = next {
+            if !job.run() {
                 break;
             }
-            job = self.park(&berth);
+            next = self.wait(worker);
         }
         let mut state = self.state.lock();
         let this = state.running.remove(&this_thread());
@@ -142,35 +119,48 @@ impl<J: Job> Pool<J> {
         give_memory_back();
     }
 
-    /// Waits for the next job.
-    fn park(self: &Arc<Self>, berth: &Arc<Berth<J>>) -> Option<J> {
+    /// Waits idle for the next job, at most [`IDLE_TIMEOUT`].
+    fn wait(&self, worker: &Arc<Worker<J>>) -> Option<Next<J>> {
         let mut state = self.state.lock();
-        if state.stopped || state.parked.len() >= MAX_PARKED {
+        if state.stopped || state.idle.len() >= MAX_IDLE {
             return None;
         }
-        state.parked.push(Arc::clone(berth));
-        let watched = std::mem::replace(&mut state.watched, true);
+        state.idle.push(Arc::clone(worker));
         drop(state);
-        if !watched {
-            let this: Weak<Self> = Arc::downgrade(self);
-            self.timer.add(now() + UNUSED, this);
-        }
-        let mut word = berth.word.lock();
-        loop {
-            match word.take() {
-                Some(Word::Do(job)) => return Some(job),
-                Some(Word::Leave) => return None,
-                None => word = berth.told.wait_until(word, None),
+        let mut deadline = Some(now() + IDLE_TIMEOUT);
+        let mut next = worker.next.lock();
+        while next.is_none() {
+            if deadline.is_some_and(|deadline| now() >= deadline) {
+                drop(next);
+                if self.stop_waiting(worker) {
+                    return None;
+                }
+                // Another thread has taken this worker out, and is about to wake it.
+                deadline = None;
+                next = worker.next.lock();
+            } else {
+                next = worker.wake.wait_until(next, deadline);
             }
         }
+        next.take()
     }
 
-    /// Lets parked threads end, and none be parked any more.
+    /// Takes a worker out of the idle ones; false if another thread has done that before.
+    fn stop_waiting(&self, worker: &Arc<Worker<J>>) -> bool {
+        let mut state = self.state.lock();
+        let place = state.idle.iter().position(|idle| Arc::ptr_eq(idle, worker));
+        place.map(|place| state.idle.remove(place)).is_some()
+    }
+
+    /// Ends the idle threads. From now on a thread ends after its job.
     pub(super) fn stop(&self) {
         let mut state = self.state.lock();
         state.stopped = true;
-        let all = state.parked.len();
-        state.dismiss(all);
+        let idle = std::mem::take(&mut state.idle);
+        drop(state);
+        for worker in idle {
+            worker.wake(Next::End);
+        }
     }
 
     /// Waits until all threads have ended, at most until `deadline`, and joins those that have.
@@ -190,44 +180,34 @@ impl<J: Job> Pool<J> {
         }
     }
 
-    /// Whether the calling thread is one of these.
+    /// Returns whether the calling thread is one of the pool's.
     pub(super) fn is_current(&self) -> bool {
         self.state.lock().running.contains_key(&this_thread())
     }
 }
 
-/// Threads that no client needed for a while leave.
-impl<J: Job> Due for Pool<J> {
-    fn fire(&self, _: Instant, now: Instant) -> Option<Instant> {
-        let mut state = self.state.lock();
-        let unused = state.unused;
-        state.watched = unused < state.parked.len();
-        let next = state.watched.then(|| now + UNUSED);
-        state.dismiss(unused);
-        next
-    }
-}
-
-impl<J> fmt::Debug for Pool<J> {
+impl<J> fmt::Debug for ThreadPool<J> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").finish_non_exhaustive()
+        f.debug_struct("ThreadPool").finish_non_exhaustive()
     }
 }
 
-/// glibc keeps each small piece of memory that is freed as it is, and with the pieces what lies between them, until one of
-/// 64 KiB is freed: then it merges them, and gives the end of the heap back. Without this, 58 MiB stay resident when 10 000
-/// clients have left, and with it 20 to 32. It costs a leaving thread nothing that could be measured; to another C library
-/// it is an allocation like any other.
+/// Makes glibc's allocator return freed memory to the system.
+///
+/// glibc puts small freed blocks into lists ("fast bins") and merges them only when a block of at least 64 KiB is freed.
+/// Merging lets it shrink the heap. After 10 000 clients have left, 58 MiB stay resident without this and 20 to 32 MiB with
+/// it (`tests/load/crowd.rs`). It costs an ending thread nothing that could be measured. To another allocator it is one
+/// allocation like any other.
 fn give_memory_back() {
-    let mut piece = Vec::<u8>::new();
-    // Where there is no memory left, there is none to give back.
-    _ = piece.try_reserve_exact(64 << 10);
-    drop(std::hint::black_box(piece));
+    let mut block = Vec::<u8>::new();
+    // Fails only when memory has run out. Then there is none to give back.
+    _ = block.try_reserve_exact(64 << 10);
+    drop(std::hint::black_box(block));
 }
 
 fn join(threads: Vec<JoinHandle<()>>) {
     for thread in threads {
-        // A panic in a handler was caught and told where it happened.
+        // A panic in a handler was caught and logged before.
         drop(thread.join());
     }
 }
@@ -237,7 +217,7 @@ mod tests {
     use super::*;
     use std::sync::mpsc;
 
-    /// Tells who did it.
+    /// Sends the id of its thread.
     struct Noted(mpsc::Sender<ThreadId>, bool);
 
     impl Job for Noted {
@@ -248,23 +228,23 @@ mod tests {
 
     #[test]
     fn a_thread_that_is_free_is_used_again() {
-        let pool = Arc::new(Pool::new(64 * 1024, Arc::default(), Arc::default()));
+        let pool = Arc::new(ThreadPool::new(64 * 1024, Arc::default()));
         let (sender, ids) = mpsc::channel();
-        pool.run(Noted(sender.clone(), true)).map_err(|(_, error)| error).expect("a thread");
+        pool.run(Noted(sender.clone(), true)).expect("a thread");
         let first = ids.recv().expect("the job ran");
         let deadline = now() + Duration::from_secs(10);
-        while pool.state.lock().parked.is_empty() {
-            assert!(now() < deadline, "the thread does not park");
+        while pool.state.lock().idle.is_empty() {
+            assert!(now() < deadline, "the thread is not idle");
             std::thread::yield_now();
         }
-        pool.run(Noted(sender, true)).map_err(|(_, error)| error).expect("a thread");
+        pool.run(Noted(sender, true)).expect("a thread");
         assert_eq!(ids.recv().expect("the job ran"), first);
         pool.stop();
         pool.join(deadline);
         assert!(pool.state.lock().running.is_empty());
     }
 
-    /// Tells who does it, and goes on when it may.
+    /// Sends the id of its thread, and ends when the sender of `1` is dropped.
     struct Held(mpsc::Sender<ThreadId>, mpsc::Receiver<()>);
 
     impl Job for Held {
@@ -274,26 +254,26 @@ mod tests {
     }
 
     #[test]
-    fn of_two_that_are_free_the_one_that_parked_last_goes_first() {
-        let pool = Arc::new(Pool::new(64 * 1024, Arc::default(), Arc::default()));
+    fn of_two_that_are_free_the_one_that_was_busy_last_goes_first() {
+        let pool = Arc::new(ThreadPool::new(64 * 1024, Arc::default()));
         let (sender, ids) = mpsc::channel();
         let run = || {
             let (held, hold) = mpsc::channel();
-            pool.run(Held(sender.clone(), hold)).map_err(|(_, error)| error).expect("a thread");
+            pool.run(Held(sender.clone(), hold)).expect("a thread");
             (held, ids.recv().expect("the job ran"))
         };
         let deadline = now() + Duration::from_secs(10);
-        let parked = |count| {
-            while pool.state.lock().parked.len() != count {
-                assert!(now() < deadline, "{count} do not park");
+        let idle = |count| {
+            while pool.state.lock().idle.len() != count {
+                assert!(now() < deadline, "{count} are not idle");
                 std::thread::yield_now();
             }
         };
         let ((a, first), (b, second)) = (run(), run());
         drop(b);
-        parked(1);
+        idle(1);
         drop(a);
-        parked(2);
+        idle(2);
         let ((a, third), (b, fourth)) = (run(), run());
         assert_eq!((third, fourth), (first, second));
         drop((a, b));
@@ -304,16 +284,16 @@ mod tests {
 
     #[test]
     fn every_job_is_done_and_every_thread_joined() {
-        let pool = Arc::new(Pool::new(64 * 1024, Arc::default(), Arc::default()));
+        let pool = Arc::new(ThreadPool::new(64 * 1024, Arc::default()));
         let (sender, done) = mpsc::channel();
         for job in 0..500 {
-            pool.run(Noted(sender.clone(), job % 3 > 0)).map_err(|(_, error)| error).expect("a thread");
+            pool.run(Noted(sender.clone(), job % 3 > 0)).expect("a thread");
         }
         drop(sender);
         assert_eq!(done.iter().count(), 500);
         pool.stop();
         pool.join(now() + Duration::from_secs(20));
         let state = pool.state.lock();
-        assert_eq!((state.running.len(), state.ended.len(), state.parked.len()), (0, 0, 0));
+        assert_eq!((state.running.len(), state.ended.len(), state.idle.len()), (0, 0, 0));
     }
 }

@@ -154,7 +154,7 @@ fn the_guide_has_the_fixed_bounds_of_the_code() {
             c("handshake.rs", "LINGER"),
             c("handshake.rs", "LINGER_BYTES"),
         ],
-        &[c("server/thread_pool.rs", "MAX_PARKED"), c("server/thread_pool.rs", "UNUSED")],
+        &[c("server/thread_pool.rs", "MAX_IDLE"), c("server/thread_pool.rs", "IDLE_TIMEOUT")],
         &[c("server/accept.rs", "LISTEN_BACKLOG")],
         &array("server/accept.rs", "BACK_OFF"),
         &[c("client.rs", "MAX_INTERIM"), c("client.rs", "MAX_BODY")],

@@ -217,7 +217,7 @@ impl Process {
     /// the C library keeps after this number of clients at once.
     #[track_caller]
     pub fn expect_settled(&self, before: &ProcessUsage, timeout: Duration, clients: usize) {
-        // The same as in src/server/thread_pool.rs.
+        // Twice the IDLE_TIMEOUT of src/server/thread_pool.rs.
         let parked = Duration::from_secs(5);
         let what = format!("threads and descriptors as before: {before:?}");
         eventually_within(timeout + parked, &what, || {

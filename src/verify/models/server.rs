@@ -1,7 +1,7 @@
 //! Connections that come and go while the server stops, and the threads that serve them.
 
 use super::registry::Registry;
-use super::thread_pool::{Job, Pool, UNUSED};
+use super::thread_pool::{IDLE_TIMEOUT, Job, ThreadPool};
 use crate::addr::Addr;
 use crate::hub::{Client, Hub};
 use crate::message::{CloseCode, CloseFrame};
@@ -9,7 +9,6 @@ use crate::net::Deadline;
 use crate::protocol::Role;
 use crate::sender::Sender;
 use crate::sync::{Arc, AtomicUsize, Ordering, next_id, now};
-use crate::timer::Timer;
 use crate::verify::models::clock;
 use crate::verify::models::transport::{Input, Script};
 use crate::verify::models::wire::{Wire, message};
@@ -119,109 +118,88 @@ fn a_shutdown_reaches_whoever_was_accepted_meanwhile() {
     });
 }
 
-/// Counts that it was done.
-struct Counted(Arc<AtomicUsize>, bool);
+/// Counts that it was done. Its thread can be reused if `1` is true.
+struct CountingJob(Arc<AtomicUsize>, bool);
 
-impl Job for Counted {
+impl Job for CountingJob {
     fn run(self) -> bool {
         self.0.fetch_add(1, Ordering::Relaxed);
         self.1
     }
 }
 
-/// A pool, and the timer that looks after it.
-struct Threads<J> {
-    pool: Arc<Pool<J>>,
-    timer: Arc<Timer>,
-    thread: crate::sync::JoinHandle<()>,
+/// A counting job that sends a message when it is done.
+struct SignallingJob(CountingJob, shuttle::sync::mpsc::Sender<()>);
+
+impl Job for SignallingJob {
+    fn run(self) -> bool {
+        let again = self.0.run();
+        self.1.send(()).expect("the test waits");
+        again
+    }
 }
 
-impl<J: Job> Threads<J> {
-    fn start() -> Self {
-        let (timer, thread) = Timer::start().expect("a thread");
-        let pool = Arc::new(Pool::new(1 << 16, Arc::default(), Arc::clone(&timer)));
-        Self { pool, timer, thread }
-    }
+fn pool<J: Job>() -> Arc<ThreadPool<J>> {
+    Arc::new(ThreadPool::new(1 << 16, Arc::default()))
+}
 
-    fn run(&self, job: J) {
-        self.pool.run(job).map_err(|(_, error)| error).expect("a thread");
-    }
-
-    /// Waits until no thread is left.
-    fn join(&self) {
-        self.pool.join(now() + Duration::from_secs(1_000_000));
-    }
-
-    fn stop(self) {
-        self.pool.stop();
-        self.join();
-        self.timer.stop();
-        self.thread.join().expect("the timer does not panic");
-    }
+/// Waits until the pool has no thread left.
+fn join_all<J: Job>(pool: &ThreadPool<J>) {
+    pool.join(now() + Duration::from_secs(1_000_000));
 }
 
 #[test]
-fn every_job_is_done_though_threads_park_and_leave() {
+fn every_job_is_done_though_threads_become_idle_and_end() {
     check(|| {
         let clock = clock::Running::racing();
-        let threads = Arc::new(Threads::start());
+        let pool = pool();
         let done = Arc::new(AtomicUsize::new(0));
         let givers = [true, false].map(|again| {
-            let (threads, done) = (Arc::clone(&threads), Arc::clone(&done));
+            let (pool, done) = (Arc::clone(&pool), Arc::clone(&done));
             go(move || {
-                for job in [Counted(done.clone(), again), Counted(done, true)] {
-                    threads.run(job);
+                for job in [CountingJob(done.clone(), again), CountingJob(done, true)] {
+                    pool.run(job).expect("a thread");
                 }
             })
         });
         givers.into_iter().for_each(join);
-        Arc::into_inner(threads).expect("nobody else is left").stop();
+        pool.stop();
+        join_all(&pool);
         clock.stop();
         assert_eq!(done.load(Ordering::Relaxed), 4, "I7: a job was forgotten");
     });
 }
 
 #[test]
-fn a_parked_thread_takes_a_job_at_once() {
+fn an_idle_thread_takes_a_job_at_once() {
     check(|| {
         let clock = clock::Running::patient();
-        let threads = Threads::start();
+        let pool = pool();
         let done = Arc::new(AtomicUsize::new(0));
         let (tell, told) = shuttle::sync::mpsc::channel();
         for _ in 0..3 {
-            threads.run(Told(Counted(done.clone(), true), tell.clone()));
+            pool.run(SignallingJob(CountingJob(done.clone(), true), tell.clone())).expect("a thread");
             told.recv().expect("it is done");
         }
         assert_eq!(clock::elapsed(), Duration::ZERO, "I7: a job waited for its thread's time to end");
-        threads.stop();
+        pool.stop();
+        join_all(&pool);
         clock.stop();
     });
 }
 
 #[test]
-fn threads_that_nobody_needs_leave() {
+fn idle_threads_end_after_their_time() {
     check(|| {
         let clock = clock::Running::patient();
-        let threads = Threads::start();
+        let pool = pool();
         let done = Arc::new(AtomicUsize::new(0));
         for _ in 0..3 {
-            threads.run(Counted(done.clone(), true));
+            pool.run(CountingJob(done.clone(), true)).expect("a thread");
         }
-        threads.join();
+        join_all(&pool);
         assert_eq!(done.load(Ordering::Relaxed), 3, "I7: a job was forgotten");
-        assert_eq!(clock::elapsed(), UNUSED * 2);
-        threads.stop();
+        assert_eq!(clock::elapsed(), IDLE_TIMEOUT);
         clock.stop();
     });
-}
-
-/// Tells that it was done.
-struct Told(Counted, shuttle::sync::mpsc::Sender<()>);
-
-impl Job for Told {
-    fn run(self) -> bool {
-        let again = self.0.run();
-        self.1.send(()).expect("somebody waits");
-        again
-    }
 }
