@@ -1,11 +1,13 @@
 //! What is logged: through `log`, and contained. The logger is the program's, and so is what it shows; a panic there costs
 //! the line, and no thread of ours.
 
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 /// Logs a line. The first word is one of [`log::Level`].
 macro_rules! log_line {
-    ($level:ident, $target:literal, $($line:tt)+) => {{
+    ($level:ident, $target:expr, $($line:tt)+) => {{
         let line = || ::log::log!(target: $target, ::log::Level::$level, $($line)+);
         // The panic hook has told of it, and there is no logger to tell.
         drop(::std::panic::catch_unwind(::std::panic::AssertUnwindSafe(line)));
@@ -13,6 +15,27 @@ macro_rules! log_line {
 }
 
 pub(crate) use log_line;
+
+/// Calls a callback of the program. If it panics, the panic is logged and goes no further, and `None` is returned.
+///
+/// `what` names the callback in the log line: `the callback on_error`.
+pub(crate) fn contain<T>(
+    target: &'static str,
+    what: impl fmt::Display,
+    callback: impl FnOnce() -> T,
+) -> Option<T> {
+    // Unwind safe, because the library's own state is not in use during a callback.
+    let result = catch_unwind(AssertUnwindSafe(callback));
+    if result.is_err() {
+        log_panic(target, &what);
+    }
+    result.ok()
+}
+
+/// The panic hook has printed the panic and its place.
+fn log_panic(target: &'static str, what: &dyn fmt::Display) {
+    log_line!(Error, target, "{what} panicked");
+}
 
 /// How often one thing is told of.
 const INTERVAL: Duration = Duration::from_secs(1);
