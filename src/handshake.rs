@@ -1,9 +1,11 @@
-//! The server's side of the opening handshake: reads a head, has the pure room judge it, and answers, all under one
-//! deadline. Every failure gets its HTTP status, and whoever wants to know is told.
+//! The server's side of the opening handshake: reads a request, checks it and answers it, all before one deadline.
+//!
+//! It runs in the client's thread. Every failure is answered with an HTTP status and reported to `on_handshake_error`. The
+//! rules of HTTP and of RFC 6455 are in `protocol`; here are the reads, the writes and the callbacks.
 
 use crate::addr::Addr;
-use crate::config::{Config, MAX_HEAD_SIZE, MAX_HEADERS, time_to_write};
-use crate::logging::log_line;
+use crate::config::{MAX_HEAD_SIZE, MAX_HEADERS, time_to_write};
+use crate::logging::{contain, log_line};
 use crate::net::{Deadline, Stream, Transport};
 use crate::protocol::Refusal;
 use crate::protocol::forwarded::{self, ForwardedHeader, TrustedProxies};
@@ -13,127 +15,111 @@ use crate::protocol::server_handshake::{self, Asked, HandshakePolicy, Upgrade};
 use crate::quota::{Admission, Excess, Quotas};
 use crate::request::{HandshakeError, Reject, Request, Response};
 use crate::stats::Counters;
-use crate::sync::Arc;
 use http::{Method, StatusCode};
 use std::io::{self, ErrorKind, IoSlice};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-/// What a head is first read into; few need more. It is more than the allocator keeps for each thread: what is given back
-/// serves the connection that follows.
+/// The first size of the buffer for a head, in bytes. Few requests are larger. Blocks above glibc's limit for its
+/// per-thread cache (1032 bytes) are merged with their neighbours when they are freed, so the connection that follows can
+/// use the memory.
 const FIRST_READ: usize = 2 * 1024;
-/// So much later than its deadline a wait for a head may end. Both timeouts are 10 s by default, and the wait begins a few
-/// microseconds after its clock.
+/// A read may end this long after the deadline.
+///
+/// The read timeout of an accepted socket and the handshake timeout are both 10 s by default, and the read begins a few
+/// microseconds after the handshake.
 const LATE: Duration = Duration::from_millis(10);
-/// How long, and how much, is read after an answer, so that the RST of a socket closed over unread input does not take the
-/// answer away.
+/// After a final answer, input is read for this long and up to this many bytes. Otherwise the socket would be closed over
+/// unread input, which sends an RST, and the client could lose the answer.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
 pub(crate) const LINGER_BYTES: usize = 1 << 20;
 
 const LIMITS: HeadLimits = HeadLimits { size: MAX_HEAD_SIZE, headers: MAX_HEADERS };
 
-const UNAVAILABLE: Refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the server is full, or stops")
-    .with(&[("retry-after", "5")]);
-/// When to come back, in seconds, where nobody knows when a place will be free.
+const UNAVAILABLE: Refusal =
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the server is full or shutting down")
+        .with(&[("retry-after", "5")]);
+/// A `Retry-After` in seconds, for limits that do not say when there is room again.
 const RETRY_AFTER: u64 = 5;
 const TIMED_OUT: Refusal = Refusal::new(StatusCode::REQUEST_TIMEOUT, "the request did not come in time");
 const CUT_SHORT: Refusal = Refusal::bad_request("the request ends before its head does");
 const FAILED: Refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the server failed");
 
+/// The target of this module's log lines.
+const LOG: &str = "threadws::handshake";
+
 type CheckRequest = dyn Fn(&mut Request, &mut Response) -> Result<(), Reject> + Send + Sync;
 type ServeHttp = dyn Fn(&Request) -> Response + Send + Sync;
 type OnHandshakeError = dyn Fn(&HandshakeError) + Send + Sync;
 
-/// Who is let in, and who is asked about it.
+/// The settings of a server's handshakes.
 #[derive(Default)]
 pub(crate) struct Rules {
     pub(crate) policy: HandshakePolicy,
     pub(crate) trust: TrustedProxies,
     pub(crate) forwarded_header: ForwardedHeader,
-    /// Trusted proxies say by a PROXY header who connected.
+    /// Trusted proxies send a PROXY header before the request.
     pub(crate) proxy_protocol: bool,
     pub(crate) quotas: Quotas,
     pub(crate) check_request: Option<Box<CheckRequest>>,
     pub(crate) serve_http: Option<Box<ServeHttp>>,
     pub(crate) on_handshake_error: Option<Box<OnHandshakeError>>,
-    pub(crate) counters: Arc<Counters>,
+}
+
+/// How the client's address is found. Decided when the connection is accepted.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// The peer is no trusted proxy, so its address is the client's. It was admitted before it got a thread.
+    Direct(Admission),
+    /// The search in the forwarded headers starts at this address: the peer's, or the one in a PROXY header.
+    Proxy(Addr),
+    /// A trusted proxy forwards bytes and does not say for which address. The forwarded headers are not believed, because
+    /// the client can have written them.
+    Unknown,
 }
 
 impl Rules {
-    /// Whether what the other end of a socket says of its client is believed. If not, it is the client itself.
-    pub(crate) fn is_proxy(&self, peer_addr: Addr) -> bool {
-        self.trust.contains(peer_addr)
+    /// Decides how the address of a peer's client is found. Admits a client without a proxy.
+    pub(crate) fn source(&self, peer_addr: Addr) -> Result<Source, Excess> {
+        if self.trust.contains(peer_addr) {
+            Ok(Source::Proxy(peer_addr))
+        } else {
+            self.quotas.admit(peer_addr).map(Source::Direct)
+        }
     }
 }
 
-/// What a handshake asks the server that it happens in.
+/// The server, as a handshake sees it. A trait, because this module must not depend on the server's.
 pub(crate) trait Host {
+    /// Returns whether the server is shutting down.
     fn is_stopping(&self) -> bool;
 
-    /// Asked once, just before the 101; false if the server stops.
-    fn welcome(&self) -> bool;
+    /// Called once, just before the 101 is sent. Returns false if the server is shutting down.
+    fn opening(&self) -> bool;
 }
 
-/// A handshake that succeeded; its 101 is out.
+/// A successful handshake. Its 101 was sent.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) request: Box<Request>,
     pub(crate) subprotocol: Option<String>,
-    /// Bytes that came behind the head: frames already.
+    /// Bytes that were read after the head: the first frames.
     pub(crate) early: Vec<u8>,
-    /// Of a client for whom a proxy spoke: others were admitted before.
-    pub(crate) admission: Option<Admission>,
+    pub(crate) admission: Admission,
 }
 
-/// Serves one request; `None` if it was no upgrade, or failed, and was answered. `admitted` says that the client is known
-/// and within its quotas.
-pub(crate) fn serve(
-    stream: &Stream,
-    peer_addr: Addr,
-    rules: &Rules,
-    config: &Config,
-    admitted: bool,
-    host: &dyn Host,
-) -> Option<Box<Opened>> {
-    let exchange = Exchange::new(stream, peer_addr, rules, config, admitted, host);
-    match exchange.read_head() {
-        Ok(Arrived { request, early, source }) => exchange.serve(request, early, source),
-        Err(NoHead::Silent) => {
-            // A port scan, or a browser's spare connection: nothing to tell anybody.
-            log_line!(Trace, "threadws::handshake", "{peer_addr} came and went without a word");
-            None
-        }
-        Err(NoHead::Refused(refusal)) => exchange.refuse(&Reject::from(refusal), None),
-    }
-}
-
-/// Like [`serve`], after another HTTP server has read the head.
-pub(crate) fn serve_request(
-    stream: &Stream,
-    peer_addr: Addr,
-    rules: &Rules,
-    config: &Config,
-    host: &dyn Host,
-    request: http::Request<()>,
-    early: Vec<u8>,
-) -> Option<Box<Opened>> {
-    let exchange = Exchange::new(stream, peer_addr, rules, config, false, host);
-    exchange.serve(request, early, Some(peer_addr))
-}
-
-/// Answers 503, as far as the socket takes it without waiting: a new socket takes all of it.
+/// Answers 503 with the bytes that the socket accepts without waiting. A new socket accepts all of them.
 pub(crate) fn answer_unavailable(stream: &Stream) {
     answer_at_once(stream, Reject::from(UNAVAILABLE));
 }
 
-/// Answers 429, as [`answer_unavailable`] does.
+/// Answers 429, like [`answer_unavailable`].
 pub(crate) fn answer_excess(stream: &Stream, excess: Excess) {
     answer_at_once(stream, Reject::from(excess));
 }
 
 fn answer_at_once(stream: &Stream, reject: Reject) {
     let bytes = head::write_response(&reject.into(), false);
-    // A client that is gone already need not be told.
+    // Ignored: the client has disconnected, or does not read.
     drop(stream.try_write(&[IoSlice::new(&bytes)]));
 }
 
@@ -151,7 +137,7 @@ impl From<Excess> for Reject {
     fn from(excess: Excess) -> Self {
         let (text, seconds) = match excess {
             Excess::Connections => ("too many connections from this address", RETRY_AFTER),
-            // Rounded up: who comes back then is welcome.
+            // Rounded up, so that a client that comes back then is admitted.
             Excess::Handshakes(wait) => {
                 ("too many handshakes from this address", wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
             }
@@ -160,96 +146,102 @@ impl From<Excess> for Reject {
     }
 }
 
-/// A whole head.
-struct Arrived {
-    request: http::Request<()>,
-    /// What came behind it.
-    early: Vec<u8>,
-    /// Who connected, to us or to a proxy that only forwards bytes; `None` if that one does not say.
-    source: Option<Addr>,
-}
-
-/// Why there is no head.
+/// Why no whole head was read.
 enum NoHead {
-    /// Nobody has asked anything.
+    /// The peer sent nothing.
     Silent,
     Refused(Refusal),
 }
 
-struct Exchange<'a> {
-    stream: &'a Stream,
-    peer_addr: Addr,
-    rules: &'a Rules,
-    deadline: Deadline,
-    write_timeout: Duration,
-    admitted: bool,
-    host: &'a dyn Host,
+/// The handshake of one client.
+pub(crate) struct Handshake<'a> {
+    pub(crate) stream: &'a Stream,
+    pub(crate) peer_addr: Addr,
+    pub(crate) rules: &'a Rules,
+    pub(crate) counters: &'a Counters,
+    pub(crate) host: &'a dyn Host,
+    pub(crate) deadline: Deadline,
+    pub(crate) write_timeout: Duration,
 }
 
-impl<'a> Exchange<'a> {
-    fn new(
-        stream: &'a Stream,
-        peer_addr: Addr,
-        rules: &'a Rules,
-        config: &Config,
-        admitted: bool,
-        host: &'a dyn Host,
-    ) -> Self {
-        let deadline = Deadline::after(config.handshake_timeout());
-        Self { stream, peer_addr, rules, deadline, write_timeout: config.write_timeout(), admitted, host }
+impl Handshake<'_> {
+    /// Reads a request and answers it. Returns `None` after any answer except a 101.
+    pub(crate) fn run(&self, source: Source) -> Option<Box<Opened>> {
+        let mut bytes = Vec::with_capacity(FIRST_READ);
+        let source = match source {
+            Source::Proxy(_) if self.rules.proxy_protocol => match self.read_proxy_header(&mut bytes) {
+                Ok(source) => source,
+                Err(failure) => return self.fail(failure),
+            },
+            source => source,
+        };
+        match self.read_head(bytes) {
+            Ok((head, early)) => self.check(head, early, source),
+            // `source` lives until the answer was sent: until then the connection counts against its address.
+            Err(failure) => self.fail(failure),
+        }
     }
 
-    /// A whole head, and what came behind it.
-    ///
-    /// Apart from what follows: a client thread's stack shall not be deeper than its deepest step.
+    /// Answers a request whose head another HTTP server has read. Returns `None` after any answer except a 101.
+    pub(crate) fn run_with_head(&self, head: http::Request<()>, early: Vec<u8>) -> Option<Box<Opened>> {
+        self.check(head, early, Source::Proxy(self.peer_addr))
+    }
+
+    fn read_proxy_header(&self, bytes: &mut Vec<u8>) -> Result<Source, NoHead> {
+        let header = self.read_until(bytes, proxy_header::scan)?;
+        bytes.drain(..header.len);
+        Ok(header.source.map_or(Source::Unknown, |ip| Source::Proxy(ip.into())))
+    }
+
+    /// Reads a whole head. Returns it, and the bytes after it.
+    // Kept out of line: see `Accepted` in server/client_thread.rs.
     #[inline(never)]
-    fn read_head(&self) -> Result<Arrived, NoHead> {
+    fn read_head(&self, mut bytes: Vec<u8>) -> Result<(http::Request<()>, Vec<u8>), NoHead> {
         let mut scanner = Scanner::request(LIMITS);
-        let mut source = Some(self.peer_addr);
-        let mut awaits_proxy = self.rules.proxy_protocol && self.rules.is_proxy(self.peer_addr);
-        let mut bytes = Vec::with_capacity(FIRST_READ);
+        let end = self.read_until(&mut bytes, |bytes| scanner.scan(bytes))?;
+        let (head, early) = bytes.split_at_checked(end).unwrap_or((&bytes, &[]));
+        let request = scanner.parse_request(head).map_err(NoHead::Refused)?;
+        Ok((request, early.to_vec()))
+    }
+
+    /// Reads until `scan` returns a value or a refusal. `scan` is given everything that was read.
+    fn read_until<T>(
+        &self,
+        bytes: &mut Vec<u8>,
+        mut scan: impl FnMut(&[u8]) -> Result<Option<T>, Refusal>,
+    ) -> Result<T, NoHead> {
         loop {
+            if let Some(found) = scan(bytes).map_err(NoHead::Refused)? {
+                return Ok(found);
+            }
+            let is_silent = bytes.is_empty();
             if bytes.len() == bytes.capacity() {
-                // The scanner ends this at the largest head.
+                // Bounded, because `scan` refuses a head that is too long.
                 bytes.reserve_exact(bytes.len());
             }
-            let silent = bytes.is_empty();
-            let count = match self.read(&mut bytes) {
-                Ok(count) => count,
+            match self.read(bytes) {
+                Ok(1..) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     return Err(NoHead::Refused(TIMED_OUT));
                 }
-                Err(_) if silent => return Err(NoHead::Silent),
-                Err(_) => 0,
-            };
-            if count == 0 {
-                return Err(match () {
-                    () if self.host.is_stopping() => NoHead::Refused(UNAVAILABLE),
-                    () if silent => NoHead::Silent,
-                    () => NoHead::Refused(CUT_SHORT),
-                });
-            }
-            if awaits_proxy {
-                let Some(header) = proxy_header::scan(&bytes).map_err(NoHead::Refused)? else { continue };
-                source = header.source.map(Addr::Ip);
-                awaits_proxy = false;
-                bytes.drain(..header.len);
-            }
-            if let Some(end) = scanner.scan(&bytes).map_err(NoHead::Refused)? {
-                let (head, early) = bytes.split_at_checked(end).unwrap_or((&bytes, &[]));
-                let request = scanner.parse_request(head).map_err(NoHead::Refused)?;
-                return Ok(Arrived { request, early: early.to_vec(), source });
+                Err(_) if is_silent => return Err(NoHead::Silent),
+                // A shutdown ends the reading of every handshake.
+                Ok(0) | Err(_) if self.host.is_stopping() => return Err(NoHead::Refused(UNAVAILABLE)),
+                Ok(0) if is_silent => return Err(NoHead::Silent),
+                Ok(0) | Err(_) => return Err(NoHead::Refused(CUT_SHORT)),
             }
         }
     }
 
-    /// Waits in the read itself for as long as the socket's own timeout comes before the deadline: to poll first would be
-    /// two system calls more for each head, which is seldom there before its client has a thread.
+    /// Reads once. Returns `WouldBlock` at the deadline.
+    ///
+    /// The read itself waits if the socket's own timeout ends before the deadline. Polling first would be two more system
+    /// calls for each head, because a head is seldom there before its client has a thread.
     fn read(&self, bytes: &mut Vec<u8>) -> io::Result<usize> {
         loop {
             let left = self.deadline.left(Instant::now()).unwrap_or(Duration::MAX);
-            let waits =
-                self.stream.inherited_read_timeout().is_some_and(|armed| armed <= left.saturating_add(LATE));
+            let timeout = self.stream.inherited_read_timeout();
+            let waits = timeout.is_some_and(|timeout| timeout <= left.saturating_add(LATE));
             if left.is_zero() || (!waits && !self.stream.wait_readable(self.deadline)?) {
                 return Err(ErrorKind::WouldBlock.into());
             }
@@ -260,36 +252,49 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Judges a request, and answers it.
-    fn serve(&self, head: http::Request<()>, early: Vec<u8>, source: Option<Addr>) -> Option<Box<Opened>> {
-        let Rules { trust, forwarded_header, .. } = self.rules;
-        let client_addr = match source {
-            Some(source) => forwarded::client_addr(source, head.headers(), trust, *forwarded_header),
-            // Nobody vouches for the headers: the proxy has only forwarded them, and cannot say from whom.
-            None => self.peer_addr.without_port(),
-        };
-        let request = Box::new(Request::new(head, self.peer_addr, client_addr));
-        let admission = match (!self.admitted).then(|| self.rules.quotas.admit(client_addr)).transpose() {
-            Ok(admission) => admission,
-            Err(excess) => return self.refuse(&excess.into(), Some(request)),
-        };
-        match server_handshake::check(request.head(), &self.rules.policy) {
-            Ok(Asked::WebSocket(upgrade)) => self.open(request, &upgrade, early, admission),
-            Ok(Asked::Http) => self.serve_http(request),
-            Err(refusal) => self.refuse(&Reject::from(refusal), Some(request)),
+    fn fail(&self, failure: NoHead) -> Option<Box<Opened>> {
+        match failure {
+            NoHead::Refused(refusal) => self.refuse(&refusal.into(), None),
+            // A port scan, or a connection that a browser opened in advance: not an error to report.
+            NoHead::Silent => {
+                log_line!(Trace, LOG, "{} disconnected without a request", self.peer_addr);
+                None
+            }
         }
     }
 
-    fn serve_http(&self, request: Box<Request>) -> Option<Box<Opened>> {
-        let Some(serve_http) = &self.rules.serve_http else {
-            return self.refuse(&Reject::from(server_handshake::UPGRADE_REQUIRED), Some(request));
+    /// Checks a request and answers it.
+    fn check(&self, head: http::Request<()>, early: Vec<u8>, source: Source) -> Option<Box<Opened>> {
+        let Rules { trust, forwarded_header, quotas, policy, .. } = self.rules;
+        let client_addr = match &source {
+            Source::Direct(_) | Source::Unknown => self.peer_addr.without_port(),
+            Source::Proxy(addr) => forwarded::client_addr(*addr, head.headers(), trust, *forwarded_header),
         };
-        match catch_unwind(AssertUnwindSafe(|| serve_http(&request))) {
-            Ok(response) => {
+        let request = Box::new(Request::new(head, self.peer_addr, client_addr));
+        let admission = match source {
+            Source::Direct(admission) => admission,
+            Source::Proxy(_) | Source::Unknown => match quotas.admit(client_addr) {
+                Ok(admission) => admission,
+                Err(excess) => return self.refuse(&excess.into(), Some(request)),
+            },
+        };
+        match server_handshake::check(request.head(), policy) {
+            Ok(Asked::WebSocket(upgrade)) => self.open(request, &upgrade, early, admission),
+            Ok(Asked::Http) => self.answer_http(request),
+            Err(refusal) => self.refuse(&refusal.into(), Some(request)),
+        }
+    }
+
+    fn answer_http(&self, request: Box<Request>) -> Option<Box<Opened>> {
+        let Some(serve_http) = &self.rules.serve_http else {
+            return self.refuse(&server_handshake::UPGRADE_REQUIRED.into(), Some(request));
+        };
+        match contain(LOG, "the callback serve_http", || serve_http(&request)) {
+            Some(response) => {
                 self.answer(&response, request.method() == Method::HEAD);
                 None
             }
-            Err(_) => self.refuse(&Reject::from(FAILED), Some(request)),
+            None => self.refuse(&FAILED.into(), Some(request)),
         }
     }
 
@@ -298,51 +303,54 @@ impl<'a> Exchange<'a> {
         mut request: Box<Request>,
         upgrade: &Upgrade,
         early: Vec<u8>,
-        admission: Option<Admission>,
+        admission: Admission,
     ) -> Option<Box<Opened>> {
-        let (bytes, subprotocol) = match &self.rules.check_request {
-            None => (upgrade.bytes(), upgrade.subprotocol()),
-            Some(check_request) => {
-                let mut response = upgrade.response();
-                let refused =
-                    catch_unwind(AssertUnwindSafe(|| check_request(&mut request, &mut response).err()));
-                if let Some(reject) = refused.unwrap_or_else(|_| Some(Reject::from(FAILED))) {
-                    return self.refuse(&reject, Some(request));
-                }
-                match upgrade.finish(request.head(), &mut response) {
-                    Ok(subprotocol) => (head::write_switching(response.headers()), subprotocol),
-                    Err(refusal) => return self.refuse(&Reject::from(refusal), Some(request)),
-                }
-            }
+        let (bytes, subprotocol) = match self.switching(&mut request, upgrade) {
+            Ok(answer) => answer,
+            Err(reject) => return self.refuse(&reject, Some(request)),
         };
-        if !self.host.welcome() {
-            return self.refuse(&Reject::from(UNAVAILABLE), Some(request));
+        if !self.host.opening() {
+            return self.refuse(&UNAVAILABLE.into(), Some(request));
         }
         if let Err(error) = self.write(&bytes) {
-            log_line!(Debug, "threadws::handshake", "{} left before the 101: {error}", self.peer_addr);
+            log_line!(Debug, LOG, "{} disconnected before the 101: {error}", self.peer_addr);
             return None;
         }
         Some(Box::new(Opened { request, subprotocol, early, admission }))
     }
 
-    /// Answers with a refusal, and tells of it.
+    /// Calls `check_request`. Returns the bytes of the 101, and the subprotocol.
+    fn switching(
+        &self,
+        request: &mut Request,
+        upgrade: &Upgrade,
+    ) -> Result<(Vec<u8>, Option<String>), Reject> {
+        let Some(check_request) = &self.rules.check_request else {
+            return Ok((upgrade.bytes(), upgrade.subprotocol()));
+        };
+        let mut response = upgrade.response();
+        contain(LOG, "the callback check_request", || check_request(request, &mut response))
+            .unwrap_or_else(|| Err(FAILED.into()))?;
+        let subprotocol = upgrade.finish(request.head(), &mut response)?;
+        Ok((head::write_switching(response.headers()), subprotocol))
+    }
+
+    /// Answers with a refusal, and reports it.
     fn refuse(&self, reject: &Reject, request: Option<Box<Request>>) -> Option<Box<Opened>> {
         let without_body = request.as_ref().is_some_and(|request| request.method() == Method::HEAD);
-        // First: whoever has read the answer finds it counted.
-        self.rules.counters.handshake_failed(reject.status().as_u16());
+        // Counted first, so that a client that has read the answer finds it in the statistics.
+        self.counters.handshake_failed(reject.status().as_u16());
         self.answer(reject.response(), without_body);
         let reason = reject.text().to_owned();
         let error = HandshakeError::new(reject.status(), reason, self.peer_addr, request);
-        log_line!(Debug, "threadws::handshake", "{error}");
+        log_line!(Debug, LOG, "{error}");
         if let Some(callback) = &self.rules.on_handshake_error {
-            if catch_unwind(AssertUnwindSafe(|| callback(&error))).is_err() {
-                log_line!(Error, "threadws::handshake", "the callback on_handshake_error panicked");
-            }
+            contain(LOG, "the callback on_handshake_error", || callback(&error));
         }
         None
     }
 
-    /// Sends an answer after which the connection ends, and lets the client read it.
+    /// Sends a final answer, and waits until the client has read it or [`LINGER`] has passed.
     fn answer(&self, response: &Response, without_body: bool) {
         match self.write(&head::write_response(response, without_body)) {
             Ok(()) => {
@@ -351,17 +359,14 @@ impl<'a> Exchange<'a> {
             }
             Err(error) => {
                 let (peer_addr, status) = (self.peer_addr, response.status().as_u16());
-                log_line!(
-                    Debug,
-                    "threadws::handshake",
-                    "{peer_addr} did not take all of its {status}: {error}"
-                );
+                log_line!(Debug, LOG, "{peer_addr} did not take all of its {status}: {error}");
             }
         }
     }
 
+    /// Writes within the deadline of the handshake. If that is nearer than the write timeout, the write timeout counts, as
+    /// for a message.
     fn write(&self, bytes: &[u8]) -> io::Result<()> {
-        // As a message has, even if the handshake's own time is up.
         let granted = time_to_write(bytes.len(), self.write_timeout);
         self.stream.write_all(bytes, || match self.deadline.left(Instant::now()) {
             Some(left) if left < granted => Deadline::after(granted),

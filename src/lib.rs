@@ -108,7 +108,8 @@ pub use message::{CloseCode, CloseFrame, Event, IntoMessage, Message, MessageRef
 pub use protocol::forwarded::ForwardedHeader;
 pub use request::{HandshakeError, Reject, Request, Response};
 pub use sender::Sender;
-pub use server::{Server, ServerHandle};
+pub use server::builder::Server;
+pub use server::handle::ServerHandle;
 pub use stats::{ClientStats, Meter, Stats, Traffic};
 pub use tick::Tick;
 

@@ -158,6 +158,10 @@ impl Meter {
         Self { counters, clients }
     }
 
+    pub(crate) fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
     /// Returns the server's numbers: those of the connections that ended, and of those that are open.
     ///
     /// # Blocking

@@ -154,8 +154,9 @@ mod tests {
         assert!(text.contains("\r\nSec-WebSocket-Key: ") && text.contains("\r\nX-Twice: 2\r\n"), "{text}");
 
         let request = parse_request(&bytes, LIMITS).expect("a head");
-        let policy = HandshakePolicy::new(Some("/chat".into()), strings(&["chat"]), Default::default())
-            .expect("a policy");
+        let mut policy = HandshakePolicy::default();
+        policy.set_path("/chat".into()).expect("a path");
+        policy.set_subprotocols(strings(&["chat"])).expect("a subprotocol");
         let Asked::WebSocket(upgrade) = check(&request, &policy).expect("granted") else {
             panic!("plain HTTP")
         };

@@ -28,29 +28,29 @@ pub(crate) const UPGRADE_REQUIRED: Refusal =
 /// Which upgrades a server accepts.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct HandshakePolicy {
+    /// `None` is every path.
     path: Option<String>,
     subprotocols: Vec<String>,
-    origins: AllowedOrigins,
+    pub(crate) origins: AllowedOrigins,
 }
 
 impl HandshakePolicy {
-    /// With `None` as the path, every path is accepted. It fails if no client could ever satisfy the settings.
-    pub(crate) fn new(
-        path: Option<String>,
-        subprotocols: Vec<String>,
-        origins: AllowedOrigins,
-    ) -> Result<Self> {
-        if let Some(path) = &path {
-            if !path.starts_with('/')
-                || !path.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#".contains(&byte))
-            {
-                return Err(Error::invalid(format!(
-                    "path {path:?}: starts with \"/\", is percent-encoded, and has no \"?\" or \"#\""
-                )));
-            }
+    /// Sets the only path. Refuses what no client could ever ask for.
+    pub(crate) fn set_path(&mut self, path: String) -> Result<()> {
+        let is_possible = |byte: u8| byte.is_ascii_graphic() && !b"?#".contains(&byte);
+        if !path.starts_with('/') || !path.bytes().all(is_possible) {
+            return Err(Error::invalid(format!(
+                "path {path:?}: starts with \"/\", is percent-encoded, and has no \"?\" or \"#\""
+            )));
         }
-        check_subprotocols(&subprotocols)?;
-        Ok(Self { path, subprotocols, origins })
+        self.path = Some(path);
+        Ok(())
+    }
+
+    pub(crate) fn set_subprotocols(&mut self, names: Vec<String>) -> Result<()> {
+        check_subprotocols(&names)?;
+        self.subprotocols = names;
+        Ok(())
     }
 }
 

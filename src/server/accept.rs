@@ -1,63 +1,62 @@
-//! The acceptor: it accepts, admits and hands over. It parses no byte, so no client can stop it.
+//! The acceptor: accepts connections and gives each to a thread. It never waits for a client and parses no byte, so no
+//! client can stop it.
 
-use super::Shared;
-use super::client_thread::{Accepted, contained};
+use super::{LOG, NotAdmitted, Shared};
 use crate::addr::Addr;
 use crate::error::{Error, Result};
 use crate::handshake::{self, LINGER, LINGER_BYTES};
-use crate::logging::{Throttle, log_line};
+use crate::logging::{Throttle, contain, log_line};
 use crate::net::stream::{poll_until, prepare_listener};
 use crate::net::{Deadline, Stream, Wake};
 use crate::quota::Excess;
-use crate::stats::TurnedAway;
 use crate::sync::{Arc, AtomicBool, Ordering};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::AsFd;
 use rustix::io::Errno;
+use std::fmt;
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-/// Connections that wait for us to accept them. std's 128 lose a reconnect storm.
+/// The length of the listener's queue. With the 128 of std, connections are lost when many clients reconnect at once.
 const LISTEN_BACKLOG: i32 = 4096;
-/// How long to wait after an error that says that something has run out: doubled each time, up to the second.
+/// The first and the longest wait after an error of `accept`. Each wait is twice as long as the one before.
 const BACK_OFF: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(500)];
-/// Clients that are told "503" and then read from for a while, as after a refused handshake: a socket closed over unread
-/// input answers with RST, which takes the 503 away. Beyond so many they get the RST.
+/// How many clients that were turned away are read from at a time (see [`LINGER`]). Further ones get no answer.
 const MAX_LINGERING: usize = 16;
 
-/// A client that was turned away, and may still have something to say.
+/// A client that was turned away, and is read from until it has read the answer.
 struct Lingering {
     stream: Arc<Stream>,
     until: Instant,
-    /// So many bytes of it are still read.
+    /// How many bytes are still read.
     bytes: usize,
 }
 
 /// The listening side of a server.
 pub(super) struct Acceptor {
     listener: Option<TcpListener>,
-    /// What each socket has that it accepts.
+    /// The read timeout that accepted sockets inherit.
     read_timeout: Option<Duration>,
     shared: Arc<Shared>,
-    stop: Arc<Stop>,
+    stop: Arc<AcceptorStop>,
     lingering: Vec<Lingering>,
     back_off: Duration,
-    /// Of lines about clients that were turned away: anybody can bring them about.
+    /// Of log lines about clients that were turned away, because any client can cause them.
     refusals: Throttle,
-    /// Of lines about our own errors, and of calls of `on_error`.
+    /// Of log lines about the server's own errors, and of calls of `on_error`.
     errors: Throttle,
 }
 
-/// Ends an acceptor from outside.
+/// Stops an acceptor, from another thread.
 #[derive(Debug)]
-pub(super) struct Stop {
-    /// Relaxed: the wake that follows is a system call.
+pub(super) struct AcceptorStop {
+    /// Relaxed, because the wake after it is a system call.
     stopped: AtomicBool,
     wake: Wake,
 }
 
-impl Stop {
+impl AcceptorStop {
     pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
         self.wake.wake();
@@ -69,10 +68,10 @@ impl Acceptor {
         let mut read_timeout = None;
         if let Some(listener) = &listener {
             listener.set_nonblocking(true)?;
-            read_timeout = prepare_listener(listener, shared.config.first_read_timeout());
+            read_timeout = prepare_listener(listener, shared.settings.config.first_read_timeout());
             rustix::net::listen(listener, LISTEN_BACKLOG).map_err(io::Error::from)?;
         }
-        let stop = Arc::new(Stop { stopped: AtomicBool::new(false), wake: Wake::new()? });
+        let stop = Arc::new(AcceptorStop { stopped: AtomicBool::new(false), wake: Wake::new()? });
         Ok(Self {
             listener,
             read_timeout,
@@ -85,19 +84,20 @@ impl Acceptor {
         })
     }
 
-    pub(super) fn stop(&self) -> Arc<Stop> {
+    pub(super) fn stop(&self) -> Arc<AcceptorStop> {
         Arc::clone(&self.stop)
     }
 
-    /// Accepts until it is stopped; nothing else ends it.
+    /// Accepts until it is stopped. No error ends it.
     pub(super) fn run(mut self) {
         let Some(listener) = self.listener.take() else {
-            // Detached: there is nothing to accept.
-            drop(poll_until(&mut [PollFd::new(&self.stop.wake, PollFlags::IN)], Deadline::NEVER));
+            // Detached: it only waits for the stop.
+            wait(&mut [PollFd::new(&self.stop.wake, PollFlags::IN)], Deadline::NEVER);
             return;
         };
         loop {
-            // Before each accept: one that finds nobody costs several times as much as a poll, for it makes a descriptor first.
+            // Polled before each accept: an accept that finds no connection costs several times as much as a poll, because
+            // the system allocates a descriptor first.
             self.sleep(Some(&listener), None);
             if self.stop.stopped.load(Ordering::Relaxed) {
                 return;
@@ -107,18 +107,18 @@ impl Acceptor {
                     self.back_off = BACK_OFF[0];
                     self.admit(stream, peer.into());
                 }
-                // It was the wake, a lingering client, or one that has left again.
+                // A lingering client woke the poll, or the connection has been reset.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => self.failed(error),
             }
         }
     }
 
-    /// Waits for a connection, a wake or lingering clients; or, without a listener, for time to pass.
+    /// Waits for a connection, the stop or a lingering client. Without a listener, waits for `pause`.
     fn sleep(&mut self, listener: Option<&TcpListener>, pause: Option<Duration>) {
         let wake = PollFd::new(&self.stop.wake, PollFlags::IN);
         if let (Some(listener), true) = (listener, self.lingering.is_empty()) {
-            // Mostly. The listener first: where somebody waits, the system does not even look at the other.
+            // The usual case. The listener comes first: if it is ready, the system does not look at the other.
             wait(&mut [PollFd::new(listener, PollFlags::IN), wake], Deadline::NEVER);
             return;
         }
@@ -143,51 +143,32 @@ impl Acceptor {
         });
     }
 
-    /// Hands a connection to a thread, or turns it away.
-    fn admit(&mut self, stream: TcpStream, peer: Addr) {
-        let counters = Arc::clone(&self.shared.rules.counters);
-        counters.accepted();
-        let Some(place) = self.shared.place() else {
-            counters.refused(TurnedAway::Full);
-            self.tell_of_refusal(&format!("full: {}", self.shared.capacity));
-            if let Ok(stream) = Stream::from_accepted(stream, self.read_timeout) {
-                self.turn_away(Arc::new(stream), handshake::answer_unavailable);
-            }
-            return;
-        };
-        // Whose socket's address is the client's is judged before it costs a thread; but not when there is no room for it:
-        // that is not its fault.
-        let rules = &self.shared.rules;
-        let admission = match (!rules.is_proxy(peer)).then(|| rules.quotas.admit(peer)).transpose() {
-            Ok(admission) => admission,
-            Err(excess) => return self.excess(stream, peer, excess),
-        };
+    /// Gives a connection to a thread, or turns it away.
+    fn admit(&mut self, stream: TcpStream, peer_addr: Addr) {
         let Ok(stream) = Stream::from_accepted(stream, self.read_timeout).map(Arc::new) else { return };
-        let Some(client) = Accepted::new(&self.shared, &stream, peer, place, admission, None) else {
-            counters.refused(TurnedAway::Stopping);
-            return;
-        };
-        if let Err(error) = self.shared.pool.run(client) {
-            counters.refused(TurnedAway::NoThread);
-            self.tell_of_error("no thread for a client", error);
-            self.turn_away(stream, handshake::answer_unavailable);
+        match self.shared.admit(&stream, peer_addr, None) {
+            Ok(()) | Err(NotAdmitted::Stopping) => {}
+            Err(NotAdmitted::Full) => {
+                let capacity = self.shared.capacity;
+                self.log_refusal(format_args!("full: {capacity}"));
+                self.turn_away(stream, handshake::answer_unavailable);
+            }
+            Err(NotAdmitted::Excess(excess)) => {
+                let what = match excess {
+                    Excess::Connections => "connections",
+                    Excess::Handshakes(_) => "handshakes",
+                };
+                self.log_refusal(format_args!("too many {what} from {}", peer_addr.without_port()));
+                self.turn_away(stream, |stream| handshake::answer_excess(stream, excess));
+            }
+            Err(NotAdmitted::NoThread(error)) => {
+                self.report_error("no thread for a client", error);
+                self.turn_away(stream, handshake::answer_unavailable);
+            }
         }
     }
 
-    /// Turns a client away whose address has had its share.
-    fn excess(&mut self, stream: TcpStream, peer: Addr, excess: Excess) {
-        let (reason, what) = match excess {
-            Excess::Connections => (TurnedAway::Address, "too many connections from"),
-            Excess::Handshakes(_) => (TurnedAway::Rate, "too many handshakes from"),
-        };
-        self.shared.rules.counters.refused(reason);
-        self.tell_of_refusal(&format!("{what} {}", peer.without_port()));
-        if let Ok(stream) = Stream::from_accepted(stream, self.read_timeout) {
-            self.turn_away(Arc::new(stream), |stream| handshake::answer_excess(stream, excess));
-        }
-    }
-
-    /// Answers without a thread, without waiting.
+    /// Answers without a thread and without waiting.
     fn turn_away(&mut self, stream: Arc<Stream>, answer: impl FnOnce(&Stream)) {
         if self.lingering.len() >= MAX_LINGERING {
             return;
@@ -197,43 +178,44 @@ impl Acceptor {
         self.lingering.push(Lingering { stream, until: Instant::now() + LINGER, bytes: LINGER_BYTES });
     }
 
-    /// What accept(2) says of errors: a connection that is gone is skipped, whatever has run out may come back. What it
-    /// does not list is waited out too, rather than spun on.
+    /// Handles an error of `accept`. A connection that was reset is skipped. After any other error the acceptor waits,
+    /// because the missing resource may become free.
     fn failed(&mut self, error: io::Error) {
         if is_about_connection(Errno::from_io_error(&error)) {
             return;
         }
-        self.tell_of_error("accepting failed", error);
+        self.report_error("accepting failed", error);
         let pause = self.back_off;
         self.back_off = (pause * 2).min(BACK_OFF[1]);
         self.sleep(None, Some(pause));
     }
 
-    /// Tells the log, at most once a second, with a count of what was left out.
-    fn tell_of_refusal(&mut self, what: &str) {
+    /// Logs at most once a second. The line counts those that were left out.
+    fn log_refusal(&mut self, what: fmt::Arguments<'_>) {
         if let Some(more) = self.refusals.pass(Instant::now()) {
-            log_line!(Warn, "threadws::server", "{what} ({more} more since the last line)");
+            log_line!(Warn, LOG, "{what} ({more} more since the last line)");
         }
     }
 
-    /// Tells the log and the callback, likewise.
-    fn tell_of_error(&mut self, what: &str, error: io::Error) {
+    /// Logs an error and calls `on_error`, both at most once a second.
+    fn report_error(&mut self, what: &str, error: io::Error) {
         let Some(more) = self.errors.pass(Instant::now()) else { return };
-        log_line!(Warn, "threadws::server", "{what}: {error} ({more} more since the last line)");
-        if let Some(callback) = &self.shared.on_error {
-            contained("on_error", || callback(&Error::Io(error)));
+        log_line!(Warn, LOG, "{what}: {error} ({more} more since the last line)");
+        if let Some(callback) = &self.shared.settings.on_error {
+            contain(LOG, "the callback on_error", || callback(&Error::Io(error)));
         }
     }
 }
 
 fn wait(fds: &mut [PollFd<'_>], deadline: Deadline) {
     if poll_until(fds, deadline).is_err() {
-        // ENOMEM: the next accept will tell.
+        // ENOMEM. The next `accept` reports it.
         std::thread::sleep(BACK_OFF[0]);
     }
 }
 
-/// Errors of the connection that was to be accepted, not of the listener (accept(2): "treat them like EAGAIN").
+/// Returns whether an error is about the connection that was to be accepted, and not about the listener (accept(2):
+/// "treat them like EAGAIN").
 fn is_about_connection(errno: Option<Errno>) -> bool {
     matches!(
         errno,
@@ -255,21 +237,22 @@ fn is_about_connection(errno: Option<Errno>) -> bool {
 #[cfg(all(test, not(model)))]
 mod tests {
     use super::*;
-    use crate::server::{Server, ServerHandle};
+    use crate::server::builder::Server;
+    use crate::server::handle::ServerHandle;
     use crate::sync::mpsc;
 
     #[test]
     fn a_flood_of_refusals_hides_no_error_from_the_callback() {
-        let (tell, told) = mpsc::channel();
+        let (calls, called) = mpsc::channel();
         let server = Server::bind("127.0.0.1:0").expect("a free port");
-        let server = server.on_error(move |error| tell.send(error.to_string()).unwrap_or(()));
+        let server = server.on_error(move |error| calls.send(error.to_string()).unwrap_or(()));
         let (shared, mut acceptor) = server.start(Box::new(|_| Ok(()))).expect("it starts");
         let handle = ServerHandle::new(shared);
-        acceptor.tell_of_refusal("full");
+        acceptor.log_refusal(format_args!("full"));
         acceptor.failed(Errno::MFILE.into());
-        assert!(told.try_recv().is_ok(), "nobody was told");
+        assert!(called.try_recv().is_ok(), "not called");
         acceptor.failed(Errno::MFILE.into());
-        assert!(told.try_recv().is_err(), "told twice in a second");
+        assert!(called.try_recv().is_err(), "called twice in a second");
         drop((acceptor, handle));
     }
 }

@@ -1,4 +1,4 @@
-//! One client from its accept to its end, in its own thread: handshake, handler, and the epilogue that alone closes.
+//! The life of one client in its own thread: handshake, handler, and the end. Only this thread closes the socket.
 
 use super::Shared;
 use super::capacity::Place;
@@ -6,89 +6,99 @@ use super::thread_pool::Job;
 use crate::addr::Addr;
 use crate::connection::{Connection, Parts};
 use crate::error::{BoxError, Error};
-use crate::handshake::{self, Opened};
+use crate::handshake::{Handshake, Host, Opened, Source};
 use crate::hub::Client;
-use crate::logging::log_line;
+use crate::logging::{contain, log_line};
 use crate::message::CloseCode;
-use crate::net::Stream;
+use crate::net::{Deadline, Stream};
 use crate::outbox::Outbox;
 use crate::protocol::Role;
 use crate::quota::Admission;
 use crate::sender::Sender;
 use crate::sync::{Arc, next_id};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// An accepted connection on its way to a thread.
+/// The target of this module's log lines.
+const LOG: &str = "threadws::connection";
+
+/// An accepted connection on its way to a thread, and then that thread's.
+///
+/// It is in the registry and has a place until it is dropped.
+///
+/// # Stack
+///
+/// [`shake_hands`](Self::shake_hands), the handshake's `read_head`, [`open`](Self::open) and [`end`](Self::end) are not
+/// inlined. Otherwise their stack frames would be part of this thread's outermost one, below the handler's, and the pages
+/// they touch would stay resident as long as the client stays: 12 KiB of stack for each client instead of 8 KiB.
 pub(super) struct Accepted {
     id: u64,
     shared: Arc<Shared>,
     stream: Arc<Stream>,
     peer_addr: Addr,
-    /// What another HTTP server has read already.
-    head: Option<Box<Head>>,
-    /// Held for as long as it counts. Before the handshake only of a client for whom no proxy speaks.
-    admission: Option<Admission>,
+    /// `None` after the handshake.
+    start: Option<Start>,
     _place: Place,
 }
 
-/// A head that another HTTP server has read, and what it read behind it.
+/// The beginning of a client's handshake.
+pub(super) enum Start {
+    /// The request is read from the socket.
+    Socket(Source),
+    /// Another HTTP server has read the request.
+    Head(Head),
+}
+
+/// A request that another HTTP server has read.
 pub(super) struct Head {
-    pub(super) request: http::Request<()>,
+    pub(super) request: Box<http::Request<()>>,
+    /// The bytes that were read after the head.
     pub(super) early: Vec<u8>,
 }
 
 impl Accepted {
-    /// Takes note of a connection; `None` if the server stops, which closes it. With an admission its address is known from
-    /// its socket, and within its quotas.
+    /// Inserts a connection into the registry. `None` if the server is shutting down.
     pub(super) fn new(
         shared: &Arc<Shared>,
         stream: &Arc<Stream>,
         peer_addr: Addr,
         place: Place,
-        admission: Option<Admission>,
-        head: Option<Box<Head>>,
+        start: Start,
     ) -> Option<Box<Self>> {
         let id = next_id();
-        shared.live.accepted(id, stream.clone()).then(|| {
-            Box::new(Self {
-                id,
-                shared: Arc::clone(shared),
-                stream: Arc::clone(stream),
-                peer_addr,
-                head,
-                admission,
-                _place: place,
-            })
-        })
+        let (shared, stream) = (Arc::clone(shared), Arc::clone(stream));
+        shared
+            .registry
+            .insert(id, stream.clone())
+            .then(|| Box::new(Self { id, shared, stream, peer_addr, start: Some(start), _place: place }))
     }
 
-    /// Apart from what follows, as the next one: what is deep here would else be deep for as long as the client stays.
     #[inline(never)]
     fn shake_hands(&mut self) -> Option<Box<Opened>> {
-        let head = self.head.take();
-        let Self { shared, stream, peer_addr, .. } = &*self;
-        let admitted = self.admission.is_some();
-        let Shared { rules, config, .. } = &**shared;
-        let mut opened = match head {
-            None => handshake::serve(stream, *peer_addr, rules, config, admitted, self),
-            Some(head) => {
-                let Head { request, early } = *head;
-                handshake::serve_request(stream, *peer_addr, rules, config, self, request, early)
-            }
-        }?;
-        if !admitted {
-            self.admission = opened.admission.take();
+        let start = self.start.take()?;
+        let settings = &self.shared.settings;
+        let handshake = Handshake {
+            stream: &self.stream,
+            peer_addr: self.peer_addr,
+            rules: &settings.handshake,
+            counters: self.shared.meter.counters(),
+            host: self,
+            deadline: Deadline::after(settings.config.handshake_timeout()),
+            write_timeout: settings.config.write_timeout(),
+        };
+        match start {
+            Start::Socket(source) => handshake.run(source),
+            Start::Head(Head { request, early }) => handshake.run_with_head(*request, early),
         }
-        Some(opened)
     }
 
-    /// Lets a connection in whose handshake is done; `None` if it is gone.
+    /// Makes a connection after the handshake, and puts it into the hub. `None` if the client has disconnected.
     #[inline(never)]
-    fn open(&self, Opened { request, subprotocol, early, .. }: Opened) -> Option<Box<Connection>> {
+    fn open(&self, opened: Opened) -> Option<(Box<Connection>, Admission)> {
         let Self { id, shared, stream, peer_addr, .. } = self;
-        let outbox = Outbox::new(Role::Server, &shared.config, Arc::clone(stream), Arc::clone(&shared.flush));
-        outbox.set_slow_peer(shared.slow_peer);
+        let Opened { request, subprotocol, early, admission } = opened;
+        let config = &shared.settings.config;
+        let outbox = Outbox::new(Role::Server, config, Arc::clone(stream), Arc::clone(&shared.flush));
+        outbox.set_slow_peer(shared.settings.slow_peer);
         let sender = Sender::new(*id, outbox);
         let client_addr = request.client_addr();
         let parts = Parts {
@@ -98,26 +108,25 @@ impl Accepted {
             subprotocol,
             hub: shared.hub.clone(),
             hooks: Arc::clone(&shared.hooks),
-            counters: Arc::clone(&shared.rules.counters),
+            counters: Arc::clone(shared.meter.counters()),
             timer: Arc::clone(&shared.timer),
-            messages: shared.rules.quotas.messages(client_addr),
+            messages: shared.settings.handshake.quotas.messages(client_addr),
         };
-        let connection = Connection::new(Role::Server, &shared.config, Arc::clone(stream), &early, parts)
-            .inspect_err(|error| {
-                log_line!(Debug, "threadws::connection", "client {id} is gone: {error}");
-            })
+        let connection = Connection::new(Role::Server, config, Arc::clone(stream), &early, parts)
+            .inspect_err(|error| log_line!(Debug, LOG, "client {id} is gone: {error}"))
             .ok()?;
-        log_line!(Debug, "threadws::connection", "client {id} opened from {client_addr} via {peer_addr}");
+        log_line!(Debug, LOG, "client {id} opened from {client_addr} via {peer_addr}");
         shared.hub.join(Client { sender: sender.clone(), client_addr, peer_addr: *peer_addr });
-        shared.live.opened(*id, &sender);
-        Some(connection)
+        shared.registry.opened(*id, &sender);
+        Some((connection, admission))
     }
 
-    /// Hands an opened connection to the handler, and closes it afterwards. False if the handler panicked.
+    /// Calls the handler, and closes the connection afterwards. Returns false if the handler panicked.
     fn serve(&self, mut connection: Box<Connection>) -> bool {
-        let result = catch_unwind(AssertUnwindSafe(|| (self.shared.handler)(&mut connection)));
-        let panicked = result.is_err();
-        self.end(&mut connection, result.ok());
+        let what = format_args!("the handler of client {}", self.id);
+        let result = contain(LOG, what, || (self.shared.handler)(&mut connection));
+        let panicked = result.is_none();
+        self.end(&mut connection, result);
         !panicked
     }
 
@@ -128,77 +137,64 @@ impl Accepted {
     }
 }
 
-impl handshake::Host for Accepted {
-    fn is_stopping(&self) -> bool {
-        self.shared.live.is_stopping()
-    }
-
-    fn welcome(&self) -> bool {
-        self.shared.live.welcome(self.id)
+impl Job for Box<Accepted> {
+    fn run(mut self) -> bool {
+        match self.shake_hands().and_then(|opened| self.open(*opened)) {
+            // The connection counts against the quotas of its address until its handler has ended.
+            Some((connection, _admission)) => self.serve(connection),
+            None => true,
+        }
     }
 }
 
-/// Closes what a handler has left: with 1000 after `Ok`, with 1011 after an error or a panic.
+impl Host for Accepted {
+    fn is_stopping(&self) -> bool {
+        self.shared.registry.is_stopping()
+    }
+
+    fn opening(&self) -> bool {
+        self.shared.registry.opening(self.id)
+    }
+}
+
+impl Drop for Accepted {
+    fn drop(&mut self) {
+        self.shared.registry.remove(self.id);
+    }
+}
+
+/// Closes a connection after its handler: with 1000 after `Ok`, with 1011 after an error or a panic (`None`).
 fn close(connection: &mut Connection, id: u64, result: Option<Result<(), BoxError>>) {
     let code = match &result {
         Some(Ok(())) => CloseCode::NORMAL,
         Some(Err(error)) if is_end_of(connection, error) => CloseCode::NORMAL,
         Some(Err(error)) => {
-            log_line!(Error, "threadws::connection", "the handler of client {id} failed: {error}");
+            log_line!(Error, LOG, "the handler of client {id} failed: {error}");
             CloseCode::INTERNAL_ERROR
         }
-        None => {
-            // The panic itself was told by the panic hook.
-            log_line!(Error, "threadws::connection", "the handler of client {id} panicked");
-            CloseCode::INTERNAL_ERROR
-        }
+        None => CloseCode::INTERNAL_ERROR,
     };
-    // How it ended is told below. The text of a failure is nothing for the peer.
+    // The reason is empty, because the text of an error is not for the peer. A failure to close is logged below.
     drop(connection.close(code, ""));
     if let Some(closed) = connection.closed() {
-        log_line!(
-            Debug,
-            "threadws::connection",
-            "client {id} closed after {:.1} s: {closed}",
-            closed.lifetime().as_secs_f64()
-        );
+        let seconds = closed.lifetime().as_secs_f64();
+        log_line!(Debug, LOG, "client {id} closed after {seconds:.1} s: {closed}");
     }
 }
 
-/// Whether an error is this connection's own end rather than a failure of its handler.
+/// Returns whether an error is the end of this connection, and not a failure of its handler.
 fn is_end_of(connection: &Connection, error: &BoxError) -> bool {
     let is_over = connection.closed().is_some() || connection.state() != crate::State::Open;
     is_over && chain(&**error).filter_map(|link| link.downcast_ref::<Error>()).any(Error::is_fatal)
 }
 
-/// An error and what it comes of: handlers have errors of their own, around ours.
+/// An error and its sources: a handler can wrap this crate's errors in its own.
 fn chain<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
     std::iter::successors(Some(error), |&error| {
-        // An `io::Error` that wraps another one names what that comes of, and skips it.
+        // The `source` of an `io::Error` skips the error that it wraps.
         let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         wrapped.map(|wrapped| wrapped as &(dyn std::error::Error + 'static)).or_else(|| error.source())
     })
-}
-
-impl Job for Box<Accepted> {
-    fn run(mut self) -> bool {
-        let connection = self.shake_hands().and_then(|opened| self.open(*opened));
-        connection.is_none_or(|connection| self.serve(connection))
-    }
-}
-
-/// Whatever happened: the place is free and the end is known.
-impl Drop for Accepted {
-    fn drop(&mut self) {
-        self.shared.live.ended(self.id);
-    }
-}
-
-/// Runs a callback; a panic in it is logged and goes no further.
-pub(super) fn contained(name: &str, callback: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(callback)).is_err() {
-        log_line!(Error, "threadws::server", "the callback {name} panicked");
-    }
 }

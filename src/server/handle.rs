@@ -1,31 +1,38 @@
-//! A running server in the hands of the program: who is connected, and how it stops.
+//! `ServerHandle`: a running server, and its shutdown.
 
-use super::accept::{Acceptor, Stop};
+use super::accept::{Acceptor, AcceptorStop};
 use super::capacity::Capacity;
-use super::client_thread::{Accepted, Head};
-use super::{Shared, no_address};
+use super::client_thread::Head;
+use super::{LOG, NotAdmitted, Shared, no_address};
 use crate::config::MAX_TIMEOUT;
 use crate::error::{Error, Result};
 use crate::hub::Hub;
 use crate::logging::log_line;
 use crate::message::{CloseCode, CloseFrame};
 use crate::net::Stream;
-use crate::stats::{Stats, TurnedAway};
-use crate::sync::{Arc, Mutex, is_finished, now, spawn, this_thread};
+use crate::stats::Stats;
+use crate::sync::{Arc, JoinHandle, Mutex, is_finished, now, spawn, this_thread};
 use std::fmt;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-/// The acceptor calls a handful of small functions, and the `on_error` callback.
+/// The stack of the acceptor's thread, in bytes. It calls small functions, and the `on_error` callback.
 const ACCEPTOR_STACK: usize = 256 * 1024;
+/// How long the handlers of disconnected clients have to return. Thousands of threads can end in that time, even on a small
+/// machine.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_millis(800);
+/// How many abandoned connections the text of a report names.
+const MAX_SHOWN: usize = 20;
 
-/// A running server. Dropping it is [`shutdown`](Self::shutdown) with the close timeout, 5 s by default.
+/// A running server. Dropping the handle is a [`shutdown`](Self::shutdown) with the
+/// [`close_timeout`](crate::Config::close_timeout), 5 s by default.
 ///
-/// On one of the server's own threads, in a handler say, dropping it only signals: a thread cannot wait for its own end.
+/// On one of the server's own threads, for example in a handler, the drop does not wait, because a thread cannot wait for
+/// its own end.
 #[must_use = "the server stops when its handle is dropped"]
 pub struct ServerHandle {
     shared: Arc<Shared>,
-    stop: Mutex<Option<Arc<Stop>>>,
+    acceptor: Mutex<Option<Arc<AcceptorStop>>>,
 }
 
 /// The result of a [shutdown](ServerHandle::shutdown).
@@ -37,7 +44,7 @@ pub struct ShutdownReport {
     /// The ids of the connections whose handlers still run. Their sockets are closed; their threads end when the handlers
     /// return.
     pub abandoned: Vec<u64>,
-    /// Whether the closure of a tick, or [`on_error`](super::Server::on_error), still ran at the end of the timeout.
+    /// Whether the closure of a tick, or [`on_error`](crate::Server::on_error), still ran at the end of the timeout.
     pub is_busy: bool,
 }
 
@@ -67,13 +74,13 @@ impl fmt::Display for ShutdownReport {
 
 impl ServerHandle {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, stop: Mutex::new(None) }
+        Self { shared, acceptor: Mutex::new(None) }
     }
 
     pub(super) fn start_acceptor(&self, acceptor: Acceptor) -> Result<()> {
-        *self.stop.lock() = Some(acceptor.stop());
+        *self.acceptor.lock() = Some(acceptor.stop());
         let thread = spawn("threadws-accept", ACCEPTOR_STACK, move || acceptor.run())?;
-        self.shared.own.lock().push(thread);
+        self.shared.own_threads.lock().push(thread);
         Ok(())
     }
 
@@ -81,7 +88,7 @@ impl ServerHandle {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] for a [`detached`](super::Server::detached) server, which has no address.
+    /// [`Error::Invalid`] for a [`detached`](crate::Server::detached) server, which has no address.
     pub fn local_addr(&self) -> Result<SocketAddr> {
         self.shared.address.ok_or_else(no_address)
     }
@@ -105,12 +112,12 @@ impl ServerHandle {
         self.shared.capacity
     }
 
-    /// Takes over a connection that another HTTP server accepted, after it has read a request's head: what `ws` calls
-    /// `handleUpgrade`.
+    /// Takes over a connection from another HTTP server, which has accepted it and read the request: `handleUpgrade` in
+    /// `ws`.
     ///
-    /// The handshake is checked and answered, and the handler runs, in a client thread of this server's; who asked is
-    /// free at once. `leftover` is what was read behind the head. What was attached to the head's extensions is found in
-    /// those of [`Connection::request`](crate::Connection::request).
+    /// The handshake and the handler run in a client thread of this server, so the call returns at once. `leftover` is what
+    /// was read after the head. Values in the extensions of `head` are in those of
+    /// [`Connection::request`](crate::Connection::request).
     ///
     /// # Blocking
     ///
@@ -118,89 +125,84 @@ impl ServerHandle {
     ///
     /// # Errors
     ///
-    /// [`Error::Unavailable`] if no place is left, or the server stops; [`Error::Io`] if no thread can be started, or the
-    /// peer is gone. A peer that is there was answered 503, as far as that went without waiting.
+    /// * [`Error::Unavailable`]: the server is full or shutting down.
+    /// * [`Error::Io`]: no thread could be started, or the peer has disconnected.
+    ///
+    /// The peer was answered 503, with the bytes that its socket accepted without waiting.
     pub fn upgrade(&self, stream: TcpStream, head: &http::Request<()>, leftover: &[u8]) -> Result<()> {
         let stream = Arc::new(Stream::new(stream)?);
         let peer_addr = stream.peer_addr()?;
-        let counters = &self.shared.rules.counters;
-        counters.accepted();
-        let Some(place) = self.shared.place() else {
-            counters.refused(TurnedAway::Full);
+        let head = Head { request: Box::new(head.clone()), early: leftover.to_vec() };
+        self.shared.admit(&stream, peer_addr, Some(head)).map_err(|refused| {
             crate::handshake::answer_unavailable(&stream);
-            return Err(Error::Unavailable);
-        };
-        let head = Box::new(Head { request: head.clone(), early: leftover.to_vec() });
-        let Some(client) = Accepted::new(&self.shared, &stream, peer_addr, place, None, Some(head)) else {
-            counters.refused(TurnedAway::Stopping);
-            crate::handshake::answer_unavailable(&stream);
-            return Err(Error::Unavailable);
-        };
-        if let Err(error) = self.shared.pool.run(client) {
-            counters.refused(TurnedAway::NoThread);
-            crate::handshake::answer_unavailable(&stream);
-            return Err(Error::Io(error));
-        }
-        Ok(())
+            match refused {
+                NotAdmitted::NoThread(error) => Error::Io(error),
+                _ => Error::Unavailable,
+            }
+        })
     }
 
-    /// Stops: accepts nobody any more, sends Close 1001 to everyone, answers 503 to handshakes under way, and waits for
-    /// the handlers to end.
+    /// Stops the server: accepts no more clients, sends Close 1001 to every client, answers 503 to handshakes in progress,
+    /// and waits for the handlers to return.
     ///
-    /// After `timeout` the connections that are left are cut, those in a handshake or an HTTP answer as well. A handler
-    /// that goes on all the same is abandoned, and named in the report; its thread ends when it does. So does that of a
-    /// tick's closure, or an `on_error`, that is still running. A second call finds nothing to do.
+    /// After `timeout` the remaining clients are disconnected, also those in a handshake or an HTTP answer. A handler that
+    /// does not return then is abandoned, and its connection is named in the report. Its thread ends when it returns. A
+    /// closure of a tick, or `on_error`, that still runs is abandoned, too. A second call does nothing.
     ///
     /// # Blocking
     ///
-    /// At most `timeout`, and up to 800 ms for the handlers of connections that were cut. On one of the server's own
-    /// threads it does not wait: everything is signalled, and whatever still runs counts as abandoned. Nor does a
-    /// second call, even while the first one does: its report is empty.
+    /// Waits at most `timeout`, and then up to 800 ms for the handlers of disconnected clients. Does not wait on one of the
+    /// server's own threads: it signals everything to end, and counts handlers that still run as abandoned. A second call does
+    /// not wait either, even during the first one, and returns an empty report.
     pub fn shutdown(&self, timeout: Duration) -> ShutdownReport {
-        // A year is as good as for ever, and overflows no `Instant`.
-        let deadline = now() + timeout.min(MAX_TIMEOUT);
-        let stop = self.stop.lock().take();
-        if let Some(stop) = stop {
-            stop.stop();
+        let waits = !self.is_own_thread();
+        let start = now();
+        // A year is as good as any longer time, and does not overflow an `Instant`.
+        let deadline = if waits { start + timeout.min(MAX_TIMEOUT) } else { start };
+        let last_deadline = if waits { deadline + DISCONNECT_TIMEOUT } else { start };
+
+        let acceptor = self.acceptor.lock().take();
+        if let Some(acceptor) = acceptor {
+            acceptor.stop();
         }
-        let frame = CloseFrame::new(CloseCode::GOING_AWAY, "");
-        let Some(count) = self.shared.live.stop(&frame) else {
+        let Some(count) = self.shared.registry.stop(&CloseFrame::new(CloseCode::GOING_AWAY, "")) else {
             return ShutdownReport::default();
         };
-        let waits = !self.is_own_thread();
-        let mut left = self.shared.live.wait_empty(if waits { deadline } else { now() });
-        if waits && !left.is_empty() {
-            self.shared.live.cut();
-            left = self.shared.live.wait_empty(deadline + CUT);
+        let mut abandoned = self.shared.registry.wait_empty(deadline);
+        if waits && !abandoned.is_empty() {
+            self.shared.registry.terminate_all();
+            abandoned = self.shared.registry.wait_empty(last_deadline);
         }
         self.shared.pool.stop();
         if waits {
-            self.shared.pool.join(deadline + CUT);
+            self.shared.pool.join(last_deadline);
         }
-        // Abandoned handlers need timer and flush.
-        let is_busy = left.is_empty() && !self.join_own_threads(if waits { deadline + CUT } else { now() });
-        let report = ShutdownReport { closed: count.saturating_sub(left.len()), abandoned: left, is_busy };
+        // Handlers that were abandoned need the timer and the flush thread.
+        let is_busy = abandoned.is_empty() && !self.join_own_threads(last_deadline);
+        let report = ShutdownReport { closed: count.saturating_sub(abandoned.len()), abandoned, is_busy };
         if report.is_complete() {
-            log_line!(Info, "threadws::server", "stopped: {report}");
+            log_line!(Info, LOG, "stopped: {report}");
         } else {
-            log_line!(Warn, "threadws::server", "stopped: {report}");
+            log_line!(Warn, LOG, "stopped: {report}");
         }
         report
     }
 
-    /// Ends timer, flush and acceptor, which nobody needs any more, and joins those that end before `deadline`; false if one
-    /// does not. They end at once, unless the timer is in a tick's closure or the acceptor in `on_error`: who calls us may
-    /// hold what those wait for. They end behind it, by themselves.
+    /// Ends the timer, the flush thread and the acceptor, and joins those that end before `deadline`. Returns false if one
+    /// does not.
+    ///
+    /// They end at once, unless the timer is in the closure of a tick or the acceptor in `on_error`. Such a callback may
+    /// wait for the caller, so it is not waited for any longer. Its thread ends when it returns.
     fn join_own_threads(&self, deadline: Instant) -> bool {
         self.shared.stop_threads();
-        let own = std::mem::take(&mut *self.shared.own.lock());
+        let own = std::mem::take(&mut *self.shared.own_threads.lock());
         while !own.iter().all(is_finished) && now() < deadline {
-            // Nobody tells of a thread's very end; these come within a moment, or late.
+            // Polled, because std has no join with a timeout. Usually they end within a millisecond.
             std::thread::sleep(Duration::from_millis(1));
         }
         let (ended, busy): (Vec<_>, Vec<_>) = own.into_iter().partition(is_finished);
         for thread in ended {
-            // Their panics are our bugs, and the panic hook has told of them.
+            // A panic there is a bug of this crate. The panic hook has printed it.
             drop(thread.join());
         }
         busy.is_empty()
@@ -208,20 +210,14 @@ impl ServerHandle {
 
     fn is_own_thread(&self) -> bool {
         let this = this_thread();
-        self.shared.pool.is_current()
-            || self.shared.own.lock().iter().any(|thread| thread.thread().id() == this)
+        let is_own = |threads: &[JoinHandle<()>]| threads.iter().any(|thread| thread.thread().id() == this);
+        self.shared.pool.is_current() || is_own(&self.shared.own_threads.lock())
     }
 }
 
-/// How long handlers whose connections were cut may take to notice: thousands of threads end in that time, even on a small
-/// machine.
-const CUT: Duration = Duration::from_millis(800);
-/// How many of the abandoned a report's text names.
-const MAX_SHOWN: usize = 20;
-
 impl Drop for ServerHandle {
     fn drop(&mut self) {
-        drop(self.shutdown(self.shared.config.close_timeout()));
+        drop(self.shutdown(self.shared.settings.config.close_timeout()));
     }
 }
 
@@ -234,7 +230,7 @@ impl fmt::Debug for ServerHandle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::Server;
+    use crate::server::builder::Server;
 
     #[test]
     fn a_shutdown_may_have_all_the_time_there_is_and_a_second_one_needs_none() {

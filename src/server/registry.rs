@@ -1,4 +1,4 @@
-//! Every connection from its accept to its end, so that a shutdown reaches all of them and can wait for them.
+//! The registry of a server's connections, from accept to end. A shutdown reaches all of them, and can wait for them.
 
 use crate::message::CloseFrame;
 use crate::net::Transport;
@@ -7,44 +7,46 @@ use crate::sync::{Arc, Condvar, Mutex, now};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// The connections of one server.
+/// The connections of one server, by id.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
+    /// Locked for a few instructions. No socket is used, and no connection dropped, under the lock.
     state: Mutex<RegistryState>,
-    /// Tells of each end.
+    /// Notified of each end while a thread waits for it.
     ended: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct RegistryState {
     connections: BTreeMap<u64, Phase>,
-    /// Who waits for the last one to end.
+    /// The number of threads in [`Registry::wait_empty`].
     waiting: usize,
-    /// What open connections are told; set once, and by then nobody new is let in.
+    /// The Close that open connections are sent. Set once, by the shutdown. From then on no connection is inserted.
     stopping: Option<CloseFrame>,
 }
 
 #[derive(Debug, Clone)]
 enum Phase {
     Handshake(Arc<dyn Transport>),
-    /// Its 101 may be out already: nothing but a Close may follow.
+    /// The 101 may have been sent, so the connection can only be ended by a Close.
     Opening(Arc<dyn Transport>),
     Open(Sender),
 }
 
 impl Registry {
-    /// Takes note of an accepted connection; false if the server stops.
-    pub(super) fn accepted(&self, id: u64, stream: Arc<dyn Transport>) -> bool {
+    /// Inserts an accepted connection. Returns false if the server is shutting down.
+    pub(super) fn insert(&self, id: u64, stream: Arc<dyn Transport>) -> bool {
         let mut state = self.state.lock();
-        let welcome = state.stopping.is_none();
-        if welcome {
+        let is_running = state.stopping.is_none();
+        if is_running {
             state.connections.insert(id, Phase::Handshake(stream));
         }
-        welcome
+        is_running
     }
 
-    /// The last word before the 101; false if the server stops. From then on its end is a Close, and not that of its input.
-    pub(super) fn welcome(&self, id: u64) -> bool {
+    /// Called just before the 101 is sent. Returns false if the server is shutting down. After it has returned true, a
+    /// shutdown ends the connection by a Close, and no longer by the end of its input.
+    pub(super) fn opening(&self, id: u64) -> bool {
         let mut state = self.state.lock();
         if state.stopping.is_some() {
             return false;
@@ -57,24 +59,24 @@ impl Registry {
         true
     }
 
-    /// Takes note of a finished handshake. If the server stops meanwhile, the connection is told here.
+    /// Called when the handshake is done. Closes the connection if the server has begun to shut down meanwhile.
     pub(super) fn opened(&self, id: u64, sender: &Sender) {
         let (stopping, before) = {
             let mut state = self.state.lock();
             (state.stopping.clone(), state.connections.insert(id, Phase::Open(sender.clone())))
         };
-        // Outside the lock: it holds a stream.
         drop(before);
         if let Some(content) = stopping {
             sender.start_close(content);
         }
     }
 
-    pub(super) fn ended(&self, id: u64) {
+    /// Removes a connection that has ended.
+    pub(super) fn remove(&self, id: u64) {
         let mut state = self.state.lock();
         let ended = state.connections.remove(&id);
         let is_waited_for = state.waiting > 0;
-        // Outside the lock: it may be the last handle.
+        // Unlocked first, because `ended` may be the last handle of the socket.
         drop(state);
         drop(ended);
         if is_waited_for {
@@ -82,18 +84,21 @@ impl Registry {
         }
     }
 
+    /// Returns the number of connections, those in a handshake included.
     pub(super) fn count(&self) -> usize {
         self.state.lock().connections.len()
     }
 
+    /// Returns whether the server is shutting down.
     pub(super) fn is_stopping(&self) -> bool {
         self.state.lock().stopping.is_some()
     }
 
-    /// Tells everybody: open connections are sent a Close, and handshakes end with 503. Returns how many there were;
-    /// `None` if it was called before.
+    /// Starts the end of every connection: sends a Close to open ones, and ends handshakes with a 503.
+    ///
+    /// Returns how many connections there are; `None` if it was called before.
     pub(super) fn stop(&self, content: &CloseFrame) -> Option<usize> {
-        let told = {
+        let connections = {
             let mut state = self.state.lock();
             if state.stopping.is_some() {
                 return None;
@@ -101,22 +106,22 @@ impl Registry {
             state.stopping = Some(content.clone());
             state.phases()
         };
-        for phase in &told {
+        for phase in &connections {
             match phase {
                 Phase::Open(sender) => sender.start_close(content.clone()),
-                // Its thread finds the end of the stream, asks whether the server stops, and answers.
+                // Its thread reads the end of the stream, calls `is_stopping`, and answers 503.
                 Phase::Handshake(stream) => stream.shutdown_read(),
-                // It is told when it is open.
+                // Closed by `opened`.
                 Phase::Opening(_) => {}
             }
         }
-        Some(told.len())
+        Some(connections.len())
     }
 
-    /// Ends every connection that is left, whatever it is at: also one that reads its HTTP answer slowly.
-    pub(super) fn cut(&self) {
-        let left = self.state.lock().phases();
-        for phase in left {
+    /// Disconnects every client that is left, in any phase, including one that reads its HTTP answer slowly.
+    pub(super) fn terminate_all(&self) {
+        let connections = self.state.lock().phases();
+        for phase in connections {
             match phase {
                 Phase::Open(sender) => sender.terminate(),
                 Phase::Handshake(stream) | Phase::Opening(stream) => stream.shutdown_both(),
@@ -124,7 +129,7 @@ impl Registry {
         }
     }
 
-    /// Waits until no connection is left, at most until `deadline`; returns those that are.
+    /// Waits until no connection is left, at most until `deadline`. Returns the ids of those that are left.
     pub(super) fn wait_empty(&self, deadline: Instant) -> Vec<u64> {
         let mut state = self.state.lock();
         state.waiting += 1;
@@ -137,7 +142,7 @@ impl Registry {
 }
 
 impl RegistryState {
-    /// What each connection is at, to be told outside the lock.
+    /// A copy of all phases, to be used after the lock was released.
     fn phases(&self) -> Vec<Phase> {
         self.connections.values().cloned().collect()
     }

@@ -46,7 +46,7 @@ struct Worker<J> {
     wake: Condvar,
 }
 
-/// What a worker does next.
+/// The next step of a worker.
 enum Next<J> {
     Run(J),
     End,

@@ -11,7 +11,6 @@ use crate::protocol::decoder::{self, Decoder, Item, MAX_CONTROL};
 use crate::protocol::encoder::{self, MAX_REASON, Opcode};
 use crate::protocol::forwarded::{ForwardedHeader, TrustedProxies, client_addr};
 use crate::protocol::head::{HeadLimits, Scanner, parse_request, parse_response, write_switching};
-use crate::protocol::origin::AllowedOrigins;
 use crate::protocol::proxy_header::{self, MAX_REST};
 use crate::protocol::response_body::Framing;
 use crate::protocol::server_handshake::{self, Asked, HandshakePolicy};
@@ -70,10 +69,12 @@ pub fn request_head(input: &[u8]) {
     assert_eq!(theirs.method, Some(request.method().as_str()));
     assert!(request.version() == Version::HTTP_10 || request.headers().get_all(HOST).iter().count() == 1);
 
-    let mut origins = AllowedOrigins::default();
-    origins.allow("https://*.example.com").expect("a pattern");
-    let path = (flags & 4 != 0).then(|| "/chat".to_owned());
-    let policy = HandshakePolicy::new(path, vec!["chat".into(), "v2".into()], origins).expect("a policy");
+    let mut policy = HandshakePolicy::default();
+    policy.origins.allow("https://*.example.com").expect("a pattern");
+    policy.set_subprotocols(vec!["chat".into(), "v2".into()]).expect("subprotocols");
+    if flags & 4 != 0 {
+        policy.set_path("/chat".into()).expect("a path");
+    }
     match server_handshake::check(&request, &policy) {
         Err(refusal) => check_refusal(refusal),
         Ok(Asked::Http) => assert!([Method::GET, Method::HEAD].contains(request.method())),

@@ -13,7 +13,10 @@ const SAMPLE: &str = "GET /chat HTTP/1.1\r\nHost: server.example.com\r\nUpgrade:
 
 fn policy() -> HandshakePolicy {
     let known = ["superchat", "v2", "chat"].map(String::from).to_vec();
-    HandshakePolicy::new(Some("/chat".into()), known, AllowedOrigins::default()).expect("a policy")
+    let mut policy = HandshakePolicy::default();
+    policy.set_path("/chat".into()).expect("a path");
+    policy.set_subprotocols(known).expect("subprotocols");
+    policy
 }
 
 fn ask(head: &str) -> std::result::Result<Asked, Refusal> {
@@ -325,15 +328,12 @@ fn a_callback_can_only_choose_a_subprotocol_that_was_offered() {
 #[test]
 fn a_policy_that_no_client_can_meet_is_an_error() {
     for path in ["", "chat", "/a b", "/a?b", "/a#b", "/\u{e9}"] {
-        let error = HandshakePolicy::new(Some(path.into()), Vec::new(), AllowedOrigins::default())
-            .expect_err(path)
-            .to_string();
+        let error = HandshakePolicy::default().set_path(path.into()).expect_err(path).to_string();
         assert!(error.contains(&format!("{path:?}")), "{error}");
     }
     for names in [&["a b"][..], &[""], &["a,b"], &["chat", "v2", "chat"]] {
         let names = names.iter().map(|&name| name.to_owned()).collect();
-        let error =
-            HandshakePolicy::new(None, names, AllowedOrigins::default()).expect_err("refused").to_string();
+        let error = HandshakePolicy::default().set_subprotocols(names).expect_err("refused").to_string();
         assert!(error.contains("subprotocol"), "{error}");
     }
 }
@@ -362,9 +362,9 @@ fn h17_no_header_can_make_it_panic() {
         "=",
         "0",
     ];
-    let mut origins = AllowedOrigins::default();
-    origins.allow("https://*.example.com").expect("a pattern");
-    let policy = HandshakePolicy::new(None, vec!["chat".into()], origins).expect("a policy");
+    let mut policy = HandshakePolicy::default();
+    policy.origins.allow("https://*.example.com").expect("a pattern");
+    policy.set_subprotocols(vec!["chat".into()]).expect("a subprotocol");
     let mut verdicts = 0;
     for seed in 0..30_000 {
         let mut noise = Noise::new(seed);

@@ -1,4 +1,4 @@
-//! Connections that come and go while the server stops, and the threads that serve them.
+//! Models of the registry during a shutdown, and of the thread pool.
 
 use super::registry::Registry;
 use super::thread_pool::{IDLE_TIMEOUT, Job, ThreadPool};
@@ -18,43 +18,43 @@ use shuttle::thread::JoinHandle;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-/// What the threads of a server share.
+/// The parts of a server that its threads share.
 #[derive(Debug)]
-struct Shared {
-    live: Registry,
+struct ModelServer {
+    registry: Registry,
     hub: Hub,
     flushing: Flushing,
 }
 
-/// A connection from its accept: its number, its socket and its thread, if the server does not stop.
-type Accepted = (u64, Arc<Script>, Option<JoinHandle<()>>);
+/// An accepted connection: its id, its socket and its thread. It has no thread if the server was shutting down.
+type ModelConnection = (u64, Arc<Script>, Option<JoinHandle<()>>);
 
-/// As the acceptor does. The peer sends its request, or never does.
-fn accept(shared: &Arc<Shared>) -> Accepted {
+/// Accepts a connection, like the acceptor. The peer sends its request, or never does.
+fn accept(server: &Arc<ModelServer>) -> ModelConnection {
     let id = next_id();
     let script = Script::new(1 << 20);
     if thread_rng().gen_bool(0.8) {
         script.say(Input::Ping(0));
     }
-    let thread = shared.live.accepted(id, script.clone()).then(|| {
-        let (shared, script) = (Arc::clone(shared), Arc::clone(&script));
-        go(move || serve(&shared, id, script))
+    let thread = server.registry.insert(id, script.clone()).then(|| {
+        let (server, script) = (Arc::clone(server), Arc::clone(&script));
+        go(move || serve(&server, id, script))
     });
     (id, script, thread)
 }
 
-/// As a client's thread does.
-fn serve(shared: &Shared, id: u64, script: Arc<Script>) {
+/// Serves a connection, like a client's thread.
+fn serve(server: &ModelServer, id: u64, script: Arc<Script>) {
     if script.hear(Deadline::NEVER) == Some(Input::Ping(0)) {
-        if !shared.live.welcome(id) {
-            assert!(shared.live.is_stopping(), "turned away without a reason");
-            return shared.live.ended(id);
+        if !server.registry.opening(id) {
+            assert!(server.registry.is_stopping(), "turned away without a reason");
+            return server.registry.remove(id);
         }
-        let link = Link::over(script, Role::Server, &shared.flushing);
+        let link = Link::over(script, Role::Server, &server.flushing);
         let sender = Sender::new(id, Arc::clone(&link.outbox));
         let peer_addr = Addr::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
-        shared.hub.join(Client { sender: sender.clone(), client_addr: peer_addr, peer_addr });
-        shared.live.opened(id, &sender);
+        server.hub.join(Client { sender: sender.clone(), client_addr: peer_addr, peer_addr });
+        server.registry.opened(id, &sender);
         let peer = go({
             let script = Arc::clone(&link.script);
             move || {
@@ -63,42 +63,45 @@ fn serve(shared: &Shared, id: u64, script: Arc<Script>) {
                 }
             }
         });
-        // A handler that only reads: it ends when somebody closes.
+        // The handler only reads, so it ends when the connection is closed.
         let closed = link.read();
         join(peer);
-        let told = Some(CloseFrame::new(CloseCode::GOING_AWAY, ""));
-        assert_eq!(link.wire().close, Some(told), "I10: {closed}");
+        let sent = Some(CloseFrame::new(CloseCode::GOING_AWAY, ""));
+        assert_eq!(link.wire().close, Some(sent), "I10: {closed}");
         assert!(closed.is_clean(), "I10: the answer was not heard: {closed}");
-        shared.hub.leave(id, &crate::hub::Hooks::default());
+        server.hub.leave(id, &crate::hub::Hooks::default());
     } else {
-        assert!(shared.live.is_stopping(), "a request that ends without a reason");
+        assert!(server.registry.is_stopping(), "a request that ends without a reason");
     }
-    shared.live.ended(id);
+    server.registry.remove(id);
 }
 
 #[test]
-fn a_shutdown_reaches_whoever_was_accepted_meanwhile() {
+fn a_shutdown_reaches_connections_that_are_being_accepted() {
     check(|| {
-        let shared =
-            Arc::new(Shared { live: Registry::default(), hub: Hub::default(), flushing: Flushing::start() });
+        let server = Arc::new(ModelServer {
+            registry: Registry::default(),
+            hub: Hub::default(),
+            flushing: Flushing::start(),
+        });
         let acceptors = [1, 2].map(|count| {
-            let shared = Arc::clone(&shared);
-            go(move || Vec::from_iter((0..count).map(|_| accept(&shared))))
+            let server = Arc::clone(&server);
+            go(move || Vec::from_iter((0..count).map(|_| accept(&server))))
         });
         let publisher = go({
-            let shared = Arc::clone(&shared);
+            let server = Arc::clone(&server);
             move || {
                 for number in 0..2 {
-                    shared.hub.broadcast(message(1, number, 5));
-                    assert!(shared.hub.len() <= 3);
+                    server.hub.broadcast(message(1, number, 5));
+                    assert!(server.hub.len() <= 3);
                 }
             }
         });
         let frame = CloseFrame::new(CloseCode::GOING_AWAY, "");
-        let count = shared.live.stop(&frame).expect("nobody stopped it before");
-        assert_eq!(shared.live.stop(&frame), None);
-        // No time passes: whoever is not told hangs.
-        let left = shared.live.wait_empty(now() + Duration::from_secs(5));
+        let count = server.registry.stop(&frame).expect("the first call");
+        assert_eq!(server.registry.stop(&frame), None);
+        // No time passes in this model, so a connection that is not reached is a deadlock.
+        let left = server.registry.wait_empty(now() + Duration::from_secs(5));
         assert!(left.is_empty(), "I9, I10: {left:?}");
         join(publisher);
         let accepted = acceptors.map(join).into_iter().flatten();
@@ -108,13 +111,13 @@ fn a_shutdown_reaches_whoever_was_accepted_meanwhile() {
             ids.push(id);
             served += usize::from(thread.is_some());
             thread.map(join);
-            assert!(shared.hub.get(id).is_none(), "I9: {id} is not forgotten");
+            assert!(server.hub.get(id).is_none(), "I9: {id} is not forgotten");
         }
-        assert_eq!(served, count, "I10: somebody was let in after the stop");
+        assert_eq!(served, count, "I10: a connection was inserted after the stop");
         ids.sort_unstable();
         ids.dedup();
-        assert_eq!((ids.len(), shared.hub.len(), shared.live.count()), (3, 0, 0), "I9");
-        Arc::into_inner(shared).expect("nobody else is left").flushing.stop();
+        assert_eq!((ids.len(), server.hub.len(), server.registry.count()), (3, 0, 0), "I9");
+        Arc::into_inner(server).expect("the last handle").flushing.stop();
     });
 }
 
@@ -176,10 +179,10 @@ fn an_idle_thread_takes_a_job_at_once() {
         let clock = clock::Running::patient();
         let pool = pool();
         let done = Arc::new(AtomicUsize::new(0));
-        let (tell, told) = shuttle::sync::mpsc::channel();
+        let (sender, done_jobs) = shuttle::sync::mpsc::channel();
         for _ in 0..3 {
-            pool.run(SignallingJob(CountingJob(done.clone(), true), tell.clone())).expect("a thread");
-            told.recv().expect("it is done");
+            pool.run(SignallingJob(CountingJob(done.clone(), true), sender.clone())).expect("a thread");
+            done_jobs.recv().expect("it is done");
         }
         assert_eq!(clock::elapsed(), Duration::ZERO, "I7: a job waited for its thread's time to end");
         pool.stop();
