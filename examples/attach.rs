@@ -66,7 +66,7 @@ fn serve(mut stream: TcpStream, websockets: &ServerHandle) -> Result<(), BoxErro
         return Ok(());
     }
     let (status, text) = match head.uri().path() {
-        "/" => ("200 OK", format!("{} WebSockets are open\n", websockets.hub().len())),
+        "/" => ("200 OK", format!("{} WebSockets are open\n", websockets.hub().count())),
         _ => ("404 Not Found", "not found\n".to_owned()),
     };
     let length = text.len();

@@ -1,4 +1,5 @@
-//! What a program is told of topics. It runs outside all locks, in the thread of the client that comes or goes.
+//! A server's settings and callbacks for topics. The callbacks run without any lock held, in the thread of the client that
+//! subscribes or unsubscribes.
 
 use super::{Client, Hub};
 use crate::logging::log_line;
@@ -7,10 +8,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 type Hook = dyn Fn(&Hub, &Client, &str) + Send + Sync;
 
-/// How many topics a client can subscribe to at a time, unless the server says otherwise: clients often choose topics.
+/// How many topics a client can subscribe to at a time, unless the server sets another number. Limited because clients
+/// often choose the topics.
 const MAX_TOPICS: usize = 128;
 
-/// A server's settings for topics.
+/// A server's settings and callbacks for topics.
 pub(crate) struct Hooks {
     pub(crate) max_topics: usize,
     pub(crate) on_subscribe: Option<Box<Hook>>,

@@ -1,23 +1,23 @@
-//! Who listens to what.
+//! Topics and their subscribers.
 
 use super::Client;
-use super::audience::{Audience, List};
+use super::audience::{Audience, ClientList};
 use crate::error::{Error, Result};
 use crate::sync::Arc;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The longest topic, in bytes: a path, say. Clients often name topics, so what they may cost is bounded.
+/// The longest topic, in bytes: a path fits. Limited because clients often choose the topics.
 const MAX_TOPIC: usize = 256;
 
-/// Topics with at least one member each, and what each client listens to.
+/// Topics with at least one subscriber each, and the topics of each client.
 #[derive(Debug, Default)]
 pub(super) struct Topics {
-    members: BTreeMap<Arc<str>, Audience>,
+    subscribers: BTreeMap<Arc<str>, Audience>,
     subscriptions: BTreeMap<u64, BTreeSet<Arc<str>>>,
 }
 
-/// What has to be dropped outside the lock.
-pub(super) type Dropped = Vec<List>;
+/// Lists that the caller drops outside the hub's lock, because they may hold the last handles of clients.
+pub(super) type Outdated = Vec<ClientList>;
 
 pub(super) fn check(topic: &str) -> Result<()> {
     match topic.len() {
@@ -28,13 +28,13 @@ pub(super) fn check(topic: &str) -> Result<()> {
 }
 
 impl Topics {
-    /// Adds a client to a topic; false if it is there already.
+    /// Subscribes a client to a topic. Returns whether the subscription is new.
     pub(super) fn subscribe(
         &mut self,
         client: &Client,
         topic: &str,
         limit: usize,
-        dropped: &mut Dropped,
+        outdated: &mut Outdated,
     ) -> Result<bool> {
         let own = self.subscriptions.entry(client.id()).or_default();
         if own.contains(topic) {
@@ -43,51 +43,51 @@ impl Topics {
         if own.len() >= limit {
             return Err(Error::TooManyTopics { limit });
         }
-        let name = match self.members.get_key_value(topic) {
+        let name = match self.subscribers.get_key_value(topic) {
             Some((name, _)) => Arc::clone(name),
             None => Arc::from(topic),
         };
         own.insert(Arc::clone(&name));
-        dropped.extend(self.members.entry(name).or_default().insert(client.clone()));
+        outdated.extend(self.subscribers.entry(name).or_default().insert(client.clone()));
         Ok(true)
     }
 
-    /// Takes a client out of a topic; false if it is not there.
-    pub(super) fn unsubscribe(&mut self, id: u64, topic: &str, dropped: &mut Dropped) -> bool {
+    /// Ends a client's subscription to a topic. Returns whether there was one.
+    pub(super) fn unsubscribe(&mut self, id: u64, topic: &str, outdated: &mut Outdated) -> bool {
         let Some(own) = self.subscriptions.get_mut(&id) else { return false };
-        let was = own.remove(topic);
+        let was_subscribed = own.remove(topic);
         if own.is_empty() {
             self.subscriptions.remove(&id);
         }
-        if was {
-            self.remove(id, topic, dropped);
+        if was_subscribed {
+            self.remove(id, topic, outdated);
         }
-        was
+        was_subscribed
     }
 
-    /// Takes a client out of all its topics, and returns them.
-    pub(super) fn leave(&mut self, id: u64, dropped: &mut Dropped) -> BTreeSet<Arc<str>> {
+    /// Ends all subscriptions of a client, and returns their topics.
+    pub(super) fn leave(&mut self, id: u64, outdated: &mut Outdated) -> BTreeSet<Arc<str>> {
         let own = self.subscriptions.remove(&id).unwrap_or_default();
         for topic in &own {
-            self.remove(id, topic, dropped);
+            self.remove(id, topic, outdated);
         }
         own
     }
 
-    fn remove(&mut self, id: u64, topic: &str, dropped: &mut Dropped) {
-        let Some(members) = self.members.get_mut(topic) else { return };
-        // The registry has the same client: this handle is not the last.
-        dropped.extend(members.remove(id).1);
-        if members.len() == 0 {
-            self.members.remove(topic);
+    fn remove(&mut self, id: u64, topic: &str, outdated: &mut Outdated) {
+        let Some(audience) = self.subscribers.get_mut(topic) else { return };
+        // The hub's list of all clients still has this client, so the handle that is dropped here is not the last.
+        outdated.extend(audience.remove(id).1);
+        if audience.len() == 0 {
+            self.subscribers.remove(topic);
         }
     }
 
-    pub(super) fn members(&mut self, topic: &str) -> Option<List> {
-        self.members.get_mut(topic).map(Audience::list)
+    pub(super) fn subscribers(&mut self, topic: &str) -> Option<ClientList> {
+        self.subscribers.get_mut(topic).map(Audience::list)
     }
 
     pub(super) fn sizes(&self) -> Vec<(String, usize)> {
-        self.members.iter().map(|(topic, members)| (topic.to_string(), members.len())).collect()
+        self.subscribers.iter().map(|(topic, audience)| (topic.to_string(), audience.len())).collect()
     }
 }

@@ -333,7 +333,7 @@ fn a_peer_that_ignores_the_close_ends_at_its_timeout() {
         assert!(closed.to_string().starts_with(&expected), "{closed}");
         let error = result.expect_err("that is no clean end");
         assert!(error.contains("closing handshake timed out"), "{error}");
-        eventually("its place is free", || server.hub().is_empty());
+        eventually("its place is free", || server.hub().count() == 0);
     }
 }
 
@@ -361,7 +361,7 @@ fn a_stuck_peer_ends_although_its_close_does_not_fit() {
     println!("{closed} / {result:?}");
     result.expect_err("that is no clean end");
     // Its place is free, even if it still has bytes to read.
-    eventually("its place is free", || server.hub().is_empty());
+    eventually("its place is free", || server.hub().count() == 0);
     let mut next = RawPeer::connect(server.addr());
     next.upgrade("/", &[]);
     peer.expect_gone();

@@ -2,7 +2,7 @@
 
 use crate::support::bystander::plain_echo;
 use crate::support::frame::PING;
-use crate::support::{Frame, PATIENCE, RawPeer, TestServer, echo, eventually, ms, next, watchdog};
+use crate::support::{Frame, PATIENCE, RawPeer, TestServer, echo, eventually, ms, next, reached, watchdog};
 use std::io::{Read as _, Write as _};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -57,7 +57,7 @@ fn the_state_follows_the_connection() {
     );
     let mut peer = RawPeer::open(server.addr());
     assert_eq!(next(&told, "the start"), (State::Open, State::Open));
-    assert_eq!(server.hub().clients()[0].state(), State::Open);
+    assert_eq!(server.hub().clients()[0].sender().state(), State::Open);
     peer.send_text("go on");
     assert_eq!(next(&told, "a message"), (State::Open, State::Open));
     assert_eq!(next(&told, "our Close"), (State::Closing, State::Closing));
@@ -285,7 +285,7 @@ fn a_panic_closes_only_its_own_client_with_1011() {
         other.send_text("I go on");
         other.expect_text("I go on");
     }
-    eventually("the panicked ones are gone", || server.hub().len() == 1);
+    eventually("the panicked ones are gone", || server.hub().count() == 1);
     other.close(1000);
 }
 
@@ -320,20 +320,20 @@ fn a_broadcast_reaches_all_including_its_sender() {
         Ok(())
     });
     let mut peers: Vec<_> = (0..5).map(|_| RawPeer::open(server.addr())).collect();
-    eventually("all are in", || server.hub().len() == 5);
+    eventually("all are in", || server.hub().count() == 5);
     for number in 0..5 {
         peers[number].send_text(&format!("from {number}"));
         for peer in &mut peers {
             peer.expect_text(&format!("from {number}"));
         }
     }
-    assert_eq!(server.hub().broadcast("from the server").reached(), 5);
+    assert_eq!(reached(server.hub().broadcast("from the server")), 5);
     for peer in &mut peers {
         peer.expect_text("from the server");
     }
     peers.pop().expect("five").close(1000);
-    eventually("one left", || server.hub().len() == 4);
-    assert_eq!(server.hub().broadcast("to the rest").reached(), 4);
+    eventually("one left", || server.hub().count() == 4);
+    assert_eq!(reached(server.hub().broadcast("to the rest")), 4);
 }
 
 #[test]
@@ -346,7 +346,7 @@ fn broadcasts_from_many_handlers_at_once_lose_nothing() {
         Ok(())
     });
     let mut peers: Vec<_> = (0..4).map(|_| RawPeer::open(server.addr())).collect();
-    eventually("all are in", || server.hub().len() == 4);
+    eventually("all are in", || server.hub().count() == 4);
     for number in 0..100 {
         for (from, peer) in peers.iter_mut().enumerate() {
             peer.send_text(&format!("{from} {number}"));
@@ -398,7 +398,7 @@ fn every_client_has_an_id_and_is_listed_while_connected() {
             peer.close(1000);
         }
         eventually("all are out", || {
-            server.hub().is_empty() && ends.load(Ordering::SeqCst) == 4 * (round + 1)
+            server.hub().count() == 0 && ends.load(Ordering::SeqCst) == 4 * (round + 1)
         });
     }
     let mut ids = ids.lock().expect("no panic").clone();

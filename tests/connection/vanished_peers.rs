@@ -45,7 +45,7 @@ fn ended_once(server: &TestServer, told: &Receiver<Told>, ends: &Receiver<()>) -
     let end = next(told, "the handler's end");
     next(ends, "the handler's return");
     assert_eq!(end.state, State::Closed);
-    eventually("its place is free", || server.hub().is_empty());
+    eventually("its place is free", || server.hub().count() == 0);
     assert!(told.try_recv().is_err() && ends.try_recv().is_err(), "ended twice");
     end
 }
@@ -180,7 +180,7 @@ fn any_byte_is_a_sign_of_life() {
             break;
         }
     }
-    assert_eq!(server.hub().len(), 2, "let go although they spoke");
+    assert_eq!(server.hub().count(), 2, "let go although they spoke");
     ponger.send(&Frame::close(1000, ""));
     ponger.expect_close_at_last(&[1000]);
 }
@@ -268,7 +268,7 @@ fn sending_notices_a_vanished_client() {
         let error = next(&told, what);
         assert!(matches!(error, Error::Closed(_)), "{error:?}");
     }
-    eventually("its place is free", || server.hub().is_empty());
+    eventually("its place is free", || server.hub().count() == 0);
 }
 
 #[test]
@@ -302,7 +302,7 @@ fn a_client_that_never_reads_ends_at_the_write_timeout() {
     assert!(took >= ms(350) && took < ms(400) + PATIENCE / 4, "dropped after {took:?}");
     let closed = closed.expect("it is closed");
     assert_eq!((closed.code().into(), closed.is_clean()), (1013_u16, false));
-    eventually("its place is free", || server.hub().is_empty());
+    eventually("its place is free", || server.hub().count() == 0);
     drop(peer);
 }
 
@@ -340,7 +340,7 @@ fn a_client_that_reads_slowly_ends_at_the_write_timeout() {
     let (error, took) = next(&told, "the timeout");
     assert!(matches!(error, Error::Timeout(Timeout::Write)), "{error:?}");
     assert!(took < ms(400) + PATIENCE / 2, "dropped after {took:?}");
-    eventually("its place is free", || server.hub().is_empty());
+    eventually("its place is free", || server.hub().count() == 0);
     enough.store(true, Ordering::Relaxed);
     reader.join().expect("the reader");
 }
@@ -355,7 +355,7 @@ fn clients_that_vanish_at_once_free_their_threads() {
         for peer in &mut peers {
             peer.expect_text("in");
         }
-        assert_eq!(server.hub().len(), 40);
+        assert_eq!(server.hub().count(), 40);
         for (number, mut peer) in peers.into_iter().enumerate() {
             match number % 3 {
                 0 => peer.reset(),
@@ -367,7 +367,7 @@ fn clients_that_vanish_at_once_free_their_threads() {
             next(&told, "the handler's end");
             next(&ends, "the handler's return");
         }
-        eventually("all places are free", || server.hub().is_empty());
+        eventually("all places are free", || server.hub().count() == 0);
     }
     assert!(told.try_recv().is_err() && ends.try_recv().is_err(), "ended twice");
     // Up to 32 threads wait a few seconds for another client.

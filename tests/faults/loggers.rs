@@ -17,12 +17,12 @@ use threadws::{Hub, Message, Meter, Response, Server, ServerHandle};
 fn everything(hub: &Hub, meter: &Meter) {
     hub.broadcast("to all");
     hub.publish("topic", "to some");
-    drop((hub.members("topic"), hub.topics(), meter.stats()));
+    drop((hub.subscribers("topic"), hub.topics(), meter.stats()));
     for client in hub.clients() {
         let sender = client.sender();
         // Who is gone says so; nobody waits for anybody else.
         drop((sender.send("to one"), sender.try_send("to one"), sender.ping(b"are you there?")));
-        drop((client.stats(), hub.get(client.id())));
+        drop((client.sender().stats(), hub.get(client.id())));
     }
 }
 
@@ -173,7 +173,7 @@ fn busy_logger() {
     }
     eventually("a line has ended it all", || busybody.ended.load(Ordering::SeqCst));
     eventually("all are gone, and no line hangs", || {
-        handle.hub().is_empty() && busybody.inside.load(Ordering::SeqCst) == 0
+        handle.hub().count() == 0 && busybody.inside.load(Ordering::SeqCst) == 0
     });
     std::process::exit(0)
 }
@@ -207,7 +207,7 @@ fn on_error_ends_it() {
     let handle = HANDLE.get_or_init(|| server.spawn(echo).expect("the settings work"));
     announce(handle);
     told.recv().expect("the callback comes back");
-    eventually("all are gone", || handle.hub().is_empty());
+    eventually("all are gone", || handle.hub().count() == 0);
     std::process::exit(0)
 }
 

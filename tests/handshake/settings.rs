@@ -433,7 +433,7 @@ fn another_http_server_passes_a_connection_on() {
     peer.expect_text("early");
     peer.send_text("hello");
     peer.expect_text("hello");
-    assert_eq!(attached.hub().len(), 1);
+    assert_eq!(attached.hub().count(), 1);
     peer.close(1000);
     // The checks are the same.
     for (target, headers, status) in

@@ -32,7 +32,7 @@ fn a_burst_is_flushed_after_its_last_message_is_read() {
                     .hub()?
                     .clients()
                     .iter()
-                    .map(|client| client.stats().traffic.messages_sent)
+                    .map(|client| client.sender().stats().traffic.messages_sent)
                     .sum::<u64>(),
             );
             if sent.len() == 10 {
@@ -43,7 +43,7 @@ fn a_burst_is_flushed_after_its_last_message_is_read() {
     });
     let mut other = RawPeer::open(server.addr());
     let mut peer = RawPeer::open(server.addr());
-    eventually("both are in", || server.hub().len() == 2);
+    eventually("both are in", || server.hub().count() == 2);
     let texts: Vec<_> = (0..10).map(|number| number.to_string()).collect();
     together(&mut peer, &texts.iter().map(String::as_str).collect::<Vec<_>>());
     // Nine are held, and the tenth sends all of them to both.
@@ -80,10 +80,10 @@ fn answers_and_broadcasts_keep_the_order_of_the_calls() {
         Ok(())
     });
     let [mut peer, mut other] = [(); 2].map(|()| RawPeer::open(server.addr()));
-    eventually("both are in", || server.hub().len() == 2);
+    eventually("both are in", || server.hub().count() == 2);
     peer.send_text("+topic");
     other.send_text("+topic");
-    eventually("both listen", || server.hub().members("topic").len() == 2);
+    eventually("both listen", || server.hub().subscribers("topic").len() == 2);
     let rounds: [(&[&str], &[&str]); 6] = [
         (&["w1", "b2", "w3", "b4"], &["2", "4"]),
         (&["b1", "w2", "b3", "w4"], &["1", "3"]),
@@ -178,12 +178,12 @@ fn held_messages_are_sent_however_the_handler_ends() {
         }
     });
     let mut other = RawPeer::open(server.addr());
-    eventually("in", || server.hub().len() == 1);
+    eventually("in", || server.hub().count() == 1);
     for (text, gone) in
         [("return", false), ("fail", false), ("panic", false), ("close", true), ("terminate", false)]
     {
         let mut peer = RawPeer::open(server.addr());
-        eventually("in", || server.hub().len() == 2);
+        eventually("in", || server.hub().count() == 2);
         // Two unread messages behind it keep it in the cork, and the handler never reads them.
         together(&mut peer, &["held", text, "unread", "unread"]);
         other.expect_text("held");
@@ -199,12 +199,12 @@ fn held_messages_are_sent_however_the_handler_ends() {
             other.expect_text("and gone");
         }
         drop(peer);
-        eventually("out", || server.hub().len() == 1);
+        eventually("out", || server.hub().count() == 1);
     }
     // It is followed by a Close, by a violation, or by the end of the stream inside a frame.
     for bytes in [Frame::close(1000, "").encode(), Frame::text("x").rsv(0x40).encode(), vec![0x81, 0xff]] {
         let mut peer = RawPeer::open(server.addr());
-        eventually("in", || server.hub().len() == 2);
+        eventually("in", || server.hub().count() == 2);
         peer.write([Frame::text("last words").encode(), bytes.clone()].concat());
         other.expect_text("last words");
         if bytes[0] == 0x88 {
@@ -214,7 +214,7 @@ fn held_messages_are_sent_however_the_handler_ends() {
             other.expect_text("and gone");
         }
         drop(peer);
-        eventually("out", || server.hub().len() == 1);
+        eventually("out", || server.hub().count() == 1);
     }
     other.expect_silence(ms(20));
     other.close(1000);

@@ -1,7 +1,7 @@
 //! Messages to all clients, to a topic, and to all except one. The order of messages is tested in `order.rs`, clients
 //! that join and leave meanwhile in `churn.rs`.
 
-use crate::support::{RawPeer, TestServer, eventually, ms, next, watchdog};
+use crate::support::{RawPeer, TestServer, eventually, ms, next, reached, watchdog};
 use std::sync::mpsc;
 use threadws::{BoxError, Connection, Error, SlowPeer};
 
@@ -36,11 +36,11 @@ fn a_broadcast_returns_its_delivery() {
     let hub = server.hub();
     assert_eq!(hub.broadcast("nobody is here").to_string(), "0 sent, 0 queued, 0 skipped, 0 closed");
     let mut peers: Vec<_> = (0..3).map(|_| RawPeer::open(server.addr())).collect();
-    eventually("all are in", || hub.len() == 3);
+    eventually("all are in", || hub.count() == 3);
     let delivery = hub.broadcast("to all");
-    assert_eq!((delivery.sent(), delivery.reached(), delivery.skipped() + delivery.closed()), (3, 3, 0));
+    assert_eq!((delivery.sent, reached(delivery), delivery.skipped + delivery.closed), (3, 3, 0));
     let second = hub.clients()[1].id();
-    assert_eq!(hub.broadcast_except(second, b"to two").sent(), 2);
+    assert_eq!(hub.broadcast_except(second, b"to two").sent, 2);
     for peer in &mut peers {
         peer.expect_text("to all");
     }
@@ -64,10 +64,10 @@ fn a_topic_reaches_its_subscribers_only() {
     asks(&mut a, "+lobby", "on");
     asks(&mut b, "+room/7", "on");
     assert_eq!(hub.topics(), [("lobby".to_owned(), 1), ("room/7".to_owned(), 2)]);
-    let members = hub.members("room/7");
+    let members = hub.subscribers("room/7");
     assert_eq!(members.len(), 2);
     assert_eq!(members[0].peer_addr(), a.local_addr().into());
-    assert!(hub.members("room/8").is_empty());
+    assert!(hub.subscribers("room/8").is_empty());
 
     // A publisher need not have subscribed.
     asks(&mut c, "room/7: from outside", "2 sent, 0 queued, 0 skipped, 0 closed");
@@ -77,18 +77,18 @@ fn a_topic_reaches_its_subscribers_only() {
     a.expect_text("from inside");
     a.expect_text("2 sent, 0 queued, 0 skipped, 0 closed");
     b.expect_text("from inside");
-    assert_eq!(hub.publish_except(members[0].id(), "room/7", "not to a").reached(), 1);
+    assert_eq!(reached(hub.publish_except(members[0].id(), "room/7", "not to a")), 1);
     b.expect_text("not to a");
-    assert_eq!(hub.publish("nowhere", "x").reached(), 0);
+    assert_eq!(reached(hub.publish("nowhere", "x")), 0);
 
     asks(&mut b, "-room/7", "true");
     asks(&mut b, "-room/7", "false");
-    assert_eq!(hub.publish("room/7", "last").reached(), 1);
+    assert_eq!(reached(hub.publish("room/7", "last")), 1);
     a.expect_text("last");
     // Subscriptions end with the connection.
     a.close(1000);
     eventually("no topics", || hub.topics().is_empty());
-    assert_eq!(hub.publish("room/7", "x").reached(), 0);
+    assert_eq!(reached(hub.publish("room/7", "x")), 0);
     b.close(1000);
     c.close(1000);
 }
@@ -153,13 +153,13 @@ fn hooks_are_called_once_and_under_no_lock() {
             server
                 .on_subscribe(move |hub, client, topic| {
                     // It is a subscriber already, and the hub can be used.
-                    let there = hub.members(topic).iter().any(|member| member.id() == client.id());
+                    let there = hub.subscribers(topic).iter().any(|member| member.id() == client.id());
                     hub.publish(topic, "joined");
                     joins.send(format!("{} joins {topic} {there}", client.id())).unwrap_or(());
                     assert_ne!(topic, "panic", "a hook's own fault");
                 })
                 .on_unsubscribe(move |hub, client, topic| {
-                    let there = hub.members(topic).iter().any(|member| member.id() == client.id());
+                    let there = hub.subscribers(topic).iter().any(|member| member.id() == client.id());
                     hub.publish(topic, "left");
                     tell.send(format!("{} leaves {topic} {there}", client.id())).unwrap_or(());
                     assert_ne!(topic, "panic", "a hook's own fault");

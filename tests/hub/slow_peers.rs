@@ -2,7 +2,7 @@
 //! configured.
 
 use crate::support::frame::{BINARY, CLOSE};
-use crate::support::{Frame, PATIENCE, RawPeer, TestServer, eventually, ms, next, watchdog};
+use crate::support::{Frame, PATIENCE, RawPeer, TestServer, eventually, ms, next, reached, watchdog};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -58,7 +58,7 @@ fn until_full(server: &TestServer, healthy: &mut [RawPeer]) -> u32 {
         for peer in &mut *healthy {
             assert_eq!(number_of(&peer.message()), number);
         }
-        if delivery.skipped() + delivery.closed() > 0 {
+        if delivery.skipped + delivery.closed > 0 {
             return number + 1;
         }
     }
@@ -87,7 +87,7 @@ fn a_full_backlog_closes_the_client_at_the_next_broadcast() {
     let high = sender.stats().high_water;
     assert!(high <= 1 << 20 && high + 2 * SIZE > 1 << 20, "{high} bytes waited");
     assert_eq!(sender.stats().backlog, 0, "a closed connection holds nothing");
-    eventually("it is out", || server.hub().len() == 2);
+    eventually("it is out", || server.hub().count() == 2);
     let stats = server.stats();
     assert_eq!((stats.slow_peers_closed, stats.messages_skipped, stats.backlog), (1, 0, 0));
     // The other clients go on.
@@ -108,13 +108,13 @@ fn a_skipped_client_goes_on_when_it_reads() {
     next(&senders, "a sender");
     let mut count = until_full(&server, &mut healthy);
     let delivery = server.hub().broadcast(numbered(count));
-    assert_eq!((delivery.reached(), delivery.skipped(), delivery.closed()), (1, 1, 0));
+    assert_eq!((reached(delivery), delivery.skipped, delivery.closed), (1, 1, 0));
     assert_eq!(number_of(&healthy[0].message()), count);
     count += 1;
     // Ticks and `try_send` have their own results.
     assert!(matches!(sender.try_send(numbered(0)), Err(Error::Full)));
     assert!(ends.try_recv().is_err(), "skipping ends nothing");
-    let stats = server.hub().get(sender.id()).expect("it is there").stats();
+    let stats = server.hub().get(sender.id()).expect("it is there").sender().stats();
     assert_eq!(stats.messages_skipped, 2);
     assert_eq!(stats.traffic.messages_sent + 2, u64::from(count));
     assert_eq!(stats.backlog, sender.stats().backlog);
@@ -124,7 +124,7 @@ fn a_skipped_client_goes_on_when_it_reads() {
     }
     sender.wait_drained(PATIENCE).expect("it reads");
     assert_eq!((sender.stats().backlog, stats.high_water), (0, sender.stats().high_water));
-    assert_eq!(server.hub().broadcast(numbered(count)).sent(), 2);
+    assert_eq!(server.hub().broadcast(numbered(count)).sent, 2);
     assert_eq!(number_of(&stuck.message()), count);
     stuck.close(1000);
 }
@@ -166,7 +166,7 @@ fn write_broadcast_and_publish_follow_the_same_policy() {
     });
     for kind in *b"bp" {
         let stuck = RawPeer::open_at(server.addr(), "/stuck", &[]);
-        eventually("it listens", || server.hub().members("all").len() == 1);
+        eventually("it listens", || server.hub().subscribers("all").len() == 1);
         let mut talker = RawPeer::open(server.addr());
         let stream = talker.stream();
         let writer = thread::spawn(move || {
@@ -188,7 +188,7 @@ fn write_broadcast_and_publish_follow_the_same_policy() {
         writer.join().expect("the writer");
         talker.close(1000);
         drop(stuck);
-        eventually("all are out", || server.hub().is_empty());
+        eventually("all are out", || server.hub().count() == 0);
     }
 }
 
@@ -201,9 +201,9 @@ fn a_backlog_holds_its_size_or_one_larger_message() {
     let sender = next(&senders, "the stuck one's sender");
     // 6 MB: more than the kernel takes at once, and more than the limit.
     let large = vec![3; 6 << 20];
-    assert_eq!(server.hub().broadcast(&large).queued(), 1);
+    assert_eq!(server.hub().broadcast(&large).queued, 1);
     assert!(sender.stats().backlog > BOUND, "the kernel took all of it");
-    assert_eq!(server.hub().broadcast("x").skipped(), 1, "not one byte beyond a full backlog");
+    assert_eq!(server.hub().broadcast("x").skipped, 1, "not one byte beyond a full backlog");
     stuck.expect_binary(&large);
     sender.wait_drained(PATIENCE).expect("it reads");
     // Small messages until the backlog is full: never above the limit, and nearly up to it.
@@ -211,7 +211,7 @@ fn a_backlog_holds_its_size_or_one_larger_message() {
     let large_high = sender.stats().high_water;
     let mut sent = 0_u32;
     let mut most = 0;
-    while server.hub().broadcast(&small).skipped() == 0 {
+    while server.hub().broadcast(&small).skipped == 0 {
         sent += 1;
         most = most.max(sender.stats().backlog);
         assert!(sent < 1_000_000, "500 MB went nowhere");
@@ -308,7 +308,7 @@ fn an_unread_echo_ends_at_the_write_timeout() {
     let (end, closed) = next(&told, "the end");
     let again = closed.as_ref().map(|closed| u16::from(closed.code()));
     assert!(matches!(end, Err(Error::Timeout(Timeout::Write))), "{end:?} {again:?}");
-    eventually("its place is free", || server.hub().is_empty());
+    eventually("its place is free", || server.hub().count() == 0);
     assert!(!writer.join().expect("the writer"), "25 MB went nowhere");
     drop(peer);
 }
@@ -337,7 +337,7 @@ fn a_reset_inside_a_frame_is_reported_once() {
         assert!(matches!(error, Some(Error::Closed(_))), "{error:?}");
         assert_eq!(u16::from(closed.expect("closed").code()), 1006);
     }
-    eventually("all are out", || server.hub().is_empty());
+    eventually("all are out", || server.hub().count() == 0);
 }
 
 #[test]

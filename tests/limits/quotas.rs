@@ -120,7 +120,7 @@ fn a_flood_from_one_address_takes_no_threads() {
     let _dog = watchdog(60);
     let server = TestServer::with(|server| server.trust_proxy("none").max_clients_per_address(1), echo);
     let _one = open(asking(HERE, server.addr()));
-    eventually("it is in", || server.hub().len() == 1);
+    eventually("it is in", || server.hub().count() == 1);
     let flood: Vec<RawPeer> = (0..200).map(|_| RawPeer::connect_from(HERE, server.addr())).collect();
     let mut other = open(asking(ELSEWHERE, server.addr()));
     other.send_text("still served");

@@ -5,7 +5,7 @@
 use crate::support::frame::{BINARY, CLOSE, TEXT};
 use crate::support::{
     Frame, PATIENCE, RawPeer, TestServer, ThreadlessClient, can_open_sockets, eventually, ms, poll_clients,
-    take_turn, watchdog,
+    reached, take_turn, watchdog,
 };
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -73,7 +73,7 @@ fn crowd(clients: usize, broadcasts: u64) -> Duration {
     );
     let hub = server.hub();
     let stuck = ThreadlessClient::open(server.addr(), "/stuck", None);
-    eventually("the stuck one is in", || hub.len() == 1);
+    eventually("the stuck one is in", || hub.count() == 1);
     // Far more than the kernel takes, and most of its backlog. The rest follows during the test.
     let stuck_client = hub.clients().remove(0);
     let fill_up = |backlog: usize, size: usize| {
@@ -90,7 +90,7 @@ fn crowd(clients: usize, broadcasts: u64) -> Duration {
     let mut closing = [ThreadlessClient::open(server.addr(), "/closing", None)];
     let mut healthy: Vec<_> =
         (3..clients).map(|_| ThreadlessClient::open(server.addr(), "/", None)).collect();
-    eventually("all are in", || hub.len() == clients);
+    eventually("all are in", || hub.count() == clients);
     let before = memory();
     let start = Instant::now();
     let over = AtomicBool::new(false);
@@ -175,12 +175,9 @@ fn crowd(clients: usize, broadcasts: u64) -> Duration {
                 fill_up(1 << 20, 1024);
             }
             let delivery: Delivery = hub.broadcast(stamped(number, start));
-            for (sum, part) in total.iter_mut().zip([
-                delivery.sent(),
-                delivery.queued(),
-                delivery.skipped(),
-                delivery.closed(),
-            ]) {
+            for (sum, part) in
+                total.iter_mut().zip([delivery.sent, delivery.queued, delivery.skipped, delivery.closed])
+            {
                 *sum += part;
             }
             due += ms(50);
@@ -216,7 +213,7 @@ fn crowd(clients: usize, broadcasts: u64) -> Duration {
     assert!(grown < own + (24 << 20), "{} KiB more memory, {} KiB of them are ours", grown >> 10, own >> 10);
     drop(stuck);
     drop(healthy);
-    eventually("all are out", || hub.is_empty());
+    eventually("all are out", || hub.count() == 0);
     percentile(&times, 99)
 }
 
@@ -264,7 +261,7 @@ fn a_broadcast_to_a_thousand_starves_no_client() {
     });
     let hub = server.hub();
     let mut many: Vec<_> = (0..1000).map(|_| ThreadlessClient::open(server.addr(), "/", None)).collect();
-    eventually("all listen", || hub.members("all").len() == 1000);
+    eventually("all listen", || hub.subscribers("all").len() == 1000);
     // The pause between two broadcasts. `None` is no broadcast, 0 is as fast as one thread can.
     for pause in [None, Some(50), Some(10), Some(0)] {
         let over = AtomicBool::new(false);
@@ -326,7 +323,7 @@ fn a_broadcast_to_a_thousand_starves_no_client() {
                     Some(pause) => {
                         let start = Instant::now();
                         let delivery = hub.publish("all", stamped(0, start));
-                        assert_eq!(delivery.reached(), 1000, "{delivery}");
+                        assert_eq!(reached(delivery), 1000, "{delivery}");
                         calls.push(start.elapsed());
                         thread::sleep(Duration::from_millis(pause));
                         // As fast as it can, but not faster than the clients read.

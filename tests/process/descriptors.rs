@@ -35,7 +35,7 @@ fn senders_that_are_kept_hold_no_descriptors() {
         // The first connection creates what is shared by all clients of a server, or by the process.
         drop(connect());
         next(&told, "its sender");
-        eventually("it has left", || server.hub().is_empty());
+        eventually("it has left", || server.hub().count() == 0);
         let descriptors = || ProcessUsage::of(std::process::id()).descriptors;
         let before = descriptors();
 
@@ -71,7 +71,7 @@ fn senders_that_are_kept_hold_no_descriptors() {
             // Clients that do not read get a Close, do not answer, and are cut off.
             sender.close(1000, "").unwrap_or(());
         }
-        eventually("all have left", || server.hub().is_empty());
+        eventually("all have left", || server.hub().count() == 0);
         drop(others);
         eventually("the descriptors are as many as before", || descriptors() <= before);
         assert_eq!(kept.len(), 9 * EACH);

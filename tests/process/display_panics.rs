@@ -62,7 +62,7 @@ fn an_error_whose_display_panics_closes_its_own_client() {
             peer.expect_close(1011);
             peer.send(&Frame::close(1011, ""));
             peer.expect_eof();
-            eventually("its place is free", || server.hub().len() == 1);
+            eventually("its place is free", || server.hub().count() == 1);
             other.send_text("unaffected");
             other.expect_text("unaffected");
         }

@@ -22,12 +22,12 @@ fn the_counters_match_what_happened() {
     eventually("it is counted", || {
         server.stats().traffic.messages_received == 3 && server.stats().traffic.bytes_received == 33
     });
-    let one = hub.clients()[0].stats();
+    let one = hub.clients()[0].sender().stats();
     assert_eq!((one.traffic.messages_received, one.traffic.bytes_received), (3, 33));
     assert_eq!((one.traffic.messages_sent, one.traffic.bytes_sent, one.messages_skipped), (3, 21, 0));
     assert_eq!((one.backlog, one.high_water, one.round_trip), (0, 0, None));
     assert!(one.opened_at.elapsed() < PATIENCE);
-    assert_eq!(hub.clients()[0].state(), threadws::State::Open);
+    assert_eq!(hub.clients()[0].sender().state(), threadws::State::Open);
     let client = hub.clients()[0].clone();
 
     RawPeer::connect(server.addr()).fin(); // It sends nothing, so this is not a failure.
@@ -43,14 +43,17 @@ fn the_counters_match_what_happened() {
     assert!(stats.threads >= 1 && stats.threads <= 5, "{} threads", stats.threads);
 
     peer.close(1000);
-    eventually("it is out", || hub.is_empty());
+    eventually("it is out", || hub.count() == 0);
     let stats = server.stats();
     assert_eq!((stats.accepted, stats.opened, stats.open), (5, 1, 0));
     // With the Close frames: 8 bytes and 4 bytes.
     assert_eq!((stats.traffic.messages_received, stats.traffic.bytes_received), (3, 41));
     assert_eq!((stats.traffic.messages_sent, stats.traffic.bytes_sent), (3, 25));
     // The numbers can still be read after the end.
-    assert_eq!((client.stats().traffic.bytes_received, client.state()), (41, threadws::State::Closed));
+    assert_eq!(
+        (client.sender().stats().traffic.bytes_received, client.sender().state()),
+        (41, threadws::State::Closed)
+    );
     assert_eq!(
         stats.refused.iter().map(|(reason, count)| (*reason, *count)).collect::<Vec<_>>(),
         [("address", 0), ("full", 0), ("no_thread", 0), ("rate", 0), ("stopping", 0)]
@@ -63,7 +66,7 @@ fn refused_clients_are_counted_by_reason() {
     let server = TestServer::with(|server| server.max_clients(1), echo);
     let peer = RawPeer::open(server.addr());
     // The 101 is sent before the client is counted.
-    eventually("it is in", || server.hub().len() == 1);
+    eventually("it is in", || server.hub().count() == 1);
     for _ in 0..2 {
         let mut refused = RawPeer::connect(server.addr());
         assert_eq!(refused.answer().status, 503);
@@ -102,7 +105,7 @@ fn ticks_pings_and_round_trips_are_counted() {
     }
     eventually("the last pong is counted", || server.stats().round_trips == pongs);
     let stats = server.stats();
-    let one = hub.clients()[0].stats();
+    let one = hub.clients()[0].sender().stats();
     let last = one.round_trip.expect("measured");
     assert!(last >= ms(5) && last < PATIENCE, "{last:?}");
     assert!(stats.round_trip_sum >= ms(15) && stats.round_trip_sum < PATIENCE, "{:?}", stats.round_trip_sum);
@@ -112,7 +115,7 @@ fn ticks_pings_and_round_trips_are_counted() {
     peer.send(&Frame::close(1000, ""));
     peer.expect_close_at_last(&[1000]);
     peer.expect_eof();
-    eventually("it is out", || hub.is_empty());
+    eventually("it is out", || hub.count() == 0);
     let after = server.stats();
     assert!(after.round_trips >= 3 && after.pings >= stats.pings);
 }
@@ -162,7 +165,7 @@ fn counters_never_decrease() {
         over.store(true, Ordering::Relaxed);
         peers.into_iter().map(|peer| peer.join().expect("a peer")).sum()
     });
-    eventually("all are out", || server.hub().is_empty());
+    eventually("all are out", || server.hub().count() == 0);
     let stats = server.stats();
     assert_eq!(
         (stats.traffic.messages_received, stats.traffic.messages_sent, stats.opened),

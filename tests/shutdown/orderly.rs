@@ -13,7 +13,7 @@ fn all_clients_get_1001_and_are_counted() {
     let server = TestServer::new(echo);
     let addr = server.addr();
     let mut peers: Vec<_> = (0..10).map(|_| RawPeer::open(addr)).collect();
-    eventually("all are in", || server.hub().len() == 10);
+    eventually("all are in", || server.hub().count() == 10);
     let handle = Arc::new(server.into_handle());
     let stopping = Arc::clone(&handle);
     let start = Instant::now();
@@ -27,7 +27,7 @@ fn all_clients_get_1001_and_are_counted() {
     assert!(start.elapsed() < PATIENCE / 2, "waited although all had gone: {:?}", start.elapsed());
     assert_eq!((report.closed, &report.abandoned[..]), (10, &[][..]));
     assert!(report.is_complete() && !report.to_string().is_empty());
-    assert!(handle.hub().is_empty());
+    assert!(handle.hub().count() == 0);
     assert!(TcpStream::connect_timeout(&addr, ms(1000)).is_err(), "it still accepts");
     let again = handle.shutdown(PATIENCE);
     assert_eq!((again.closed, &again.abandoned[..]), (0, &[][..]), "a second call has nothing to do");
@@ -38,7 +38,7 @@ fn queued_messages_are_sent_before_the_shutdown() {
     let _dog = watchdog(30);
     let server = TestServer::new(echo);
     let mut peer = RawPeer::open(server.addr());
-    eventually("it is in", || server.hub().len() == 1);
+    eventually("it is in", || server.hub().count() == 1);
     let sender = server.hub().clients()[0].sender();
     let mut queued = 0;
     while sender.try_send(vec![9; 64 << 10]).is_ok() {
@@ -60,7 +60,7 @@ fn a_client_that_does_not_answer_ends_at_the_timeout() {
     let _dog = watchdog(30);
     let server = TestServer::new(echo);
     let mut peer = RawPeer::open(server.addr());
-    eventually("it is in", || server.hub().len() == 1);
+    eventually("it is in", || server.hub().count() == 1);
     let handle = server.into_handle();
     let start = Instant::now();
     let report = handle.shutdown(ms(300));
@@ -89,7 +89,7 @@ fn a_handler_that_does_not_return_is_reported() {
     let mut stuck = RawPeer::open_at(server.addr(), "/stuck", &[]);
     let id = next(&told, "the stuck handler");
     let mut peer = RawPeer::open(server.addr());
-    eventually("both are in", || server.hub().len() == 2);
+    eventually("both are in", || server.hub().count() == 2);
     let handle = server.into_handle();
     let stop = std::thread::spawn(move || {
         let start = Instant::now();
@@ -132,7 +132,7 @@ fn a_stuck_writer_ends_at_the_timeout() {
     let report = handle.shutdown(ms(500));
     assert!(start.elapsed() < ms(500) + PATIENCE / 2, "took {:?}", start.elapsed());
     assert_eq!(report.closed + report.abandoned.len(), 1, "{report}");
-    eventually("its handler has ended", || handle.hub().is_empty());
+    eventually("its handler has ended", || handle.hub().count() == 0);
     peer.expect_gone();
 }
 
@@ -256,7 +256,7 @@ fn many_silent_clients_do_not_delay_the_shutdown() {
     let _dog = watchdog(60);
     let server = TestServer::with(|server| server.config(Config::new().with_close_timeout(ms(500))), echo);
     let peers: Vec<_> = (0..50).map(|_| RawPeer::open(server.addr())).collect();
-    eventually("all are in", || server.hub().len() == 50);
+    eventually("all are in", || server.hub().count() == 50);
     let start = Instant::now();
     drop(server); // within the close timeout, for all of them at once and not one after the other
     assert!(start.elapsed() < ms(500) + ms(2000), "took {:?}", start.elapsed());
@@ -272,7 +272,7 @@ fn the_port_is_free_after_the_shutdown() {
     let server = TestServer::new(echo);
     let addr = server.addr();
     let mut peer = RawPeer::open(addr);
-    eventually("it is in", || server.hub().len() == 1);
+    eventually("it is in", || server.hub().count() == 1);
     let stop = std::thread::spawn(move || drop(server));
     peer.expect_close(1001); // The server closes first, so its port is left in TIME_WAIT.
     peer.send(&Frame::close(1001, ""));

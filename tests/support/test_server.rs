@@ -4,7 +4,7 @@ use super::RawPeer;
 use super::library_panics::LibraryPanics;
 use std::net::SocketAddr;
 use std::ops::Deref;
-use threadws::{BoxError, Connection, Server, ServerHandle};
+use threadws::{BoxError, Connection, Delivery, Server, ServerHandle};
 
 /// A server that is shut down and joined when it is dropped. It fails the test if the library panicked.
 #[derive(Debug)]
@@ -72,4 +72,9 @@ pub fn expect_echo(server: &TestServer) {
     peer.send_text("still there?");
     peer.expect_text("still there?");
     peer.close(1000);
+}
+
+/// For how many clients a message was sent or queued.
+pub fn reached(delivery: Delivery) -> usize {
+    delivery.sent + delivery.queued
 }

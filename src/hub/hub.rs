@@ -1,0 +1,241 @@
+//! Sends one message to many clients. It knows no sockets.
+//!
+//! One lock guards the lists of clients. A broadcast takes a list, unlocks, and then writes to or queues in each outbox of
+//! the list in turn, which never waits.
+
+use super::audience::{Audience, ClientList};
+use super::topics::{self, Topics};
+use super::{Client, Delivery, Hooks};
+use crate::error::{Error, Result};
+use crate::message::IntoMessage;
+use crate::protocol::Role;
+use crate::protocol::encoder;
+use crate::stats::{Measured, Stats, Totals};
+use crate::sync::{Arc, Mutex};
+use std::fmt;
+
+/// The clients of a server, and the topics that they subscribed to. Clones refer to the same hub.
+///
+/// ```
+/// # fn main() -> threadws::Result<()> {
+/// let handle = threadws::Server::bind("127.0.0.1:0")?.spawn(|client| {
+///     let room = client.request().path().to_owned();
+///     client.subscribe(&room)?;
+///     while let Some(message) = client.recv()? {
+///         client.hub()?.publish(&room, message);
+///     }
+///     Ok(())
+/// })?;
+/// let delivery = handle.hub().broadcast("to everyone");
+/// assert_eq!(delivery.to_string(), "0 sent, 0 queued, 0 skipped, 0 closed");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Slow peers
+///
+/// Nothing here waits for a peer. What the operating system does not take at once is queued, up to
+/// [`max_backlog`](crate::Config::max_backlog), 1 MiB by default. If a client's queue is full, the client is disconnected
+/// or the message is dropped for it: see [`SlowPeer`](crate::SlowPeer).
+///
+/// # Order
+///
+/// Each client receives the messages of one publisher in their order. Messages of two publishers can reach two clients in
+/// different orders.
+#[derive(Clone, Default)]
+pub struct Hub {
+    state: Arc<Mutex<HubState>>,
+}
+
+#[derive(Debug, Default)]
+struct HubState {
+    everyone: Audience,
+    topics: Topics,
+    opened: u64,
+    /// The sum over the connections that ended.
+    ended: Totals,
+}
+
+impl Hub {
+    /// Returns all clients, oldest first.
+    pub fn clients(&self) -> Vec<Client> {
+        self.everyone().to_vec()
+    }
+
+    /// Returns the client with this number, if it is still connected.
+    pub fn get(&self, id: u64) -> Option<Client> {
+        self.state.lock().everyone.get(id).cloned()
+    }
+
+    /// Returns how many clients are connected.
+    pub fn count(&self) -> usize {
+        self.state.lock().everyone.len()
+    }
+
+    /// Sends one message to every client, and returns for how many it was sent, queued or dropped.
+    ///
+    /// The message is encoded once. A message that [`write`](crate::Connection::write) or
+    /// [`write_broadcast`](crate::Connection::write_broadcast) still holds is sent later than this one, unless
+    /// [`flush`](crate::Connection::flush) is called before.
+    ///
+    /// # Blocking
+    ///
+    /// Never waits for a peer.
+    pub fn broadcast(&self, message: impl IntoMessage) -> Delivery {
+        send(&self.everyone(), None, message)
+    }
+
+    /// Sends one message to every client except the one with this number. Otherwise like [`broadcast`](Self::broadcast).
+    ///
+    /// # Blocking
+    ///
+    /// Never waits for a peer.
+    pub fn broadcast_except(&self, id: u64, message: impl IntoMessage) -> Delivery {
+        send(&self.everyone(), Some(id), message)
+    }
+
+    /// Sends one message to every client that [subscribed](crate::Connection::subscribe) to a topic. Otherwise like
+    /// [`broadcast`](Self::broadcast).
+    ///
+    /// # Blocking
+    ///
+    /// Never waits for a peer.
+    pub fn publish(&self, topic: &str, message: impl IntoMessage) -> Delivery {
+        self.subscribed_to(topic).map_or_else(Delivery::default, |clients| send(&clients, None, message))
+    }
+
+    /// Sends one message to every client that subscribed to a topic, except the one with this number. Otherwise like
+    /// [`broadcast`](Self::broadcast).
+    ///
+    /// # Blocking
+    ///
+    /// Never waits for a peer.
+    pub fn publish_except(&self, id: u64, topic: &str, message: impl IntoMessage) -> Delivery {
+        self.subscribed_to(topic).map_or_else(Delivery::default, |clients| send(&clients, Some(id), message))
+    }
+
+    /// Returns the clients that subscribed to a topic, oldest first.
+    pub fn subscribers(&self, topic: &str) -> Vec<Client> {
+        self.subscribed_to(topic).map_or_else(Vec::new, |clients| clients.to_vec())
+    }
+
+    /// Returns the topics with at least one subscriber, by name, and the number of their subscribers.
+    pub fn topics(&self) -> Vec<(String, usize)> {
+        self.state.lock().topics.sizes()
+    }
+
+    fn everyone(&self) -> ClientList {
+        self.state.lock().everyone.list()
+    }
+
+    fn subscribed_to(&self, topic: &str) -> Option<ClientList> {
+        self.state.lock().topics.subscribers(topic)
+    }
+
+    /// Adds a client whose handshake is done.
+    pub(crate) fn join(&self, client: Client) {
+        let mut state = self.state.lock();
+        state.opened += 1;
+        let outdated = state.everyone.insert(client);
+        drop(state);
+        // Dropped outside the lock, because it may hold the last handles of clients that left.
+        drop(outdated);
+    }
+
+    /// Removes a client whose connection has ended, and calls `on_unsubscribe` for each of its topics.
+    pub(crate) fn leave(&self, id: u64, hooks: &Hooks) {
+        let Some(client) = self.get(id) else { return };
+        let (totals, _) = client.sender.outbox().totals();
+        let mut outdated = Vec::new();
+        let (topics, removed) = {
+            let mut state = self.state.lock();
+            state.ended.add(&totals);
+            (state.topics.leave(id, &mut outdated), state.everyone.remove(id))
+        };
+        drop((outdated, removed));
+        for topic in topics {
+            hooks.unsubscribed(self, &client, &topic);
+        }
+    }
+
+    /// Subscribes a client to a topic. A second time it does nothing.
+    pub(crate) fn subscribe(&self, id: u64, topic: &str, hooks: &Hooks) -> Result<()> {
+        topics::check(topic)?;
+        let mut outdated = Vec::new();
+        let (client, is_new) = {
+            let mut state = self.state.lock();
+            let Some(client) = state.everyone.get(id).cloned() else {
+                return Err(Error::invalid("only a server's clients can subscribe"));
+            };
+            let is_new = state.topics.subscribe(&client, topic, hooks.max_topics, &mut outdated)?;
+            (client, is_new)
+        };
+        drop(outdated);
+        if is_new {
+            hooks.subscribed(self, &client, topic);
+        }
+        Ok(())
+    }
+
+    /// Ends a subscription. Returns whether there was one.
+    pub(crate) fn unsubscribe(&self, id: u64, topic: &str, hooks: &Hooks) -> bool {
+        let mut outdated = Vec::new();
+        let client = {
+            let mut state = self.state.lock();
+            let was_subscribed = state.topics.unsubscribe(id, topic, &mut outdated);
+            state.everyone.get(id).filter(|_| was_subscribed).cloned()
+        };
+        drop(outdated);
+        if let Some(client) = &client {
+            hooks.unsubscribed(self, client, topic);
+        }
+        client.is_some()
+    }
+
+    /// Sends whole frames, which hold this number of messages, to every client, or to all except one.
+    pub(crate) fn broadcast_frames(&self, except: Option<u64>, frames: &Arc<[u8]>, messages: u64) {
+        deliver(&self.everyone(), except, frames, messages);
+    }
+}
+
+impl Measured for Hub {
+    fn measure(&self, stats: &mut Stats) {
+        let everyone = {
+            // Under one lock, so that a client that leaves meanwhile is counted once.
+            let mut state = self.state.lock();
+            stats.opened = state.opened;
+            stats.add(&state.ended);
+            state.everyone.list()
+        };
+        stats.open = everyone.len();
+        for client in &*everyone {
+            let (totals, backlog) = client.sender.outbox().totals();
+            stats.add(&totals);
+            stats.backlog += backlog;
+        }
+    }
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub").field("clients", &self.count()).finish_non_exhaustive()
+    }
+}
+
+fn send(clients: &[Client], except: Option<u64>, message: impl IntoMessage) -> Delivery {
+    if clients.is_empty() {
+        return Delivery::default();
+    }
+    let view = message.as_message();
+    let mut frame = Vec::new();
+    encoder::append(Role::Server, view.into(), view.as_bytes(), &mut frame);
+    deliver(clients, except, &frame.into(), 1)
+}
+
+fn deliver(clients: &[Client], except: Option<u64>, frames: &Arc<[u8]>, messages: u64) -> Delivery {
+    let mut delivery = Delivery::default();
+    for client in clients.iter().filter(|client| Some(client.id()) != except) {
+        delivery.count(client.sender.outbox().broadcast(frames, messages));
+    }
+    delivery
+}
