@@ -53,10 +53,10 @@ pub(crate) struct Outbox {
     reader_counts: ReaderCounts,
     role: Role,
     /// Mirrors the gate as a hint for `state()`. Relaxed: it guards nothing, every write asks the gate under the lock.
-    state: AtomicU8,
+    state_hint: AtomicU8,
     /// A broadcast that finds the backlog full is left out. Relaxed: a setting.
     skips: AtomicBool,
-    core: Mutex<OutboxState>,
+    state: Mutex<OutboxState>,
 }
 
 /// What the reader counted.
@@ -83,17 +83,17 @@ impl Outbox {
             opened: now(),
             flush,
             this: Weak::clone(this),
-            state: AtomicU8::new(State::Open as u8),
+            state_hint: AtomicU8::new(State::Open as u8),
             skips: AtomicBool::new(false),
             reader_counts: ReaderCounts::default(),
-            core: Mutex::new(OutboxState {
+            state: Mutex::new(OutboxState {
                 gate: Gate::Open,
                 stream: Some(stream),
-                pending: Queue::default(),
-                refusal: None,
-                turn_taken: false,
+                queue: Queue::default(),
+                stall: None,
+                has_poller: false,
                 waiting: 0,
-                watched: false,
+                is_watched: false,
                 close_deadline: Deadline::NEVER,
                 skipped: 0,
                 last_sent: config.idle_timeout().map(|_| now()),
@@ -118,9 +118,9 @@ impl Outbox {
     }
 
     pub(crate) fn state(&self) -> State {
-        match self.state.load(Ordering::Relaxed) {
-            state if state == State::Open as u8 => State::Open,
-            state if state == State::Closing as u8 => State::Closing,
+        match self.state_hint.load(Ordering::Relaxed) {
+            hint if hint == State::Open as u8 => State::Open,
+            hint if hint == State::Closing as u8 => State::Closing,
             _ => State::Closed,
         }
     }
@@ -130,8 +130,8 @@ impl Outbox {
         let view = message.as_message();
         let payload = view.as_bytes();
         if payload.len() < COPIED {
-            let (core, ticket) = self.queue(view, None)?;
-            return self.wait_out(core, ticket, NOTHING);
+            let (state, ticket) = self.queue(view, None)?;
+            return self.wait_out(state, ticket, NOTHING);
         }
         if self.role == Role::Client {
             let mut frame = Vec::new();
@@ -143,8 +143,8 @@ impl Outbox {
 
     /// Sends one message or queues it, without waiting; the ticket tells [`is_out`](Self::is_out) of it.
     pub(crate) fn try_send(&self, message: impl IntoMessage) -> Result<u64> {
-        let (core, ticket) = self.queue(message, Some(self.max_backlog))?;
-        self.leave(core);
+        let (state, ticket) = self.queue(message, Some(self.max_backlog))?;
+        self.unlock(state);
         Ok(ticket)
     }
 
@@ -169,39 +169,39 @@ impl Outbox {
             return result.map(drop);
         }
         let result = result
-            .and_then(|core| self.write_or_keep(core, frames, messages, || Unit::Frames(frames.clone())));
+            .and_then(|state| self.write_or_keep(state, frames, messages, || Unit::Frames(frames.clone())));
         frames.clear();
-        result.map(|(core, _)| self.leave(core))
+        result.map(|(state, _)| self.unlock(state))
     }
 
     /// Sends whole frames, `messages` in number, and waits until the socket has taken them, without copying what it does
     /// not take at once.
     fn lend(&self, frames: Lent<'_>, messages: u64) -> Result<()> {
         let len = frames[0].len() + frames[1].len();
-        let mut core = self.admit(len, None)?;
-        let written = self.write_now(&mut core, &frames.map(IoSlice::new));
-        core.sent(messages);
+        let mut state = self.admit(len, None)?;
+        let written = self.write_now(&mut state, &frames.map(IoSlice::new));
+        state.sent(messages);
         if written == len {
-            core.pending.passed(len);
+            state.queue.passed(len);
             return Ok(());
         }
         // Who has the turn pushes for all, and cannot push what is in our hands.
-        let (unit, lent) = if core.turn_taken {
+        let (unit, lent) = if state.has_poller {
             (Unit::Waited(frames.concat()), NOTHING)
         } else {
             (Unit::Lent(len), frames)
         };
-        let ticket = self.keep(&mut core, unit, written, lent)?;
-        self.wait_out(core, ticket, lent)
+        let ticket = self.keep(&mut state, unit, written, lent)?;
+        self.wait_out(state, ticket, lent)
     }
 
     /// Whether a ping has not left yet: its pong cannot be late.
     pub(crate) fn ping_waits(&self) -> bool {
-        self.core.lock().pending.has_ping()
+        self.state.lock().queue.has_ping()
     }
 
     pub(crate) fn is_out(&self, ticket: u64) -> bool {
-        self.core.lock().pending.is_out(ticket)
+        self.state.lock().queue.is_out(ticket)
     }
 
     /// Sends a ping, or puts it in the place of one that waits.
@@ -217,16 +217,16 @@ impl Outbox {
     fn control(&self, opcode: Opcode, payload: &[u8], set: fn(&mut Queue, Vec<u8>)) -> Result<()> {
         let mut frame = Vec::new();
         encoder::append(self.role, opcode, payload, &mut frame);
-        let mut core = self.core.lock();
-        self.check_open(&mut core)?;
-        set(&mut core.pending, frame);
-        if core.refusal.is_none() {
-            self.push(&mut core, NOTHING);
+        let mut state = self.state.lock();
+        self.check_open(&mut state)?;
+        set(&mut state.queue, frame);
+        if state.stall.is_none() {
+            self.push(&mut state, NOTHING);
         }
-        if core.gate.is_broken() {
-            return Err(self.failure(&mut core));
+        if state.gate.is_broken() {
+            return Err(self.failure(&mut state));
         }
-        self.leave(core);
+        self.unlock(state);
         Ok(())
     }
 
@@ -234,20 +234,20 @@ impl Outbox {
     pub(crate) fn close(&self, content: Option<CloseFrame>) -> bool {
         let mut frame = Vec::new();
         encoder::append(self.role, Opcode::Close, &encoder::close_payload(content.as_ref()), &mut frame);
-        let mut core = self.core.lock();
-        if !core.gate.is_open() {
+        let mut state = self.state.lock();
+        if !state.gate.is_open() {
             return false;
         }
         // RFC 6455 §5.5.1: asked and changed under the lock. Outside it another thread's frame could pass between.
-        self.move_gate(&mut core, Gate::CloseSent);
-        core.ending.sent = Some(content);
-        core.start_close_clock(self.close_timeout);
-        core.pending.set_close(frame);
-        if core.refusal.is_none() {
-            self.push(&mut core, NOTHING);
+        self.move_gate(&mut state, Gate::CloseSent);
+        state.ending.sent = Some(content);
+        state.start_close_deadline(self.close_timeout);
+        state.queue.set_close(frame);
+        if state.stall.is_none() {
+            self.push(&mut state, NOTHING);
         }
         // A reader that closes waits for the peer's Close next: it does not push ours on.
-        self.leave(core);
+        self.unlock(state);
         true
     }
 
@@ -258,14 +258,14 @@ impl Outbox {
 
     /// Takes note of the peer's Close, and starts the close deadline.
     pub(crate) fn close_received(&self, content: Option<CloseFrame>) {
-        let mut core = self.core.lock();
-        core.ending.by_peer = core.ending.sent.is_none();
-        core.ending.received = Some(content);
-        core.start_close_clock(self.close_timeout);
+        let mut state = self.state.lock();
+        state.ending.by_peer = state.ending.sent.is_none();
+        state.ending.received = Some(content);
+        state.start_close_deadline(self.close_timeout);
     }
 
     pub(crate) fn close_deadline(&self) -> Deadline {
-        self.core.lock().close_deadline
+        self.state.lock().close_deadline
     }
 
     fn weak(&self) -> Weak<dyn Pushable> {
@@ -301,8 +301,8 @@ impl Outbox {
         if self.role == Role::Client {
             let mut frame = Vec::new();
             encoder::append(self.role, view.into(), payload, &mut frame);
-            let core = self.admit(frame.len(), bound)?;
-            return self.write_or_keep(core, &frame, 1, || Unit::Frames(frame.clone()));
+            let state = self.admit(frame.len(), bound)?;
+            return self.write_or_keep(state, &frame, 1, || Unit::Frames(frame.clone()));
         }
         let header = Header::new(self.role, view.into(), payload.len());
         let header = header.as_bytes();
@@ -310,16 +310,21 @@ impl Outbox {
         if len <= COPIED {
             return self.queue_medium(header, payload, bound);
         }
-        let mut core = self.admit(len, bound)?;
-        let written = self.write_now(&mut core, &[IoSlice::new(header), IoSlice::new(payload)]);
-        core.sent(1);
+        let mut state = self.admit(len, bound)?;
+        let written = self.write_now(&mut state, &[IoSlice::new(header), IoSlice::new(payload)]);
+        state.sent(1);
         let ticket = if written == len {
-            core.pending.passed(len)
+            state.queue.passed(len)
         } else {
             let header = header.to_vec();
-            self.keep(&mut core, Unit::Payload { header, payload: message.into_payload() }, written, NOTHING)?
+            self.keep(
+                &mut state,
+                Unit::Payload { header, payload: message.into_payload() },
+                written,
+                NOTHING,
+            )?
         };
-        Ok((core, ticket))
+        Ok((state, ticket))
     }
 
     /// Apart for the same reason.
@@ -346,44 +351,44 @@ impl Outbox {
         frame[..header.len()].copy_from_slice(header);
         frame[header.len()..len].copy_from_slice(payload);
         let frame = &frame[..len];
-        let core = self.admit(len, bound)?;
-        self.write_or_keep(core, frame, 1, || Unit::Frames(frame.to_vec()))
+        let state = self.admit(len, bound)?;
+        self.write_or_keep(state, frame, 1, || Unit::Frames(frame.to_vec()))
     }
 
     /// Writes whole frames, `messages` in number, or as much of them as the socket takes; `unit` keeps them for later.
     fn write_or_keep<'a>(
         &self,
-        mut core: MutexGuard<'a, OutboxState>,
+        mut state: MutexGuard<'a, OutboxState>,
         frames: &[u8],
         messages: u64,
         unit: impl FnOnce() -> Unit,
     ) -> Result<(MutexGuard<'a, OutboxState>, u64)> {
-        let written = self.write_now(&mut core, &[IoSlice::new(frames)]);
-        core.sent(messages);
+        let written = self.write_now(&mut state, &[IoSlice::new(frames)]);
+        state.sent(messages);
         let ticket = if written == frames.len() {
-            core.pending.passed(written)
+            state.queue.passed(written)
         } else {
-            self.keep(&mut core, unit(), written, NOTHING)?
+            self.keep(&mut state, unit(), written, NOTHING)?
         };
-        Ok((core, ticket))
+        Ok((state, ticket))
     }
 
     /// Locks, and asks whether a frame of `len` bytes may be queued.
     fn admit(&self, len: usize, bound: Option<usize>) -> Result<MutexGuard<'_, OutboxState>> {
-        let mut core = self.core.lock();
-        self.may_queue(&mut core, len, bound)?;
-        Ok(core)
+        let mut state = self.state.lock();
+        self.may_queue(&mut state, len, bound)?;
+        Ok(state)
     }
 
     /// Writes `bytes` if nothing goes before them; returns how many the socket took.
-    fn write_now(&self, core: &mut MutexGuard<'_, OutboxState>, bytes: &[IoSlice<'_>]) -> usize {
-        if core.refusal.is_some() || !core.pending.is_empty() {
+    fn write_now(&self, state: &mut MutexGuard<'_, OutboxState>, bytes: &[IoSlice<'_>]) -> usize {
+        if state.stall.is_some() || !state.queue.is_empty() {
             return 0;
         }
-        let Some(stream) = &core.stream else { return 0 };
+        let Some(stream) = &state.stream else { return 0 };
         match stream.try_write(bytes) {
             Ok(written) => {
-                core.sent.bytes += written as u64;
+                state.sent.bytes += written as u64;
                 written
             }
             // Any error is met again, and dealt with, by the push that follows.
@@ -394,29 +399,29 @@ impl Outbox {
     /// Queues what the socket did not take, and asks it once more if nobody has yet.
     fn keep(
         &self,
-        core: &mut MutexGuard<'_, OutboxState>,
+        state: &mut MutexGuard<'_, OutboxState>,
         unit: Unit,
         written: usize,
         lent: Lent<'_>,
     ) -> Result<u64> {
-        let ticket = core.pending.push(unit, written);
-        if core.refusal.is_none() {
-            self.push(core, lent);
+        let ticket = state.queue.push(unit, written);
+        if state.stall.is_none() {
+            self.push(state, lent);
         }
         // A break has emptied the queue: nothing waits any more, but this is not out.
-        if core.gate.is_broken() { Err(self.failure(core)) } else { Ok(ticket) }
+        if state.gate.is_broken() { Err(self.failure(state)) } else { Ok(ticket) }
     }
 
     /// Writes what waits until the socket refuses; keeps the clock of the refusal, and breaks the connection when it has
     /// run out.
-    fn push(&self, core: &mut MutexGuard<'_, OutboxState>, lent: Lent<'_>) {
-        while let Some(stream) = core.stream.clone() {
-            let core = &mut **core;
+    fn push(&self, state: &mut MutexGuard<'_, OutboxState>, lent: Lent<'_>) {
+        while let Some(stream) = state.stream.clone() {
+            let state = &mut **state;
             let mut slices = Vec::new();
-            let bytes = core.pending.gather(&mut slices, lent);
+            let bytes = state.queue.gather(&mut slices, lent);
             if bytes == 0 {
-                if core.pending.is_empty() {
-                    core.refusal = None;
+                if state.queue.is_empty() {
+                    state.stall = None;
                 }
                 return;
             }
@@ -424,41 +429,39 @@ impl Outbox {
             drop(slices);
             match result {
                 Ok(written) => {
-                    let waited = core.pending.bytes() > 0;
-                    core.pending.advance(written);
-                    if waited && core.pending.bytes() == 0 {
-                        core.note_sent();
+                    let waited = state.queue.bytes() > 0;
+                    state.queue.advance(written);
+                    if waited && state.queue.bytes() == 0 {
+                        state.note_sent();
                     }
-                    core.sent.bytes += written as u64;
+                    state.sent.bytes += written as u64;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     let now = now();
-                    match core.refusal {
-                        Some(refusal)
-                            if !core.pending.is_out(refusal.ticket) || core.pending.bytes() == 0 =>
-                        {
-                            if now >= refusal.deadline {
-                                self.break_gate(core, Cause::Timeout(Timeout::Write));
+                    match state.stall {
+                        Some(stall) if !state.queue.is_out(stall.ticket) || state.queue.bytes() == 0 => {
+                            if now >= stall.deadline {
+                                self.break_gate(state, Cause::Timeout(Timeout::Write));
                             }
                         }
-                        _ => core.refusal = Some(self.refusal(&core.pending, now)),
+                        _ => state.stall = Some(self.new_stall(&state.queue, now)),
                     }
                     return;
                 }
-                Err(error) => return self.break_gate(core, Cause::Io(error.kind())),
+                Err(error) => return self.break_gate(state, Cause::Io(error.kind())),
             }
         }
     }
 
     /// The write timeout for each started MiB that waits now.
-    fn refusal(&self, pending: &Queue, now: Instant) -> WriteStall {
-        let deadline = now.checked_add(time_to_write(pending.bytes(), self.write_timeout));
-        WriteStall { ticket: pending.ticket(), deadline: deadline.unwrap_or(now + self.write_timeout) }
+    fn new_stall(&self, queue: &Queue, now: Instant) -> WriteStall {
+        let deadline = now.checked_add(time_to_write(queue.bytes(), self.write_timeout));
+        WriteStall { ticket: queue.ticket(), deadline: deadline.unwrap_or(now + self.write_timeout) }
     }
 
-    fn move_gate(&self, core: &mut OutboxState, gate: Gate) {
-        core.gate = gate;
-        self.state.store(gate.state() as u8, Ordering::Relaxed);
+    fn move_gate(&self, state: &mut OutboxState, gate: Gate) {
+        state.gate = gate;
+        self.state_hint.store(gate.state() as u8, Ordering::Relaxed);
     }
 }
 

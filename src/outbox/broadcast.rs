@@ -24,32 +24,32 @@ pub(crate) enum Fate {
 impl Outbox {
     /// Sends or queues a frame that is encoded already, without waiting. Only a server has such frames to share.
     pub(crate) fn try_send_shared(&self, frame: &Arc<[u8]>) -> Result<u64> {
-        let core = self.admit(frame.len(), Some(self.max_backlog))?;
-        let (core, ticket) = self.write_or_keep(core, frame, 1, || unit(frame))?;
-        self.leave(core);
+        let state = self.admit(frame.len(), Some(self.max_backlog))?;
+        let (state, ticket) = self.write_or_keep(state, frame, 1, || unit(frame))?;
+        self.unlock(state);
         Ok(ticket)
     }
 
     /// Sends or queues whole frames, `messages` in number, without waiting; the policy says what a full backlog means.
     pub(crate) fn broadcast(&self, frames: &Arc<[u8]>, messages: u64) -> Fate {
-        let mut core = self.core.lock();
-        if !core.gate.is_open() {
+        let mut state = self.state.lock();
+        if !state.gate.is_open() {
             return Fate::Gone;
         }
-        if core.has_room(frames.len(), Some(self.max_backlog)) {
+        if state.has_room(frames.len(), Some(self.max_backlog)) {
             // It fails where the socket has.
-            let Ok((core, ticket)) = self.write_or_keep(core, frames, messages, || unit(frames)) else {
+            let Ok((state, ticket)) = self.write_or_keep(state, frames, messages, || unit(frames)) else {
                 return Fate::Gone;
             };
-            let fate = if core.pending.is_out(ticket) { Fate::Sent } else { Fate::Queued };
-            self.leave(core);
+            let fate = if state.queue.is_out(ticket) { Fate::Sent } else { Fate::Queued };
+            self.unlock(state);
             return fate;
         }
         if self.skips.load(Ordering::Relaxed) {
-            core.skipped += messages;
+            state.skipped += messages;
             return Fate::Skipped;
         }
-        self.break_gate(&mut core, Cause::SlowPeer);
+        self.break_gate(&mut state, Cause::SlowPeer);
         Fate::Closed
     }
 

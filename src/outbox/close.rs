@@ -10,69 +10,69 @@ use crate::sync::{Ordering, now};
 impl Outbox {
     /// Ends the connection where it stands: nothing more is written, and the peer sees the end of the stream.
     pub(crate) fn break_off(&self, cause: Cause) {
-        self.break_gate(&mut self.core.lock(), cause);
+        self.break_gate(&mut self.state.lock(), cause);
     }
 
     /// Lets go of the socket, and tells how it ended. The first call decides.
     pub(crate) fn end(&self, counts: Counts, cause: Option<Cause>) -> Closed {
-        let mut core = self.core.lock();
-        if core.gate.is_open() {
-            self.break_gate(&mut core, Cause::Terminated);
-        } else if core.gate == Gate::CloseSent {
-            core.gate = Gate::Ended;
-            if let Some(stream) = &core.stream {
+        let mut state = self.state.lock();
+        if state.gate.is_open() {
+            self.break_gate(&mut state, Cause::Terminated);
+        } else if state.gate == Gate::CloseSent {
+            state.gate = Gate::Ended;
+            if let Some(stream) = &state.stream {
                 // Explicitly: clones of the `Arc` in a timer or a poll would keep the socket open.
                 stream.shutdown_both();
             }
         }
         self.reader_counts.set_received(counts.messages, counts.bytes);
-        if core.stream.is_some() {
-            core.ending.cause = core.ending.cause.or(cause);
-            core.forget_unsent_close();
-            self.count(&mut core);
-            core.stream = None;
+        if state.stream.is_some() {
+            state.ending.cause = state.ending.cause.or(cause);
+            state.forget_unsent_close();
+            self.count(&mut state);
+            state.stream = None;
         }
-        core.pending.clear();
-        self.state.store(State::Closed as u8, Ordering::Relaxed);
-        self.tell(&core);
-        Closed::new(core.ending.clone())
+        state.queue.clear();
+        self.state_hint.store(State::Closed as u8, Ordering::Relaxed);
+        self.notify(&state);
+        Closed::new(state.ending.clone())
     }
 
     /// What there is to say of a connection that takes nothing more; until its reader has ended, as far as is known.
-    pub(super) fn closed(&self, core: &mut OutboxState) -> Closed {
-        self.count(core);
-        Closed::new(core.ending.clone())
+    pub(super) fn closed(&self, state: &mut OutboxState) -> Closed {
+        self.count(state);
+        Closed::new(state.ending.clone())
     }
 
     /// Brings what an ending tells up to date, while it can change.
-    fn count(&self, core: &mut OutboxState) {
-        if core.stream.is_some() {
-            core.ending.lifetime = now().saturating_duration_since(self.opened);
-            core.ending.traffic = self.reader_counts.traffic(core.sent.messages, core.sent.bytes);
+    fn count(&self, state: &mut OutboxState) {
+        if state.stream.is_some() {
+            state.ending.lifetime = now().saturating_duration_since(self.opened);
+            state.ending.traffic = self.reader_counts.traffic(state.sent.messages, state.sent.bytes);
         }
     }
 
-    pub(super) fn check_open(&self, core: &mut OutboxState) -> Result<()> {
-        if core.gate.is_open() { Ok(()) } else { Err(Error::Closed(self.closed(core))) }
+    pub(super) fn check_open(&self, state: &mut OutboxState) -> Result<()> {
+        if state.gate.is_open() { Ok(()) } else { Err(Error::Closed(self.closed(state))) }
     }
 
     /// Whether a frame of `len` bytes may be queued. An empty outbox admits one frame of any size.
-    pub(super) fn may_queue(&self, core: &mut OutboxState, len: usize, bound: Option<usize>) -> Result<()> {
-        self.check_open(core)?;
-        if core.has_room(len, bound) { Ok(()) } else { Err(Error::Full) }
+    pub(super) fn may_queue(&self, state: &mut OutboxState, len: usize, bound: Option<usize>) -> Result<()> {
+        self.check_open(state)?;
+        if state.has_room(len, bound) { Ok(()) } else { Err(Error::Full) }
     }
 
     /// Why what waits will not go out.
-    pub(super) fn failure(&self, core: &mut OutboxState) -> Error {
-        match core.gate.cause() {
+    pub(super) fn failure(&self, state: &mut OutboxState) -> Error {
+        match state.gate.cause() {
             Some(Cause::Timeout(timeout)) => Error::Timeout(timeout),
-            _ => Error::Closed(self.closed(core)),
+            _ => Error::Closed(self.closed(state)),
         }
     }
 
     /// Why nothing more can be sent, if that is so: the first reason.
     pub(crate) fn broken(&self) -> Option<Cause> {
-        self.core.lock().gate.cause()
+        self.state.lock().gate.cause()
     }
 
     /// Like [`broken`](Self::broken), without the lock while the connection is not over.
@@ -81,22 +81,22 @@ impl Outbox {
         if self.state() == State::Closed { self.broken() } else { None }
     }
 
-    pub(super) fn break_gate(&self, core: &mut OutboxState, cause: Cause) {
-        if !core.gate.break_off(cause) {
+    pub(super) fn break_gate(&self, state: &mut OutboxState, cause: Cause) {
+        if !state.gate.break_off(cause) {
             return;
         }
-        core.ending.cause = Some(cause);
-        core.forget_unsent_close();
-        self.state.store(State::Closed as u8, Ordering::Relaxed);
-        if let Some(stream) = &core.stream {
-            if core.refusal.is_some() {
+        state.ending.cause = Some(cause);
+        state.forget_unsent_close();
+        self.state_hint.store(State::Closed as u8, Ordering::Relaxed);
+        if let Some(stream) = &state.stream {
+            if state.stall.is_some() {
                 stream.forget_unsent();
             }
             // Half a frame may be out: nothing follows it. Whoever reads or waits on this socket wakes up.
             stream.shutdown_both();
         }
-        core.refusal = None;
-        core.pending.clear();
-        self.tell(core);
+        state.stall = None;
+        state.queue.clear();
+        self.notify(state);
     }
 }

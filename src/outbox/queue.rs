@@ -280,30 +280,30 @@ mod tests {
 
     const LENT: Lent<'static> = [b"le", b"nt"];
 
-    /// Writes `pending` in pieces of at most `piece` bytes.
-    fn written(mut pending: Queue, piece: usize) -> Vec<u8> {
+    /// Writes `queue` in pieces of at most `piece` bytes.
+    fn written(mut queue: Queue, piece: usize) -> Vec<u8> {
         let mut wire = Vec::new();
-        while !pending.is_empty() {
+        while !queue.is_empty() {
             let mut slices = Vec::new();
-            let bytes = pending.gather(&mut slices, LENT);
+            let bytes = queue.gather(&mut slices, LENT);
             let all: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
             assert_eq!(all.len(), bytes);
             let count = piece.min(bytes);
             wire.extend_from_slice(&all[..count]);
-            pending.advance(count);
+            queue.advance(count);
         }
-        assert_eq!((pending.bytes(), pending.held()), (0, 0));
+        assert_eq!((queue.bytes(), queue.held()), (0, 0));
         wire
     }
 
     fn queue() -> Queue {
-        let mut pending = Queue::default();
-        pending.push(Unit::Frames(b"first".to_vec()), 0);
-        pending.push(Unit::Payload { header: b"he".to_vec(), payload: b"ad".to_vec() }, 0);
-        pending.push(Unit::Lent(4), 0);
-        pending.push(Unit::Waited(b"waited".to_vec()), 0);
-        pending.push(Unit::Shared(Arc::from(&b"shared"[..])), 0);
-        pending
+        let mut queue = Queue::default();
+        queue.push(Unit::Frames(b"first".to_vec()), 0);
+        queue.push(Unit::Payload { header: b"he".to_vec(), payload: b"ad".to_vec() }, 0);
+        queue.push(Unit::Lent(4), 0);
+        queue.push(Unit::Waited(b"waited".to_vec()), 0);
+        queue.push(Unit::Shared(Arc::from(&b"shared"[..])), 0);
+        queue
     }
 
     #[test]
@@ -317,11 +317,11 @@ mod tests {
     fn a_control_frame_passes_what_waits_but_never_stands_inside_a_frame() {
         for torn in 0..5 {
             for piece in 1..30 {
-                let mut pending = queue();
-                pending.advance(torn);
-                pending.set_pong(b"PONG".to_vec());
-                pending.set_close(b"CLOSE".to_vec());
-                let rest = written(pending, piece);
+                let mut queue = queue();
+                queue.advance(torn);
+                queue.set_pong(b"PONG".to_vec());
+                queue.set_close(b"CLOSE".to_vec());
+                let rest = written(queue, piece);
                 let expected = if torn == 0 {
                     b"PONGfirstheadlentwaitedsharedCLOSE".to_vec()
                 } else {
@@ -334,52 +334,52 @@ mod tests {
 
     #[test]
     fn nobody_writes_what_another_has_lent_nor_what_stands_behind_it() {
-        let mut pending = queue();
-        pending.set_close(b"CLOSE".to_vec());
+        let mut queue = queue();
+        queue.set_close(b"CLOSE".to_vec());
         for expected in ["firsthead", "", ""] {
             let mut slices = Vec::new();
-            let bytes = pending.gather(&mut slices, [&[]; 2]);
+            let bytes = queue.gather(&mut slices, [&[]; 2]);
             let all: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
             assert_eq!((all.as_slice(), bytes), (expected.as_bytes(), expected.len()));
             // The second time it stands at the front, the third time a part of it is out.
-            pending.advance(bytes.max(1));
+            queue.advance(bytes.max(1));
         }
-        assert_eq!(written(pending, 100), b"ntwaitedsharedCLOSE");
+        assert_eq!(written(queue, 100), b"ntwaitedsharedCLOSE");
     }
 
     #[test]
     fn a_newer_pong_replaces_a_waiting_one_but_not_a_torn_one() {
-        let mut pending = Queue::default();
-        pending.set_pong(b"old".to_vec());
-        pending.set_pong(b"new".to_vec());
-        pending.advance(1);
-        pending.set_pong(b"newer".to_vec());
-        assert_eq!(written(pending, 100), b"ewnewer");
+        let mut queue = Queue::default();
+        queue.set_pong(b"old".to_vec());
+        queue.set_pong(b"new".to_vec());
+        queue.advance(1);
+        queue.set_pong(b"newer".to_vec());
+        assert_eq!(written(queue, 100), b"ewnewer");
     }
 
     #[test]
     fn small_frames_share_memory_while_they_wait() {
-        let mut pending = Queue::default();
+        let mut queue = Queue::default();
         for _ in 0..1000 {
-            pending.push(Unit::Frames(b"\x81\x01x".to_vec()), 0);
+            queue.push(Unit::Frames(b"\x81\x01x".to_vec()), 0);
         }
-        assert_eq!((pending.units.len(), pending.bytes()), (1, 3000));
+        assert_eq!((queue.units.len(), queue.bytes()), (1, 3000));
     }
 
     #[test]
     fn all_that_is_allocated_counts_and_little_more() {
-        let mut pending = Queue::default();
+        let mut queue = Queue::default();
         for size in (0..2000).chain([1, 100_000]) {
             match size % 3 {
-                0 => pending.push(Unit::Frames(vec![0; size + 1]), 0),
-                1 => pending.push(Unit::Shared(vec![0; size].into()), 0),
-                _ => pending.push(Unit::Payload { header: vec![0; 4], payload: Vec::with_capacity(size) }, 0),
+                0 => queue.push(Unit::Frames(vec![0; size + 1]), 0),
+                1 => queue.push(Unit::Shared(vec![0; size].into()), 0),
+                _ => queue.push(Unit::Payload { header: vec![0; 4], payload: Vec::with_capacity(size) }, 0),
             };
-            let queue = pending.units.capacity() * size_of::<Unit>();
-            let bytes: usize = pending.units.iter().map(|unit| unit.cost() - BOOKKEEPING).sum();
+            let table = queue.units.capacity() * size_of::<Unit>();
+            let bytes: usize = queue.units.iter().map(|unit| unit.cost() - BOOKKEEPING).sum();
             // An empty queue has room for four.
-            assert!(pending.held() + 4 * size_of::<Unit>() >= queue + bytes, "{size}");
-            assert!(pending.held() <= 2 * queue + bytes + pending.units.len() * 16, "{size}");
+            assert!(queue.held() + 4 * size_of::<Unit>() >= table + bytes, "{size}");
+            assert!(queue.held() <= 2 * table + bytes + queue.units.len() * 16, "{size}");
         }
         let mut small = Queue::default();
         for _ in 0..100_000 {
@@ -394,12 +394,12 @@ mod tests {
 
     #[test]
     fn a_message_is_out_when_its_last_byte_is() {
-        let mut pending = queue();
-        let ticket = pending.ticket();
-        pending.push(Unit::Frames(b"later".to_vec()), 0);
-        pending.advance(24);
-        assert!(!pending.is_out(ticket));
-        pending.advance(1);
-        assert!(pending.is_out(ticket));
+        let mut queue = queue();
+        let ticket = queue.ticket();
+        queue.push(Unit::Frames(b"later".to_vec()), 0);
+        queue.advance(24);
+        assert!(!queue.is_out(ticket));
+        queue.advance(1);
+        assert!(queue.is_out(ticket));
     }
 }

@@ -17,7 +17,7 @@ pub(super) struct OutboxState {
     /// Taken when the connection ends, so that old clones of a sender hold no descriptor.
     pub(super) stream: Option<Arc<dyn Transport>>,
     /// The socket refused bytes and has not taken all of them since.
-    pub(super) refusal: Option<WriteStall>,
+    pub(super) stall: Option<WriteStall>,
     /// When a message was last given to send, or left after having waited, if somebody wants to know.
     pub(super) last_sent: Option<Instant>,
     /// Data messages that were queued, and bytes that the socket took.
@@ -25,10 +25,10 @@ pub(super) struct OutboxState {
     /// Senders that wait for their bytes to leave, with the turn or without.
     pub(super) waiting: usize,
     /// A sender waits for the socket outside the lock, and pushes on: nobody else needs to.
-    pub(super) turn_taken: bool,
+    pub(super) has_poller: bool,
     /// The flush thread knows of the refusal.
-    pub(super) watched: bool,
-    pub(super) pending: Queue,
+    pub(super) is_watched: bool,
+    pub(super) queue: Queue,
     /// What [`Closed`](crate::Closed) will tell.
     pub(super) ending: Ending,
     /// Runs from the first Close, whoever sent it.
@@ -51,8 +51,8 @@ pub(super) struct WriteStall {
 impl OutboxState {
     /// Whether the backlog takes a frame of `len` bytes. An empty one takes one frame of any size.
     pub(super) fn has_room(&self, len: usize, bound: Option<usize>) -> bool {
-        let waits = self.pending.bytes() > 0;
-        bound.is_none_or(|bound| !waits || self.pending.held().saturating_add(len) <= bound)
+        let waits = self.queue.bytes() > 0;
+        bound.is_none_or(|bound| !waits || self.queue.held().saturating_add(len) <= bound)
     }
 
     /// Counts messages that are sent or queued.
@@ -69,11 +69,11 @@ impl OutboxState {
 
     /// When somebody must look again at the latest.
     pub(super) fn deadline(&self) -> Deadline {
-        let write = self.refusal.map(|refusal| refusal.deadline);
+        let write = self.stall.map(|stall| stall.deadline);
         Deadline::from(write).or(self.close_deadline)
     }
 
-    pub(super) fn start_close_clock(&mut self, timeout: Duration) {
+    pub(super) fn start_close_deadline(&mut self, timeout: Duration) {
         if self.close_deadline == Deadline::NEVER {
             self.close_deadline = Deadline::after(timeout);
         }
@@ -82,12 +82,12 @@ impl OutboxState {
     /// Whether a Close came, and ours is out behind everything else. What is left is the end of the stream, and only the
     /// reader, who saw the peer's, waits for that: a peer that is late with it has closed cleanly all the same.
     pub(super) fn has_both_closes(&self) -> bool {
-        self.ending.received.is_some() && self.ending.sent.is_some() && self.pending.is_empty()
+        self.ending.received.is_some() && self.ending.sent.is_some() && self.queue.is_empty()
     }
 
     /// A Close that did not leave, or not whole, was not sent. Nothing is queued behind it.
     pub(super) fn forget_unsent_close(&mut self) {
-        if !self.pending.is_empty() {
+        if !self.queue.is_empty() {
             self.ending.sent = None;
         }
     }

@@ -16,18 +16,18 @@ impl Outbox {
     /// When a message was last sent, which is now while one waits for the peer; `None` where no idle timeout wants to know
     /// it.
     pub(crate) fn last_sent(&self, now: Instant) -> Option<Instant> {
-        let core = self.core.lock();
-        if core.pending.bytes() > 0 { core.last_sent.map(|_| now) } else { core.last_sent }
+        let state = self.state.lock();
+        if state.queue.bytes() > 0 { state.last_sent.map(|_| now) } else { state.last_sent }
     }
 
     /// Returns the numbers of the connection, for its users.
     pub(crate) fn stats(&self) -> ClientStats {
-        let core = self.core.lock();
+        let state = self.state.lock();
         ClientStats {
-            traffic: self.reader_counts.traffic(core.sent.messages, core.sent.bytes),
-            messages_skipped: core.skipped,
-            backlog: core.pending.bytes(),
-            high_water: core.pending.high_water(),
+            traffic: self.reader_counts.traffic(state.sent.messages, state.sent.bytes),
+            messages_skipped: state.skipped,
+            backlog: state.queue.bytes(),
+            high_water: state.queue.high_water(),
             round_trip: self.reader_counts.last_round_trip(),
             opened_at: self.opened,
         }
@@ -35,35 +35,35 @@ impl Outbox {
 
     /// Returns what the connection adds to its server's numbers, and its backlog.
     pub(crate) fn totals(&self) -> (Totals, usize) {
-        let core = self.core.lock();
-        let is_slow = matches!(core.ending.cause, Some(Cause::SlowPeer | Cause::Timeout(Timeout::Write)));
+        let state = self.state.lock();
+        let is_slow = matches!(state.ending.cause, Some(Cause::SlowPeer | Cause::Timeout(Timeout::Write)));
         let totals = Totals {
-            traffic: self.reader_counts.traffic(core.sent.messages, core.sent.bytes),
-            messages_skipped: core.skipped,
+            traffic: self.reader_counts.traffic(state.sent.messages, state.sent.bytes),
+            messages_skipped: state.skipped,
             slow_peers_closed: u64::from(is_slow),
             ..self.reader_counts.totals()
         };
-        (totals, core.pending.bytes())
+        (totals, state.queue.bytes())
     }
 
     /// Waits until everything that waits now is out.
     pub(crate) fn wait_drained(&self, until: Deadline) -> Result<()> {
-        let mut core = self.core.lock();
-        let ticket = core.pending.ticket();
+        let mut state = self.state.lock();
+        let ticket = state.queue.ticket();
         loop {
-            if core.gate.is_broken() {
-                return Err(self.failure(&mut core));
+            if state.gate.is_broken() {
+                return Err(self.failure(&mut state));
             }
-            if core.pending.is_out(ticket) {
-                self.leave(core);
+            if state.queue.is_out(ticket) {
+                self.unlock(state);
                 return Ok(());
             }
             if until.has_passed(now()) {
                 // The flush thread may have to take over.
-                self.leave(core);
+                self.unlock(state);
                 return Err(Error::Timeout(Timeout::Drained));
             }
-            core = self.wait_turn(core, ticket, until, super::NOTHING)?;
+            state = self.wait_turn(state, ticket, until, super::NOTHING)?;
         }
     }
 }

@@ -44,7 +44,7 @@ fn the_close_deadline_holds_while_another_sender_waits_for_the_socket() {
     let outbox = Outbox::new(Role::Server, &config, stream, Arc::clone(&flush));
     std::thread::scope(|scope| {
         let sender = scope.spawn(|| outbox.send(vec![0; WRITE_UNIT]));
-        while !outbox.core.lock().turn_taken {
+        while !outbox.state.lock().has_poller {
             std::thread::yield_now();
         }
         let start = now();
@@ -75,7 +75,7 @@ fn what_blocking_senders_wait_with_leaves_the_backlog_to_broadcasts() {
     let (outbox, peers) = stuck(&flush, &Config::new().with_max_backlog(WRITE_UNIT));
     std::thread::scope(|scope| {
         let senders = [(); 2].map(|()| scope.spawn(|| outbox.send(vec![0; 2 * WRITE_UNIT])));
-        while outbox.core.lock().waiting < senders.len() {
+        while outbox.state.lock().waiting < senders.len() {
             std::thread::yield_now();
         }
         let frame: Arc<[u8]> = Arc::from(&b"\x82\x01x"[..]);
