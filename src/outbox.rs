@@ -8,7 +8,6 @@ mod broadcast;
 mod close;
 mod queue;
 mod state;
-mod stats;
 mod wait;
 
 pub(crate) use broadcast::Fate;
@@ -22,7 +21,7 @@ use crate::net::{Deadline, Transport};
 use crate::protocol::Role;
 use crate::protocol::encoder::{self, Header, Opcode};
 use crate::protocol::gate::Gate;
-use crate::stats::ReaderCounts;
+use crate::stats::{ClientStats, ReaderCounts, Totals};
 use crate::sync::{Arc, AtomicBool, AtomicU8, Condvar, Mutex, MutexGuard, Ordering, Weak, now};
 use queue::{Lent, Queue, Unit};
 use std::io::{ErrorKind, IoSlice};
@@ -123,6 +122,44 @@ impl Outbox {
             hint if hint == State::Closing as u8 => State::Closing,
             _ => State::Closed,
         }
+    }
+
+    /// Returns what the reading thread counts.
+    pub(crate) fn reader_counts(&self) -> &ReaderCounts {
+        &self.reader_counts
+    }
+
+    /// When a message was last sent, which is now while one waits for the peer; `None` where no idle timeout wants to know
+    /// it.
+    pub(crate) fn last_sent(&self, now: Instant) -> Option<Instant> {
+        let state = self.state.lock();
+        if state.queue.bytes() > 0 { state.last_sent.map(|_| now) } else { state.last_sent }
+    }
+
+    /// Returns the numbers of the connection, for its users.
+    pub(crate) fn stats(&self) -> ClientStats {
+        let state = self.state.lock();
+        ClientStats {
+            traffic: self.reader_counts.traffic(state.sent.messages, state.sent.bytes),
+            messages_skipped: state.skipped,
+            backlog: state.queue.bytes(),
+            high_water: state.queue.high_water(),
+            round_trip: self.reader_counts.last_round_trip(),
+            opened_at: self.opened,
+        }
+    }
+
+    /// Returns what the connection adds to its server's numbers, and its backlog.
+    pub(crate) fn totals(&self) -> (Totals, usize) {
+        let state = self.state.lock();
+        let is_slow = matches!(state.ending.cause, Some(Cause::SlowPeer | Cause::Timeout(Timeout::Write)));
+        let totals = Totals {
+            traffic: self.reader_counts.traffic(state.sent.messages, state.sent.bytes),
+            messages_skipped: state.skipped,
+            slow_peers_closed: u64::from(is_slow),
+            ..self.reader_counts.totals()
+        };
+        (totals, state.queue.bytes())
     }
 
     /// Sends one message, and waits until the socket has taken it.

@@ -4,7 +4,7 @@
 use super::queue::Lent;
 use super::state::OutboxState;
 use super::{NOTHING, Outbox};
-use crate::error::{Cause, Result, Timeout};
+use crate::error::{Cause, Error, Result, Timeout};
 use crate::flush_thread::{Next, Pushable};
 use crate::net::Deadline;
 use crate::sync::{MutexGuard, now};
@@ -81,6 +81,27 @@ impl Outbox {
     pub(super) fn check_close_deadline(&self, state: &mut OutboxState, now: Instant) {
         if state.close_deadline.has_passed(now) && state.stream.is_some() && !state.has_both_closes() {
             self.break_gate(state, Cause::Timeout(Timeout::Close));
+        }
+    }
+
+    /// Waits until everything that waits now is out.
+    pub(crate) fn wait_drained(&self, until: Deadline) -> Result<()> {
+        let mut state = self.state.lock();
+        let ticket = state.queue.ticket();
+        loop {
+            if state.gate.is_broken() {
+                return Err(self.failure(&mut state));
+            }
+            if state.queue.is_out(ticket) {
+                self.unlock(state);
+                return Ok(());
+            }
+            if until.has_passed(now()) {
+                // The flush thread may have to take over.
+                self.unlock(state);
+                return Err(Error::Timeout(Timeout::Drained));
+            }
+            state = self.wait_turn(state, ticket, until, NOTHING)?;
         }
     }
 
