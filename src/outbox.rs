@@ -23,7 +23,7 @@ use crate::protocol::encoder::{self, Header, Opcode};
 use crate::protocol::gate::Gate;
 use crate::stats::{ClientStats, ReaderCounts, Totals};
 use crate::sync::{Arc, AtomicBool, AtomicU8, Condvar, Mutex, MutexGuard, Ordering, Weak, now};
-use queue::{Lent, Queue, Unit};
+use queue::{Lent, Queue, Slot, Unit};
 use std::io::{ErrorKind, IoSlice};
 use std::time::{Duration, Instant};
 
@@ -243,20 +243,20 @@ impl Outbox {
 
     /// Sends a ping, or puts it in the place of one that waits.
     pub(crate) fn ping(&self, payload: &[u8]) -> Result<()> {
-        self.control(Opcode::Ping, payload, Queue::set_ping)
+        self.control(Opcode::Ping, payload, Slot::Ping)
     }
 
     /// Answers a ping, or puts the answer in the place of one that waits.
     pub(crate) fn pong(&self, payload: &[u8]) -> Result<()> {
-        self.control(Opcode::Pong, payload, Queue::set_pong)
+        self.control(Opcode::Pong, payload, Slot::Pong)
     }
 
-    fn control(&self, opcode: Opcode, payload: &[u8], set: fn(&mut Queue, Vec<u8>)) -> Result<()> {
+    fn control(&self, opcode: Opcode, payload: &[u8], slot: Slot) -> Result<()> {
         let mut frame = Vec::new();
         encoder::append(self.role, opcode, payload, &mut frame);
         let mut state = self.state.lock();
         self.check_open(&mut state)?;
-        set(&mut state.queue, frame);
+        state.queue.set(slot, frame);
         if state.stall.is_none() {
             self.push(&mut state, NOTHING);
         }
@@ -279,7 +279,7 @@ impl Outbox {
         self.move_gate(&mut state, Gate::CloseSent);
         state.ending.sent = Some(content);
         state.start_close_deadline(self.close_timeout);
-        state.queue.set_close(frame);
+        state.queue.set(Slot::Close, frame);
         if state.stall.is_none() {
             self.push(&mut state, NOTHING);
         }
@@ -454,9 +454,8 @@ impl Outbox {
     fn push(&self, state: &mut MutexGuard<'_, OutboxState>, lent: Lent<'_>) {
         while let Some(stream) = state.stream.clone() {
             let state = &mut **state;
-            let mut slices = Vec::new();
-            let bytes = state.queue.gather(&mut slices, lent);
-            if bytes == 0 {
+            let slices = state.queue.gather(lent);
+            if slices.is_empty() {
                 if state.queue.is_empty() {
                     state.stall = None;
                 }

@@ -3,6 +3,7 @@
 use crate::sync::Arc;
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::iter;
 
 /// Slices that one system call is given. Linux takes 1024; beyond some dozens nothing is gained.
 const MAX_SLICES: usize = 64;
@@ -50,10 +51,6 @@ impl Unit {
         }
     }
 
-    fn is_out_of_reach(&self, lent: Lent<'_>) -> bool {
-        matches!(self, Self::Lent(_)) && lent[0].is_empty()
-    }
-
     /// The memory it takes of the backlog: what a sender waits with does not count, or a broadcast would find the backlog full
     /// of it. A shared frame counts in full for each peer that it waits for: they may be the last to hold it.
     fn cost(&self) -> usize {
@@ -64,6 +61,40 @@ impl Unit {
                 Self::Payload { header, payload } => header.capacity() + payload.capacity(),
                 Self::Lent(_) | Self::Waited(_) => 0,
             }
+    }
+}
+
+/// Where a control frame waits.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Slot {
+    /// A control frame of which a part is written.
+    Torn,
+    Ping,
+    Pong,
+    Close,
+}
+
+/// A piece of what waits: a control frame, or a unit of which some bytes are written.
+enum Segment<'a> {
+    Control(Slot, &'a [u8]),
+    Unit(&'a Unit, usize),
+}
+
+impl<'a> Segment<'a> {
+    fn slices(&self, lent: Lent<'a>) -> Lent<'a> {
+        match *self {
+            Self::Control(_, frame) => [frame, &[]],
+            Self::Unit(unit, start) => {
+                let [first, second] = unit.slices(lent);
+                let skip = start.saturating_sub(first.len());
+                [first.get(start..).unwrap_or_default(), second.get(skip..).unwrap_or_default()]
+            }
+        }
+    }
+
+    /// Whether only the sender that waits with its bytes can write it.
+    fn is_out_of_reach(&self, lent: Lent<'_>) -> bool {
+        matches!(self, Self::Unit(Unit::Lent(_), _)) && lent[0].is_empty()
     }
 }
 
@@ -153,22 +184,21 @@ impl Queue {
         self.queued
     }
 
-    pub(super) fn set_ping(&mut self, frame: Vec<u8>) {
-        Self::set(&mut self.ping, &mut self.control, frame);
-    }
-
+    /// Puts a control frame into its slot, in place of one that waits there.
+    ///
     /// RFC 6455 §5.5.3: a pong may be left out if a newer ping has come, so a peer that floods us is kept one.
-    pub(super) fn set_pong(&mut self, frame: Vec<u8>) {
-        Self::set(&mut self.pong, &mut self.control, frame);
+    pub(super) fn set(&mut self, slot: Slot, frame: Vec<u8>) {
+        self.control += frame.len();
+        self.control -= std::mem::replace(self.slot(slot), frame).len();
     }
 
-    pub(super) fn set_close(&mut self, frame: Vec<u8>) {
-        Self::set(&mut self.close, &mut self.control, frame);
-    }
-
-    fn set(slot: &mut Vec<u8>, control: &mut usize, frame: Vec<u8>) {
-        *control += frame.len();
-        *control -= std::mem::replace(slot, frame).len();
+    fn slot(&mut self, slot: Slot) -> &mut Vec<u8> {
+        match slot {
+            Slot::Torn => &mut self.torn,
+            Slot::Ping => &mut self.ping,
+            Slot::Pong => &mut self.pong,
+            Slot::Close => &mut self.close,
+        }
     }
 
     /// Drops everything: nothing follows a torn frame.
@@ -182,95 +212,60 @@ impl Queue {
         !self.ping.is_empty()
     }
 
-    /// Fills `slices` with what is to be written next, in order, and returns how many bytes that is. Without what is lent
-    /// it ends before that.
-    pub(super) fn gather<'a>(&'a self, slices: &mut Vec<IoSlice<'a>>, lent: Lent<'a>) -> usize {
-        let mut bytes = 0;
-        let mut add = |slice: &'a [u8]| {
-            if !slice.is_empty() && slices.len() < MAX_SLICES {
-                bytes += slice.len();
-                slices.push(IoSlice::new(slice));
-            }
-            slices.len() < MAX_SLICES
-        };
+    /// Everything that waits, in the order in which it is written.
+    fn segments(&self) -> impl Iterator<Item = Segment<'_>> {
         let mut units = self.units.iter();
-        add(&self.torn);
-        if self.start > 0 {
-            // A unit of which a part is out comes before the control frames: they go between frames.
-            let mut skip = self.start;
-            let Some(unit) = units.next() else { return bytes };
-            for slice in unit.slices(lent) {
-                add(slice.get(skip..).unwrap_or_default());
-                skip = skip.saturating_sub(slice.len());
-            }
-            if unit.is_out_of_reach(lent) {
-                return bytes;
-            }
-        }
-        add(&self.ping);
-        add(&self.pong);
-        for unit in units {
-            if unit.is_out_of_reach(lent) {
-                return bytes;
-            }
-            for slice in unit.slices(lent) {
-                if !add(slice) {
-                    // Only whole prefixes are written, so a full list may end anywhere.
-                    return bytes;
-                }
-            }
-        }
-        add(&self.close);
-        bytes
+        // Control frames go between frames, so behind a unit of which a part is out.
+        let begun = (self.start > 0).then(|| units.next()).flatten();
+        iter::once(Segment::Control(Slot::Torn, &self.torn))
+            .chain(begun.map(|unit| Segment::Unit(unit, self.start)))
+            .chain([Segment::Control(Slot::Ping, &self.ping), Segment::Control(Slot::Pong, &self.pong)])
+            .chain(units.map(|unit| Segment::Unit(unit, 0)))
+            .chain([Segment::Control(Slot::Close, &self.close)])
+            .filter(|segment| !matches!(segment, Segment::Control(_, [])))
     }
 
-    /// Takes note that the first `count` bytes of what [`gather`](Self::gather) listed are written.
+    /// Lists what is to be written next. Without the lent bytes the list ends before them.
+    pub(super) fn gather<'a>(&'a self, lent: Lent<'a>) -> Vec<IoSlice<'a>> {
+        self.segments()
+            .take_while(|segment| !segment.is_out_of_reach(lent))
+            .flat_map(|segment| segment.slices(lent))
+            .filter(|slice| !slice.is_empty())
+            .take(MAX_SLICES)
+            .map(IoSlice::new)
+            .collect()
+    }
+
+    /// Removes the first `count` bytes of what [`gather`](Self::gather) listed: they are written.
     pub(super) fn advance(&mut self, mut count: usize) {
-        let (written, data) = (count, self.written);
-        let torn = count.min(self.torn.len());
-        self.torn.drain(..torn);
-        count -= torn;
-        if self.start > 0 {
-            count = self.advance_unit(count);
+        while count > 0 {
+            let Some(segment) = self.segments().next() else { return };
+            count -= match segment {
+                Segment::Control(slot, frame) => {
+                    let taken = count.min(frame.len());
+                    // Nothing may come before the rest of a frame of which a part is written.
+                    self.torn = std::mem::take(self.slot(slot)).split_off(taken);
+                    self.control -= taken;
+                    taken
+                }
+                Segment::Unit(unit, start) => {
+                    let left = unit.len() - start;
+                    let taken = count.min(left);
+                    if taken == left {
+                        self.held -= unit.cost();
+                        self.units.pop_front();
+                        self.start = 0;
+                        if self.units.is_empty() {
+                            self.units = VecDeque::new();
+                        }
+                    } else {
+                        self.start += taken;
+                    }
+                    self.written += taken as u64;
+                    taken
+                }
+            };
         }
-        count = Self::advance_control(&mut self.ping, &mut self.torn, count);
-        count = Self::advance_control(&mut self.pong, &mut self.torn, count);
-        while count > 0 && !self.units.is_empty() {
-            count = self.advance_unit(count);
-        }
-        Self::advance_control(&mut self.close, &mut self.torn, count);
-        let data = usize::try_from(self.written - data).unwrap_or(usize::MAX);
-        self.control -= written - data;
-    }
-
-    fn advance_unit(&mut self, count: usize) -> usize {
-        let Some(unit) = self.units.front() else { return count };
-        let left = unit.len() - self.start;
-        let taken = count.min(left);
-        self.written += taken as u64;
-        if taken == left {
-            self.held -= unit.cost();
-            self.units.pop_front();
-            self.start = 0;
-            if self.units.is_empty() {
-                self.units = VecDeque::new();
-            }
-        } else {
-            self.start += taken;
-        }
-        count - taken
-    }
-
-    fn advance_control(frame: &mut Vec<u8>, torn: &mut Vec<u8>, count: usize) -> usize {
-        if count == 0 || frame.is_empty() {
-            return count;
-        }
-        let taken = count.min(frame.len());
-        if taken < frame.len() {
-            *torn = frame.split_off(taken);
-        }
-        *frame = Vec::new();
-        count - taken
     }
 }
 
@@ -280,15 +275,16 @@ mod tests {
 
     const LENT: Lent<'static> = [b"le", b"nt"];
 
+    fn gathered(queue: &Queue, lent: Lent<'_>) -> Vec<u8> {
+        queue.gather(lent).iter().flat_map(|slice| slice.iter().copied()).collect()
+    }
+
     /// Writes `queue` in pieces of at most `piece` bytes.
     fn written(mut queue: Queue, piece: usize) -> Vec<u8> {
         let mut wire = Vec::new();
         while !queue.is_empty() {
-            let mut slices = Vec::new();
-            let bytes = queue.gather(&mut slices, LENT);
-            let all: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
-            assert_eq!(all.len(), bytes);
-            let count = piece.min(bytes);
+            let all = gathered(&queue, LENT);
+            let count = piece.min(all.len());
             wire.extend_from_slice(&all[..count]);
             queue.advance(count);
         }
@@ -319,8 +315,8 @@ mod tests {
             for piece in 1..30 {
                 let mut queue = queue();
                 queue.advance(torn);
-                queue.set_pong(b"PONG".to_vec());
-                queue.set_close(b"CLOSE".to_vec());
+                queue.set(Slot::Pong, b"PONG".to_vec());
+                queue.set(Slot::Close, b"CLOSE".to_vec());
                 let rest = written(queue, piece);
                 let expected = if torn == 0 {
                     b"PONGfirstheadlentwaitedsharedCLOSE".to_vec()
@@ -335,14 +331,12 @@ mod tests {
     #[test]
     fn nobody_writes_what_another_has_lent_nor_what_stands_behind_it() {
         let mut queue = queue();
-        queue.set_close(b"CLOSE".to_vec());
+        queue.set(Slot::Close, b"CLOSE".to_vec());
         for expected in ["firsthead", "", ""] {
-            let mut slices = Vec::new();
-            let bytes = queue.gather(&mut slices, [&[]; 2]);
-            let all: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
-            assert_eq!((all.as_slice(), bytes), (expected.as_bytes(), expected.len()));
+            let all = gathered(&queue, [&[]; 2]);
+            assert_eq!(all, expected.as_bytes());
             // The second time it stands at the front, the third time a part of it is out.
-            queue.advance(bytes.max(1));
+            queue.advance(all.len().max(1));
         }
         assert_eq!(written(queue, 100), b"ntwaitedsharedCLOSE");
     }
@@ -350,10 +344,10 @@ mod tests {
     #[test]
     fn a_newer_pong_replaces_a_waiting_one_but_not_a_torn_one() {
         let mut queue = Queue::default();
-        queue.set_pong(b"old".to_vec());
-        queue.set_pong(b"new".to_vec());
+        queue.set(Slot::Pong, b"old".to_vec());
+        queue.set(Slot::Pong, b"new".to_vec());
         queue.advance(1);
-        queue.set_pong(b"newer".to_vec());
+        queue.set(Slot::Pong, b"newer".to_vec());
         assert_eq!(written(queue, 100), b"ewnewer");
     }
 
