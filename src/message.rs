@@ -1,5 +1,6 @@
 //! What peers say to each other, in the words of RFC 6455: messages, close codes, close frames.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// One whole message, owned: nothing of it pins a read buffer.
@@ -155,12 +156,12 @@ pub trait IntoMessage: sealed::Sealed {
     /// The message to send.
     fn as_message(&self) -> MessageRef<'_>;
 
-    /// The payload, owned: without a copy if `self` was.
-    fn into_payload(self) -> Vec<u8>
+    /// The payload, owned if `self` was. Nothing is copied, except an array that was given by value.
+    fn into_payload<'a>(self) -> Cow<'a, [u8]>
     where
-        Self: Sized,
+        Self: Sized + 'a,
     {
-        self.as_message().as_bytes().to_vec()
+        Cow::Owned(self.as_message().as_bytes().to_vec())
     }
 }
 
@@ -175,8 +176,8 @@ impl IntoMessage for String {
         MessageRef::Text(self)
     }
 
-    fn into_payload(self) -> Vec<u8> {
-        self.into_bytes()
+    fn into_payload<'a>(self) -> Cow<'a, [u8]> {
+        Cow::Owned(self.into_bytes())
     }
 }
 
@@ -197,8 +198,8 @@ impl IntoMessage for Vec<u8> {
         MessageRef::Binary(self)
     }
 
-    fn into_payload(self) -> Vec<u8> {
-        self
+    fn into_payload<'a>(self) -> Cow<'a, [u8]> {
+        Cow::Owned(self)
     }
 }
 
@@ -207,8 +208,8 @@ impl IntoMessage for Message {
         self.borrow()
     }
 
-    fn into_payload(self) -> Vec<u8> {
-        self.into_bytes()
+    fn into_payload<'a>(self) -> Cow<'a, [u8]> {
+        Cow::Owned(self.into_bytes())
     }
 }
 
@@ -216,11 +217,25 @@ impl IntoMessage for MessageRef<'_> {
     fn as_message(&self) -> MessageRef<'_> {
         *self
     }
+
+    fn into_payload<'a>(self) -> Cow<'a, [u8]>
+    where
+        Self: 'a,
+    {
+        Cow::Borrowed(self.as_bytes())
+    }
 }
 
 impl<T: IntoMessage + ?Sized> IntoMessage for &T {
     fn as_message(&self) -> MessageRef<'_> {
         (**self).as_message()
+    }
+
+    fn into_payload<'a>(self) -> Cow<'a, [u8]>
+    where
+        Self: 'a,
+    {
+        Cow::Borrowed(T::as_message(self).as_bytes())
     }
 }
 

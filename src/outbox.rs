@@ -19,21 +19,13 @@ use crate::flush_thread::{Flush, Pushable};
 use crate::message::{CloseFrame, IntoMessage, State};
 use crate::net::{Deadline, Transport};
 use crate::protocol::Role;
-use crate::protocol::encoder::{self, Header, Opcode};
+use crate::protocol::encoder::{self, EncodedFrame, Opcode};
 use crate::protocol::gate::Gate;
 use crate::stats::{ClientStats, ReaderCounts, Totals};
 use crate::sync::{Arc, AtomicBool, AtomicU8, Condvar, Mutex, MutexGuard, Ordering, Weak, now};
-use queue::{Lent, Queue, Slot, Unit};
-use std::io::{ErrorKind, IoSlice};
+use queue::{Lent, NOTHING, Payload, Queue, Slot};
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
-
-/// Up to this size a payload is copied behind its header and written from one slice: cheaper than a vectored write.
-const COPIED: usize = 1024;
-/// Most are smaller than this: a place for one is zeroed in no time.
-const SMALL: usize = 128;
-
-/// What is lent by those who have given what they send.
-const NOTHING: Lent<'static> = [&[]; 2];
 
 /// The sending side of a connection, shared by everybody who sends on it.
 ///
@@ -56,6 +48,14 @@ pub(crate) struct Outbox {
     /// A broadcast that finds the backlog full is left out. Relaxed: a setting.
     skips: AtomicBool,
     state: Mutex<OutboxState>,
+}
+
+/// What became of frames that were sent.
+#[derive(Debug, Clone, Copy)]
+struct Written {
+    /// Tells [`Outbox::is_out`] of them.
+    ticket: u64,
+    is_out: bool,
 }
 
 /// What the reader counted.
@@ -164,33 +164,27 @@ impl Outbox {
 
     /// Sends one message, and waits until the socket has taken it.
     pub(crate) fn send(&self, message: impl IntoMessage) -> Result<()> {
-        let view = message.as_message();
-        let payload = view.as_bytes();
-        if payload.len() < COPIED {
-            let (state, ticket) = self.queue(view, None)?;
-            return self.wait_out(state, ticket, NOTHING);
-        }
-        if self.role == Role::Client {
-            let mut frame = Vec::new();
-            encoder::append(self.role, view.into(), payload, &mut frame);
-            return self.lend([&frame, &[]], 1);
-        }
-        self.lend([Header::new(self.role, view.into(), payload.len()).as_bytes(), payload], 1)
+        let mut buffer = encoder::EMPTY;
+        let frame = EncodedFrame::new(self.role, message, &mut buffer);
+        let state = self.admit(frame.len(), None)?;
+        self.write(state, Payload::Lent(frame.slices()), 1).map(drop)
     }
 
     /// Sends one message or queues it, without waiting; the ticket tells [`is_out`](Self::is_out) of it.
     pub(crate) fn try_send(&self, message: impl IntoMessage) -> Result<u64> {
-        let (state, ticket) = self.queue(message, Some(self.max_backlog))?;
-        self.unlock(state);
-        Ok(ticket)
+        let mut buffer = encoder::EMPTY;
+        let frame = EncodedFrame::new(self.role, message, &mut buffer);
+        let state = self.admit(frame.len(), Some(self.max_backlog))?;
+        Ok(self.write(state, Payload::Owned(frame), 1)?.ticket)
     }
 
     /// Sends a batch of whole frames, `messages` in number, and waits until the socket has taken them. `frames` is left
     /// empty.
     pub(crate) fn send_frames(&self, frames: &mut Vec<u8>, messages: u64) -> Result<()> {
-        let result = self.lend([frames, &[]], messages);
+        let state = self.admit(frames.len(), None);
+        let result = state.and_then(|state| self.write(state, Payload::Lent([frames, &[]]), messages));
         frames.clear();
-        result
+        result.map(drop)
     }
 
     /// Like [`send_frames`](Self::send_frames), but never waits. `bound` is the backlog that the frames may not exceed; if
@@ -201,35 +195,64 @@ impl Outbox {
         messages: u64,
         bound: Option<usize>,
     ) -> Result<()> {
-        let result = self.admit(frames.len(), bound);
-        if matches!(result, Err(Error::Full)) {
-            return result.map(drop);
-        }
-        let result = result
-            .and_then(|state| self.write_or_keep(state, frames, messages, || Unit::Frames(frames.clone())));
+        let result = match self.admit(frames.len(), bound) {
+            Err(Error::Full) => return Err(Error::Full),
+            state => state.and_then(|state| self.write(state, Payload::Copied(frames), messages)),
+        };
         frames.clear();
-        result.map(|(state, _)| self.unlock(state))
+        result.map(drop)
     }
 
-    /// Sends whole frames, `messages` in number, and waits until the socket has taken them, without copying what it does
-    /// not take at once.
-    fn lend(&self, frames: Lent<'_>, messages: u64) -> Result<()> {
-        let len = frames[0].len() + frames[1].len();
-        let mut state = self.admit(len, None)?;
-        let written = self.write_now(&mut state, &frames.map(IoSlice::new));
+    /// Locks, if frames of `len` bytes may be sent now. `bound` is the backlog that they may not exceed; an empty backlog
+    /// takes one message of any size.
+    fn admit(&self, len: usize, bound: Option<usize>) -> Result<MutexGuard<'_, OutboxState>> {
+        let mut state = self.state.lock();
+        self.check_open(&mut state)?;
+        if state.has_room(len, bound) { Ok(state) } else { Err(Error::Full) }
+    }
+
+    /// Writes what the socket takes now; [`queue_rest`](Self::queue_rest) does the rest.
+    #[inline(always)]
+    fn write<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, OutboxState>,
+        payload: Payload<'_>,
+        messages: u64,
+    ) -> Result<Written> {
+        let slices = payload.slices();
+        let len = slices[0].len() + slices[1].len();
+        let written = state.write_now(slices);
         state.sent(messages);
         if written == len {
-            state.queue.passed(len);
-            return Ok(());
+            return Ok(Written { ticket: state.queue.passed(len), is_out: true });
         }
-        // Who has the turn pushes for all, and cannot push what is in our hands.
-        let (unit, lent) = if state.has_poller {
-            (Unit::Waited(frames.concat()), NOTHING)
-        } else {
-            (Unit::Lent(len), frames)
-        };
-        let ticket = self.keep(&mut state, unit, written, lent)?;
-        self.wait_out(state, ticket, lent)
+        self.queue_rest(state, payload, written)
+    }
+
+    /// Queues what the socket did not take, and waits for it if it is lent.
+    #[cold]
+    fn queue_rest<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, OutboxState>,
+        payload: Payload<'_>,
+        written: usize,
+    ) -> Result<Written> {
+        let waits = matches!(payload, Payload::Lent(_));
+        let (unit, lent) = payload.into_unit(state.has_poller);
+        let ticket = state.queue.push(unit, written);
+        if state.stall.is_none() {
+            self.push(&mut state, lent);
+        }
+        if state.gate.is_broken() {
+            // The queue was emptied, but not written.
+            return Err(self.failure(&mut state));
+        }
+        if waits {
+            state = self.wait_out(state, ticket, lent)?;
+        }
+        let is_out = state.queue.is_out(ticket);
+        self.unlock(state);
+        Ok(Written { ticket, is_out })
     }
 
     /// Whether a ping has not left yet: its pong cannot be late.
@@ -310,145 +333,6 @@ impl Outbox {
         this
     }
 
-    /// Writes or queues a message. `bound` is the backlog that it may not exceed.
-    #[inline]
-    fn queue(
-        &self,
-        message: impl IntoMessage,
-        bound: Option<usize>,
-    ) -> Result<(MutexGuard<'_, OutboxState>, u64)> {
-        let view = message.as_message();
-        let payload = view.as_bytes();
-        if self.role == Role::Server && payload.len() <= SMALL - Header::SHORT {
-            let header = Header::new(self.role, view.into(), payload.len());
-            return self.queue_copied::<SMALL>(header.as_bytes(), payload, bound);
-        }
-        self.queue_any(message, bound)
-    }
-
-    /// What is not small. Apart, so that its room does not lie between what a small message touches of the stack.
-    #[inline(never)]
-    fn queue_any(
-        &self,
-        message: impl IntoMessage,
-        bound: Option<usize>,
-    ) -> Result<(MutexGuard<'_, OutboxState>, u64)> {
-        let view = message.as_message();
-        let payload = view.as_bytes();
-        if self.role == Role::Client {
-            let mut frame = Vec::new();
-            encoder::append(self.role, view.into(), payload, &mut frame);
-            let state = self.admit(frame.len(), bound)?;
-            return self.write_or_keep(state, &frame, 1, || Unit::Frames(frame.clone()));
-        }
-        let header = Header::new(self.role, view.into(), payload.len());
-        let header = header.as_bytes();
-        let len = header.len() + payload.len();
-        if len <= COPIED {
-            return self.queue_medium(header, payload, bound);
-        }
-        let mut state = self.admit(len, bound)?;
-        let written = self.write_now(&mut state, &[IoSlice::new(header), IoSlice::new(payload)]);
-        state.sent(1);
-        let ticket = if written == len {
-            state.queue.passed(len)
-        } else {
-            let header = header.to_vec();
-            self.keep(
-                &mut state,
-                Unit::Payload { header, payload: message.into_payload() },
-                written,
-                NOTHING,
-            )?
-        };
-        Ok((state, ticket))
-    }
-
-    /// Apart for the same reason.
-    #[inline(never)]
-    fn queue_medium(
-        &self,
-        header: &[u8],
-        payload: &[u8],
-        bound: Option<usize>,
-    ) -> Result<(MutexGuard<'_, OutboxState>, u64)> {
-        self.queue_copied::<COPIED>(header, payload, bound)
-    }
-
-    /// Writes or queues a frame of at most `N` bytes, from one slice.
-    #[inline]
-    fn queue_copied<const N: usize>(
-        &self,
-        header: &[u8],
-        payload: &[u8],
-        bound: Option<usize>,
-    ) -> Result<(MutexGuard<'_, OutboxState>, u64)> {
-        let len = header.len() + payload.len();
-        let mut frame = [0; N];
-        frame[..header.len()].copy_from_slice(header);
-        frame[header.len()..len].copy_from_slice(payload);
-        let frame = &frame[..len];
-        let state = self.admit(len, bound)?;
-        self.write_or_keep(state, frame, 1, || Unit::Frames(frame.to_vec()))
-    }
-
-    /// Writes whole frames, `messages` in number, or as much of them as the socket takes; `unit` keeps them for later.
-    fn write_or_keep<'a>(
-        &self,
-        mut state: MutexGuard<'a, OutboxState>,
-        frames: &[u8],
-        messages: u64,
-        unit: impl FnOnce() -> Unit,
-    ) -> Result<(MutexGuard<'a, OutboxState>, u64)> {
-        let written = self.write_now(&mut state, &[IoSlice::new(frames)]);
-        state.sent(messages);
-        let ticket = if written == frames.len() {
-            state.queue.passed(written)
-        } else {
-            self.keep(&mut state, unit(), written, NOTHING)?
-        };
-        Ok((state, ticket))
-    }
-
-    /// Locks, and asks whether a frame of `len` bytes may be queued.
-    fn admit(&self, len: usize, bound: Option<usize>) -> Result<MutexGuard<'_, OutboxState>> {
-        let mut state = self.state.lock();
-        self.may_queue(&mut state, len, bound)?;
-        Ok(state)
-    }
-
-    /// Writes `bytes` if nothing goes before them; returns how many the socket took.
-    fn write_now(&self, state: &mut MutexGuard<'_, OutboxState>, bytes: &[IoSlice<'_>]) -> usize {
-        if state.stall.is_some() || !state.queue.is_empty() {
-            return 0;
-        }
-        let Some(stream) = &state.stream else { return 0 };
-        match stream.try_write(bytes) {
-            Ok(written) => {
-                state.sent.bytes += written as u64;
-                written
-            }
-            // Any error is met again, and dealt with, by the push that follows.
-            Err(_) => 0,
-        }
-    }
-
-    /// Queues what the socket did not take, and asks it once more if nobody has yet.
-    fn keep(
-        &self,
-        state: &mut MutexGuard<'_, OutboxState>,
-        unit: Unit,
-        written: usize,
-        lent: Lent<'_>,
-    ) -> Result<u64> {
-        let ticket = state.queue.push(unit, written);
-        if state.stall.is_none() {
-            self.push(state, lent);
-        }
-        // A break has emptied the queue: nothing waits any more, but this is not out.
-        if state.gate.is_broken() { Err(self.failure(state)) } else { Ok(ticket) }
-    }
-
     /// Writes what waits until the socket refuses; keeps the clock of the refusal, and breaks the connection when it has
     /// run out.
     fn push(&self, state: &mut MutexGuard<'_, OutboxState>, lent: Lent<'_>) {
@@ -462,7 +346,6 @@ impl Outbox {
                 return;
             }
             let result = stream.try_write(&slices);
-            drop(slices);
             match result {
                 Ok(written) => {
                     let waited = state.queue.bytes() > 0;

@@ -1,7 +1,7 @@
 //! Frames that were encoded once for many peers, and what becomes of a peer that cannot take them.
 
-use super::queue::Unit;
-use super::{COPIED, Outbox};
+use super::queue::Payload;
+use super::{Outbox, Written};
 use crate::config::SlowPeer;
 use crate::error::{Cause, Result};
 use crate::sync::{Arc, Ordering};
@@ -25,9 +25,7 @@ impl Outbox {
     /// Sends or queues a frame that is encoded already, without waiting. Only a server has such frames to share.
     pub(crate) fn try_send_shared(&self, frame: &Arc<[u8]>) -> Result<u64> {
         let state = self.admit(frame.len(), Some(self.max_backlog))?;
-        let (state, ticket) = self.write_or_keep(state, frame, 1, || unit(frame))?;
-        self.unlock(state);
-        Ok(ticket)
+        Ok(self.write(state, Payload::Shared(frame), 1)?.ticket)
     }
 
     /// Sends or queues whole frames, `messages` in number, without waiting; the policy says what a full backlog means.
@@ -37,13 +35,12 @@ impl Outbox {
             return Fate::Gone;
         }
         if state.has_room(frames.len(), Some(self.max_backlog)) {
-            // It fails where the socket has.
-            let Ok((state, ticket)) = self.write_or_keep(state, frames, messages, || unit(frames)) else {
-                return Fate::Gone;
+            return match self.write(state, Payload::Shared(frames), messages) {
+                Ok(Written { is_out: true, .. }) => Fate::Sent,
+                Ok(_) => Fate::Queued,
+                // It fails where the socket has.
+                Err(_) => Fate::Gone,
             };
-            let fate = if state.queue.is_out(ticket) { Fate::Sent } else { Fate::Queued };
-            self.unlock(state);
-            return fate;
         }
         if self.skips.load(Ordering::Relaxed) {
             state.skipped += messages;
@@ -57,8 +54,4 @@ impl Outbox {
     pub(crate) fn set_slow_peer(&self, policy: SlowPeer) {
         self.skips.store(policy == SlowPeer::Skip, Ordering::Relaxed);
     }
-}
-
-fn unit(frames: &Arc<[u8]>) -> Unit {
-    if frames.len() < COPIED { Unit::Frames(frames.to_vec()) } else { Unit::Shared(Arc::clone(frames)) }
 }

@@ -56,12 +56,6 @@ impl Outbox {
         if state.gate.is_open() { Ok(()) } else { Err(Error::Closed(self.closed(state))) }
     }
 
-    /// Whether a frame of `len` bytes may be queued. An empty outbox admits one frame of any size.
-    pub(super) fn may_queue(&self, state: &mut OutboxState, len: usize, bound: Option<usize>) -> Result<()> {
-        self.check_open(state)?;
-        if state.has_room(len, bound) { Ok(()) } else { Err(Error::Full) }
-    }
-
     /// Why what waits will not go out.
     pub(super) fn failure(&self, state: &mut OutboxState) -> Error {
         match state.gate.cause() {

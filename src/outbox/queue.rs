@@ -1,5 +1,6 @@
 //! What a socket has refused so far: whole frames in order, and the control frames that may pass them.
 
+use crate::protocol::encoder::EncodedFrame;
 use crate::sync::Arc;
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -10,9 +11,54 @@ const MAX_SLICES: usize = 64;
 /// Small frames are copied into one unit up to this size, so that a thousand of them are not a thousand allocations. A
 /// control frame waits for the end of the unit that is being written.
 const UNIT: usize = 16 * 1024;
+/// Frames below this size are copied into such a unit, larger ones are kept as they are.
+const JOINED: usize = 1024;
 /// What a unit takes beside its bytes: its place in the queue, which may have twice the room it needs, and the allocator's
 /// word for each of two allocations. It counts: a peer that does not read shall not cost more than it may.
 const BOOKKEEPING: usize = 2 * size_of::<Unit>() + 2 * size_of::<usize>();
+
+/// What is sent: whole frames.
+#[derive(Debug)]
+pub(super) enum Payload<'a> {
+    /// Bytes that stay with the caller: copied if they must wait.
+    Copied(&'a [u8]),
+    /// One message: not copied if the caller gave it away, and it is large.
+    Owned(EncodedFrame<'a>),
+    /// Encoded once for many peers: not copied if large.
+    Shared(&'a Arc<[u8]>),
+    /// The bytes of a caller that waits until they are out: not copied if it is the one that writes meanwhile.
+    Lent(Lent<'a>),
+}
+
+impl<'a> Payload<'a> {
+    #[inline]
+    pub(super) fn slices(&self) -> [&[u8]; 2] {
+        match self {
+            Self::Copied(frames) => [frames, &[]],
+            Self::Owned(frame) => frame.slices(),
+            Self::Shared(frames) => [frames, &[]],
+            Self::Lent(frames) => *frames,
+        }
+    }
+
+    /// The unit that is queued, and what is lent with it. `has_poller`: another sender waits, and writes for all.
+    pub(super) fn into_unit(self, has_poller: bool) -> (Unit, Lent<'a>) {
+        let unit = match self {
+            Self::Copied(frames) => Unit::Frames(frames.to_vec()),
+            Self::Owned(frame) if frame.len() < JOINED => Unit::Frames(frame.slices().concat()),
+            Self::Owned(frame) => {
+                let header = frame.slices()[0].to_vec();
+                Unit::Owned { header, payload: frame.into_payload() }
+            }
+            Self::Shared(frames) if frames.len() < JOINED => Unit::Frames(frames.to_vec()),
+            Self::Shared(frames) => Unit::Shared(Arc::clone(frames)),
+            // The one that writes cannot reach what is in another's hands.
+            Self::Lent(frames) if has_poller => Unit::Waited(frames.concat()),
+            Self::Lent(frames) => return (Unit::Lent(frames.map(<[u8]>::len).iter().sum()), frames),
+        };
+        (unit, NOTHING)
+    }
+}
 
 /// Whole frames that are written one after the other.
 #[derive(Debug)]
@@ -22,7 +68,7 @@ pub(super) enum Unit {
     /// One frame encoded for many peers.
     Shared(Arc<[u8]>),
     /// A large payload that was given to us, behind its header.
-    Payload { header: Vec<u8>, payload: Vec<u8> },
+    Owned { header: Vec<u8>, payload: Vec<u8> },
     /// So many bytes of a sender that waits until they are out, and alone can write them. There is one at a time.
     Lent(usize),
     /// What another sender waits with meanwhile.
@@ -31,13 +77,15 @@ pub(super) enum Unit {
 
 /// The bytes of [`Unit::Lent`], in the hands of who lends them; empty in everybody else's.
 pub(super) type Lent<'a> = [&'a [u8]; 2];
+/// In the hands of those who lend nothing.
+pub(super) const NOTHING: Lent<'static> = [&[]; 2];
 
 impl Unit {
     fn slices<'a>(&'a self, lent: Lent<'a>) -> [&'a [u8]; 2] {
         match self {
             Self::Frames(frames) | Self::Waited(frames) => [frames, &[]],
             Self::Shared(frame) => [frame, &[]],
-            Self::Payload { header, payload } => [header, payload],
+            Self::Owned { header, payload } => [header, payload],
             Self::Lent(_) => lent,
         }
     }
@@ -46,7 +94,7 @@ impl Unit {
         match self {
             Self::Frames(frames) | Self::Waited(frames) => frames.len(),
             Self::Shared(frame) => frame.len(),
-            Self::Payload { header, payload } => header.len() + payload.len(),
+            Self::Owned { header, payload } => header.len() + payload.len(),
             Self::Lent(len) => *len,
         }
     }
@@ -58,7 +106,7 @@ impl Unit {
             + match self {
                 Self::Frames(frames) => frames.capacity(),
                 Self::Shared(frame) => frame.len(),
-                Self::Payload { header, payload } => header.capacity() + payload.capacity(),
+                Self::Owned { header, payload } => header.capacity() + payload.capacity(),
                 Self::Lent(_) | Self::Waited(_) => 0,
             }
     }
@@ -295,7 +343,7 @@ mod tests {
     fn queue() -> Queue {
         let mut queue = Queue::default();
         queue.push(Unit::Frames(b"first".to_vec()), 0);
-        queue.push(Unit::Payload { header: b"he".to_vec(), payload: b"ad".to_vec() }, 0);
+        queue.push(Unit::Owned { header: b"he".to_vec(), payload: b"ad".to_vec() }, 0);
         queue.push(Unit::Lent(4), 0);
         queue.push(Unit::Waited(b"waited".to_vec()), 0);
         queue.push(Unit::Shared(Arc::from(&b"shared"[..])), 0);
@@ -367,7 +415,7 @@ mod tests {
             match size % 3 {
                 0 => queue.push(Unit::Frames(vec![0; size + 1]), 0),
                 1 => queue.push(Unit::Shared(vec![0; size].into()), 0),
-                _ => queue.push(Unit::Payload { header: vec![0; 4], payload: Vec::with_capacity(size) }, 0),
+                _ => queue.push(Unit::Owned { header: vec![0; 4], payload: Vec::with_capacity(size) }, 0),
             };
             let table = queue.units.capacity() * size_of::<Unit>();
             let bytes: usize = queue.units.iter().map(|unit| unit.cost() - BOOKKEEPING).sum();

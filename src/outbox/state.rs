@@ -6,6 +6,7 @@ use crate::error::Ending;
 use crate::net::{Deadline, Transport};
 use crate::protocol::gate::Gate;
 use crate::sync::{Arc, now};
+use std::io::IoSlice;
 use std::time::{Duration, Instant};
 
 /// In this order: what every message touches lies together. With thousands of clients the processor's caches hold nothing
@@ -53,6 +54,18 @@ impl OutboxState {
     pub(super) fn has_room(&self, len: usize, bound: Option<usize>) -> bool {
         let waits = self.queue.bytes() > 0;
         bound.is_none_or(|bound| !waits || self.queue.held().saturating_add(len) <= bound)
+    }
+
+    /// Writes frames if nothing goes before them; returns how many bytes the socket took.
+    pub(super) fn write_now(&mut self, frames: [&[u8]; 2]) -> usize {
+        if self.stall.is_some() || !self.queue.is_empty() {
+            return 0;
+        }
+        let Some(stream) = &self.stream else { return 0 };
+        // Any error is met again, and dealt with, by the push that follows.
+        let written = stream.try_write(&frames.map(IoSlice::new)).unwrap_or(0);
+        self.sent.bytes += written as u64;
+        written
     }
 
     /// Counts messages that are sent or queued.

@@ -3,6 +3,7 @@ use super::*;
 use crate::config::WRITE_UNIT;
 use crate::error::Error;
 use crate::net::{Stream, Transport};
+use std::io::IoSlice;
 use std::os::unix::net::UnixStream;
 
 #[test]
@@ -13,7 +14,7 @@ fn the_first_send_on_a_socket_that_is_gone_fails() {
         let stream = Arc::new(Stream::new(ours).expect("a stream"));
         let outbox = Outbox::new(Role::Server, &Config::new(), stream, Arc::clone(&flush));
         drop(peers);
-        let message = "x".repeat(if large { 2 * COPIED } else { 1 });
+        let message = "x".repeat(if large { 2048 } else { 1 });
         assert!(matches!(outbox.send(&message), Err(Error::Closed(_))));
         assert!(matches!(outbox.try_send(&message), Err(Error::Closed(_))));
     }

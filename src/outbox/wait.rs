@@ -1,9 +1,9 @@
 //! How a sender waits outside the lock, and who pushes on what a socket has refused: one sender that waits has the turn, and
 //! the flush thread has it while nobody waits.
 
-use super::queue::Lent;
+use super::Outbox;
+use super::queue::{Lent, NOTHING};
 use super::state::OutboxState;
-use super::{NOTHING, Outbox};
 use crate::error::{Cause, Error, Result, Timeout};
 use crate::flush_thread::{Next, Pushable};
 use crate::net::Deadline;
@@ -26,12 +26,11 @@ impl Outbox {
         mut state: MutexGuard<'a, OutboxState>,
         ticket: u64,
         lent: Lent<'_>,
-    ) -> Result<()> {
+    ) -> Result<MutexGuard<'a, OutboxState>> {
         while !state.queue.is_out(ticket) {
             state = self.wait_turn(state, ticket, Deadline::NEVER, lent)?;
         }
-        self.unlock(state);
-        Ok(())
+        Ok(state)
     }
 
     /// Waits for progress, at most until `until`: in the socket if nobody does, else for whoever does.

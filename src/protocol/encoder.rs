@@ -4,8 +4,9 @@
 
 use super::{Role, mask};
 use crate::error::{Error, Result};
-use crate::message::{CloseCode, CloseFrame, MessageRef};
+use crate::message::{CloseCode, CloseFrame, IntoMessage, MessageRef};
 use crate::protocol::decoder::MAX_CONTROL;
+use std::borrow::Cow;
 
 /// The longest reason that fits into a Close frame with its code (§5.5).
 pub(crate) const MAX_REASON: usize = MAX_CONTROL - 2;
@@ -29,52 +30,92 @@ impl From<MessageRef<'_>> for Opcode {
     }
 }
 
-/// The header of a frame: two to ten bytes, and four more for the mask key of a client.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Header {
-    bytes: [u8; Self::MAX + 4],
-    len: usize,
-    key: Option<[u8; 4]>,
+/// A frame up to this size is written from one slice, which costs less than two.
+const SHORT_FRAME: usize = 128;
+
+/// Holds a short frame, or the header of a long one.
+pub(crate) type FrameBuffer = [u8; SHORT_FRAME];
+
+/// The buffer that [`EncodedFrame::new`] fills.
+pub(crate) const EMPTY: FrameBuffer = [0; SHORT_FRAME];
+
+/// Writes a frame's header to the start of `buffer`. Returns its length, two to 14 bytes, and the mask key of a client's
+/// frame.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "each arm has just compared the length")]
+#[expect(clippy::indexing_slicing, reason = "`len` is at most 10, and the buffer is much longer")]
+fn put_header(
+    role: Role,
+    opcode: Opcode,
+    payload: usize,
+    buffer: &mut FrameBuffer,
+) -> (usize, Option<[u8; 4]>) {
+    let mask_bit = if role == Role::Client { 0x80 } else { 0 };
+    buffer[0] = opcode as u8;
+    let len = if payload <= 125 {
+        buffer[1] = mask_bit | payload as u8;
+        2
+    } else if payload <= usize::from(u16::MAX) {
+        buffer[1] = mask_bit | 126;
+        buffer[2..4].copy_from_slice(&(payload as u16).to_be_bytes());
+        4
+    } else {
+        buffer[1] = mask_bit | 127;
+        buffer[2..10].copy_from_slice(&(payload as u64).to_be_bytes());
+        10
+    };
+    if role == Role::Server {
+        return (len, None);
+    }
+    let key = mask_key();
+    buffer[len..len + 4].copy_from_slice(&key);
+    (len + 4, Some(key))
 }
 
-impl Header {
-    /// The longest header without a mask key: two bytes, and eight for the length.
-    const MAX: usize = 10;
-    /// The longest header of an unmasked frame with less than 64 KiB of payload.
-    pub(crate) const SHORT: usize = 4;
+/// One encoded frame, in at most two slices.
+///
+/// The payload of a long message is not copied, except for a client's message that the caller keeps: masking needs a copy.
+#[derive(Debug)]
+pub(crate) struct EncodedFrame<'a> {
+    /// The header, and all of a short message's payload.
+    head: &'a [u8],
+    payload: Cow<'a, [u8]>,
+}
 
-    /// Makes a header: for a client with a new random mask key, for a server without one.
+impl<'a> EncodedFrame<'a> {
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "each arm has just compared the length")]
-    #[expect(clippy::indexing_slicing, reason = "`len` is at most 10, and the array has four bytes more")]
-    pub(crate) fn new(role: Role, opcode: Opcode, payload: usize) -> Self {
-        let mut bytes = [0; Self::MAX + 4];
-        let mask_bit = if role == Role::Client { 0x80 } else { 0 };
-        bytes[0] = opcode as u8;
-        let mut len = if payload <= 125 {
-            bytes[1] = mask_bit | payload as u8;
-            2
-        } else if payload <= usize::from(u16::MAX) {
-            bytes[1] = mask_bit | 126;
-            bytes[2..4].copy_from_slice(&(payload as u16).to_be_bytes());
-            4
-        } else {
-            bytes[1] = mask_bit | 127;
-            bytes[2..10].copy_from_slice(&(payload as u64).to_be_bytes());
-            10
-        };
-        let key = (role == Role::Client).then(mask_key);
-        if let Some(key) = key {
-            bytes[len..len + 4].copy_from_slice(&key);
-            len += 4;
+    pub(crate) fn new(role: Role, message: impl IntoMessage + 'a, buffer: &'a mut FrameBuffer) -> Self {
+        let view = message.as_message();
+        let payload = view.as_bytes();
+        let (header, key) = put_header(role, view.into(), payload.len(), buffer);
+        let end = header + payload.len();
+        if let Some(place) = buffer.get_mut(header..end) {
+            place.copy_from_slice(payload);
+            if let Some(key) = key {
+                mask(place, key, 0);
+            }
+            return Self { head: buffer.get(..end).unwrap_or_default(), payload: Cow::Borrowed(&[]) };
         }
-        Self { bytes, len, key }
+        let mut payload = message.into_payload();
+        if let Some(key) = key {
+            mask(payload.to_mut(), key, 0);
+        }
+        Self { head: buffer.get(..header).unwrap_or_default(), payload }
     }
 
     #[inline]
-    #[expect(clippy::indexing_slicing, reason = "only `new` sets `len`")]
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
+    pub(crate) fn len(&self) -> usize {
+        self.head.len() + self.payload.len()
+    }
+
+    #[inline]
+    pub(crate) fn slices(&self) -> [&[u8]; 2] {
+        [self.head, &self.payload]
+    }
+
+    /// Returns the second of the [`slices`](Self::slices), without a copy if the caller gave the message away.
+    pub(crate) fn into_payload(self) -> Vec<u8> {
+        self.payload.into_owned()
     }
 }
 
@@ -106,12 +147,13 @@ pub(crate) fn append(role: Role, opcode: Opcode, payload: &[u8], frame: &mut Vec
     if append_short(role, opcode, payload, frame) {
         return;
     }
-    let header = Header::new(role, opcode, payload.len());
-    frame.reserve(header.len + payload.len());
-    frame.extend_from_slice(header.as_bytes());
+    let mut buffer = EMPTY;
+    let (header, key) = put_header(role, opcode, payload.len(), &mut buffer);
+    frame.reserve(header + payload.len());
+    frame.extend_from_slice(buffer.get(..header).unwrap_or_default());
     let start = frame.len();
     frame.extend_from_slice(payload);
-    if let Some(key) = header.key {
+    if let Some(key) = key {
         mask(frame.get_mut(start..).unwrap_or_default(), key, 0);
     }
 }
@@ -168,7 +210,7 @@ mod tests {
 
     #[test]
     fn lengths_take_the_fewest_bytes() {
-        let size = |payload| Header::new(Role::Server, Opcode::Binary, payload).as_bytes().len();
+        let size = |payload| put_header(Role::Server, Opcode::Binary, payload, &mut EMPTY.clone()).0;
         for (payload, bytes) in [(0, 2), (125, 2), (126, 4), (65535, 4), (65536, 10), (1 << 31, 10)] {
             assert_eq!(size(payload), bytes, "{payload}");
         }
