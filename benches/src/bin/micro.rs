@@ -13,11 +13,14 @@ use threadws_benches::{BINARY, TEXT, client_frame, header, open};
 type Case = (&'static str, usize, fn(usize) -> Result<(), Box<dyn Error>>);
 
 const SERVED: &[Case] = &[
-    ("served, 32 B, 64 a read, recv_ref", 64, |rounds| serve(rounds, BINARY, 32, 64, borrowed)),
-    ("served, 32 B, 64 a read, recv", 64, |rounds| serve(rounds, BINARY, 32, 64, owned)),
-    ("served, text 32 B, 64 a read, recv_ref", 64, |rounds| serve(rounds, TEXT, 32, 64, borrowed)),
-    ("served, 32 B, 1 a read, recv_ref", 1, |rounds| serve(rounds, BINARY, 32, 1, borrowed)),
-    ("served, 1 KiB, 16 a read, recv_ref", 16, |rounds| serve(rounds, BINARY, 1024, 16, borrowed)),
+    ("served, 32 B, 64 a read, recv_ref", 64, |rounds| serve(rounds, BINARY, 32, [64; 2], borrowed)),
+    ("served, 32 B, 64 a read, recv", 64, |rounds| serve(rounds, BINARY, 32, [64; 2], owned)),
+    ("served, text 32 B, 64 a read, recv_ref", 64, |rounds| serve(rounds, TEXT, 32, [64; 2], borrowed)),
+    ("served, 32 B, 1 a read, recv_ref", 1, |rounds| serve(rounds, BINARY, 32, [1; 2], borrowed)),
+    ("served, 1 KiB, 16 a read, recv_ref", 16, |rounds| serve(rounds, BINARY, 1024, [16; 2], borrowed)),
+    ("sent, 32 B, send", 64, |rounds| serve(rounds, BINARY, 32, [1, 64], sent)),
+    ("sent, 32 B, broadcast", 64, |rounds| serve(rounds, BINARY, 32, [1, 64], broadcast)),
+    ("sent, 512 B, try_send", 64, |rounds| serve(rounds, BINARY, 512, [1, 64], tried)),
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -116,13 +119,41 @@ fn owned(client: &mut Connection) -> threadws::Result<()> {
     Ok(())
 }
 
+/// Sends each message back 64 times, as another thread would.
+fn sent(client: &mut Connection) -> threadws::Result<()> {
+    let sender = client.sender();
+    while let Some(message) = client.recv()? {
+        (0..64).try_for_each(|_| sender.send(&message))?;
+    }
+    Ok(())
+}
+
+fn tried(client: &mut Connection) -> threadws::Result<()> {
+    let sender = client.sender();
+    while let Some(message) = client.recv()? {
+        (0..64).try_for_each(|_| sender.try_send(&message))?;
+    }
+    Ok(())
+}
+
+/// Sends each message 64 times to every client, of which there is one.
+fn broadcast(client: &mut Connection) -> threadws::Result<()> {
+    let hub = client.hub()?.clone();
+    while let Some(message) = client.recv()? {
+        for _ in 0..64 {
+            hub.broadcast(&message);
+        }
+    }
+    Ok(())
+}
+
 /// In each round sends a burst and reads all answers, so that the server always reads the same number of messages at a
 /// time.
 fn serve(
     rounds: usize,
     opcode: u8,
     size: usize,
-    messages: usize,
+    [messages, answers]: [usize; 2],
     echo: fn(&mut Connection) -> threadws::Result<()>,
 ) -> Result<(), Box<dyn Error>> {
     let server = Server::bind("127.0.0.1:0")?;
@@ -133,7 +164,7 @@ fn serve(
     let burst = client_frame(opcode, &payload).repeat(messages);
     let mut answer = header(opcode, size);
     answer.extend_from_slice(&payload);
-    let answer = answer.repeat(messages);
+    let answer = answer.repeat(answers);
     let mut bytes = vec![0; answer.len()];
     for _ in 0..rounds {
         stream.write_all(&burst)?;
