@@ -1,6 +1,6 @@
 //! `threadws serve`: starts the server, handles each client, and stops at a signal.
 
-use crate::args::serve::{AllowedOrigins, Answer, LISTEN, Listen, ServeOptions, TrustedProxies};
+use crate::args::serve::{Answer, LISTEN, Listen, ServeOptions};
 use crate::http::{self, PlainHttp};
 use crate::preview::Preview;
 use crate::signals::StopSignal;
@@ -101,16 +101,12 @@ fn configure(server: Server, options: &ServeOptions) -> Server {
             .on_subscribe(|_, client, topic| debug!("client {} joined {topic:?}", client.id()))
             .on_unsubscribe(|_, client, topic| debug!("client {} left {topic:?}", client.id()));
     }
-    server = match &options.trust {
-        TrustedProxies::Any => server.trust_any_proxy(),
-        TrustedProxies::These(who) => who.iter().fold(server, |server, who| server.trust_proxy(who)),
-    };
-    server = match &options.origins {
-        AllowedOrigins::Any => server.allow_any_origin(),
-        AllowedOrigins::These(origins) => {
-            origins.iter().fold(server, |server, origin| server.allow_origin(origin))
-        }
-    };
+    for who in &options.trust {
+        server = if who == "any" { server.trust_any_proxy() } else { server.trust_proxy(who) };
+    }
+    for origin in &options.origins {
+        server = if origin == "any" { server.allow_any_origin() } else { server.allow_origin(origin) };
+    }
     if let Some(path) = &options.path {
         server = server.path(path);
     }

@@ -16,8 +16,10 @@ pub(crate) struct ServeOptions {
     pub(crate) every: Option<Duration>,
     pub(crate) message: String,
     pub(crate) answer: Answer,
-    pub(crate) trust: TrustedProxies,
-    pub(crate) origins: AllowedOrigins,
+    /// `any` alone, `none` alone, or `loopback`, addresses and CIDR blocks.
+    pub(crate) trust: Vec<String>,
+    /// `any`, or origins.
+    pub(crate) origins: Vec<String>,
     pub(crate) path: Option<String>,
     pub(crate) max_clients: Option<usize>,
     pub(crate) max_message: usize,
@@ -54,22 +56,6 @@ pub(crate) enum Answer {
     Broadcast,
     /// Publishes it to the clients that connected with the same path.
     Topics,
-}
-
-/// The proxies whose `X-Forwarded-For` is believed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum TrustedProxies {
-    Any,
-    /// `none` alone; or `loopback`, addresses and CIDR blocks.
-    These(Vec<String>),
-}
-
-/// The other sites whose pages may connect.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum AllowedOrigins {
-    Any,
-    /// In addition to the host in the request, which is always allowed.
-    These(Vec<String>),
 }
 
 pub(crate) const HELP: &str = "\
@@ -204,8 +190,8 @@ impl Default for ServeOptions {
             every: Some(Duration::from_secs(3)),
             message: "hello from threadws".to_owned(),
             answer: Answer::Nothing,
-            trust: TrustedProxies::These(vec!["loopback".to_owned()]),
-            origins: AllowedOrigins::These(Vec::new()),
+            trust: vec!["loopback".to_owned()],
+            origins: Vec::new(),
             path: None,
             max_clients: None,
             max_message: 1 << 20,
@@ -227,10 +213,11 @@ impl Default for ServeOptions {
 /// for the repeatable ones.
 pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Result<Command, String> {
     let mut options = ServeOptions::default();
-    let mut given = Given::default();
+    let mut trust = Vec::new();
+    let mut log = LogChoice::default();
     while let Some(arg) = parser.next().map_err(one_line)? {
         if let Some(option) = LogOption::of(&arg) {
-            given.log.take(option, &mut parser)?;
+            log.take(option, &mut parser)?;
             continue;
         }
         match arg {
@@ -238,19 +225,19 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
             Short('V') | Long("version") => return Ok(Command::Print(VERSION)),
             Long("every") => options.every = value(&mut parser, "every", values::duration_or_off)?,
             Long("message") => options.message = value(&mut parser, "message", |text| Ok(text.to_owned()))?,
-            Long("echo") => given.echo = true,
-            Long("broadcast") => given.broadcast = true,
-            Long("topics") => given.topics = true,
+            Long("echo") => set_answer(&mut options, Answer::Echo)?,
+            Long("broadcast") => set_answer(&mut options, Answer::Broadcast)?,
+            Long("topics") => set_answer(&mut options, Answer::Topics)?,
             Long("no-page") => options.page = false,
             Long("listen") => options.listen = value(&mut parser, "listen", listen)?,
             Long("path") => options.path = Some(value(&mut parser, "path", values::path)?),
             Long("allow-origin") => {
-                given.origins.push(value(&mut parser, "allow-origin", |text| match text {
+                options.origins.push(value(&mut parser, "allow-origin", |text| match text {
                     "any" => Ok(text.to_owned()),
                     origin => values::origin(origin),
                 })?)
             }
-            Long("trust-proxy") => given.trust.push(value(&mut parser, "trust-proxy", |text| match text {
+            Long("trust-proxy") => trust.push(value(&mut parser, "trust-proxy", |text| match text {
                 "loopback" | "none" | "any" => Ok(text.to_owned()),
                 network => values::network(network),
             })?),
@@ -284,25 +271,18 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
             other => return Err(one_line(other.unexpected())),
         }
     }
-    options.answer = answer(&given)?;
-    if given.topics && options.path.is_some() {
+    if options.answer == Answer::Topics && options.path.is_some() {
         return Err("--topics and --path cannot be combined".to_owned());
     }
-    options.log = given.log.resolve(env_log)?;
-    options.trust = trust(given.trust)?.unwrap_or(options.trust);
-    options.origins = origins(given.origins);
+    if trust.len() > 1 && trust.iter().any(|who| who == "any" || who == "none") {
+        // Contradictory, and addresses must not be believed on a guess.
+        return Err("--trust-proxy: none and any cannot be combined with other values".to_owned());
+    }
+    if !trust.is_empty() {
+        options.trust = trust;
+    }
+    options.log = log.resolve(env_log)?;
     Ok(Command::Serve(Box::new(options)))
-}
-
-/// The options that can only be checked when the whole command line was read.
-#[derive(Default)]
-struct Given {
-    echo: bool,
-    broadcast: bool,
-    topics: bool,
-    trust: Vec<String>,
-    origins: Vec<String>,
-    log: LogChoice,
 }
 
 fn listen(text: &str) -> Result<Listen, String> {
@@ -313,37 +293,12 @@ fn listen(text: &str) -> Result<Listen, String> {
     }
 }
 
-fn answer(given: &Given) -> Result<Answer, String> {
-    match (given.echo, given.broadcast, given.topics) {
-        (false, false, false) => Ok(Answer::Nothing),
-        (true, false, false) => Ok(Answer::Echo),
-        (false, true, false) => Ok(Answer::Broadcast),
-        (false, false, true) => Ok(Answer::Topics),
-        (true, true, _) => Err("--echo and --broadcast cannot be combined".to_owned()),
-        (true, _, true) => Err("--echo and --topics cannot be combined".to_owned()),
-        (_, true, true) => Err("--broadcast and --topics cannot be combined".to_owned()),
+fn set_answer(options: &mut ServeOptions, answer: Answer) -> Result<(), String> {
+    if ![Answer::Nothing, answer].contains(&options.answer) {
+        return Err("--echo, --broadcast and --topics cannot be combined".to_owned());
     }
-}
-
-fn trust(given: Vec<String>) -> Result<Option<TrustedProxies>, String> {
-    let has = |word: &str| given.iter().any(|who| who == word);
-    match given.len() {
-        0 => Ok(None),
-        1 if has("any") => Ok(Some(TrustedProxies::Any)),
-        // Contradictory, and addresses must not be believed on a guess.
-        2.. if has("any") || has("none") => {
-            Err("--trust-proxy: none and any cannot be combined with other values".to_owned())
-        }
-        _ => Ok(Some(TrustedProxies::These(given))),
-    }
-}
-
-fn origins(given: Vec<String>) -> AllowedOrigins {
-    if given.iter().any(|origin| origin == "any") {
-        AllowedOrigins::Any
-    } else {
-        AllowedOrigins::These(given)
-    }
+    options.answer = answer;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -377,11 +332,8 @@ mod tests {
             every: Some(Duration::from_millis(500)),
             message: "hi".to_owned(),
             answer: Answer::Broadcast,
-            trust: TrustedProxies::These(vec!["10.0.0.0/8".to_owned(), "loopback".to_owned()]),
-            origins: AllowedOrigins::These(vec![
-                "https://a.example".to_owned(),
-                "https://b.example".to_owned(),
-            ]),
+            trust: vec!["10.0.0.0/8".to_owned(), "loopback".to_owned()],
+            origins: vec!["https://a.example".to_owned(), "https://b.example".to_owned()],
             path: Some("/ws".to_owned()),
             max_clients: Some(9),
             max_message: 64 * 1024,
@@ -397,11 +349,11 @@ mod tests {
             log: LogFilter::parse("threadws=debug").expect("a filter"),
         };
         assert_eq!(options(line), expected);
-        assert_eq!(options("--trust-proxy none").trust, TrustedProxies::These(vec!["none".to_owned()]));
-        assert_eq!(options("--trust-proxy any").trust, TrustedProxies::Any);
+        assert_eq!(options("--trust-proxy none").trust, ["none"]);
+        assert_eq!(options("--trust-proxy any").trust, ["any"]);
         assert_eq!(options("--topics").answer, Answer::Topics);
         assert_eq!(options("--slow-peer skip --slow-peer close").slow_peer, SlowPeer::Close);
-        assert_eq!(options("--allow-origin any").origins, AllowedOrigins::Any);
+        assert_eq!(options("--allow-origin any").origins, ["any"]);
         assert_eq!(options("--every 1s --every 0").every, None);
         assert_eq!(
             command("--listen systemd").map(|_| ()),
