@@ -1,7 +1,7 @@
-//! What one client address may take of a server: connections at a time, and handshakes and messages in a time.
+//! Limits for each client address: connections at the same time, and handshakes and messages in a period.
 //!
-//! An IPv6 client counts by its /64, which is what a household or a machine is given: by the whole address it could have
-//! 2⁶⁴ budgets. No lock is held over anything that waits.
+//! An IPv6 client counts by its /64, because a household or a machine has all addresses of its /64. With limits for whole
+//! addresses it would have 2⁶⁴ budgets. No lock is held over a call that waits.
 
 mod connections;
 mod rate;
@@ -15,7 +15,7 @@ use connections::Counted;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// All quotas of a server; those that are not set cost nothing.
+/// The quotas of a server. One that is not set costs nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Quotas {
     pub(crate) connections: Option<Arc<Connections>>,
@@ -23,7 +23,7 @@ pub(crate) struct Quotas {
     pub(crate) messages: Option<Buckets>,
 }
 
-/// A connection that was let in. It counts until this is dropped.
+/// A connection within the quotas of its address. It counts until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Admission {
     _counted: Option<Counted>,
@@ -33,13 +33,13 @@ pub(crate) struct Admission {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Excess {
     Connections,
-    /// The next handshake is welcome after so long.
+    /// The next handshake will be admitted after this time.
     Handshakes(Duration),
 }
 
 impl Quotas {
-    /// Lets a connection in, or says why not. One that would be too many takes no handshake from its address. A client
-    /// without an IP address, behind a Unix socket, is not counted.
+    /// Admits a connection, or returns the quota that is used up. A refused connection takes no handshake from its address.
+    /// A client without an IP address, behind a Unix socket, is not counted.
     pub(crate) fn admit(&self, client: Addr) -> Result<Admission, Excess> {
         let Some(client) = client.ip() else { return Ok(Admission { _counted: None }) };
         let counted = match &self.connections {
@@ -52,14 +52,14 @@ impl Quotas {
         Ok(Admission { _counted: counted })
     }
 
-    /// What all connections of this address may receive together, if that is limited.
+    /// Returns the bucket for the messages of this address, on all of its connections. `None` if messages are not limited.
     pub(crate) fn messages(&self, client: Addr) -> Option<Arc<Bucket>> {
         let client = client.ip()?;
         self.messages.as_ref().map(|messages| messages.of(client, now()))
     }
 }
 
-/// Whom a quota counts as one.
+/// The part of an address by which a quota counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum AddressKey {
     V4(u32),
@@ -83,21 +83,21 @@ impl From<IpAddr> for AddressKey {
 mod tests {
     use super::*;
 
-    fn origin(text: &str) -> AddressKey {
+    fn key(text: &str) -> AddressKey {
         text.parse::<IpAddr>().expect("an address").into()
     }
 
     #[test]
-    fn an_ipv6_client_counts_by_its_first_64_bits_and_an_ipv4_client_by_all_of_its_own() {
-        assert_eq!(origin("2001:db8:0:1::1"), origin("2001:db8:0:1:ffff:ffff:ffff:ffff"));
-        assert_ne!(origin("2001:db8:0:1::1"), origin("2001:db8:0:2::1"));
-        assert_ne!(origin("192.0.2.1"), origin("192.0.2.2"));
-        assert_eq!(origin("192.0.2.1"), origin("::ffff:192.0.2.1"));
-        assert_ne!(origin("0.0.0.1"), origin("::"));
+    fn ipv6_clients_count_by_64_bits_and_ipv4_clients_by_all() {
+        assert_eq!(key("2001:db8:0:1::1"), key("2001:db8:0:1:ffff:ffff:ffff:ffff"));
+        assert_ne!(key("2001:db8:0:1::1"), key("2001:db8:0:2::1"));
+        assert_ne!(key("192.0.2.1"), key("192.0.2.2"));
+        assert_eq!(key("192.0.2.1"), key("::ffff:192.0.2.1"));
+        assert_ne!(key("0.0.0.1"), key("::"));
     }
 
     #[test]
-    fn a_connection_too_many_takes_no_handshake_and_a_handshake_too_many_no_place() {
+    fn a_refused_connection_takes_no_handshake_and_no_place() {
         let client = Addr::Ip([192, 0, 2, 1].into());
         let quotas = Quotas {
             connections: Some(Arc::new(Connections::new(1))),

@@ -1,15 +1,15 @@
-//! How many connections each client address has now.
+//! The number of connections that each client address has now.
 
 use super::AddressKey;
 use crate::sync::{Arc, Mutex};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-/// Counts the connections of each address. An entry lives as long as its address has connections, so there are never more
+/// Counts the connections of each address. An address has an entry while it has connections, so there are never more
 /// entries than connections.
 #[derive(Debug)]
 pub(crate) struct Connections {
-    most: usize,
+    limit: usize,
     counts: Mutex<BTreeMap<AddressKey, usize>>,
 }
 
@@ -17,34 +17,34 @@ pub(crate) struct Connections {
 #[derive(Debug)]
 pub(super) struct Counted {
     connections: Arc<Connections>,
-    origin: AddressKey,
+    key: AddressKey,
 }
 
 impl Connections {
-    /// At most so many for each address.
-    pub(crate) fn new(most: usize) -> Self {
-        Self { most, counts: Mutex::default() }
+    /// `limit` is for each address.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { limit, counts: Mutex::default() }
     }
 
-    /// Counts one more; `None` if that would be too many.
+    /// Counts one more connection. `None` if that would be too many.
     pub(super) fn take(this: &Arc<Self>, client: IpAddr) -> Option<Counted> {
-        let origin = AddressKey::from(client);
+        let key = AddressKey::from(client);
         let mut counts = this.counts.lock();
-        let before = counts.get(&origin).copied().unwrap_or(0);
-        if before >= this.most {
+        let before = counts.get(&key).copied().unwrap_or(0);
+        if before >= this.limit {
             return None;
         }
-        counts.insert(origin, before + 1);
-        Some(Counted { connections: Arc::clone(this), origin })
+        counts.insert(key, before + 1);
+        Some(Counted { connections: Arc::clone(this), key })
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
         let mut counts = self.connections.counts.lock();
-        match counts.get_mut(&self.origin) {
+        match counts.get_mut(&self.key) {
             Some(count) if *count > 1 => *count -= 1,
-            _ => drop(counts.remove(&self.origin)),
+            _ => drop(counts.remove(&self.key)),
         }
     }
 }
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_address_has_its_own_count_and_none_is_kept_without_connections() {
+    fn each_address_has_its_own_count_while_it_has_connections() {
         let connections = Arc::new(Connections::new(2));
         let take = |ip: &str| Connections::take(&connections, ip.parse().expect("an address"));
         let held = [take("192.0.2.1"), take("192.0.2.1"), take("2001:db8::1"), take("2001:db8::2")];

@@ -1,4 +1,4 @@
-//! Token buckets: one for each client address, as far as it is not full.
+//! Token buckets, one for each client address whose bucket is not full.
 
 use super::AddressKey;
 use crate::error::{Error, Result};
@@ -7,24 +7,24 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Addresses that are remembered beside those which have connections: some 10 MB at the most.
+/// How many addresses without connections are remembered: about 10 MB.
 const MAX_REMEMBERED: usize = 64 * 1024;
-/// So many are kept without a look at which of them are full again.
+/// The smallest table that is searched for buckets that are full again.
 const FEW: usize = 1024;
-/// No clock here counts longer than a year, so that sums of nanoseconds fit.
+/// The longest period is a year, so that sums of nanoseconds do not overflow.
 const MAX_PERIOD: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// So many in so long. They may come at once; the next one when its share of the time has passed.
+/// A number of tokens for a period. They can be taken at once; each one returns after its share of the period.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rate {
     pub(crate) limit: u32,
     pub(crate) per: Duration,
-    /// What one takes, in nanoseconds: the time after which it may come again.
+    /// The time after which one token returns, in nanoseconds.
     cost: u64,
 }
 
 impl Rate {
-    /// Refuses what cannot work; `name` is the setting's.
+    /// Returns an error for a rate that cannot work. `name` is the name of the setting.
     pub(crate) fn new(name: &str, limit: u32, per: Duration) -> Result<Self> {
         if limit == 0 {
             return Err(Error::invalid(format!("{name} allows 0")));
@@ -39,13 +39,13 @@ impl Rate {
     }
 }
 
-/// What one address has left of a rate.
+/// The tokens of one address.
 #[derive(Debug)]
 pub(crate) struct Bucket {
     rate: Rate,
     epoch: Instant,
-    /// When the bucket will be full again, in nanoseconds after `epoch`; it is full if that has passed. Relaxed: it
-    /// stands for itself.
+    /// The time at which the bucket will be full again, in nanoseconds after `epoch`. Relaxed, because it guards no other
+    /// data.
     full_at: AtomicU64,
 }
 
@@ -54,8 +54,10 @@ impl Bucket {
         self.rate
     }
 
-    /// Takes one token, or tells how long it takes until there is one. The clock is asked after the bucket, each time: of two
-    /// threads the one that asked it first may come second, and would find the bucket emptier than it is.
+    /// Takes one token, or returns the time until there is one.
+    ///
+    /// Each attempt reads the clock after the bucket. Otherwise a thread could read the clock first, lose the race for the
+    /// bucket, and find it emptier than it is.
     pub(crate) fn take(&self, clock: impl Fn() -> Instant) -> Result<(), Duration> {
         // A whole number of tokens, so that exactly `limit` come at once.
         let all = self.rate.cost * u64::from(self.rate.limit);
@@ -74,11 +76,11 @@ impl Bucket {
     }
 }
 
-/// A bucket for each address that has taken something lately.
+/// The buckets of the addresses that have taken tokens lately.
 ///
-/// A full bucket is as good as none, so it is forgotten. A peer that comes from ever new addresses could still fill the
-/// table: then the eighth of the buckets that are nearest to full are forgotten, and whoever has taken most stays known.
-/// Buckets of addresses with open connections are kept: there are no more of them than connections.
+/// A full bucket is removed, because a new bucket is full, too. A peer that uses ever new addresses could still fill the
+/// table. Then the eighth of the buckets that are nearest to full are removed, so the addresses that have taken most stay.
+/// Buckets of addresses with open connections are kept. There are no more of them than connections.
 #[derive(Debug)]
 pub(crate) struct Buckets {
     rate: Rate,
@@ -89,49 +91,49 @@ pub(crate) struct Buckets {
 #[derive(Debug)]
 struct Table {
     buckets: BTreeMap<AddressKey, Arc<Bucket>>,
-    /// At so many the full ones are looked for; it grows with what was found, so that a look costs little for each entry.
-    look_at: usize,
+    /// The size at which full buckets are searched for. It grows with what the search leaves, so that a search costs little
+    /// for each new entry.
+    search_at: usize,
 }
 
 impl Buckets {
     pub(crate) fn new(rate: Rate) -> Self {
-        let table = Table { buckets: BTreeMap::new(), look_at: FEW };
+        let table = Table { buckets: BTreeMap::new(), search_at: FEW };
         Self { rate, epoch: now(), table: Mutex::new(table) }
     }
 
-    /// The bucket of this address, to be kept as long as it has connections.
+    /// Returns the bucket of this address. The caller keeps it as long as the address has connections.
     pub(crate) fn of(&self, client: IpAddr, now: Instant) -> Arc<Bucket> {
-        let origin = AddressKey::from(client);
+        let key = AddressKey::from(client);
         let mut table = self.table.lock();
-        if let Some(bucket) = table.buckets.get(&origin) {
+        if let Some(bucket) = table.buckets.get(&key) {
             return Arc::clone(bucket);
         }
-        if table.buckets.len() >= table.look_at {
+        if table.buckets.len() >= table.search_at {
             table.forget(now);
         }
         let bucket = Arc::new(Bucket { rate: self.rate, epoch: self.epoch, full_at: AtomicU64::new(0) });
-        table.buckets.insert(origin, Arc::clone(&bucket));
+        table.buckets.insert(key, Arc::clone(&bucket));
         bucket
     }
 }
 
 impl Table {
     fn forget(&mut self, now: Instant) {
-        // Clones are made under our lock alone: what nobody has now stays with nobody.
+        // Clones are only made under the lock of the table, so a bucket that is unused now stays unused.
         let unused = |bucket: &Arc<Bucket>| Arc::strong_count(bucket) == 1;
         self.buckets.retain(|_, bucket| !unused(bucket) || !bucket.is_full(now));
         if self.buckets.len() >= MAX_REMEMBERED {
             let remembered = self.buckets.iter().filter(|(_, bucket)| unused(bucket));
-            let mut nearest: Vec<(u64, AddressKey)> = remembered
-                .map(|(origin, bucket)| (bucket.full_at.load(Ordering::Relaxed), *origin))
-                .collect();
+            let mut nearest: Vec<(u64, AddressKey)> =
+                remembered.map(|(key, bucket)| (bucket.full_at.load(Ordering::Relaxed), *key)).collect();
             nearest.sort_unstable();
-            for (_, origin) in nearest.into_iter().take(MAX_REMEMBERED / 8) {
-                self.buckets.remove(&origin);
+            for (_, key) in nearest.into_iter().take(MAX_REMEMBERED / 8) {
+                self.buckets.remove(&key);
             }
         }
         let left = self.buckets.len();
-        self.look_at = (left * 2).clamp(FEW, MAX_REMEMBERED.max(left + left / 8 + 1));
+        self.search_at = (left * 2).clamp(FEW, MAX_REMEMBERED.max(left + left / 8 + 1));
     }
 }
 
@@ -156,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn n_may_come_at_once_and_the_next_when_its_share_of_the_time_has_passed() {
+    fn the_limit_comes_at_once_and_each_token_after_its_share() {
         let second = Duration::from_secs(1);
         let rates =
             [(1, second), (3, second), (7, second * 10), (50_000, second), (3, Duration::from_nanos(10))];
@@ -181,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_that_come_at_once_neither_is_refused() {
+    fn two_threads_at_once_can_take_the_last_two_tokens() {
         let buckets = buckets(2, Duration::from_secs(3600));
         let all = Vec::from_iter((0..20_000).map(|n| buckets.of(address(n), now())));
         let here = AtomicU64::new(0);
@@ -226,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_with_ever_new_addresses_does_not_grow_the_table_and_does_not_free_whoever_took_most() {
+    fn ever_new_addresses_neither_grow_the_table_nor_free_the_greedy() {
         let buckets = buckets(2, Duration::from_secs(3600));
         let now = buckets.epoch;
         let greedy = buckets.of(address(0), now);

@@ -1,29 +1,30 @@
-//! How many client threads this process can have. One count and one capacity for all its servers, because the limits
-//! are the process's.
+//! How many client threads this process can have. All servers of the process share one count and one capacity, because
+//! the limits belong to the process.
 
 use crate::sync::{AtomicUsize, OnceLock, Ordering};
 use rustix::process::{Resource, getrlimit};
 use std::fs;
 use std::path::Path;
 
-/// Memory mappings of a thread of std's: stack, guard, alternative signal stack, its guard.
+/// Memory mappings of a thread that std starts: the stack, its guard, the alternative signal stack, its guard.
 const MAPPINGS_PER_THREAD: u64 = 4;
-/// What of each limit is left to the rest of the program, to files, allocators and threads of its own: this part, and at
-/// least so much.
+/// The part of each limit that is left to the rest of the program, for its files, threads and allocators: a sixteenth, and
+/// at least `SPARE`.
 const SPARE_PART: u64 = 16;
 const SPARE: u64 = 64;
-/// The same of mappings, of which each large buffer and message takes one too.
+/// The spare part of the memory mappings: a fifth, because each large buffer and message takes one.
 const SPARE_MAPPINGS: u64 = 5;
-/// Memory that a client may take: a stack, buffers, a message on its way in and one on its way out, all of default sizes. An
-/// allocation that fails ends the process.
+/// The memory that a client can take, in bytes: a stack, buffers, a message that is received and one that is sent, all of
+/// default sizes. Counted against limits at which an allocation fails, because that aborts the process.
 const MEMORY_PER_CLIENT: u64 = 4 << 20;
-/// What a client holds at rest, with its kernel stack and its sockets, twice over. What is in use is measured against it:
-/// there are machines and control groups that could not hold what every client may take, and do not have to.
+/// Twice the memory of an idle client, with its kernel stack and its socket, in bytes. Counted against the memory of the
+/// machine and of its control groups, which many servers could not fill with `MEMORY_PER_CLIENT` and never do.
 const MEMORY_AT_REST: u64 = 64 << 10;
-/// Addresses that glibc's allocator reserves for a thread, for up to 8 threads a processor (mallopt(3), `M_ARENA_MAX`).
+/// The address space that glibc reserves for the arena of a thread, for up to 8 threads for each processor (mallopt(3),
+/// `M_ARENA_MAX`).
 const ARENA: u64 = 64 << 20;
 const ARENAS_PER_PROCESSOR: u64 = 8;
-/// What a limit that cannot be read is taken for.
+/// The value of a limit that cannot be read.
 const UNKNOWN: u64 = 1 << 20;
 
 /// How many clients a server can have at the same time, and which limit decides.
@@ -39,13 +40,13 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// The process's capacity, read once, when it is first asked for.
+    /// Returns the capacity of the process. The limits are read in the first call.
     pub(crate) fn of_process() -> Self {
         static CAPACITY: OnceLock<Capacity> = OnceLock::new();
         *CAPACITY.get_or_init(|| lowest(&limits()))
     }
 
-    /// No more than `clients`.
+    /// Returns this capacity, or `clients` if that is lower.
     pub(crate) fn at_most(self, clients: usize) -> Self {
         if clients < self.clients { Self { clients, limited_by: "max_clients" } } else { self }
     }
@@ -57,15 +58,15 @@ impl std::fmt::Display for Capacity {
     }
 }
 
-/// One place for a client thread. It is given back when this is dropped.
+/// A place for one client thread. It is free again when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Place(());
 
-/// Client threads of all servers of this process. Relaxed: it counts, and orders nothing.
+/// The places that are taken, by all servers of this process. Relaxed, because it guards no other data.
 static TAKEN: AtomicUsize = AtomicUsize::new(0);
 
 impl Place {
-    /// Takes a place, if one is left.
+    /// Takes a place. `None` if none is left.
     pub(crate) fn take() -> Option<Self> {
         let capacity = Capacity::of_process().clients;
         let taken = TAKEN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
@@ -81,7 +82,7 @@ impl Drop for Place {
     }
 }
 
-/// A limit, what of it is in use, how much of it a client takes, and which part is spared.
+/// A limit of the system, how much of it is in use, how much a client takes, and which part is spared.
 struct Limit {
     name: &'static str,
     limit: u64,
@@ -104,7 +105,7 @@ impl Limit {
 fn lowest(limits: &[Limit]) -> Capacity {
     let lowest = limits.iter().min_by_key(|limit| limit.clients());
     let (count, name) = lowest.map_or((UNKNOWN, "nothing known"), |limit| (limit.clients(), limit.name));
-    // A limit so low that nothing is spare still serves one client at a time.
+    // At least one, so that a server with a very low limit still serves one client at a time.
     Capacity { clients: usize::try_from(count).unwrap_or(usize::MAX).max(1), limited_by: name }
 }
 
@@ -129,7 +130,7 @@ fn limits() -> Vec<Limit> {
         Limit::new("kernel.pid_max", number("/proc/sys/kernel/pid_max"), threads, 1),
     ];
     let optional = [
-        // It does not bind root, but who serves as root may drop it later.
+        // It does not limit root, but the program can change its user later.
         ("RLIMIT_NPROC", getrlimit(Resource::Nproc).current, threads, 1),
         ("RLIMIT_DATA", getrlimit(Resource::Data).current, own("VmData:"), MEMORY_PER_CLIENT),
         ("cgroup pids.max", cgroup("pids", ["pids.max"; 2]), threads, 1),
@@ -150,7 +151,7 @@ fn limits() -> Vec<Limit> {
     limits
 }
 
-/// The first clients' threads reserve an arena each, the others share them.
+/// The threads of the first clients reserve an arena each. The others share those arenas.
 fn address_space(limit: u64, in_use: u64, arenas: u64) -> Limit {
     let name = "RLIMIT_AS";
     let first = MEMORY_PER_CLIENT + ARENA;
@@ -168,15 +169,15 @@ fn arenas() -> u64 {
     set.unwrap_or(ARENAS_PER_PROCESSOR * processors)
 }
 
-/// A number that a file of /proc gives in kB, in bytes.
+/// Returns a number that a file of /proc gives in kB, in bytes.
 fn kilobytes(path: &str, name: &str) -> Option<u64> {
     let text = fs::read_to_string(path).ok()?;
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"))?;
     value.parse().ok().map(|kilobytes: u64| kilobytes << 10)
 }
 
-/// The lowest of a controller's limits for this process's control group and those above it. `files` are their names in
-/// version 1 and 2.
+/// Returns the lowest limit of a controller for the control group of this process and the groups above it. `files` are the
+/// names of the limit in version 1 and 2.
 fn cgroup(controller: &str, files: [&str; 2]) -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let mut lowest = None;
@@ -191,7 +192,7 @@ fn cgroup(controller: &str, files: [&str; 2]) -> Option<u64> {
         };
         for group in Path::new(path.trim_start_matches('/')).ancestors() {
             let limit = fs::read_to_string(root.join(group).join(file));
-            // Where there is none, version 2 says "max", and version 1 more than there can be.
+            // Without a limit the file has "max" in version 2, and a huge number in version 1.
             if let Some(limit) = limit.ok().and_then(|limit| limit.trim().parse().ok()) {
                 lowest = Some(lowest.map_or(limit, |lowest: u64| lowest.min(limit)));
             }
@@ -213,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_limit_that_is_met_first_is_named() {
+    fn the_limit_that_is_reached_first_is_named() {
         let limit = |name, limit, per_client| Limit::new(name, limit, 10, per_client);
         let limits = [limit("descriptors", 1024, 1), limit("mappings", 65_530, 4), limit("few", 200, 1)];
         assert_eq!(lowest(&limits).to_string(), "capacity 126 clients (limited by few)");
@@ -222,11 +223,11 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_left_for_the_arenas_of_the_allocator() {
+    fn the_arenas_of_the_allocator_take_address_space() {
         let clients = |mib: u64| lowest(&[address_space(mib << 20, 0, 16)]).clients;
         assert_eq!(clients(16), 1);
         assert_eq!(clients(680), 9);
-        // 16 GiB but for a sixteenth, and 16 arenas.
+        // 16 GiB without a sixteenth, and 16 arenas.
         assert_eq!(clients(16 << 10), (15 * 1024 - 16 * 64) / 4);
         assert!((1..2000).all(|mib| clients(mib) <= clients(mib + 1)), "more memory, fewer clients");
     }

@@ -233,7 +233,7 @@ mod tests {
     use crate::server::builder::Server;
 
     #[test]
-    fn a_shutdown_may_have_all_the_time_there_is_and_a_second_one_needs_none() {
+    fn a_shutdown_takes_any_timeout_and_a_second_one_does_not_wait() {
         let handle = Server::bind("127.0.0.1:0").expect("a port").spawn(|_| Ok(())).expect("it starts");
         for _ in 0..2 {
             let report = handle.shutdown(Duration::MAX);
