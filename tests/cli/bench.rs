@@ -1,4 +1,4 @@
-//! `threadws bench` as a shell sees it: what it reports, what it refuses, and what it notices.
+//! `threadws bench` from the outside: its report, its refusals and its failures.
 #![cfg(feature = "cli")]
 
 use crate::support::{Network, PATIENCE, Process, TestServer, echo, eventually, watchdog};
@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::process::{Command, Output};
 use std::time::Instant;
 
-/// Below other programs, or none.
+/// Returns the command, as the argument of other programs if there are any.
 fn bench(wrapper: &[&str], args: &[&str]) -> Command {
     let words = [wrapper, &[env!("CARGO_BIN_EXE_threadws"), "bench"], args].concat();
     let mut command = Command::new(words[0]);
@@ -53,7 +53,7 @@ fn it_reports_rate_and_latency_with_a_histogram() {
     {
         assert!(report.contains(part), "{part}: {report}");
     }
-    assert!(!text(&output.stderr).contains('\r'), "no progress where stderr is no terminal");
+    assert!(!text(&output.stderr).contains('\r'), "no progress where stderr is not a terminal");
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn json_is_one_object_that_adds_up() {
     }
 }
 
-/// That a load comes through of which more is in flight than all buffers on the way hold.
+/// Checks that a load works of which more is in flight than all buffers on the way hold.
 #[track_caller]
 fn overfill(wrapper: &[&str], server: SocketAddr) {
     let url = url(server);
@@ -95,7 +95,7 @@ fn more_messages_in_flight_than_the_buffers_hold() {
     overfill(&[], server.addr());
 }
 
-/// The system may give its sockets so little that it takes none of them whole.
+/// The socket buffers are so small that they take no message whole.
 #[test]
 fn more_messages_in_flight_than_tiny_buffers_hold() {
     let _watchdog = watchdog(60);
@@ -157,7 +157,7 @@ fn a_silent_or_closing_server_is_a_failure() {
 #[test]
 fn a_url_that_is_not_allowed_is_refused_before_connecting() {
     let _watchdog = watchdog(40);
-    // 192.0.2.0/24 is for documentation (RFC 5737): nobody is there.
+    // 192.0.2.0/24 is for documentation (RFC 5737), so no host has these addresses.
     for (args, part) in [
         (&["ws://192.0.2.1/"][..], "--allow-remote"),
         (&["wss://127.0.0.1/"], "ws://"),
@@ -171,7 +171,7 @@ fn a_url_that_is_not_allowed_is_refused_before_connecting() {
         assert_eq!(output.status.code(), Some(2), "{args:?}");
         assert!(stderr.contains(part) && stderr.contains("threadws bench --help"), "{stderr}");
         assert!(!stderr.contains("secret"), "{stderr}");
-        assert!(began.elapsed() < PATIENCE, "nobody was waited for");
+        assert!(began.elapsed() < PATIENCE, "it tried to connect");
     }
 }
 
@@ -193,7 +193,7 @@ fn an_interrupt_ends_it_early_with_a_report() {
     let mut bench =
         Process::spawn(bench(&[], &["--json", "--duration", "1h", "--clients", "2", &url(server.addr())]));
     bench.wait_for_line(&["2 clients connected"]);
-    // More than both may have in flight: something has come back.
+    // More than both may have in flight, so some messages have come back.
     eventually("it is under load", || server.stats().traffic.messages_received > 10);
     bench.signal(Signal::INT);
     bench.wait_for_success(PATIENCE);

@@ -1,4 +1,4 @@
-//! `threadws connect` as a shell or a script sees it: stdin, stdout, stderr, exit codes, signals.
+//! `threadws connect` from the outside: stdin, stdout, stderr, exit codes, signals.
 #![cfg(feature = "cli")]
 
 use crate::support::{Frame, PATIENCE, Process, RawServer, TestServer, echo, ms, watchdog};
@@ -13,7 +13,7 @@ fn client(args: &[&str]) -> Command {
     command
 }
 
-/// What became of a client that was given all of its stdin, and its end.
+/// The output and the status of a client that got all of its stdin.
 struct Ended {
     code: Option<i32>,
     stdout: Vec<u8>,
@@ -27,7 +27,7 @@ fn run(args: &[&str], stdin: impl AsRef<[u8]>) -> Ended {
     let mut child = command.spawn().expect("the binary runs");
     let mut pipe = child.stdin.take().expect("a pipe");
     let bytes = stdin.as_ref().to_vec();
-    // A client that ends early does not read it all.
+    // A client that ends early does not read all of it.
     let writer = std::thread::spawn(move || drop(pipe.write_all(&bytes)));
     let output = child.wait_with_output().expect("it ends");
     writer.join().expect("no panic");
@@ -46,7 +46,7 @@ impl Ended {
     }
 }
 
-/// A client that is talked with.
+/// Starts a client for a dialogue.
 fn talk(args: &[&str]) -> Process {
     Process::with_pipe(client(args))
 }
@@ -70,8 +70,8 @@ fn each_line_is_a_message_and_each_message_a_line() {
     client.wait_for_success(PATIENCE);
     client.wait_for_line(&["disconnected after", "sent 1000 (normal closure); then received 1000"]);
     server.wait_for_line(&["disconnected", "received 1000 (normal closure)"]);
-    // All at once; what comes between the end of stdin and the server's Close is printed. No line end is sent, and a last
-    // line needs none.
+    // All lines at once. Messages that come between the end of stdin and the server's Close are printed. No line feed
+    // is sent, and the last line needs none.
     let stderr =
         run(&["-q", &server.url()], b"one\r\n\ntwo\n\xff\xfe\nlast").expect(0, "one\n\ntwo\nfffe\nlast\n");
     assert_eq!(stderr, "");
@@ -117,7 +117,7 @@ fn binary_messages_are_printed_in_hexadecimal_or_raw() {
         [(&["-q"][..], &b"000aff\ntext\n\n7261770a\n"[..]), (&["-q", "--binary"], b"\x00\x0a\xfftext\nraw\n")]
     {
         let host = host();
-        // The server closes; an end of stdin before that would be no different.
+        // The server closes. An end of stdin before that makes no difference.
         run(&[args, &[&host.url()]].concat(), "").expect(0, stdout);
     }
 }
@@ -135,10 +135,10 @@ fn once_sends_all_of_stdin_and_prints_one_reply() {
     let large = "x".repeat(1 << 20);
     run(&["-q", "--once", &url], &large).expect(0, format!("{large}\n"));
     server.wait_for_lines(&["disconnected", "received 1000"], 5);
-    // What is too much for the server is told.
+    // A message that is too large for the server is reported.
     let stderr = run(&["-q", "--once", &url], format!("{large}x")).expect(1, "");
     assert!(stderr.contains("1009 (message too big)"), "{stderr}");
-    // No reply in time, and none at all.
+    // No reply in time, and no reply at all.
     let silent = Process::threadws(&["--every", "0"]);
     let begin = Instant::now();
     let stderr = run(&["-q", "--once", "--timeout", "2s", &silent.url()], "x").expect(1, "");
@@ -170,11 +170,11 @@ fn expect_waits_for_a_text_and_reports_the_result() {
     assert_eq!(ended.code, Some(3));
     assert!(ended.stdout.starts_with(b"it is ready now\nit is ready now\n"));
     assert!(ended.stderr.contains("no message with the expected text: within 2s"), "{}", ended.stderr);
-    // Lines are sent meanwhile, and with --once all of stdin; what is not it is printed as well.
+    // Lines are sent meanwhile, or with --once all of stdin. Other messages are printed too.
     let echo = echo_server();
     run(&["-q", "--expect", "b", &echo.url()], "a\n\u{ff}\nb\nc\n").expect(0, "a\n\u{ff}\nb\n");
     run(&["-q", "--once", "--expect", "b\nc", &echo.url()], "a\nb\nc\n").expect(0, "a\nb\nc\n");
-    // A server that leaves before, in peace or not.
+    // A server that closes before, normally or not.
     for (frames, code) in
         [(vec![Frame::text("x"), Frame::close(1000, "")], 3), (vec![Frame::close(1011, "")], 1)]
     {
@@ -190,7 +190,7 @@ fn expect_waits_for_a_text_and_reports_the_result() {
         });
         run(&["-q", "--expect", "y", &host.url()], "").expect(code, printed);
     }
-    // One that never pauses does not keep it longer than the time.
+    // A server that sends without a pause does not delay it beyond the timeout.
     let flood = RawServer::new(|listener| {
         let mut peer = listener.accept();
         peer.accept_handshake("");
@@ -276,7 +276,7 @@ fn a_refusal_is_printed_with_status_and_body() {
     let server = Process::threadws(&["--path", "/ws"]);
     let stderr = run(&[&server.url()], "").expect(1, "");
     assert!(stderr.contains("refused with 404 Not Found"), "{stderr}");
-    // A redirect is told, and not followed.
+    // A redirect is printed, and not followed.
     let host = RawServer::answering(
         "HTTP/1.1 302 Found\r\nLocation: ws://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
     );
@@ -286,8 +286,8 @@ fn a_refusal_is_printed_with_status_and_body() {
 #[test]
 fn a_failure_exits_with_1_and_prints_why() {
     let _dog = watchdog(30);
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    let stderr = run(&[&format!("ws://{}/", nobody.expect("a port"))], "").expect(1, "");
+    let closed_port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let stderr = run(&[&format!("ws://{}/", closed_port.expect("a port"))], "").expect(1, "");
     assert!(stderr.starts_with("threadws: cannot connect: ") && stderr.contains("refused"), "{stderr}");
     let silent = RawServer::new(|listener| listener.accept().expect_gone());
     let stderr = run(&["--timeout", "300ms", &silent.url()], "").expect(1, "");
@@ -297,7 +297,7 @@ fn a_failure_exits_with_1_and_prints_why() {
     );
     let stderr = run(&[&liar.url()], "").expect(1, "");
     assert!(stderr.contains("wrong Sec-WebSocket-Accept"), "{stderr}");
-    // Ends that are no good ones, after what came before them.
+    // Ends that are failures, after messages.
     for (bytes, why) in [
         (
             Frame::close(1008, "go\u{1b}[2J\naway").unmasked().encode(),
@@ -385,7 +385,7 @@ fn no_failure_prints_the_password() {
     }
 }
 
-/// Whether a process has a handler for a signal, as /proc tells it. 15 is SIGTERM, the one that the binary sees to last.
+/// Returns whether a process has a handler for a signal, from /proc. 15 is SIGTERM, the last that the binary sets up.
 #[track_caller]
 fn handles(pid: u32, signal: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
@@ -404,13 +404,13 @@ fn ctrl_c_closes_with_1000() {
         client.wait_for_success(PATIENCE);
         server.wait_for_line(&["disconnected", "received 1000 (normal closure); then sent 1000"]);
     }
-    // What was waited for did not come.
+    // The expected text did not come.
     let server = Process::threadws(&["--every", "50ms", "--message", "tick"]);
     let mut client = talk(&["--expect", "tock", &server.url()]);
     client.wait_for_stdout("tick");
     client.signal(Signal::INT);
     assert_eq!(client.wait(PATIENCE).code(), Some(3));
-    // A server that does not answer: the second one ends it at once.
+    // The server does not answer, so the second signal ends it at once.
     let host = RawServer::new(|listener| {
         let mut peer = listener.accept();
         peer.accept_handshake("");
@@ -424,9 +424,9 @@ fn ctrl_c_closes_with_1000() {
     client.signal(Signal::INT);
     client.wait_for_stdout("not yet");
     client.signal(Signal::INT);
-    // At the end of a closing handshake that is waited for it would be another code.
+    // At the end of a closing handshake it would be another code.
     assert_eq!(client.wait(PATIENCE).code(), Some(130));
-    // Before there is a connection, the first one does.
+    // Before there is a connection, the first signal ends it at once.
     let (came, comes) = std::sync::mpsc::channel();
     let silent = RawServer::new(move |listener| {
         let mut peer = listener.accept();
@@ -437,7 +437,7 @@ fn ctrl_c_closes_with_1000() {
     crate::support::next(&comes, "a client");
     client.signal(Signal::INT);
     assert_eq!(client.wait(PATIENCE).code(), Some(130));
-    // As while it reads what is to be sent.
+    // The same while it reads its stdin.
     let mut client = talk(&["--once", &silent.url()]);
     client.write("half a message");
     crate::support::eventually("it handles both signals", || handles(client.pid(), 15));
@@ -468,7 +468,7 @@ fn a_server_that_does_not_read_delays_only_sending() {
     let host = RawServer::new(|listener| {
         let mut peer = listener.accept();
         peer.accept_handshake("");
-        // More than the buffers of both ends hold, and what is said goes through all the same.
+        // More than the buffers of both ends hold. Messages in the other direction still come.
         std::thread::sleep(ms(300));
         peer.send(Frame::text("said while it waits"));
         let mut total = 0;

@@ -1,4 +1,4 @@
-//! What the log may say: one line a record whatever a peer writes, and no secret at any level.
+//! The contents of the log: one line for each record whatever a peer writes, and no secret at any level.
 
 #![cfg(feature = "cli")]
 
@@ -6,12 +6,13 @@ use crate::support::{Frame, PATIENCE, Process, RawPeer, eventually, upgrade_requ
 use rustix::process::Signal;
 use std::process::Command;
 
-/// Ends a line, forges one, clears the screen, rings, goes right to left, and is no UTF-8 character's end.
+/// Ends a line, forges one, clears the screen, rings the bell, and changes the direction of writing. Its end is not
+/// UTF-8.
 const ATTACK: &str = "x\r\n2026-01-01T00:00:00Z [ERROR] forged\u{1b}[2J\u{7}\u{9b}31m\u{202e}\u{2028}\u{0}y";
-/// As much of it as a header can carry.
+/// The part of it that a header can carry.
 const HEADER_ATTACK: &str = "x\t[ERROR] forged\u{9b}31m\u{202e}\u{2028}y";
 
-/// Each line is the log's own, and can be shown.
+/// Checks that the log itself wrote each line, and that each can be shown.
 #[track_caller]
 fn expect_clean(log: &[String]) {
     assert!(!log.is_empty(), "nothing was logged");
@@ -21,10 +22,7 @@ fn expect_clean(log: &[String]) {
             .bytes()
             .enumerate()
             .all(|(at, byte)| if at == 4 || at == 7 { byte == b'-' } else { byte.is_ascii_digit() });
-        assert!(
-            is_date && rest.starts_with('T') && rest.contains("Z ["),
-            "a line of somebody else's: {line:?}"
-        );
+        assert!(is_date && rest.starts_with('T') && rest.contains("Z ["), "not a line of the log: {line:?}");
         let moves = |c: char| {
             c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
         };
@@ -40,7 +38,7 @@ fn bytes_of_a_peer_stay_inside_their_log_line() {
         let options = ["--echo", "--every", "0", "--trust-proxy", "any", "--log", level];
         let server = Process::threadws(&options);
         let addr = server.addr();
-        // In data, in a reason, in a ping, in what is too much.
+        // In data, in a reason, in a ping, and in a message that is too large.
         let mut peer = RawPeer::open(addr);
         peer.send_text(ATTACK);
         peer.expect_text(ATTACK);
@@ -52,7 +50,7 @@ fn bytes_of_a_peer_stay_inside_their_log_line() {
         peer.expect_close_at_last(&[4000]);
         peer.expect_eof();
         server.wait_for_line(&[" disconnected ", "4000"]);
-        // In headers, as far as they can have it, and beyond.
+        // In headers that may contain it, and in others.
         for attack in [ATTACK, HEADER_ATTACK, &HEADER_ATTACK.repeat(200)] {
             for name in [
                 "Host",
@@ -102,13 +100,13 @@ fn no_secret_is_logged_at_any_level_by_either_side() {
     let server = Process::threadws(&["--echo", "--every", "0", "--log", "trace"]);
     let addr = server.addr();
     let secrets = [
-        ("Authorization", "Bearer tell-nobody-1"),
-        ("Cookie", "session=tell-nobody-2"),
-        ("Proxy-Authorization", "Basic tell-nobody-3"),
+        ("Authorization", "Bearer confidential-1"),
+        ("Cookie", "session=confidential-2"),
+        ("Proxy-Authorization", "Basic confidential-3"),
     ];
-    let target = "/path?token=tell-nobody-8";
+    let target = "/path?token=confidential-8";
     RawPeer::open_at(addr, target, &secrets).close(1000);
-    // Nor when it fails, nor when it is no WebSocket.
+    // The same when the request fails, and when it is not for a WebSocket.
     let faults: [&[(&str, &str)]; 4] = [
         &[("Sec-WebSocket-Version", "8")],
         &[("Origin", "http://evil.example")],
@@ -124,28 +122,28 @@ fn no_secret_is_logged_at_any_level_by_either_side() {
     peer.write(format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n"));
     assert_eq!(peer.answer().status, 404);
     let mut peer = RawPeer::connect(addr);
-    peer.write("GET /?tell-nobody-9 HTTP/1.1\r\nHost: x\r\nAuthorization: tell-nobody-4\r\nCookie: tell-nobody-5\r\nbroken line\r\n\r\n");
+    peer.write("GET /?confidential-9 HTTP/1.1\r\nHost: x\r\nAuthorization: confidential-4\r\nCookie: confidential-5\r\nbroken line\r\n\r\n");
     assert_eq!(peer.answer().status, 400);
 
     let unused =
         std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("it is bound");
     for addr in [addr, unused] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_threadws"));
-        let url = format!("ws://me:tell-nobody-6@{addr}/path?token=tell-nobody-10");
-        command.args(["connect", "--once", "--log", "trace", "--header", "Cookie: tell-nobody-7", &url]);
+        let url = format!("ws://me:confidential-6@{addr}/path?token=confidential-10");
+        command.args(["connect", "--once", "--log", "trace", "--header", "Cookie: confidential-7", &url]);
         let mut client = Process::with_pipe(command);
         client.write("hello\n");
         client.end_input();
         let status = client.wait(PATIENCE);
         assert_eq!(status.success(), addr != unused, "{:?}", client.log());
         let said = [client.log(), client.stdout()].concat();
-        assert!(!said.iter().any(|line| line.contains("tell-nobody")), "{said:?}");
+        assert!(!said.iter().any(|line| line.contains("confidential")), "{said:?}");
         assert!(!said.iter().any(|line| line.contains("bWU6dGVsbC1ub2JvZHk")), "in Base64: {said:?}");
     }
     server.wait_for_lines(&[" disconnected "], 2);
     let log = server.log();
-    assert!(log.iter().any(|line| line.contains("[DEBUG]")), "not at the level that could tell: {log:?}");
-    let told = log.iter().find(|line| line.contains("tell-nobody") || line.contains("bWU6dGVsbC1ub2JvZHk"));
+    assert!(log.iter().any(|line| line.contains("[DEBUG]")), "not at the level that shows it: {log:?}");
+    let told = log.iter().find(|line| line.contains("confidential") || line.contains("bWU6dGVsbC1ub2JvZHk"));
     assert!(told.is_none(), "{told:?}");
     expect_clean(&log);
     server.stop();
@@ -196,14 +194,14 @@ fn a_bad_handshake_is_one_line_at_debug() {
     for bytes in &bad {
         let mut peer = RawPeer::connect(server.addr());
         from.push(peer.local_addr().to_string());
-        drop(peer.try_write(bytes)); // It need not be read to the end.
+        drop(peer.try_write(bytes)); // The server need not read to the end.
         let answer = peer.answer();
         assert!(answer.status >= 400, "{}", answer.head);
     }
     for peer in &from {
         server.wait_for_line(&["[DEBUG]", peer]);
     }
-    // Whoever comes later is told of later.
+    // The end of a later client is logged later.
     RawPeer::open(server.addr()).close(1000);
     server.wait_for_line(&[" disconnected "]);
     let log = server.log();
@@ -213,7 +211,7 @@ fn a_bad_handshake_is_one_line_at_debug() {
     }
     let others = log.iter().filter(|line| !from.iter().any(|peer| line.contains(peer.as_str())));
     let others: Vec<_> = others.collect();
-    // Listening; and of the one that was let in: connected, opened, disconnected, closed.
+    // Listening, and for the accepted client: connected, opened, disconnected, closed.
     assert!(others.len() <= 5, "{others:?}");
     server.stop();
 }

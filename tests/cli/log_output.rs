@@ -1,5 +1,5 @@
-//! Logging can neither stall nor kill the server, wherever stderr and stdout lead: a file that may grow no further, a pipe
-//! or a terminal that nobody reads, or nothing at all.
+//! Logging can neither stall nor end the server, whatever stderr and stdout are: a file at its size limit, a pipe or a
+//! terminal that is not read, or closed.
 
 #![cfg(feature = "cli")]
 
@@ -16,7 +16,7 @@ use std::time::Instant;
 /// Each message is a line of the log.
 const OPTIONS: [&str; 3] = ["--echo", "--every", "0"];
 
-/// More than 150 bytes of the log for each message.
+/// Writes more than 150 bytes to the log for each message.
 #[track_caller]
 fn talk(peer: &mut RawPeer, messages: usize) {
     let text = "x".repeat(150);
@@ -26,7 +26,7 @@ fn talk(peer: &mut RawPeer, messages: usize) {
     }
 }
 
-/// SIGTERM, and exit code 0 without a wait for whoever does not read.
+/// Sends SIGTERM, and expects exit code 0 without a wait for a reader of the log.
 #[track_caller]
 fn expect_to_end_at_once(server: Process) {
     let start = Instant::now();
@@ -34,7 +34,7 @@ fn expect_to_end_at_once(server: Process) {
     assert!(start.elapsed() < PATIENCE / 2, "the end took {:?}", start.elapsed());
 }
 
-/// The server, started by a line of sh in which `"$@"` is the server and 0 is `stdin`.
+/// Starts the server by a line of sh, in which `"$@"` is the server and descriptor 0 is `stdin`.
 #[track_caller]
 fn started_by(script: &str, stdin: OwnedFd) -> Process {
     let mut command = threadws_command("127.0.0.1:0", &["sh", "-c", script, "sh"], &OPTIONS);
@@ -72,7 +72,7 @@ fn a_log_at_its_size_limit_ends_nothing_and_resumes() {
         let told = fs::read_to_string(&log.0).expect("the log");
         goes_on |= told.contains("room again");
         counted |= told.contains(" lines dropped");
-        // What still waited for the disk fills it again.
+        // The lines that still waited for the disk fill it again.
         if told.len() == LIMIT {
             fs::File::options()
                 .write(true)
@@ -86,7 +86,7 @@ fn a_log_at_its_size_limit_ends_nothing_and_resumes() {
     server.stop();
 }
 
-/// A socket that takes no byte more, and its other end.
+/// Returns a socket that takes no further byte, and its other end.
 fn full() -> (UnixStream, UnixStream) {
     let (mut writer, reader) = UnixStream::pair().expect("a pair");
     writer.set_nonblocking(true).expect("O_NONBLOCK");
@@ -98,13 +98,13 @@ fn full() -> (UnixStream, UnixStream) {
 fn a_full_nonblocking_stderr_stalls_nothing_and_drops_are_counted() {
     let _dog = watchdog(60);
     let (writer, reader) = full();
-    // Whoever has the same description of the file has its O_NONBLOCK, too.
+    // O_NONBLOCK is shared by all descriptors of the same open file description.
     let server = started_by("exec \"$@\" 2>&0 </dev/null", writer.into()).listening();
     let mut peer = RawPeer::open(server.addr());
     talk(&mut peer, 500);
     reader.set_read_timeout(Some(PATIENCE)).expect("not zero");
     let lines = BufReader::new(reader).lines();
-    // Its reader comes back. So few lines have found room in the queue: what is missing was refused.
+    // Its reader comes back. The queue has room for all of these lines, so the missing ones were refused by the socket.
     let reading = std::thread::spawn(move || {
         let lines = lines.map(|line| line.expect("a line in time"));
         let mut lines = lines.skip_while(|line| !line.contains(" lines dropped"));
@@ -121,8 +121,8 @@ fn a_full_nonblocking_stderr_stalls_nothing_and_drops_are_counted() {
     expect_to_end_at_once(server);
 }
 
-/// The server below a terminal, of which the first words are read, and no more; the terminal is gone with the process's
-/// input.
+/// The server in a terminal whose first words are read, and no more. The terminal is closed with the input of the
+/// process.
 const TERMINAL: &str = r#"
 import os, sys
 master, slave = os.openpty()
@@ -140,7 +140,7 @@ os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
 os.execv(sys.argv[1], sys.argv[1:])
 "#;
 
-/// A server whose log is in colours, on a terminal that nobody reads.
+/// Starts a server whose log is in colours, on a terminal that is not read.
 #[track_caller]
 fn on_a_terminal() -> Option<Process> {
     let python = program("python3")?;
@@ -178,7 +178,7 @@ fn a_terminal_that_hangs_up_ends_nothing() {
     expect_to_end_at_once(server);
 }
 
-/// The server serves, although nobody was told its address but the log, and ends when it is told to.
+/// Checks that the server works although only the log has its address, and that it ends when it is stopped.
 #[track_caller]
 fn expect_to_serve(server: Process) {
     let line = server.wait_for_line(&["listening on "]);

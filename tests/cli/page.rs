@@ -1,6 +1,6 @@
 //! The page that `GET /` serves, in a real browser against the real binary.
 //!
-//! Screenshots stay in cargo's directory for test files (`target/tmp`), to be looked at.
+//! Screenshots remain in cargo's folder for test files (`target/tmp`) for a look by a person.
 #![cfg(unix)]
 
 use std::io::{BufRead, BufReader};
@@ -20,7 +20,7 @@ fn the_page_shows_received_and_sent_messages() {
     let server = Server::start(0);
     browser.show(1000, 960, "light");
     browser.open(&server.url());
-    // Beside the page's timers one of ours, which tells how late the browser is with them.
+    // A timer of the test beside the page's timers measures how late the browser is with them.
     browser.evaluate(
         "(() => { window.late = 0; let last = performance.now();
            setInterval(() => { const now = performance.now();
@@ -37,7 +37,8 @@ fn the_page_shows_received_and_sent_messages() {
         server.url().replacen("http", "ws", 1)
     );
 
-    // The browser's own rhythm, by the times in the log. Both ends leave room for what a busy machine did to our timer.
+    // The interval of the browser's messages, by the times in the log. The limits are extended by the delay that a busy
+    // machine caused.
     let late = browser.evaluate("late").as_f64().expect("a number").min(900.0);
     let gap = browser
         .evaluate(
@@ -63,9 +64,9 @@ fn the_page_shows_received_and_sent_messages() {
         let [received, sent] = ["received", "sent"].map(|row| coloured_pixels(&mut browser, row));
         assert!(
             received.0 > 100 && received.1 == 0,
-            "{scheme}: pixels of what came, above and below: {received:?}"
+            "{scheme}: pixels of received messages, above and below: {received:?}"
         );
-        assert!(sent.1 > 100 && sent.0 == 0, "{scheme}: pixels of what went, above and below: {sent:?}");
+        assert!(sent.1 > 100 && sent.0 == 0, "{scheme}: pixels of sent messages, above and below: {sent:?}");
     }
     browser.show(360, 780, "light");
     browser.wait_until(
@@ -82,7 +83,7 @@ fn the_page_shows_received_and_sent_messages() {
     assert!(requests.len() >= 2, "the page and its WebSocket were asked for: {requests:?}");
     assert_eq!(requests.into_iter().filter(elsewhere).collect::<Vec<_>>(), [""; 0]);
 
-    // That nothing was reported says something only if it would have been.
+    // The check above means something only if a violation would be reported.
     browser.evaluate("document.body.insertAdjacentHTML('beforeend', '<p style=\"color: red\">'), 0");
     let complaints = browser.complaints();
     assert!(
@@ -107,23 +108,23 @@ fn the_page_shows_a_killed_server_and_reconnects_later() {
     browser.wait_until("state CLOSED", "document.getElementById('state').textContent === 'CLOSED'");
     browser.wait_until("the close code is in the log", &log_says("Closed with 1006"));
     browser.wait_until(
-        "the wait is told in words",
+        "the wait is shown in words",
         r"/Reconnecting in \d+ s/.test(document.getElementById('detail').textContent)",
     );
 
     browser.evaluate("document.getElementById('text').focus()");
-    browser.type_text("nobody is there");
+    browser.type_text("the server is away");
     browser.press("Enter");
     browser.wait_until("sending while closed says so", &log_says("Not sent, the connection is C"));
-    browser.wait_until("with the text", &log_says("nobody is there"));
+    browser.wait_until("with the text", &log_says("the server is away"));
     assert_eq!(
         browser.text("document.getElementById('text').value"),
-        "nobody is there",
+        "the server is away",
         "the text stays to be sent again"
     );
     browser.keep_screenshot(&kept("closed"));
 
-    // It tries more than once by itself, later each time, before the server is back.
+    // It tries several times by itself, with longer pauses, before the server is back.
     browser.wait_until("a second failed attempt", "document.querySelectorAll('#entries .note').length >= 4");
     let server = Server::start(port);
     browser.wait_until("state OPEN again", &state_is("OPEN"));
@@ -134,9 +135,9 @@ fn the_page_shows_a_killed_server_and_reconnects_later() {
         "document.querySelectorAll('#plot .connected').length === 2",
     );
 
-    // What was typed is still there: it needs no more than another Enter.
+    // The typed text is still there. Another Enter sends it.
     browser.press("Enter");
-    server.wait_for_log("nobody is there");
+    server.wait_for_log("the server is away");
 
     server.terminate();
     browser.wait_until(
@@ -172,7 +173,7 @@ fn enter_sends_the_text_and_the_server_logs_it() {
         "the box is empty for the next message"
     );
 
-    // The switch, by keyboard: four ticks of the server are more than 3 s in which nothing goes.
+    // The switch is turned off by keyboard. Four ticks of the server are more than 3 s, in which nothing is sent.
     browser.evaluate("document.getElementById('auto').focus()");
     browser.press(" ");
     assert_eq!(browser.evaluate("document.getElementById('auto').checked"), false);
@@ -242,7 +243,7 @@ fn with_topics_the_address_names_the_room_of_the_page() {
     assert_eq!(browser.complaints(), [""; 0]);
 }
 
-/// The word on the page and the socket's own state say the same.
+/// Checks that the word on the page and the socket's own state agree.
 fn state_is(state: &str) -> String {
     format!(
         "document.getElementById('state').textContent === '{state}' && socket.readyState === WebSocket.{state}"
@@ -264,7 +265,7 @@ fn log_says(text: &str) -> String {
     format!("document.getElementById('entries').textContent.includes({})", serde_json::Value::from(text))
 }
 
-/// Marks that lie inside the picture, in a row each.
+/// Checks the number of marks inside the picture, in each row.
 fn marks_at_least(received: u32, sent: u32) -> String {
     format!(
         "(() => {{ const frame = document.getElementById('plot').getBoundingClientRect();
@@ -275,7 +276,7 @@ fn marks_at_least(received: u32, sent: u32) -> String {
     )
 }
 
-/// How many pixels of a row's colour the plot has on the screen, above and below its middle line.
+/// Returns how many pixels of a row's colour are on the screen, above and below the middle line of the plot.
 fn coloured_pixels(browser: &mut Chromium, row: &str) -> (u64, u64) {
     let picture = browser.screenshot();
     let pair = browser.evaluate(&format!(
@@ -307,10 +308,10 @@ fn kept(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("page-{name}.png"))
 }
 
-/// One browser at a time: several on two cores only wait for each other.
+/// One browser at a time, because several on two cores only wait for each other.
 fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner) // a test that failed has left nothing behind in ()
+    TURN.lock().unwrap_or_else(PoisonError::into_inner) // a test that failed leaves no broken state behind in ()
 }
 
 /// The binary with a tick every second. Dropping it kills it.
@@ -321,7 +322,7 @@ struct Server {
 }
 
 impl Server {
-    /// Starts the server on this port; 0 takes a free one.
+    /// Starts the server on this port. Port 0 takes a free one.
     fn start(port: u16) -> Server {
         Self::start_with(port, &[])
     }
@@ -386,13 +387,13 @@ impl Server {
         }
     }
 
-    /// As a crash would end it: no Close frame, nothing said.
+    /// Ends it as a crash does: without a Close frame.
     fn kill(&mut self) {
         self.child.kill().expect("kill the server");
         self.child.wait().expect("wait for the server");
     }
 
-    /// As an administrator would end it.
+    /// Ends it as an administrator does.
     fn terminate(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signal the server");

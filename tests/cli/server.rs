@@ -1,4 +1,4 @@
-//! The binary as a shell or a supervisor sees it: exit codes, the one line on stdout, logs on stderr, signals.
+//! The binary from the outside: exit codes, the one line on stdout, logs on stderr, signals.
 
 #![cfg(feature = "cli")]
 
@@ -32,7 +32,7 @@ struct Running {
 }
 
 impl Running {
-    /// Starts a server on a free port and waits for its line. Its log is read by whoever takes `child.stderr`.
+    /// Starts a server on a free port and waits for its line. A test may read the log from `child.stderr`.
     fn start(args: &[&str]) -> Self {
         Self::start_with(args, Stdio::piped())
     }
@@ -73,7 +73,7 @@ impl Running {
         }
     }
 
-    /// Stops the server and returns what it logged.
+    /// Stops the server and returns its log.
     fn log(mut self) -> String {
         let mut stderr = self.child.stderr.take().expect("piped and not taken");
         self.signal(Signal::TERM);
@@ -89,7 +89,7 @@ impl Running {
         stream
     }
 
-    /// The whole answer to a request that lets the server close.
+    /// Returns the whole answer to a request after which the server closes.
     fn http(&self, request_line: &str, headers: &str) -> String {
         let mut stream = self.connect();
         write!(stream, "{request_line} HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", self.address)
@@ -126,7 +126,7 @@ impl Drop for Running {
     }
 }
 
-/// A client of short frames: masked with zeros, as RFC 6455 leaves the choice of the key to us.
+/// A client of short frames. Its mask is zero, because RFC 6455 leaves the choice of the key to the client.
 struct Peer(TcpStream);
 
 impl Peer {
@@ -151,7 +151,7 @@ impl Peer {
         (head[0] & 0x0f, payload)
     }
 
-    /// Goes as a browser tab does, and waits until the server has let go.
+    /// Leaves as a browser tab does, and waits until the server has closed the connection.
     fn leave(mut self) {
         self.send(0x8, &1001u16.to_be_bytes());
         self.0.read_to_end(&mut Vec::new()).expect("the end");
@@ -253,7 +253,7 @@ fn a_second_signal_exits_with_130_at_once() {
     let mut running = Running::start(&["--every", "0"]);
     let mut peer = running.websocket("");
     running.signal(Signal::TERM);
-    // The Close shows that the first signal has arrived. It is left without an answer, so the server waits for one.
+    // The Close shows that the first signal has arrived. It is not answered, so the server waits for an answer.
     assert_eq!(peer.recv().0, 0x8);
     let start = Instant::now();
     running.signal(Signal::TERM);
@@ -341,7 +341,7 @@ fn broadcast_sends_each_message_to_all_as_the_same_kind() {
     let running = Running::start(&["--every", "0", "--broadcast"]);
     let mut one = running.websocket("");
     let mut other = running.websocket("");
-    // The 101 is out before the server knows a client as one to pass things on to: its own echo shows that it does.
+    // The 101 is sent before the server adds the client to the hub. The client's own echo shows that it was added.
     other.send(0x1, b"here");
     while other.recv() != (0x1, b"here".to_vec()) {}
     one.send(0x2, &[1, 2, 3]);
@@ -358,7 +358,7 @@ fn plain_http_gets_the_page_health_check_or_error() {
     let elsewhere = running.http("GET /", "");
     assert!(elsewhere.starts_with("HTTP/1.1 302 "), "{elsewhere}");
     assert!(elsewhere.to_ascii_lowercase().contains("\r\nlocation: /ws\r\n"), "{elsewhere}");
-    // The page connects to where it came from.
+    // The page connects to the address that it came from.
     let page = running.http("GET /ws", "");
     assert!(page.starts_with("HTTP/1.1 200 ") && page.contains("<!doctype html>"), "{page}");
     let lower = page.to_ascii_lowercase();
@@ -396,7 +396,7 @@ fn a_closed_stderr_ends_nothing() {
 #[test]
 fn a_stderr_that_is_not_read_stalls_nothing() {
     let _dog = watchdog(60);
-    // Held, never read: a pipe takes 64 KiB, so some 300 of these lines fill it.
+    // It is held and never read. A pipe takes 64 KiB, so some 300 of these lines fill it.
     let mut running = Running::start(&["--every", "0", "--echo"]);
     let mut peer = running.websocket("");
     let message = "x".repeat(200);
@@ -423,7 +423,7 @@ fn dropped_log_lines_are_counted_in_the_log() {
         peer.send(0x1, message.as_bytes());
         peer.0.read_exact(&mut [0; 4 + 200]).expect("an echo");
     }
-    // Now it is read, and the line says how many are missing.
+    // Now it is read, and a line says how many are missing.
     let mut stderr = BufReader::new(running.child.stderr.take().expect("piped"));
     peer.leave();
     let mut line = String::new();

@@ -1,4 +1,5 @@
-//! The binary as a service: what a service manager hands over, and what it is told. The manager is the test itself.
+//! The binary as a service: the sockets that a service manager passes to it, and its notifications. The test itself is
+//! the manager.
 
 #![cfg(feature = "systemd")]
 
@@ -13,11 +14,11 @@ use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// What `systemd.service(5)` does before it starts a program: the socket becomes descriptor 3, and the variables name the
-/// process that they are for.
+/// The same as `systemd.service(5)` does before it starts a program: the socket becomes descriptor 3, and the variables
+/// name the process that they are for.
 const LAUNCHER: &str = r#"exec 3<&0 </dev/null; LISTEN_PID=${PID_OF_OTHERS-$$} exec "$@""#;
 
-/// `threadws` with a descriptor handed over.
+/// Returns the command of `threadws` with a socket that was passed to it.
 fn activated(handed: impl Into<OwnedFd>, options: &[&str]) -> Command {
     let mut command = Command::new("/bin/sh");
     command.args(["-c", LAUNCHER, "sh", env!("CARGO_BIN_EXE_threadws")]).args(options);
@@ -35,11 +36,11 @@ fn clone(listener: &TcpListener) -> TcpListener {
     listener.try_clone().expect("a descriptor")
 }
 
-/// A service manager that listens to its service.
+/// A service manager that receives notifications of its service.
 struct Manager(UnixDatagram);
 
 impl Manager {
-    /// With the value of `NOTIFY_SOCKET` for it.
+    /// Returns the manager and the value of `NOTIFY_SOCKET` for it.
     #[track_caller]
     fn new() -> (Self, String) {
         let name = format!("threadws-test-{}-{}", std::process::id(), crate::support::time::test_name());
@@ -54,17 +55,17 @@ impl Manager {
         Self(socket)
     }
 
-    /// What it is told next.
+    /// Returns its next notification.
     #[track_caller]
     fn told(&self) -> BTreeMap<String, String> {
         let mut buffer = [0; 4096];
-        let length = self.0.recv(&mut buffer).expect("the service tells");
+        let length = self.0.recv(&mut buffer).expect("a notification");
         let text = std::str::from_utf8(&buffer[..length]).expect("UTF-8");
         let pairs = text.lines().map(|line| line.split_once('=').expect("an assignment"));
         pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 
-    /// The next message that has this variable.
+    /// Returns the next notification that has this variable.
     #[track_caller]
     fn told_of(&self, name: &str) -> BTreeMap<String, String> {
         let deadline = Instant::now() + PATIENCE;
@@ -74,7 +75,7 @@ impl Manager {
                 return told;
             }
         }
-        panic!("never told {name}")
+        panic!("never notified of {name}")
     }
 }
 
@@ -104,7 +105,7 @@ fn a_client_that_connects_during_a_restart_is_served() {
     peer.send(&crate::support::Frame::close(1001, ""));
     peer.expect_eof();
     first.wait_for_success(PATIENCE);
-    // Nobody accepts now, and nobody is refused: the queue is the manager's.
+    // No process accepts now, and no client is refused, because the queue is the manager's.
     let mut waiting = RawPeer::connect(addr);
     waiting.ask("/", &[]);
     let second = Process::spawn_with_stdin(activated(listener, &["--echo"])).listening();
@@ -119,7 +120,7 @@ fn a_client_that_connects_during_a_restart_is_served() {
 fn a_socket_for_another_process_is_not_used() {
     let _dog = watchdog(30);
     let (listener, addr) = listener();
-    // "Not said for whom" is not "for us".
+    // A missing process id does not mean this process.
     for others in ["1", ""] {
         let mut command = activated(clone(&listener), &["--listen", "127.0.0.1:0"]);
         command.env("PID_OF_OTHERS", others);
@@ -168,7 +169,7 @@ fn the_manager_is_notified_of_start_status_and_stop() {
     let (manager, name) = Manager::new();
     let (listener, addr) = listener();
     let mut command = activated(listener, &["--echo", "--every", "0"]);
-    // The watchdog's half is the interval, also of the status.
+    // Notifications come at half of the watchdog's interval, also those of the status.
     command.env("NOTIFY_SOCKET", name).env("WATCHDOG_USEC", "200000");
     let mut server = Process::spawn_with_stdin(command);
     let ready = manager.told();
@@ -206,11 +207,11 @@ fn the_watchdog_is_notified_unless_the_process_is_stopped() {
     for _ in 0..4 {
         manager.told_of("WATCHDOG");
     }
-    // Half a second each, and not a stream of them.
+    // One each half second, and not a stream of them.
     assert!(began.elapsed() >= Duration::from_millis(1500), "{:?}", began.elapsed());
     server.signal(Signal::STOP);
     manager.0.set_read_timeout(Some(Duration::from_millis(1200))).expect("not zero");
-    // One may have been on its way.
+    // One notification may have been on its way.
     let silent = (0..2).any(|_| match manager.0.recv(&mut [0; 4096]) {
         Ok(_) => false,
         Err(error) => error.kind() == ErrorKind::WouldBlock,
@@ -231,7 +232,7 @@ fn the_watchdog_of_another_process_is_not_notified() {
     command.env("NOTIFY_SOCKET", name).env("WATCHDOG_USEC", "200000").env("WATCHDOG_PID", "1");
     let server = Process::spawn_with_stdin(command);
     manager.told_of("READY");
-    // Ten times what a watchdog of ours would wait for, and a tenth of what the status does.
+    // Ten times as long as this test's watchdog waits, and a tenth of the interval of the status.
     manager.0.set_read_timeout(Some(Duration::from_secs(1))).expect("not zero");
     let silence = manager.0.recv(&mut [0; 4096]).expect_err("nothing comes");
     assert_eq!(silence.kind(), ErrorKind::WouldBlock);
@@ -241,7 +242,7 @@ fn the_watchdog_of_another_process_is_not_notified() {
 #[test]
 fn the_notify_socket_may_be_a_path_gone_or_full() {
     let _dog = watchdog(60);
-    // A path of a socket holds 108 bytes; the target folder's may be longer.
+    // The path of a socket holds 108 bytes. The target folder's path may be longer.
     let folder = std::env::temp_dir().join(format!("threadws-systemd-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder");
     let path = folder.join("notify");
@@ -254,7 +255,7 @@ fn the_notify_socket_may_be_a_path_gone_or_full() {
     };
     let deaf = start(&path);
     manager.told_of("READY");
-    // It reads no more: its queue is full, and stays so.
+    // It reads no more, so its queue is full and stays full.
     let filler = UnixDatagram::unbound().expect("a descriptor");
     filler.set_nonblocking(true).expect("O_NONBLOCK");
     eventually("a full queue", || filler.send_to(b"", &path).is_err());
@@ -268,7 +269,7 @@ fn the_notify_socket_may_be_a_path_gone_or_full() {
     std::fs::remove_file(&path).expect("it was there");
     RawPeer::open(forsaken.addr()).close(1000);
     forsaken.stop();
-    let server = start(&folder.join("nobody"));
+    let server = start(&folder.join("missing"));
     server.wait_for_line(&["WARN", "cannot reach the service manager"]);
     RawPeer::open(server.addr()).close(1000);
     server.stop();

@@ -1,4 +1,4 @@
-//! `threadws --topics`, `--slow-peer` and `GET /metrics`: the real binary, by the wire.
+//! `threadws --topics`, `--slow-peer` and `GET /metrics`: the real binary, from the outside.
 
 #![cfg(feature = "cli")]
 
@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
-/// A client that the server knows as a member of its path's topic: its own message came back.
+/// Returns a client that is a member of its path's topic, because its own message came back.
 fn member(addr: SocketAddr, target: &str) -> RawPeer {
     let mut peer = RawPeer::open_at(addr, target, &[]);
     let hello = format!("hello from {:?}", peer.local_addr());
@@ -16,7 +16,7 @@ fn member(addr: SocketAddr, target: &str) -> RawPeer {
     peer
 }
 
-/// The whole answer to a plain GET.
+/// Returns the whole answer to a plain GET.
 fn get(addr: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(addr).expect("it listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("not zero");
@@ -26,7 +26,7 @@ fn get(addr: SocketAddr, path: &str) -> String {
     answer
 }
 
-/// Samples by name and labels; fails for what is no text exposition format.
+/// Returns the samples by name and labels. Fails if the text is not in the exposition format.
 fn metrics(addr: SocketAddr) -> BTreeMap<String, f64> {
     let answer = get(addr, "/metrics");
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
@@ -64,20 +64,20 @@ fn a_message_reaches_the_members_of_its_room_only() {
     let mut first = member(addr, "/room/7");
     let mut other_room = member(addr, "/room/8");
     let mut root = member(addr, "/");
-    // The query names no room.
+    // The query is not a part of the room's name.
     let mut second = member(addr, "/room/7?token=1");
     let hello = format!("hello from {:?}", second.local_addr());
     first.expect_text(&hello);
 
     first.send_text("text");
     second.send(&Frame::binary(vec![0, 255]));
-    // Two publishers: each of them knows where its own stands, the other one's may be on either side.
+    // Two clients publish. Each has its own message in order, and the other's message may be before or after it.
     for peer in [&mut first, &mut second] {
         let mut got = [peer.message(), peer.message()].map(|frame| frame.payload);
         got.sort();
         assert_eq!(got, [vec![0, 255], b"text".to_vec()]);
     }
-    // Nothing has crossed: the next that the others get is their own.
+    // No message has crossed, because the next message of the others is their own.
     for (peer, text) in [(&mut other_room, "eight"), (&mut root, "root")] {
         peer.send_text(text);
         peer.expect_text(text);
@@ -128,7 +128,7 @@ fn metrics_are_served_with_and_without_a_page() {
 
         second.close(1000);
         eventually("the second one has left", || metrics(addr)["threadws_connections_open"] == 1.0);
-        // Counted when the refused one has been listened to for a last moment.
+        // It is counted after the linger time of the refused client.
         let failures = r#"threadws_handshake_failures_total{status="426"}"#;
         eventually("the refusal is counted", || metrics(addr).get(failures) == Some(&1.0));
         let after = metrics(addr);
@@ -143,7 +143,7 @@ fn metrics_are_served_with_and_without_a_page() {
     }
 }
 
-/// What a peer that never reads may cost: megabytes that the kernel takes, 1 MiB of backlog, and then the policy.
+/// The cost of a peer that never reads: megabytes that the kernel takes, 1 MiB of backlog, and then the policy applies.
 fn flood(server: &Process, until: impl Fn(&BTreeMap<String, f64>) -> bool) {
     let addr = server.addr();
     let stuck = RawPeer::open_at(addr, "/room/7", &[]);
@@ -151,10 +151,10 @@ fn flood(server: &Process, until: impl Fn(&BTreeMap<String, f64>) -> bool) {
     let message = Frame::binary(vec![7; 64 * 1024]);
     let mut count = 0;
     while !until(&metrics(addr)) {
-        assert!(count < 400, "25 MB, and nothing has happened: {:?}", metrics(addr));
+        assert!(count < 400, "no effect after 25 MB: {:?}", metrics(addr));
         for _ in 0..10 {
             loud.send(&message);
-            assert_eq!(loud.message().payload.len(), 64 * 1024, "the sender reads, and misses nothing");
+            assert_eq!(loud.message().payload.len(), 64 * 1024, "the sender reads every message");
             count += 1;
         }
     }

@@ -12,7 +12,7 @@ use threadws::{Config, Connect, Error, Message, Response, Timeout, connect};
 fn expect_broken(result: threadws::Result<threadws::Connection>, why: &str) {
     match result {
         Err(Error::Io(error)) if error.kind() == ErrorKind::InvalidData => {
-            assert!(error.to_string().contains(why), "{error} does not tell: {why}");
+            assert!(error.to_string().contains(why), "{error} does not say: {why}");
         }
         other => panic!("expected an answer that breaks the protocol ({why}), got {other:?}"),
     }
@@ -269,9 +269,10 @@ fn a_password_in_the_url_is_sent_and_never_shown() {
     drop(bearer.connect().expect("a connection"));
     let error = settings.connect().expect_err("refused");
     shown += &format!("{error} {error:?}");
-    let nobody = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
-    for url in [format!("ws://user:p%40ss@{nobody}/"), "ws://user:p%40ss@nowhere.invalid/".to_owned()] {
-        let error = connect(url).expect_err("nobody is there");
+    let closed_port =
+        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+    for url in [format!("ws://user:p%40ss@{closed_port}/"), "ws://user:p%40ss@nowhere.invalid/".to_owned()] {
+        let error = connect(url).expect_err("the port is closed");
         shown += &format!("{error} {error:?}");
     }
     for secret in ["ss word", "p%40ss", "dXNlcjpwQHNzIHdvcmQ", "token=", "Bearer token"] {
@@ -305,8 +306,9 @@ fn an_invalid_request_is_refused_and_nothing_is_sent() {
 #[test]
 fn a_refused_connection_keeps_its_io_error() {
     let _dog = watchdog(20);
-    let nobody = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
-    match connect(format!("ws://{nobody}/")) {
+    let closed_port =
+        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+    match connect(format!("ws://{closed_port}/")) {
         Err(Error::Io(error)) => assert_eq!(error.kind(), ErrorKind::ConnectionRefused),
         other => panic!("expected an io error, got {other:?}"),
     }

@@ -24,7 +24,7 @@ fn the_server_echoes_a_close_and_ends_the_stream_first() {
         peer.expect_close(code);
         peer.expect_eof(); // this end is still open
         let (result, closed) = reported_end(&told);
-        assert_eq!(result, Ok(()), "a clean end is no error");
+        assert_eq!(result, Ok(()), "a clean end is not an error");
         assert_eq!((closed.code().into(), closed.reason()), (code, reason));
         assert!(closed.is_clean() && closed.by_peer(), "{closed}");
         assert_eq!((closed.traffic().messages_received, closed.traffic().messages_sent), (1, 1));
@@ -215,7 +215,7 @@ fn closing_does_not_wait_for_a_stuck_peer() {
     stream.set_write_timeout(Some(ms(300))).expect("not zero");
     while let Ok(bytes) = stream.write(&message[written % message.len()..]) {
         written += bytes;
-        assert!(written < 64 << 20, "somebody reads");
+        assert!(written < 64 << 20, "the test reads");
     }
     assert!(written > 1 << 20, "{written} bytes were taken");
     release.send(()).expect("the handler waits");
@@ -490,6 +490,6 @@ fn the_handlers_end_closes_even_when_senders_remain() {
     peer.expect_close_at_last(&[1000]);
     peer.send(&Frame::close(1000, ""));
     peer.expect_eof();
-    eventually("nobody is in", || server.hub().count() == 0);
+    eventually("no client is connected", || server.hub().count() == 0);
     assert_eq!(kept.lock().expect("no panic").len(), 1);
 }

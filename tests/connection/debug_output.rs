@@ -85,6 +85,6 @@ fn printing_a_sender_holds_no_lock() {
         Ok(())
     });
     let peer = RawPeer::open(server.addr());
-    assert_eq!(next(&told, "the printing"), [Ok(()); 3], "somebody waited");
+    assert_eq!(next(&told, "the printing"), [Ok(()); 3], "a thread waited");
     drop(peer);
 }

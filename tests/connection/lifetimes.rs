@@ -284,7 +284,7 @@ fn unread_messages_are_received_before_the_idle_timeout_counts() {
     let server = TestServer::with(
         |server| server.config(Config::new().with_idle_timeout(idle)),
         move |client| {
-            gone.lock().expect("nobody panics under it").recv()?;
+            gone.lock().expect("no thread panics under it").recv()?;
             echo(client)
         },
     );
@@ -331,7 +331,7 @@ fn a_peer_that_ignores_the_close_ends_at_its_timeout() {
         assert_eq!(u16::from(closed.code()), 1006);
         let expected = format!("sent 1001 (going away) {reason:?}; no Close received");
         assert!(closed.to_string().starts_with(&expected), "{closed}");
-        let error = result.expect_err("that is no clean end");
+        let error = result.expect_err("that is not a clean end");
         assert!(error.contains("closing handshake timed out"), "{error}");
         eventually("its place is free", || server.hub().count() == 0);
     }
@@ -359,7 +359,7 @@ fn a_stuck_peer_ends_although_its_close_does_not_fit() {
     expect_after(lifetime + close_timeout, start);
     assert_eq!((u16::from(closed.code()), closed.is_clean()), (1006, false), "{closed}");
     println!("{closed} / {result:?}");
-    result.expect_err("that is no clean end");
+    result.expect_err("that is not a clean end");
     // Its place is free, even if it still has bytes to read.
     eventually("its place is free", || server.hub().count() == 0);
     let mut next = RawPeer::connect(server.addr());

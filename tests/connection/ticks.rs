@@ -385,7 +385,7 @@ mod binary {
         // kernel still held are discarded.
         let mut read = 0;
         while let Ok(Some(frame)) = stuck.frame_until(Instant::now() + PATIENCE) {
-            assert_ne!(frame.opcode, CLOSE, "dropped is dropped: nothing can be said any more");
+            assert_ne!(frame.opcode, CLOSE, "a client that was dropped gets nothing more");
             read += frame.payload.len();
         }
         read += stuck.torn();

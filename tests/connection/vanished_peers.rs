@@ -128,7 +128,7 @@ fn a_silent_client_is_pinged_and_disconnected() {
     // The Close is not answered.
     let end = ended_once(&server, &told, &ends);
     let took = start.elapsed();
-    assert!(took >= ms(400) && took < ms(400) + PATIENCE / 4, "let go after {took:?}");
+    assert!(took >= ms(400) && took < ms(400) + PATIENCE / 4, "disconnected after {took:?}");
     assert!(matches!(end.error, Some(Error::Timeout(Timeout::Ping))), "{:?}", end.error);
     let closed = end.closed.expect("it is closed");
     assert_eq!((closed.code().into(), closed.is_clean()), (1006_u16, false));
@@ -180,7 +180,7 @@ fn any_byte_is_a_sign_of_life() {
             break;
         }
     }
-    assert_eq!(server.hub().count(), 2, "let go although they spoke");
+    assert_eq!(server.hub().count(), 2, "disconnected although they sent something");
     ponger.send(&Frame::close(1000, ""));
     ponger.expect_close_at_last(&[1000]);
 }

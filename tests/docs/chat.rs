@@ -1,6 +1,6 @@
 //! `examples/chat.rs` and its page, in a real browser.
 //!
-//! Screenshots stay in cargo's directory for test files (`target/tmp`), to be looked at.
+//! Screenshots remain in cargo's folder for test files (`target/tmp`) for a look by a person.
 #![cfg(unix)]
 
 use crate::support::chromium::Chromium;
@@ -25,7 +25,7 @@ fn a_room_hears_its_own_messages_only() {
     assert_eq!(browser.text("location.pathname"), "/room/tea%20%26%20cake");
     assert_eq!(browser.text("document.activeElement.id"), "text", "one can write at once");
 
-    // A name that is taken is refused at the door, and the next one is let in.
+    // A taken name is refused, and the page asks for another one.
     let bo = browser.new_tab();
     browser.show(1000, 720, "light");
     browser.open(&format!("http://{host}/room/tea%20%26%20cake"));
@@ -83,7 +83,7 @@ fn a_room_hears_its_own_messages_only() {
     browser.wait_until("Bo's leaving is announced", &says("entries", "Bo <b> has left"));
     assert_eq!(browser.text("document.getElementById('people').textContent"), "Ann(you)");
 
-    // Whatever was said has long passed by: what the third one says is all that comes.
+    // All messages of the first room have passed. The third client's own message is the first that it sees.
     browser.turn_to(third);
     browser.type_text("hello?");
     browser.press("Enter");
@@ -98,13 +98,13 @@ fn a_room_hears_its_own_messages_only() {
     assert!(requests.iter().filter(|url| url.starts_with("ws:")).count() >= 3, "{requests:?}");
     assert_eq!(requests.into_iter().filter(elsewhere).collect::<Vec<_>>(), [""; 0]);
 
-    // The end of the server is told, and that it is tried again.
+    // The page shows the end of the server, and that it tries again.
     drop(example);
-    browser.wait_until("the loss is told", &says("entries", "The connection is lost"));
+    browser.wait_until("the loss is shown", &says("entries", "The connection is lost"));
     browser.wait_until("and what is done", &says("state", "connecting again"));
     fill(&mut browser, "text", "anybody?");
     browser.press("Enter");
-    browser.wait_until("nothing is said into the void", &says("entries", "Not sent"));
+    browser.wait_until("nothing is sent without a connection", &says("entries", "Not sent"));
     assert_eq!(
         browser.text("document.getElementById('text').value"),
         "anybody?",
@@ -114,7 +114,7 @@ fn a_room_hears_its_own_messages_only() {
 
 const IN: &str = "!document.getElementById('room').hidden && isOpen()";
 
-/// By keyboard, as anybody would.
+/// By keyboard, as a person would.
 fn enter(browser: &mut Chromium, name: &str, room: &str) {
     fill(browser, "own-name", name);
     browser.press("Tab");
@@ -134,7 +134,7 @@ fn says(element: &str, text: &str) -> String {
     format!("document.getElementById('{element}').textContent.includes({})", serde_json::Value::from(text))
 }
 
-/// Whether an entry with these words has this name.
+/// Returns the condition that an entry with these words has this name.
 fn said_by(name: &str, words: &str) -> String {
     let (name, words) = (serde_json::Value::from(name), serde_json::Value::from(words));
     format!(

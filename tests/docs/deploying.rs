@@ -1,4 +1,5 @@
-//! What the guide on deploying says, as it stands there: its proxies with TLS in front of the binary, and its units.
+//! The configurations of the guide on deploying, exactly as it contains them: its proxies with TLS in front of the
+//! binary, and its units.
 #![cfg(feature = "cli")]
 
 use crate::support::{Haproxy, Nginx, PATIENCE, Process, RawPeer, TestServer, program, watchdog};
@@ -11,10 +12,10 @@ use std::time::Duration;
 use threadws::{Config, Connect, Error, Event, Message, Response, Server};
 
 const GUIDE: &str = include_str!("../../src/guide/deploying.md");
-/// Its name for the server.
+/// The name of the server in the guide.
 const NAME: &str = "ws.example.com";
 
-/// Its blocks of one language.
+/// Returns the guide's blocks of one language.
 fn blocks(language: &str) -> Vec<&'static str> {
     let fence = format!("\n```{language}\n");
     let ends = |rest: &'static str| rest.split_once("\n```").expect("an end").0;
@@ -28,14 +29,14 @@ fn only(language: &str) -> &'static str {
     blocks[0]
 }
 
-/// With one thing changed that stands there once.
+/// Replaces text that occurs once.
 #[track_caller]
 fn with(text: &str, from: &str, to: &str) -> String {
     assert_eq!(text.matches(from).count(), 1, "{from:?} in {text}");
     text.replace(from, to)
 }
 
-/// A key and a certificate that says its own word for it, in a folder that goes with it.
+/// A key and a self-signed certificate, in a folder that is removed when this is dropped.
 #[derive(Debug)]
 struct Identity(PathBuf);
 
@@ -68,7 +69,7 @@ impl Identity {
         self.0.join("certificate.pem")
     }
 
-    /// As HAProxy wants them.
+    /// Returns key and certificate in one file, as HAProxy expects them.
     fn both(&self) -> PathBuf {
         self.0.join("both.pem")
     }
@@ -80,7 +81,7 @@ impl Drop for Identity {
     }
 }
 
-/// A proxy as the guide configures it, but for where it listens, what is behind it, and who it is.
+/// A proxy as the guide configures it, except for its address, its backend and its certificate.
 enum Proxy {
     Nginx(Nginx),
     Haproxy(Haproxy),
@@ -118,12 +119,12 @@ fn shown(path: &Path) -> String {
     path.to_str().expect("UTF-8").to_owned()
 }
 
-/// `openssl s_client`, which secures one stream; it ends when this is dropped.
+/// `openssl s_client`, which secures one stream. It ends when this is dropped.
 #[derive(Debug)]
 struct Tunnel(Child);
 
 impl Tunnel {
-    /// From 127.0.0.2 to the proxy, whose name has to be the one that it was given; and the end of it that is ours.
+    /// Connects from 127.0.0.2 to the proxy, whose name has to be the given one. Returns this end of the stream.
     #[track_caller]
     fn to(proxy: &Proxy, openssl: &Path, identity: &Identity) -> (UnixStream, Self) {
         let (ours, its) = UnixStream::pair().expect("a pair");
@@ -143,7 +144,7 @@ impl Drop for Tunnel {
     }
 }
 
-/// A connection as a browser would open it, from a page of the same host.
+/// Prepares a connection as a browser would open it, from a page of the same host.
 fn connect(proxy: &Proxy) -> Connect {
     let port = proxy.addr().port();
     Connect::new(format!("ws://{NAME}:{port}/"))
@@ -151,7 +152,7 @@ fn connect(proxy: &Proxy) -> Connect {
         .config(Config::new().with_ping_interval(None))
 }
 
-/// Runs `check` with each of the two that is there.
+/// Runs `check` with each of the two proxies that is installed.
 fn with_each(check: impl Fn(&dyn Fn(SocketAddr, &Identity, &str) -> Proxy)) {
     if let Some(nginx) = program("nginx") {
         println!("nginx");
@@ -177,7 +178,7 @@ fn the_proxies_of_the_guide_pass_addresses_origins_and_closes() {
             .header("X-Forwarded-For", "198.51.100.1")
             .from_stream(stream)
             .expect("a page of the same host may connect");
-        // Its own word for it counts nothing: 127.0.0.2 is what the proxy has seen.
+        // The client's own header is not believed. The proxy has seen 127.0.0.2.
         server.wait_for_line(&["connected from 127.0.0.2 via 127.0.0.1"]);
         for message in [Message::from("through TLS"), Message::from(vec![7; 1 << 20])] {
             connection.send(message.clone()).expect("sent");
@@ -228,7 +229,7 @@ fn only_pings_keep_a_quiet_connection_through_a_proxy() {
     let identity = Identity::new(&openssl);
     let server = |ping: Option<Duration>| {
         let config = Config::new().with_ping_interval(ping).with_ping_timeout(Duration::from_secs(60));
-        // HAProxy asks for its health, and would answer 503 for it.
+        // HAProxy checks the health of the server, and would answer 503 without this.
         let settings = |server: Server| server.config(config).serve_http(|_| Response::default());
         TestServer::with(settings, |client| Ok(client.ignore()?))
     };
@@ -268,7 +269,7 @@ fn systemd_accepts_the_units_of_the_guide() {
         })
         .collect();
     assert_eq!(units.len(), 2, "{units:?}");
-    // An option that it does not know is a line, and no failure.
+    // An unknown option is a warning, and not a failure.
     let verified =
         Command::new(&analyze).args(["verify", "--man=no"]).args(&units).output().expect("it starts");
     let said = String::from_utf8_lossy(&verified.stderr).into_owned();

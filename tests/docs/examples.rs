@@ -1,4 +1,4 @@
-//! Each example does what its comment promises. It is run as it was built, on a free port, by a client of its own.
+//! Each example does what its comment says. It is run as cargo built it, on a free port, with a client of the test.
 
 use crate::support::example::Example;
 use serde_json::json;
@@ -34,7 +34,7 @@ fn echo_returns_text_and_binary_up_to_20_mib() {
         assert_eq!(client.recv(), message);
     }
     let large = vec![7; (20 << 20) + 1];
-    // It may be cut off by the refusal before it is out.
+    // The refusal may cut it off before it is sent.
     drop(client.0.send(Message::binary(large)));
     let Ok(Message::Close(Some(frame))) = client.0.read() else { panic!("expected a Close") };
     assert_eq!(u16::from(frame.code), 1009);
@@ -64,7 +64,7 @@ fn chat_has_names_and_rooms_and_announces_members() {
         assert_eq!(example.ask(nowhere, &[]).err(), Some(404), "{nowhere}");
     }
     let enter = |room: &str, name: &str| {
-        let mut client = example.ask(&format!("/room/{room}"), &[]).expect("let in");
+        let mut client = example.ask(&format!("/room/{room}"), &[]).expect("accepted");
         client.send(name);
         client
     };
@@ -75,7 +75,7 @@ fn chat_has_names_and_rooms_and_announces_members() {
     let mut elsewhere = enter("coffee", "Ann");
     assert_eq!(elsewhere.json(), joined("Ann", &["Ann"]));
 
-    // A name is asked for until there is a good one.
+    // The page asks for a name until it gets a good one.
     let mut other = enter("tea", " ann ");
     assert_eq!(other.json(), json!({ "type": "refused", "why": "ann is taken here" }));
     let long = "x".repeat(25);
@@ -94,11 +94,11 @@ fn chat_has_names_and_rooms_and_announces_members() {
     }
     ann.send(vec![1, 2]);
     assert_eq!(ann.json(), json!({ "type": "refused", "why": "only text, please" }));
-    // Without a Close: whoever breaks off is missed, too.
+    // She leaves without a Close, and is announced too.
     drop(ann);
     assert_eq!(other.json(), json!({ "type": "leave", "name": "Ann", "people": ["<b>Bo</b>"] }));
 
-    // Nothing of all this was heard in the other room: its own message is the next.
+    // The other room has heard none of this, because its own message is the next.
     elsewhere.send("x".repeat(3000));
     assert_eq!(elsewhere.json()["text"].as_str().map(str::len), Some(3000));
     elsewhere.send("x".repeat(3001));
@@ -110,7 +110,7 @@ fn chat_has_names_and_rooms_and_announces_members() {
 fn behind_proxy_believes_proxies_only() {
     let example = Example::run("behind_proxy");
     let told = |headers: &[(&'static str, &'static str)]| {
-        let mut client = example.ask("/", headers).expect("let in");
+        let mut client = example.ask("/", headers).expect("accepted");
         let Message::Text(text) = client.recv() else { panic!("expected text") };
         text.to_string()
     };
@@ -132,7 +132,7 @@ fn auth_needs_a_token_and_names_its_user() {
     for (target, headers, name) in
         [("/", &[("authorization", "Bearer apple")][..], "alice"), ("/?a=b&token=cherry", &[], "carol")]
     {
-        example.ask(target, headers).expect("let in").expect(&format!("hello, {name}"));
+        example.ask(target, headers).expect("accepted").expect(&format!("hello, {name}"));
         assert_eq!(example.line(), format!("{name} connected from 127.0.0.1"));
     }
     for (target, headers) in [("/", &[][..]), ("/?token=pear", &[("authorization", "Bearer secret")])] {
@@ -150,7 +150,7 @@ fn attach_passes_upgrades_on_and_answers_pages() {
     assert!(example.get("/other").starts_with("HTTP/1.1 404 "));
     assert_eq!(example.ask("/elsewhere", &[]).err(), Some(404));
 
-    let mut client = example.ask("/ws", &[]).expect("let in");
+    let mut client = example.ask("/ws", &[]).expect("accepted");
     client.send("through two servers");
     client.expect("through two servers");
     assert!(example.get("/").ends_with("\r\n\r\n1 WebSockets are open\n"));

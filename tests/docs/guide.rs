@@ -1,5 +1,5 @@
-//! The guide for those who come from npm's `ws` leaves out nothing that its documentation has, and the one on security
-//! promises nothing that is not tested.
+//! The guide for users of npm's `ws` has every name of its documentation, and every promise of the guide on security
+//! has a test.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -35,8 +35,8 @@ fn every_missing_feature_has_a_reason() {
     }
 }
 
-/// The names of all tests in the Rust files below a folder that are run unasked and can fail: the first function behind
-/// each `#[test]`.
+/// Collects the names of all tests in the Rust files below a folder that run by default: the first function behind each
+/// `#[test]`.
 fn tests_below(folder: &Path, names: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
@@ -51,7 +51,7 @@ fn tests_below(folder: &Path, names: &mut BTreeSet<String>) {
                     .iter()
                     .any(|attributes| attributes.contains("#[ignore"));
                 let name = function.split_once('(').map_or("", |(name, _)| name);
-                // A part that this process plays for other tests.
+                // It only starts a server for other tests.
                 if !is_ignored && name != "run_as_helper_process" {
                     names.insert(name.to_owned());
                 }

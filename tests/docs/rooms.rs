@@ -1,12 +1,12 @@
-//! The house keeps its rooms: what each file of `src/` may name, as `guide/design.md` lays it out.
+//! The boundaries of the modules: the names that each file of `src/` may use, as `guide/design.md` describes them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// What a room's code may name of the crate's other rooms; "base" below goes without saying. Nothing points upward, and
-/// there are no circles: each room may enter only rooms that stand above it here.
+/// The modules of the crate that a module's code may use, apart from those in "base" below. Each module may use only
+/// modules that are above it here, so there are no circles.
 const DOORS: &[(&str, &[&str])] = &[
-    // The words: everyone may use them.
+    // The words that every module may use.
     ("addr", &[]),
     ("message", &[]),
     ("error", &[]),
@@ -15,19 +15,19 @@ const DOORS: &[(&str, &[&str])] = &[
     ("logging", &[]),
     ("request", &[]),
     ("stats", &[]),
-    // The pure room, and the room of sockets.
+    // The pure module, and the module of sockets.
     ("protocol", &["addr", "message", "error"]),
     ("net", &["error", "sync"]),
-    // `timer` and `flush` know a `Weak<dyn ...>` of what they serve, and nothing more of it.
+    // `timer` and `flush_thread` know their clients only as a `Weak<dyn ...>`.
     ("timer", &[]),
     ("flush_thread", &["net"]),
     ("outbox", &["net", "flush_thread", "protocol"]),
     ("sender", &["outbox", "net", "flush_thread", "protocol"]),
-    // It encodes a message once for all.
+    // It encodes a message once for all clients.
     ("hub", &["sender", "outbox", "protocol"]),
-    // What `every` hands out: a timer's customer.
+    // `every` returns it. The timer calls it.
     ("tick", &["timer", "outbox", "protocol"]),
-    // What one client address may take: counts, and clocks of its own.
+    // Limits for one client address: counters, and their own clocks.
     ("quota", &[]),
     ("connection", &["net", "protocol", "outbox", "sender", "timer", "tick", "hub", "flush_thread", "quota"]),
     ("handshake", &["net", "protocol", "quota"]),
@@ -52,14 +52,14 @@ const DOORS: &[(&str, &[&str])] = &[
     ),
     ("guide", &[]),
 ];
-/// Rooms that no library is built with: they may enter all others.
+/// Modules that are in no build of the library. They may use all others.
 const TEST_ROOMS: [&str; 1] = ["verify"];
 const BASE: [&str; 8] = ["addr", "message", "error", "config", "sync", "logging", "request", "stats"];
 
-/// A file of over so many lines, its tests aside, is two files.
+/// A longer file, without its tests, has to become two files.
 const MOST_LINES: usize = 500;
 
-/// One source file: where it is below `src/`, in which room, and its code without comments and tests.
+/// One source file: its path below `src/`, its module, and its code without comments and tests.
 struct Source {
     path: String,
     room: String,
@@ -98,19 +98,19 @@ fn sources() -> Vec<Source> {
         .collect()
 }
 
-/// What stands before the module of tests, which is a file's last item.
+/// Returns the text before the module of tests, which is a file's last item.
 fn without_tests(text: &str) -> &str {
     let markers = ["#[cfg(test)]\nmod tests", "#[cfg(all(test, not(model)))]\nmod tests"];
     markers.iter().find_map(|marker| text.find(marker)).map_or(text, |at| &text[..at])
 }
 
-/// Without the lines that only a model is built with.
+/// Returns the text without the lines that are built only for a model.
 fn without_models(text: &str) -> String {
     let mut lines = text.lines();
     let mut own = String::new();
     while let Some(line) = lines.next() {
         if line.trim() == "#[cfg(all(test, model))]" {
-            // The item behind it: a line of its own in each of these places.
+            // The item behind the attribute is one line in each of these places.
             lines.next();
         } else {
             own.push_str(line);
@@ -120,12 +120,13 @@ fn without_models(text: &str) -> String {
     own
 }
 
-/// Comments blanked out, lines kept. A `//` in a string is taken for one too: that hides the rest of its line and no more.
+/// Blanks out comments and keeps the lines. A `//` in a string is taken for a comment too, which hides only the rest of
+/// its line.
 fn without_comments(text: &str) -> String {
     text.lines().map(|line| line.split("//").next().unwrap_or(line).to_owned() + "\n").collect()
 }
 
-/// The lines that have any of these words.
+/// Returns the lines that have any of these words.
 fn named(source: &Source, words: &[&str]) -> Vec<String> {
     let lines = source.code.lines().enumerate();
     lines
@@ -138,7 +139,7 @@ fn named(source: &Source, words: &[&str]) -> Vec<String> {
         .collect()
 }
 
-/// Whether it stands there and is not a part of a longer name.
+/// Returns whether the word is there, and is not a part of a longer name.
 fn has_word(line: &str, word: &str) -> bool {
     let part = |c: char| c.is_alphanumeric() || c == '_';
     line.match_indices(word).any(|(at, _)| {
@@ -183,7 +184,7 @@ fn every_room_keeps_to_its_doors() {
     let sources = sources();
     let mut found = Vec::new();
     for (room, doors) in DOORS.iter().filter(|(room, _)| !BASE.contains(room)) {
-        // The protocol's doors are all it has: its limits come as arguments.
+        // The protocol may use nothing else, because its limits are arguments.
         let base = if *room == "protocol" { &[][..] } else { &BASE };
         for source in in_room(&sources, room) {
             for (name, line) in rooms_named(source) {
@@ -203,7 +204,7 @@ fn every_room_keeps_to_its_doors() {
     nothing(found, "doors that are none");
 }
 
-/// The rooms that a file names by `crate::room` or `crate::{room, ...}`, and where.
+/// Returns the modules that a file uses by `crate::module` or `crate::{module, ...}`, and where.
 fn rooms_named(source: &Source) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let word =
@@ -214,7 +215,7 @@ fn rooms_named(source: &Source) -> Vec<(String, String)> {
         let rest = &source.code[at + "crate::".len()..];
         let mut names = Vec::new();
         if let Some(group) = rest.strip_prefix('{') {
-            // Only the group's own level: `{error::{Error, Result}, message}` names two rooms.
+            // Only the first level of the group counts: `{error::{Error, Result}, message}` names two modules.
             let (mut depth, mut start) = (0_usize, 0);
             for (index, c) in group.char_indices() {
                 match c {
@@ -234,7 +235,7 @@ fn rooms_named(source: &Source) -> Vec<(String, String)> {
         } else {
             names.push(word(rest));
         }
-        // What begins with a capital is an item that lib.rs hands out, which hides where it lives.
+        // A capital letter begins an item that lib.rs exports, which hides its module.
         found.extend(
             names.into_iter().filter(|name| !name.is_empty()).map(|name| (home(&name), place.clone())),
         );
@@ -242,7 +243,7 @@ fn rooms_named(source: &Source) -> Vec<(String, String)> {
     found
 }
 
-/// The room of an item that `lib.rs` exports; a room's own name is its own.
+/// Returns the module of an item that `lib.rs` exports. The name of a module is its own.
 fn home(name: &str) -> String {
     let lib =
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).expect("lib.rs");
@@ -307,7 +308,7 @@ fn only_the_server_the_timer_and_the_flusher_start_threads() {
         .filter(|source| {
             !matches!(source.room.as_str(), "sync" | "server" | "timer" | "flush_thread" | "bin")
         })
-        // And one in a client that looks up a name: the system's resolver knows no deadline.
+        // One more thread is in a client that looks up a name, because the system's resolver has no deadline.
         .filter(|source| source.path != "client/resolve.rs")
         .flat_map(|source| named(source, &["sync::spawn", "spawn("]))
         .collect();

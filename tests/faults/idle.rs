@@ -1,5 +1,5 @@
-//! Whoever has gone, however abruptly, and whoever does not move costs no time on a processor: nothing polls what is ready
-//! for ever.
+//! A client that has gone, in whatever way, or that does nothing takes no processor time: no thread polls a descriptor
+//! that stays ready.
 
 #![cfg(feature = "cli")]
 
@@ -8,9 +8,9 @@ use crate::support::{Frame, Process, RawPeer, header, helper_process, ms, watchd
 use std::time::Duration;
 use threadws::{Config, Server};
 
-/// Of each kind so many: one that spins shows by more.
+/// The number of clients of each kind. A thread that spins for each of them shows clearly.
 const CLIENTS: usize = 4;
-/// What nobody can keep for itself: the kernel takes some 4 MB.
+/// More than the kernel takes, which is some 4 MB.
 const LARGE: usize = 6 << 20;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -44,7 +44,7 @@ fn run_as_helper_process() {
     });
 }
 
-/// Some clients, each of whom has been asked for this, and has got so far.
+/// Opens some clients, sends each of them `asked`, and waits for `told`.
 fn clients(server: &Process, asked: &str, told: &str) -> Vec<RawPeer> {
     let open = |_| {
         let mut peer = RawPeer::open(server.addr());
@@ -58,10 +58,10 @@ fn clients(server: &Process, asked: &str, told: &str) -> Vec<RawPeer> {
     peers
 }
 
-/// Nothing happens at this server, so nothing may be done.
+/// Checks that a server without work takes no processor time.
 #[track_caller]
 fn rests(server: &Process) {
-    // What there was to do is over.
+    // The earlier work is done.
     std::thread::sleep(ms(100));
     let before = server.thread_times();
     std::thread::sleep(ms(500));
@@ -70,7 +70,7 @@ fn rests(server: &Process) {
     assert!(load < 0.02, "it takes {load:.3} of a processor: {:?}", now.since(&before));
 }
 
-/// The same after all of these clients have ended in this way.
+/// The same, after all of these clients have ended in this way.
 #[track_caller]
 fn rests_when_they_ended(server: Process, how: &str) {
     server.expect_ends(CLIENTS, how);

@@ -1,5 +1,4 @@
-//! What the parts of a program that are not its handlers may do: its logger, and its callback for errors. Each has a
-//! process of its own.
+//! Parts of a program that are not handlers: its logger, and its callback for errors. Each test has a helper process.
 
 #![cfg(feature = "cli")]
 
@@ -13,32 +12,33 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 use threadws::{Hub, Message, Meter, Response, Server, ServerHandle};
 
-/// Calls everything that can be called from anywhere, about everybody.
+/// Calls everything that can be called from any thread, for every client.
 fn everything(hub: &Hub, meter: &Meter) {
     hub.broadcast("to all");
     hub.publish("topic", "to some");
     drop((hub.subscribers("topic"), hub.topics(), meter.stats()));
     for client in hub.clients() {
         let sender = client.sender();
-        // Who is gone says so; nobody waits for anybody else.
+        // A client that has gone gives an error, and no call waits for another client.
         drop((sender.send("to one"), sender.try_send("to one"), sender.ping(b"are you there?")));
         drop((client.sender().stats(), hub.get(client.id())));
     }
 }
 
-/// Sends everybody away, one way or the other, and stops the server.
+/// Closes every connection in one way or another, and stops the server.
 fn the_end(hub: &Hub, handle: &OnceLock<ServerHandle>) {
     for client in hub.clients() {
         drop(client.sender().close(1001, "the end"));
         client.sender().terminate();
     }
     if let Some(handle) = handle.get() {
-        // On a thread of the server's own it must not wait for itself: it would wait for longer than anybody here does.
+        // On a thread of the server it must not wait for itself. The timeout is longer than any other wait in this
+        // test.
         handle.shutdown(PATIENCE * 10);
     }
 }
 
-/// A logger that panics whatever it is told.
+/// A logger that always panics.
 struct Fuse(AtomicUsize);
 
 impl log::Log for Fuse {
@@ -56,15 +56,15 @@ impl log::Log for Fuse {
 
 static FUSE: Fuse = Fuse(AtomicUsize::new(0));
 
-/// A logger that calls everything whatever it is told, and counts that it has; in the end it stops the server.
+/// A logger that calls everything for each line, and counts the calls. At the end it stops the server.
 #[derive(Default)]
 struct Busybody {
     hub: OnceLock<(Hub, Meter)>,
     handle: OnceLock<ServerHandle>,
     calls: AtomicUsize,
-    /// How many threads are in it.
+    /// How many threads are inside the logger.
     inside: AtomicUsize,
-    /// Whether the next line ends it all, and whether one has.
+    /// Whether the next line stops the server, and whether one has.
     enough: AtomicBool,
     ended: AtomicBool,
 }
@@ -76,7 +76,7 @@ impl log::Log for Busybody {
 
     fn log(&self, _: &log::Record<'_>) {
         thread_local! {
-            /// What it calls is logged, too.
+            /// The calls of the logger are logged, too.
             static INSIDE: Cell<bool> = const { Cell::new(false) };
         }
         let Some((hub, meter)) = self.hub.get() else { return };
@@ -100,7 +100,7 @@ impl log::Log for Busybody {
 
 static BUSYBODY: OnceLock<Busybody> = OnceLock::new();
 
-/// Tells where a server listens, as the binary does. The harness has begun a line of its own.
+/// Prints the address of the server, as the binary does. The harness has begun a line of its own.
 fn announce(handle: &ServerHandle) {
     let address = handle.local_addr().expect("it listens");
     println!("\nthreadws listening on http://{address}/ (ws://{address}/)");
@@ -119,7 +119,7 @@ fn run_as_helper_process() {
 }
 
 fn bad_logger() {
-    // Nobody needs its thousands of lines.
+    // Its thousands of lines are not needed.
     std::panic::set_hook(Box::new(|_| {}));
     log::set_logger(&FUSE).expect("the first");
     log::set_max_level(log::LevelFilter::Trace);
@@ -206,7 +206,7 @@ fn on_error_ends_it() {
     });
     let handle = HANDLE.get_or_init(|| server.spawn(echo).expect("the settings work"));
     announce(handle);
-    told.recv().expect("the callback comes back");
+    told.recv().expect("the callback returns");
     eventually("all are gone", || handle.hub().count() == 0);
     std::process::exit(0)
 }
@@ -217,7 +217,7 @@ fn enter(addr: SocketAddr) -> RawPeer {
     asks(addr, &[], 101)
 }
 
-/// Asks for a WebSocket until there is a place, and is answered so.
+/// Requests a WebSocket until there is a place, and expects this status.
 #[track_caller]
 fn asks(addr: SocketAddr, headers: &[(&str, &str)], status: u16) -> RawPeer {
     let mut answered = None;
@@ -236,18 +236,18 @@ fn asks(addr: SocketAddr, headers: &[(&str, &str)], status: u16) -> RawPeer {
     answered.expect("it was answered")
 }
 
-/// What the server answers to a plain GET, a number.
+/// Returns the server's answer to a plain GET, which is a number.
 #[track_caller]
 fn number(addr: SocketAddr) -> usize {
     let mut number = None;
-    eventually("it tells a number", || {
+    eventually("it answers a number", || {
         let mut peer = RawPeer::connect(addr);
         peer.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
         let answer = peer.answer();
         number = (answer.status == 200).then(|| answer.text().parse().expect("a number"));
         number.is_some()
     });
-    number.expect("it was told")
+    number.expect("it was called")
 }
 
 #[test]
@@ -270,7 +270,7 @@ fn a_panicking_logger_ends_no_thread() {
             peer.fin();
             peer.expect_gone();
         }
-        // A handshake that fails, one that vanishes, and more than there are places for.
+        // A handshake that fails, one that vanishes, and more clients than there are places.
         asks(addr, &[("Sec-WebSocket-Version", "8")], 426).expect_eof();
         RawPeer::connect(addr).reset();
         let _four: Vec<_> = (0..4).map(|_| enter(addr)).collect();
@@ -297,7 +297,7 @@ fn a_logger_may_call_everything_and_stop_the_server() {
         peer.expect_eof();
         asks(addr, &[("Sec-WebSocket-Version", "8")], 426).expect_eof();
         RawPeer::connect(addr).reset();
-        // Who stays hears of it.
+        // The client that stays receives it.
         while stays.message().as_text() != "to all" {}
     }
     let calls = number(addr);
@@ -307,7 +307,7 @@ fn a_logger_may_call_everything_and_stop_the_server() {
     server.wait_for_success(PATIENCE * 2);
 }
 
-/// The server that plays `part`, whose accept fails at the second client's turn.
+/// Starts the server with this role. Its accept fails at the second client.
 fn out_of_descriptors(part: &str) -> Option<Process> {
     let strace = program("strace")?;
     let inject = "inject=accept4:error=EMFILE:when=2..4";

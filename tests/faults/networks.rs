@@ -1,5 +1,5 @@
-//! Between the two ends anything may happen: delays, cuts, half closes, resets, urgent bytes, a client that is killed. It
-//! is told once, and nothing wrong is delivered.
+//! Faults between the two ends: delays, cuts, half closes, resets, urgent bytes, a client that is killed. Each is
+//! reported once, and no wrong data is delivered.
 
 #![cfg(feature = "cli")]
 
@@ -20,7 +20,7 @@ fn server() -> Process {
     Process::threadws(&["--echo", "--every", "0"])
 }
 
-/// Each client that came has left, once.
+/// Checks that each client has left, once.
 #[track_caller]
 fn each_left_once(server: &Process, clients: usize) -> Vec<String> {
     let lines = |what: &str| server.log().into_iter().filter(|line| line.contains(what)).collect::<Vec<_>>();
@@ -70,7 +70,7 @@ fn a_cut_connection_ends_once_and_delivers_only_whole_messages() {
             peer.write(upgrade_request(addr, "/", &[]));
             peer.expect_101();
             drop(peer.try_write(&message));
-            // Not the message, nor a part of it.
+            // Neither the message nor a part of it may come.
             let until = Instant::now() + PATIENCE;
             assert!(!matches!(peer.frame_until(until), Ok(Some(frame)) if frame.opcode == BINARY));
         }
@@ -81,10 +81,10 @@ fn a_cut_connection_ends_once_and_delivers_only_whole_messages() {
     server.stop();
 }
 
-/// More than the kernel takes: the rest of the frame waits for the peer.
+/// More than the kernel takes, so the rest of the frame waits for the peer.
 const LARGE: usize = 6 << 20;
 
-/// A server that sends a large message, and whose pings, Close and timeouts come in the middle of it.
+/// A server that sends a large message. Its pings, Close and timeouts come in the middle of that.
 #[test]
 fn run_as_helper_process() {
     if helper_process::role().is_none() {
@@ -110,7 +110,8 @@ fn run_as_helper_process() {
     });
 }
 
-/// Reads so slowly that the kernel has room at times and the frame is not whole before it is `over`; then to the end.
+/// Reads slowly, so that the kernel has room at times and the frame is not complete before it is `over`. Then reads to
+/// the end.
 fn read_slowly(mut stream: TcpStream, over: impl Fn() -> bool) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut some = [0; 8 << 10];
@@ -126,7 +127,8 @@ fn read_slowly(mut stream: TcpStream, over: impl Fn() -> bool) -> Vec<u8> {
 #[test]
 fn nothing_follows_an_answer_that_was_cut() {
     let _dog = watchdog(90);
-    // What ends it in mid-frame: the write timeout, our FIN, its own Close and the end of the server.
+    // Four ends in the middle of a frame: the write timeout, the client's FIN, the client's Close and the end of the
+    // server.
     for cut in ["timeout", "FIN", "close", "shutdown"] {
         let mut server = helper_process::start(module_path!(), "server", &[]);
         let mut peer = RawPeer::open(server.addr());

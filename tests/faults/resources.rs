@@ -1,4 +1,5 @@
-//! When something runs out: it is waited for or refused, never died of, and comes back when it is there again.
+//! When a resource runs out, the server waits or refuses clients. It does not end, and it recovers when the resource is
+//! there again.
 
 #![cfg(feature = "cli")]
 
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 const QUIET: [&str; 4] = ["--echo", "--every", "0", "--log=info"];
 
-/// What the line that tells the capacity says: how many clients, and the limit that is met first.
+/// Returns the capacity from the log: the number of clients, and the limit that is met first.
 fn capacity_of(server: &Process) -> (usize, String) {
     let line = server.wait_for_line(&["listening on", "capacity"]);
     let (_, rest) = line.split_once("capacity ").expect("a capacity");
@@ -18,7 +19,7 @@ fn capacity_of(server: &Process) -> (usize, String) {
     (clients.parse().expect("a number"), rest.trim_end_matches(')').to_owned())
 }
 
-/// Lets in as many as the line says, refuses one more, and lets that one in when another has left.
+/// Accepts as many clients as the capacity says, refuses one more, and accepts that one when another has left.
 fn fills_to_its_capacity(server: Process, limit: &str) {
     let (clients, named) = capacity_of(&server);
     assert_eq!(named, limit);
@@ -36,9 +37,9 @@ fn fills_to_its_capacity(server: Process, limit: &str) {
         one_more.ask("/", &[]);
         one_more.expect_refusal(503);
     }
-    assert_eq!(server.usage().threads, threads, "whoever is turned away needs no thread");
-    peers.pop().expect("somebody").close(1000);
-    eventually("who left makes room", || {
+    assert_eq!(server.usage().threads, threads, "a refused client needs no thread");
+    peers.pop().expect("a client").close(1000);
+    eventually("the client that left makes room", || {
         let mut peer = RawPeer::connect(server.addr());
         peer.ask("/", &[]);
         peer.try_answer().is_ok_and(|answer| answer.is_some_and(|answer| answer.status == 101))
@@ -82,10 +83,10 @@ fn few_threads_for_the_user_limit_the_capacity() {
         return;
     }
     if !rustix::process::geteuid().is_root() {
-        // Our own user has other threads, whose number changes.
-        return skip("only root can become somebody else");
+        // The user of this test has other threads, whose number changes.
+        return skip("only root can become another user");
     }
-    // Nobody else is this user, and it may run this copy wherever the target folder is.
+    // No other process has this user id, and the user may run this copy wherever the target folder is.
     let user = 60_000 + std::process::id() % 5000;
     let copy = std::env::temp_dir().join(format!("threadws-test-{user}"));
     std::fs::copy(env!("CARGO_BIN_EXE_threadws"), &copy).expect("a copy");
@@ -106,7 +107,7 @@ fn the_capacity_leaves_a_fifth_of_the_mappings() {
     let (clients, named) = capacity_of(&server);
     let most = std::fs::read_to_string("/proc/sys/vm/max_map_count").expect("Linux");
     let most: usize = most.trim().parse().expect("a number");
-    // Running out of them aborts: each thread of std's takes 4.
+    // Without mappings the process aborts. Each thread of std takes 4.
     assert!(clients * 4 <= most - most / 5, "{clients} clients by {named}, {most} mappings");
     server.stop();
 }
@@ -131,7 +132,7 @@ fn with_little_address_space_it_refuses_clients() {
         }
     }
     assert!(!peers.is_empty() && refused > 0, "{} are in, {refused} are not", peers.len());
-    // Each takes all that it may: an allocation that fails ends the process.
+    // Each client takes all the memory that it may. An allocation that fails would end the process.
     let message = vec![7; 1 << 20];
     let half = Frame::binary(&message[..]).encode();
     for peer in &mut peers {
@@ -147,11 +148,11 @@ fn with_little_address_space_it_refuses_clients() {
     server.stop();
 }
 
-/// The server with accept4(2) failing `times` times at first.
+/// Starts the server with accept4(2) failing for the first `times` calls.
 fn failing_to_accept(error: &str, times: u32) -> Option<Process> {
     let strace = program("strace")?;
     let inject = format!("inject=accept4:error={error}:when=1..{times}");
-    // -D: the server is our child, and not strace.
+    // -D makes the server the child of this process, and not strace.
     let wrapper =
         [strace.to_str()?, "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=accept4", "-e", &inject];
     Some(Process::threadws_under(&wrapper, &QUIET))
@@ -183,18 +184,18 @@ fn accept_goes_on_at_once_when_a_connection_is_gone() {
         let Some(server) = failing_to_accept(error, 100) else { return };
         let start = Instant::now();
         let mut peer = RawPeer::open(server.addr());
-        // As what has run out they would take 49 s.
+        // As a missing resource they would take 49 s.
         assert!(start.elapsed() < ms(20_000), "{error}: it paused, {:?}", start.elapsed());
         peer.send_text(error);
         peer.expect_text(error);
         peer.close(1000);
         let log = server.log();
-        assert!(!log.iter().any(|line| line.contains("[WARN]")), "{error} is nobody's concern: {log:?}");
+        assert!(!log.iter().any(|line| line.contains("[WARN]")), "{error} is not worth a warning: {log:?}");
         server.stop();
     }
 }
 
-/// Touches so many KiB of stack below its caller.
+/// Touches this many KiB of stack below its caller.
 #[inline(never)]
 fn deep(kib: usize) -> usize {
     let here = std::hint::black_box([1_u8; 1024]);
@@ -204,7 +205,7 @@ fn deep(kib: usize) -> usize {
 #[test]
 fn a_handler_has_the_stack_size_that_was_set() {
     let _dog = watchdog(30);
-    // In a debug build, too. A frame of `deep` takes at most 3 KiB there; an overflow would end this process.
+    // The same holds in a debug build, where a frame of `deep` takes at most 3 KiB. An overflow would end this process.
     for (stack, kib) in [(None, 40), (Some(16 << 20), 4000)] {
         let server = TestServer::with(
             |server| match stack {
@@ -229,7 +230,7 @@ fn a_handler_has_the_stack_size_that_was_set() {
 #[test]
 fn a_server_without_descriptors_does_not_spin_and_recovers() {
     let _dog = watchdog(60);
-    // Less than its own spare: it is full at once, of connections that it cannot even accept.
+    // Less than the server's own reserve, so it is full at once with connections that it cannot even accept.
     let server = Process::threadws_under(&["prlimit", "--nofile=24:24"], &QUIET);
     let start = server.usage();
     let peers: Vec<_> = (0..40).map(|_| RawPeer::connect(server.addr())).collect();

@@ -1,4 +1,4 @@
-//! What the system does to a process: signals, clocks, full disks, starvation, cables that are pulled.
+//! Faults of the system: signals, clocks, full disks, links that are down.
 
 #![cfg(feature = "cli")]
 
@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use threadws::{Config, Message};
 
-/// A folder of the test's own.
+/// A folder for one test.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -35,7 +35,7 @@ fn a_server_resumed_after_sigstop_keeps_its_clients() {
     let _dog = watchdog(60);
     let server = Process::threadws(&["--every", "0", "--ping", "1s"]);
     let told = clients_that_read(&server.url(), 20);
-    // Its ping is answered while the server is stopped, for longer than it waits for the answer.
+    // The pong comes while the server is stopped, for longer than it waits for the pong.
     let mut peer = RawPeer::open(server.addr());
     let ping = peer.frame();
     server.signal(Signal::STOP);
@@ -89,17 +89,18 @@ fn setting_the_clock_by_a_day_changes_no_interval() {
             fs::write(&offset, clock).expect("a file");
             let enough = ticks + 8;
             while ticks < enough {
-                // What was sent comes back, too.
+                // The echo comes too.
                 ticks += u32::from(peer.message().as_text() == "hello from threadws");
             }
-            // Neither a burst nor a pause of a day. From the beginning: some may have waited for us.
+            // Neither a burst nor a pause of a day. Measured from the beginning, because some ticks may have waited for
+            // this test.
             let time = opening.elapsed();
             assert!(time >= ms(100) * ticks, "{clock}: {ticks} ticks of 100 ms in {time:?}");
             peer.send_text(clock);
             server.wait_for_line(&["sent text", clock])[..10].to_owned()
         })
         .collect();
-    // The clock of the process did change: lines begin with the date.
+    // The clock of the process did change, because lines begin with the date.
     assert!(dates[0] != dates[1] && dates[1] != dates[2] && dates[0] != dates[2], "{dates:?}");
     drop(peer);
     expect_all_stayed(server, &told, 10);
@@ -112,8 +113,8 @@ fn a_full_disk_for_the_log_stops_nothing() {
     let server = Process::threadws_under(&["sh", "-c", "exec \"$@\" 2>/dev/full", "sh"], &options);
     let mut peer = RawPeer::open(server.addr());
     for _ in 0..500 {
-        peer.send_text("is anybody there?");
-        peer.expect_text("is anybody there?");
+        peer.send_text("still there?");
+        peer.expect_text("still there?");
     }
     peer.close(1000);
     server.stop();
@@ -147,7 +148,7 @@ fn a_log_resumes_when_a_full_disk_has_room() {
     }
     let size = fs::metadata(&log).expect("the log").len();
     assert!((60 << 10..=64 << 10).contains(&size), "the disk is not full: {size}");
-    // Room for all that comes. What stood there stays, and with it what was counted.
+    // Room for all further lines. The earlier lines remain.
     let larger = Command::new(nsenter)
         .args(["-m", "-r", "-t", &server.pid().to_string(), "mount", "-o", "remount,size=16m"])
         .arg(&folder.0)
@@ -166,14 +167,14 @@ fn a_log_resumes_when_a_full_disk_has_room() {
         let whole = |line: &&str| line.ends_with(&text) || line.ends_with("room again");
         let there = told.lines().filter(whole).count();
         let lost: usize = told.lines().filter_map(dropped).sum();
-        // A line that only lacked its end was refused, and looks whole.
+        // A line that lacked only its line feed was refused and counted, and looks complete.
         lost > 0 && (sent..=sent + 1).contains(&(there + lost))
     });
     peer.close(1000);
     server.stop();
 }
 
-/// How many lines this one says were dropped.
+/// Returns how many lines were dropped, by the line that reports it.
 fn dropped(line: &str) -> Option<usize> {
     let line = line.strip_suffix(" dropped")?;
     line.strip_suffix(" lines").or(line.strip_suffix(" line"))?.rsplit(' ').next()?.parse().ok()
@@ -182,7 +183,7 @@ fn dropped(line: &str) -> Option<usize> {
 #[test]
 fn a_program_that_a_handler_starts_inherits_no_socket() {
     let _dog = watchdog(30);
-    // What the test itself was started with is everybody's.
+    // Descriptors that the test itself inherited are inherited by every program.
     let before = descriptors_of_a_program();
     let server = TestServer::new(|client| {
         let _file = fs::File::open("/proc/self/status")?;
@@ -191,11 +192,11 @@ fn a_program_that_a_handler_starts_inherits_no_socket() {
     let _others: Vec<_> = (0..5).map(|_| RawPeer::connect(server.addr())).collect();
     let mut peer = RawPeer::open(server.addr());
     let list = peer.message();
-    assert!(list.as_text().split(' ').count() >= 4, "that is no list: {list:?}");
+    assert!(list.as_text().split(' ').count() >= 4, "that is not a list: {list:?}");
     assert_eq!(list.as_text(), before, "a descriptor of ours is not closed");
 }
 
-/// The numbers of the descriptors that a program is started with, and of the folder that tells them.
+/// Returns the numbers of the descriptors that a program inherits, and of the folder that lists them.
 fn descriptors_of_a_program() -> String {
     let output = Command::new("ls").arg("/proc/self/fd").stdin(Stdio::null()).output().expect("ls");
     String::from_utf8_lossy(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ")
@@ -208,13 +209,13 @@ fn no_sigpipe_is_raised() {
     let folder = Folder::new("sigpipe");
     let trace = folder.0.join("trace");
     let (strace, trace_path) = (strace.to_string_lossy(), trace.to_string_lossy());
-    // It shows signals that are ignored, too: std ignores this one, but a program in C or Python that has us as a part
-    // would die of it.
+    // strace shows ignored signals too. std ignores this one, but a program in C or Python that embeds the library
+    // would be ended by it.
     let wrapper =
         [&strace, "-D", "-f", "-qq", "-o", &*trace_path, "-e", "trace=none", "-e", "signal=SIGPIPE"];
     let pipes = |trace: &Path| fs::read_to_string(trace).map_or(0, |text| text.matches("SIGPIPE").count());
 
-    // That it would be seen: a log that nobody takes.
+    // First a check that a signal would be seen: the log is a pipe without a reader.
     let closed = ["sh", "-c", "mkfifo \"$0\"; (exec <\"$0\") & exec 2>\"$0\"; sleep 0.2; exec \"$@\""];
     let fifo = folder.0.join("fifo").to_string_lossy().into_owned();
     let control = [&wrapper[..], &closed, &[&*fifo]].concat();
@@ -229,7 +230,7 @@ fn no_sigpipe_is_raised() {
     let message = Frame::binary(vec![1; 128 << 10]).encode();
     for number in 0..2 {
         let mut peer = RawPeer::open(server.addr());
-        // Until its answers fill what is between, and its handler waits in a send.
+        // Until the answers fill all buffers, and the handler waits in a send.
         let mut unsent = 0;
         while unsent < 1 << 20 || unsent_bytes_of(server.addr()) > unsent {
             unsent = unsent_bytes_of(server.addr());
@@ -237,7 +238,7 @@ fn no_sigpipe_is_raised() {
             std::thread::sleep(ms(10));
         }
         if number % 2 == 0 {
-            // After a FIN an RST makes that send fail with EPIPE, and not with ECONNRESET.
+            // After a FIN, an RST makes that send fail with EPIPE, and not with ECONNRESET.
             peer.fin();
             std::thread::sleep(ms(20));
         }
@@ -249,7 +250,8 @@ fn no_sigpipe_is_raised() {
     assert_eq!(pipes(&trace), 0, "in {}", fs::read_to_string(&trace).unwrap_or_default());
 }
 
-/// Clients whose cable is pulled for so long: `ping` is how long they may be silent, and then take to answer.
+/// Cuts the link of clients for this time. `ping` is the time for which they may be silent, and then the time for the
+/// pong.
 fn a_cable_is_pulled(ping: Duration, pulled: Duration) {
     let _dog = watchdog(60 + 2 * pulled.as_secs());
     let Some(network) = Network::new() else { return };
@@ -266,14 +268,14 @@ fn a_cable_is_pulled(ping: Duration, pulled: Duration) {
     }
     network.set_link(false);
     let start = Instant::now();
-    // Not at the end of TCP's own patience, which is a quarter of an hour.
+    // Long before TCP itself gives up, which takes a quarter of an hour.
     let lines = {
-        eventually_within(ping * 4 + PATIENCE, "all ten are let go", || {
+        eventually_within(ping * 4 + PATIENCE, "all ten are disconnected", || {
             server.log().iter().filter(|line| line.contains(" disconnected ")).count() == 10
         });
         server.wait_for_lines(&[" disconnected "], 10)
     };
-    assert!(start.elapsed() >= ping, "let go too early: {:?}", start.elapsed());
+    assert!(start.elapsed() >= ping, "disconnected too early: {:?}", start.elapsed());
     assert!(lines.iter().all(|line| line.contains("ping")), "{lines:?}");
     server.expect_settled(&before, PATIENCE, 10);
     std::thread::sleep(pulled.saturating_sub(start.elapsed()));
@@ -286,7 +288,7 @@ fn a_cable_is_pulled(ping: Duration, pulled: Duration) {
             peer.try_answer().is_ok_and(|answer| answer.is_some_and(|answer| answer.status == 101))
         })
     });
-    // The clients have noticed by themselves: their library pings, too, or find out when they say something.
+    // The clients have noticed it too. The library's clients send pings, and the raw ones notice when they write.
     for mut peer in peers {
         drop(peer.try_write(&Frame::text("still there?").encode()));
         peer.expect_gone();
@@ -300,7 +302,7 @@ fn a_link_that_is_down_is_noticed_by_the_ping() {
     a_cable_is_pulled(ms(1000), ms(2500));
 }
 
-/// A server that has much to send: with 64 KiB every 20 ms what is between fills in a second or two.
+/// A server that sends 64 KiB every 20 ms, which fills all buffers in a second or two.
 #[test]
 fn run_as_helper_process() {
     let Some(listen) = helper_process::role() else { return };

@@ -52,7 +52,7 @@ fn a_silent_client_is_disconnected_at_the_handshake_timeout() {
         peer.expect_gone();
     }
     let took = start.elapsed();
-    assert!(took >= ms(250) && took < ms(300) + PATIENCE / 2, "let go after {took:?}");
+    assert!(took >= ms(250) && took < ms(300) + PATIENCE / 2, "disconnected after {took:?}");
     // ... until then, and are free again now. The server may need a moment to notice.
     eventually("a place is free", || {
         let mut peer = RawPeer::connect(server.addr());
@@ -249,7 +249,7 @@ fn requests_of_real_browsers_and_proxies_are_accepted() {
             ("Sec-WebSocket-Extensions", "permessage-deflate"),
             ("Sec-WebSocket-Extensions", "x-unknown; a=\"b\""),
         ],
-        &[("Sec-WebSocket-Protocol", "nobody, knows, these")],
+        &[("Sec-WebSocket-Protocol", "unknown, to, the, server")],
         &[("Cookie", "a=b; c=d"), ("User-Agent", "Mozilla/5.0 (X11; Linux x86_64)"), ("Pragma", "no-cache")],
         &[("X-Empty", "")],
     ];

@@ -64,7 +64,7 @@ fn a_trusted_proxy_names_the_client() {
 #[test]
 fn it_needs_a_trusted_proxy_in_the_settings() {
     let server = Server::bind("127.0.0.1:0").expect("a port").trust_proxy("none").proxy_protocol(true);
-    let refused = server.spawn(|_| Ok(())).expect_err("nobody may send it");
+    let refused = server.spawn(|_| Ok(())).expect_err("it may not be sent");
     assert_eq!(refused.to_string(), "invalid input: proxy_protocol is on, and no proxy is trusted");
 }
 

@@ -85,7 +85,7 @@ fn check_request_reads_and_adds_headers_and_passes_values() {
                 assert_eq!((request.path(), request.query()), ("/room", Some("id=7")));
                 assert_eq!(request.method(), http::Method::GET);
                 assert!(request.peer_addr().ip().is_some_and(|ip| ip.is_loopback()));
-                let user = User(request.header("X-User").unwrap_or("nobody").to_owned());
+                let user = User(request.header("X-User").unwrap_or("anonymous").to_owned());
                 request.extensions_mut().insert(user);
                 response.headers_mut().insert("X-Served-By", http::HeaderValue::from_static("thread 7"));
                 response.headers_mut().append("Set-Cookie", http::HeaderValue::from_static("a=1"));
@@ -222,7 +222,7 @@ fn a_blocking_check_request_leaves_other_deadlines_alone() {
     for peer in [&mut silent, &mut half] {
         peer.expect_refusal(408);
         let took = start.elapsed();
-        assert!(took >= timeout && took < timeout + PATIENCE / 2, "let go after {took:?}");
+        assert!(took >= timeout && took < timeout + PATIENCE / 2, "disconnected after {took:?}");
     }
     expect_echo(&server);
     drop(release);
@@ -358,7 +358,7 @@ fn every_failed_handshake_is_reported() {
     assert_eq!(next(&told, "the callback").0, 400);
 
     RawPeer::open_at(server.addr(), "/ws", &[]).close(1000);
-    assert!(told.try_recv().is_err(), "what worked is no error");
+    assert!(told.try_recv().is_err(), "a success is not an error");
 }
 
 #[test]

@@ -123,7 +123,7 @@ fn no_message_is_lost_or_doubled_while_others_join() {
                                 heard += 1;
                                 last = Instant::now();
                             }
-                            Ok(None) => panic!("the server let go of a healthy client"),
+                            Ok(None) => panic!("the server disconnected a healthy client"),
                             Err(_) => assert!(last.elapsed() < PATIENCE, "silence"),
                         }
                     }
@@ -390,7 +390,7 @@ fn soak_nothing_is_lost_while_many_join_leave_and_broadcast() {
         peers
     });
     println!(
-        "{came:?} came and went, {deliveries:?} deliveries to {STAYERS} who stayed, {asked:?} looks at the numbers"
+        "{came:?} came and went, {deliveries:?} deliveries to {STAYERS} that stayed, {asked:?} looks at the numbers"
     );
     drop((stayers, publishing));
     eventually("all are out", || hub.count() == 0 && hub.topics().is_empty());

@@ -34,7 +34,7 @@ fn a_broadcast_returns_its_delivery() {
     let _dog = watchdog(20);
     let server = TestServer::new(listener);
     let hub = server.hub();
-    assert_eq!(hub.broadcast("nobody is here").to_string(), "0 sent, 0 queued, 0 skipped, 0 closed");
+    assert_eq!(hub.broadcast("no client is here").to_string(), "0 sent, 0 queued, 0 skipped, 0 closed");
     let mut peers: Vec<_> = (0..3).map(|_| RawPeer::open(server.addr())).collect();
     eventually("all are in", || hub.count() == 3);
     let delivery = hub.broadcast("to all");
@@ -194,7 +194,7 @@ fn hooks_are_called_once_and_under_no_lock() {
     assert_eq!(next(&told, "a leave"), format!("{other} leaves a false"));
     assert_eq!(next(&told, "a leave"), format!("{other} leaves panic false"));
     stays.expect_text("left");
-    assert!(told.try_recv().is_err(), "told twice");
+    assert!(told.try_recv().is_err(), "called twice");
     stays.close(1000);
     assert_eq!(next(&told, "the last leave"), format!("{id} leaves a false"));
 }

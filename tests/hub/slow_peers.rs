@@ -467,7 +467,7 @@ fn a_deadline_at_the_last_byte_is_success_or_timeout() {
                 bad += 1;
                 delay = delay.saturating_sub(ms(2));
                 assert_eq!(u16::from(closed.expect("closed").code()), 1013);
-                assert!(!matches!(end, Ok(Some(_))), "it was told to have failed, and came whole");
+                assert!(!matches!(end, Ok(Some(_))), "it was reported as failed, and arrived whole");
             }
             other => panic!("{other:?}"),
         }

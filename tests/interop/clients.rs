@@ -1,11 +1,11 @@
-//! Other people's clients talk to the real binary: npm's `ws` and Python's `websockets`.
+//! Other clients talk to the real binary: npm's `ws` and Python's `websockets`.
 #![cfg(feature = "cli")]
 
 use crate::support::{Frame, PATIENCE, Process, RawPeer, programs, watchdog};
 use rustix::process::Signal;
 use std::process::Command;
 
-/// Makes a command of a mode and its arguments; `None` if the client is missing.
+/// Makes a command of a mode and its arguments. Returns `None` if the client is missing.
 type Client = fn(&[&str]) -> Option<Command>;
 
 fn ws(arguments: &[&str]) -> Option<Command> {
@@ -29,11 +29,12 @@ fn talks(client: Client) {
     server.stop();
 }
 
-/// A tick every 300 ms, its pace measured by the client.
+/// A tick every 300 ms, with the interval measured by the client.
 fn is_sent_ticks(client: Client) {
     let _dog = watchdog(120);
     let server = Process::threadws(&["--every", "300ms", "--message", "\u{c11c}\u{bc84} tick"]);
-    // A machine that stalls for a moment is no fault of ours; a fault of the pace shows each time.
+    // One of three attempts has to succeed, because a machine may stall for a moment, and a faulty interval fails each
+    // time.
     let in_time = (0..3).any(|_| {
         let Some(command) = client(&["ticks", &server.url(), "5", "300", "\u{c11c}\u{bc84} tick"]) else {
             return true;
@@ -47,7 +48,7 @@ fn is_sent_ticks(client: Client) {
     server.stop();
 }
 
-/// The address that a proxy told.
+/// The address comes from the header of a proxy.
 fn is_logged_with_its_address(client: Client) {
     let _dog = watchdog(120);
     let server = Process::threadws(&["--echo", "--every", "0"]);
@@ -58,7 +59,7 @@ fn is_logged_with_its_address(client: Client) {
     server.stop();
 }
 
-/// 1001 from a server that stops, 1009 for a message too big, 1000 and no code from the client.
+/// 1001 from a server that stops, 1009 for a message that is too big, 1000 and no code from the client.
 fn sees_close_codes(client: Client) {
     let _dog = watchdog(180);
     let mut server = Process::threadws(&["--echo", "--every", "0"]);
@@ -80,7 +81,7 @@ fn sees_close_codes(client: Client) {
     server.wait_for_success(PATIENCE);
 }
 
-/// What one says the other hears, and a peer that breaks the rules disturbs neither.
+/// One client hears the message of the other, and a peer that breaks the rules disturbs neither.
 fn receives_a_broadcast(client: Client) {
     let _dog = watchdog(120);
     let server = Process::threadws(&["--broadcast", "--every", "0"]);

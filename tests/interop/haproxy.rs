@@ -1,11 +1,11 @@
-//! A real HAProxy in between, and curl on the outside.
+//! A real HAProxy between client and server, and curl as the client.
 #![cfg(feature = "cli")]
 
 use crate::support::{Frame, Haproxy, PATIENCE, Process, RawPeer, program, watchdog};
 use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, Output};
 
-/// The setting that the guide to deploying has for HAProxy.
+/// The setting for HAProxy from the guide on deploying.
 const SETTINGS: &str = "    option forwardfor";
 
 #[track_caller]
@@ -19,7 +19,7 @@ fn behind_haproxy_the_log_has_the_clients_address() {
     let Some(haproxy) = program("haproxy") else { return };
     let server = Process::threadws(&["--echo", "--every", "0"]);
     let proxy = Haproxy::before(&haproxy, server.addr(), SETTINGS);
-    // What another proxy before it would have sent. HAProxy adds a header line of its own behind it.
+    // A header as another proxy before it would send it. HAProxy adds its own header line behind it.
     let mut peer = RawPeer::open_at(proxy.addr(), "/", &[("X-Forwarded-For", "203.0.113.7")]);
     server.wait_for_line(&["connected from 203.0.113.7 via 127.0.0.1"]);
     for size in [0, 125, 126, 65_536, 1 << 20] {
@@ -47,7 +47,8 @@ fn a_client_cannot_forge_its_address_behind_haproxy() {
     server.wait_for_line(&["connected from 127.0.0.2 via 127.0.0.1"]);
     assert!(!server.log().concat().contains("from 198.51.100.1"), "{:#?}", server.log());
     stranger.close(1000);
-    // Without the option it tells nothing, and what a client tells is believed of the proxy: hence the option.
+    // Without the option HAProxy adds nothing, and the header of the client is believed as the proxy's. So the option
+    // is needed.
     let without = Haproxy::before(&haproxy, server.addr(), "");
     let mut stranger = RawPeer::connect_from(ip("127.0.0.2"), without.addr());
     stranger.upgrade("/", &[]);
@@ -63,7 +64,7 @@ fn behind_haproxy_the_same_origin_passes() {
     let Some(haproxy) = program("haproxy") else { return };
     let server = Process::threadws(&["--every", "0"]);
     let proxy = Haproxy::before(&haproxy, server.addr(), SETTINGS);
-    // It passes Host on, where nginx has to be told to.
+    // It passes Host on, which nginx does only with a setting.
     let origin = format!("http://{}", proxy.addr());
     RawPeer::open_at(proxy.addr(), "/", &[("Origin", &origin)]).close(1000);
     let mut evil = RawPeer::connect(proxy.addr());
@@ -101,7 +102,7 @@ fn our_own_client_connects_through_haproxy() {
     server.stop();
 }
 
-/// curl without its user's settings, silent but for errors.
+/// curl without the user's settings, which prints only errors.
 #[track_caller]
 fn curl(curl: &std::path::Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(curl);
@@ -164,7 +165,7 @@ fn curl_gets_pages_and_upgrades_with_and_without_haproxy() {
         );
         // It shows the frames as they are: a final text frame of four bytes.
         assert!(opened.stdout.windows(6).any(|bytes| bytes == b"\x81\x04tick"), "{answer}");
-        // One header changed, and it is told what is wrong.
+        // With one header changed, the answer says what is wrong.
         for (header, instead, status) in [
             ("Sec-WebSocket-Version: 13", "Sec-WebSocket-Version: 8", "426"),
             ("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Key: short", "400"),

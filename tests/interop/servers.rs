@@ -1,4 +1,4 @@
-//! Our client talks to other people's servers: npm's `ws`, Python's `websockets`, and tungstenite.
+//! The client of the library talks to other servers: npm's `ws`, Python's `websockets`, and tungstenite.
 #![cfg(feature = "cli")]
 
 use crate::support::{PATIENCE, Process, programs, watchdog};
@@ -17,12 +17,12 @@ fn expect_echo(connection: &mut Connection, message: impl Into<Message>) {
 
 #[track_caller]
 fn expect_end(connection: &mut Connection) -> Closed {
-    // Whether it is an error depends on the code.
+    // The code decides whether it is an error.
     drop(connection.recv_timeout(PATIENCE));
     connection.closed().expect("it is over").clone()
 }
 
-/// Text, binary, 1 MiB, fragments, pings both ways, and the end from both sides.
+/// Text, binary, 1 MiB, fragments, pings in both directions, and the end from both sides.
 fn talks(url: &str, ended: impl Fn(&str)) {
     let mut connection = Connect::new(url)
         .subprotocols(["v2", "chat"])
@@ -48,7 +48,7 @@ fn talks(url: &str, ended: impl Fn(&str)) {
         connection.ping(payload).expect("sent");
         assert_eq!(connection.next_event().expect("open"), Some(Event::Pong(payload.to_vec())));
     }
-    // Many in flight, both ways at once.
+    // Many in flight, in both directions at once.
     let sender = connection.sender();
     let thread = std::thread::spawn(move || (0..1000).try_for_each(|number| sender.send(number.to_string())));
     for number in 0..1000 {
@@ -123,7 +123,7 @@ fn tungstenite_accept() {
     });
 }
 
-/// What `tests/interop/server.*` does.
+/// Does the same as `tests/interop/server.*`.
 fn serve(stream: std::net::TcpStream) -> String {
     use tungstenite::Message as Theirs;
     let mut authorization = String::new();

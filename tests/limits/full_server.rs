@@ -62,7 +62,7 @@ fn a_full_server_waits_a_second_before_it_answers_others() {
         assert_eq!(told(peer), Some(503));
     }
     // They stay. The next client gets an answer as soon as one of them is dropped.
-    eventually("another one is told", || told(&mut RawPeer::connect(server.addr())).is_some());
+    eventually("another one gets an answer", || told(&mut RawPeer::connect(server.addr())).is_some());
     let took = start.elapsed();
     assert!(took >= LINGER && took < LINGER + PATIENCE / 2, "after {took:?}");
 }
@@ -85,7 +85,7 @@ fn writes_on(peer: &mut RawPeer, start: Instant) {
         assert!(start.elapsed() < LINGER + PATIENCE / 2, "still read after {:?}", start.elapsed());
         std::thread::sleep(ms(20));
     }
-    assert!(start.elapsed() >= LINGER, "let go after {:?}", start.elapsed());
+    assert!(start.elapsed() >= LINGER, "dropped after {:?}", start.elapsed());
 }
 
 /// A target that is too long, without an end.

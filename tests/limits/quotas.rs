@@ -401,7 +401,7 @@ fn the_binary_has_an_option_for_each_quota() {
     expect_too_many(asking(HERE, server.addr()), "handshakes");
     // Each check takes a handshake, so it comes from its own address.
     let mut others = (0..=u16::MAX).map(|n| IpAddr::from([127, 1, n.to_be_bytes()[0], n.to_be_bytes()[1]]));
-    eventually("the metrics tell of both", || {
+    eventually("the metrics count both", || {
         let mut metrics = RawPeer::connect_from(others.next().expect("enough"), server.addr());
         metrics.write("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n");
         let metrics = metrics.answer().text();

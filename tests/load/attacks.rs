@@ -76,19 +76,19 @@ fn silent_clients_are_dropped_at_the_handshake_timeout() {
     assert!(load < 0.2, "{SILENT} silent clients take {load:.2} of a processor");
     // The bystander's threads remain, and 32 that wait for another client.
     let deadline = ms(10_000) + ms(2000);
-    eventually_within(deadline.saturating_sub(last.elapsed()), "all are let go", || {
+    eventually_within(deadline.saturating_sub(last.elapsed()), "all are disconnected", || {
         server.usage().threads < before.threads + 50
     });
-    assert!(start.elapsed() > ms(9_900), "let go too early: {:?}", start.elapsed());
+    assert!(start.elapsed() > ms(9_900), "disconnected too early: {:?}", start.elapsed());
     for peer in &mut silent {
         peer.expect_refusal(408);
     }
     bystander.expect_undisturbed();
-    assert_eq!(server.metric("threadws_handshake_failures_total"), SILENT as u64, "each was told once");
+    assert_eq!(server.metric("threadws_handshake_failures_total"), SILENT as u64, "each was answered once");
     drop(turn);
     server.expect_settled(&before, ms(2000), SILENT);
     let log: Vec<_> = server.log().into_iter().filter(|line| !line.contains("[DEBUG]")).collect();
-    assert!(log.is_empty(), "who says nothing is not worth a warning: {log:?}");
+    assert!(log.is_empty(), "a silent client is not worth a warning: {log:?}");
     server.stop();
 }
 
@@ -363,7 +363,7 @@ fn evict(count: usize) {
     let before = server.usage();
     let message = Frame::binary(vec![5; 1 << 20]);
     let mut most = 0;
-    eventually_within(ms(1000) * 60, "all who never read are closed", || {
+    eventually_within(ms(1000) * 60, "all that never read are closed", || {
         talker.send(&message);
         talker.message();
         most = most.max(unsent_bytes_of(server.addr()));

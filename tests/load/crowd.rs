@@ -125,7 +125,7 @@ fn crowd(clients: usize, broadcasts: u64) -> Duration {
                             }
                         },
                     );
-                    assert!(share.iter().all(|client| !client.over), "a healthy client was let go");
+                    assert!(share.iter().all(|client| !client.over), "a healthy client was disconnected");
                     times
                 })
             })
@@ -349,7 +349,7 @@ fn a_broadcast_to_a_thousand_starves_no_client() {
                 percentile(&times, 99),
                 percentile(&times, 100),
             );
-            assert!(percentile(&late, 99) < ms(100) && percentile(&times, 99) < ms(100), "somebody starves");
+            assert!(percentile(&late, 99) < ms(100) && percentile(&times, 99) < ms(100), "a client starves");
         });
     }
 }

@@ -115,7 +115,7 @@ fn numbered(number: u64, padding: usize) -> String {
 }
 
 fn connect(addr: SocketAddr, path: &str) -> Connection {
-    threadws::connect(format!("ws://{addr}{path}")).expect("a healthy client is let in")
+    threadws::connect(format!("ws://{addr}{path}")).expect("a healthy client is accepted")
 }
 
 /// Sends into its own room, eight at a time, and expects them back in order. Gives up at the first failure.
@@ -262,7 +262,7 @@ fn each_ended_once(server: &Process) -> u64 {
     let opened = metric(server, "threadws_connections_opened_total");
     assert_eq!(metric(server, "threadws_connections_open"), 0, "of {opened}");
     // The log is written with a delay.
-    eventually_within(PATIENCE, "the log tells of every end", || {
+    eventually_within(PATIENCE, "the log has every end", || {
         server.log().iter().filter(|line| line.contains(" closed after ")).count() as u64 >= opened
     });
     let mut seen: BTreeMap<String, (u32, u32)> = BTreeMap::new();
@@ -452,7 +452,7 @@ fn thousands_of_clients_leave_nothing_behind() {
                         _ => peer.reset(),
                     }
                     if number % (rounds / 40).max(1) == 0 {
-                        tell.send(number).expect("somebody counts");
+                        tell.send(number).expect("some clients count");
                     }
                 }
             });

@@ -95,7 +95,7 @@ fn an_unfinished_answer_is_logged_at_debug() {
         );
         let mut peer = RawPeer::connect(server.addr());
         peer.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
-        eventually("it is told", || lines("did not take all of its 200").len() == 1);
+        eventually("it is logged", || lines("did not take all of its 200").len() == 1);
         assert!(lines("did not take")[0].starts_with("DEBUG"));
         drop(peer);
     });

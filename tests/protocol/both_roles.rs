@@ -164,7 +164,7 @@ fn the_closing_handshake_works_in_every_order() {
     as_both(
         &Config::new(),
         |connection| {
-            let Err(Error::Closed(closed)) = connection.recv() else { panic!("4001 is no normal end") };
+            let Err(Error::Closed(closed)) = connection.recv() else { panic!("4001 is not a normal end") };
             assert_eq!((u16::from(closed.code()), closed.reason()), (4001, "theirs"));
             assert!(closed.is_clean() && closed.by_peer(), "{closed}");
             assert!(matches!(connection.send("late"), Err(Error::Closed(_))));
@@ -181,7 +181,7 @@ fn the_closing_handshake_works_in_every_order() {
             connection.sender().close(4002, "ours").expect("a code that may be sent");
             assert_eq!(connection.state(), State::Closing);
             assert_eq!(connection.recv().expect("not yet over"), Some(Message::from("on its way")));
-            let Err(Error::Closed(closed)) = connection.recv() else { panic!("4002 is no normal end") };
+            let Err(Error::Closed(closed)) = connection.recv() else { panic!("4002 is not a normal end") };
             assert!(closed.is_clean() && !closed.by_peer(), "{closed}");
             assert_eq!(connection.state(), State::Closed);
         },

@@ -61,8 +61,8 @@ fn a_ping_is_answered_while_the_handler_waits_in_recv() {
     for payload in ["unasked for", ""] {
         peer.send(&Frame::pong(payload));
     }
-    peer.send_text("an unsolicited pong is nothing");
-    peer.expect_text("an unsolicited pong is nothing");
+    peer.send_text("an unsolicited pong has no effect");
+    peer.expect_text("an unsolicited pong has no effect");
     peer.close(1000);
 }
 
@@ -218,7 +218,7 @@ fn ignore_reads_and_discards_until_the_end() {
     let mut peer = RawPeer::open(server.addr());
     peer.expect_text("I only push");
     for _ in 0..10 {
-        peer.send_text("nobody reads this");
+        peer.send_text("this is not read");
     }
     peer.send(&Frame::ping("but pings are answered"));
     peer.expect_pong(b"but pings are answered");

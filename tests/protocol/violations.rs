@@ -29,7 +29,7 @@ fn breaks(config: &Config, cases: Vec<Case>) {
         }
         peer.expect_eof();
         let (result, closed) = reported_end(&told);
-        assert!(result.is_err(), "{what}: told as a clean end");
+        assert!(result.is_err(), "{what}: reported as a clean end");
         assert!(!closed.is_clean(), "{what}: {closed}");
         assert_eq!(closed.traffic().messages_received, 0, "{what}: a broken message was delivered");
         let sent = closed.sent().map(|frame| u16::from(frame.code));
@@ -232,7 +232,7 @@ fn an_endless_message_ends_at_its_deadline() {
             Frame::continuation("x").more().encode(),
         ),
         ("empty fragments", Frame::text("").more().encode(), Frame::continuation("").more().encode()),
-        ("nothing more, but pings", Frame::text("x").more().encode(), Frame::ping("alive").encode()),
+        ("nothing more, except pings", Frame::text("x").more().encode(), Frame::ping("alive").encode()),
     ];
     for (what, start, more) in trickles {
         println!("{what}");

@@ -70,7 +70,7 @@ fn server_that_acts_in(
         let shared = Arc::clone(&shared);
         move |here| {
             if here == place {
-                let (hub, meter) = shared.0.get().expect("set before anybody comes");
+                let (hub, meter) = shared.0.get().expect("set before the first client");
                 (shared.1)(hub, meter);
                 tell.send(()).unwrap_or(());
             }
@@ -200,7 +200,7 @@ fn a_slow_peer_may_be_closed_from_every_callback() {
         let stuck = RawPeer::open(server.addr());
         eventually("it is in", || server.stats().opened == 1);
         visit(server.addr(), place, &told);
-        eventually("a slow peer is let go", || server.stats().slow_peers_closed > 0);
+        eventually("a slow peer is disconnected", || server.stats().slow_peers_closed > 0);
         drop(stuck);
         eventually("all have left", || server.hub().count() == 0);
     }

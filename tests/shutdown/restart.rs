@@ -164,7 +164,7 @@ fn cannot_listen(listen: &str, wrapper: &[&str], why: &str) {
     let status = process.wait(PATIENCE);
     let log = process.log();
     assert_eq!(status.code(), Some(1), "{log:?}");
-    assert!(process.stdout().is_empty(), "it told that it listens");
+    assert!(process.stdout().is_empty(), "it printed that it listens");
     let last = log.last().expect("a line");
     assert!(last.contains(&format!("cannot listen on {listen}: ")) && last.contains(why), "{last}");
 }

@@ -128,7 +128,7 @@ impl Chromium {
     /// Returns the string that an expression evaluates to.
     pub(crate) fn text(&mut self, expression: &str) -> String {
         let value = self.evaluate(expression);
-        value.as_str().unwrap_or_else(|| panic!("{expression} is no string but {value}")).to_owned()
+        value.as_str().unwrap_or_else(|| panic!("{expression} is not a string but {value}")).to_owned()
     }
 
     /// Waits until an expression is `true`. Fails with the contents of the page after 30 s.

@@ -105,7 +105,7 @@ impl Process {
         let addr = process.stdout.wait(PATIENCE, |lines, _| lines.iter().find_map(|line| address_in(line)));
         match addr {
             Some(addr) => process.addr = Some(addr),
-            None => panic!("expected the line that tells the address, got {:?}", process.stdout()),
+            None => panic!("expected the line with the address, got {:?}", process.stdout()),
         }
         process
     }
@@ -234,7 +234,7 @@ impl Process {
     #[track_caller]
     pub fn ends(&self, least: usize) -> Vec<String> {
         let (mut came, mut gone) = (Vec::new(), Vec::new());
-        eventually("all who came have ended", || {
+        eventually("all clients have ended", || {
             let log = self.log();
             came = clients_in(&log, " opened from ");
             gone = clients_in(&log, " closed after ");
@@ -245,7 +245,7 @@ impl Process {
             ids.sort_unstable();
             ids
         };
-        assert_eq!(ids(&came), ids(&gone), "not everybody ended once: {gone:?}");
+        assert_eq!(ids(&came), ids(&gone), "not every client ended once: {gone:?}");
         gone.into_iter().map(|(_, end)| end).collect()
     }
 

@@ -239,7 +239,9 @@ impl RawPeer {
     pub fn torn_frame(&mut self) -> &[u8] {
         match self.frame_until(Instant::now() + PATIENCE) {
             Ok(Some(frame)) => panic!("expected a torn frame, got {frame:?}"),
-            Err(error) if error.kind() == ErrorKind::TimedOut => panic!("the server did not let go"),
+            Err(error) if error.kind() == ErrorKind::TimedOut => {
+                panic!("the server did not close the connection")
+            }
             Ok(None) | Err(_) => self.left(),
         }
     }
@@ -424,7 +426,9 @@ impl RawPeer {
         loop {
             match self.fill(deadline) {
                 Ok(true) => {}
-                Err(error) if error.kind() == ErrorKind::TimedOut => panic!("the server did not let go"),
+                Err(error) if error.kind() == ErrorKind::TimedOut => {
+                    panic!("the server did not close the connection")
+                }
                 Ok(false) | Err(_) => break,
             }
         }

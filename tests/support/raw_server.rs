@@ -248,7 +248,7 @@ impl RawServerPeer {
             match self.fill() {
                 Ok(true) => self.input.clear(),
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                    panic!("the client did not let go")
+                    panic!("the client did not close the connection")
                 }
                 Ok(false) | Err(_) => return,
             }
