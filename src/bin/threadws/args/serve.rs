@@ -213,6 +213,7 @@ impl Default for ServeOptions {
 /// for the repeatable ones.
 pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Result<Command, String> {
     let mut options = ServeOptions::default();
+    let (mut echo, mut broadcast, mut topics) = (false, false, false);
     let mut trust = Vec::new();
     let mut log = LogChoice::default();
     while let Some(arg) = parser.next().map_err(one_line)? {
@@ -225,9 +226,9 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
             Short('V') | Long("version") => return Ok(Command::Print(VERSION)),
             Long("every") => options.every = value(&mut parser, "every", values::duration_or_off)?,
             Long("message") => options.message = value(&mut parser, "message", |text| Ok(text.to_owned()))?,
-            Long("echo") => set_answer(&mut options, Answer::Echo)?,
-            Long("broadcast") => set_answer(&mut options, Answer::Broadcast)?,
-            Long("topics") => set_answer(&mut options, Answer::Topics)?,
+            Long("echo") => echo = true,
+            Long("broadcast") => broadcast = true,
+            Long("topics") => topics = true,
             Long("no-page") => options.page = false,
             Long("listen") => options.listen = value(&mut parser, "listen", listen)?,
             Long("path") => options.path = Some(value(&mut parser, "path", values::path)?),
@@ -271,7 +272,8 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
             other => return Err(one_line(other.unexpected())),
         }
     }
-    if options.answer == Answer::Topics && options.path.is_some() {
+    options.answer = answer(echo, broadcast, topics)?;
+    if topics && options.path.is_some() {
         return Err("--topics and --path cannot be combined".to_owned());
     }
     if trust.len() > 1 && trust.iter().any(|who| who == "any" || who == "none") {
@@ -293,12 +295,16 @@ fn listen(text: &str) -> Result<Listen, String> {
     }
 }
 
-fn set_answer(options: &mut ServeOptions, answer: Answer) -> Result<(), String> {
-    if ![Answer::Nothing, answer].contains(&options.answer) {
-        return Err("--echo, --broadcast and --topics cannot be combined".to_owned());
+fn answer(echo: bool, broadcast: bool, topics: bool) -> Result<Answer, String> {
+    match (echo, broadcast, topics) {
+        (false, false, false) => Ok(Answer::Nothing),
+        (true, false, false) => Ok(Answer::Echo),
+        (false, true, false) => Ok(Answer::Broadcast),
+        (false, false, true) => Ok(Answer::Topics),
+        (true, true, _) => Err("--echo and --broadcast cannot be combined".to_owned()),
+        (true, _, true) => Err("--echo and --topics cannot be combined".to_owned()),
+        (_, true, true) => Err("--broadcast and --topics cannot be combined".to_owned()),
     }
-    options.answer = answer;
-    Ok(())
 }
 
 #[cfg(test)]
