@@ -1,13 +1,14 @@
-//! The outbox and its neighbours, explored by a model checker: `RUSTFLAGS="--cfg model" cargo test --lib models`.
+//! Models of the outbox, the hub, the timer and shutdown for the model checker shuttle. `.ci/models` runs them.
 //!
-//! A model is a few threads over a scripted socket; shuttle runs it many times, and chooses who goes on at each lock,
-//! wait and atomic, and how much the socket takes. `I1` to `I12` are the sentences under "What always holds" in
-//! `guide/design.md`. shuttle rather than loom, because loom explores every order, of which models with a flush thread
-//! and short writes have too many, and knows neither `Weak` nor deadlines. shuttle takes all atomics for sequentially
-//! consistent: what a weaker order may do is for the sanitizer to find.
+//! A model is a few threads over a scripted socket. shuttle runs it many times. At each lock, wait and atomic it chooses the
+//! thread that continues, and it chooses how many bytes the socket accepts. `I1` to `I12` in assertions are the invariants
+//! in `guide/design.md`.
 //!
-//! `MODEL_RUNS` multiplies the number of runs, `MODEL_SEED` explores others, `MODEL_REPLAY` repeats the schedule that a
-//! failure has printed.
+//! loom would explore every order. These models have too many of them, and loom has neither `Weak` nor deadlines. shuttle
+//! treats all atomics as sequentially consistent, so weaker orders are not checked here.
+//!
+//! `MODEL_RUNS` multiplies the number of runs, `MODEL_SEED` explores other orders, `MODEL_REPLAY` repeats the schedule that
+//! a failure has printed.
 
 pub(crate) mod clock;
 mod closing;
@@ -32,15 +33,15 @@ use std::time::Duration;
 use transport::{Input, Script};
 use wire::Wire;
 
-/// Runs of each model by each scheduler: a second or two, optimized.
+/// The runs of each model by each scheduler. They take a second or two in an optimized build.
 const RUNS: usize = 5000;
-/// No more than this for all of them, on whatever machine.
+/// The time limit for the runs of one model by one scheduler.
 const TIME: Duration = Duration::from_secs(2);
-/// Changes of mind that the PCT scheduler makes beside its priorities. Most faults need one or two.
+/// The number of priority changes of the PCT scheduler. Most bugs need one or two.
 const DEPTH: usize = 3;
-/// Steps after which a run is taken for endless: ten times what the longest takes.
+/// A run with more steps is considered endless. The longest takes a tenth of them.
 const STEPS: usize = 20_000;
-/// A debug build's frames are large.
+/// The stack of each thread. It is large because of debug builds.
 const STACK: usize = 256 * 1024;
 
 /// Runs a model many times.
@@ -70,14 +71,14 @@ fn explore(scheduler: impl Scheduler + 'static, time: Duration, run: impl Fn() +
     shuttle::Runner::new(scheduler, config).run(run);
 }
 
-/// A connection over a script, with a flush thread.
+/// A connection over a scripted socket.
 #[derive(Debug, Clone)]
 pub(crate) struct Link {
     pub(crate) script: Arc<Script>,
     pub(crate) outbox: Arc<Outbox>,
 }
 
-/// The flush thread, which a model must stop.
+/// The flush thread. A model must stop it.
 #[derive(Debug)]
 pub(crate) struct Flushing(Arc<Flush>, crate::sync::JoinHandle<()>);
 
@@ -99,7 +100,7 @@ impl Link {
     }
 
     pub(crate) fn over(script: Arc<Script>, role: Role, flushing: &Flushing) -> Self {
-        // So small that a few messages fill it.
+        // A few messages fill this backlog.
         let config = Config::new().with_max_backlog(BACKLOG);
         let outbox = Outbox::new(role, &config, Arc::clone(&script), Arc::clone(&flushing.0));
         Self { script, outbox }
@@ -109,7 +110,7 @@ impl Link {
         Wire::read(self.outbox.role(), &self.script.wire())
     }
 
-    /// Sends as a blocking sender does. I6: what is sent is out, and so before any Close.
+    /// Sends a message and waits. I6: a message that was sent is on the wire, and therefore before any Close.
     fn send(&self, sender: u8, number: u8, len: usize) -> Sent {
         let result = self.outbox.send(wire::message(sender, number, len));
         if result.is_ok() {
@@ -123,7 +124,7 @@ impl Link {
         Sent { sender, number, result }
     }
 
-    /// Queues a frame that is encoded already, as a tick or a broadcast does.
+    /// Queues an encoded frame, as a tick or a broadcast does.
     fn try_send_shared(&self, sender: u8, number: u8, len: usize) -> Sent {
         let mut frame = Vec::new();
         let message = wire::message(sender, number, len);
@@ -146,13 +147,13 @@ impl Link {
         first
     }
 
-    /// Does what the reading side of a connection does with the outbox, to the end.
+    /// Uses the outbox as the reading side of a connection does, until the connection ends.
     pub(crate) fn read(&self) -> Closed {
         let Self { script, outbox } = self;
         loop {
             let closing = outbox.state() != State::Open;
-            match script.hear(if closing { outbox.close_deadline() } else { Deadline::NEVER }) {
-                // It fails only after a Close.
+            match script.recv(if closing { outbox.close_deadline() } else { Deadline::NEVER }) {
+                // Ignored: it fails only after a Close.
                 Some(Input::Ping(byte)) => drop(outbox.pong(&[byte])),
                 Some(Input::Close(content)) => {
                     outbox.close_received(content.clone());
@@ -160,10 +161,10 @@ impl Link {
                     drop(outbox.wait_empty());
                     return outbox.end(Counts::default(), None);
                 }
-                Some(Input::Noise) => {
+                Some(Input::Invalid) => {
                     outbox.close(Some(CloseFrame::new(CloseCode::PROTOCOL_ERROR, "")));
                     drop(outbox.wait_empty());
-                    return outbox.end(Counts::default(), Some(NOISE));
+                    return outbox.end(Counts::default(), Some(INVALID_INPUT));
                 }
                 Some(Input::End) => {
                     outbox.break_off(Cause::Eof);
@@ -177,7 +178,7 @@ impl Link {
         }
     }
 
-    /// I8: watches the state go forward, for a while.
+    /// I8: checks for a while that the state only moves forward.
     fn watch_state(&self) {
         let mut last = State::Connecting;
         for _ in 0..20 {
@@ -188,27 +189,30 @@ impl Link {
         }
     }
 
-    /// Compares what everybody was told with what is on the wire, when all is over. I5: everybody is told the same.
-    fn judge(&self, closed: &Closed, sent: &[Sent]) -> Wire {
+    /// Compares the results of all calls with the bytes on the wire, after the end. I5: all calls report the same cause.
+    fn check_outcome(&self, closed: &Closed, sent: &[Sent]) -> Wire {
         let wire = self.wire();
         let again = self.outbox.end(Counts::default(), Some(Cause::Eof));
         assert_eq!(again.to_string(), closed.to_string(), "I5: ended twice");
         assert_eq!(closed.traffic().bytes_sent, self.script.wire().len() as u64, "bytes are miscounted");
         assert!(self.script.is_down(), "ended, but the socket is open");
-        assert_eq!(self.outbox.stats().backlog, 0, "I12: what is over keeps its backlog");
-        let whole = matches!(closed.cause(), None | Some(NOISE));
+        assert_eq!(self.outbox.stats().backlog, 0, "I12: a backlog after the end");
+        let whole = matches!(closed.cause(), None | Some(INVALID_INPUT));
         assert!(wire.torn == 0 || !whole, "I4: torn without a cause");
         for Sent { sender, number, result } in sent {
-            let there = wire.has(*sender, *number);
+            let is_sent = wire.has(*sender, *number);
             match result {
-                Ok(()) => assert!(there || !whole, "I6: {sender}.{number} was taken and is lost"),
-                Err(Error::Full) => assert!(!there, "{sender}.{number} was refused and sent"),
-                Err(Error::Closed(told)) if whole => {
-                    assert!(!there, "I1: {sender}.{number} came too late and is there");
-                    assert!(told.cause().is_none() || told.cause() == closed.cause(), "I5: {told}");
+                Ok(()) => assert!(is_sent || !whole, "I6: {sender}.{number} was accepted and is lost"),
+                Err(Error::Full) => assert!(!is_sent, "{sender}.{number} was refused and sent"),
+                Err(Error::Closed(reported)) if whole => {
+                    assert!(!is_sent, "I1: {sender}.{number} failed and was sent");
+                    assert!(
+                        reported.cause().is_none() || reported.cause() == closed.cause(),
+                        "I5: {reported}"
+                    );
                 }
-                // T-6: success or a slow peer, never both.
-                Err(Error::Timeout(told)) => assert_eq!(closed.cause(), Some(Cause::Timeout(*told))),
+                // A timeout is only returned if it is also the cause of the end.
+                Err(Error::Timeout(timeout)) => assert_eq!(closed.cause(), Some(Cause::Timeout(*timeout))),
                 Err(Error::Closed(_)) => {}
                 Err(error) => panic!("{sender}.{number}: {error}"),
             }
@@ -220,7 +224,7 @@ impl Link {
     }
 }
 
-/// What a sender was told of a message.
+/// The result of sending one message.
 #[derive(Debug)]
 struct Sent {
     sender: u8,
@@ -228,14 +232,14 @@ struct Sent {
     result: Result<()>,
 }
 
-/// What ends a connection over [`Input::Noise`].
-const NOISE: Cause = Cause::Violation(Violation::ReservedBit);
+/// The cause of the end after [`Input::Invalid`].
+const INVALID_INPUT: Cause = Cause::Violation(Violation::ReservedBit);
 
 /// The backlog of every [`Link`].
 const BACKLOG: usize = 100;
 
 /// Starts a thread of a model.
-pub(crate) fn go<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
+pub(crate) fn spawn<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
     thread::spawn(body)
 }
 

@@ -1,6 +1,7 @@
-//! A clock that stands still until a model lets it pass, and the condition variable that keeps its deadlines.
+//! The clock of a model, and the condition variable that waits for its deadlines. The clock only moves when the model moves
+//! it.
 //!
-//! A model without a running clock finds every lost wakeup as a deadlock: no deadline comes to the rescue.
+//! In a model without a [`ClockThread`], every lost wakeup is a deadlock, because no deadline ends the wait.
 
 use crate::sync::{Arc, AtomicBool, MutexGuard, Ordering};
 use shuttle::rand::{Rng, thread_rng};
@@ -10,12 +11,12 @@ use std::cell::{Cell, RefCell};
 use std::sync::{OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How many other steps may pass between two deadlines, at most: so few that deadlines race with everything, so many that
-/// not everything runs out.
-const PATIENCE: usize = 40;
+/// The highest number of steps of other threads between two deadlines. With more steps, deadlines would not race with
+/// enough of them; with fewer, every wait would time out.
+const MAX_STEPS: usize = 40;
 
 std::thread_local! {
-    /// All threads of a model are coroutines of one thread, so this is one model's.
+    /// All threads of a model are coroutines of one thread, so this belongs to one model.
     static CLOCK: RefCell<Clock> = RefCell::new(Clock::new());
     /// The thread of a patient clock.
     static PATIENT: Cell<Option<TaskId>> = const { Cell::new(None) };
@@ -25,17 +26,17 @@ struct Clock {
     now: Instant,
     sleepers: Vec<(u64, Instant, Arc<shuttle::sync::Condvar>)>,
     next: u64,
-    /// Tells a running clock of a new sleeper, or that it is over.
-    bell: Arc<(shuttle::sync::Mutex<()>, shuttle::sync::Condvar)>,
+    /// Wakes the clock thread for a new sleeper, or to stop.
+    changed: Arc<(shuttle::sync::Mutex<()>, shuttle::sync::Condvar)>,
 }
 
 impl Clock {
     fn new() -> Self {
-        Self { now: start(), sleepers: Vec::new(), next: 0, bell: Arc::default() }
+        Self { now: start(), sleepers: Vec::new(), next: 0, changed: Arc::default() }
     }
 }
 
-/// When every model starts.
+/// The time at which every model starts.
 fn start() -> Instant {
     static START: OnceLock<Instant> = OnceLock::new();
     *START.get_or_init(Instant::now)
@@ -45,7 +46,7 @@ pub(crate) fn now() -> Instant {
     CLOCK.with_borrow(|clock| clock.now)
 }
 
-/// How long the model has run.
+/// Returns the time since the start of the model.
 pub(crate) fn elapsed() -> Duration {
     now() - start()
 }
@@ -55,7 +56,7 @@ pub(super) fn reset() {
     PATIENT.set(None);
 }
 
-/// Lets time pass, and returns when everybody whose deadline came has noticed.
+/// Moves the clock, and returns when every thread whose deadline was reached has continued.
 pub(crate) fn pass(time: Duration) {
     pass_until(now() + time);
 }
@@ -81,75 +82,77 @@ fn next_deadline() -> Option<Instant> {
     CLOCK.with_borrow(|clock| clock.sleepers.iter().map(|(_, deadline, _)| *deadline).min())
 }
 
-/// A clock that runs from deadline to deadline until it is stopped. It sleeps while there is no deadline, so that it hides
-/// no deadlock.
+/// A thread that moves the clock from deadline to deadline until it is stopped. It sleeps while there is no deadline, so
+/// that it hides no deadlock.
 #[derive(Debug)]
-pub(crate) struct Running {
-    over: Arc<AtomicBool>,
+pub(crate) struct ClockThread {
+    stopped: Arc<AtomicBool>,
     thread: thread::JoinHandle<()>,
 }
 
-impl Running {
-    /// It runs now and then, so that every deadline races with what it is for.
+impl ClockThread {
+    /// Starts a clock that moves at random, so that every deadline races with the event that it limits.
     pub(crate) fn racing() -> Self {
         Self::start(|| {
-            for _ in 0..thread_rng().gen_range(0..PATIENCE) {
+            for _ in 0..thread_rng().gen_range(0..MAX_STEPS) {
                 thread::yield_now();
             }
         })
     }
 
-    /// It runs when nobody else can go on: nobody is slow, so what takes time has waited, and who spins is found.
+    /// Starts a clock that only moves when no other thread can continue. Time then only passes while threads wait, and a
+    /// busy loop is found as an endless run.
     pub(crate) fn patient() -> Self {
         Self::start(|| PATIENT.set(Some(shuttle::current::me())))
     }
 
     fn start(pause: impl Fn() + Send + 'static) -> Self {
-        let over = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::new(AtomicBool::new(false));
         let thread = thread::spawn({
-            let over = Arc::clone(&over);
+            let stopped = Arc::clone(&stopped);
             move || {
-                while let Some(deadline) = next(&over) {
+                while let Some(deadline) = wait_deadline(&stopped) {
                     pause();
-                    // A patient clock goes on only when the others cannot; by then the deadline may be another.
+                    // A patient clock continues only when no other thread can. The next deadline can be another by then.
                     thread::yield_now();
                     pass_until(next_deadline().unwrap_or(deadline));
                 }
             }
         });
-        Self { over, thread }
+        Self { stopped, thread }
     }
 
     pub(crate) fn stop(self) {
-        self.over.store(true, Ordering::Relaxed);
-        ring();
+        self.stopped.store(true, Ordering::Relaxed);
+        notify_clock_thread();
         self.thread.join().expect("the clock does not panic");
     }
 }
 
-fn next(over: &AtomicBool) -> Option<Instant> {
-    let bell = CLOCK.with_borrow(|clock| Arc::clone(&clock.bell));
-    let mut guard = bell.0.lock().unwrap_or_else(PoisonError::into_inner);
+fn wait_deadline(stopped: &AtomicBool) -> Option<Instant> {
+    let changed = CLOCK.with_borrow(|clock| Arc::clone(&clock.changed));
+    let mut guard = changed.0.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
-        if over.load(Ordering::Relaxed) {
+        if stopped.load(Ordering::Relaxed) {
             return None;
         }
         if let Some(deadline) = next_deadline() {
             return Some(deadline);
         }
-        guard = bell.1.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        guard = changed.1.wait(guard).unwrap_or_else(PoisonError::into_inner);
     }
 }
 
-fn ring() {
-    let bell = CLOCK.with_borrow(|clock| Arc::clone(&clock.bell));
-    // Locked once: else it might ring between the clock's last look and its sleep.
-    drop(bell.0.lock().unwrap_or_else(PoisonError::into_inner));
-    bell.1.notify_all();
+fn notify_clock_thread() {
+    let changed = CLOCK.with_borrow(|clock| Arc::clone(&clock.changed));
+    // The lock makes sure that the clock thread is not between its check and its wait.
+    drop(changed.0.lock().unwrap_or_else(PoisonError::into_inner));
+    changed.1.notify_all();
 }
 
-/// The condition variable of the library's locks. As std's it may wake for nothing: whoever shares it with somebody whose
-/// deadline has come looks again. To send such a one back to sleep here would lose what it is told just then.
+/// The condition variable of the library's locks in a model. Like std's, it has spurious wakeups: if the deadline of one
+/// thread is reached, all threads that wait for it wake up. They must not wait again in here, because a notification that
+/// arrives meanwhile would be lost.
 #[derive(Debug, Default)]
 pub(crate) struct ModelCondvar(Arc<shuttle::sync::Condvar>);
 
@@ -184,7 +187,7 @@ impl Sleeper {
             clock.sleepers.push((clock.next, deadline, Arc::clone(condvar)));
             clock.next
         });
-        ring();
+        notify_clock_thread();
         Self(number)
     }
 }
@@ -195,7 +198,7 @@ impl Drop for Sleeper {
     }
 }
 
-/// Keeps a patient clock waiting.
+/// A scheduler that runs a patient clock only when no other thread can continue.
 pub(super) struct Patient<S>(pub(super) S);
 
 impl<S: Scheduler> Scheduler for Patient<S> {

@@ -1,7 +1,7 @@
-//! Who comes, goes or gives up waiting takes nothing from those who stay.
+//! Clients of a hub that join, leave or stop waiting do not affect the others.
 
 use super::wire::{Wire, message};
-use super::{Flushing, Link, check, clock, go, join};
+use super::{Flushing, Link, check, clock, join, spawn};
 use crate::addr::Addr;
 use crate::error::{Cause, Error, Timeout};
 use crate::hub::{Client, Hooks, Hub};
@@ -14,8 +14,8 @@ use shuttle::rand::{Rng, thread_rng};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-/// A client of the hub.
-fn enter(hub: &Hub, link: &Link) -> u64 {
+/// Adds a client to the hub.
+fn join_hub(hub: &Hub, link: &Link) -> u64 {
     let sender = Sender::new(next_id(), link.outbox.clone());
     let peer_addr = Addr::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
     let id = sender.id();
@@ -27,28 +27,29 @@ fn enter(hub: &Hub, link: &Link) -> u64 {
 fn a_wait_for_the_backlog_that_times_out_loses_no_message() {
     check(|| {
         let flushing = Flushing::start();
-        let clock = clock::Running::racing();
+        let clock = clock::ClockThread::racing();
         let link = Link::new(Role::Server, thread_rng().gen_range(0..20), &flushing);
         let waiters = [1, 2].map(|millis| {
             let link = link.clone();
-            go(move || {
+            spawn(move || {
                 let sent = link.try_send(millis, 0, 30);
                 (sent, link.outbox.wait_drained(Deadline::at(now() + Duration::from_millis(millis.into()))))
             })
         });
         let results = waiters.map(|waiter| {
-            // The peer reads when somebody has given up, or before.
+            // The peer reads after a wait has timed out, or before.
             if thread_rng().gen_bool(0.5) {
                 link.script.drain();
             }
             join(waiter)
         });
         link.script.drain();
-        // Nobody calls any more: the flush thread has to know. Otherwise this hangs.
-        let taken = Vec::from_iter(results.iter().map(|(sent, _)| sent).filter(|sent| sent.result.is_ok()));
+        // No thread calls the outbox any more, so the flush thread has to send the rest. Otherwise this hangs.
+        let accepted =
+            Vec::from_iter(results.iter().map(|(sent, _)| sent).filter(|sent| sent.result.is_ok()));
         link.script.wait_wire_or_end(|wire| {
             let wire = Wire::read(Role::Server, wire);
-            taken.iter().all(|sent| wire.has(sent.sender, sent.number))
+            accepted.iter().all(|sent| wire.has(sent.sender, sent.number))
         });
         for (_, drained) in &results {
             assert!(
@@ -69,13 +70,13 @@ fn a_client_that_stays_gets_every_message_while_others_come_and_go() {
     check(|| {
         let flushing = Flushing::start();
         let hub = Hub::default();
-        let stays = Link::new(Role::Server, 1 << 20, &flushing);
+        let staying = Link::new(Role::Server, 1 << 20, &flushing);
         let hooks = Hooks { max_topics: 1, ..Hooks::default() };
-        let id = enter(&hub, &stays);
+        let id = join_hub(&hub, &staying);
         hub.subscribe(id, "topic", &hooks).expect("it is there");
         let publishers = [1, 2].map(|publisher| {
             let hub = hub.clone();
-            go(move || {
+            spawn(move || {
                 for number in 0..3 {
                     let message = message(publisher, number, 10);
                     let delivery =
@@ -84,16 +85,16 @@ fn a_client_that_stays_gets_every_message_while_others_come_and_go() {
                 }
             })
         });
-        let comes = Link::new(Role::Server, 1 << 20, &flushing);
-        let visitor = go({
-            let (hub, comes) = (hub.clone(), comes.clone());
+        let visiting = Link::new(Role::Server, 1 << 20, &flushing);
+        let visitor = spawn({
+            let (hub, visiting) = (hub.clone(), visiting.clone());
             move || {
-                let id = enter(&hub, &comes);
+                let id = join_hub(&hub, &visiting);
                 let hooks = Hooks { max_topics: 1, ..Hooks::default() };
                 hub.subscribe(id, "topic", &hooks).expect("it is there");
                 assert!(matches!(hub.subscribe(id, "other", &hooks), Err(Error::TooManyTopics { limit: 1 })));
-                comes.outbox.break_off(Cause::Terminated);
-                comes.read();
+                visiting.outbox.break_off(Cause::Terminated);
+                visiting.read();
                 hub.leave(id, &hooks);
             }
         });
@@ -106,9 +107,9 @@ fn a_client_that_stays_gets_every_message_while_others_come_and_go() {
         publishers.into_iter().for_each(join);
         join(visitor);
         assert_eq!((hub.count(), hub.topics()), (1, vec![("topic".to_owned(), 1)]), "I9");
-        let wire = stays.wire();
+        let wire = staying.wire();
         assert_eq!(wire.messages.len(), 6, "{:?}", wire.messages);
-        assert_eq!(messages_sent(&hub), 6 + comes.wire().messages.len() as u64);
+        assert_eq!(messages_sent(&hub), 6 + visiting.wire().messages.len() as u64);
         flushing.stop();
     });
 }

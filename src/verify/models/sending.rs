@@ -1,7 +1,7 @@
-//! Many who send, over sockets that take little, fail, or are stuck.
+//! Several threads send over sockets that accept few bytes, fail, or accept nothing.
 
 use super::wire::Wire;
-use super::{BACKLOG, Flushing, Link, check, clock, go, join};
+use super::{BACKLOG, Flushing, Link, check, clock, join, spawn};
 use crate::addr::Addr;
 use crate::config::SlowPeer;
 use crate::error::{Cause, Error, Timeout};
@@ -16,10 +16,10 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-/// Beyond what is copied behind its header.
+/// A message of this length is not copied behind its header.
 const LARGE: usize = 1100;
 
-fn whoever() -> Role {
+fn random_role() -> Role {
     if thread_rng().gen_bool(0.5) { Role::Server } else { Role::Client }
 }
 
@@ -27,21 +27,21 @@ fn whoever() -> Role {
 fn two_senders_and_the_pongs_of_a_reader() {
     check(|| {
         let flushing = Flushing::start();
-        let link = Link::new(whoever(), 7, &flushing);
+        let link = Link::new(random_role(), 7, &flushing);
         let senders = [(1, [LARGE, 5]), (2, [9, LARGE])].map(|(sender, lens)| {
             let link = link.clone();
-            go(move || [link.send(sender, 0, lens[0]), link.send(sender, 1, lens[1])])
+            spawn(move || [link.send(sender, 0, lens[0]), link.send(sender, 1, lens[1])])
         });
-        let reader = go({
+        let reader = spawn({
             let link = link.clone();
-            move || (1..=3).for_each(|byte| link.outbox.pong(&[byte]).expect("nobody closes"))
+            move || (1..=3).for_each(|byte| link.outbox.pong(&[byte]).expect("the outbox is open"))
         });
         link.script.drain();
         for sent in senders.map(join).as_flattened() {
             assert!(sent.result.is_ok(), "{sent:?}");
         }
         join(reader);
-        // I11: by the flush thread, if nobody else does.
+        // I11: the flush thread sends it if no other thread does.
         link.script.wait_wire(|wire| Wire::read(link.outbox.role(), wire).pongs.last() == Some(&3));
         let wire = link.wire();
         assert_eq!((wire.messages.len(), wire.torn), (4, 0));
@@ -55,20 +55,20 @@ fn at_most_one_pong_waits_and_it_is_the_latest() {
     check(|| {
         let flushing = Flushing::start();
         let link = Link::new(Role::Server, 4, &flushing);
-        let sender = go({
+        let sender = spawn({
             let link = link.clone();
             move || link.send(1, 0, 20)
         });
-        let reader = go({
+        let reader = spawn({
             let link = link.clone();
-            move || (1..=5).for_each(|byte| link.outbox.pong(&[byte]).expect("nobody closes"))
+            move || (1..=5).for_each(|byte| link.outbox.pong(&[byte]).expect("the outbox is open"))
         });
         join(reader);
         let before = link.wire();
         link.script.drain();
         assert!(join(sender).result.is_ok());
         link.script.wait_wire(|wire| Wire::read(Role::Server, wire).pongs.last() == Some(&5));
-        // One may have been torn by then, and one waited.
+        // One may have been partly sent by then, and one more waited.
         let after = link.wire().pongs.len() - before.pongs.len();
         assert!(after <= if before.torn > 0 { 2 } else { 1 }, "I11: {after} pongs waited");
         flushing.stop();
@@ -80,19 +80,19 @@ fn a_sender_a_tick_the_flush_thread_and_a_close() {
     check(|| {
         let flushing = Flushing::start();
         let link = Link::new(Role::Server, 12, &flushing);
-        let tick = go({
+        let tick = spawn({
             let link = link.clone();
             move || [(0, 9), (1, LARGE), (2, 10)].map(|(number, len)| link.try_send_shared(1, number, len))
         });
-        let sender = go({
+        let sender = spawn({
             let link = link.clone();
             move || [link.send(2, 0, 30), link.send(2, 1, 5)]
         });
-        let closer = go({
+        let closer = spawn({
             let link = link.clone();
             move || assert!(link.outbox.close(None), "the only Close")
         });
-        let observer = go({
+        let observer = spawn({
             let link = link.clone();
             move || link.watch_state()
         });
@@ -104,7 +104,7 @@ fn a_sender_a_tick_the_flush_thread_and_a_close() {
         let closed = link.outbox.end(Counts::default(), None);
         join(observer);
         flushing.stop();
-        let wire = link.judge(&closed, &sent);
+        let wire = link.check_outcome(&closed, &sent);
         assert!(wire.close.is_some());
     });
 }
@@ -116,13 +116,13 @@ fn terminate_wakes_every_waiting_sender() {
         let link = Link::new(Role::Server, thread_rng().gen_range(0..10), &flushing);
         let senders = [1, 2].map(|sender| {
             let link = link.clone();
-            go(move || link.send(sender, 0, 20))
+            spawn(move || link.send(sender, 0, 20))
         });
-        let pinger = go({
+        let pinger = spawn({
             let link = link.clone();
             move || drop(link.outbox.ping(&[1]))
         });
-        let terminator = go({
+        let terminator = spawn({
             let link = link.clone();
             move || link.outbox.break_off(Cause::Terminated)
         });
@@ -133,7 +133,7 @@ fn terminate_wakes_every_waiting_sender() {
         flushing.stop();
         assert_eq!(closed.cause(), Some(Cause::Terminated));
         assert!(sent.iter().all(|sent| matches!(sent.result, Err(Error::Closed(_)))), "{sent:?}");
-        link.judge(&closed, &sent);
+        link.check_outcome(&closed, &sent);
     });
 }
 
@@ -144,9 +144,9 @@ fn nothing_follows_a_frame_that_an_error_has_torn() {
         let link = Link::new(Role::Server, 13, &flushing);
         let senders = [(1, 20), (2, LARGE)].map(|(sender, len)| {
             let link = link.clone();
-            go(move || [link.send(sender, 0, len), link.try_send(sender, 1, 5)])
+            spawn(move || [link.send(sender, 0, len), link.try_send(sender, 1, 5)])
         });
-        let reader = go({
+        let reader = spawn({
             let link = link.clone();
             move || link.read()
         });
@@ -156,7 +156,7 @@ fn nothing_follows_a_frame_that_an_error_has_torn() {
         let closed = join(reader);
         flushing.stop();
         assert_eq!(closed.cause(), Some(Cause::Io(ErrorKind::ConnectionReset)));
-        link.judge(&closed, sent.as_flattened());
+        link.check_outcome(&closed, sent.as_flattened());
     });
 }
 
@@ -164,15 +164,15 @@ fn nothing_follows_a_frame_that_an_error_has_torn() {
 fn a_peer_that_never_reads_is_dropped_at_the_write_deadline() {
     check(|| {
         let flushing = Flushing::start();
-        let clock = clock::Running::patient();
+        let clock = clock::ClockThread::patient();
         let link = Link::new(Role::Server, thread_rng().gen_range(0..10), &flushing);
-        // With or without a sender that waits: then the flush thread keeps the clock.
+        // Without a waiting sender, the flush thread waits for the deadline.
         let senders = thread_rng().gen_range(0..=2);
         let senders = Vec::from_iter((0..senders).map(|sender| {
             let link = link.clone();
-            go(move || link.send(sender, 0, 20))
+            spawn(move || link.send(sender, 0, 20))
         }));
-        let other = go({
+        let other = spawn({
             let link = link.clone();
             move || link.try_send(9, 0, 30)
         });
@@ -183,7 +183,7 @@ fn a_peer_that_never_reads_is_dropped_at_the_write_deadline() {
         clock.stop();
         assert_eq!(closed.cause(), Some(Cause::Timeout(Timeout::Write)));
         assert_eq!(clock::elapsed(), Duration::from_secs(10), "I7");
-        link.judge(&closed, &sent);
+        link.check_outcome(&closed, &sent);
     });
 }
 
@@ -191,19 +191,19 @@ fn a_peer_that_never_reads_is_dropped_at_the_write_deadline() {
 fn a_slow_peer_and_the_write_deadline_are_never_both_reported() {
     check(|| {
         let flushing = Flushing::start();
-        let clock = clock::Running::racing();
+        let clock = clock::ClockThread::racing();
         let link = Link::new(Role::Server, 6, &flushing);
         let senders = [(1, LARGE), (2, 20)].map(|(sender, len)| {
             let link = link.clone();
-            go(move || [link.send(sender, 0, len), link.send(sender, 1, 5)])
+            spawn(move || [link.send(sender, 0, len), link.send(sender, 1, 5)])
         });
-        let peer = go({
+        let peer = spawn({
             let link = link.clone();
             move || {
                 link.script.drain();
-                // Senders may have been told before that it takes too long.
+                // The senders may have timed out before.
                 link.script.wait_wire_or_end(|wire| Wire::read(Role::Server, wire).messages.len() == 4);
-                link.script.say(super::Input::End);
+                link.script.peer_sends(super::Input::End);
             }
         });
         let closed = link.read();
@@ -212,7 +212,7 @@ fn a_slow_peer_and_the_write_deadline_are_never_both_reported() {
         flushing.stop();
         clock.stop();
         assert!(matches!(closed.cause(), Some(Cause::Timeout(Timeout::Write) | Cause::Eof)), "{closed}");
-        link.judge(&closed, sent.as_flattened());
+        link.check_outcome(&closed, sent.as_flattened());
     });
 }
 
@@ -232,22 +232,22 @@ fn a_stuck_peer_delays_no_other_and_queues_no_more_than_its_backlog() {
         let flushing = Flushing::start();
         let stuck = Link::new(Role::Server, 3, &flushing);
         stuck.outbox.set_slow_peer(SlowPeer::Skip);
-        let well = Link::new(Role::Server, 1 << 20, &flushing);
-        let hub = hub_of(&[&stuck, &well]);
-        let waiting = go({
+        let healthy = Link::new(Role::Server, 1 << 20, &flushing);
+        let hub = hub_of(&[&stuck, &healthy]);
+        let waiting = spawn({
             let stuck = stuck.clone();
             move || stuck.send(1, 0, 40)
         });
         let fillers = [2, 3].map(|sender| {
             let stuck = stuck.clone();
-            go(move || [0, 1, 2].map(|number| stuck.try_send(sender, number, 30)))
+            spawn(move || [0, 1, 2].map(|number| stuck.try_send(sender, number, 30)))
         });
-        // The message of one that waits is its caller's, and beyond the backlog.
+        // The message of a waiting sender is not in the backlog, because its caller owns it.
         let most = BACKLOG + 42;
         for number in 0..3 {
             let taken = hub.broadcast(super::wire::message(4, number, 10));
             assert!((1..=2).contains(&(taken.sent + taken.queued)));
-            assert!(well.wire().has(4, number), "I12: a stuck peer delays another");
+            assert!(healthy.wire().has(4, number), "I12: a stuck peer delays another");
             let backlog = stuck.outbox.stats().backlog;
             assert!(backlog <= most, "I12: {backlog} bytes wait");
         }
@@ -257,7 +257,7 @@ fn a_stuck_peer_delays_no_other_and_queues_no_more_than_its_backlog() {
         sent.push(join(waiting));
         let closed = stuck.read();
         flushing.stop();
-        stuck.judge(&closed, &sent);
+        stuck.check_outcome(&closed, &sent);
     });
 }
 
@@ -266,23 +266,25 @@ fn one_broadcast_ends_a_peer_whose_backlog_is_full() {
     check(|| {
         let flushing = Flushing::start();
         let stuck = Link::new(Role::Server, 3, &flushing);
-        let well = Link::new(Role::Server, 1 << 20, &flushing);
-        let hub = hub_of(&[&stuck, &well]);
-        let waiting = go({
+        let healthy = Link::new(Role::Server, 1 << 20, &flushing);
+        let hub = hub_of(&[&stuck, &healthy]);
+        let waiting = spawn({
             let stuck = stuck.clone();
             move || stuck.send(1, 0, 40)
         });
         let publishers = [2, 3].map(|sender| {
             let hub = hub.clone();
-            go(move || [0, 1, 2].map(|number| hub.broadcast(super::wire::message(sender, number, 30)).closed))
+            spawn(move || {
+                [0, 1, 2].map(|number| hub.broadcast(super::wire::message(sender, number, 30)).closed)
+            })
         });
         let closed = stuck.read();
         let sent = [join(waiting)];
         let ended: usize = publishers.map(join).as_flattened().iter().sum();
         flushing.stop();
         assert_eq!((ended, closed.cause()), (1, Some(Cause::SlowPeer)), "I5");
-        assert_eq!(well.wire().messages.len(), 6, "I12");
-        stuck.judge(&closed, &sent);
+        assert_eq!(healthy.wire().messages.len(), 6, "I12");
+        stuck.check_outcome(&closed, &sent);
     });
 }
 
@@ -290,15 +292,15 @@ fn one_broadcast_ends_a_peer_whose_backlog_is_full() {
 fn a_waiter_that_times_out_passes_its_turn_on() {
     check(|| {
         let flushing = Flushing::start();
-        let clock = clock::Running::patient();
+        let clock = clock::ClockThread::patient();
         let link = Link::new(Role::Server, 3, &flushing);
         let queued = link.try_send(1, 0, 20);
         assert!(queued.result.is_ok(), "{queued:?}");
         let waiting = [1, 2].map(|seconds| {
             let link = link.clone();
-            go(move || link.outbox.wait_drained(Deadline::after(Duration::from_secs(seconds))))
+            spawn(move || link.outbox.wait_drained(Deadline::after(Duration::from_secs(seconds))))
         });
-        let sender = go({
+        let sender = spawn({
             let link = link.clone();
             move || link.send(2, 0, 20)
         });

@@ -12,7 +12,7 @@ use crate::sync::{Arc, AtomicUsize, Ordering, next_id, now};
 use crate::verify::models::clock;
 use crate::verify::models::transport::{Input, Script};
 use crate::verify::models::wire::{Wire, message};
-use crate::verify::models::{Flushing, Link, check, go, join};
+use crate::verify::models::{Flushing, Link, check, join, spawn};
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::thread::JoinHandle;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -34,18 +34,18 @@ fn accept(server: &Arc<ModelServer>) -> ModelConnection {
     let id = next_id();
     let script = Script::new(1 << 20);
     if thread_rng().gen_bool(0.8) {
-        script.say(Input::Ping(0));
+        script.peer_sends(Input::Ping(0));
     }
     let thread = server.registry.insert(id, script.clone()).then(|| {
         let (server, script) = (Arc::clone(server), Arc::clone(&script));
-        go(move || serve(&server, id, script))
+        spawn(move || serve(&server, id, script))
     });
     (id, script, thread)
 }
 
 /// Serves a connection, like a client's thread.
 fn serve(server: &ModelServer, id: u64, script: Arc<Script>) {
-    if script.hear(Deadline::NEVER) == Some(Input::Ping(0)) {
+    if script.recv(Deadline::NEVER) == Some(Input::Ping(0)) {
         if !server.registry.opening(id) {
             assert!(server.registry.is_stopping(), "turned away without a reason");
             return server.registry.remove(id);
@@ -55,11 +55,11 @@ fn serve(server: &ModelServer, id: u64, script: Arc<Script>) {
         let peer_addr = Addr::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
         server.hub.join(Client { sender: sender.clone(), client_addr: peer_addr, peer_addr });
         server.registry.opened(id, &sender);
-        let peer = go({
+        let peer = spawn({
             let script = Arc::clone(&link.script);
             move || {
                 if script.wait_wire_or_end(|wire| Wire::read(Role::Server, wire).close.is_some()) {
-                    script.say(Input::Close(None));
+                    script.peer_sends(Input::Close(None));
                 }
             }
         });
@@ -86,9 +86,9 @@ fn a_shutdown_reaches_connections_that_are_being_accepted() {
         });
         let acceptors = [1, 2].map(|count| {
             let server = Arc::clone(&server);
-            go(move || Vec::from_iter((0..count).map(|_| accept(&server))))
+            spawn(move || Vec::from_iter((0..count).map(|_| accept(&server))))
         });
-        let publisher = go({
+        let publisher = spawn({
             let server = Arc::clone(&server);
             move || {
                 for number in 0..2 {
@@ -154,12 +154,12 @@ fn join_all<J: Job>(pool: &ThreadPool<J>) {
 #[test]
 fn every_job_is_done_though_threads_become_idle_and_end() {
     check(|| {
-        let clock = clock::Running::racing();
+        let clock = clock::ClockThread::racing();
         let pool = pool();
         let done = Arc::new(AtomicUsize::new(0));
         let givers = [true, false].map(|again| {
             let (pool, done) = (Arc::clone(&pool), Arc::clone(&done));
-            go(move || {
+            spawn(move || {
                 for job in [CountingJob(done.clone(), again), CountingJob(done, true)] {
                     pool.run(job).expect("a thread");
                 }
@@ -176,7 +176,7 @@ fn every_job_is_done_though_threads_become_idle_and_end() {
 #[test]
 fn an_idle_thread_takes_a_job_at_once() {
     check(|| {
-        let clock = clock::Running::patient();
+        let clock = clock::ClockThread::patient();
         let pool = pool();
         let done = Arc::new(AtomicUsize::new(0));
         let (sender, done_jobs) = shuttle::sync::mpsc::channel();
@@ -194,7 +194,7 @@ fn an_idle_thread_takes_a_job_at_once() {
 #[test]
 fn idle_threads_end_after_their_time() {
     check(|| {
-        let clock = clock::Running::patient();
+        let clock = clock::ClockThread::patient();
         let pool = pool();
         let done = Arc::new(AtomicUsize::new(0));
         for _ in 0..3 {

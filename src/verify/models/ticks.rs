@@ -1,8 +1,8 @@
-//! Ticks against everything that ends them.
+//! Ticks, and the events that end them.
 
 use super::clock;
 use super::wire::{Wire, message};
-use super::{Flushing, Link, check, go, join};
+use super::{Flushing, Link, check, join, spawn};
 use crate::error::Cause;
 use crate::message::Message;
 use crate::outbox::Counts;
@@ -18,7 +18,7 @@ fn message_of(sender: u8) -> Message {
     Message::Binary(message(sender, 0, 8))
 }
 
-/// Has `sender` send every so often.
+/// Starts a tick that sends a message of `sender` after each interval.
 fn tick(timer: &Arc<Timer>, link: &Link, sender: u8, interval: Duration) -> Tick {
     let action = Action::message(message_of(sender));
     Tick::start(timer, &link.outbox, &Arc::default(), interval, Some(interval), action)
@@ -36,10 +36,10 @@ fn an_earlier_tick_wakes_the_timer() {
         let link = Link::new(Role::Server, 1 << 20, &flushing);
         let ticks = [(1, 10), (2, 3)].map(|(sender, seconds)| {
             let (timer, link) = (timer.clone(), link.clone());
-            go(move || tick(&timer, &link, sender, SECOND * seconds))
+            spawn(move || tick(&timer, &link, sender, SECOND * seconds))
         });
         let ticks = ticks.map(join);
-        // No more time passes: the timer must know of the earlier tick.
+        // The clock moves no further than the earlier tick, so the timer must have been woken for it.
         for rounds in 1..=2 {
             clock::pass(SECOND * 3);
             link.script.wait_wire(|wire| count(wire, 2) == rounds);
@@ -61,29 +61,29 @@ fn an_earlier_tick_wakes_the_timer() {
 fn ticks_end_with_their_connection_and_a_stuck_peer_skips_its_own() {
     check(|| {
         let flushing = Flushing::start();
-        let clock = clock::Running::racing();
+        let clock = clock::ClockThread::racing();
         let (timer, thread) = Timer::start().expect("a thread");
         let stuck = Link::new(Role::Server, 3, &flushing);
-        let well = Link::new(Role::Server, 1 << 20, &flushing);
-        let ticks = [tick(&timer, &stuck, 1, SECOND), tick(&timer, &well, 2, SECOND)];
-        let closer = go({
+        let healthy = Link::new(Role::Server, 1 << 20, &flushing);
+        let ticks = [tick(&timer, &stuck, 1, SECOND), tick(&timer, &healthy, 2, SECOND)];
+        let closer = spawn({
             let stuck = stuck.clone();
             move || stuck.start_close(1000)
         });
-        well.script.wait_wire(|wire| count(wire, 2) >= 3);
-        // At the latest the close deadline ends it.
+        healthy.script.wait_wire(|wire| count(wire, 2) >= 3);
+        // It ends at the close deadline or before.
         let closed = stuck.read();
         join(closer);
         assert!(closed.cause().is_some(), "{closed}");
-        // At most one left whole before the socket was full.
+        // At most one was sent completely before the socket was full.
         assert!(ticks[0].sent() <= 1, "I12: a tick is sent while its predecessor waits");
-        well.outbox.break_off(Cause::Terminated);
-        let before = well.outbox.end(Counts::default(), None).traffic().bytes_sent;
+        healthy.outbox.break_off(Cause::Terminated);
+        let before = healthy.outbox.end(Counts::default(), None).traffic().bytes_sent;
         timer.stop();
         join_timer(thread);
         flushing.stop();
         clock.stop();
-        assert_eq!(well.script.wire().len() as u64, before, "a tick after the end");
+        assert_eq!(healthy.script.wire().len() as u64, before, "a tick after the end");
     });
 }
 
@@ -93,13 +93,13 @@ fn a_tick_is_skipped_while_its_predecessor_waits() {
         let flushing = Flushing::start();
         let (timer, thread) = Timer::start().expect("a thread");
         let stuck = Link::new(Role::Server, 3, &flushing);
-        let well = Link::new(Role::Server, 1 << 20, &flushing);
+        let healthy = Link::new(Role::Server, 1 << 20, &flushing);
         let skipped = tick(&timer, &stuck, 1, SECOND);
-        let _other = tick(&timer, &well, 2, SECOND);
+        let _other = tick(&timer, &healthy, 2, SECOND);
         for rounds in 1..=4 {
             clock::pass(SECOND);
-            // I12: it fires behind the stuck one's.
-            well.script.wait_wire(|wire| count(wire, 2) == rounds);
+            // I12: it fires although the other one is stuck.
+            healthy.script.wait_wire(|wire| count(wire, 2) == rounds);
         }
         assert_eq!((skipped.sent(), skipped.skipped()), (1, 3));
         stuck.script.drain();

@@ -1,4 +1,5 @@
-//! A transport that does what the scheduler chooses within a model's script, and the wake that goes with it.
+//! The scripted socket of a model, and the wake that waits for such sockets. The scheduler chooses how many bytes each
+//! write accepts.
 
 use super::clock;
 use crate::message::CloseFrame;
@@ -12,11 +13,11 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 
 std::thread_local! {
-    /// Where a wake finds the sockets that it may have to wait for.
+    /// The sockets and wakes of the model that runs.
     static WORLD: RefCell<Arc<World>> = RefCell::default();
 }
 
-/// All sockets and wakes of a model: whoever polls waits for a change of any of them.
+/// All sockets and wakes of a model. A thread that polls waits for a change of any of them.
 #[derive(Debug, Default)]
 struct World {
     state: Mutex<WorldState>,
@@ -27,34 +28,34 @@ struct World {
 struct WorldState {
     sockets: Vec<Socket>,
     wakes: Vec<bool>,
-    /// Counts changes: to look without the lock, and then to wait for a change since.
+    /// The number of changes. A thread can look without the lock, and then wait for a change since.
     changes: u64,
 }
 
-/// A room that is never full.
+/// Room in the socket that is never used up.
 const AMPLE: usize = 1 << 30;
 
 #[derive(Debug, Default)]
 struct Socket {
-    /// How many bytes it takes before it refuses.
+    /// The number of bytes that it accepts before it blocks.
     room: usize,
     wire: Vec<u8>,
-    /// What every write fails with.
+    /// The error of every write.
     error: Option<ErrorKind>,
-    /// We have ended both directions.
+    /// Both directions were shut down.
     down: bool,
     input: VecDeque<Input>,
-    /// Nothing more can be read, when the input is.
+    /// Reading was shut down: after the input comes the end of the stream.
     ended: bool,
 }
 
-/// What a reader hears.
+/// The input of a reader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Input {
     Ping(u8),
     Close(Option<CloseFrame>),
-    /// Bytes against the protocol.
-    Noise,
+    /// Bytes that break the protocol.
+    Invalid,
     /// The end of the stream.
     End,
 }
@@ -78,7 +79,7 @@ pub(super) fn reset() {
     WORLD.set(Arc::default());
 }
 
-/// Our end of a connection, and the peer's.
+/// Both ends of a connection: a model writes to one as [`Transport`], and plays the peer at the other.
 #[derive(Debug)]
 pub(crate) struct Script {
     world: Arc<World>,
@@ -86,7 +87,7 @@ pub(crate) struct Script {
 }
 
 impl Script {
-    /// A socket that takes `room` bytes, and then no more until the peer [reads](Self::make_room).
+    /// Makes a socket that accepts `room` bytes, and then no more until the peer [reads](Self::make_room).
     pub(crate) fn new(room: usize) -> Arc<Self> {
         let world = World::current();
         let at = world.change(|state| {
@@ -100,7 +101,7 @@ impl Script {
         self.world.change(|state| change(&mut state.sockets[self.at]))
     }
 
-    /// Waits for `what` to be there.
+    /// Waits until `what` returns a value.
     fn wait<R>(&self, deadline: Deadline, mut what: impl FnMut(&mut Socket) -> Option<R>) -> Option<R> {
         let mut state = self.world.state.lock();
         loop {
@@ -117,7 +118,7 @@ impl Script {
         self.change(|socket| socket.room += bytes);
     }
 
-    /// The peer reads a few pieces, and then for ever.
+    /// The peer reads a few pieces, and then everything.
     pub(crate) fn drain(&self) {
         for _ in 0..3 {
             self.make_room(thread_rng().gen_range(1..40));
@@ -125,42 +126,42 @@ impl Script {
         self.make_room(AMPLE);
     }
 
-    /// From now on writes fail.
+    /// Makes all further writes fail.
     pub(crate) fn fail(&self, error: ErrorKind) {
         self.change(|socket| socket.error = Some(error));
     }
 
-    /// The peer says something.
-    pub(crate) fn say(&self, input: Input) {
+    /// The peer sends something.
+    pub(crate) fn peer_sends(&self, input: Input) {
         self.change(|socket| socket.input.push_back(input));
     }
 
-    /// What the peer said next, or the end; `None` if the deadline came first.
-    pub(crate) fn hear(&self, deadline: Deadline) -> Option<Input> {
+    /// Returns the next input from the peer, or the end. `None` if the deadline came first.
+    pub(crate) fn recv(&self, deadline: Deadline) -> Option<Input> {
         self.wait(deadline, |socket| {
             socket.input.pop_front().or_else(|| (socket.ended || socket.down).then_some(Input::End))
         })
     }
 
-    /// Waits until something that holds is on the wire.
-    pub(crate) fn wait_wire(&self, mut holds: impl FnMut(&[u8]) -> bool) {
-        self.wait(Deadline::NEVER, |socket| holds(&socket.wire).then_some(()));
+    /// Waits until the bytes on the wire satisfy a condition.
+    pub(crate) fn wait_wire(&self, mut condition: impl FnMut(&[u8]) -> bool) {
+        self.wait(Deadline::NEVER, |socket| condition(&socket.wire).then_some(()));
     }
 
-    /// Waits until we have ended the connection, or something that holds is on the wire; false for the end.
-    pub(crate) fn wait_wire_or_end(&self, mut holds: impl FnMut(&[u8]) -> bool) -> bool {
-        self.wait(Deadline::NEVER, |socket| {
-            if holds(&socket.wire) { Some(true) } else { socket.down.then_some(false) }
-        })
-        .is_some_and(|held| held)
+    /// Waits until the bytes on the wire satisfy a condition, or the connection has ended. Returns false at the end.
+    pub(crate) fn wait_wire_or_end(&self, mut condition: impl FnMut(&[u8]) -> bool) -> bool {
+        let found = self.wait(Deadline::NEVER, |socket| {
+            if condition(&socket.wire) { Some(true) } else { socket.down.then_some(false) }
+        });
+        found == Some(true)
     }
 
-    /// Everything that was written so far.
+    /// Returns all bytes written so far.
     pub(crate) fn wire(&self) -> Vec<u8> {
         self.world.state.lock().sockets[self.at].wire.clone()
     }
 
-    /// Whether we have ended both directions.
+    /// Returns whether both directions were shut down.
     pub(crate) fn is_down(&self) -> bool {
         self.world.state.lock().sockets[self.at].down
     }
@@ -172,10 +173,7 @@ impl Transport for Script {
         assert!(!all.is_empty(), "a write of nothing");
         let mut state = self.world.state.lock();
         let socket = &mut state.sockets[self.at];
-        assert!(
-            !socket.down,
-            "a write after the end, which is for others to read if the descriptor was used again"
-        );
+        assert!(!socket.down, "a write after the end: another connection could have the descriptor by then");
         if let Some(error) = socket.error {
             return Err(error.into());
         }
@@ -215,8 +213,8 @@ impl AsFd for Script {
     }
 }
 
-/// Wakes a thread that waits for sockets of the model. The real one is there for its descriptor: the acceptor, which is
-/// not modelled, polls it.
+/// Wakes a thread that waits for sockets of the model. It contains the real wake, because the acceptor, which is not
+/// modelled, polls its descriptor.
 #[derive(Debug)]
 pub(crate) struct ModelWake {
     real: wake::Wake,
@@ -239,12 +237,12 @@ impl ModelWake {
         self.world.change(|state| state.wakes[self.at] = true);
     }
 
-    pub(crate) fn wait(&self, refused: &[&dyn Transport], deadline: Deadline) -> io::Result<Vec<bool>> {
+    pub(crate) fn wait(&self, blocked: &[&dyn Transport], deadline: Deadline) -> io::Result<Vec<bool>> {
         let at_once = Deadline::at(clock::now());
         loop {
             let before = self.world.state.lock().changes;
             let ready: Vec<bool> =
-                refused.iter().map(|stream| stream.wait_writable(at_once)).collect::<io::Result<_>>()?;
+                blocked.iter().map(|stream| stream.wait_writable(at_once)).collect::<io::Result<_>>()?;
             let state = self.world.state.lock();
             if state.wakes[self.at] || ready.contains(&true) || deadline.has_passed(clock::now()) {
                 return Ok(ready);

@@ -1,9 +1,9 @@
-//! A strict reader of what was written: whatever it does not expect, it panics at.
+//! A strict parser of the bytes that a model wrote. It panics at everything unexpected.
 
 use crate::message::CloseFrame;
 use crate::protocol::{Role, mask};
 
-/// A message that tells whose it is, in a pattern that shows any byte out of place.
+/// Makes a message with its sender and number, and a pattern in which any wrong byte is noticed.
 pub(crate) fn message(sender: u8, number: u8, len: usize) -> Vec<u8> {
     let bytes = u16::try_from(len).expect("a model's messages are small").to_be_bytes();
     let mut message = vec![sender, number, bytes[0], bytes[1]];
@@ -11,7 +11,7 @@ pub(crate) fn message(sender: u8, number: u8, len: usize) -> Vec<u8> {
     message
 }
 
-/// What the peer has read.
+/// The frames that the peer has received.
 #[derive(Debug, Default)]
 pub(crate) struct Wire {
     /// Sender and number of each message, in order.
@@ -20,7 +20,7 @@ pub(crate) struct Wire {
     pub(crate) pings: Vec<u8>,
     pub(crate) pongs: Vec<u8>,
     pub(crate) close: Option<Option<CloseFrame>>,
-    /// Bytes of a frame whose rest is missing.
+    /// The number of bytes of an incomplete frame at the end.
     pub(crate) torn: usize,
 }
 
@@ -39,7 +39,7 @@ impl Wire {
         wire
     }
 
-    /// Who sent each message: a tick's are all the same.
+    /// Returns sender and number of each message, without the check of their order: the messages of a tick are all the same.
     pub(crate) fn read_ticks(role: Role, bytes: &[u8]) -> Vec<(u8, u8)> {
         Self::frames(role, bytes).messages
     }
@@ -88,12 +88,12 @@ fn one(payload: &[u8]) -> u8 {
     payload[0]
 }
 
-/// Opcode, payload and what follows; `None` if the frame is not whole.
+/// Returns opcode, payload and the bytes after the frame. `None` if the frame is incomplete.
 fn frame(role: Role, bytes: &[u8]) -> Option<(u8, Vec<u8>, &[u8])> {
     let (&[first, second], mut rest) = bytes.split_first_chunk()?;
     let opcode = first & 15;
-    assert_eq!(first & 0xf0, 0x80, "I3: {bytes:?} starts no frame");
-    assert_eq!(second & 0x80 != 0, role == Role::Client, "I3: masked by a client alone");
+    assert_eq!(first & 0xf0, 0x80, "I3: {bytes:?} is not the start of a frame");
+    assert_eq!(second & 0x80 != 0, role == Role::Client, "I3: only a client masks");
     let mut len = usize::from(second & 0x7f);
     assert!(len < 127 && (len < 126 || opcode < 8), "I3: length {len}");
     if len == 126 {
