@@ -39,8 +39,15 @@ const MAX_HEADER: usize = 14;
 /// The bytes that a message takes from the backlog in addition to its payload, at most.
 const QUEUE_OVERHEAD: usize = 256;
 
+/// A client, as the main thread sees it.
+struct BenchClient {
+    /// Makes its thread start to send.
+    start: Sender<()>,
+    sender: threadws::Sender,
+}
+
 /// Sent from the other threads to the main thread.
-enum ClientEvent {
+enum LoadEvent {
     Connected(threadws::Sender),
     NotConnected(CommandError),
     Ended(Result<Histogram, String>),
@@ -65,64 +72,74 @@ pub(crate) fn bench(options: &BenchOptions, stop: StopSignal) -> Result<(), Comm
         is_over: AtomicBool::new(false),
         messages: AtomicU64::new(0),
     });
-    let (sender, events) = channel();
-    let interrupt = sender.clone();
+    let (to_main, events) = channel();
+    let interrupt = to_main.clone();
     spawn("threadws-signal", move || {
         if let Err(error) = stop.wait() {
             warn!("cannot wait for signals: {error}");
             return;
         }
         // Fails only if the main thread has stopped receiving, and so ends.
-        drop(interrupt.send(ClientEvent::Interrupted));
+        drop(interrupt.send(LoadEvent::Interrupted));
     })?;
-    let mut senders = Vec::with_capacity(options.clients);
-    let mut begin = Vec::with_capacity(options.clients);
-    for _ in 0..options.clients {
-        let (go, wait) = channel();
-        begin.push(go);
-        let (shared, sender) = (Arc::clone(&shared), sender.clone());
-        spawn("threadws-bench", move || client(&shared, address, &wait, &sender))?;
+    let clients = connect_all(&shared, address, &to_main, &events)?;
+    info!("{} clients connected to {address}, for {:?}", options.clients, options.duration);
+    let start = Instant::now();
+    for client in &clients {
+        // Fails only if the client has failed. Its event says why.
+        let _ = client.start.send(());
+    }
+    let interrupted = wait(&shared, &events, start)?;
+    shared.is_over.store(true, Ordering::Relaxed);
+    let took = start.elapsed();
+    for client in clients {
+        // Fails if the connection has ended. A client that waits for a message is woken by the end of the connection.
+        drop(client.sender.close(1000, ""));
+    }
+    let latency = collect(&events, options.clients)?;
+    let report = LoadReport { options, address, took, interrupted, latency };
+    let text = if options.json { report.json() } else { report.tables() };
+    print(&text).map_err(|error| CommandError::Failed(format!("cannot write to stdout: {error}")))
+}
+
+/// Starts the threads of all clients, and waits until each is connected.
+fn connect_all(
+    shared: &Arc<LoadState>,
+    address: SocketAddr,
+    to_main: &Sender<LoadEvent>,
+    events: &Receiver<LoadEvent>,
+) -> Result<Vec<BenchClient>, CommandError> {
+    let mut clients = Vec::with_capacity(shared.options.clients);
+    for _ in 0..shared.options.clients {
+        let (start, wait) = channel();
+        let (shared, to_main) = (Arc::clone(shared), to_main.clone());
+        spawn("threadws-bench", move || run_client(&shared, address, &wait, &to_main))?;
         // One after the other, because the server's listen queue may be short.
         match events.recv() {
-            Ok(ClientEvent::Connected(sender)) => senders.push(sender),
-            Ok(ClientEvent::NotConnected(failure)) => return Err(failure),
+            Ok(LoadEvent::Connected(sender)) => clients.push(BenchClient { start, sender }),
+            Ok(LoadEvent::NotConnected(error)) => return Err(error),
             _ => {
                 return Err(CommandError::Failed("interrupted before all clients were connected".to_owned()));
             }
         }
     }
-    drop(sender);
-    info!("{} clients connected to {address}, for {:?}", options.clients, options.duration);
-    let start = Instant::now();
-    for go in begin {
-        // Fails only if the client has failed. Its event says why.
-        let _ = go.send(());
-    }
-    let interrupted = wait(&shared, &events, start)?;
-    shared.is_over.store(true, Ordering::Relaxed);
-    let took = start.elapsed();
-    for sender in senders {
-        // Fails if the connection has ended. A client that waits for a message is woken by the end of the connection.
-        drop(sender.close(1000, ""));
-    }
+    Ok(clients)
+}
+
+/// Waits until all clients have ended, and merges their histograms.
+fn collect(events: &Receiver<LoadEvent>, clients: usize) -> Result<Histogram, CommandError> {
     let mut latency = Histogram::new();
-    for _ in 0..options.clients {
-        let ended = events.iter().find_map(|event| match event {
-            ClientEvent::Ended(result) => Some(result),
-            _ => None,
-        });
-        match ended {
-            Some(Ok(part)) => latency.merge(&part),
-            Some(Err(error)) => return Err(CommandError::Failed(error)),
-            None => return Err(CommandError::Failed("the thread of a client is gone".to_owned())),
-        }
+    let ended = events.iter().filter_map(|event| match event {
+        LoadEvent::Ended(result) => Some(result),
+        _ => None,
+    });
+    for result in ended.take(clients) {
+        latency.merge(&result.map_err(CommandError::Failed)?);
     }
     if latency.count() == 0 {
         return Err(CommandError::Failed("no message came back".to_owned()));
     }
-    let report = LoadReport { options, address, took, interrupted, latency };
-    let text = if options.json { report.json() } else { report.tables() };
-    print(&text).map_err(|error| CommandError::Failed(format!("cannot write to stdout: {error}")))
+    Ok(latency)
 }
 
 /// Resolves the host of the URL. This is done once, so that the address that was checked is the one that is loaded.
@@ -152,7 +169,7 @@ fn target(options: &BenchOptions) -> Result<SocketAddr, CommandError> {
 }
 
 /// Waits until the time is over, a signal arrives or a client fails. Returns whether it was a signal.
-fn wait(shared: &LoadState, events: &Receiver<ClientEvent>, start: Instant) -> Result<bool, CommandError> {
+fn wait(shared: &LoadState, events: &Receiver<LoadEvent>, start: Instant) -> Result<bool, CommandError> {
     let deadline = start + shared.options.duration;
     let mut line = ProgressLine::new();
     let (mut before, mut seen) = (start, 0);
@@ -163,11 +180,11 @@ fn wait(shared: &LoadState, events: &Receiver<ClientEvent>, start: Instant) -> R
             return Ok(false);
         }
         match events.recv_timeout(left.min(PROGRESS_INTERVAL)) {
-            Ok(ClientEvent::Interrupted) => {
+            Ok(LoadEvent::Interrupted) => {
                 line.clear();
                 return Ok(true);
             }
-            Ok(ClientEvent::Ended(Err(error))) => {
+            Ok(LoadEvent::Ended(Err(error))) => {
                 line.clear();
                 return Err(CommandError::Failed(error));
             }
@@ -195,17 +212,17 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Command
 }
 
 /// Runs one client: connects, waits for the start, and loads the server.
-fn client(shared: &LoadState, address: SocketAddr, start: &Receiver<()>, events: &Sender<ClientEvent>) {
+fn run_client(shared: &LoadState, address: SocketAddr, start: &Receiver<()>, events: &Sender<LoadEvent>) {
     let event = match connect(&shared.options, address) {
         Ok(mut connection) => {
             // This and the send below fail only if the main thread has failed, and so ends.
-            drop(events.send(ClientEvent::Connected(connection.sender())));
+            drop(events.send(LoadEvent::Connected(connection.sender())));
             if start.recv().is_err() {
                 return;
             }
-            ClientEvent::Ended(load(shared, &mut connection))
+            LoadEvent::Ended(load(shared, &mut connection))
         }
-        Err(error) => ClientEvent::NotConnected(error),
+        Err(error) => LoadEvent::NotConnected(error),
     };
     drop(events.send(event));
 }
