@@ -345,46 +345,6 @@ fn a_client_that_reads_slowly_ends_at_the_write_timeout() {
     reader.join().expect("the reader");
 }
 
-#[test]
-fn clients_that_vanish_at_once_free_their_threads() {
-    let _dog = watchdog(60);
-    let (server, told, ends) = server(Config::new());
-    let before = threads();
-    for _ in 0..3 {
-        let mut peers: Vec<_> = (0..40).map(|_| RawPeer::open(server.addr())).collect();
-        for peer in &mut peers {
-            peer.expect_text("in");
-        }
-        assert_eq!(server.hub().count(), 40);
-        for (number, mut peer) in peers.into_iter().enumerate() {
-            match number % 3 {
-                0 => peer.reset(),
-                1 => peer.fin(),
-                _ => drop(peer.try_write(&[0x88])), // half a Close, and the end
-            }
-        }
-        for _ in 0..40 {
-            next(&told, "the handler's end");
-            next(&ends, "the handler's return");
-        }
-        eventually("all places are free", || server.hub().count() == 0);
-    }
-    assert!(told.try_recv().is_err() && ends.try_recv().is_err(), "ended twice");
-    // Up to 32 threads wait a few seconds for another client.
-    let deadline = Instant::now() + PATIENCE + Duration::from_secs(5);
-    while threads() > before + 32 {
-        assert!(Instant::now() < deadline, "{} threads before, {} after", before, threads());
-        std::thread::sleep(ms(10));
-    }
-}
-
-/// The client threads of this process; other tests of this file run in it too, so this is an upper bound.
-fn threads() -> usize {
-    let tasks = std::fs::read_dir("/proc/self/task").expect("Linux");
-    let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
-    names.filter(|name| name.starts_with("threadws-clien")).count()
-}
-
 #[cfg(feature = "cli")]
 mod binary {
     use super::*;

@@ -7,3 +7,4 @@ mod descriptors;
 mod display_panics;
 mod leftovers;
 mod log_records;
+mod vanished_clients;
