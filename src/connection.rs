@@ -1,13 +1,18 @@
-//! A connection as its own thread sees it: it owns the reading side and the cork, keeps the peer alive, and ends in the
-//! closing handshake. What is sent goes through the outbox, and so does everybody else's.
+//! A connection, as the thread that reads it uses it.
+//!
+//! Receiving is in `recv.rs`, on the buffer of `reader.rs`. Sending is in `send.rs`, and `cork.rs` holds answers while more
+//! input is here. `close.rs` has the closing handshake; `keepalive.rs` and `limits.rs` decide when it is due. There is no
+//! lock here. Other threads use only the connection's outbox, which has one.
+
+// The order in which the documentation lists the methods.
+mod recv;
+mod send;
 
 mod close;
 mod cork;
 mod keepalive;
 mod limits;
 mod reader;
-mod recv;
-mod send;
 
 pub use recv::Received;
 
@@ -32,29 +37,31 @@ use reader::Reader;
 use std::fmt;
 use std::time::Instant;
 
-/// One WebSocket connection, in the hands of the thread that reads it.
+/// One WebSocket connection, used by the thread that reads it. Other threads send with its [`sender`](Self::sender).
 ///
 /// # Keep reading
 ///
-/// Pings, pongs and the peer's Close are seen by the calls that receive. A handler that only sends calls
-/// [`ignore`](Self::ignore) in the end, or is declared dead by its peer.
+/// Pings, pongs and the peer's Close are handled by the calls that receive. A handler that only sends must end with
+/// [`ignore`](Self::ignore), because the peer takes a connection without pongs for dead.
 ///
-/// # The end
+/// # How it ends
 ///
-/// A server's connection is closed when its handler returns: with 1000 after `Ok`, with 1011 after a panic or an error.
-/// An error that is only the connection's own end is no failure, and changes nothing. A client's connection that is
-/// dropped says 1001, if that can be said at once.
-// In this order: what every message touches lies together, as in the outbox.
+/// When the handler returns, the server closes the connection: with 1000 after `Ok`, with 1011 after an error or a panic.
+/// An error that only reports the end of this connection counts as `Ok`. When a client's connection is dropped, a Close with
+/// 1001 is sent if the socket takes it at once.
+// The order of the fields puts those that every message uses into the same cache lines.
 #[repr(C)]
 pub struct Connection {
     reader: Reader,
     sender: Sender,
     closed: Option<Closed>,
-    policies: Option<Box<AgeLimits>>,
-    /// When a receiving call last came back empty: until the next one the message clock stands still.
+    age_limits: Option<Box<AgeLimits>>,
+    /// When a receiving call last returned without a message. The message timeout does not run until the next call.
     paused: Option<Instant>,
-    /// What all connections of this client's address may receive together.
-    messages: Option<Arc<Bucket>>,
+    /// The message rate of the client's address, for all its connections.
+    message_rate: Option<Arc<Bucket>>,
+    /// One more read was made while broadcasts are held: see `read_again`.
+    has_read_again: bool,
     hub: Hub,
     cork: Cork,
     keepalive: Keepalive,
@@ -68,16 +75,16 @@ pub struct Connection {
     ticks: Vec<Tick>,
 }
 
-// Each client holds one of these, and one of the outbox's.
+// Each client takes the memory of one of these, and of one outbox.
 #[cfg(all(target_pointer_width = "64", not(model)))]
 const _: () = assert!(size_of::<Connection>() <= 624);
 
-/// What a new connection is made of, beside its socket.
+/// The parts of a new connection, except its socket.
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) sender: Sender,
     pub(crate) request: Box<Request>,
-    /// The server's 101, if we are the client.
+    /// The server's 101, on a client's connection.
     pub(crate) response: Option<Box<Response>>,
     pub(crate) subprotocol: Option<String>,
     pub(crate) hub: Hub,
@@ -88,7 +95,7 @@ pub(crate) struct Parts {
 }
 
 impl Connection {
-    /// Takes over after the handshake; `early` are bytes that came behind it.
+    /// Takes over after the handshake. `early` are the bytes that were read after it.
     #[inline(never)]
     pub(crate) fn new(
         role: Role,
@@ -98,7 +105,7 @@ impl Connection {
         parts: Parts,
     ) -> Result<Box<Self>> {
         let Parts { sender, request, response, subprotocol, hub, hooks, counters, timer, messages } = parts;
-        let policies = AgeLimits::new(config, sender.outbox().opened()).map(Box::new);
+        let age_limits = AgeLimits::new(config, sender.outbox().opened()).map(Box::new);
         Ok(Box::new(Self {
             sender,
             reader: Reader::new(role, config, stream, early)?,
@@ -110,8 +117,9 @@ impl Connection {
             hub,
             hooks,
             counters,
-            policies,
-            messages,
+            age_limits,
+            message_rate: messages,
+            has_read_again: false,
             timer,
             ticks: Vec::new(),
             paused: None,
@@ -119,22 +127,31 @@ impl Connection {
         }))
     }
 
-    /// A handle that sends from any thread.
+    /// Returns a handle that sends from any thread.
     pub fn sender(&self) -> Sender {
         self.sender.clone()
     }
 
-    /// Where the connection stands.
+    /// Returns the state of the connection.
     pub fn state(&self) -> State {
         self.sender.state()
     }
 
-    /// How it ended, once it has.
+    /// Returns the connection's numbers: messages and bytes in both directions, its backlog, the last round-trip time,
+    /// and when it was opened.
+    pub fn stats(&self) -> ClientStats {
+        let outbox = self.sender.outbox();
+        let counts = self.reader.counts();
+        outbox.reader_counts().set_received(counts.messages, counts.bytes);
+        outbox.stats()
+    }
+
+    /// Returns how the connection ended, or `None` before a receiving call or [`close`](Self::close) has found its end.
     pub fn closed(&self) -> Option<&Closed> {
         self.closed.as_ref()
     }
 
-    /// The connection's number. It is never used again in this process.
+    /// Returns the number of the connection. It is not used again in this process.
     pub fn id(&self) -> u64 {
         self.sender.id()
     }
@@ -152,28 +169,20 @@ impl Connection {
         self.request.peer_addr()
     }
 
-    /// The request that opened the connection, with what the header callback put into its extensions.
+    /// Returns the request that opened the connection, with the extensions that
+    /// [`check_request`](crate::Server::check_request) has set.
     pub fn request(&self) -> &Request {
         &self.request
     }
 
-    /// The server's answer to it, 101, if this is a client's connection.
+    /// Returns the server's answer to the request, 101, on a connection that was opened by [`connect`](crate::connect).
     pub fn response(&self) -> Option<&Response> {
         self.response.as_deref()
     }
 
-    /// The subprotocol that both ends agreed on.
+    /// Returns the subprotocol that both ends agreed on.
     pub fn subprotocol(&self) -> Option<&str> {
         self.subprotocol.as_deref()
-    }
-
-    /// Returns the connection's numbers: messages and bytes in both directions, its backlog, the last round-trip time,
-    /// and when it was opened.
-    pub fn stats(&self) -> ClientStats {
-        let outbox = self.sender.outbox();
-        let counts = self.reader.counts();
-        outbox.reader_counts().set_received(counts.messages, counts.bytes);
-        outbox.stats()
     }
 
     /// Returns the server's hub: all of its clients and their topics.
@@ -189,7 +198,7 @@ impl Connection {
     }
 }
 
-/// Who it is and where it stands; nothing of what it sends and receives.
+/// Shows the number, the state and the request; no message, because it could be secret.
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection")

@@ -1,8 +1,8 @@
-//! The closing handshake (RFC 6455 §7), in all its orders, under one deadline.
+//! The end of a connection: the closing handshake (RFC 6455 §7), begun by either end, under one deadline.
 
 use super::Connection;
 use super::cork::To;
-use super::recv::Wait;
+use super::recv::Waiting;
 use crate::error::{Cause, Closed, Error, Result};
 use crate::message::{CloseCode, CloseFrame, State};
 use crate::net::Deadline;
@@ -11,12 +11,12 @@ use crate::protocol::decoder::Item;
 use crate::protocol::encoder;
 use std::time::Duration;
 
-/// How long, and how much, is read after FIN. Measured: a socket closed over unread input answers with RST, which cost a
-/// peer 1.37 of the 1.50 MB that were on their way to it, and the Close frame.
+/// After FIN, input is read and discarded for this time, and up to this number of bytes. Otherwise the system sends RST for
+/// unread input. Measured: because of it a peer lost 1.37 of the last 1.50 MB, and the Close frame.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 const DRAIN_BYTES: usize = 1 << 20;
 
-/// What a receiving call says of an end: nothing to receive, or the error it was.
+/// Returns the result of a receiving call after the end: `Ok` if it was normal, otherwise the error.
 pub(super) fn outcome(closed: &Closed) -> Result<()> {
     if closed.is_normal() {
         return Ok(());
@@ -25,30 +25,31 @@ pub(super) fn outcome(closed: &Closed) -> Result<()> {
 }
 
 impl Connection {
-    /// Closes the connection: sends what is held and a Close, and waits for the peer's.
+    /// Closes the connection: sends what is held and a Close, and waits for the peer's Close.
     ///
-    /// Messages that come meanwhile are discarded. If the peer has closed already, or the connection is over, nothing is
-    /// sent. [`closed`](Self::closed) tells how it ended.
+    /// Messages that arrive meanwhile are discarded. If the peer has closed before, or the connection has ended, nothing is
+    /// sent. [`closed`](Self::closed) returns how it ended.
     ///
     /// # Blocking
     ///
-    /// At most [`close_timeout`](crate::Config::close_timeout), 5 s by default; then the peer is cut off.
+    /// Waits at most [`close_timeout`](crate::Config::close_timeout), 5 s by default. Then the connection is cut.
     ///
     /// # Errors
     ///
     /// * [`Error::Invalid`]: the code may not be sent, or the reason is longer than 123 bytes. Nothing was sent, and the
-    ///   connection goes on.
-    /// * What the connection ended with instead, if it was not a closing handshake.
+    ///   connection stays open.
+    /// * If the connection did not end with a closing handshake, the error that ended it.
     pub fn close(&mut self, code: impl Into<CloseCode>, reason: &str) -> Result<()> {
         let code = code.into();
         encoder::check_close(code, reason)?;
         if let Some(closed) = &self.closed {
             return if closed.is_clean() { Ok(()) } else { outcome(closed) };
         }
-        self.let_go();
+        self.queue_held();
         self.sender.outbox().close(Some(CloseFrame::new(code, reason)));
+        let mut waiting = Waiting::Forever;
         loop {
-            match self.next_item(Wait::Forever, &mut false) {
+            match self.next_item(&mut waiting) {
                 Ok(Some(Item::Close(_)) | None) => return Ok(()),
                 Ok(Some(_)) => {}
                 Err(error) => {
@@ -62,45 +63,46 @@ impl Connection {
         }
     }
 
-    /// The peer's Close: answered with the same code (§5.5.1) unless it is itself the answer.
+    /// Answers the peer's Close with the same code (RFC 6455 §5.5.1), unless it is itself the answer to ours.
     pub(super) fn answer_close(&mut self, content: Option<CloseFrame>) {
-        self.let_go();
+        self.queue_held();
         let outbox = self.sender.outbox();
         outbox.close_received(content.clone());
-        // The reason is the peer's own: it need not be told.
+        // Without the reason, because the peer knows it.
         outbox.close(content.map(|frame| CloseFrame::new(frame.code, "")));
         self.finish(None);
     }
 
-    /// Ends the connection for an error of the peer's: tells it by the close code, and returns the error.
+    /// Ends the connection for an error that the peer has caused, with the error's close code. Returns the error.
     pub(super) fn fail(&mut self, error: Error) -> Error {
-        self.let_go();
+        self.queue_held();
         let outbox = self.sender.outbox();
         outbox.close(Some(CloseFrame::new(error.close_code(), error.close_reason())));
         self.finish(Some(Cause::from_error(&error)));
         error
     }
 
-    /// Ends a connection on which nothing can be said any more, and returns the error for it.
+    /// Ends a connection on which nothing can be sent any more. Returns the error for it.
     pub(super) fn lost(&mut self, cause: Cause) -> Error {
-        // Others are still told what this one said last.
-        self.let_go();
+        // The other clients still receive the broadcasts that are held.
+        self.queue_held();
         let outbox = self.sender.outbox();
         outbox.break_off(cause);
-        // Another thread may have been first.
+        // Another thread may have ended it first, for another cause.
         let closed = outbox.end(self.reader.counts(), None);
-        self.over(closed.clone());
+        self.set_closed(closed.clone());
         closed.cause().and_then(Cause::to_error).unwrap_or(Error::Closed(closed))
     }
 
-    /// After both Closes, or our Close for an error: lets everything out, sends FIN, reads the peer's last bytes.
+    /// Called after both Closes, or after our Close for an error. Sends everything that is queued and FIN, and reads the
+    /// peer's last bytes.
     fn finish(&mut self, cause: Option<Cause>) {
         let outbox = self.sender.outbox();
-        // Ends at the close deadline, by breaking the connection.
-        let sent = outbox.wait_empty().is_ok();
-        if sent {
+        // It fails at the close deadline at the latest, and the connection is broken then.
+        if outbox.wait_empty().is_ok() {
             let deadline = outbox.close_deadline();
-            // RFC 6455 §7.1.1: the server closes first, so that TIME_WAIT is not the client's. A client waits for that.
+            // RFC 6455 §7.1.1: the server closes the socket first, so that the client has no TIME_WAIT. A client waits for
+            // that.
             if outbox.role() == Role::Server || cause.is_some() {
                 self.reader.stream().shutdown_write();
                 self.reader.stream().drain(DRAIN_BYTES, deadline.or(Deadline::after(DRAIN_TIME)));
@@ -109,33 +111,34 @@ impl Connection {
             }
         }
         let closed = self.sender.outbox().end(self.reader.counts(), cause);
-        self.over(closed);
+        self.set_closed(closed);
     }
 
-    /// Sends or queues what is held, for a Close to go behind it.
-    pub(super) fn let_go(&mut self) {
-        self.cork.let_go(To { sender: &self.sender, hub: &self.hub });
+    /// Sends or queues what is held, without waiting, so that a Close follows it.
+    pub(super) fn queue_held(&mut self) {
+        self.cork.queue_all(To { sender: &self.sender, hub: &self.hub });
     }
 
-    fn over(&mut self, closed: Closed) {
+    fn set_closed(&mut self, closed: Closed) {
         for tick in self.ticks.drain(..) {
             tick.cancel();
         }
+        self.reader.discard_unread();
         self.closed = Some(closed);
     }
 }
 
-/// Nobody waits for a connection that is let go: it says that it goes away if that can be said at once.
+/// Dropping a connection waits for nothing. It sends a Close with 1001 if the socket takes it at once.
 impl Drop for Connection {
     fn drop(&mut self) {
         if self.closed.is_none() {
-            self.let_go();
+            self.queue_held();
             let outbox = self.sender.outbox();
             if outbox.state() == State::Open {
                 outbox.close(Some(CloseFrame::new(CloseCode::GOING_AWAY, "")));
             }
             let closed = outbox.end(self.reader.counts(), None);
-            self.over(closed);
+            self.set_closed(closed);
         }
     }
 }

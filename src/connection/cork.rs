@@ -1,37 +1,51 @@
-//! Answers and broadcasts that pile up while more input is already here, and leave in one system call a receiver.
+//! The cork: answers and broadcasts of the handler that wait while more input is already here, and leave together, in one
+//! system call for each receiver.
+//!
+//! The connection's own client receives answers and broadcasts in the order of the calls. All other clients receive the
+//! broadcasts:
+//!
+//! ```text
+//! handler        write(a)  write_broadcast(B)  write(c)  write_broadcast(D)
+//! own client        a              B              c              D             Cork::own
+//! other clients                    B                             D             Cork::broadcasts
+//! ```
+//!
+//! Without answers all clients receive the same bytes. Then `own` is empty, and the hub sends `broadcasts` to the own
+//! client, too. The first answer copies the broadcasts before it to `own`.
 
 use crate::config::Config;
 use crate::error::Result;
 use crate::hub::Hub;
-use crate::message::IntoMessage;
-use crate::protocol::encoder;
+use crate::message::{IntoMessage, MessageRef};
+use crate::protocol::{Role, encoder};
 use crate::sender::Sender;
 use crate::sync::Arc;
 
-/// A full cork is flushed. Measured: with as much as a large read brings, echoes of 1 KiB are a tenth faster than with half.
+/// The size at which held frames are sent. Measured: with 128 KiB, which is the size of a large read, echoes of 1 KiB are a
+/// tenth faster than with 64 KiB.
 const MAX_CORK: usize = 128 * 1024;
-/// What a cork keeps when its connection rests.
+/// The capacity that a cork keeps when its client is silent.
 const KEPT: usize = 1024;
 
-/// Whole frames that only the reader's own thread writes, so without a lock. In this order for the
-/// [`Connection`](super::Connection)'s reason.
+/// Frames that are held. Only the thread of the connection uses them, so there is no lock.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Cork {
-    /// For our own client: answers, and broadcasts in their places between them.
-    frames: Vec<u8>,
-    /// Broadcasts, for everybody else: all of them are among `frames`, too, and leave when those do.
-    batch: Vec<u8>,
-    /// Whether there are answers among the frames: they may wait for the client, which broadcasts do not.
-    has_answers: bool,
-    /// One more read has been made while broadcasts were held.
-    has_waited: bool,
-    messages: u64,
-    batch_messages: u64,
-    max_batch: usize,
+    /// For the own client: answers, and the broadcasts between them. Empty if no answer is held.
+    own: Frames,
+    /// For the other clients, and for the own client if `own` is empty.
+    broadcasts: Frames,
+    max_broadcasts: usize,
 }
 
-/// Where it all goes.
+/// Whole frames.
+#[derive(Debug, Default)]
+struct Frames {
+    bytes: Vec<u8>,
+    messages: u64,
+}
+
+/// Where held frames are sent: the own client, and the clients of the hub.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct To<'a> {
     pub(super) sender: &'a Sender,
@@ -41,143 +55,145 @@ pub(super) struct To<'a> {
 impl Cork {
     pub(super) fn new(config: &Config) -> Self {
         Self {
-            frames: Vec::new(),
-            messages: 0,
-            has_answers: false,
-            batch: Vec::new(),
-            batch_messages: 0,
-            // A backlog takes a batch whole or not at all: a small backlog shall have a choice.
-            max_batch: MAX_CORK.min(config.max_backlog() / 4),
-            has_waited: false,
+            own: Frames::default(),
+            broadcasts: Frames::default(),
+            // A backlog takes the held broadcasts together or not at all. A quarter leaves room for several of them.
+            max_broadcasts: MAX_CORK.min(config.max_backlog() / 4),
         }
     }
 
-    /// Appends an answer if `hold`, else sends it behind what is held.
-    // Inlined, as what receives is: the answer that most bursts are made of is appended without a call.
+    /// Returns whether broadcasts are held.
+    #[inline]
+    pub(super) fn has_broadcasts(&self) -> bool {
+        !self.broadcasts.bytes.is_empty()
+    }
+
+    /// Appends an answer, and sends everything unless `hold`.
+    // Inlined into the handler's loop: see the table of the hot path in the guide on performance.
     #[inline(always)]
     pub(super) fn write(&mut self, to: To<'_>, message: impl IntoMessage, hold: bool) -> Result<()> {
         let view = message.as_message();
         let payload = view.as_bytes();
         if hold
-            && self.frames.len() + payload.len() <= MAX_CORK
-            && encoder::append_short(to.sender.outbox().role(), view.into(), payload, &mut self.frames)
+            && !self.has_broadcasts()
+            && self.own.bytes.len() + payload.len() <= MAX_CORK
+            && encoder::append_short(to.sender.outbox().role(), view.into(), payload, &mut self.own.bytes)
         {
-            self.messages += 1;
-            self.has_answers = true;
+            self.own.messages += 1;
             return Ok(());
         }
         self.write_any(to, message, hold)
     }
 
-    /// What is not short, or ends a burst.
+    /// Does the same for a message that is not short, that follows a broadcast, or that is not held.
     #[inline(never)]
     fn write_any(&mut self, to: To<'_>, message: impl IntoMessage, hold: bool) -> Result<()> {
         let view = message.as_message();
-        let payload = view.as_bytes();
-        let alone = !hold && self.frames.is_empty();
-        if alone || payload.len() >= MAX_CORK {
+        let size = view.as_bytes().len();
+        let is_alone = !hold && self.len() == 0;
+        if is_alone || size >= MAX_CORK {
             self.flush(to)?;
             return to.sender.outbox().send(message);
         }
-        if self.frames.len() + payload.len() > MAX_CORK {
+        if self.len() + size > MAX_CORK {
             self.flush(to)?;
         }
-        encoder::append(to.sender.outbox().role(), view.into(), payload, &mut self.frames);
-        self.messages += 1;
-        self.has_answers = true;
-        // The last answer of a burst leaves with the others.
+        if self.own.bytes.is_empty() {
+            self.own.bytes.extend_from_slice(&self.broadcasts.bytes);
+            self.own.messages = self.broadcasts.messages;
+        }
+        self.own.append(to.sender.outbox().role(), view);
+        // The last answer of a burst leaves together with the others.
         if hold { Ok(()) } else { self.flush(to) }
     }
 
-    /// Appends a broadcast if `hold`, else sends it behind what is held. Only a server has anybody to tell.
+    /// Appends a broadcast, and sends everything unless `hold`. Called on a server's connection only.
     pub(super) fn broadcast(&mut self, to: To<'_>, message: impl IntoMessage, hold: bool) -> Result<()> {
         let view = message.as_message();
-        let payload = view.as_bytes();
-        let alone = !hold && self.frames.is_empty();
-        if alone || payload.len() >= self.max_batch {
+        let size = view.as_bytes().len();
+        let is_alone = !hold && self.len() == 0;
+        // An error concerns the own client. The others receive the message all the same.
+        if is_alone || size >= self.max_broadcasts {
             let flushed = self.flush(to);
-            // Everybody else is told although our own client cannot be.
             to.hub.broadcast(message);
             return flushed;
         }
-        let flushed =
-            if self.frames.len() + payload.len() > self.max_batch { self.flush(to) } else { Ok(()) };
-        let start = self.batch.len();
-        encoder::append(to.sender.outbox().role(), view.into(), payload, &mut self.batch);
-        self.frames.extend_from_slice(self.batch.get(start..).unwrap_or_default());
-        self.batch_messages += 1;
-        self.messages += 1;
-        if hold { flushed } else { self.flush(to) }
+        let is_full = self.len() + size > self.max_broadcasts;
+        let flushed = if is_full { self.flush(to) } else { Ok(()) };
+        if !self.own.bytes.is_empty() {
+            self.own.append(Role::Server, view);
+        }
+        self.broadcasts.append(Role::Server, view);
+        let last = if hold { Ok(()) } else { self.flush(to) };
+        flushed.and(last)
     }
 
-    /// Sends what is held.
+    /// Sends what is held, and waits until the own client's socket has taken the answers.
     #[inline]
     pub(super) fn flush(&mut self, to: To<'_>) -> Result<()> {
-        if self.frames.is_empty() {
+        self.flush_broadcasts(to);
+        if self.own.bytes.is_empty() {
             return Ok(());
         }
-        self.send_batch(to);
-        if self.frames.is_empty() {
-            return Ok(());
-        }
-        self.has_answers = false;
-        to.sender.outbox().send_frames(&mut self.frames, std::mem::take(&mut self.messages))
-    }
-
-    /// Whether one more read is worth its while before broadcasts leave: it costs as much as one of their receivers.
-    #[inline]
-    pub(super) fn may_wait(&self) -> bool {
-        !self.batch.is_empty() && !self.has_waited
-    }
-
-    pub(super) fn waited(&mut self) {
-        self.has_waited = true;
-    }
-
-    /// Sends or queues what is held, without waiting for the socket: a Close goes behind it, or nothing at all.
-    pub(super) fn let_go(&mut self, to: To<'_>) {
-        self.send_batch(to);
-        self.has_answers = false;
-        if !self.frames.is_empty() {
-            // It fails only where nothing can be sent any more.
-            drop(to.sender.outbox().queue_frames(&mut self.frames, std::mem::take(&mut self.messages), None));
-        }
+        let messages = std::mem::take(&mut self.own.messages);
+        to.sender.outbox().send_frames(&mut self.own.bytes, messages)
     }
 
     /// Sends or queues what is held, without waiting. If the answers do not fit into the backlog, they stay here, and the
     /// result is [`Error::Full`](crate::Error::Full).
     pub(super) fn try_flush(&mut self, to: To<'_>) -> Result<()> {
-        self.send_batch(to);
-        if self.frames.is_empty() {
+        self.queue(to, Some(to.sender.outbox().max_backlog()))
+    }
+
+    /// Sends or queues what is held, without waiting and without a limit, because a Close or nothing at all follows it.
+    pub(super) fn queue_all(&mut self, to: To<'_>) {
+        // Ignored: it fails only if the connection has ended.
+        drop(self.queue(to, None));
+    }
+
+    fn queue(&mut self, to: To<'_>, bound: Option<usize>) -> Result<()> {
+        self.flush_broadcasts(to);
+        if self.own.bytes.is_empty() {
             return Ok(());
         }
-        let outbox = to.sender.outbox();
-        let result = outbox.queue_frames(&mut self.frames, self.messages, Some(outbox.max_backlog()));
-        if self.frames.is_empty() {
-            self.has_answers = false;
-            self.messages = 0;
+        let result = to.sender.outbox().queue_frames(&mut self.own.bytes, self.own.messages, bound);
+        if self.own.bytes.is_empty() {
+            self.own.messages = 0;
         }
         result
     }
 
-    /// Tells everybody; our own client too, unless answers stand before or between.
-    fn send_batch(&mut self, to: To<'_>) {
-        if self.batch.is_empty() {
-            return;
+    #[inline]
+    fn flush_broadcasts(&mut self, to: To<'_>) {
+        if self.has_broadcasts() {
+            self.send_broadcasts(to);
         }
-        let frames: Arc<[u8]> = self.batch.as_slice().into();
-        self.batch.clear();
-        self.has_waited = false;
-        let own = self.has_answers.then(|| to.sender.id());
-        if own.is_none() {
-            self.frames.clear();
-            self.messages = 0;
-        }
-        to.hub.broadcast_frames(own, &frames, std::mem::take(&mut self.batch_messages));
     }
 
-    pub(super) fn rest(&mut self) {
-        self.frames.shrink_to(KEPT);
-        self.batch.shrink_to(0);
+    fn send_broadcasts(&mut self, to: To<'_>) {
+        let frames: Arc<[u8]> = self.broadcasts.bytes.as_slice().into();
+        let messages = std::mem::take(&mut self.broadcasts.messages);
+        self.broadcasts.bytes.clear();
+        // With answers among them, the own client receives the broadcasts from `own`.
+        let except = (!self.own.bytes.is_empty()).then(|| to.sender.id());
+        to.hub.broadcast_frames(except, &frames, messages);
+    }
+
+    /// The size of the frames that the own client will receive.
+    fn len(&self) -> usize {
+        self.own.bytes.len().max(self.broadcasts.bytes.len())
+    }
+
+    /// Frees the memory that only a busy connection needs.
+    pub(super) fn release_memory(&mut self) {
+        self.own.bytes.shrink_to(KEPT);
+        self.broadcasts.bytes.shrink_to(0);
+    }
+}
+
+impl Frames {
+    fn append(&mut self, role: Role, message: MessageRef<'_>) {
+        encoder::append(role, message.into(), message.as_bytes(), &mut self.bytes);
+        self.messages += 1;
     }
 }

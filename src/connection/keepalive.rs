@@ -1,27 +1,27 @@
-//! When to ping, and when a silent peer is dead. It lives with the reader: only the reader sees a pong.
+//! Keepalive: when to ping a silent peer, and when it is dead. Only the reader uses it, because only the reader sees pongs.
 
 use crate::config::Config;
 use crate::net::Deadline;
 use std::time::{Duration, Instant};
 
-/// The clocks of one connection; first what each read asks for, as in the [`Connection`](super::Connection).
+/// The keepalive times of one connection. The order of the fields is explained at [`Connection`](super::Connection).
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Keepalive {
     interval: Option<Duration>,
     timeout: Duration,
-    /// The last ping, until its pong.
+    /// When the last ping was sent, until its pong.
     pinged: Option<Instant>,
-    /// Counts pings: each carries its number, so that a pong to another is told from its own.
+    /// The number of the last ping, which is its payload: so its pong differs from all others.
     number: u64,
 }
 
-/// What is due when the keepalive deadline has passed.
+/// The action for a keepalive deadline that has passed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum KeepaliveStep {
     /// Send a ping with this payload.
     Ping([u8; 8]),
-    /// Nothing came since the last ping.
+    /// Nothing has arrived since the last ping.
     Dead,
 }
 
@@ -30,20 +30,20 @@ impl Keepalive {
         Self { interval: config.ping_interval(), timeout: config.ping_timeout(), pinged: None, number: 0 }
     }
 
-    /// When to look again, given when the last byte came.
-    pub(super) fn deadline(&self, last_life: Instant) -> Deadline {
+    /// Returns when [`due`](Self::due) must be called. `last_heard` is when the last byte arrived.
+    pub(super) fn deadline(&self, last_heard: Instant) -> Deadline {
         match (self.interval, self.pinged) {
             (None, _) => Deadline::NEVER,
-            (_, Some(pinged)) if pinged >= last_life => pinged.checked_add(self.timeout).into(),
-            (Some(interval), _) => last_life.checked_add(interval).into(),
+            (_, Some(pinged)) if pinged >= last_heard => pinged.checked_add(self.timeout).into(),
+            (Some(interval), _) => last_heard.checked_add(interval).into(),
         }
     }
 
-    /// What is due now that the deadline has passed. `waits` tells whether the last ping has not left yet: then its
-    /// clock starts anew.
-    pub(super) fn due(&mut self, now: Instant, last_life: Instant, waits: bool) -> KeepaliveStep {
+    /// Returns the action, now that the deadline has passed. If the last ping `waits` in the outbox still, its timeout starts
+    /// again.
+    pub(super) fn due(&mut self, now: Instant, last_heard: Instant, waits: bool) -> KeepaliveStep {
         match self.pinged {
-            Some(pinged) if pinged >= last_life && !waits => KeepaliveStep::Dead,
+            Some(pinged) if pinged >= last_heard && !waits => KeepaliveStep::Dead,
             _ => {
                 self.number = self.number.wrapping_add(1);
                 self.pinged = Some(now);
@@ -52,7 +52,7 @@ impl Keepalive {
         }
     }
 
-    /// Takes note of a pong, and returns the round-trip time. One with a foreign payload says nothing of it.
+    /// Handles a pong, and returns the round-trip time if its payload is that of the last ping.
     pub(super) fn pong(&mut self, payload: &[u8], now: Instant) -> Option<Duration> {
         let pinged = self.pinged.filter(|_| payload == self.number.to_be_bytes())?;
         self.pinged = None;
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_pong_says_nothing_of_the_round_trip() {
+    fn a_pong_with_another_payload_measures_no_round_trip() {
         let (mut keepalive, start) = keepalive();
         let KeepaliveStep::Ping(payload) = keepalive.due(start, start, false) else {
             panic!("a ping is due")

@@ -1,4 +1,4 @@
-//! What ends a connection although nothing is wrong with it: its age, silence, and its client's share of messages.
+//! Limits that end a connection although its peer is alive: its lifetime, its idle time, and the client's message rate.
 
 use super::Connection;
 use crate::config::Config;
@@ -10,7 +10,7 @@ use crate::stats::PolicyClose;
 use crate::sync::now;
 use std::time::{Duration, Instant};
 
-/// The clocks of a connection that its peer cannot wind up by being alive.
+/// The limits that a peer cannot extend with pings and pongs: lifetime and idle timeout.
 #[derive(Debug)]
 pub(super) struct AgeLimits {
     lifetime: Deadline,
@@ -20,24 +20,28 @@ pub(super) struct AgeLimits {
 #[derive(Debug)]
 struct Idle {
     timeout: Duration,
-    /// The last data message, as far as is known.
+    /// When the last data message was sent or received, as far as the reader knows.
     last: Instant,
-    /// How many had been received by then.
+    /// The number of messages that had been received then.
     messages: u64,
-    /// Since the time was up, the reader has looked for more, and found no message.
-    looked: bool,
+    /// Since the timeout passed, the reader has looked for a message in vain.
+    has_looked: bool,
 }
 
 impl AgeLimits {
-    /// `None` if neither is set.
+    /// Returns `None` if neither limit is set.
     pub(super) fn new(config: &Config, opened: Instant) -> Option<Self> {
         let lifetime = config.max_lifetime().and_then(|time| opened.checked_add(time));
-        let idle =
-            config.idle_timeout().map(|timeout| Idle { timeout, last: opened, messages: 0, looked: false });
+        let idle = config.idle_timeout().map(|timeout| Idle {
+            timeout,
+            last: opened,
+            messages: 0,
+            has_looked: false,
+        });
         (lifetime.is_some() || idle.is_some()).then(|| Self { lifetime: lifetime.into(), idle })
     }
 
-    /// When to look again, given the deadline of a message that is arriving.
+    /// Returns when [`due`](Self::due) must be called again. `message` is the deadline of the message that is arriving.
     pub(super) fn deadline(&self, message: Deadline) -> Deadline {
         match &self.idle {
             Some(idle) if message == Deadline::NEVER => {
@@ -47,7 +51,7 @@ impl AgeLimits {
         }
     }
 
-    /// Which policy ends the connection now, before the next read, if one does; and what the peer is told.
+    /// Called before each read. If a limit ends the connection now, returns it, and the reason for the Close.
     pub(super) fn due(
         &mut self,
         now: Instant,
@@ -66,44 +70,44 @@ impl AgeLimits {
 impl Idle {
     fn is_over(&mut self, now: Instant, messages: u64, message: Deadline, outbox: &Outbox) -> bool {
         if messages != self.messages {
-            // It came with the last read, or one before: as late as may be.
+            // The message arrived with the last read or before. The latest possible time counts.
             self.messages = messages;
             self.last = now;
         }
         let is_up = |last: Instant| now.saturating_duration_since(last) >= self.timeout;
         if message != Deadline::NEVER || !is_up(self.last) {
-            self.looked = false;
+            self.has_looked = false;
             return false;
         }
-        // Others send without a word to the reader: asked for only now.
+        // Other threads send without the reader. Their time is looked up only now.
         self.last = outbox.last_sent(now).map_or(self.last, |sent| sent.max(self.last));
-        // The handler may have been busy for long: something may wait in the socket. It is looked for once, or a peer
-        // that sends nothing but pings would be looked at for ever.
+        // The handler may have been busy, and a message may wait in the socket. The reader looks once, because a peer that
+        // sends only pings could otherwise keep the connection open forever.
         let up = is_up(self.last);
-        std::mem::replace(&mut self.looked, up) && up
+        std::mem::replace(&mut self.has_looked, up) && up
     }
 }
 
 impl Connection {
-    /// Closes for a policy's sake; what comes before the peer's Close is still received.
+    /// Closes the connection because of a limit. Messages that arrive before the peer's Close are still received.
     pub(super) fn retire(&mut self, policy: PolicyClose, reason: &'static str) {
-        self.let_go();
+        self.queue_held();
         let outbox = self.sender.outbox();
         if outbox.close(Some(CloseFrame::new(CloseCode::GOING_AWAY, reason))) {
-            // The caller may have to do something else before the peer's Close is here.
+            // The flush thread keeps the close deadline, because the handler may not read until the peer's Close arrives.
             outbox.watch_close();
             self.counters.closed_by(policy);
         }
     }
 
-    /// Takes one message from what the client's address may send, or ends the connection.
+    /// Counts one message for the client's address, or ends the connection if that exceeds the message rate.
     pub(super) fn count_message(&mut self) -> Result<()> {
-        let Some(messages) = &self.messages else { return Ok(()) };
-        // What was on its way when we closed is nobody's fault.
-        if self.sender.state() != State::Open || messages.take(now).is_ok() {
+        let Some(rate) = &self.message_rate else { return Ok(()) };
+        // Messages that were on their way when the server closed are not held against the client.
+        if self.sender.state() != State::Open || rate.take(now).is_ok() {
             return Ok(());
         }
-        let rate = messages.rate();
+        let rate = rate.rate();
         self.counters.closed_by(PolicyClose::MessageRate);
         Err(self.fail(Error::TooManyMessages { limit: rate.limit, per: rate.per }))
     }

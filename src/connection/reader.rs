@@ -1,4 +1,7 @@
-//! The reading side: one buffer, refilled from the socket, taken apart by the decoder.
+//! The buffer of a connection: filled from the socket, and taken apart by the decoder.
+//!
+//! It also knows when the peer was last heard from and when the message that is arriving began. Its locks: none, because
+//! only the thread of the connection reads.
 
 use crate::config::Config;
 use crate::error::{Result, Violation};
@@ -11,50 +14,51 @@ use crate::sync::Arc;
 use std::io;
 use std::time::{Duration, Instant};
 
-/// What a connection holds that is new or at rest: room for any control frame, and for what most clients say at a time.
+/// Size of the buffer of a new or silent connection. It takes any control frame, and most messages of most clients.
 const RESTING_BUFFER: usize = 512;
-/// What it holds once a read has filled that.
+/// Size of the buffer after a read has filled the one above.
 const IDLE_BUFFER: usize = 4 * 1024;
-/// What a busy one reads into. Measured: 64 KiB is the worst size for messages of 64 KiB, whose headers make them need
-/// two reads.
+/// Size of the buffer of a busy connection. Measured: 64 KiB is the worst size for messages of 64 KiB, because with their
+/// headers they take two reads.
 const BULK_BUFFER: usize = 128 * 1024;
-/// After so many reads in a row that an idle buffer had held, the large one is given back.
+/// The large buffer is freed after this number of reads in a row that the idle buffer could have held.
 const SMALL_READS: u32 = 32;
-/// A remainder of at least this size is read straight into its message: below it, a second read costs more than a copy.
+/// If at least this many bytes of a message are missing, they are read directly into the message. For fewer, the second
+/// read would cost more than a copy.
 const DIRECT: usize = 16 * 1024;
 
-/// Bytes from the peer, and what they mean. In this order for the [`Connection`](super::Connection)'s reason.
+/// The bytes that were read, and the decoder. The order of the fields is explained at [`Connection`](super::Connection).
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Reader {
     message_timeout: Duration,
-    /// The read timeout that the socket has: a deadline that comes sooner is waited for by `poll`.
-    armed: Duration,
+    /// The read timeout that the socket has now. The reader waits for an earlier deadline with `poll`.
+    socket_timeout: Duration,
     decoder: Decoder,
     stream: Arc<Stream>,
-    /// Zeroed once, when it is allocated: `start..end` is unread.
+    /// Zeroed when it is allocated. `start..end` was read from the socket and not parsed yet.
     buffer: Vec<u8>,
     start: usize,
     end: usize,
     small_reads: u32,
     last_was_full: bool,
-    /// Bytes came since `last_life` was told.
-    lives: bool,
+    /// Bytes were read since `last_heard` was updated.
+    was_heard: bool,
     counts: Counts,
-    /// When the last byte came, as far as is known: see [`last_life`](Self::last_life).
-    last_life: Instant,
-    /// What the read timeout is to be once a read has found nothing.
+    /// When the last byte arrived: see [`last_heard`](Self::last_heard).
+    last_heard: Instant,
+    /// The read timeout that the socket gets after the first read that finds nothing.
     read_timeout: Duration,
-    /// When the message began of which a part is here. It runs only while somebody reads.
+    /// When the message that is arriving began, moved on by the time in which the handler did not read.
     message_started: Option<Instant>,
 }
 
 impl Reader {
-    /// `early` are bytes that came behind the handshake.
+    /// `early` are the bytes that were read after the handshake.
     pub(super) fn new(role: Role, config: &Config, stream: Arc<Stream>, early: &[u8]) -> io::Result<Self> {
         let read_timeout = config.read_timeout();
-        let armed = match stream.inherited_read_timeout() {
-            Some(armed) if armed <= read_timeout => armed,
+        let socket_timeout = match stream.inherited_read_timeout() {
+            Some(inherited) if inherited <= read_timeout => inherited,
             _ => {
                 stream.set_read_timeout(read_timeout)?;
                 read_timeout
@@ -72,11 +76,11 @@ impl Reader {
             end: early.len(),
             small_reads: 0,
             last_was_full: false,
-            armed,
+            socket_timeout,
             read_timeout,
             counts: Counts { messages: 0, bytes: early.len() as u64 },
-            last_life: Instant::now(),
-            lives: false,
+            last_heard: Instant::now(),
+            was_heard: false,
             message_timeout: config.message_timeout(),
             message_started: None,
         })
@@ -90,13 +94,18 @@ impl Reader {
         self.counts
     }
 
-    /// Whether bytes are here that no item was made of yet.
+    /// Returns whether bytes were read that are not parsed yet.
     #[inline]
     pub(super) fn has_unread(&self) -> bool {
         self.start < self.end
     }
 
-    /// The next item that is whole. Its place is that of [`bytes`](Self::bytes), until the next call.
+    /// Discards what was read and not parsed. Called at the end, so that no call returns it, and no answer is held for it.
+    pub(super) fn discard_unread(&mut self) {
+        self.start = self.end;
+    }
+
+    /// Returns the next item that is whole. [`bytes`](Self::bytes) has its payload until the next call.
     #[inline]
     #[expect(
         clippy::indexing_slicing,
@@ -113,7 +122,7 @@ impl Reader {
         Ok(Some(item.shifted(base)))
     }
 
-    /// The next item, if it is a message that [`Decoder::short`] knows.
+    /// Returns the next item if [`Decoder::short`] can parse it.
     #[inline]
     pub(super) fn next_short(&mut self) -> Option<Item> {
         let base = self.start;
@@ -123,16 +132,22 @@ impl Reader {
         Some(step.item?.shifted(base))
     }
 
-    /// The payload of an item that lies in the buffer.
+    /// Returns the payload of an item that is in the buffer.
     #[inline]
-    #[expect(clippy::indexing_slicing, reason = "`next` has given the span, for the buffer as it still is")]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the span is from `next`, and the buffer has not changed since"
+    )]
     pub(super) fn bytes(&self, span: Span) -> &[u8] {
         &self.buffer[span.range()]
     }
 
-    /// Validates a text, so that its item can be lent. It counts as received then.
+    /// Validates a text, so that [`view`](Self::view) can lend it, and counts the message as received.
     #[inline]
-    #[expect(clippy::indexing_slicing, reason = "`next` has given the span, for the buffer as it still is")]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the span is from `next`, and the buffer has not changed since"
+    )]
     pub(super) fn prepare(&mut self, item: Item) -> Result<Item, Violation> {
         let item = match item {
             Item::Text(span) => {
@@ -145,7 +160,7 @@ impl Reader {
         Ok(item)
     }
 
-    /// The message of a [prepared](Self::prepare) data item, borrowed.
+    /// Lends the message of an item that was [prepared](Self::prepare).
     #[inline]
     pub(super) fn view(&self, item: Item) -> MessageRef<'_> {
         match item {
@@ -154,14 +169,14 @@ impl Reader {
         }
     }
 
-    /// The payload of a binary item, copied. It counts as received then.
+    /// Copies the payload of a binary item, and counts the message as received.
     #[inline]
     pub(super) fn copy(&mut self, span: Span) -> Vec<u8> {
         self.counts.messages += 1;
         self.bytes(span).to_vec()
     }
 
-    /// The payload of a text item, validated and copied. It counts as received then.
+    /// Validates and copies the payload of a text item, and counts the message as received.
     #[inline]
     pub(super) fn copy_text(&mut self, span: Span) -> Result<String, Violation> {
         let text = decoder::text(self.bytes(span))?.to_owned();
@@ -169,13 +184,13 @@ impl Reader {
         Ok(text)
     }
 
-    /// The message of an assembled item, moved out. It counts as received then.
+    /// Moves the message of an assembled item out, and counts it as received.
     pub(super) fn take(&mut self) -> Message {
         self.counts.messages += 1;
         self.decoder.take()
     }
 
-    /// Whether nothing has begun whose end is missing.
+    /// Returns whether no part of an unfinished message has arrived.
     #[inline]
     pub(super) fn is_between_messages(&mut self) -> bool {
         let is_between = !self.has_unread() && !self.decoder.is_inside_message();
@@ -185,7 +200,7 @@ impl Reader {
         is_between
     }
 
-    /// The deadline of the message that has begun, which starts here if one has.
+    /// Returns the deadline of the message that is arriving. Its time starts with the first call after it began.
     pub(super) fn message_deadline(&mut self, now: Instant) -> Deadline {
         if self.is_between_messages() {
             return Deadline::NEVER;
@@ -194,49 +209,57 @@ impl Reader {
         started.checked_add(self.message_timeout).into()
     }
 
-    /// When the last byte came. What came with the last read is taken to have come `now`: that saves asking the clock
-    /// after each read too, and a peer is not silent while nobody listens.
-    pub(super) fn last_life(&mut self, now: Instant) -> Instant {
-        if std::mem::take(&mut self.lives) {
-            self.last_life = now;
+    /// Returns when the last byte arrived. Bytes of the last read count as having arrived `now`. That saves reading the clock
+    /// after each read, and a peer does not count as silent while the handler does not read.
+    pub(super) fn last_heard(&mut self, now: Instant) -> Instant {
+        if std::mem::take(&mut self.was_heard) {
+            self.last_heard = now;
         }
-        self.last_life
+        self.last_heard
     }
 
-    /// Lets the message clock stand still for the time in which nobody read.
+    /// Extends the deadline of the message that is arriving by a time in which the handler did not read.
     pub(super) fn skip_pause(&mut self, pause: Duration) {
         if let Some(started) = &mut self.message_started {
             *started += pause;
         }
     }
 
-    /// Reads more bytes, and waits for them until the first of two deadlines. Zero is the end of the stream; `WouldBlock`
-    /// says that nothing came. The rough one may be a sixteenth of the socket's own timeout late: early enough for keepalive,
-    /// and it saves a `poll` before each read of a busy connection.
-    pub(super) fn fill(&mut self, now: Instant, exact: Deadline, rough: Deadline) -> io::Result<usize> {
-        let wait = !exact.is_within(self.armed, now) && !rough.is_within(self.armed - self.armed / 17, now);
-        if !wait && !self.stream.wait_readable(exact.or(rough))? {
+    /// Reads more bytes, and waits for them until the first of two deadlines; if `exact` has passed already, it does not
+    /// wait. Zero is the end of the stream. `WouldBlock` means that nothing arrived.
+    ///
+    /// It can return late for the `rough` deadline, by up to a sixteenth of the socket's read timeout. That is early enough
+    /// for keepalive, and saves a `poll` before each read of a busy connection.
+    pub(super) fn read_until(&mut self, now: Instant, exact: Deadline, rough: Deadline) -> io::Result<usize> {
+        if exact.has_passed(now) {
+            return self.read(false);
+        }
+        let timeout = self.socket_timeout;
+        if !exact.is_within(timeout, now) && !rough.is_within(timeout - timeout / 17, now) {
+            return self.read(true);
+        }
+        if !self.stream.wait_readable(exact.or(rough))? {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        self.read(wait)
+        self.read(false)
     }
 
-    /// Reads more bytes. With `wait` it waits for them, until the socket's own timeout.
+    /// Reads more bytes. With `wait` it waits for them, at most the socket's read timeout.
     pub(super) fn read(&mut self, wait: bool) -> io::Result<usize> {
-        let count = self.read_to_place(wait)?;
+        let count = self.read_into(wait)?;
         self.counts.bytes += count as u64;
-        self.lives = true;
+        self.was_heard = true;
         Ok(count)
     }
 
-    /// Reads into the message that is arriving, if much of it is missing, else into the buffer.
-    fn read_to_place(&mut self, wait: bool) -> io::Result<usize> {
+    /// Reads into the message that is arriving if much of it is missing, otherwise into the buffer.
+    fn read_into(&mut self, wait: bool) -> io::Result<usize> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
             if let Some((message, left)) = self.decoder.direct() {
                 if left >= DIRECT {
-                    // Grows with what has arrived, never with what was announced; and never beyond this frame, because a
-                    // read fills all the room there is.
+                    // The message grows with the bytes that arrive, not with the length in the frame header. It has
+                    // no room beyond this frame, because a read fills all the room there is.
                     if message.capacity() == message.len() {
                         message.reserve_exact(left.min(message.len().max(BULK_BUFFER)));
                     } else if message.capacity() - message.len() > left {
@@ -260,15 +283,15 @@ impl Reader {
         Ok(count)
     }
 
-    /// Moves what is unread to the front, into a larger buffer while reads come back full, into a small one after a
-    /// number of small reads.
+    /// Moves the unread bytes to the front of the buffer. The buffer is replaced by a larger one after a full read, and by
+    /// a small one after a number of small reads.
     fn make_room(&mut self) {
         let mut size = self.buffer.len();
         if self.last_was_full {
             size = if size < IDLE_BUFFER { IDLE_BUFFER } else { BULK_BUFFER };
             self.small_reads = 0;
         } else if self.small_reads == SMALL_READS {
-            // Once, and not at each of the small reads that follow.
+            // Only once, and not at each of the small reads that follow.
             self.decoder.release_memory();
             size = size.min(IDLE_BUFFER);
         }
@@ -277,7 +300,7 @@ impl Reader {
         }
     }
 
-    /// Moves what is unread to the front of a buffer of that size, if it fits.
+    /// Moves the unread bytes to the front of a buffer of this size, if they fit.
     fn resize(&mut self, size: usize) {
         let unread = self.start..self.end;
         if size != self.buffer.len() && unread.len() < size {
@@ -293,16 +316,17 @@ impl Reader {
         (self.start, self.end) = (0, unread.len());
     }
 
-    /// Has the socket wait for as long as there is nothing to do, after a first read that has found nothing: whoever is not
-    /// silent for so long does without this system call.
-    pub(super) fn arm(&mut self) {
-        if self.armed < self.read_timeout && self.stream.set_read_timeout(self.read_timeout).is_ok() {
-            self.armed = self.read_timeout;
+    /// Sets the read timeout for a silent peer. Called after a read that has found nothing, so that a connection whose peer
+    /// is never silent saves this system call.
+    pub(super) fn lengthen_socket_timeout(&mut self) {
+        if self.socket_timeout < self.read_timeout && self.stream.set_read_timeout(self.read_timeout).is_ok()
+        {
+            self.socket_timeout = self.read_timeout;
         }
     }
 
-    /// Gives memory back that only a busy connection needs.
-    pub(super) fn rest(&mut self) {
+    /// Frees the memory that only a busy connection needs.
+    pub(super) fn release_memory(&mut self) {
         self.last_was_full = false;
         self.decoder.release_memory();
         self.resize(RESTING_BUFFER);
@@ -318,7 +342,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     #[test]
-    fn a_client_that_rests_holds_no_more_than_before_its_large_message() {
+    fn a_silent_client_holds_no_more_memory_than_before_its_large_message() {
         const SIZE: usize = 1 << 20;
         let (ours, peers) = UnixStream::pair().expect("a pair");
         let stream = Arc::new(Stream::new(ours).expect("a stream"));
@@ -349,20 +373,20 @@ mod tests {
             }
         }
         drop(writer.join().expect("it ends"));
-        reader.rest();
+        reader.release_memory();
         assert_eq!(reader.buffer.capacity(), before);
         assert!(!reader.has_unread());
-        assert_eq!(reader.decoder.allocated(), 0, "what the decoder holds");
+        assert_eq!(reader.decoder.allocated(), 0, "the memory of the decoder");
     }
 
     #[test]
-    fn a_lent_message_leaves_its_memory_to_the_next_one_until_the_peer_rests() {
+    fn the_next_lent_message_reuses_the_memory_until_the_peer_is_silent() {
         const SIZE: usize = 1 << 20;
         let (ours, peers) = UnixStream::pair().expect("a pair");
         let stream = Arc::new(Stream::new(ours).expect("a stream"));
         let mut reader = Reader::new(Role::Server, &Config::new(), stream, &[]).expect("a reader");
         let mut frames = Vec::new();
-        // The last is smaller, and yet so large that it is read to where it goes.
+        // The last is smaller, and large enough to be read directly into its message.
         for size in [SIZE, SIZE, SIZE - 100_000] {
             append(Role::Client, Opcode::Binary, &vec![b'x'; size], &mut frames);
         }
@@ -384,27 +408,27 @@ mod tests {
             assert!(bytes.len() == size && bytes.iter().all(|byte| *byte == b'x'));
             places.push(bytes.as_ptr());
         }
-        assert_eq!(places[0], places[1], "no memory was asked for");
+        assert_eq!(places[0], places[1], "nothing was allocated");
         assert!(reader.next().expect("nothing more").is_none());
         assert!(reader.decoder.allocated() > 0);
         drop(writer.join().expect("it ends"));
-        reader.rest();
-        assert_eq!(reader.decoder.allocated(), 0, "what the decoder holds");
+        reader.release_memory();
+        assert_eq!(reader.decoder.allocated(), 0, "the memory of the decoder");
     }
 
     #[test]
     fn a_callers_deadline_is_exact_although_the_sockets_own_timeout_is_near() {
         let (ours, _peers) = UnixStream::pair().expect("a pair");
         let stream = Arc::new(Stream::new(ours).expect("a stream"));
-        const ARMED: Duration = Duration::from_secs(1);
-        let config = Config::new().with_message_timeout(ARMED);
+        const SOCKET_TIMEOUT: Duration = Duration::from_secs(1);
+        let config = Config::new().with_message_timeout(SOCKET_TIMEOUT);
         let mut reader = Reader::new(Role::Server, &config, stream, &[]).expect("a reader");
         // A read that relied on the socket's own timeout would now be noticed.
         const TOO_LONG: Duration = Duration::from_secs(30);
         reader.stream.set_read_timeout(TOO_LONG).expect("a timeout");
         let start = Instant::now();
-        let deadline = Deadline::at(start + ARMED - ARMED / 20);
-        reader.fill(start, deadline, Deadline::NEVER).expect_err("nothing comes");
+        let deadline = Deadline::at(start + SOCKET_TIMEOUT - SOCKET_TIMEOUT / 20);
+        reader.read_until(start, deadline, Deadline::NEVER).expect_err("nothing comes");
         assert!(start.elapsed() < TOO_LONG / 2, "{:?}", start.elapsed());
     }
 
@@ -417,17 +441,21 @@ mod tests {
         let came_with = prepare_listener(&listener, FIRST);
         let peer = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
         let stream =
-            Stream::from_accepted(listener.accept().expect("somebody came").0, came_with).expect("a stream");
+            Stream::from_accepted(listener.accept().expect("a client").0, came_with).expect("a stream");
         let config = Config::new();
         let mut reader = Reader::new(Role::Server, &config, Arc::new(stream), &[]).expect("a reader");
         let timeout = |reader: &Reader| socket_timeout(&*reader.stream, Timeout::Recv).expect("it is set");
         (&peer).write_all(&[0x81, 0x80]).expect("it is read");
         reader.read(true).expect("it is there");
         assert_eq!(timeout(&reader), Some(FIRST));
-        let error = reader.fill(Instant::now(), Deadline::NEVER, Deadline::NEVER).expect_err("nothing comes");
+        let error =
+            reader.read_until(Instant::now(), Deadline::NEVER, Deadline::NEVER).expect_err("nothing comes");
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
-        reader.arm();
-        assert_eq!((timeout(&reader), reader.armed), (Some(config.read_timeout()), config.read_timeout()));
+        reader.lengthen_socket_timeout();
+        assert_eq!(
+            (timeout(&reader), reader.socket_timeout),
+            (Some(config.read_timeout()), config.read_timeout())
+        );
         assert!(config.read_timeout() > FIRST);
     }
 }

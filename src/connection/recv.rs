@@ -1,5 +1,8 @@
-//! What happens between two messages: control frames are dealt with, what is held is sent, and more is read, within all
-//! deadlines.
+//! Receiving: the calls of [`Connection`] that wait for the peer.
+//!
+//! A call takes two steps. [`Connection::next_item`] finds short messages in the bytes that were read. For everything else
+//! [`Connection::parse_or_read`] finds a message or control frame, or sends what the cork holds and reads more, within the
+//! deadlines of the connection and of the caller. The buffer and the socket are in `reader.rs`.
 
 use super::cork::{Cork, To};
 use super::keepalive::KeepaliveStep;
@@ -9,145 +12,81 @@ use crate::message::{Event, IntoMessage, Message, MessageRef, State};
 use crate::net::Deadline;
 use crate::protocol::decoder::{Item, close_frame};
 use std::fmt;
-use std::io::{self, ErrorKind};
-use std::ops::ControlFlow;
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
-/// A peer that has been silent for so long, when a read finds nothing, may be so for longer: its memory is given back.
-const REST_AFTER: Duration = Duration::from_secs(1);
-
-/// How long a receiving call may wait.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Wait {
-    Forever,
-    Until(Deadline),
-    Not,
-}
-
-/// A message that is lent, and a way to answer it: what [`Connection::recv_ref`](crate::Connection::recv_ref) returns.
-pub struct Received<'a> {
-    /// The message.
-    pub message: MessageRef<'a>,
-    pub(super) to: To<'a>,
-    pub(super) cork: &'a mut Cork,
-    pub(super) hold: bool,
-}
-
-impl Received<'_> {
-    /// Answers, as [`Connection::write`](crate::Connection::write) does.
-    ///
-    /// # Blocking
-    ///
-    /// As for [`Connection::write`](crate::Connection::write).
-    ///
-    /// # Errors
-    ///
-    /// As for [`Sender::send`](crate::Sender::send).
-    #[inline(always)]
-    pub fn write(&mut self, message: impl IntoMessage) -> Result<()> {
-        self.cork.write(self.to, message, self.hold)
-    }
-}
-
-/// The message, and nothing of the answers that are held.
-impl fmt::Debug for Received<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Received").field("message", &self.message).finish_non_exhaustive()
-    }
-}
-
-/// What [`Connection::advance`] came to.
-#[derive(Debug, Clone, Copy)]
-enum Advance {
-    Item(Item),
-    /// More bytes are here.
-    Read,
-    /// A normal end.
-    End,
-}
+/// If a read finds nothing and the peer has been silent for this time, buffers are shrunk: it may be silent for longer.
+const RELEASE_AFTER: Duration = Duration::from_secs(1);
 
 impl Connection {
-    /// Receives the next message; `None` is the end after a closing handshake with 1000, 1001 or no code.
+    /// Receives the next message. Returns `None` after a closing handshake with code 1000, 1001 or none.
     ///
-    /// Pings are answered, pongs noted and Closes answered on the way. What [`write`](Self::write) and
-    /// [`write_broadcast`](Self::write_broadcast) hold is sent first.
+    /// Pings and the peer's Close are answered on the way.
     ///
     /// # Blocking
     ///
-    /// Waits until a message comes or the connection ends, after what is held was sent as by [`flush`](Self::flush). A
-    /// silent peer is found dead by keepalive pings, after 40 s by default, and without them
-    /// ([`ping_interval`](Config::ping_interval) `None`) never. The call that meets the peer's Close, or a violation,
-    /// completes the closing handshake: at most [`close_timeout`](Config::close_timeout), 5 s by default. [`Sender`]s
-    /// are never held up by any of it.
+    /// Waits until a message arrives or the connection ends. If no message is here yet, it first sends what
+    /// [`write`](Self::write) and [`write_broadcast`](Self::write_broadcast) hold, as [`flush`](Self::flush) does.
+    ///
+    /// Keepalive pings find a dead peer, after 40 s of silence by default. Without them the call can wait forever: see
+    /// [`Config::ping_interval`](crate::Config::ping_interval). A call that receives the peer's Close, or a violation of the
+    /// protocol, completes the closing handshake, for at most [`close_timeout`](crate::Config::close_timeout), 5 s by
+    /// default. No [`Sender`](crate::Sender) waits for any of this.
     ///
     /// # Errors
     ///
-    /// Any that [`is_fatal`](crate::Error::is_fatal): the connection is over, and every further call gives the same.
+    /// Every error [is fatal](crate::Error::is_fatal): the connection has ended, and further calls return the same error.
     #[inline(always)]
     pub fn recv(&mut self) -> Result<Option<Message>> {
-        self.recv_within(Wait::Forever)
+        self.recv_within(Waiting::Forever)
     }
 
     /// Like [`recv`](Self::recv), but waits at most `timeout` for a message.
     ///
     /// # Blocking
     ///
-    /// At most `timeout` for a message; what is held, and the closing handshake, take their time as in
+    /// Waits at most `timeout` for a message. Sending what is held, and the closing handshake, take their time as in
     /// [`recv`](Self::recv).
     ///
     /// # Errors
     ///
-    /// [`Error::Timeout`](crate::Error::Timeout) with [`Timeout::Recv`](crate::Timeout::Recv) if no whole message came: the
-    /// connection goes on, and a part of one is kept. Else as for [`recv`](Self::recv).
+    /// * [`Error::Timeout`](crate::Error::Timeout) with [`Timeout::Recv`](crate::Timeout::Recv): no whole message arrived
+    ///   in time. The connection stays open, and the part of a message that has arrived is kept.
+    /// * Those of [`recv`](Self::recv).
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<Message>> {
-        self.recv_within(Wait::Until(Deadline::after(timeout)))
+        self.recv_within(Waiting::Until(Deadline::after(timeout)))
     }
 
     /// Like [`recv`](Self::recv), but does not wait for the peer.
     ///
     /// # Blocking
     ///
-    /// As [`flush`](Self::flush), if [`write`](Self::write) holds something, and for the closing handshake as
-    /// [`recv`](Self::recv); else it does not wait.
+    /// Does not wait for a message. Sending what is held, and the closing handshake, take their time as in
+    /// [`recv`](Self::recv).
     ///
     /// # Errors
     ///
-    /// [`Error::Empty`](crate::Error::Empty) if no whole message is here: the connection goes on. Else as for
-    /// [`recv`](Self::recv).
+    /// * [`Error::Empty`](crate::Error::Empty): no whole message has arrived. The connection stays open.
+    /// * Those of [`recv`](Self::recv).
     pub fn try_recv(&mut self) -> Result<Option<Message>> {
-        self.recv_within(Wait::Not)
+        self.recv_within(Waiting::No)
     }
 
     #[inline(always)]
-    fn recv_within(&mut self, wait: Wait) -> Result<Option<Message>> {
-        let mut asked = false;
+    fn recv_within(&mut self, mut waiting: Waiting) -> Result<Option<Message>> {
         loop {
-            let Some(item) = self.next_item(wait, &mut asked)? else { return Ok(None) };
+            let Some(item) = self.next_item(&mut waiting)? else { return Ok(None) };
             if item.is_data() {
                 return Ok(Some(self.take(item)?));
             }
-            // Who does not wait is not held up by a peer that pings without end.
-            asked |= matches!(wait, Wait::Not);
+            waiting.received_nothing();
         }
     }
 
-    /// The message of a data item, owned.
-    #[inline(always)]
-    fn take(&mut self, item: Item) -> Result<Message> {
-        match item {
-            Item::Binary(span) => Ok(Message::Binary(self.reader.copy(span))),
-            Item::Text(span) => match self.reader.copy_text(span) {
-                Ok(text) => Ok(Message::Text(text)),
-                Err(violation) => Err(self.fail(violation.into())),
-            },
-            _ => Ok(self.reader.take()),
-        }
-    }
-
-    /// Like [`recv`](Self::recv), but lends the message instead of giving it away: no allocation, no copy.
+    /// Like [`recv`](Self::recv), but lends the message: nothing is allocated or copied.
     ///
-    /// It saves some ten nanoseconds a message, which show only where tiny messages come by the million. Because it is
-    /// lent, the connection cannot be used beside it; [`Received::write`] answers.
+    /// This saves some ten nanoseconds for each message, which matters for millions of tiny ones. The connection cannot be
+    /// used while the message is lent; [`Received::write`] answers it.
     ///
     /// ```
     /// # let server = threadws::Server::bind("127.0.0.1:0")?;
@@ -167,11 +106,12 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// As for [`recv`](Self::recv).
+    /// Those of [`recv`](Self::recv).
     #[inline(always)]
     pub fn recv_ref(&mut self) -> Result<Option<Received<'_>>> {
+        let mut waiting = Waiting::Forever;
         loop {
-            let Some(item) = self.next_item(Wait::Forever, &mut false)? else { return Ok(None) };
+            let Some(item) = self.next_item(&mut waiting)? else { return Ok(None) };
             if !item.is_data() {
                 continue;
             }
@@ -182,18 +122,10 @@ impl Connection {
         }
     }
 
-    /// The borrow of a returned value cannot depend on a branch of a loop, so it starts here.
-    #[inline]
-    fn lend(&mut self, item: Item) -> Received<'_> {
-        let hold = self.reader.has_unread();
-        let to = To { sender: &self.sender, hub: &self.hub };
-        Received { message: self.reader.view(item), to, cork: &mut self.cork, hold }
-    }
-
-    /// Receives the next message or control frame, for those who want to see pings, pongs and the Close too.
+    /// Receives the next message or control frame: for a handler that wants to see pings, pongs and the Close.
     ///
-    /// They are dealt with all the same. After [`Event::Close`] comes what
-    /// [`recv`](Self::recv) says of the end: `None`, or the error it was.
+    /// Pings and the Close are answered all the same. After [`Event::Close`] the next call returns `None` or the error of
+    /// the connection, as [`recv`](Self::recv) does.
     ///
     /// # Blocking
     ///
@@ -201,12 +133,13 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// As for [`recv`](Self::recv).
+    /// Those of [`recv`](Self::recv).
     pub fn next_event(&mut self) -> Result<Option<Event>> {
-        let Some(item) = self.next_item(Wait::Forever, &mut false)? else { return Ok(None) };
+        let mut waiting = Waiting::Forever;
+        let Some(item) = self.next_item(&mut waiting)? else { return Ok(None) };
         if !item.is_data() {
-            // Whoever sees control frames may be busy with one while a message is on its way.
-            self.paused = Some(Instant::now());
+            // The handler may work on a control frame while a message is arriving.
+            self.paused.get_or_insert_with(Instant::now);
         }
         match item {
             Item::Ping(span) => Ok(Some(Event::Ping(self.reader.bytes(span).to_vec()))),
@@ -216,58 +149,69 @@ impl Connection {
         }
     }
 
-    /// Receives and discards until the end: for a handler that only sends.
+    /// Receives and discards messages until the connection ends: for a handler that only sends.
     ///
     /// # Blocking
     ///
-    /// Until the connection ends.
+    /// Waits until the connection ends.
     ///
     /// # Errors
     ///
-    /// As for [`recv`](Self::recv).
+    /// Those of [`recv`](Self::recv).
     pub fn ignore(&mut self) -> Result<()> {
         while self.recv_ref()?.is_some() {}
         Ok(())
     }
 
-    /// The next item; control frames are dealt with before they are returned. `None` is a normal end. `asked` says that a
-    /// read since the caller's deadline found nothing.
-    // Inlined into the handler's loop, as are its callers, and short messages found there: a result that comes back through
-    // memory, written in halves and read whole, waits until the halves have left the store buffer. Measured: that was half
-    // the user time of an echo.
+    /// Moves or copies a message out of the reader.
     #[inline(always)]
-    pub(super) fn next_item(&mut self, wait: Wait, asked: &mut bool) -> Result<Option<Item>> {
+    fn take(&mut self, item: Item) -> Result<Message> {
+        match item {
+            Item::Binary(span) => Ok(Message::Binary(self.reader.copy(span))),
+            Item::Text(span) => match self.reader.copy_text(span) {
+                Ok(text) => Ok(Message::Text(text)),
+                Err(violation) => Err(self.fail(violation.into())),
+            },
+            _ => Ok(self.reader.take()),
+        }
+    }
+
+    /// Lends a message. A function of its own, because the borrow checker accepts no conditional return of a borrow in a
+    /// loop.
+    #[inline]
+    fn lend(&mut self, item: Item) -> Received<'_> {
+        let hold = self.reader.has_unread();
+        let to = To { sender: &self.sender, hub: &self.hub };
+        Received { message: self.reader.view(item), to, cork: &mut self.cork, hold }
+    }
+
+    /// Returns the next message or control frame, or `None` after a normal end.
+    // Inlined into the handler's loop: see the table of the hot path in the guide on performance.
+    #[inline(always)]
+    pub(super) fn next_item(&mut self, waiting: &mut Waiting) -> Result<Option<Item>> {
         loop {
-            if self.closed.is_none() && self.messages.is_none() {
+            if self.message_rate.is_none() {
                 if let Some(item) = self.reader.next_short() {
                     return Ok(Some(item));
                 }
             }
-            match self.advance(wait, asked)? {
-                Advance::Item(item) => return Ok(Some(item)),
-                Advance::Read => {}
-                Advance::End => return Ok(None),
+            if let Some(closed) = &self.closed {
+                return close::outcome(closed).map(|()| None);
+            }
+            if let Some(item) = self.parse_or_read(waiting)? {
+                return Ok(Some(item));
             }
         }
     }
 
-    /// Takes any item out of what is here, or reads more.
+    /// Returns the next message or control frame in the bytes that were read. If there is none, sends what is held and reads
+    /// once, within the deadlines of the connection and of the caller, and returns `None`.
     #[inline(never)]
-    fn advance(&mut self, wait: Wait, asked: &mut bool) -> Result<Advance> {
-        if let Some(closed) = &self.closed {
-            return close::outcome(closed).map(|()| Advance::End);
-        }
-        if let Some(paused) = self.paused.take() {
-            self.reader.skip_pause(paused.elapsed());
-        }
+    fn parse_or_read(&mut self, waiting: &mut Waiting) -> Result<Option<Item>> {
         match self.reader.next() {
             Ok(Some(item)) => {
-                if !item.is_data() {
-                    self.control(item)?;
-                } else if self.messages.is_some() {
-                    self.count_message()?;
-                }
-                return Ok(Advance::Item(item));
+                self.handle(item)?;
+                return Ok(Some(item));
             }
             Ok(None) => {}
             Err(error) => return Err(self.fail(error)),
@@ -275,32 +219,45 @@ impl Connection {
         if let Some(cause) = self.sender.outbox().broken_hint() {
             return Err(self.lost(cause));
         }
-        if self.cork.may_wait() && self.read_late()? {
-            return Ok(Advance::Read);
+        if self.read_again()? {
+            return Ok(None);
         }
         if let Err(error) = self.flush() {
-            // A Close of ours went out meanwhile: what was held is lost, but the peer may still say something.
+            // Otherwise another thread has sent a Close. What was held is lost, but the peer can still send.
             if self.sender.outbox().broken().is_some() {
                 return Err(self.lost(Cause::from_error(&error)));
             }
         }
-        if self.read_more(wait, asked)? {
-            return Ok(Advance::Read);
+        let now = Instant::now();
+        let counts = self.reader.counts();
+        self.sender.outbox().reader_counts().set_received(counts.messages, counts.bytes);
+        // Nearly every read of a busy connection: the peer was heard from just now and no message is arriving, so no deadline
+        // can pass before the socket's own read timeout.
+        let is_fresh = self.reader.last_heard(now) == now && self.reader.is_between_messages();
+        let is_plain = self.age_limits.is_none() && self.sender.state() == State::Open;
+        let read = if is_fresh && is_plain && matches!(waiting, Waiting::Forever) {
+            self.reader.read(true)
+        } else {
+            let Deadlines { exact, rough } = self.deadlines(now, waiting)?;
+            self.reader.read_until(now, exact, rough)
+        };
+        match read {
+            Ok(0) => Err(self.lost(Cause::Eof)),
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                waiting.received_nothing();
+                self.keep_alive()?;
+                Ok(None)
+            }
+            Err(error) => Err(self.lost(Cause::Io(error.kind()))),
         }
-        self.paused = Some(Instant::now());
-        Err(match wait {
-            Wait::Not => Error::Empty,
-            _ => Error::Timeout(Timeout::Recv),
-        })
     }
 
-    /// Deals with a control frame.
-    fn control(&mut self, item: Item) -> Result<()> {
+    /// Counts a message, or answers a control frame.
+    fn handle(&mut self, item: Item) -> Result<()> {
         match item {
-            Item::Ping(span) => {
-                // Fails only if a Close is out, and then nothing may follow it.
-                drop(self.sender.outbox().pong(self.reader.bytes(span)));
-            }
+            // Ignored: it fails only after our Close, and then no pong may follow.
+            Item::Ping(span) => drop(self.sender.outbox().pong(self.reader.bytes(span))),
             Item::Pong(span) => {
                 if let Some(time) = self.keepalive.pong(self.reader.bytes(span), Instant::now()) {
                     self.sender.outbox().reader_counts().round_trip_measured(time);
@@ -310,123 +267,172 @@ impl Connection {
                 let content = close_frame(self.reader.bytes(span))?;
                 self.answer_close(content);
             }
-            _ => {}
+            _ => self.count_message()?,
         }
         Ok(())
     }
 
-    /// Reads once, within all deadlines; false if the caller's has passed.
-    fn read_more(&mut self, wait: Wait, asked: &mut bool) -> Result<bool> {
-        let now = Instant::now();
-        let counts = self.reader.counts();
+    /// Returns the deadlines of the next read. If one has passed, closes the connection or returns the error for it.
+    #[inline(never)]
+    fn deadlines(&mut self, now: Instant, waiting: &mut Waiting) -> Result<Deadlines> {
         let outbox = self.sender.outbox();
-        outbox.reader_counts().set_received(counts.messages, counts.bytes);
         let is_open = outbox.state() == State::Open;
-        // Who was heard just now, and has begun nothing, can be late with nothing before the socket's own timeout: so it is
-        // for nearly every read of a busy connection.
-        let is_anew = self.reader.last_life(now) == now && self.reader.is_between_messages();
-        let read = if is_anew && is_open && self.policies.is_none() && matches!(wait, Wait::Forever) {
-            self.reader.read(true)
-        } else {
-            match self.read_within(now, is_open, wait, asked)? {
-                ControlFlow::Continue(read) => read,
-                ControlFlow::Break(go_on) => return Ok(go_on),
+        let mut exact = if is_open { Deadline::NEVER } else { outbox.close_deadline() };
+        if exact.has_passed(now) {
+            return Err(self.lost(Cause::Timeout(Timeout::Close)));
+        }
+        if let Some(paused) = self.paused.take() {
+            self.reader.skip_pause(now - paused);
+        }
+        let message = self.reader.message_deadline(now);
+        if message.has_passed(now) {
+            return Err(self.fail(Error::Timeout(Timeout::Message)));
+        }
+        let mut rough = Deadline::NEVER;
+        if is_open {
+            rough = self.keepalive.deadline(self.reader.last_heard(now));
+            if let Some(limits) = &mut self.age_limits {
+                let messages = self.reader.counts().messages;
+                if let Some((policy, reason)) = limits.due(now, messages, message, outbox) {
+                    self.retire(policy, reason);
+                    exact = self.sender.outbox().close_deadline();
+                    rough = Deadline::NEVER;
+                } else {
+                    rough = rough.or(limits.deadline(message));
+                }
             }
-        };
-        match read {
-            Ok(0) => Err(self.lost(Cause::Eof)),
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                *asked = matches!(wait, Wait::Not) || *asked;
-                self.keep_alive()?;
-                Ok(true)
-            }
+        }
+        let callers = waiting.next_read(now).inspect_err(|_| self.paused = Some(now))?;
+        Ok(Deadlines { exact: exact.or(message).or(callers), rough })
+    }
+
+    /// Returns whether the next receiving call will find more input before it sends the broadcasts that are held.
+    pub(super) fn will_read_again(&self) -> bool {
+        self.cork.has_broadcasts() && !self.has_read_again && self.reader.stream().has_input()
+    }
+
+    /// Reads once without waiting if broadcasts are held, so that a burst that arrives in two pieces is sent on together.
+    /// Returns whether there was something to read.
+    ///
+    /// The read costs as much as sending to one client. It is not repeated before the broadcasts are sent, because
+    /// otherwise a peer that sends without a pause could delay them forever.
+    fn read_again(&mut self) -> Result<bool> {
+        self.has_read_again = self.cork.has_broadcasts() && !self.has_read_again;
+        if !self.has_read_again {
+            return Ok(false);
+        }
+        match self.reader.read(false) {
+            Ok(count) => Ok(count > 0),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
             Err(error) => Err(self.lost(Cause::Io(error.kind()))),
         }
     }
 
-    /// Reads once, within whatever deadlines there are; or breaks off: true if a policy has just sent the Close, false if the
-    /// caller's deadline has passed.
-    #[inline(never)]
-    fn read_within(
-        &mut self,
-        now: Instant,
-        is_open: bool,
-        wait: Wait,
-        asked: &mut bool,
-    ) -> Result<ControlFlow<bool, io::Result<usize>>> {
-        let outbox = self.sender.outbox();
-        let close = if is_open { Deadline::NEVER } else { outbox.close_deadline() };
-        let message = self.reader.message_deadline(now);
-        if close.has_passed(now) {
-            return Err(self.lost(Cause::Timeout(Timeout::Close)));
-        }
-        if message.has_passed(now) {
-            return Err(self.fail(Error::Timeout(Timeout::Message)));
-        }
-        let exact = close.or(message);
-        let mut rough = Deadline::NEVER;
-        if is_open {
-            if let Some(policies) = &mut self.policies {
-                let messages = self.reader.counts().messages;
-                if let Some((policy, reason)) = policies.due(now, messages, message, outbox) {
-                    self.retire(policy, reason);
-                    return Ok(ControlFlow::Break(true));
-                }
-                rough = policies.deadline(message);
-            }
-            rough = rough.or(self.keepalive.deadline(self.reader.last_life(now)));
-        }
-        Ok(ControlFlow::Continue(match wait {
-            Wait::Forever => self.reader.fill(now, exact, rough),
-            Wait::Until(callers) if *asked && callers.has_passed(now) => {
-                return Ok(ControlFlow::Break(false));
-            }
-            Wait::Until(callers) => {
-                *asked = callers.has_passed(now);
-                self.reader.fill(now, exact.or(callers), rough)
-            }
-            Wait::Not if *asked => return Ok(ControlFlow::Break(false)),
-            Wait::Not => self.reader.read(false),
-        }))
-    }
-
-    /// Reads what is there without waiting, once while broadcasts are held: a burst that comes in two pieces is passed on in
-    /// one. False if there is nothing.
-    #[inline(never)]
-    fn read_late(&mut self) -> Result<bool> {
-        self.cork.waited();
-        match self.reader.read(false) {
-            Ok(count) => Ok(count > 0),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
-            Err(error) => {
-                drop(self.flush());
-                Err(self.lost(Cause::Io(error.kind())))
-            }
-        }
-    }
-
-    /// Pings a peer that has been silent for long enough, or gives it up. Nothing was there to read just now.
+    /// Called when a read has found nothing. Pings a peer that is silent, or ends the connection if it is dead.
     fn keep_alive(&mut self) -> Result<()> {
-        self.reader.arm();
+        self.reader.lengthen_socket_timeout();
         let now = Instant::now();
-        let last_life = self.reader.last_life(now);
-        if now.saturating_duration_since(last_life) >= REST_AFTER {
-            self.reader.rest();
-            self.cork.rest();
+        let last_heard = self.reader.last_heard(now);
+        if now.saturating_duration_since(last_heard) >= RELEASE_AFTER {
+            self.reader.release_memory();
+            self.cork.release_memory();
         }
         let outbox = self.sender.outbox();
-        if outbox.state() != State::Open || !self.keepalive.deadline(last_life).has_passed(now) {
+        if outbox.state() != State::Open || !self.keepalive.deadline(last_heard).has_passed(now) {
             return Ok(());
         }
-        match self.keepalive.due(now, last_life, outbox.ping_waits()) {
+        match self.keepalive.due(now, last_heard, outbox.ping_waits()) {
             KeepaliveStep::Ping(payload) => {
-                // Fails only if the connection is closing, which the next read tells.
+                // Ignored: it fails only if the connection is closing, and the next read finds that.
                 drop(outbox.ping(&payload));
                 outbox.reader_counts().ping_sent();
                 Ok(())
             }
             KeepaliveStep::Dead => Err(self.lost(Cause::Timeout(Timeout::Ping))),
         }
+    }
+}
+
+/// The end of a read. It can be late for the `rough` deadline, as [`Reader::read_until`](super::reader::Reader::read_until)
+/// explains.
+#[derive(Debug)]
+struct Deadlines {
+    exact: Deadline,
+    rough: Deadline,
+}
+
+/// How long a receiving call may still wait for a message.
+// An enum, because `recv` then sets up one word for each message and not four.
+#[derive(Debug)]
+pub(super) enum Waiting {
+    Forever,
+    Until(Deadline),
+    /// Reads what the socket holds.
+    No,
+    /// Looked once after the deadline.
+    TimedOut,
+    /// Looked without waiting, and found no message.
+    Empty,
+}
+
+impl Waiting {
+    /// Returns how long the next read may wait, or the error with which the call must return.
+    ///
+    /// Bytes that have arrived are read although the time is up. A call with a timeout reads once after its deadline,
+    /// because a peer that sends without a pause must not delay it. A call that does not wait reads until the socket is
+    /// empty, because a large message takes several reads.
+    fn next_read(&mut self, now: Instant) -> Result<Deadline> {
+        match *self {
+            Self::Forever => Ok(Deadline::NEVER),
+            Self::Until(deadline) => {
+                if deadline.has_passed(now) {
+                    *self = Self::TimedOut;
+                }
+                Ok(deadline)
+            }
+            Self::No => Ok(Deadline::at(now)),
+            Self::TimedOut => Err(Error::Timeout(Timeout::Recv)),
+            Self::Empty => Err(Error::Empty),
+        }
+    }
+
+    /// Called when a read has found nothing, or only a control frame was received. A call that does not wait returns then,
+    /// because a peer that sends pings without a pause must not delay it.
+    fn received_nothing(&mut self) {
+        if matches!(self, Self::No) {
+            *self = Self::Empty;
+        }
+    }
+}
+
+/// A message that is lent to the handler, and the way to answer it: returned by [`Connection::recv_ref`].
+pub struct Received<'a> {
+    /// The message.
+    pub message: MessageRef<'a>,
+    to: To<'a>,
+    cork: &'a mut Cork,
+    hold: bool,
+}
+
+impl Received<'_> {
+    /// Answers, as [`Connection::write`] does.
+    ///
+    /// # Blocking
+    ///
+    /// As for [`Connection::write`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Connection::write`].
+    #[inline(always)]
+    pub fn write(&mut self, message: impl IntoMessage) -> Result<()> {
+        self.cork.write(self.to, message, self.hold)
+    }
+}
+
+/// Shows the message, and not the answers that are held.
+impl fmt::Debug for Received<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Received").field("message", &self.message).finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! What a connection sends: messages, at once or corked, and at times.
+//! Sending: messages of the connection's own thread, held in the cork or not, ticks, and topics.
 
 use super::Connection;
 use super::cork::To;
@@ -9,7 +9,7 @@ use crate::tick::{Action, Tick};
 use std::time::Duration;
 
 impl Connection {
-    /// Sends one message, behind what [`write`](Self::write) holds.
+    /// Sends one message, after what [`write`](Self::write) holds.
     ///
     /// # Blocking
     ///
@@ -17,7 +17,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// As for [`Sender::send`](crate::Sender::send).
+    /// Those of [`Sender::send`](crate::Sender::send).
     pub fn send(&mut self, message: impl IntoMessage) -> Result<()> {
         self.cork.write(To { sender: &self.sender, hub: &self.hub }, message, false)
     }
@@ -31,43 +31,73 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// As for [`Sender::try_send`](crate::Sender::try_send). [`Error::Full`](crate::Error::Full) means that the message
-    /// was not queued. What [`write`](Self::write) holds is then queued, or held as before.
+    /// Those of [`Sender::try_send`](crate::Sender::try_send). After [`Error::Full`] the message was not queued. What
+    /// [`write`](Self::write) holds was queued or is still held.
     pub fn try_send(&mut self, message: impl IntoMessage) -> Result<()> {
         self.cork.try_flush(To { sender: &self.sender, hub: &self.hub })?;
         self.sender.try_send(message)
     }
 
-    /// Answers: sends one message, but holds it while more input is already here, so that the answers to a burst leave in
-    /// one system call.
+    /// Sends one message, but holds it while more input is already here, so that the answers to a burst of messages leave
+    /// in one system call.
     ///
-    /// It is `BufWriter`'s contract. What is held is sent before any receiving call waits or returns empty, before
-    /// [`send`](Self::send), at 128 KiB, by [`flush`](Self::flush), and at the end. So an answer is late only if the
-    /// handler does something slow between two messages that came together.
+    /// It behaves like `std::io::BufWriter`. What is held is sent
+    ///
+    /// * before a receiving call waits or returns without a message,
+    /// * before [`send`](Self::send) and [`try_send`](Self::try_send), and by [`flush`](Self::flush),
+    /// * when it reaches 128 KiB,
+    /// * before the Close.
+    ///
+    /// So an answer is late only if the handler is slow between two messages that arrived together. Messages that other
+    /// threads or the [`Hub`](crate::Hub) send to this client do not wait for what is held.
     ///
     /// # Blocking
     ///
-    /// As for [`Sender::send`](crate::Sender::send), when it sends.
+    /// As for [`Sender::send`](crate::Sender::send), unless the message is held.
     ///
     /// # Errors
     ///
-    /// As for [`Sender::send`](crate::Sender::send), perhaps for what was held.
+    /// Those of [`Sender::send`](crate::Sender::send). They may concern messages that were held before.
     #[inline]
     pub fn write(&mut self, message: impl IntoMessage) -> Result<()> {
-        // After the end nobody would ask for what is held.
-        let hold = self.reader.has_unread() && self.closed.is_none();
+        let hold = self.reader.has_unread();
         self.cork.write(To { sender: &self.sender, hub: &self.hub }, message, hold)
+    }
+
+    /// Sends one message to every client of this server, this one included, but holds it while more input is already
+    /// here, so that a burst of messages takes one system call for each receiver.
+    ///
+    /// It is held and sent as by [`write`](Self::write). This connection's own client receives answers and broadcasts in
+    /// the order of the calls. [`Hub::broadcast`](crate::Hub::broadcast) holds nothing, and returns the number of clients
+    /// that it has reached.
+    ///
+    /// # Blocking
+    ///
+    /// Never waits for other clients: see [`SlowPeer`]. Waits as [`flush`](Self::flush) does if [`write`](Self::write)
+    /// holds answers.
+    ///
+    /// # Errors
+    ///
+    /// * [`Error::Invalid`]: the connection was opened by [`connect`](crate::connect).
+    /// * Those of [`flush`](Self::flush). The other clients are sent the message all the same.
+    pub fn write_broadcast(&mut self, message: impl IntoMessage) -> Result<()> {
+        self.hub()?;
+        let hold = self.reader.has_unread() || self.will_read_again();
+        self.cork.broadcast(To { sender: &self.sender, hub: &self.hub }, message, hold)
     }
 
     /// Sends what [`write`](Self::write) and [`write_broadcast`](Self::write_broadcast) hold.
     ///
+    /// Call it before [`Hub::publish`](crate::Hub::publish) or [`Hub::broadcast`](crate::Hub::broadcast) if this client has
+    /// to receive the answers first.
+    ///
     /// # Blocking
     ///
     /// As for [`Sender::send`](crate::Sender::send).
     ///
     /// # Errors
     ///
-    /// As for [`Sender::send`](crate::Sender::send).
+    /// Those of [`Sender::send`](crate::Sender::send).
     pub fn flush(&mut self) -> Result<()> {
         self.cork.flush(To { sender: &self.sender, hub: &self.hub })
     }
@@ -80,16 +110,16 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// As for [`Sender::ping`](crate::Sender::ping).
+    /// Those of [`Sender::ping`](crate::Sender::ping).
     pub fn ping(&self, payload: &[u8]) -> Result<()> {
         self.sender.ping(payload)
     }
 
-    /// Sends `message` every `interval` until the connection is closed or the tick is cancelled, starting one interval
-    /// from now.
+    /// Sends `message` every `interval`, for the first time after one interval, until the connection is closed or the tick
+    /// is cancelled.
     ///
-    /// A tick is skipped, and counted, while its predecessor still waits for the peer. It keeps its pace: the next one is
-    /// due one interval after the last was, and what was missed is not made up for.
+    /// If the message before is still queued, the tick is skipped and counted. The next tick is due one interval after the
+    /// last was due. Ticks that were missed are not made up for.
     ///
     /// # Blocking
     ///
@@ -103,10 +133,14 @@ impl Connection {
         self.start_tick(interval, Some(interval), Action::message(message))
     }
 
-    /// Like [`every`](Self::every), with a message made anew each time; `None` sends nothing this time.
+    /// Like [`every`](Self::every), with a new message each time. `None` sends nothing this time.
     ///
-    /// The closure runs on the one thread of all timers, so it must be quick: it delays other ticks. If it panics, its
-    /// tick is cancelled.
+    /// The closure runs on the timer thread, which all connections share. It must be quick, because it delays other ticks.
+    /// If it panics, its tick is cancelled.
+    ///
+    /// # Blocking
+    ///
+    /// Never waits.
     ///
     /// # Panics
     ///
@@ -120,7 +154,8 @@ impl Connection {
         self.start_tick(interval, Some(interval), Action::make(make))
     }
 
-    /// Sends `message` once, after `delay`; not if it does not fit into the backlog then, or a Close went out.
+    /// Sends `message` once, after `delay`. It is not sent if it does not fit into the backlog then, or if the connection is
+    /// closing.
     ///
     /// # Blocking
     ///
@@ -129,8 +164,11 @@ impl Connection {
         self.start_tick(delay, None, Action::message(message))
     }
 
-    /// Like [`after`](Self::after), with a message made at that time. It runs as that of
-    /// [`every_with`](Self::every_with).
+    /// Like [`after`](Self::after), with a message that is made at that time, as for [`every_with`](Self::every_with).
+    ///
+    /// # Blocking
+    ///
+    /// Never waits.
     pub fn after_with(
         &mut self,
         delay: Duration,
@@ -139,46 +177,19 @@ impl Connection {
         self.start_tick(delay, None, Action::make(make))
     }
 
-    /// Sends one message to every client of this server, this one included, but holds it while more input is already
-    /// here, so that a burst leaves in one system call a receiver.
-    ///
-    /// The rules are those of [`write`](Self::write): what is held is sent before any receiving call waits or returns
-    /// empty, at 128 KiB, by [`flush`](Self::flush), and at the end. This connection's own client receives it in its place
-    /// among the answers. [`Hub::broadcast`](crate::Hub::broadcast) does not hold messages, and returns the number of
-    /// clients it reached.
+    /// Subscribes this client to a topic, until [`unsubscribe`](Self::unsubscribe) or the end of its handler. A second call
+    /// does nothing.
     ///
     /// # Blocking
     ///
-    /// Never waits for another client: see [`SlowPeer`]. Waits as [`flush`](Self::flush) does if [`write`](Self::write)
-    /// holds answers.
+    /// Never waits for a peer. It calls [`on_subscribe`](crate::Server::on_subscribe).
     ///
     /// # Errors
     ///
-    /// * [`Error::Invalid`]: the connection was opened by [`connect`](crate::connect).
-    /// * Those of [`Sender::send`](crate::Sender::send), for this connection's own client. All other clients have received
-    ///   the message.
-    pub fn write_broadcast(&mut self, message: impl IntoMessage) -> Result<()> {
-        self.hub()?;
-        // After the end no call would send what is held.
-        let hold = self.closed.is_none()
-            && (self.reader.has_unread() || self.cork.may_wait() && self.reader.stream().has_input());
-        self.cork.broadcast(To { sender: &self.sender, hub: &self.hub }, message, hold)
-    }
-
-    /// Subscribes this client to a topic, until [`unsubscribe`](Self::unsubscribe) or the end of its handler. A second
-    /// time it does nothing.
-    ///
-    /// # Blocking
-    ///
-    /// Never waits for a peer, but for the [`on_subscribe`](crate::Server::on_subscribe) callback, which it runs.
-    ///
-    /// # Errors
-    ///
-    /// * [`Error::Invalid`]: the topic is empty or longer than 256 bytes, or this is not a server's connection.
-    /// * [`Error::TooManyTopics`]: see [`Server::max_topics`](crate::Server::max_topics).
-    /// * [`Error::Closed`]: the connection is over.
-    ///
-    /// None of the first two ends the connection.
+    /// * [`Error::Invalid`]: the topic is empty or longer than 256 bytes, or the connection was opened by
+    ///   [`connect`](crate::connect). The connection stays open.
+    /// * [`Error::TooManyTopics`]: see [`Server::max_topics`](crate::Server::max_topics). The connection stays open.
+    /// * [`Error::Closed`]: the connection has ended.
     pub fn subscribe(&self, topic: &str) -> Result<()> {
         let hub = self.hub()?;
         if let Some(closed) = &self.closed {
@@ -191,7 +202,7 @@ impl Connection {
     ///
     /// # Blocking
     ///
-    /// Never waits for a peer, but for the [`on_unsubscribe`](crate::Server::on_unsubscribe) callback, which it runs.
+    /// Never waits for a peer. It calls [`on_unsubscribe`](crate::Server::on_unsubscribe).
     ///
     /// # Errors
     ///
@@ -200,7 +211,7 @@ impl Connection {
         Ok(self.hub()?.unsubscribe(self.id(), topic, &self.hooks))
     }
 
-    /// Sets what the server does with this client when a broadcast finds its backlog full. Defaults to
+    /// Sets how the server treats this client if its backlog is full when a message is broadcast or published. Defaults to
     /// [`Server::slow_peer`](crate::Server::slow_peer).
     ///
     /// # Errors
