@@ -18,7 +18,6 @@ const NOT_YET: &[&str] = &[
     "src/outbox/close.rs",
     "src/outbox/queue.rs",
     "src/outbox/state.rs",
-    "src/outbox/stats.rs",
     "src/outbox/wait.rs",
     "src/request.rs",
     "src/sync.rs",
