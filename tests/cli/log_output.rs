@@ -94,6 +94,7 @@ fn full() -> (UnixStream, UnixStream) {
     (writer, reader)
 }
 
+/// stderr is full and has O_NONBLOCK, so a write fails instead of waiting.
 #[test]
 fn a_full_nonblocking_stderr_stalls_nothing_and_drops_are_counted() {
     let _dog = watchdog(60);

@@ -92,6 +92,7 @@ fn the_page_shows_received_and_sent_messages() {
     );
 }
 
+/// The page tries again until the server was restarted.
 #[test]
 #[ignore = "starts a browser"]
 fn the_page_shows_a_killed_server_and_reconnects_later() {

@@ -123,6 +123,7 @@ fn it_uses_any_connected_stream() {
     script.join().expect("the script went well");
 }
 
+/// The code is 1001.
 #[test]
 fn a_dropped_connection_closes_as_going_away() {
     let _dog = watchdog(20);

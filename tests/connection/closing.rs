@@ -456,6 +456,7 @@ fn the_close_reaches_a_client_that_is_still_sending() {
     peer.expect_eof();
 }
 
+/// The client closed or broke the protocol, and does not end its side of the stream.
 #[test]
 fn a_client_that_stays_open_delays_the_end_briefly() {
     let _dog = watchdog(30);

@@ -275,6 +275,7 @@ fn a_message_that_is_arriving_is_not_idle() {
     expect_retired(peer, "idle timeout", &ended);
 }
 
+/// The messages arrived while the handler was busy.
 #[test]
 fn unread_messages_are_received_before_the_idle_timeout_counts() {
     let _dog = watchdog(60);
@@ -337,6 +338,7 @@ fn a_peer_that_ignores_the_close_ends_at_its_timeout() {
     }
 }
 
+/// The peer reads nothing, so the Close of its lifetime stays in the backlog.
 #[test]
 fn a_stuck_peer_ends_although_its_close_does_not_fit() {
     let _dog = watchdog(60);

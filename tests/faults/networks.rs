@@ -55,6 +55,7 @@ fn delays_change_nothing_except_the_time() {
     server.stop();
 }
 
+/// The proxy cuts it at the start, in the middle and at the end of a frame.
 #[test]
 fn a_cut_connection_ends_once_and_delivers_only_whole_messages() {
     let _dog = watchdog(90);

@@ -229,6 +229,7 @@ fn a_blocking_check_request_leaves_other_deadlines_alone() {
     drop(slow);
 }
 
+/// The report names the connection.
 #[test]
 fn a_shutdown_does_not_wait_for_check_request() {
     let _dog = watchdog(30);

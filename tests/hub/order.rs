@@ -59,6 +59,7 @@ fn a_burst_is_flushed_after_its_last_message_is_read() {
     other.close(1000);
 }
 
+/// The order is the same for the client that asked for them and for the others.
 #[test]
 fn answers_and_broadcasts_keep_the_order_of_the_calls() {
     let _dog = watchdog(20);

@@ -192,6 +192,7 @@ fn write_broadcast_and_publish_follow_the_same_policy() {
     }
 }
 
+/// An empty backlog holds one message of any size.
 #[test]
 fn a_backlog_holds_its_size_or_one_larger_message() {
     let _dog = watchdog(60);

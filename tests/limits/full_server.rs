@@ -25,6 +25,7 @@ fn told(peer: &mut RawPeer) -> Option<u16> {
     answer.map(|answer| answer.status)
 }
 
+/// Further clients get the end of the stream without an answer.
 #[test]
 fn a_full_server_answers_sixteen_at_a_time() {
     let _dog = watchdog(60);
@@ -108,6 +109,7 @@ fn floods(server: &TestServer, head: &str) {
     assert!(start.elapsed() < LINGER + PATIENCE / 2, "it took {:?}", start.elapsed());
 }
 
+/// The client is refused because its head is too long, and writes without a pause.
 #[test]
 fn at_most_a_mebibyte_is_read_after_a_refusal() {
     let _dog = watchdog(60);
@@ -118,6 +120,7 @@ fn at_most_a_mebibyte_is_read_after_a_refusal() {
     expect_echo(&server);
 }
 
+/// The client was refused because the server is full, and writes without a pause.
 #[test]
 fn a_full_server_reads_at_most_a_mebibyte() {
     let _dog = watchdog(60);

@@ -115,6 +115,7 @@ fn an_ipv6_network_has_one_quota() {
     let _other = open(asking_for("2001:db8:0:1::1", server.addr()));
 }
 
+/// Clients of other addresses do not notice it.
 #[test]
 fn a_flood_from_one_address_takes_no_threads() {
     let _dog = watchdog(60);
@@ -132,6 +133,7 @@ fn a_flood_from_one_address_takes_no_threads() {
     drop(flood);
 }
 
+/// The next handshake is allowed when its share of the time has passed.
 #[test]
 fn an_address_begins_n_handshakes_and_more_with_time() {
     let _dog = watchdog(120);
@@ -227,6 +229,7 @@ fn expect_echo(peer: &mut RawPeer, text: &str) {
     peer.expect_text(text);
 }
 
+/// The quota counts the messages on all connections of the address.
 #[test]
 fn message_n_plus_one_of_an_address_ends_its_connection() {
     let _dog = watchdog(60);

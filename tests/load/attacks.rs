@@ -300,6 +300,7 @@ fn a_trickling_message_ends_at_its_deadline() {
     server.stop();
 }
 
+/// Some read nothing, the others a byte at a time.
 #[test]
 fn a_client_that_hardly_reads_ends_at_the_write_timeout() {
     const EACH_KIND: usize = 4;
@@ -353,7 +354,7 @@ fn deaf(addr: SocketAddr, count: usize) -> Vec<RawPeer> {
 
 /// Clients whose backlog is full are closed. After that the kernel must not keep for minutes what they will never read.
 fn evict(count: usize) {
-    let (_alone, _dog) = (take_turn(), watchdog(60 + count as u64 / 5));
+    let (_turn, _dog) = (take_turn(), watchdog(60 + count as u64 / 5));
     if !can_open_sockets(count) {
         return;
     }

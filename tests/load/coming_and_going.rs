@@ -37,13 +37,14 @@ fn churn(addr: SocketAddr, times: usize) {
 fn leaves_nothing_behind(times: usize) {
     // A few at a time: the client that leaves and the next one.
     const AT_ONCE: usize = 8;
-    let (_alone, _dog) = (take_turn(), watchdog(30 + times as u64 / 50));
+    let (turn, _dog) = (take_turn(), watchdog(30 + times as u64 / 50));
     let server = Process::threadws(&["--echo", "--every", "0", "--log", "warn"]);
     let start = server.usage();
     churn(server.addr(), times / 2);
     server.expect_settled(&start, ms(2000), AT_ONCE);
     let before = server.usage();
     churn(server.addr(), times / 2);
+    drop(turn);
     server.expect_settled(&before, ms(2000), AT_ONCE);
     let now = server.usage();
     // The memory that the first half left is used again. A leak of 700 bytes for each client would show.
@@ -65,7 +66,7 @@ fn a_hundred_thousand_clients_leave_nothing_behind() {
 #[test]
 fn five_thousand_clients_connect_within_ten_seconds() {
     const STORM: usize = 5000;
-    let (_alone, _dog) = (take_turn(), watchdog(120));
+    let (_turn, _dog) = (take_turn(), watchdog(120));
     if !can_open_sockets(STORM) {
         return;
     }
@@ -89,11 +90,12 @@ fn five_thousand_clients_connect_within_ten_seconds() {
     server.stop();
 }
 
+/// The burst is accepted at once when the server goes on.
 #[test]
 fn a_burst_at_a_stopped_server_waits_in_its_queue() {
     // More than the 128 of std's queue, and fewer than the 4096 of this server's queue.
     const BURST: usize = 2000;
-    let (_alone, _dog) = (take_turn(), watchdog(60));
+    let (_turn, _dog) = (take_turn(), watchdog(60));
     if !can_open_sockets(BURST) {
         return;
     }
@@ -139,7 +141,7 @@ fn connecting(addr: SocketAddr) -> TcpStream {
 
 /// `per_client` is the memory that an idle client may take, in bytes.
 fn idle(clients: usize, per_client: usize) {
-    let (_alone, _dog) = (take_turn(), watchdog(60 + clients as u64 / 50));
+    let (turn, _dog) = (take_turn(), watchdog(60 + clients as u64 / 50));
     if !can_open_sockets(clients) {
         return;
     }
@@ -157,10 +159,12 @@ fn idle(clients: usize, per_client: usize) {
     for peer in peers {
         peer.reset();
     }
+    drop(turn);
     server.expect_settled(&before, ms(20_000), clients);
     server.stop();
 }
 
+/// Each client has one thread.
 #[test]
 fn a_thousand_idle_clients_take_little_memory_and_no_time() {
     idle(1000, 60 << 10);

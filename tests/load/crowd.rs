@@ -45,7 +45,7 @@ fn memory() -> usize {
 /// happens in each attempt.
 #[track_caller]
 fn no_client_is_delayed(clients: usize, broadcasts: u64) {
-    let _alone = take_turn();
+    let _turn = take_turn();
     let _dog = watchdog(180);
     if !can_open_sockets(2 * clients) {
         return;
@@ -217,6 +217,7 @@ fn crowd(clients: usize, broadcasts: u64) -> Duration {
     percentile(&times, 99)
 }
 
+/// One is stuck, one reads a byte at a time, and one closes.
 #[test]
 fn three_bad_clients_delay_none_of_hundreds() {
     no_client_is_delayed(300, 40);
@@ -234,7 +235,7 @@ fn three_bad_clients_delay_none_of_two_thousand() {
 fn a_broadcast_to_a_thousand_starves_no_client() {
     const TICK: Duration = Duration::from_millis(100);
 
-    let _alone = take_turn();
+    let _turn = take_turn();
     let _dog = watchdog(120);
     if !can_open_sockets(2 * 1000) {
         return;

@@ -314,7 +314,7 @@ fn settles(server: &Process, before: &ProcessUsage) {
 #[ignore = "takes THREADWS_SOAK seconds, 60 by default"]
 fn a_mixed_load_leaks_nothing_and_loses_no_message() {
     let length = Duration::from_secs(from_env("THREADWS_SOAK", 60));
-    let (_alone, _dog) = (take_turn(), watchdog(length.as_secs() + 180));
+    let (_turn, _dog) = (take_turn(), watchdog(length.as_secs() + 180));
     let server = start(&["--topics", "--every", "1s", "--message", "tick", "--ping", "2s"]);
     let direct = server.addr();
     // The first client triggers the allocations that happen once.
@@ -422,7 +422,7 @@ fn a_mixed_load_leaks_nothing_and_loses_no_message() {
 #[ignore = "takes a while: THREADWS_CHURN clients, 5000 by default"]
 fn thousands_of_clients_leave_nothing_behind() {
     let rounds = from_env("THREADWS_CHURN", 5000);
-    let (_alone, _dog) = (take_turn(), watchdog(120 + rounds / 50));
+    let (_turn, _dog) = (take_turn(), watchdog(120 + rounds / 50));
     let server = start(&["--echo", "--every", "1s"]);
     RawPeer::open(server.addr()).close(1000);
     eventually_within(AFTERMATH, "the first client's thread has ended", || server.usage().threads <= 5);

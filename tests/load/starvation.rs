@@ -30,7 +30,7 @@ impl Drop for Busy {
 #[test]
 #[ignore = "takes all processors for 5 s"]
 fn no_client_times_out_beside_busy_loops() {
-    let (_alone, _dog) = (take_turn(), watchdog(60));
+    let (_turn, _dog) = (take_turn(), watchdog(60));
     let _busy = Busy::loops(std::thread::available_parallelism().map_or(2, usize::from) * 2);
     let server = Process::threadws_under(&["nice", "-n", "10"], &["--every", "0", "--ping", "1s"]);
     let told = clients_that_read(&server.url(), 20);
@@ -40,7 +40,7 @@ fn no_client_times_out_beside_busy_loops() {
 
 #[test]
 fn no_client_times_out_with_a_tenth_of_a_processor() {
-    let (_alone, _dog) = (take_turn(), watchdog(60));
+    let (_turn, _dog) = (take_turn(), watchdog(60));
     let version1 = [("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "10000")];
     let Some(group) = Cgroup::new("cpu", &version1, &[("cpu.max", "10000 100000")]) else { return };
     let wrapper = group.wrapper();

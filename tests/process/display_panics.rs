@@ -44,6 +44,7 @@ impl fmt::Display for Broken {
 
 impl Error for Broken {}
 
+/// The client gets 1011, and the other clients notice nothing.
 #[test]
 fn an_error_whose_display_panics_closes_its_own_client() {
     in_own_process(|| {

@@ -32,6 +32,7 @@ fn a_frame_may_come_in_pieces_cut_anywhere() {
     peer.close(1000);
 }
 
+/// The message is whole afterwards.
 #[test]
 fn a_ping_inside_a_fragmented_message_is_answered_at_once() {
     let _dog = watchdog(20);
@@ -49,6 +50,7 @@ fn a_ping_inside_a_fragmented_message_is_answered_at_once() {
     peer.close(1000);
 }
 
+/// The pong has the payload of the ping.
 #[test]
 fn a_ping_is_answered_while_the_handler_waits_in_recv() {
     let _dog = watchdog(20);

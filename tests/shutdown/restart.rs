@@ -198,6 +198,7 @@ fn missing_ipv6_or_port_permission_is_reported() {
     cannot_listen("127.0.0.1:80", &wrapper, "denied");
 }
 
+/// Clients of the old process hold on to their connections.
 #[test]
 fn a_restarted_server_gets_its_port_at_once() {
     let _dog = watchdog(90);

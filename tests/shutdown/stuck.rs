@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 use threadws::{Message, Response};
 
+/// The tick waits for a lock that the caller of the shutdown holds.
 #[test]
 fn a_shutdown_does_not_wait_for_a_blocked_tick() {
     let _dog = watchdog(30);
