@@ -2,9 +2,8 @@
 //! subscribes or unsubscribes.
 
 use super::{Client, Hub};
-use crate::logging::log_line;
+use crate::logging::contain;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 type Hook = dyn Fn(&Hub, &Client, &str) + Send + Sync;
 
@@ -37,9 +36,8 @@ impl Hooks {
 
 fn call(name: &str, hook: Option<&Hook>, hub: &Hub, client: &Client, topic: &str) {
     let Some(hook) = hook else { return };
-    if catch_unwind(AssertUnwindSafe(|| hook(hub, client, topic))).is_err() {
-        log_line!(Error, "threadws::hub", "the callback {name} panicked for client {}", client.id());
-    }
+    let what = format_args!("the callback {name} for client {}", client.id());
+    contain("threadws::hub", what, || hook(hub, client, topic));
 }
 
 impl fmt::Debug for Hooks {
