@@ -1,83 +1,72 @@
-//! What peers say to each other, in the words of RFC 6455: messages, close codes, close frames.
+//! The words of RFC 6455: messages, close codes, Close frames, the states of a connection.
 
 use std::borrow::Cow;
 use std::fmt;
 
-/// One whole message, owned: nothing of it pins a read buffer.
+/// One whole message, owned.
 ///
-/// The two kinds are those of RFC 6455 §5.6. A message is either kept for as long as you like, or taken apart:
+/// The two kinds are those of RFC 6455 §5.6. `Display` shows the text, or the size of a binary message. The text comes
+/// from the peer, so escape it before you log it.
 ///
 /// ```
 /// use threadws::Message;
 ///
 /// let message = Message::from("hello");
 /// assert_eq!(message.as_text(), Some("hello"));
-/// assert_eq!(message.len(), 5);
+/// assert_eq!(message.as_bytes().len(), 5);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "RFC 6455 has two kinds of data messages")]
 pub enum Message {
-    /// Text: always valid UTF-8, as §8.1 demands.
+    /// Text. It is always valid UTF-8, as §8.1 demands.
     Text(String),
     /// Any bytes.
     Binary(Vec<u8>),
 }
 
-/// A message that somebody else holds: what [`Message`] is to `String`, this is to `&str`.
+/// One whole message, borrowed: it is to [`Message`] as `&str` is to `String`.
+///
+/// `Display` shows the text, or the size of a binary message.
+///
+/// ```
+/// use threadws::{Message, MessageRef};
+///
+/// let message = Message::from("hello");
+/// let borrowed = MessageRef::from(&message);
+/// assert_eq!(borrowed, MessageRef::Text("hello"));
+/// assert_eq!(Message::from(borrowed), message);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "RFC 6455 has two kinds of data messages")]
 pub enum MessageRef<'a> {
-    /// Text: always valid UTF-8.
+    /// Text. It is always valid UTF-8.
     Text(&'a str),
     /// Any bytes.
     Binary(&'a [u8]),
 }
 
 impl Message {
-    /// The text, if this is a text message.
+    /// Returns the text of a text message; `None` for a binary one.
     pub fn as_text(&self) -> Option<&str> {
-        self.borrow().as_text()
+        MessageRef::from(self).as_text()
     }
 
-    /// The payload, whichever kind it is.
+    /// Returns the payload of either kind.
     pub fn as_bytes(&self) -> &[u8] {
-        self.borrow().as_bytes()
+        MessageRef::from(self).as_bytes()
     }
 
-    /// The payload without a copy, whichever kind it is.
+    /// Returns the payload of either kind, without a copy.
     pub fn into_bytes(self) -> Vec<u8> {
         match self {
             Self::Text(text) => text.into_bytes(),
             Self::Binary(bytes) => bytes,
         }
     }
-
-    /// The payload's size in bytes.
-    pub fn len(&self) -> usize {
-        self.as_bytes().len()
-    }
-
-    /// Whether the payload is empty. An empty message is a message all the same.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Whether this is a text message.
-    pub fn is_text(&self) -> bool {
-        matches!(self, Self::Text(_))
-    }
-
-    /// The same message, borrowed.
-    pub fn borrow(&self) -> MessageRef<'_> {
-        match self {
-            Self::Text(text) => MessageRef::Text(text),
-            Self::Binary(bytes) => MessageRef::Binary(bytes),
-        }
-    }
 }
 
 impl<'a> MessageRef<'a> {
-    /// The text, if this is a text message.
+    /// Returns the text of a text message; `None` for a binary one.
     pub fn as_text(&self) -> Option<&'a str> {
         match *self {
             Self::Text(text) => Some(text),
@@ -85,31 +74,21 @@ impl<'a> MessageRef<'a> {
         }
     }
 
-    /// The payload, whichever kind it is.
+    /// Returns the payload of either kind.
     pub fn as_bytes(&self) -> &'a [u8] {
         match *self {
             Self::Text(text) => text.as_bytes(),
             Self::Binary(bytes) => bytes,
         }
     }
-
-    /// An owned copy.
-    pub fn to_message(&self) -> Message {
-        match *self {
-            Self::Text(text) => Message::Text(text.to_owned()),
-            Self::Binary(bytes) => Message::Binary(bytes.to_vec()),
-        }
-    }
 }
 
-/// Text as it is; of a binary message only its size. Escape it before you log it: a peer wrote it.
 impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.borrow().fmt(f)
+        MessageRef::from(self).fmt(f)
     }
 }
 
-/// Text as it is; of a binary message only its size. Escape it before you log it: a peer wrote it.
 impl fmt::Display for MessageRef<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -145,147 +124,159 @@ impl From<Vec<u8>> for Message {
 
 impl From<MessageRef<'_>> for Message {
     fn from(message: MessageRef<'_>) -> Self {
-        message.to_message()
+        match message {
+            MessageRef::Text(text) => text.into(),
+            MessageRef::Binary(bytes) => bytes.into(),
+        }
     }
 }
 
-/// What can be sent as a message: strings are text, bytes are binary, and references to either.
+impl<'a> From<&'a Message> for MessageRef<'a> {
+    fn from(message: &'a Message) -> Self {
+        match message {
+            Message::Text(text) => Self::Text(text),
+            Message::Binary(bytes) => Self::Binary(bytes),
+        }
+    }
+}
+
+/// A value that can be sent as a message: strings are sent as text, bytes as binary.
 ///
-/// Owned values are taken as they are: what a slow socket leaves of a large one is kept without a copy.
-pub trait IntoMessage: sealed::Sealed {
-    /// The message to send.
-    fn as_message(&self) -> MessageRef<'_>;
+/// Implemented for `str`, `String`, `[u8]`, `[u8; N]`, `Vec<u8>`, [`Message`], [`MessageRef`], and references to them. It
+/// cannot be implemented for other types. An owned value is queued without a copy.
+pub trait IntoMessage: sealed::Sealed {}
 
-    /// The payload, owned if `self` was. Nothing is copied, except an array that was given by value.
-    fn into_payload<'a>(self) -> Cow<'a, [u8]>
-    where
-        Self: Sized + 'a,
-    {
-        Cow::Owned(self.as_message().as_bytes().to_vec())
-    }
-}
-
-impl IntoMessage for str {
-    fn as_message(&self) -> MessageRef<'_> {
-        MessageRef::Text(self)
-    }
-}
-
-impl IntoMessage for String {
-    fn as_message(&self) -> MessageRef<'_> {
-        MessageRef::Text(self)
-    }
-
-    fn into_payload<'a>(self) -> Cow<'a, [u8]> {
-        Cow::Owned(self.into_bytes())
-    }
-}
-
-impl IntoMessage for [u8] {
-    fn as_message(&self) -> MessageRef<'_> {
-        MessageRef::Binary(self)
-    }
-}
-
-impl<const N: usize> IntoMessage for [u8; N] {
-    fn as_message(&self) -> MessageRef<'_> {
-        MessageRef::Binary(self)
-    }
-}
-
-impl IntoMessage for Vec<u8> {
-    fn as_message(&self) -> MessageRef<'_> {
-        MessageRef::Binary(self)
-    }
-
-    fn into_payload<'a>(self) -> Cow<'a, [u8]> {
-        Cow::Owned(self)
-    }
-}
-
-impl IntoMessage for Message {
-    fn as_message(&self) -> MessageRef<'_> {
-        self.borrow()
-    }
-
-    fn into_payload<'a>(self) -> Cow<'a, [u8]> {
-        Cow::Owned(self.into_bytes())
-    }
-}
-
-impl IntoMessage for MessageRef<'_> {
-    fn as_message(&self) -> MessageRef<'_> {
-        *self
-    }
-
-    fn into_payload<'a>(self) -> Cow<'a, [u8]>
-    where
-        Self: 'a,
-    {
-        Cow::Borrowed(self.as_bytes())
-    }
-}
-
-impl<T: IntoMessage + ?Sized> IntoMessage for &T {
-    fn as_message(&self) -> MessageRef<'_> {
-        (**self).as_message()
-    }
-
-    fn into_payload<'a>(self) -> Cow<'a, [u8]>
-    where
-        Self: 'a,
-    {
-        Cow::Borrowed(T::as_message(self).as_bytes())
-    }
-}
+impl<T: sealed::Sealed + ?Sized> IntoMessage for T {}
 
 mod sealed {
-    /// Keeps [`IntoMessage`](super::IntoMessage) ours, so that it can grow.
-    pub trait Sealed {}
-    impl Sealed for str {}
-    impl Sealed for String {}
-    impl Sealed for [u8] {}
-    impl<const N: usize> Sealed for [u8; N] {}
-    impl Sealed for Vec<u8> {}
-    impl Sealed for super::Message {}
-    impl Sealed for super::MessageRef<'_> {}
-    impl<T: Sealed + ?Sized> Sealed for &T {}
+    use super::{Cow, Message, MessageRef};
+
+    /// The methods of [`IntoMessage`](super::IntoMessage), for this crate only.
+    pub trait Sealed {
+        /// Returns the message to send.
+        fn as_message(&self) -> MessageRef<'_>;
+
+        /// Returns the payload, owned if `self` was. Nothing is copied, except an array that was given by value.
+        fn into_payload<'a>(self) -> Cow<'a, [u8]>
+        where
+            Self: Sized + 'a,
+        {
+            Cow::Owned(self.as_message().as_bytes().to_vec())
+        }
+    }
+
+    impl Sealed for str {
+        fn as_message(&self) -> MessageRef<'_> {
+            MessageRef::Text(self)
+        }
+    }
+
+    impl Sealed for String {
+        fn as_message(&self) -> MessageRef<'_> {
+            MessageRef::Text(self)
+        }
+
+        fn into_payload<'a>(self) -> Cow<'a, [u8]> {
+            Cow::Owned(self.into_bytes())
+        }
+    }
+
+    impl Sealed for [u8] {
+        fn as_message(&self) -> MessageRef<'_> {
+            MessageRef::Binary(self)
+        }
+    }
+
+    impl<const N: usize> Sealed for [u8; N] {
+        fn as_message(&self) -> MessageRef<'_> {
+            MessageRef::Binary(self)
+        }
+    }
+
+    impl Sealed for Vec<u8> {
+        fn as_message(&self) -> MessageRef<'_> {
+            MessageRef::Binary(self)
+        }
+
+        fn into_payload<'a>(self) -> Cow<'a, [u8]> {
+            Cow::Owned(self)
+        }
+    }
+
+    impl Sealed for Message {
+        fn as_message(&self) -> MessageRef<'_> {
+            self.into()
+        }
+
+        fn into_payload<'a>(self) -> Cow<'a, [u8]> {
+            Cow::Owned(self.into_bytes())
+        }
+    }
+
+    impl Sealed for MessageRef<'_> {
+        fn as_message(&self) -> MessageRef<'_> {
+            *self
+        }
+
+        fn into_payload<'a>(self) -> Cow<'a, [u8]>
+        where
+            Self: 'a,
+        {
+            Cow::Borrowed(self.as_bytes())
+        }
+    }
+
+    impl<T: Sealed + ?Sized> Sealed for &T {
+        fn as_message(&self) -> MessageRef<'_> {
+            (**self).as_message()
+        }
+
+        fn into_payload<'a>(self) -> Cow<'a, [u8]>
+        where
+            Self: 'a,
+        {
+            Cow::Borrowed(T::as_message(self).as_bytes())
+        }
+    }
 }
 
-/// What [`Connection::next_event`](crate::Connection::next_event) hands out: messages, and the control frames that
-/// [`recv`](crate::Connection::recv) deals with silently.
+/// A message or a control frame: what [`Connection::next_event`](crate::Connection::next_event) returns.
+///
+/// The connection has already dealt with a control frame when it is returned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
     /// A data message.
     Message(Message),
-    /// A ping's payload, at most 125 bytes. Its pong is already on its way.
+    /// A ping's payload, at most 125 bytes. Its pong is already sent or queued.
     Ping(Vec<u8>),
     /// A pong's payload, at most 125 bytes.
     Pong(Vec<u8>),
-    /// The peer's Close, `None` if it carried no code. It is the last event.
+    /// The peer's Close; `None` if it carried no code. It is the last event.
     Close(Option<CloseFrame>),
 }
 
-/// Where a connection stands, in the order in which it can move: what `readyState` is in a browser.
+/// The state of a connection, in the order in which it changes, as `readyState` in a browser.
+///
+/// There is no "connecting", because a connection exists when its handshake is done. Displays in capitals, as the browser's
+/// constants are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[expect(clippy::exhaustive_enums, reason = "the four states of the WebSocket API")]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "the states of the WebSocket API that an established connection has"
+)]
 pub enum State {
-    /// The handshake is under way. Nothing here reports it: a connection begins when its handshake is done.
-    Connecting,
-    /// Messages may pass.
+    /// Messages can be sent and received.
     Open,
-    /// A Close went out, or is about to: nothing more can be sent.
+    /// Our Close was sent or queued, so nothing more can be sent.
     Closing,
-    /// It is over.
+    /// The connection is over.
     Closed,
 }
 
-/// In capitals, as a browser names them.
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::Connecting => "CONNECTING",
             Self::Open => "OPEN",
             Self::Closing => "CLOSING",
             Self::Closed => "CLOSED",
@@ -306,42 +297,38 @@ impl fmt::Display for State {
 pub struct CloseCode(u16);
 
 impl CloseCode {
-    /// 1000: the purpose is fulfilled.
+    /// 1000: the connection has done what it was opened for.
     pub const NORMAL: Self = Self(1000);
-    /// 1001: a server stops, or a browser leaves the page.
+    /// 1001: a server shuts down, or a browser leaves the page.
     pub const GOING_AWAY: Self = Self(1001);
     /// 1002: the peer broke the protocol.
     pub const PROTOCOL_ERROR: Self = Self(1002);
     /// 1003: a kind of message that cannot be accepted.
     pub const UNSUPPORTED_DATA: Self = Self(1003);
-    /// 1005: stands for a Close without a code. Never on the wire.
+    /// 1005: the Close carried no code. Never on the wire.
     pub const NO_STATUS: Self = Self(1005);
-    /// 1006: stands for a connection that ended without a Close. Never on the wire.
+    /// 1006: the connection ended without a Close. Never on the wire.
     pub const ABNORMAL: Self = Self(1006);
     /// 1007: text that is not UTF-8.
     pub const INVALID_PAYLOAD: Self = Self(1007);
-    /// 1008: against the receiver's policy.
+    /// 1008: a message that violates the receiver's policy.
     pub const POLICY_VIOLATION: Self = Self(1008);
     /// 1009: a message too big to process.
     pub const MESSAGE_TOO_BIG: Self = Self(1009);
-    /// 1010: a client misses an extension.
-    pub const MANDATORY_EXTENSION: Self = Self(1010);
     /// 1011: the server failed.
     pub const INTERNAL_ERROR: Self = Self(1011);
     /// 1012: the server restarts (registered with IANA).
     pub const SERVICE_RESTART: Self = Self(1012);
     /// 1013: try again later (registered with IANA).
     pub const TRY_AGAIN_LATER: Self = Self(1013);
-    /// 1014: a gateway got a bad answer (registered with IANA).
-    pub const BAD_GATEWAY: Self = Self(1014);
 
-    /// Whether this code may stand in a Close frame (§7.4.1 and §7.4.2): the registered codes but 1004, 1005, 1006 and
-    /// 1015, and 3000 to 4999.
+    /// Returns whether a Close frame can carry this code (§7.4.1 and §7.4.2): 3000 to 4999, and the registered codes except
+    /// 1004, 1005, 1006 and 1015.
     pub const fn is_sendable(self) -> bool {
         matches!(self.0, 1000..=1003 | 1007..=1014 | 3000..=4999)
     }
 
-    /// Whether it tells of a normal end: 1000, 1001, or no code at all.
+    /// Returns whether the code means a normal end: 1000, 1001, or no code.
     pub const fn is_normal(self) -> bool {
         matches!(self.0, 1000 | 1001 | 1005)
     }
@@ -393,24 +380,25 @@ impl fmt::Display for CloseCode {
     }
 }
 
-/// What a Close frame carried (§5.5.1): a code and a reason, which may be empty.
+/// The content of a Close frame (§5.5.1).
+///
+/// Displays as the code, its meaning, and the reason, escaped.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct CloseFrame {
     /// The code.
     pub code: CloseCode,
-    /// The reason, at most 123 bytes of UTF-8.
+    /// The reason, at most 123 bytes of UTF-8. It may be empty.
     pub reason: String,
 }
 
 impl CloseFrame {
-    /// A Close frame's content. Whether it can be sent is checked when it is sent.
-    pub fn new(code: impl Into<CloseCode>, reason: impl Into<String>) -> Self {
+    /// Returns the content of a Close frame. It is checked when the frame is sent.
+    pub(crate) fn new(code: impl Into<CloseCode>, reason: impl Into<String>) -> Self {
         Self { code: code.into(), reason: reason.into() }
     }
 }
 
-/// The code, what it means, and the reason, escaped.
 impl fmt::Display for CloseFrame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.code.fmt(f)?;
@@ -426,7 +414,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_codes_that_may_stand_on_the_wire_are_sendable() {
+    fn only_codes_that_are_allowed_on_the_wire_are_sendable() {
         for code in
             [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999]
         {

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::logging::log_line;
-use crate::message::{IntoMessage, Message, State};
+use crate::message::{IntoMessage, Message, MessageRef, State};
 use crate::outbox::Outbox;
 use crate::protocol::Role;
 use crate::protocol::encoder;
@@ -83,7 +83,12 @@ impl Tick {
         let source = match action {
             Action::Message(message) if outbox.role() == Role::Server => {
                 let mut frame = Vec::new();
-                encoder::append(Role::Server, message.borrow().into(), message.as_bytes(), &mut frame);
+                encoder::append(
+                    Role::Server,
+                    MessageRef::from(&message).into(),
+                    message.as_bytes(),
+                    &mut frame,
+                );
                 TickSource::Frame(frame.into())
             }
             action => TickSource::Action(action),

@@ -367,7 +367,7 @@ mod tests {
             };
             assert_eq!(item, Item::Assembled);
             let message = reader.take();
-            assert_eq!(message.len(), SIZE);
+            assert_eq!(message.as_bytes().len(), SIZE);
             if let Message::Binary(bytes) = message {
                 assert_eq!(bytes.capacity(), SIZE, "a kept message pins no more than itself");
             }

@@ -1,7 +1,7 @@
 //! The hot paths without sockets. `.ci/instructions` counts their instructions with the program `micro` of `benches/`. This
 //! is only compiled with `--cfg bench_internals`.
 
-use crate::message::MessageRef;
+use crate::message::{Message, MessageRef};
 use crate::protocol::decoder::{self, Decoder, Item};
 use crate::protocol::{self, Role, encoder};
 use crate::sync::Mutex;
@@ -37,8 +37,8 @@ impl EchoPath {
     /// Decodes all messages in `window`, and encodes a copy of each.
     pub fn echo_owned(&mut self, window: &mut [u8]) -> usize {
         let messages = self.for_each(window, |frames, message| {
-            let message = std::hint::black_box(message.to_message());
-            let view = message.borrow();
+            let message = std::hint::black_box(Message::from(message));
+            let view = MessageRef::from(&message);
             encoder::append(Role::Server, view.into(), view.as_bytes(), &mut frames.lock());
         });
         self.frames.lock().clear();

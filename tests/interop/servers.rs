@@ -12,7 +12,7 @@ fn expect_echo(connection: &mut Connection, message: impl Into<Message>) {
     let message = message.into();
     connection.send(&message).expect("sent");
     let back = connection.recv_timeout(PATIENCE).expect("open").expect("open");
-    assert!(back == message, "{} bytes came back as {}", message.len(), back.len());
+    assert!(back == message, "{} bytes came back as {}", message.as_bytes().len(), back.as_bytes().len());
 }
 
 #[track_caller]

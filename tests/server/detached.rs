@@ -59,7 +59,7 @@ fn upgrade_returns_unavailable_when_full_or_stopping() {
         let (mut peer, result) = hand_over(&handle);
         let error = result.expect_err("no place");
         assert!(matches!(error, Error::Unavailable), "{error:?}");
-        assert_eq!(error.to_string(), "the server is full, or stops");
+        assert_eq!(error.to_string(), "server is full or shutting down");
         peer.expect_refusal(503);
     };
     expect_unavailable();

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
-use threadws::{Addr, BoxError, Config, Connection, Error, Request, Server, ServerHandle};
+use threadws::{Addr, BoxError, Config, Connection, Error, Message, Request, Server, ServerHandle};
 
 /// How long clients may take to disconnect when the process ends.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -195,11 +195,11 @@ impl ClientHandler {
                 Answer::Nothing => {}
                 Answer::Echo => received.write(message)?,
                 Answer::Broadcast => {
-                    let message = message.to_message();
+                    let message = Message::from(message);
                     client.write_broadcast(message)?;
                 }
                 Answer::Topics => {
-                    let message = message.to_message();
+                    let message = Message::from(message);
                     client.hub()?.publish(&topic, message);
                 }
             }

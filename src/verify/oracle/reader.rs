@@ -3,7 +3,7 @@
 use super::frames::end_inside_message;
 use super::{Decoded, MIN_WINDOW, Rule, Seen, Setting};
 use crate::error::Error;
-use crate::message::MessageRef;
+use crate::message::{Message, MessageRef};
 use crate::protocol::decoder::{self, Decoder, Item};
 
 /// The number of small reads after which the large buffer is freed.
@@ -145,7 +145,7 @@ impl MemoryReader<'_> {
 }
 
 fn lent(message: MessageRef<'_>) -> Decoded {
-    Decoded::from(message.to_message())
+    Decoded::from(Message::from(message))
 }
 
 /// Bytes that arrive in pieces.
