@@ -201,7 +201,6 @@ impl Decoder {
         Some(Step { used: span.end, item: Some(item) })
     }
 
-    #[inline(never)]
     #[expect(clippy::indexing_slicing, reason = "every length was compared with what is here just before")]
     fn next_any(&mut self, window: &mut [u8]) -> Result<Step> {
         let mut used = 0;

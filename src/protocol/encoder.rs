@@ -127,17 +127,7 @@ pub(crate) fn append_short(role: Role, opcode: Opcode, payload: &[u8], frames: &
         return false;
     }
     frames.extend_from_slice(&[opcode as u8, length]);
-    // In pieces of 16 bytes, because an echoed payload was just unmasked with stores of this size. A wider load, as in
-    // `memcpy`, would span two of them, which defeats store forwarding.
-    let mut pieces = payload.chunks_exact(16);
-    for piece in &mut pieces {
-        if let Ok(piece) = <&[u8; 16]>::try_from(piece) {
-            frames.extend_from_slice(piece);
-        }
-    }
-    if !pieces.remainder().is_empty() {
-        frames.extend_from_slice(pieces.remainder());
-    }
+    frames.extend_from_slice(payload);
     true
 }
 
