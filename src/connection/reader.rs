@@ -122,7 +122,7 @@ impl Reader {
         Ok(Some(item.shifted(base)))
     }
 
-    /// Returns the next item if [`Decoder::short`] can parse it.
+    /// Returns the next item if [`Decoder::next_short`] can parse it.
     #[inline]
     pub(super) fn next_short(&mut self) -> Option<Item> {
         let base = self.start;

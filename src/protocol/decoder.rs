@@ -157,22 +157,6 @@ impl Decoder {
         Self { role, max_message, frame: None, message: PartialMessage::default() }
     }
 
-    /// Decodes bytes from the front of `window`, up to the end of the first message or control frame.
-    ///
-    /// It returns no item only if it needs more bytes. It then leaves less than one control frame undecoded, so a window
-    /// with room for a control frame always makes progress.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Violation`] or [`Error::MessageTooBig`]. The connection cannot continue after either.
-    #[inline]
-    pub(crate) fn next(&mut self, window: &mut [u8]) -> Result<Step> {
-        match self.next_short(window) {
-            Some(step) => Ok(step),
-            None => self.next_any(window),
-        }
-    }
-
     /// Fast path for a message of at most 125 bytes in one frame, if all of it is in `window`. Returns `None` for everything
     /// else, and for every error, without changing `window`.
     #[inline]
@@ -180,7 +164,7 @@ impl Decoder {
         let &mut [first @ (WHOLE_TEXT | WHOLE_BINARY), second, ref mut rest @ ..] = window else {
             return None;
         };
-        // A message that was returned is not dropped here. `next_any` does that, and runs at the end of every window.
+        // A message that was returned is not dropped here. `next` does that, and runs at the end of every window.
         if self.message.progress == Progress::Started {
             return None;
         }
@@ -201,8 +185,16 @@ impl Decoder {
         Some(Step { used: span.end, item: Some(item) })
     }
 
-    #[expect(clippy::indexing_slicing, reason = "every length was compared with what is here just before")]
-    fn next_any(&mut self, window: &mut [u8]) -> Result<Step> {
+    /// Decodes bytes from the front of `window`, up to the end of the first message or control frame.
+    ///
+    /// It returns no item only if it needs more bytes. It then leaves less than one control frame undecoded, so a window
+    /// with room for a control frame always makes progress.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Violation`] or [`Error::MessageTooBig`]. The connection cannot continue after either.
+    #[expect(clippy::indexing_slicing, reason = "each length was compared with the window's just before")]
+    pub(crate) fn next(&mut self, window: &mut [u8]) -> Result<Step> {
         let mut used = 0;
         if self.message.progress == Progress::Whole {
             self.message.reset();

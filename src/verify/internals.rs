@@ -48,7 +48,15 @@ impl EchoPath {
     #[inline]
     fn for_each(&mut self, window: &mut [u8], handle: impl Fn(&Mutex<Vec<u8>>, MessageRef<'_>)) -> usize {
         let (mut at, mut messages) = (0, 0);
-        while let Ok(step) = self.decoder.next(&mut window[at..]) {
+        loop {
+            // As in the connection's reader: the fast path first.
+            let step = match self.decoder.next_short(&mut window[at..]) {
+                Some(step) => step,
+                None => match self.decoder.next(&mut window[at..]) {
+                    Ok(step) => step,
+                    Err(_) => break,
+                },
+            };
             let rest = &window[at..];
             let message = match step.item {
                 Some(Item::Binary(span)) => MessageRef::Binary(&rest[span.range()]),

@@ -74,7 +74,11 @@ struct MemoryReader<'a> {
 impl MemoryReader<'_> {
     fn next(&mut self) -> Result<Option<Decoded>, Error> {
         let base = self.start;
-        let step = self.decoder.next(&mut self.buffer[base..self.end])?;
+        let window = &mut self.buffer[base..self.end];
+        let step = match self.decoder.next_short(window) {
+            Some(step) => step,
+            None => self.decoder.next(window)?,
+        };
         self.start += step.used;
         let Some(item) = step.item else { return Ok(None) };
         let bytes = |item: decoder::Span| &self.buffer[item.range()];
