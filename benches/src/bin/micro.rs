@@ -21,6 +21,7 @@ const SERVED: &[Case] = &[
     ("sent, 32 B, send", 64, |rounds| serve(rounds, BINARY, 32, [1, 64], sent)),
     ("sent, 32 B, broadcast", 64, |rounds| serve(rounds, BINARY, 32, [1, 64], broadcast)),
     ("sent, 512 B, try_send", 64, |rounds| serve(rounds, BINARY, 512, [1, 64], tried)),
+    ("handshake and close, 1 a read", 1, handshakes),
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -53,7 +54,9 @@ mod internal {
             run(rounds, BINARY, &[7; 32], 64, EchoPath::echo_borrowed)
         }),
         ("echo owned, 32 B, 64 a read", 64, |rounds| run(rounds, BINARY, &[7; 32], 64, EchoPath::echo_owned)),
-        ("echo borrowed, 32 B, 1 a read", 1, |rounds| run(rounds, BINARY, &[7; 32], 1, EchoPath::echo_borrowed)),
+        ("echo borrowed, 32 B, 1 a read", 1, |rounds| {
+            run(rounds, BINARY, &[7; 32], 1, EchoPath::echo_borrowed)
+        }),
         ("echo borrowed, text 32 B, 64 a read", 64, |rounds| {
             run(rounds, TEXT, &[b'a'; 32], 64, EchoPath::echo_borrowed)
         }),
@@ -172,6 +175,20 @@ fn serve(
     }
     assert_eq!(bytes, answer);
     drop(stream);
+    drop(handle);
+    Ok(())
+}
+
+/// Opens and closes one connection after another. The client's half is counted, too.
+fn handshakes(rounds: usize) -> Result<(), Box<dyn Error>> {
+    let server = Server::bind("127.0.0.1:0")?;
+    let to = server.local_addr()?;
+    let handle = server.spawn(|client| Ok(owned(client)?))?;
+    for _ in 0..rounds {
+        let mut stream = open(to)?;
+        stream.write_all(&client_frame(8, &1000_u16.to_be_bytes()))?;
+        stream.read_to_end(&mut Vec::new())?;
+    }
     drop(handle);
     Ok(())
 }
