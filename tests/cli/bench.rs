@@ -84,8 +84,14 @@ fn json_is_one_object_that_adds_up() {
 #[track_caller]
 fn overfill(wrapper: &[&str], server: SocketAddr) {
     let url = url(server);
-    let load = ["--json", "--duration", "3s", "--clients", "1", "--size", "1MiB", "--in-flight", "24", &url];
-    assert!(json(&run_below(wrapper, &load))["messages"].as_u64() >= Some(1));
+    // A busy machine needs longer for the first message.
+    let came_back = ["2s", "10s"].into_iter().any(|duration| {
+        let load =
+            ["--json", "--duration", duration, "--clients", "1", "--size", "1MiB", "--in-flight", "24", &url];
+        let output = run_below(wrapper, &load);
+        output.status.success() && json(&output)["messages"].as_u64() >= Some(1)
+    });
+    assert!(came_back, "no message came back");
 }
 
 #[test]

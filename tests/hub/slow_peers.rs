@@ -256,10 +256,15 @@ fn wait_drained_waits_at_most_its_timeout() {
     }
     assert_eq!(sender.stats().backlog, 0);
     // After a wait that timed out, another thread goes on writing, and nothing stays behind.
-    while sender.try_send(numbered(count)).is_ok() {
-        count += 1;
+    loop {
+        while sender.try_send(numbered(count)).is_ok() {
+            count += 1;
+        }
+        // The kernel may have made room for more meanwhile.
+        if sender.wait_drained(ms(20)).is_err() {
+            break;
+        }
     }
-    assert!(sender.wait_drained(ms(20)).is_err());
     stuck.message();
     eventually("all is out", || {
         while matches!(stuck.frame_until(Instant::now() + ms(1)), Ok(Some(_))) {}
