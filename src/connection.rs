@@ -1,210 +1,22 @@
-//! A connection, as the thread that reads it uses it.
-//!
-//! Receiving is in `recv.rs`, on the buffer of `reader.rs`. Sending is in `send.rs`, and `cork.rs` holds answers while more
-//! input is here. `close.rs` has the closing handshake; `keepalive.rs` and `limits.rs` decide when it is due. There is no
-//! lock here. Other threads use only the connection's outbox, which has one.
+//! The types that the methods of a [`Connection`] return.
 
-// The order in which the documentation lists the methods.
+// The type `Connection` is in `connection.rs`. Receiving is in `recv.rs`, on the buffer of `reader.rs`. Sending is in
+// `send.rs`, and `cork.rs` holds answers while more input is here. `close.rs` has the closing handshake; `keepalive.rs` and
+// `limits.rs` decide when a connection ends by itself. There is no lock here, because only the thread of the connection runs
+// all of this. Other threads use the connection's outbox, which has a lock.
+
+// First, because the documentation lists the methods in the order of the modules.
 mod recv;
 mod send;
 
 mod close;
+pub(crate) mod connection;
 mod cork;
 mod keepalive;
 mod limits;
 mod reader;
 
+pub use crate::message::State;
+pub use crate::tick::Tick;
+pub(crate) use connection::{Connection, Parts};
 pub use recv::Received;
-
-use crate::addr::Addr;
-use crate::config::Config;
-use crate::error::{Closed, Error, Result};
-use crate::hub::{Hooks, Hub};
-use crate::message::State;
-use crate::net::Stream;
-use crate::protocol::Role;
-use crate::quota::Bucket;
-use crate::request::{Request, Response};
-use crate::sender::Sender;
-use crate::stats::{ClientStats, Counters};
-use crate::sync::Arc;
-use crate::tick::Tick;
-use crate::timer::Timer;
-use cork::Cork;
-use keepalive::Keepalive;
-use limits::AgeLimits;
-use reader::Reader;
-use std::fmt;
-use std::time::Instant;
-
-/// One WebSocket connection, used by the thread that reads it. Other threads send with its [`sender`](Self::sender).
-///
-/// # Keep reading
-///
-/// Pings, pongs and the peer's Close are handled by the calls that receive. A handler that only sends must end with
-/// [`ignore`](Self::ignore), because the peer takes a connection without pongs for dead.
-///
-/// # How it ends
-///
-/// When the handler returns, the server closes the connection: with 1000 after `Ok`, with 1011 after an error or a panic.
-/// An error that only reports the end of this connection counts as `Ok`. When a client's connection is dropped, a Close with
-/// 1001 is sent if the socket takes it at once.
-// The order of the fields puts those that every message uses into the same cache lines.
-#[repr(C)]
-pub struct Connection {
-    reader: Reader,
-    sender: Sender,
-    closed: Option<Closed>,
-    age_limits: Option<Box<AgeLimits>>,
-    /// When a receiving call last returned without a message. The message timeout does not run until the next call.
-    paused: Option<Instant>,
-    /// The message rate of the client's address, for all its connections.
-    message_rate: Option<Arc<Bucket>>,
-    /// One more read was made while broadcasts are held: see `read_again`.
-    has_read_again: bool,
-    hub: Hub,
-    cork: Cork,
-    keepalive: Keepalive,
-    request: Box<Request>,
-    response: Option<Box<Response>>,
-    subprotocol: Option<Box<str>>,
-    hooks: Arc<Hooks>,
-    /// The server's own.
-    counters: Arc<Counters>,
-    timer: Arc<Timer>,
-    ticks: Vec<Tick>,
-}
-
-// Each client takes the memory of one of these, and of one outbox.
-#[cfg(all(target_pointer_width = "64", not(model)))]
-const _: () = assert!(size_of::<Connection>() <= 624);
-
-/// The parts of a new connection, except its socket.
-#[derive(Debug)]
-pub(crate) struct Parts {
-    pub(crate) sender: Sender,
-    pub(crate) request: Box<Request>,
-    /// The server's 101, on a client's connection.
-    pub(crate) response: Option<Box<Response>>,
-    pub(crate) subprotocol: Option<String>,
-    pub(crate) hub: Hub,
-    pub(crate) hooks: Arc<Hooks>,
-    pub(crate) counters: Arc<Counters>,
-    pub(crate) timer: Arc<Timer>,
-    pub(crate) messages: Option<Arc<Bucket>>,
-}
-
-impl Connection {
-    /// Takes over after the handshake. `early` are the bytes that were read after it.
-    #[inline(never)]
-    pub(crate) fn new(
-        role: Role,
-        config: &Config,
-        stream: Arc<Stream>,
-        early: &[u8],
-        parts: Parts,
-    ) -> Result<Box<Self>> {
-        let Parts { sender, request, response, subprotocol, hub, hooks, counters, timer, messages } = parts;
-        let age_limits = AgeLimits::new(config, sender.outbox().opened()).map(Box::new);
-        Ok(Box::new(Self {
-            sender,
-            reader: Reader::new(role, config, stream, early)?,
-            keepalive: Keepalive::new(config),
-            cork: Cork::new(config),
-            request,
-            response,
-            subprotocol: subprotocol.map(String::into_boxed_str),
-            hub,
-            hooks,
-            counters,
-            age_limits,
-            message_rate: messages,
-            has_read_again: false,
-            timer,
-            ticks: Vec::new(),
-            paused: None,
-            closed: None,
-        }))
-    }
-
-    /// Returns a handle that sends from any thread.
-    pub fn sender(&self) -> Sender {
-        self.sender.clone()
-    }
-
-    /// Returns the state of the connection.
-    pub fn state(&self) -> State {
-        self.sender.state()
-    }
-
-    /// Returns the connection's numbers: messages and bytes in both directions, its backlog, the last round-trip time,
-    /// and when it was opened.
-    pub fn stats(&self) -> ClientStats {
-        let outbox = self.sender.outbox();
-        let counts = self.reader.counts();
-        outbox.reader_counts().set_received(counts.messages, counts.bytes);
-        outbox.stats()
-    }
-
-    /// Returns how the connection ended, or `None` before a receiving call or [`close`](Self::close) has found its end.
-    pub fn closed(&self) -> Option<&Closed> {
-        self.closed.as_ref()
-    }
-
-    /// Returns the number of the connection. It is not used again in this process.
-    pub fn id(&self) -> u64 {
-        self.sender.id()
-    }
-
-    /// Returns the client's address, as [`Request::client_addr`](crate::Request::client_addr) does: the one that a
-    /// trusted proxy named, otherwise the peer's without its port.
-    ///
-    /// On a connection that was opened by [`connect`](crate::connect) it is the server's address.
-    pub fn client_addr(&self) -> Addr {
-        self.request.client_addr()
-    }
-
-    /// Returns the address of the socket's other end, which is the nearest proxy's if there is one.
-    pub fn peer_addr(&self) -> Addr {
-        self.request.peer_addr()
-    }
-
-    /// Returns the request that opened the connection, with the extensions that
-    /// [`check_request`](crate::Server::check_request) has set.
-    pub fn request(&self) -> &Request {
-        &self.request
-    }
-
-    /// Returns the server's answer to the request, 101, on a connection that was opened by [`connect`](crate::connect).
-    pub fn response(&self) -> Option<&Response> {
-        self.response.as_deref()
-    }
-
-    /// Returns the subprotocol that both ends agreed on.
-    pub fn subprotocol(&self) -> Option<&str> {
-        self.subprotocol.as_deref()
-    }
-
-    /// Returns the server's hub: all of its clients and their topics.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Invalid`]: the connection was opened by [`connect`](crate::connect).
-    pub fn hub(&self) -> Result<&Hub> {
-        match self.sender.outbox().role() {
-            Role::Server => Ok(&self.hub),
-            Role::Client => Err(Error::invalid("only a server's connection has a hub")),
-        }
-    }
-}
-
-/// Shows the number, the state and the request; no message, because it could be secret.
-impl fmt::Debug for Connection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection")
-            .field("id", &self.id())
-            .field("state", &self.state())
-            .field("request", &self.request)
-            .finish_non_exhaustive()
-    }
-}

@@ -75,7 +75,7 @@ compile_error!("threadws needs a Unix system: it is built on poll(2), MSG_DONTWA
 mod addr;
 mod client;
 mod config;
-mod connection;
+pub mod connection;
 mod error;
 mod flush_thread;
 pub mod guide;
@@ -101,20 +101,19 @@ pub mod verify;
 pub use addr::Addr;
 pub use client::{Connect, connect};
 pub use config::{Config, SlowPeer};
-pub use connection::{Connection, Received};
+pub use connection::connection::Connection;
 pub use error::Violation;
 pub use error::closed::Closed;
 pub use error::error::{BoxError, Error, Result, Timeout};
 pub use hub::hub::Hub;
 pub use hub::{Client, Delivery};
-pub use message::{CloseCode, CloseFrame, Event, IntoMessage, Message, MessageRef, State};
+pub use message::{CloseCode, CloseFrame, Event, IntoMessage, Message, MessageRef};
 pub use protocol::forwarded::ForwardedHeader;
 pub use request::{HandshakeError, Reject, Request, Response};
 pub use sender::Sender;
 pub use server::builder::Server;
 pub use server::handle::ServerHandle;
 pub use stats::{ClientStats, Meter, Stats, Traffic};
-pub use tick::Tick;
 
 // `cargo test` compiles the programs in the README.
 #[cfg(doctest)]

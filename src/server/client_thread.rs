@@ -9,7 +9,7 @@ use crate::error::{BoxError, Error};
 use crate::handshake::{Handshake, Host, Opened, Source};
 use crate::hub::Client;
 use crate::logging::{contain, log_line};
-use crate::message::CloseCode;
+use crate::message::{CloseCode, State};
 use crate::net::{Deadline, Stream};
 use crate::outbox::Outbox;
 use crate::protocol::Role;
@@ -184,7 +184,7 @@ fn close(connection: &mut Connection, id: u64, result: Option<Result<(), BoxErro
 
 /// Returns whether an error is the end of this connection, and not a failure of its handler.
 fn is_end_of(connection: &Connection, error: &BoxError) -> bool {
-    let is_over = connection.closed().is_some() || connection.state() != crate::State::Open;
+    let is_over = connection.closed().is_some() || connection.state() != State::Open;
     is_over && chain(&**error).filter_map(|link| link.downcast_ref::<Error>()).any(Error::is_fatal)
 }
 

@@ -4,7 +4,8 @@ use crate::support::{Frame, RawServer, RawServerPeer, frame, ms, watchdog};
 use std::collections::HashSet;
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
-use threadws::{Addr, Config, Connect, Error, Event, Message, State, Timeout, Violation, connect};
+use threadws::connection::State;
+use threadws::{Addr, Config, Connect, Error, Event, Message, Timeout, Violation, connect};
 
 #[test]
 fn silence_after_the_101_is_ended_by_keepalive() {

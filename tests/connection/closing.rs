@@ -328,7 +328,7 @@ fn a_sender_after_the_end_holds_nothing_and_returns_closed() {
     sender.send("open").expect("open");
     peer.expect_text("open");
     peer.close(1000); // The stream ends although a sender is alive.
-    eventually("closed", || sender.state() == threadws::State::Closed);
+    eventually("closed", || sender.state() == threadws::connection::State::Closed);
     sender.close(1001, "").expect("a second Close does nothing");
     for result in [sender.send("x"), sender.try_send("x"), sender.ping(b"")] {
         match result {

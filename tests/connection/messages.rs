@@ -7,7 +7,8 @@ use std::io::{Read as _, Write as _};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;
-use threadws::{Error, Message, State, Timeout};
+use threadws::connection::State;
+use threadws::{Error, Message, Timeout};
 
 const fn assert_send_and_sync<T: Send + Sync + Clone + 'static>() {}
 const _: () = assert_send_and_sync::<threadws::Sender>();

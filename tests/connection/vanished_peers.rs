@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
-use threadws::{Closed, Config, Connection, Error, State, Timeout};
+use threadws::connection::State;
+use threadws::{Closed, Config, Connection, Error, Timeout};
 
 #[derive(Debug)]
 struct Told {

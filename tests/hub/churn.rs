@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
-use threadws::State;
+use threadws::connection::State;
 
 /// Sends several messages in one segment, so that all but the last find unread input behind them.
 fn together(peer: &mut RawPeer, texts: &[&str]) {

@@ -6,7 +6,8 @@ use crate::support::{
     Frame, ProcessUsage, RawPeer, TestServer, eventually, in_own_process, ms, next, watchdog,
 };
 use std::sync::mpsc;
-use threadws::{Config, Connect, Sender, State};
+use threadws::connection::State;
+use threadws::{Config, Connect, Sender};
 
 /// Connections of each kind.
 const EACH: usize = 8;

@@ -6,7 +6,8 @@ use crate::support::{
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::mpsc;
-use threadws::{Config, Connect, Connection, Error, Message, Server, State, Timeout, Violation};
+use threadws::connection::State;
+use threadws::{Config, Connect, Connection, Error, Message, Server, Timeout, Violation};
 
 /// The scripted end, as a client or as a server.
 trait Peer {

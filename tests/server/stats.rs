@@ -27,7 +27,7 @@ fn the_counters_match_what_happened() {
     assert_eq!((one.traffic.messages_sent, one.traffic.bytes_sent, one.messages_skipped), (3, 21, 0));
     assert_eq!((one.backlog, one.high_water, one.round_trip), (0, 0, None));
     assert!(one.opened_at.elapsed() < PATIENCE);
-    assert_eq!(hub.clients()[0].sender().state(), threadws::State::Open);
+    assert_eq!(hub.clients()[0].sender().state(), threadws::connection::State::Open);
     let client = hub.clients()[0].clone();
 
     RawPeer::connect(server.addr()).fin(); // It sends nothing, so this is not a failure.
@@ -52,7 +52,7 @@ fn the_counters_match_what_happened() {
     // The numbers can still be read after the end.
     assert_eq!(
         (client.sender().stats().traffic.bytes_received, client.sender().state()),
-        (41, threadws::State::Closed)
+        (41, threadws::connection::State::Closed)
     );
     assert_eq!(
         stats.refused.iter().map(|(reason, count)| (*reason, *count)).collect::<Vec<_>>(),
