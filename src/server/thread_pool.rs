@@ -42,18 +42,18 @@ struct PoolState<J> {
 /// One thread, as others see it.
 struct Worker<J> {
     /// Set once by the thread that started this one, and once by each thread that takes it out of [`PoolState::idle`].
-    next: Mutex<Option<Next<J>>>,
+    next: Mutex<Option<Assignment<J>>>,
     wake: Condvar,
 }
 
-/// The next step of a worker.
-enum Next<J> {
+/// The next thing that a worker does.
+enum Assignment<J> {
     Run(J),
     End,
 }
 
 impl<J> Worker<J> {
-    fn wake(&self, next: Next<J>) {
+    fn wake(&self, next: Assignment<J>) {
         *self.next.lock() = Some(next);
         self.wake.notify_one();
     }
@@ -74,11 +74,12 @@ impl<J: Job> ThreadPool<J> {
     pub(super) fn run(self: &Arc<Self>, job: J) -> io::Result<()> {
         let idle = self.state.lock().idle.pop();
         if let Some(worker) = idle {
-            worker.wake(Next::Run(job));
+            worker.wake(Assignment::Run(job));
             return Ok(());
         }
         // Dropped at the end, without a lock held: it still has the job if there is no thread.
-        let worker = Arc::new(Worker { next: Mutex::new(Some(Next::Run(job))), wake: Condvar::default() });
+        let worker =
+            Arc::new(Worker { next: Mutex::new(Some(Assignment::Run(job))), wake: Condvar::default() });
         // Counted before it is started, because a quick thread could otherwise serve, or end, before it is counted.
         self.counters.thread_started();
         let mut state = self.state.lock();
@@ -103,7 +104,7 @@ impl<J: Job> ThreadPool<J> {
     /// The life of one thread.
     fn work(&self, worker: &Arc<Worker<J>>) {
         let mut next = worker.next.lock().take();
-        while let Some(Next::Run(job)) = next {
+        while let Some(Assignment::Run(job)) = next {
             if !job.run() {
                 break;
             }
@@ -120,7 +121,7 @@ impl<J: Job> ThreadPool<J> {
     }
 
     /// Waits idle for the next job, at most [`IDLE_TIMEOUT`].
-    fn wait(&self, worker: &Arc<Worker<J>>) -> Option<Next<J>> {
+    fn wait(&self, worker: &Arc<Worker<J>>) -> Option<Assignment<J>> {
         let mut state = self.state.lock();
         if state.stopped || state.idle.len() >= MAX_IDLE {
             return None;
@@ -159,7 +160,7 @@ impl<J: Job> ThreadPool<J> {
         let idle = std::mem::take(&mut state.idle);
         drop(state);
         for worker in idle {
-            worker.wake(Next::End);
+            worker.wake(Assignment::End);
         }
     }
 
