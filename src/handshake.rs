@@ -11,7 +11,7 @@ use crate::protocol::Refusal;
 use crate::protocol::forwarded::{self, ForwardedHeader, TrustedProxies};
 use crate::protocol::head::{self, HeadLimits, Scanner};
 use crate::protocol::proxy_header;
-use crate::protocol::server_handshake::{self, Asked, HandshakePolicy, Upgrade};
+use crate::protocol::server_handshake::{self, HandshakePolicy, RequestKind, Upgrade};
 use crate::quota::{Admission, Excess, Quotas};
 use crate::request::{HandshakeError, Reject, Request, Response};
 use crate::stats::Counters;
@@ -279,8 +279,8 @@ impl Handshake<'_> {
             },
         };
         match server_handshake::check(request.head(), policy) {
-            Ok(Asked::WebSocket(upgrade)) => self.open(request, &upgrade, early, admission),
-            Ok(Asked::Http) => self.answer_http(request),
+            Ok(RequestKind::WebSocket(upgrade)) => self.open(request, &upgrade, early, admission),
+            Ok(RequestKind::Http) => self.answer_http(request),
             Err(refusal) => self.refuse(&refusal.into(), Some(request)),
         }
     }

@@ -131,7 +131,7 @@ mod tests {
     use super::*;
     use crate::protocol::head::{HeadLimits, parse_request, parse_response};
     use crate::protocol::noise::Noise;
-    use crate::protocol::server_handshake::{Asked, HandshakePolicy, check};
+    use crate::protocol::server_handshake::{HandshakePolicy, RequestKind, check};
 
     const LIMITS: HeadLimits = HeadLimits { size: 16 * 1024, headers: 100 };
 
@@ -157,7 +157,7 @@ mod tests {
         let mut policy = HandshakePolicy::default();
         policy.set_path("/chat".into()).expect("a path");
         policy.set_subprotocols(strings(&["chat"])).expect("a subprotocol");
-        let Asked::WebSocket(upgrade) = check(&request, &policy).expect("granted") else {
+        let RequestKind::WebSocket(upgrade) = check(&request, &policy).expect("granted") else {
             panic!("plain HTTP")
         };
         let mut response = upgrade.response();

@@ -218,7 +218,7 @@ fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
 
 /// Splits from the right at a separator that is not in a quoted string (RFC 9110 §5.6.4).
 ///
-/// From the right, because otherwise an unbalanced quote from the client could hide the entry that a proxy appended.
+/// It starts at the right, because otherwise an unbalanced quote from the client could hide the entry of a proxy.
 struct RSplitUnquoted<'a> {
     rest: Option<&'a [u8]>,
     separator: u8,

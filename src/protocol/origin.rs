@@ -115,7 +115,7 @@ impl<'a> Origin<'a> {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct AllowedOrigins {
     any: bool,
-    /// Each checked by [`AllowedOrigins::allow`].
+    /// Checked by [`AllowedOrigins::allow`].
     allowed: Vec<String>,
 }
 

@@ -28,19 +28,19 @@ pub(crate) const UPGRADE_REQUIRED: Refusal =
 /// Which upgrades a server accepts.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct HandshakePolicy {
-    /// `None` is every path.
+    /// `None` accepts every path.
     path: Option<String>,
     subprotocols: Vec<String>,
     pub(crate) origins: AllowedOrigins,
 }
 
 impl HandshakePolicy {
-    /// Sets the only path. Refuses what no client could ever ask for.
+    /// Sets the only path. It fails if no client can request such a path.
     pub(crate) fn set_path(&mut self, path: String) -> Result<()> {
         let is_possible = |byte: u8| byte.is_ascii_graphic() && !b"?#".contains(&byte);
         if !path.starts_with('/') || !path.bytes().all(is_possible) {
             return Err(Error::invalid(format!(
-                "path {path:?}: starts with \"/\", is percent-encoded, and has no \"?\" or \"#\""
+                "path {path:?}: it must start with \"/\", be percent-encoded, and have no \"?\" or \"#\""
             )));
         }
         self.path = Some(path);
@@ -54,7 +54,7 @@ impl HandshakePolicy {
     }
 }
 
-/// RFC 6455 §4.1, item 10: subprotocols are tokens, and unique.
+/// Checks a list of subprotocols. RFC 6455 §4.1, item 10: they are tokens, and unique.
 pub(super) fn check_subprotocols(names: &[String]) -> Result<()> {
     let mut sorted: Vec<&str> = names.iter().map(String::as_str).collect();
     sorted.sort_unstable();
@@ -69,7 +69,7 @@ pub(super) fn check_subprotocols(names: &[String]) -> Result<()> {
 
 /// The kind of request that passed the checks.
 #[derive(Debug)]
-pub(crate) enum Asked {
+pub(crate) enum RequestKind {
     /// Plain HTTP, with GET or HEAD and without a body.
     Http,
     /// A WebSocket that can be opened.
@@ -87,7 +87,7 @@ pub(crate) struct Upgrade {
 pub(crate) fn check(
     request: &http::Request<()>,
     policy: &HandshakePolicy,
-) -> std::result::Result<Asked, Refusal> {
+) -> std::result::Result<RequestKind, Refusal> {
     let headers = request.headers();
     let body = announces_body(headers)?;
     if !asks_for_websocket(headers) {
@@ -102,7 +102,7 @@ pub(crate) fn check(
         return Err(Refusal::new(StatusCode::FORBIDDEN, "this origin is not allowed"));
     }
     let subprotocol = negotiate(headers, &policy.subprotocols)?;
-    Ok(Asked::WebSocket(Upgrade { accept, subprotocol }))
+    Ok(RequestKind::WebSocket(Upgrade { accept, subprotocol }))
 }
 
 /// Returns whether the request has any header of the handshake. A proxy may have dropped `Upgrade`. The client then gets an
@@ -113,7 +113,7 @@ fn asks_for_websocket(headers: &HeaderMap) -> bool {
         || headers.contains_key(SEC_WEBSOCKET_VERSION)
 }
 
-fn check_plain(method: &Method, body: bool) -> std::result::Result<Asked, Refusal> {
+fn check_plain(method: &Method, body: bool) -> std::result::Result<RequestKind, Refusal> {
     if method != Method::GET && method != Method::HEAD {
         return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this server only accepts GET and HEAD")
             .with(&[("allow", "GET, HEAD")]));
@@ -124,7 +124,7 @@ fn check_plain(method: &Method, body: bool) -> std::result::Result<Asked, Refusa
             "this server accepts no request with a body",
         ));
     }
-    Ok(Asked::Http)
+    Ok(RequestKind::Http)
 }
 
 /// RFC 6455 §4.2.1, items 1 and 3 to 6.

@@ -119,7 +119,7 @@ impl Target {
     }
 }
 
-/// Without the password, and without the query, which may contain a token.
+/// Omits the credentials, and the query, which may contain a token.
 impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.split('?').next().unwrap_or_default();

@@ -400,7 +400,7 @@ impl Server {
         }
         settings.handshake.trust = trust.unwrap_or_default();
         settings.check()?;
-        // Asked before there are threads, which an error would leave behind.
+        // RequestKind before there are threads, which an error would leave behind.
         let address = listener.as_ref().map(TcpListener::local_addr).transpose()?;
         let shared = Shared::start(address, settings, hub, hooks, meter, handler)?;
         let acceptor = Acceptor::new(listener, Arc::clone(&shared))?;

@@ -13,7 +13,7 @@ use crate::protocol::forwarded::{ForwardedHeader, TrustedProxies, client_addr};
 use crate::protocol::head::{HeadLimits, Scanner, parse_request, parse_response, write_switching};
 use crate::protocol::proxy_header::{self, MAX_REST};
 use crate::protocol::response_body::Framing;
-use crate::protocol::server_handshake::{self, Asked, HandshakePolicy};
+use crate::protocol::server_handshake::{self, HandshakePolicy, RequestKind};
 use crate::protocol::url::Target;
 use crate::protocol::{Refusal, Role};
 use crate::verify::oracle::{self, MIN_WINDOW, Setting};
@@ -77,8 +77,8 @@ pub fn request_head(input: &[u8]) {
     }
     match server_handshake::check(&request, &policy) {
         Err(refusal) => check_refusal(refusal),
-        Ok(Asked::Http) => assert!([Method::GET, Method::HEAD].contains(request.method())),
-        Ok(Asked::WebSocket(upgrade)) => {
+        Ok(RequestKind::Http) => assert!([Method::GET, Method::HEAD].contains(request.method())),
+        Ok(RequestKind::WebSocket(upgrade)) => {
             assert_eq!((request.method(), request.version()), (&Method::GET, Version::HTTP_11));
             let mut response = upgrade.response();
             let subprotocol = upgrade.finish(&request, &mut response).expect("the server's choice");
@@ -219,7 +219,7 @@ pub fn proxy(input: &[u8]) {
     match verdict {
         Ok(None) => {
             assert_eq!(first, verdict);
-            assert!(input.len() < 16 + MAX_REST, "more is waited for than may come");
+            assert!(input.len() < 16 + MAX_REST, "it waits for more bytes than the limit");
         }
         Ok(Some(header)) => {
             assert_eq!((first, known_at), (verdict, header.len));
@@ -234,13 +234,13 @@ pub fn proxy(input: &[u8]) {
                     IpAddr::V6(ip) => ip,
                 };
                 let four = mapped.to_ipv4_mapped().is_some_and(|ip| bytes[16..].starts_with(&ip.octets()));
-                assert!(four || bytes[16..].starts_with(&mapped.octets()), "{ip} is not in it");
+                assert!(four || bytes[16..].starts_with(&mapped.octets()), "{ip} is not in the header");
             }
         }
         Err(refusal) => {
             check_refusal(refusal);
             let later = (known_at..=input.len()).map(|cut| proxy_header::scan(&input[..cut]));
-            assert!(later.into_iter().all(|verdict| verdict.is_err()), "a refusal is taken back");
+            assert!(later.into_iter().all(|verdict| verdict.is_err()), "a refusal is not final");
         }
     }
 }
@@ -326,7 +326,7 @@ fn scanned(scanner: impl Fn() -> Scanner, bytes: &[u8], piece: u8, limits: HeadL
         }
         assert_eq!(verdict, whole, "in pieces of {piece}");
     }
-    assert!(whole != Ok(None) || bytes.len() < limits.size, "more is waited for than may come");
+    assert!(whole != Ok(None) || bytes.len() < limits.size, "it waits for more bytes than the limit");
     let head = &bytes[..whole.ok()??];
     assert!(head.len() <= limits.size);
     // At most one empty line before the first line, and no other except the last.

@@ -100,7 +100,7 @@ struct Seen {
 ///
 /// # Panics
 ///
-/// If there is any other difference, or if the output of ours depends on where the bytes are cut.
+/// Panics if there is any other difference, or if the output of ours depends on where the bytes are cut.
 pub(crate) fn compare(bytes: &[u8], setting: &Setting) -> BTreeSet<Difference> {
     let ours = reader::ours_byte_by_byte(bytes, setting);
     let case = Case { bytes, setting, ours: &ours };

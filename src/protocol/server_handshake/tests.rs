@@ -19,15 +19,15 @@ fn policy() -> HandshakePolicy {
     policy
 }
 
-fn ask(head: &str) -> std::result::Result<Asked, Refusal> {
+fn ask(head: &str) -> std::result::Result<RequestKind, Refusal> {
     check(&parse_request(head.as_bytes(), LIMITS)?, &policy())
 }
 
 /// Returns 101, 200 for plain HTTP, or the status of the refusal.
 fn status(head: &str) -> u16 {
     match ask(head) {
-        Ok(Asked::WebSocket(_)) => 101,
-        Ok(Asked::Http) => 200,
+        Ok(RequestKind::WebSocket(_)) => 101,
+        Ok(RequestKind::Http) => 200,
         Err(refusal) => refusal.status.as_u16(),
     }
 }
@@ -45,7 +45,7 @@ fn plus(lines: &str) -> String {
 #[test]
 fn the_sample_of_the_rfc_gets_the_answer_of_the_rfc() {
     let request = parse_request(SAMPLE.as_bytes(), LIMITS).expect("a head");
-    let Ok(Asked::WebSocket(upgrade)) = check(&request, &policy()) else { panic!("refused") };
+    let Ok(RequestKind::WebSocket(upgrade)) = check(&request, &policy()) else { panic!("refused") };
     let response = upgrade.response();
     assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
     let text = crate::protocol::head::write_switching(response.headers());
@@ -235,7 +235,7 @@ fn h16_the_path_is_checked_before_the_origin() {
     let everywhere = HandshakePolicy::default();
     let request = parse_request(with("/chat", "/any/path").as_bytes(), LIMITS).expect("a head");
     assert!(
-        matches!(check(&request, &everywhere), Ok(Asked::WebSocket(_))),
+        matches!(check(&request, &everywhere), Ok(RequestKind::WebSocket(_))),
         "without a path, every path is accepted"
     );
 }
@@ -263,13 +263,13 @@ fn the_first_offered_subprotocol_that_the_server_has_is_chosen() {
     for (line, expected) in rows {
         let request = parse_request(with(offer, line).as_bytes(), LIMITS).expect("a head");
         let chosen = match check(&request, &policy()) {
-            Ok(Asked::WebSocket(upgrade)) => {
+            Ok(RequestKind::WebSocket(upgrade)) => {
                 let header = upgrade.response().headers().get("sec-websocket-protocol").cloned();
                 let chosen = upgrade.finish(&request, &mut upgrade.response()).expect("its own choice");
                 assert_eq!(header.as_ref().and_then(|name| name.to_str().ok()), chosen.as_deref());
                 Ok(chosen)
             }
-            Ok(Asked::Http) => Err(200),
+            Ok(RequestKind::Http) => Err(200),
             Err(refusal) => Err(refusal.status.as_u16()),
         };
         assert_eq!(chosen, expected.map(|name| name.map(String::from)), "{line}");
@@ -286,7 +286,7 @@ fn thousands_of_subprotocols_are_accepted() {
 #[test]
 fn a_callback_cannot_break_the_101() {
     let request = parse_request(SAMPLE.as_bytes(), LIMITS).expect("a head");
-    let Ok(Asked::WebSocket(upgrade)) = check(&request, &policy()) else { panic!("refused") };
+    let Ok(RequestKind::WebSocket(upgrade)) = check(&request, &policy()) else { panic!("refused") };
     let mut response = upgrade.response();
     *response.status_mut() = StatusCode::OK;
     response.body_mut().extend_from_slice(b"not a frame");
@@ -311,7 +311,7 @@ fn a_callback_cannot_break_the_101() {
 #[test]
 fn a_callback_can_only_choose_a_subprotocol_that_was_offered() {
     let request = parse_request(SAMPLE.as_bytes(), LIMITS).expect("a head");
-    let Ok(Asked::WebSocket(upgrade)) = check(&request, &policy()) else { panic!("refused") };
+    let Ok(RequestKind::WebSocket(upgrade)) = check(&request, &policy()) else { panic!("refused") };
     for (name, expected) in [("superchat", Ok(Some("superchat".into()))), ("v2", Err(500)), ("", Err(500))] {
         let mut response = upgrade.response();
         response.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static(name));
@@ -382,7 +382,7 @@ fn h17_no_header_can_make_it_panic() {
         head.extend_from_slice(b"\r\n");
         if let Ok(request) = parse_request(&head, LIMITS) {
             verdicts += 1;
-            if let Ok(Asked::WebSocket(upgrade)) = check(&request, &policy) {
+            if let Ok(RequestKind::WebSocket(upgrade)) = check(&request, &policy) {
                 upgrade.finish(&request, &mut upgrade.response()).expect("its own choice");
             }
         }
@@ -399,7 +399,7 @@ fn the_101_says_the_same_whether_a_callback_was_asked_or_not() {
     };
     for offer in ["Sec-WebSocket-Protocol: chat, superchat", "X: no subprotocol"] {
         let head = with("Sec-WebSocket-Protocol: chat, superchat", offer);
-        let Ok(Asked::WebSocket(upgrade)) = ask(&head) else { panic!("it asks for one: {head}") };
+        let Ok(RequestKind::WebSocket(upgrade)) = ask(&head) else { panic!("it asks for one: {head}") };
         let bytes = upgrade.bytes();
         assert_eq!(lines(&bytes), lines(&write_switching(upgrade.response().headers())));
         assert!(bytes.starts_with(b"HTTP/1.1 101 Switching Protocols\r\n"));

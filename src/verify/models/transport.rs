@@ -101,11 +101,11 @@ impl Script {
         self.world.change(|state| change(&mut state.sockets[self.at]))
     }
 
-    /// Waits until `what` returns a value.
-    fn wait<R>(&self, deadline: Deadline, mut what: impl FnMut(&mut Socket) -> Option<R>) -> Option<R> {
+    /// Waits until `find` returns a value.
+    fn wait<R>(&self, deadline: Deadline, mut find: impl FnMut(&mut Socket) -> Option<R>) -> Option<R> {
         let mut state = self.world.state.lock();
         loop {
-            let found = what(&mut state.sockets[self.at]);
+            let found = find(&mut state.sockets[self.at]);
             if found.is_some() || deadline.has_passed(clock::now()) {
                 return found;
             }
