@@ -1,7 +1,7 @@
 //! Messages that are sent at times: a timer's customers, through the path of the outbox that never waits.
 
 use crate::error::Error;
-use crate::logging::log_line;
+use crate::logging::contain;
 use crate::message::{IntoMessage, Message, MessageRef, State};
 use crate::outbox::Outbox;
 use crate::protocol::Role;
@@ -9,7 +9,6 @@ use crate::protocol::encoder;
 use crate::stats::Counters;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Weak, now};
 use crate::timer::{Due, Timer};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 /// TickState a tick sends.
@@ -154,14 +153,13 @@ impl Pace {
             match &mut source {
                 TickSource::Frame(frame) => outbox.try_send_shared(frame).map(Some),
                 TickSource::Action(Action::Message(message)) => outbox.try_send(&*message).map(Some),
-                TickSource::Action(Action::Make(make)) => match catch_unwind(AssertUnwindSafe(make)) {
-                    Ok(Some(message)) => outbox.try_send(message).map(Some),
-                    Ok(None) => Ok(None),
-                    Err(_) => {
-                        log_line!(Error, "threadws::timer", "a tick panicked and is cancelled");
-                        return false;
+                TickSource::Action(Action::Make(make)) => {
+                    match contain("threadws::timer", "the closure of a tick", make) {
+                        Some(Some(message)) => outbox.try_send(message).map(Some),
+                        Some(None) => Ok(None),
+                        None => return false,
                     }
-                },
+                }
             }
         };
         let mut what = self.what.lock();
