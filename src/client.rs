@@ -5,7 +5,7 @@ mod resolve;
 use crate::config::{Config, MAX_HEAD_SIZE, MAX_HEADERS};
 use crate::connection::{Connection, Parts};
 use crate::error::{Error, Result, Timeout};
-use crate::flush_thread::Flush;
+use crate::flush_thread::FlushThread;
 use crate::hub::Hub;
 use crate::net::{Deadline, Stream};
 use crate::outbox::Outbox;
@@ -358,14 +358,14 @@ fn text_of(error: &Error) -> String {
 }
 
 /// One timer and one flush thread for all client connections of the process, started by the first.
-fn shared_threads() -> Result<(Arc<Timer>, Arc<Flush>)> {
-    static SHARED: Mutex<Option<(Arc<Timer>, Arc<Flush>)>> = Mutex::new(None);
+fn shared_threads() -> Result<(Arc<Timer>, Arc<FlushThread>)> {
+    static SHARED: Mutex<Option<(Arc<Timer>, Arc<FlushThread>)>> = Mutex::new(None);
     let mut shared = SHARED.lock();
     if let Some(threads) = &*shared {
         return Ok(threads.clone());
     }
     // Their handles are let go: these threads live as long as the process.
-    let (flush, _) = Flush::start()?;
+    let (flush, _) = FlushThread::start()?;
     let (timer, _) = Timer::start().inspect_err(|_| flush.stop())?;
     *shared = Some((Arc::clone(&timer), Arc::clone(&flush)));
     Ok((timer, flush))

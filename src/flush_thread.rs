@@ -16,21 +16,19 @@ const STACK: usize = 128 * 1024;
 /// What can be pushed on.
 pub(crate) trait Pushable: Send + Sync + std::fmt::Debug {
     /// Writes what can be written without waiting, ends what expired, and says what to wait for next.
-    fn push_on(&self, now: Instant) -> Next;
+    fn push_on(&self, now: Instant) -> Option<Watch>;
 }
 
-/// What [`Pushable::push_on`] waits for.
+/// What [`Pushable::push_on`] waits for: room in the socket, if there is one, or a moment.
 #[derive(Debug)]
-pub(crate) enum Next {
-    /// Nothing: it is forgotten until it is watched again.
-    Done,
-    /// Room in the socket, if there is one, or a moment.
-    Wait(Option<Arc<dyn Transport>>, Deadline),
+pub(crate) struct Watch {
+    pub(crate) stream: Option<Arc<dyn Transport>>,
+    pub(crate) until: Deadline,
 }
 
 /// The way to the thread.
 #[derive(Debug)]
-pub(crate) struct Flush {
+pub(crate) struct FlushThread {
     inbox: Mutex<Inbox>,
 }
 
@@ -43,11 +41,10 @@ struct Inbox {
 
 struct Watched {
     target: Weak<dyn Pushable>,
-    stream: Option<Arc<dyn Transport>>,
-    until: Deadline,
+    watch: Watch,
 }
 
-impl Flush {
+impl FlushThread {
     /// Starts the thread.
     pub(crate) fn start() -> io::Result<(Arc<Self>, JoinHandle<()>)> {
         let wake = Arc::new(Wake::new()?);
@@ -111,8 +108,8 @@ fn sleep(
     let mut refused: Vec<&dyn Transport> = Vec::new();
     let mut keys = Vec::new();
     for (key, entry) in watched {
-        deadline = deadline.or(entry.until);
-        if let Some(stream) = &entry.stream {
+        deadline = deadline.or(entry.watch.until);
+        if let Some(stream) = &entry.watch.stream {
             refused.push(&**stream);
             keys.push(*key);
         }
@@ -128,7 +125,7 @@ fn sleep(
     wake.clear();
     let now = now();
     let ready = ready.into_iter().zip(&keys).filter(|(ready, _)| *ready).map(|(_, key)| *key);
-    let expired = watched.iter().filter(|(_, entry)| entry.until.has_passed(now)).map(|(key, _)| *key);
+    let expired = watched.iter().filter(|(_, entry)| entry.watch.until.has_passed(now)).map(|(key, _)| *key);
     ready
         .chain(expired)
         .filter_map(|key| watched.get(&key).map(|entry| (key, Weak::clone(&entry.target))))
@@ -136,13 +133,8 @@ fn sleep(
 }
 
 fn look(watched: &mut HashMap<usize, Watched>, key: usize, target: Weak<dyn Pushable>) {
-    let next = target.upgrade().map_or(Next::Done, |target| target.push_on(now()));
-    match next {
-        Next::Done => {
-            watched.remove(&key);
-        }
-        Next::Wait(stream, until) => {
-            watched.insert(key, Watched { target, stream, until });
-        }
-    }
+    match target.upgrade().and_then(|target| target.push_on(now())) {
+        Some(watch) => watched.insert(key, Watched { target, watch }),
+        None => watched.remove(&key),
+    };
 }

@@ -15,8 +15,8 @@ pub(crate) use broadcast::Fate;
 use self::state::{OutboxState, WriteStall};
 use crate::config::{Config, time_to_write};
 use crate::error::{Cause, Ending, Error, Result, Timeout};
-use crate::flush_thread::{Flush, Pushable};
-use crate::message::{CloseFrame, IntoMessage, State};
+use crate::flush_thread::{FlushThread, Pushable};
+use crate::message::{IntoMessage, State};
 use crate::net::{Deadline, Transport};
 use crate::protocol::Role;
 use crate::protocol::encoder::{self, EncodedFrame, Opcode};
@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Outbox {
-    flush: Arc<Flush>,
+    flush: Arc<FlushThread>,
     this: Weak<Self>,
     opened: Instant,
     write_timeout: Duration,
@@ -72,7 +72,7 @@ impl Outbox {
         role: Role,
         config: &Config,
         stream: Arc<impl Transport + 'static>,
-        flush: Arc<Flush>,
+        flush: Arc<FlushThread>,
     ) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             role,
@@ -241,7 +241,7 @@ impl Outbox {
         let (unit, lent) = payload.into_unit(state.has_poller);
         let ticket = state.queue.push(unit, written);
         if state.stall.is_none() {
-            self.push(&mut state, lent);
+            self.write_queue(&mut state, lent);
         }
         if state.gate.is_broken() {
             // The queue was emptied, but not written.
@@ -281,51 +281,13 @@ impl Outbox {
         self.check_open(&mut state)?;
         state.queue.set(slot, frame);
         if state.stall.is_none() {
-            self.push(&mut state, NOTHING);
+            self.write_queue(&mut state, NOTHING);
         }
         if state.gate.is_broken() {
             return Err(self.failure(&mut state));
         }
         self.unlock(state);
         Ok(())
-    }
-
-    /// Queues a Close behind the data that waits; nothing follows it. False if one went before, or if it is too late.
-    pub(crate) fn close(&self, content: Option<CloseFrame>) -> bool {
-        let mut frame = Vec::new();
-        encoder::append(self.role, Opcode::Close, &encoder::close_payload(content.as_ref()), &mut frame);
-        let mut state = self.state.lock();
-        if !state.gate.is_open() {
-            return false;
-        }
-        // RFC 6455 §5.5.1: asked and changed under the lock. Outside it another thread's frame could pass between.
-        self.move_gate(&mut state, Gate::CloseSent);
-        state.ending.sent = Some(content);
-        state.start_close_deadline(self.close_timeout);
-        state.queue.set(Slot::Close, frame);
-        if state.stall.is_none() {
-            self.push(&mut state, NOTHING);
-        }
-        // A reader that closes waits for the peer's Close next: it does not push ours on.
-        self.unlock(state);
-        true
-    }
-
-    /// Lets the flush thread keep the close deadline: for everybody but the reader, who keeps it on its own.
-    pub(crate) fn watch_close(&self) {
-        self.flush.watch(self.weak());
-    }
-
-    /// Takes note of the peer's Close, and starts the close deadline.
-    pub(crate) fn close_received(&self, content: Option<CloseFrame>) {
-        let mut state = self.state.lock();
-        state.ending.by_peer = state.ending.sent.is_none();
-        state.ending.received = Some(content);
-        state.start_close_deadline(self.close_timeout);
-    }
-
-    pub(crate) fn close_deadline(&self) -> Deadline {
-        self.state.lock().close_deadline
     }
 
     fn weak(&self) -> Weak<dyn Pushable> {
@@ -335,7 +297,7 @@ impl Outbox {
 
     /// Writes what waits until the socket refuses; keeps the clock of the refusal, and breaks the connection when it has
     /// run out.
-    fn push(&self, state: &mut MutexGuard<'_, OutboxState>, lent: Lent<'_>) {
+    fn write_queue(&self, state: &mut MutexGuard<'_, OutboxState>, lent: Lent<'_>) {
         while let Some(stream) = state.stream.clone() {
             let state = &mut **state;
             let slices = state.queue.gather(lent);
@@ -376,11 +338,6 @@ impl Outbox {
     fn new_stall(&self, queue: &Queue, now: Instant) -> WriteStall {
         let deadline = now.checked_add(time_to_write(queue.bytes(), self.write_timeout));
         WriteStall { ticket: queue.ticket(), deadline: deadline.unwrap_or(now + self.write_timeout) }
-    }
-
-    fn move_gate(&self, state: &mut OutboxState, gate: Gate) {
-        state.gate = gate;
-        self.state_hint.store(gate.state() as u8, Ordering::Relaxed);
     }
 }
 

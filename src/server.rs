@@ -22,7 +22,7 @@ pub use handle::ShutdownReport;
 use crate::addr::Addr;
 use crate::connection::Connection;
 use crate::error::{BoxError, Error, Result};
-use crate::flush_thread::Flush;
+use crate::flush_thread::FlushThread;
 use crate::hub::{Hooks, Hub};
 use crate::logging::log_line;
 use crate::net::Stream;
@@ -55,7 +55,7 @@ struct Shared {
     meter: Meter,
     registry: Registry,
     pool: Arc<ThreadPool<Box<Accepted>>>,
-    flush: Arc<Flush>,
+    flush: Arc<FlushThread>,
     timer: Arc<Timer>,
     /// The flush thread, the timer and the acceptor, until they are joined.
     own_threads: Mutex<Vec<JoinHandle<()>>>,
@@ -92,7 +92,7 @@ impl Shared {
         meter: Meter,
         handler: Box<Handler>,
     ) -> Result<Arc<Self>> {
-        let (flush, flush_thread) = Flush::start()?;
+        let (flush, flush_thread) = FlushThread::start()?;
         let (timer, timer_thread) = Timer::start().inspect_err(|_| flush.stop())?;
         Ok(Arc::new(Self {
             address,

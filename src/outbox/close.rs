@@ -1,13 +1,59 @@
 //! How a connection ends, as its sending side knows it: the first reason, and what is told of it.
 
+use super::queue::{NOTHING, Slot};
 use super::state::OutboxState;
 use super::{Counts, Outbox};
 use crate::error::{Cause, Closed, Error, Result};
-use crate::message::State;
+use crate::message::{CloseFrame, State};
+use crate::net::Deadline;
+use crate::protocol::encoder::{self, Opcode};
 use crate::protocol::gate::Gate;
 use crate::sync::{Ordering, now};
 
 impl Outbox {
+    /// Queues a Close behind the data that waits; nothing follows it. False if one went before, or if it is too late.
+    pub(crate) fn close(&self, content: Option<CloseFrame>) -> bool {
+        let mut frame = Vec::new();
+        encoder::append(self.role, Opcode::Close, &encoder::close_payload(content.as_ref()), &mut frame);
+        let mut state = self.state.lock();
+        if !state.gate.is_open() {
+            return false;
+        }
+        // RFC 6455 §5.5.1: asked and changed under the lock. Outside it another thread's frame could pass between.
+        self.move_gate(&mut state, Gate::CloseSent);
+        state.ending.sent = Some(content);
+        state.start_close_deadline(self.close_timeout);
+        state.queue.set(Slot::Close, frame);
+        if state.stall.is_none() {
+            self.write_queue(&mut state, NOTHING);
+        }
+        // A reader that closes waits for the peer's Close next: it does not push ours on.
+        self.unlock(state);
+        true
+    }
+
+    /// Lets the flush thread keep the close deadline: for everybody but the reader, who keeps it on its own.
+    pub(crate) fn watch_close(&self) {
+        self.flush.watch(self.weak());
+    }
+
+    /// Takes note of the peer's Close, and starts the close deadline.
+    pub(crate) fn close_received(&self, content: Option<CloseFrame>) {
+        let mut state = self.state.lock();
+        state.ending.by_peer = state.ending.sent.is_none();
+        state.ending.received = Some(content);
+        state.start_close_deadline(self.close_timeout);
+    }
+
+    pub(crate) fn close_deadline(&self) -> Deadline {
+        self.state.lock().close_deadline
+    }
+
+    fn move_gate(&self, state: &mut OutboxState, gate: Gate) {
+        state.gate = gate;
+        self.state_hint.store(gate.state() as u8, Ordering::Relaxed);
+    }
+
     /// Ends the connection where it stands: nothing more is written, and the peer sees the end of the stream.
     pub(crate) fn break_off(&self, cause: Cause) {
         self.break_gate(&mut self.state.lock(), cause);

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 
 #[test]
 fn the_first_send_on_a_socket_that_is_gone_fails() {
-    let (flush, thread) = Flush::start().expect("a thread");
+    let (flush, thread) = FlushThread::start().expect("a thread");
     for large in [false, true] {
         let (ours, peers) = UnixStream::pair().expect("a pair");
         let stream = Arc::new(Stream::new(ours).expect("a stream"));
@@ -24,7 +24,7 @@ fn the_first_send_on_a_socket_that_is_gone_fails() {
 
 #[test]
 fn a_close_that_a_full_socket_refuses_leaves_when_there_is_room() {
-    let (flush, thread) = Flush::start().expect("a thread");
+    let (flush, thread) = FlushThread::start().expect("a thread");
     let (outbox, peers) = stuck(&flush, &Config::new());
     assert!(outbox.close(None));
     peers.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
@@ -36,7 +36,7 @@ fn a_close_that_a_full_socket_refuses_leaves_when_there_is_room() {
 
 #[test]
 fn the_close_deadline_holds_while_another_sender_waits_for_the_socket() {
-    let (flush, thread) = Flush::start().expect("a thread");
+    let (flush, thread) = FlushThread::start().expect("a thread");
     let (ours, _peers) = UnixStream::pair().expect("a pair");
     let stream = Arc::new(Stream::new(ours).expect("a stream"));
     let config = Config::new()
@@ -62,7 +62,7 @@ fn the_close_deadline_holds_while_another_sender_waits_for_the_socket() {
 }
 
 /// An outbox whose peer reads nothing, and whose socket is full.
-fn stuck(flush: &Arc<Flush>, config: &Config) -> (Arc<Outbox>, UnixStream) {
+fn stuck(flush: &Arc<FlushThread>, config: &Config) -> (Arc<Outbox>, UnixStream) {
     let (ours, peers) = UnixStream::pair().expect("a pair");
     let stream = Arc::new(Stream::new(ours).expect("a stream"));
     // One byte a time: nothing smaller would fit.
@@ -72,7 +72,7 @@ fn stuck(flush: &Arc<Flush>, config: &Config) -> (Arc<Outbox>, UnixStream) {
 
 #[test]
 fn what_blocking_senders_wait_with_leaves_the_backlog_to_broadcasts() {
-    let (flush, thread) = Flush::start().expect("a thread");
+    let (flush, thread) = FlushThread::start().expect("a thread");
     let (outbox, peers) = stuck(&flush, &Config::new().with_max_backlog(WRITE_UNIT));
     std::thread::scope(|scope| {
         let senders = [(); 2].map(|()| scope.spawn(|| outbox.send(vec![0; 2 * WRITE_UNIT])));
@@ -93,7 +93,7 @@ fn what_blocking_senders_wait_with_leaves_the_backlog_to_broadcasts() {
 
 #[test]
 fn a_close_that_never_left_was_not_sent() {
-    let (flush, thread) = Flush::start().expect("a thread");
+    let (flush, thread) = FlushThread::start().expect("a thread");
     for breaks in [true, false] {
         let (outbox, _peers) = stuck(&flush, &Config::new());
         outbox.close_received(None);

@@ -5,7 +5,7 @@ use super::Outbox;
 use super::queue::{Lent, NOTHING};
 use super::state::OutboxState;
 use crate::error::{Cause, Error, Result, Timeout};
-use crate::flush_thread::{Next, Pushable};
+use crate::flush_thread::{Pushable, Watch};
 use crate::net::Deadline;
 use crate::sync::{MutexGuard, now};
 use std::time::Instant;
@@ -59,7 +59,7 @@ impl Outbox {
             // On every way out: a turn that is never given back would wedge all other senders.
             state.has_poller = false;
             state.waiting -= 1;
-            self.push(&mut state, lent);
+            self.write_queue(&mut state, lent);
             self.check_close_deadline(&mut state, now());
             self.notify(&state);
         }
@@ -116,10 +116,10 @@ impl Outbox {
 }
 
 impl Pushable for Outbox {
-    fn push_on(&self, now: Instant) -> Next {
+    fn push_on(&self, now: Instant) -> Option<Watch> {
         let mut state = self.state.lock();
         if state.waiting == 0 && state.stall.is_some() {
-            self.push(&mut state, NOTHING);
+            self.write_queue(&mut state, NOTHING);
         }
         self.check_close_deadline(&mut state, now);
         state.is_watched = state.stall.is_some() && state.waiting == 0 && state.stream.is_some();
@@ -128,8 +128,8 @@ impl Pushable for Outbox {
         let until = if state.waiting == 0 { state.deadline() } else { state.close_deadline };
         let idle = stream.is_none() && (until == Deadline::NEVER || state.has_both_closes());
         if state.stream.is_none() || state.gate.is_broken() || idle {
-            return Next::Done;
+            return None;
         }
-        Next::Wait(stream, until)
+        Some(Watch { stream, until })
     }
 }

@@ -20,7 +20,7 @@ pub(crate) mod wire;
 
 use crate::config::Config;
 use crate::error::{Cause, Closed, Error, Result, Timeout, Violation};
-use crate::flush_thread::Flush;
+use crate::flush_thread::FlushThread;
 use crate::message::{CloseCode, CloseFrame, State};
 use crate::net::Deadline;
 use crate::outbox::{Counts, Outbox};
@@ -80,11 +80,11 @@ pub(crate) struct Link {
 
 /// The flush thread. A model must stop it.
 #[derive(Debug)]
-pub(crate) struct Flushing(Arc<Flush>, crate::sync::JoinHandle<()>);
+pub(crate) struct Flushing(Arc<FlushThread>, crate::sync::JoinHandle<()>);
 
 impl Flushing {
     pub(crate) fn start() -> Self {
-        let (flush, thread) = Flush::start().expect("a thread");
+        let (flush, thread) = FlushThread::start().expect("a thread");
         Self(flush, thread)
     }
 
