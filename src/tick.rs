@@ -1,20 +1,27 @@
-//! Messages that are sent at times: a timer's customers, through the path of the outbox that never waits.
+//! Ticks: messages that are sent at a time or at intervals. [`Connection::every`](crate::Connection::every) starts
+//! one.
+//!
+//! The timer's thread calls each tick when it is due (`timer.rs`). A tick uses the outbox's way that never waits, so a slow
+//! peer delays no other tick. No lock is held while the program's closure runs.
 
 use crate::error::Error;
 use crate::logging::contain;
-use crate::message::{IntoMessage, Message, MessageRef, State};
+use crate::message::{IntoMessage, Message, State};
 use crate::outbox::Outbox;
 use crate::protocol::Role;
 use crate::protocol::encoder;
 use crate::stats::Counters;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, Weak, now};
 use crate::timer::{Due, Timer};
+use std::fmt;
 use std::time::{Duration, Instant};
 
-/// TickState a tick sends.
+/// The source of a tick's messages.
 pub(crate) enum Action {
     Message(Message),
     Make(Box<dyn FnMut() -> Option<Message> + Send>),
+    /// A message of a server's tick, encoded once.
+    Frame(Arc<[u8]>),
 }
 
 impl Action {
@@ -27,45 +34,40 @@ impl Action {
     }
 }
 
-/// A message that is sent at a time, or at intervals: what `every` and `after` of
-/// [`Connection`](crate::Connection::every) return.
+/// A message that is sent once or at intervals. Returned by [`every`](crate::Connection::every),
+/// [`after`](crate::Connection::after) and their `_with` forms.
 ///
-/// Dropping it cancels nothing: it ends with the connection, or by [`cancel`](Self::cancel).
+/// It ends with its connection, or by [`cancel`](Self::cancel). Dropping this value does not cancel it.
 #[derive(Debug, Clone)]
 pub struct Tick {
-    pace: Arc<Pace>,
+    job: Arc<TickJob>,
     timer: Weak<Timer>,
     number: u64,
 }
 
 #[derive(Debug)]
-struct Pace {
+struct TickJob {
     outbox: Weak<Outbox>,
     interval: Option<Duration>,
-    what: Mutex<TickState>,
-    /// Relaxed, like the counters: each stands for itself.
+    state: Mutex<TickState>,
+    /// Relaxed, as the two counters, because no other data depends on them.
     over: AtomicBool,
     sent: AtomicU64,
     skipped: AtomicU64,
-    /// The server's own, which count these along.
+    /// The counters of the server.
     counters: Arc<Counters>,
 }
 
 struct TickState {
-    /// Taken out while it is in use: no lock is held over a user's closure.
-    source: Option<TickSource>,
-    /// The last message, until it is out.
+    /// `None` while the timer's thread uses it without the lock.
+    action: Option<Action>,
+    /// The last message that was sent or queued.
     ticket: Option<u64>,
 }
 
-enum TickSource {
-    /// Encoded once, for a server's ticks.
-    Frame(Arc<[u8]>),
-    Action(Action),
-}
-
-impl std::fmt::Debug for TickState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+/// Does not show the message.
+impl fmt::Debug for TickState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TickState").field("ticket", &self.ticket).finish_non_exhaustive()
     }
 }
@@ -79,94 +81,89 @@ impl Tick {
         interval: Option<Duration>,
         action: Action,
     ) -> Self {
-        let source = match action {
+        let action = match action {
             Action::Message(message) if outbox.role() == Role::Server => {
                 let mut frame = Vec::new();
-                encoder::append(
-                    Role::Server,
-                    MessageRef::from(&message).into(),
-                    message.as_bytes(),
-                    &mut frame,
-                );
-                TickSource::Frame(frame.into())
+                let view = message.as_message();
+                encoder::append(Role::Server, view.into(), view.as_bytes(), &mut frame);
+                Action::Frame(frame.into())
             }
-            action => TickSource::Action(action),
+            action => action,
         };
-        let pace = Arc::new(Pace {
+        let job = Arc::new(TickJob {
             outbox: Arc::downgrade(outbox),
             interval,
-            what: Mutex::new(TickState { source: Some(source), ticket: None }),
+            state: Mutex::new(TickState { action: Some(action), ticket: None }),
             over: AtomicBool::new(false),
             sent: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
             counters: Arc::clone(counters),
         });
-        let target: Weak<Pace> = Arc::downgrade(&pace);
-        // TickState overflows an `Instant` is never due.
+        let target: Weak<TickJob> = Arc::downgrade(&job);
+        // A time that overflows an `Instant` is never due.
         let number = now().checked_add(delay).map(|due| timer.add(due, target));
-        Self { pace, timer: Arc::downgrade(timer), number: number.unwrap_or(u64::MAX) }
+        Self { job, timer: Arc::downgrade(timer), number: number.unwrap_or(u64::MAX) }
     }
 
-    /// Ends it. A message that is being sent at this moment may still go out.
+    /// Cancels the tick. A message that is being sent at this moment may still be sent.
     pub fn cancel(&self) {
-        self.pace.over.store(true, Ordering::Relaxed);
+        self.job.over.store(true, Ordering::Relaxed);
         if let Some(timer) = self.timer.upgrade() {
             timer.remove(self.number);
         }
     }
 
-    /// How many messages went out, or were queued.
+    /// Returns how many messages were sent or queued.
     pub fn sent(&self) -> u64 {
-        self.pace.sent.load(Ordering::Relaxed)
+        self.job.sent.load(Ordering::Relaxed)
     }
 
-    /// How many were left out because their predecessor still waited, or the timer itself was late by a whole interval.
+    /// Returns how many messages were skipped, because the previous one was still queued or the timer was late by a whole
+    /// interval.
     pub fn skipped(&self) -> u64 {
-        self.pace.skipped.load(Ordering::Relaxed)
+        self.job.skipped.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_over(&self) -> bool {
-        self.pace.over.load(Ordering::Relaxed)
+        self.job.over.load(Ordering::Relaxed)
     }
 }
 
-impl Pace {
+impl TickJob {
     fn skip(&self, count: u64) {
         self.skipped.fetch_add(count, Ordering::Relaxed);
         self.counters.ticks_skipped(count);
     }
 
-    /// Sends what is due. False: it is over.
+    /// Sends the message that is due. Returns false if the tick is over.
     fn send(&self) -> bool {
         let Some(outbox) = self.outbox.upgrade() else { return false };
         if outbox.state() != State::Open {
             return false;
         }
-        let (source, ticket) = {
-            let mut what = self.what.lock();
-            (what.source.take(), what.ticket)
+        let (action, ticket) = {
+            let mut state = self.state.lock();
+            (state.action.take(), state.ticket)
         };
-        let Some(mut source) = source else { return false };
+        let Some(mut action) = action else { return false };
         let result = if ticket.is_some_and(|ticket| !outbox.is_out(ticket)) {
             Err(Error::Full)
         } else {
-            match &mut source {
-                TickSource::Frame(frame) => outbox.try_send_shared(frame).map(Some),
-                TickSource::Action(Action::Message(message)) => outbox.try_send(&*message).map(Some),
-                TickSource::Action(Action::Make(make)) => {
-                    match contain("threadws::timer", "the closure of a tick", make) {
-                        Some(Some(message)) => outbox.try_send(message).map(Some),
-                        Some(None) => Ok(None),
-                        None => return false,
-                    }
-                }
+            match &mut action {
+                Action::Frame(frame) => outbox.try_send_shared(frame).map(Some),
+                Action::Message(message) => outbox.try_send(&*message).map(Some),
+                Action::Make(make) => match contain("threadws::timer", "the closure of a tick", make) {
+                    Some(Some(message)) => outbox.try_send(message).map(Some),
+                    Some(None) => Ok(None),
+                    None => return false,
+                },
             }
         };
-        let mut what = self.what.lock();
-        what.source = Some(source);
+        let mut state = self.state.lock();
+        state.action = Some(action);
         match result {
             Ok(Some(ticket)) => {
-                what.ticket = Some(ticket);
+                state.ticket = Some(ticket);
                 self.sent.fetch_add(1, Ordering::Relaxed);
                 self.counters.tick_sent();
             }
@@ -178,7 +175,7 @@ impl Pace {
     }
 }
 
-impl Due for Pace {
+impl Due for TickJob {
     fn fire(&self, due: Instant, now: Instant) -> Option<Instant> {
         if self.over.load(Ordering::Relaxed) {
             return None;
@@ -188,7 +185,7 @@ impl Due for Pace {
             self.over.store(true, Ordering::Relaxed);
             return None;
         };
-        // One interval after it was due, not after now: no drift. TickState is past already is skipped: no bursts.
+        // Counted from when it was due, so that it does not drift. Times that have passed are skipped, not sent in a burst.
         let mut next = due.checked_add(interval)?;
         if next <= now {
             let late = (now - due).as_nanos() / interval.as_nanos();
