@@ -1,7 +1,8 @@
-//! One thread that pushes on what sockets have refused, and keeps write and close deadlines.
+//! The flush thread: writes the queues of all outboxes whose sockets were full, and enforces write and close deadlines.
 //!
-//! It sleeps in `poll` on a wake socket and the sockets that refused bytes, until the next deadline. It never waits for
-//! one peer: what it serves does not block.
+//! It sleeps in `poll` on those sockets and on a wake socket, until the next deadline. It never waits for a single peer,
+//! because [`Pushable::push_on`] does not block. One lock guards its inbox, and is held for a push or a take. What an
+//! outbox writes, and when it asks for this thread, is in `outbox/wait.rs`.
 
 use crate::logging::{Throttle, log_line};
 use crate::net::{Deadline, Transport, Wake};
@@ -10,23 +11,25 @@ use std::collections::HashMap;
 use std::io;
 use std::time::Instant;
 
-/// Its own frames and the heads of a few standard functions.
+/// The stack of the thread in bytes. It calls no code of the program except its logger.
 const STACK: usize = 128 * 1024;
 
-/// What can be pushed on.
+/// Something with queued bytes and deadlines: an outbox.
 pub(crate) trait Pushable: Send + Sync + std::fmt::Debug {
-    /// Writes what can be written without waiting, ends what expired, and says what to wait for next.
+    /// Writes queued bytes without waiting, and breaks the connection if a deadline has passed.
+    ///
+    /// Returns when to call it again. `None` means not before the next [`FlushThread::watch`].
     fn push_on(&self, now: Instant) -> Option<Watch>;
 }
 
-/// What [`Pushable::push_on`] waits for: room in the socket, if there is one, or a moment.
+/// When [`Pushable::push_on`] is called again: when the socket takes bytes, or at a deadline.
 #[derive(Debug)]
 pub(crate) struct Watch {
     pub(crate) stream: Option<Arc<dyn Transport>>,
     pub(crate) until: Deadline,
 }
 
-/// The way to the thread.
+/// The handle of the thread.
 #[derive(Debug)]
 pub(crate) struct FlushThread {
     inbox: Mutex<Inbox>,
@@ -34,8 +37,9 @@ pub(crate) struct FlushThread {
 
 #[derive(Debug)]
 struct Inbox {
-    news: Vec<Weak<dyn Pushable>>,
-    /// Taken to stop the thread, so that outboxes that outlive it hold no descriptor.
+    /// Targets that were passed to [`FlushThread::watch`] since the thread looked last.
+    new: Vec<Weak<dyn Pushable>>,
+    /// `None` once the thread is to stop. Outboxes that live longer then hold no descriptor.
     wake: Option<Arc<Wake>>,
 }
 
@@ -48,7 +52,7 @@ impl FlushThread {
     /// Starts the thread.
     pub(crate) fn start() -> io::Result<(Arc<Self>, JoinHandle<()>)> {
         let wake = Arc::new(Wake::new()?);
-        let inbox = Inbox { news: Vec::new(), wake: Some(Arc::clone(&wake)) };
+        let inbox = Inbox { new: Vec::new(), wake: Some(Arc::clone(&wake)) };
         let flush = Arc::new(Self { inbox: Mutex::new(inbox) });
         let thread = spawn("threadws-flush", STACK, {
             let flush = Arc::clone(&flush);
@@ -57,16 +61,17 @@ impl FlushThread {
         Ok((flush, thread))
     }
 
-    /// Looks at `target` now, and then for as long as it says. Watching it twice is watching it once, anew.
+    /// Calls [`Pushable::push_on`] of `target` soon, and then as often as it asks for. A second call for the same target
+    /// replaces the first.
     pub(crate) fn watch(&self, target: Weak<dyn Pushable>) {
         let mut inbox = self.inbox.lock();
         let Some(wake) = inbox.wake.clone() else { return };
-        inbox.news.push(target);
+        inbox.new.push(target);
         drop(inbox);
         wake.wake();
     }
 
-    /// Ends the thread; nothing is pushed on any more.
+    /// Ends the thread. It calls no target after that.
     pub(crate) fn stop(&self) {
         let wake = self.inbox.lock().wake.take();
         if let Some(wake) = wake {
@@ -75,30 +80,30 @@ impl FlushThread {
     }
 
     fn run(&self, wake: &Wake) {
-        // By address: a `Weak` keeps its allocation, so no two live targets have the same.
+        // The key is the address. A `Weak` keeps the allocation, so two entries never have the same address.
         let mut watched: HashMap<usize, Watched> = HashMap::new();
         let mut failures = Throttle::default();
         loop {
-            let news = {
+            let new = {
                 let mut inbox = self.inbox.lock();
                 if inbox.wake.is_none() {
                     return;
                 }
-                std::mem::take(&mut inbox.news)
+                std::mem::take(&mut inbox.new)
             };
-            for target in news {
+            for target in new {
                 let key = target.as_ptr().cast::<()>() as usize;
-                look(&mut watched, key, target);
+                visit(&mut watched, key, target);
             }
             for (key, target) in sleep(wake, &watched, &mut failures) {
-                look(&mut watched, key, target);
+                visit(&mut watched, key, target);
             }
             watched.retain(|_, entry| entry.target.strong_count() > 0);
         }
     }
 }
 
-/// Waits until something happened, and returns what it happened to.
+/// Waits until a socket takes bytes, a deadline passes or the thread is woken. Returns the targets to call.
 fn sleep(
     wake: &Wake,
     watched: &HashMap<usize, Watched>,
@@ -115,7 +120,7 @@ fn sleep(
         }
     }
     let ready = wake.wait(&refused, deadline).unwrap_or_else(|error| {
-        // ENOMEM, or more sockets than RLIMIT_NOFILE now allows: the deadlines must be kept all the same.
+        // ENOMEM, or RLIMIT_NOFILE was lowered below the number of sockets. The deadlines are enforced nevertheless.
         if let Some(more) = failures.pass(now()) {
             log_line!(Warn, "threadws::flush", "poll failed: {error} ({more} more since the last line)");
         }
@@ -132,7 +137,8 @@ fn sleep(
         .collect()
 }
 
-fn look(watched: &mut HashMap<usize, Watched>, key: usize, target: Weak<dyn Pushable>) {
+/// Calls `target`, and remembers when to call it again.
+fn visit(watched: &mut HashMap<usize, Watched>, key: usize, target: Weak<dyn Pushable>) {
     match target.upgrade().and_then(|target| target.push_on(now())) {
         Some(watch) => watched.insert(key, Watched { target, watch }),
         None => watched.remove(&key),

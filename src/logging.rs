@@ -1,5 +1,5 @@
-//! What is logged: through `log`, and contained. The logger is the program's, and so is what it shows; a panic there costs
-//! the line, and no thread of ours.
+//! Logging through `log`, and calling the program's callbacks. A panic in the logger, in the `Display` of a logged value or in
+//! a callback does not end a thread of the library.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 macro_rules! log_line {
     ($level:ident, $target:expr, $($line:tt)+) => {{
         let line = || ::log::log!(target: $target, ::log::Level::$level, $($line)+);
-        // The panic hook has told of it, and there is no logger to tell.
+        // The panic is not logged, because the logger panicked. The panic hook has printed it.
         drop(::std::panic::catch_unwind(::std::panic::AssertUnwindSafe(line)));
     }};
 }
@@ -32,31 +32,32 @@ pub(crate) fn contain<T>(
     result.ok()
 }
 
-/// The panic hook has printed the panic and its place.
+/// Logs that a callback panicked. The panic hook has printed the panic and its place.
 fn log_panic(target: &'static str, what: &dyn fmt::Display) {
     log_line!(Error, target, "{what} panicked");
 }
 
-/// How often one thing is told of.
+/// The shortest time between two lines.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Lets one line a second pass, and counts what it holds back. Each kind of line has one of its own, so that a frequent one
-/// hides no other.
+/// Limits log lines to one a second, and counts those it drops.
+///
+/// Each kind of line has a throttle of its own, so that a frequent line does not suppress another.
 #[derive(Debug, Default)]
 pub(crate) struct Throttle {
     passed: Option<Instant>,
-    held: u64,
+    dropped: u64,
 }
 
 impl Throttle {
-    /// Whether a line may pass: then how many were held back since the last one.
+    /// Returns how many lines were dropped since the last one that passed, or `None` if this one is to be dropped.
     pub(crate) fn pass(&mut self, now: Instant) -> Option<u64> {
         if self.passed.is_some_and(|passed| now < passed + INTERVAL) {
-            self.held += 1;
+            self.dropped += 1;
             return None;
         }
         self.passed = Some(now);
-        Some(std::mem::take(&mut self.held))
+        Some(std::mem::take(&mut self.dropped))
     }
 }
 
@@ -65,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_a_second_passes_and_tells_how_many_did_not() {
+    fn one_line_a_second_passes_and_the_others_are_counted() {
         let mut throttle = Throttle::default();
         let start = Instant::now();
         assert_eq!(throttle.pass(start), Some(0));

@@ -1,6 +1,6 @@
-//! The only place that names `std::sync` primitives and starts threads, and where what a model runs asks for the time,
-//! so that a model checker can be put in here: with `--cfg model` the tests run on the primitives and the clock of
-//! `models`.
+//! Locks, atomics, threads and the clock. Only this file names the primitives of `std::sync` and starts threads.
+//!
+//! With `--cfg model` the tests run on the primitives of a model checker and on the clock of `verify::models` instead.
 
 #[cfg(all(test, model))]
 use shuttle::{sync, thread};
@@ -18,12 +18,15 @@ pub(crate) use sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Orde
 pub(crate) use sync::{Arc, MutexGuard, Weak};
 pub(crate) use thread::{JoinHandle, ThreadId};
 
-/// A mutex without poison: no user code runs under any of our locks, so a panic under one is our own bug, and a second
-/// panic in everybody who comes later would make one broken connection everybody's.
+/// A mutex without poisoning.
+///
+/// No code of the program runs under a lock of the library, so a panic under one is a bug of the library. With poisoning
+/// each later thread would panic, too, and one broken connection would break others.
 #[derive(Default)]
 pub(crate) struct Mutex<T: ?Sized>(sync::Mutex<T>);
 
-/// Not what it guards: std's would hold the lock while it prints, for as long as whoever is printed to takes.
+/// Does not show the guarded value, because std's implementation holds the lock while it writes to the formatter, which may
+/// wait.
 impl<T: ?Sized> fmt::Debug for Mutex<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mutex").finish_non_exhaustive()
@@ -62,7 +65,7 @@ impl Condvar {
         self.0.notify_one();
     }
 
-    /// Waits for a notification, at most until `deadline`; `None` waits for ever.
+    /// Waits for a notification, at most until `deadline`. `None` waits forever.
     pub(crate) fn wait_until<'a, T>(
         &self,
         guard: MutexGuard<'a, T>,
@@ -78,20 +81,20 @@ impl Condvar {
     }
 }
 
-/// The time. What counts in deadlines asks here, so that a model can let it pass.
+/// Returns the time. All deadlines are compared with it, so that a model can use a clock of its own.
 #[cfg(not(all(test, model)))]
 #[inline]
 pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// A connection's number: one sequence for the whole process, so that none is ever used again.
+/// Returns the number of a new connection. No number is used twice in a process.
 pub(crate) fn next_id() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Starts a named thread. `std::thread::spawn` would panic where this returns an error.
+/// Starts a named thread. Returns an error where `std::thread::spawn` would panic.
 pub(crate) fn spawn(
     name: &str,
     stack_size: usize,
@@ -100,19 +103,19 @@ pub(crate) fn spawn(
     thread::Builder::new().name(name.to_owned()).stack_size(stack_size).spawn(body)
 }
 
-/// Whether a thread has ended: joining it then does not wait.
+/// Returns whether a thread has ended. Joining it does not wait then.
 #[cfg(not(all(test, model)))]
 pub(crate) fn is_finished(thread: &JoinHandle<()>) -> bool {
     thread.is_finished()
 }
 
-/// No model runs a whole server, which alone asks; the model checker's threads cannot tell.
+/// Never asked in a model, because only a whole server asks. The threads of the model checker do not know it.
 #[cfg(all(test, model))]
 pub(crate) fn is_finished(_: &JoinHandle<()>) -> bool {
     true
 }
 
-/// Whose thread this is.
+/// Returns the id of this thread.
 pub(crate) fn this_thread() -> ThreadId {
     thread::current().id()
 }
@@ -122,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_under_a_lock_costs_nobody_else_the_lock() {
+    fn others_can_lock_after_a_panic_under_the_lock() {
         let lock = Arc::new(Mutex::new(1));
         let held = Arc::clone(&lock);
         let panicked = thread::spawn(move || {

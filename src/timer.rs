@@ -1,17 +1,22 @@
-//! One thread that calls what is due. What it serves does not wait, so nobody is delayed by anybody's client.
+//! The timer: one thread that calls everything that is due at a time, such as ticks.
+//!
+//! Its targets must not wait for a peer, so that a slow client delays no other client's tick. One lock guards the queue. It
+//! is not held while a target is called, because a target takes the lock of an outbox and calls the program's closure.
+//! The messages of ticks are in `tick.rs`.
 
 use crate::sync::{self, Arc, Condvar, JoinHandle, Mutex, Weak, now, spawn};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::time::{Duration, Instant};
 
-/// Ours are small; the rest is for users' closures.
+/// The stack of the thread in bytes. Most of it is for the program's closures.
 const STACK: usize = 256 * 1024;
 
-/// It sleeps at least so long at a time. Measured with 3000 ticks a second: half the processor time of waking for each.
+/// The thread sleeps at least this long at a time, so that it calls several targets when it wakes. With 3000 ticks a second
+/// it takes half the processor time of waking up for each.
 const GRAIN: Duration = Duration::from_millis(2);
 
-/// The way to the thread.
+/// The handle of the thread.
 #[derive(Debug, Default)]
 pub(crate) struct Timer {
     queue: Mutex<DueQueue>,
@@ -20,17 +25,17 @@ pub(crate) struct Timer {
 
 #[derive(Debug, Default)]
 struct DueQueue {
-    /// By time, then by number.
+    /// Ordered by time, then by number.
     due: BTreeMap<(Instant, u64), Weak<dyn Due>>,
-    /// When each number is due: so that it can be taken out again.
+    /// The time of each number, by which [`Timer::remove`] finds it. It also has the target that is being called.
     times: HashMap<u64, Instant>,
     next_number: u64,
     stopped: bool,
 }
 
-/// What a timer serves.
+/// Something that is due at a time.
 pub(crate) trait Due: Send + Sync + std::fmt::Debug {
-    /// Does what is due, without waiting; says when it is due again.
+    /// Called when it is due, must not wait. Returns when it is due again, or `None` if never.
     fn fire(&self, due: Instant, now: Instant) -> Option<Instant>;
 }
 
@@ -45,13 +50,13 @@ impl Timer {
         Ok((timer, thread))
     }
 
-    /// Ends the thread; nothing fires any more.
+    /// Ends the thread. It calls no target after that.
     pub(crate) fn stop(&self) {
         self.queue.lock().stopped = true;
         self.changed.notify_all();
     }
 
-    /// Fires `target` when it is due. The number takes it out again.
+    /// Calls `target` at `due`. Returns the number for [`remove`](Self::remove).
     pub(crate) fn add(&self, due: Instant, target: Weak<dyn Due>) -> u64 {
         let mut queue = self.queue.lock();
         let number = queue.next_number;
@@ -66,6 +71,7 @@ impl Timer {
         number
     }
 
+    /// Removes a target. If it is being called at this moment, it is not called again.
     pub(crate) fn remove(&self, number: u64) {
         let mut queue = self.queue.lock();
         if let Some(due) = queue.times.remove(&number) {
@@ -80,17 +86,17 @@ impl Timer {
             let first = queue.first();
             let now = now();
             if first.is_none_or(|first| first > now) {
-                // Only where ticks come faster than the grain are they later for it.
+                // This delays a target only if another one was called less than `GRAIN` ago.
                 queue = self.changed.wait_until(queue, first.map(|first| first.max(rested + GRAIN)));
                 rested = sync::now();
                 continue;
             }
             let Some(((due, number), target)) = queue.due.pop_first() else { continue };
-            // Unlocked: it takes an outbox's lock, and runs a user's closure.
+            // Without the lock, because it takes the lock of an outbox and calls the program's closure.
             drop(queue);
             let next = target.upgrade().and_then(|target| target.fire(due, now));
             queue = self.queue.lock();
-            // Taken out meanwhile: then its time is gone, and it does not come again.
+            // `None` if it was removed meanwhile.
             if queue.times.remove(&number).is_some() {
                 if let Some(next) = next {
                     queue.times.insert(number, next);
