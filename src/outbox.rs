@@ -1,8 +1,15 @@
-//! How everything is sent: one state per connection behind one mutex that is **never held over a call that can wait**.
+//! The sending side of a connection: one [`Outbox`], shared by all threads that send.
 //!
-//! A frame is written under the lock, without waiting; what the socket does not take is queued in [`queue`], and the
-//! flush thread pushes it on. A sender that may wait does so outside the lock, and pushes on itself meanwhile. So the
-//! socket is guarded by a mutex, and yet nobody is ever held up by a slow peer.
+//! Its state is behind one mutex, which is **never held during a call that can wait**. A frame is written under the lock,
+//! without waiting. The rest of a frame that the socket does not take is queued, and the flush thread writes it later. A
+//! blocking sender waits for the socket without the lock, and then writes the queue for all senders. So a slow peer
+//! delays only the threads that chose to wait for it.
+//!
+//! A message takes three steps: [`send`](Outbox::send) or [`try_send`](Outbox::try_send) encodes it,
+//! [`write`](Outbox::write) gives the socket as much as it takes, and [`queue_rest`](Outbox::queue_rest) queues the rest.
+//!
+//! Elsewhere: the order of queued frames is in [`queue`], waiting in [`wait`], the Close and the end in [`close`], messages
+//! for many clients in [`broadcast`]. The reader's batching is in `connection/cork.rs`.
 
 mod broadcast;
 mod close;
@@ -27,9 +34,9 @@ use queue::{Lent, NOTHING, Payload, Queue, Slot};
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
-/// The sending side of a connection, shared by everybody who sends on it.
+/// The sending side of a connection.
 ///
-/// In this order for [`OutboxState`]'s reason.
+/// The order of the fields is explained at [`OutboxState`].
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Outbox {
@@ -39,26 +46,28 @@ pub(crate) struct Outbox {
     write_timeout: Duration,
     close_timeout: Duration,
     max_backlog: usize,
-    /// Tells waiting senders that bytes went out, that the turn is free, or that the connection broke.
+    /// Notified when queued bytes were written, when the polling sender stops polling, and when the connection breaks.
     progress: Condvar,
     reader_counts: ReaderCounts,
     role: Role,
-    /// Mirrors the gate as a hint for `state()`. Relaxed: it guards nothing, every write asks the gate under the lock.
+    /// A copy of the gate's state for `state()`. Relaxed, because it guards nothing: every write checks the gate under the
+    /// lock.
     state_hint: AtomicU8,
-    /// A broadcast that finds the backlog full is left out. Relaxed: a setting.
+    /// Whether a broadcast is skipped when the backlog is full. Relaxed, because it guards nothing.
     skips: AtomicBool,
     state: Mutex<OutboxState>,
 }
 
-/// What became of frames that were sent.
+/// The result of sending frames.
 #[derive(Debug, Clone, Copy)]
 struct Written {
-    /// Tells [`Outbox::is_out`] of them.
+    /// Identifies the frames in [`Outbox::is_out`].
     ticket: u64,
+    /// Whether the socket has taken all of them.
     is_out: bool,
 }
 
-/// What the reader counted.
+/// Data messages and bytes that were received, or sent.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Counts {
     pub(crate) messages: u64,
@@ -66,7 +75,8 @@ pub(crate) struct Counts {
 }
 
 impl Outbox {
-    /// Apart from who calls it: it is built on a stack that shall not be deep.
+    /// Inlining is off: otherwise the state would be built in the caller's stack frame, which stays for the life of the
+    /// connection.
     #[inline(never)]
     pub(crate) fn new(
         role: Role,
@@ -116,6 +126,7 @@ impl Outbox {
         self.opened
     }
 
+    /// Returns the state of the connection, without the lock.
     pub(crate) fn state(&self) -> State {
         match self.state_hint.load(Ordering::Relaxed) {
             hint if hint == State::Open as u8 => State::Open,
@@ -129,8 +140,8 @@ impl Outbox {
         &self.reader_counts
     }
 
-    /// When a message was last sent, which is now while one waits for the peer; `None` where no idle timeout wants to know
-    /// it.
+    /// Returns when a message was last sent. While a message waits for the peer, that is `now`. `None` without an idle
+    /// timeout.
     pub(crate) fn last_sent(&self, now: Instant) -> Option<Instant> {
         let state = self.state.lock();
         if state.queue.bytes() > 0 { state.last_sent.map(|_| now) } else { state.last_sent }
@@ -162,7 +173,7 @@ impl Outbox {
         (totals, state.queue.bytes())
     }
 
-    /// Sends one message, and waits until the socket has taken it.
+    /// Sends one message, and returns when the socket has taken all of it.
     pub(crate) fn send(&self, message: impl IntoMessage) -> Result<()> {
         let mut buffer = encoder::EMPTY;
         let frame = EncodedFrame::new(self.role, message, &mut buffer);
@@ -170,7 +181,7 @@ impl Outbox {
         self.write(state, Payload::Lent(frame.slices()), 1).map(drop)
     }
 
-    /// Sends one message or queues it, without waiting; the ticket tells [`is_out`](Self::is_out) of it.
+    /// Sends or queues one message, without waiting. Returns the ticket for [`is_out`](Self::is_out).
     pub(crate) fn try_send(&self, message: impl IntoMessage) -> Result<u64> {
         let mut buffer = encoder::EMPTY;
         let frame = EncodedFrame::new(self.role, message, &mut buffer);
@@ -178,8 +189,8 @@ impl Outbox {
         Ok(self.write(state, Payload::Owned(frame), 1)?.ticket)
     }
 
-    /// Sends a batch of whole frames, `messages` in number, and waits until the socket has taken them. `frames` is left
-    /// empty.
+    /// Sends encoded frames that hold `messages` messages, and returns when the socket has taken all of them. `frames` is
+    /// empty afterwards.
     pub(crate) fn send_frames(&self, frames: &mut Vec<u8>, messages: u64) -> Result<()> {
         let state = self.admit(frames.len(), None);
         let result = state.and_then(|state| self.write(state, Payload::Lent([frames, &[]]), messages));
@@ -187,8 +198,9 @@ impl Outbox {
         result.map(drop)
     }
 
-    /// Like [`send_frames`](Self::send_frames), but never waits. `bound` is the backlog that the frames may not exceed; if
-    /// they do, the result is [`Error::Full`], and `frames` stays as it was.
+    /// Sends or queues encoded frames that hold `messages` messages, without waiting. `frames` is empty afterwards.
+    ///
+    /// If the backlog with them would exceed `bound`, returns [`Error::Full`] and leaves `frames` unchanged.
     pub(crate) fn queue_frames(
         &self,
         frames: &mut Vec<u8>,
@@ -203,15 +215,17 @@ impl Outbox {
         result.map(drop)
     }
 
-    /// Locks, if frames of `len` bytes may be sent now. `bound` is the backlog that they may not exceed; an empty backlog
-    /// takes one message of any size.
+    /// Locks the state, if frames of `len` bytes may be sent now.
+    ///
+    /// If the backlog with them would exceed `bound`, returns [`Error::Full`]. An empty backlog takes frames of any size.
     fn admit(&self, len: usize, bound: Option<usize>) -> Result<MutexGuard<'_, OutboxState>> {
         let mut state = self.state.lock();
         self.check_open(&mut state)?;
         if state.has_room(len, bound) { Ok(state) } else { Err(Error::Full) }
     }
 
-    /// Writes what the socket takes now; [`queue_rest`](Self::queue_rest) does the rest.
+    /// Writes as much of `payload` as the socket takes now, and queues the rest.
+    // Inlined, so that the kind of payload is known at compile time. See the hot-path table of the performance guide.
     #[inline(always)]
     fn write<'a>(
         &'a self,
@@ -222,14 +236,14 @@ impl Outbox {
         let slices = payload.slices();
         let len = slices[0].len() + slices[1].len();
         let written = state.write_now(slices);
-        state.sent(messages);
+        state.count_sent(messages);
         if written == len {
             return Ok(Written { ticket: state.queue.passed(len), is_out: true });
         }
         self.queue_rest(state, payload, written)
     }
 
-    /// Queues what the socket did not take, and waits for it if it is lent.
+    /// Queues a payload of which the socket took the first `written` bytes. If it is lent, waits until it is written.
     #[cold]
     fn queue_rest<'a>(
         &'a self,
@@ -244,32 +258,33 @@ impl Outbox {
             self.write_queue(&mut state, lent);
         }
         if state.gate.is_broken() {
-            // The queue was emptied, but not written.
+            // Breaking the connection dropped the queue, and the payload with it.
             return Err(self.failure(&mut state));
         }
-        if waits {
-            state = self.wait_out(state, ticket, lent)?;
+        while waits && !state.queue.is_out(ticket) {
+            state = self.wait_progress(state, ticket, Deadline::NEVER, lent)?;
         }
         let is_out = state.queue.is_out(ticket);
         self.unlock(state);
         Ok(Written { ticket, is_out })
     }
 
-    /// Whether a ping has not left yet: its pong cannot be late.
+    /// Returns whether a ping is still queued. Its pong cannot be late then.
     pub(crate) fn ping_waits(&self) -> bool {
         self.state.lock().queue.has_ping()
     }
 
+    /// Returns whether the socket has taken everything up to `ticket`.
     pub(crate) fn is_out(&self, ticket: u64) -> bool {
         self.state.lock().queue.is_out(ticket)
     }
 
-    /// Sends a ping, or puts it in the place of one that waits.
+    /// Sends or queues a ping. It replaces one that is queued.
     pub(crate) fn ping(&self, payload: &[u8]) -> Result<()> {
         self.control(Opcode::Ping, payload, Slot::Ping)
     }
 
-    /// Answers a ping, or puts the answer in the place of one that waits.
+    /// Sends or queues a pong. It replaces one that is queued.
     pub(crate) fn pong(&self, payload: &[u8]) -> Result<()> {
         self.control(Opcode::Pong, payload, Slot::Pong)
     }
@@ -295,8 +310,9 @@ impl Outbox {
         this
     }
 
-    /// Writes what waits until the socket refuses; keeps the clock of the refusal, and breaks the connection when it has
-    /// run out.
+    /// Writes the queue until it is empty or the socket takes nothing more.
+    ///
+    /// A socket that takes nothing starts the write timeout. The connection breaks when that has expired.
     fn write_queue(&self, state: &mut MutexGuard<'_, OutboxState>, lent: Lent<'_>) {
         while let Some(stream) = state.stream.clone() {
             let state = &mut **state;
@@ -313,7 +329,7 @@ impl Outbox {
                     let waited = state.queue.bytes() > 0;
                     state.queue.advance(written);
                     if waited && state.queue.bytes() == 0 {
-                        state.note_sent();
+                        state.touch();
                     }
                     state.sent.bytes += written as u64;
                 }
@@ -334,7 +350,7 @@ impl Outbox {
         }
     }
 
-    /// The write timeout for each started MiB that waits now.
+    /// Starts the deadline for the bytes that are queued now: the write timeout for each started MiB.
     fn new_stall(&self, queue: &Queue, now: Instant) -> WriteStall {
         let deadline = now.checked_add(time_to_write(queue.bytes(), self.write_timeout));
         WriteStall { ticket: queue.ticket(), deadline: deadline.unwrap_or(now + self.write_timeout) }

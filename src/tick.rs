@@ -6,7 +6,7 @@
 
 use crate::error::Error;
 use crate::logging::contain;
-use crate::message::{IntoMessage, Message, State};
+use crate::message::{IntoMessage, Message, MessageRef, State};
 use crate::outbox::Outbox;
 use crate::protocol::Role;
 use crate::protocol::encoder;
@@ -84,7 +84,7 @@ impl Tick {
         let action = match action {
             Action::Message(message) if outbox.role() == Role::Server => {
                 let mut frame = Vec::new();
-                let view = message.as_message();
+                let view = MessageRef::from(&message);
                 encoder::append(Role::Server, view.into(), view.as_bytes(), &mut frame);
                 Action::Frame(frame.into())
             }

@@ -1,4 +1,7 @@
-//! How a connection ends, as its sending side knows it: the first reason, and what is told of it.
+//! The end of a connection, as far as its sending side decides it: our Close, the close deadline, and breaking the
+//! connection. The first cause stays, and [`Closed`] reports it.
+//!
+//! The order of the closing handshake is in `connection/close.rs`.
 
 use super::queue::{NOTHING, Slot};
 use super::state::OutboxState;
@@ -11,7 +14,9 @@ use crate::protocol::gate::Gate;
 use crate::sync::{Ordering, now};
 
 impl Outbox {
-    /// Queues a Close behind the data that waits; nothing follows it. False if one went before, or if it is too late.
+    /// Queues a Close behind all queued messages, and closes the gate: nothing can be sent after it.
+    ///
+    /// Returns false, and does nothing, if a Close was queued before or the connection is broken.
     pub(crate) fn close(&self, content: Option<CloseFrame>) -> bool {
         let mut frame = Vec::new();
         encoder::append(self.role, Opcode::Close, &encoder::close_payload(content.as_ref()), &mut frame);
@@ -19,25 +24,28 @@ impl Outbox {
         if !state.gate.is_open() {
             return false;
         }
-        // RFC 6455 §5.5.1: asked and changed under the lock. Outside it another thread's frame could pass between.
-        self.move_gate(&mut state, Gate::CloseSent);
+        // RFC 6455 §5.5.1: no data frame follows a Close frame. The gate is checked and changed under one lock, because
+        // another thread could otherwise send between the two.
+        state.gate = Gate::CloseSent;
+        self.state_hint.store(State::Closing as u8, Ordering::Relaxed);
         state.ending.sent = Some(content);
         state.start_close_deadline(self.close_timeout);
         state.queue.set(Slot::Close, frame);
         if state.stall.is_none() {
             self.write_queue(&mut state, NOTHING);
         }
-        // A reader that closes waits for the peer's Close next: it does not push ours on.
+        // The flush thread writes the Close if the socket takes nothing now, because the reader that closes does not: it
+        // waits for the peer's Close.
         self.unlock(state);
         true
     }
 
-    /// Lets the flush thread keep the close deadline: for everybody but the reader, who keeps it on its own.
+    /// Has the flush thread enforce the close deadline. The reading thread enforces it itself.
     pub(crate) fn watch_close(&self) {
         self.flush.watch(self.weak());
     }
 
-    /// Takes note of the peer's Close, and starts the close deadline.
+    /// Records the peer's Close, and starts the close deadline.
     pub(crate) fn close_received(&self, content: Option<CloseFrame>) {
         let mut state = self.state.lock();
         state.ending.by_peer = state.ending.sent.is_none();
@@ -49,17 +57,12 @@ impl Outbox {
         self.state.lock().close_deadline
     }
 
-    fn move_gate(&self, state: &mut OutboxState, gate: Gate) {
-        state.gate = gate;
-        self.state_hint.store(gate.state() as u8, Ordering::Relaxed);
-    }
-
-    /// Ends the connection where it stands: nothing more is written, and the peer sees the end of the stream.
+    /// Breaks the connection: nothing more is written, and the socket is shut down.
     pub(crate) fn break_off(&self, cause: Cause) {
         self.break_gate(&mut self.state.lock(), cause);
     }
 
-    /// Lets go of the socket, and tells how it ended. The first call decides.
+    /// Drops the socket, and returns how the connection ended. The first call decides the result.
     pub(crate) fn end(&self, counts: Counts, cause: Option<Cause>) -> Closed {
         let mut state = self.state.lock();
         if state.gate.is_open() {
@@ -67,7 +70,7 @@ impl Outbox {
         } else if state.gate == Gate::CloseSent {
             state.gate = Gate::Ended;
             if let Some(stream) = &state.stream {
-                // Explicitly: clones of the `Arc` in a timer or a poll would keep the socket open.
+                // A sender or the flush thread may poll the socket at this moment, and keep it open with its own `Arc`.
                 stream.shutdown_both();
             }
         }
@@ -75,7 +78,7 @@ impl Outbox {
         if state.stream.is_some() {
             state.ending.cause = state.ending.cause.or(cause);
             state.forget_unsent_close();
-            self.count(&mut state);
+            self.update_ending(&mut state);
             state.stream = None;
         }
         state.queue.clear();
@@ -84,14 +87,14 @@ impl Outbox {
         Closed::new(state.ending.clone())
     }
 
-    /// What there is to say of a connection that takes nothing more; until its reader has ended, as far as is known.
+    /// Returns how the connection ends, as far as that is known before its reader has ended.
     pub(super) fn closed(&self, state: &mut OutboxState) -> Closed {
-        self.count(state);
+        self.update_ending(state);
         Closed::new(state.ending.clone())
     }
 
-    /// Brings what an ending tells up to date, while it can change.
-    fn count(&self, state: &mut OutboxState) {
+    /// Updates the numbers in the ending, until [`end`](Self::end) has dropped the socket.
+    fn update_ending(&self, state: &mut OutboxState) {
         if state.stream.is_some() {
             state.ending.lifetime = now().saturating_duration_since(self.opened);
             state.ending.traffic = self.reader_counts.traffic(state.sent.messages, state.sent.bytes);
@@ -102,7 +105,7 @@ impl Outbox {
         if state.gate.is_open() { Ok(()) } else { Err(Error::Closed(self.closed(state))) }
     }
 
-    /// Why what waits will not go out.
+    /// Returns the error for a message that will not be written.
     pub(super) fn failure(&self, state: &mut OutboxState) -> Error {
         match state.gate.cause() {
             Some(Cause::Timeout(timeout)) => Error::Timeout(timeout),
@@ -110,12 +113,12 @@ impl Outbox {
         }
     }
 
-    /// Why nothing more can be sent, if that is so: the first reason.
+    /// Returns the first cause for which the connection broke, if it did.
     pub(crate) fn broken(&self) -> Option<Cause> {
         self.state.lock().gate.cause()
     }
 
-    /// Like [`broken`](Self::broken), without the lock while the connection is not over.
+    /// Like [`broken`](Self::broken), but takes the lock only when the connection has ended.
     #[inline]
     pub(crate) fn broken_hint(&self) -> Option<Cause> {
         if self.state() == State::Closed { self.broken() } else { None }
@@ -132,7 +135,7 @@ impl Outbox {
             if state.stall.is_some() {
                 stream.forget_unsent();
             }
-            // Half a frame may be out: nothing follows it. Whoever reads or waits on this socket wakes up.
+            // Part of a frame may be on the wire, so nothing may follow it. Threads that read or poll the socket wake up.
             stream.shutdown_both();
         }
         state.stall = None;

@@ -1,4 +1,7 @@
-//! What a socket has refused so far: whole frames in order, and the control frames that may pass them.
+//! [`Queue`]: the frames that the socket has not taken yet. Data frames are written in order. Control frames overtake them,
+//! but never interrupt a frame.
+//!
+//! No lock and no I/O is here: the outbox's mutex guards the queue, and the outbox writes what [`Queue::gather`] lists.
 
 use crate::protocol::encoder::EncodedFrame;
 use crate::sync::Arc;
@@ -6,27 +9,27 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::iter;
 
-/// Slices that one system call is given. Linux takes 1024; beyond some dozens nothing is gained.
+/// The most slices for one system call. Linux takes 1024, but more than some dozens gain nothing.
 const MAX_SLICES: usize = 64;
-/// Small frames are copied into one unit up to this size, so that a thousand of them are not a thousand allocations. A
-/// control frame waits for the end of the unit that is being written.
+/// Short frames are joined in units of at most this size, because an allocation for each of them would cost more. A control
+/// frame waits for the end of the unit that is being written.
 const UNIT: usize = 16 * 1024;
-/// Frames below this size are copied into such a unit, larger ones are kept as they are.
+/// Frames below this size are copied and joined. Larger ones are queued without a copy, if possible.
 const JOINED: usize = 1024;
-/// What a unit takes beside its bytes: its place in the queue, which may have twice the room it needs, and the allocator's
-/// word for each of two allocations. It counts: a peer that does not read shall not cost more than it may.
+/// The memory of a unit beside its bytes: twice its place in the queue, which doubles when it grows, and one word of the
+/// allocator for each of two allocations. It counts as backlog, so that `max_backlog` limits all of a slow peer's memory.
 const BOOKKEEPING: usize = 2 * size_of::<Unit>() + 2 * size_of::<usize>();
 
-/// What is sent: whole frames.
+/// Whole frames to send, and how they are queued if the socket does not take them at once.
 #[derive(Debug)]
 pub(super) enum Payload<'a> {
-    /// Bytes that stay with the caller: copied if they must wait.
+    /// Copied.
     Copied(&'a [u8]),
-    /// One message: not copied if the caller gave it away, and it is large.
+    /// One message. A large one is not copied, if the caller gave it away.
     Owned(EncodedFrame<'a>),
-    /// Encoded once for many peers: not copied if large.
+    /// Frames for many peers. Large ones are not copied.
     Shared(&'a Arc<[u8]>),
-    /// The bytes of a caller that waits until they are out: not copied if it is the one that writes meanwhile.
+    /// Frames of a caller that waits until they are written. Not copied, if that caller writes the queue meanwhile.
     Lent(Lent<'a>),
 }
 
@@ -41,7 +44,9 @@ impl<'a> Payload<'a> {
         }
     }
 
-    /// The unit that is queued, and what is lent with it. `has_poller`: another sender waits, and writes for all.
+    /// Returns the unit to queue, and the slices that the caller lends with it.
+    ///
+    /// `has_poller` says that another sender writes the queue for all.
     pub(super) fn into_unit(self, has_poller: bool) -> (Unit, Lent<'a>) {
         let unit = match self {
             Self::Copied(frames) => Unit::Frames(frames.to_vec()),
@@ -52,7 +57,7 @@ impl<'a> Payload<'a> {
             }
             Self::Shared(frames) if frames.len() < JOINED => Unit::Frames(frames.to_vec()),
             Self::Shared(frames) => Unit::Shared(Arc::clone(frames)),
-            // The one that writes cannot reach what is in another's hands.
+            // Copied, because the polling sender cannot reach the slices of another.
             Self::Lent(frames) if has_poller => Unit::Waited(frames.concat()),
             Self::Lent(frames) => return (Unit::Lent(frames.map(<[u8]>::len).iter().sum()), frames),
         };
@@ -60,24 +65,24 @@ impl<'a> Payload<'a> {
     }
 }
 
-/// Whole frames that are written one after the other.
+/// An entry of the queue: whole frames that nothing interrupts.
 #[derive(Debug)]
 pub(super) enum Unit {
-    /// One or more encoded frames.
+    /// Short frames.
     Frames(Vec<u8>),
-    /// One frame encoded for many peers.
+    /// Large frames for many peers.
     Shared(Arc<[u8]>),
-    /// A large payload that was given to us, behind its header.
+    /// One large message.
     Owned { header: Vec<u8>, payload: Vec<u8> },
-    /// So many bytes of a sender that waits until they are out, and alone can write them. There is one at a time.
+    /// This number of bytes, lent by the polling sender. Only that sender can write them. There is at most one such unit.
     Lent(usize),
-    /// What another sender waits with meanwhile.
+    /// Frames of another sender that waits until they are written.
     Waited(Vec<u8>),
 }
 
-/// The bytes of [`Unit::Lent`], in the hands of who lends them; empty in everybody else's.
+/// The bytes of [`Unit::Lent`], which stay in the memory of the sender that lends them.
 pub(super) type Lent<'a> = [&'a [u8]; 2];
-/// In the hands of those who lend nothing.
+/// For threads that lend nothing.
 pub(super) const NOTHING: Lent<'static> = [&[]; 2];
 
 impl Unit {
@@ -99,8 +104,10 @@ impl Unit {
         }
     }
 
-    /// The memory it takes of the backlog: what a sender waits with does not count, or a broadcast would find the backlog full
-    /// of it. A shared frame counts in full for each peer that it waits for: they may be the last to hold it.
+    /// Returns how much of the backlog it takes.
+    ///
+    /// Frames of waiting senders take nothing, because a broadcast would otherwise find the backlog full of them. A shared
+    /// frame counts in full for each peer, because that peer may be the last to hold it.
     fn cost(&self) -> usize {
         BOOKKEEPING
             + match self {
@@ -112,17 +119,17 @@ impl Unit {
     }
 }
 
-/// Where a control frame waits.
+/// A place for one control frame.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Slot {
-    /// A control frame of which a part is written.
+    /// The rest of a control frame of which some bytes are written.
     Torn,
     Ping,
     Pong,
     Close,
 }
 
-/// A piece of what waits: a control frame, or a unit of which some bytes are written.
+/// A part of the queue: a control frame, or a unit of which the given number of bytes is written.
 enum Segment<'a> {
     Control(Slot, &'a [u8]),
     Unit(&'a Unit, usize),
@@ -140,57 +147,58 @@ impl<'a> Segment<'a> {
         }
     }
 
-    /// Whether only the sender that waits with its bytes can write it.
+    /// Returns whether only another thread, which lends the bytes, can write it.
     fn is_out_of_reach(&self, lent: Lent<'_>) -> bool {
         matches!(self, Self::Unit(Unit::Lent(_), _)) && lent[0].is_empty()
     }
 }
 
-/// A queue of frames, and a slot for each kind of control frame; in this order for [`OutboxState`](super::OutboxState)'s reason.
+/// The queued frames. The order of the fields is explained at [`OutboxState`](super::OutboxState).
 #[derive(Debug, Default)]
 #[repr(C)]
 pub(super) struct Queue {
-    /// Bytes of data frames ever queued, and ever written: a message is out when `written` has reached what `queued` was
-    /// behind it.
+    /// Bytes of data frames ever queued, and ever written. A message is written when `written` reaches the value that
+    /// `queued` had behind it.
     queued: u64,
     written: u64,
-    /// Bytes of control frames that wait.
+    /// Bytes of queued control frames.
     control: usize,
     units: VecDeque<Unit>,
-    /// A control frame of which a part is written: nothing may come before its rest.
+    /// The rest of a control frame of which some bytes are written. Nothing may be written before it.
     torn: Vec<u8>,
     ping: Vec<u8>,
     pong: Vec<u8>,
     close: Vec<u8>,
-    /// Bytes of the first unit that are written already.
+    /// How many bytes of the first unit are written.
     start: usize,
-    /// The memory of all units, written bytes included: they are freed with their unit.
+    /// The memory of all units. It includes written bytes, because they are freed with their unit.
     held: usize,
+    /// The highest number of queued bytes so far.
     high_water: usize,
 }
 
 impl Queue {
-    /// Whether there is nothing to write at all.
+    /// Returns whether there is nothing to write.
     pub(super) fn is_empty(&self) -> bool {
         self.queued == self.written && self.control == 0
     }
 
-    /// Bytes of data frames that wait.
+    /// Returns how many bytes of data frames are queued.
     pub(super) fn bytes(&self) -> usize {
         usize::try_from(self.queued - self.written).unwrap_or(usize::MAX)
     }
 
-    /// The memory that the data frames take.
+    /// Returns the memory of the data frames.
     pub(super) fn held(&self) -> usize {
         self.held
     }
 
-    /// The most bytes that ever waited.
+    /// Returns the highest number of bytes that were ever queued.
     pub(super) fn high_water(&self) -> usize {
         self.high_water
     }
 
-    /// What [`written`](Self::is_out) must reach for everything queued so far to be out.
+    /// Returns the ticket of everything that is queued now, for [`is_out`](Self::is_out).
     pub(super) fn ticket(&self) -> u64 {
         self.queued
     }
@@ -199,14 +207,15 @@ impl Queue {
         self.written >= ticket
     }
 
-    /// Takes note of a frame that was written without having been queued, and returns its ticket. Nothing may be waiting.
+    /// Counts data frames that were written without being queued, and returns their ticket. The queue must be empty.
     pub(super) fn passed(&mut self, bytes: usize) -> u64 {
         self.queued += bytes as u64;
         self.written += bytes as u64;
         self.queued
     }
 
-    /// Appends a unit of which the first `written` bytes are out, and returns its ticket; then nothing may be waiting.
+    /// Appends a unit of which the first `written` bytes are written, and returns its ticket. If `written` is not 0, the queue
+    /// must be empty.
     pub(super) fn push(&mut self, unit: Unit, written: usize) -> u64 {
         let len = unit.len();
         self.queued += len as u64;
@@ -219,7 +228,7 @@ impl Queue {
             if joined <= UNIT {
                 let before = last.capacity();
                 if before < joined {
-                    // Doubled, but never beyond a unit: what is allocated counts.
+                    // Doubled, but at most to the size of a unit, because unused capacity counts as backlog.
                     last.reserve_exact(joined.max(2 * before).min(UNIT) - last.len());
                     self.held += last.capacity() - before;
                 }
@@ -232,9 +241,10 @@ impl Queue {
         self.queued
     }
 
-    /// Puts a control frame into its slot, in place of one that waits there.
+    /// Queues a control frame. It replaces a frame in the same slot.
     ///
-    /// RFC 6455 §5.5.3: a pong may be left out if a newer ping has come, so a peer that floods us is kept one.
+    /// RFC 6455 §5.5.3 allows to answer only the newest ping. So one pong is queued at most, even if the peer floods us with
+    /// pings.
     pub(super) fn set(&mut self, slot: Slot, frame: Vec<u8>) {
         self.control += frame.len();
         self.control -= std::mem::replace(self.slot(slot), frame).len();
@@ -249,21 +259,21 @@ impl Queue {
         }
     }
 
-    /// Drops everything: nothing follows a torn frame.
+    /// Drops everything, including the rest of a frame of which some bytes are written.
     pub(super) fn clear(&mut self) {
         let Self { written, high_water, .. } = *self;
         *self = Self { queued: written, written, high_water, ..Self::default() };
     }
 
-    /// Whether a ping has not left yet.
+    /// Returns whether a ping is queued.
     pub(super) fn has_ping(&self) -> bool {
         !self.ping.is_empty()
     }
 
-    /// Everything that waits, in the order in which it is written.
+    /// Iterates over everything that is queued, in the order in which it is written.
     fn segments(&self) -> impl Iterator<Item = Segment<'_>> {
         let mut units = self.units.iter();
-        // Control frames go between frames, so behind a unit of which a part is out.
+        // A unit of which some bytes are written comes first, because a control frame must not interrupt a frame.
         let begun = (self.start > 0).then(|| units.next()).flatten();
         iter::once(Segment::Control(Slot::Torn, &self.torn))
             .chain(begun.map(|unit| Segment::Unit(unit, self.start)))
@@ -273,7 +283,7 @@ impl Queue {
             .filter(|segment| !matches!(segment, Segment::Control(_, [])))
     }
 
-    /// Lists what is to be written next. Without the lent bytes the list ends before them.
+    /// Lists the slices to write next. The list ends before a lent unit, unless `lent` has its bytes.
     pub(super) fn gather<'a>(&'a self, lent: Lent<'a>) -> Vec<IoSlice<'a>> {
         self.segments()
             .take_while(|segment| !segment.is_out_of_reach(lent))
@@ -284,14 +294,14 @@ impl Queue {
             .collect()
     }
 
-    /// Removes the first `count` bytes of what [`gather`](Self::gather) listed: they are written.
+    /// Removes the first `count` bytes that [`gather`](Self::gather) listed, because they are written.
     pub(super) fn advance(&mut self, mut count: usize) {
         while count > 0 {
             let Some(segment) = self.segments().next() else { return };
             count -= match segment {
                 Segment::Control(slot, frame) => {
                     let taken = count.min(frame.len());
-                    // Nothing may come before the rest of a frame of which a part is written.
+                    // The rest stays first in the queue.
                     self.torn = std::mem::take(self.slot(slot)).split_off(taken);
                     self.control -= taken;
                     taken
@@ -351,14 +361,14 @@ mod tests {
     }
 
     #[test]
-    fn frames_leave_whole_and_in_order_however_little_the_socket_takes() {
+    fn frames_are_written_in_order_whatever_the_socket_takes() {
         for piece in 1..30 {
             assert_eq!(written(queue(), piece), b"firstheadlentwaitedshared");
         }
     }
 
     #[test]
-    fn a_control_frame_passes_what_waits_but_never_stands_inside_a_frame() {
+    fn a_control_frame_overtakes_data_but_never_interrupts_a_frame() {
         for torn in 0..5 {
             for piece in 1..30 {
                 let mut queue = queue();
@@ -377,20 +387,20 @@ mod tests {
     }
 
     #[test]
-    fn nobody_writes_what_another_has_lent_nor_what_stands_behind_it() {
+    fn lent_bytes_and_those_behind_them_are_left_to_the_lender() {
         let mut queue = queue();
         queue.set(Slot::Close, b"CLOSE".to_vec());
         for expected in ["firsthead", "", ""] {
             let all = gathered(&queue, [&[]; 2]);
             assert_eq!(all, expected.as_bytes());
-            // The second time it stands at the front, the third time a part of it is out.
+            // In the second round the lent unit is first, in the third one byte of it is written.
             queue.advance(all.len().max(1));
         }
         assert_eq!(written(queue, 100), b"ntwaitedsharedCLOSE");
     }
 
     #[test]
-    fn a_newer_pong_replaces_a_waiting_one_but_not_a_torn_one() {
+    fn a_newer_pong_replaces_a_queued_one_but_not_a_torn_one() {
         let mut queue = Queue::default();
         queue.set(Slot::Pong, b"old".to_vec());
         queue.set(Slot::Pong, b"new".to_vec());
@@ -400,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn small_frames_share_memory_while_they_wait() {
+    fn short_frames_are_joined_in_one_unit() {
         let mut queue = Queue::default();
         for _ in 0..1000 {
             queue.push(Unit::Frames(b"\x81\x01x".to_vec()), 0);
@@ -409,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_allocated_counts_and_little_more() {
+    fn the_backlog_counts_all_memory_and_little_more() {
         let mut queue = Queue::default();
         for size in (0..2000).chain([1, 100_000]) {
             match size % 3 {
@@ -435,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_out_when_its_last_byte_is() {
+    fn a_message_is_out_when_its_last_byte_is_written() {
         let mut queue = queue();
         let ticket = queue.ticket();
         queue.push(Unit::Frames(b"later".to_vec()), 0);

@@ -1,4 +1,4 @@
-//! What the outbox's mutex guards, and what can be told of it at a glance.
+//! [`OutboxState`]: everything that the outbox's mutex guards.
 
 use super::Counts;
 use super::queue::Queue;
@@ -9,78 +9,81 @@ use crate::sync::{Arc, now};
 use std::io::IoSlice;
 use std::time::{Duration, Instant};
 
-/// In this order: what every message touches lies together. With thousands of clients the processor's caches hold nothing
-/// of one when its turn comes again.
+/// The state of the sending side.
+///
+/// The fields that every message touches are next to each other, in few cache lines. With thousands of clients none of them
+/// is in the cache when its client's turn comes. The hot-path table of the performance guide has the figures.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct OutboxState {
     pub(super) gate: Gate,
-    /// Taken when the connection ends, so that old clones of a sender hold no descriptor.
+    /// `None` after the end of the connection, so that a [`Sender`](crate::Sender) that is kept longer holds no descriptor.
     pub(super) stream: Option<Arc<dyn Transport>>,
-    /// The socket refused bytes and has not taken all of them since.
+    /// Set while the socket takes nothing: since it refused bytes, and until the queue is empty.
     pub(super) stall: Option<WriteStall>,
-    /// When a message was last given to send, or left after having waited, if somebody wants to know.
+    /// When a message was last sent, or the last queued byte of data was written. `None` without an idle timeout.
     pub(super) last_sent: Option<Instant>,
-    /// Data messages that were queued, and bytes that the socket took.
+    /// Data messages that were sent or queued, and bytes of all frames that the socket took.
     pub(super) sent: Counts,
-    /// Senders that wait for their bytes to leave, with the turn or without.
+    /// How many senders wait for their bytes to be written, including the one that polls.
     pub(super) waiting: usize,
-    /// A sender waits for the socket outside the lock, and pushes on: nobody else needs to.
+    /// One of them polls the socket, without the lock, and then writes the queue for all.
     pub(super) has_poller: bool,
-    /// The flush thread knows of the refusal.
+    /// The flush thread polls the socket.
     pub(super) is_watched: bool,
     pub(super) queue: Queue,
-    /// What [`Closed`](crate::Closed) will tell.
+    /// The contents of [`Closed`](crate::Closed).
     pub(super) ending: Ending,
-    /// Runs from the first Close, whoever sent it.
+    /// Starts with the first Close, ours or the peer's.
     pub(super) close_deadline: Deadline,
-    /// Messages for many that a full backlog missed.
+    /// Broadcast messages that were skipped because the backlog was full.
     pub(super) skipped: u64,
 }
 
 #[cfg(all(target_pointer_width = "64", not(model)))]
 const _: () = assert!(size_of::<super::Outbox>() <= 608);
 
-/// The clock of a slow peer.
+/// The write timeout of a socket that takes nothing.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WriteStall {
-    /// What must be out at the deadline; what was queued later has a clock of its own.
+    /// The bytes that must be written by the deadline. Bytes that are queued later get a new one.
     pub(super) ticket: u64,
     pub(super) deadline: Instant,
 }
 
 impl OutboxState {
-    /// Whether the backlog takes a frame of `len` bytes. An empty one takes one frame of any size.
+    /// Returns whether `len` bytes more fit into `bound`. An empty backlog takes frames of any size.
     pub(super) fn has_room(&self, len: usize, bound: Option<usize>) -> bool {
         let waits = self.queue.bytes() > 0;
         bound.is_none_or(|bound| !waits || self.queue.held().saturating_add(len) <= bound)
     }
 
-    /// Writes frames if nothing goes before them; returns how many bytes the socket took.
+    /// Writes frames, if nothing is queued before them. Returns how many bytes the socket took.
     pub(super) fn write_now(&mut self, frames: [&[u8]; 2]) -> usize {
         if self.stall.is_some() || !self.queue.is_empty() {
             return 0;
         }
         let Some(stream) = &self.stream else { return 0 };
-        // Any error is met again, and dealt with, by the push that follows.
+        // An error is not lost: `write_queue` runs into it again, and handles it.
         let written = stream.try_write(&frames.map(IoSlice::new)).unwrap_or(0);
         self.sent.bytes += written as u64;
         written
     }
 
-    /// Counts messages that are sent or queued.
-    pub(super) fn sent(&mut self, messages: u64) {
+    /// Counts messages as sent.
+    pub(super) fn count_sent(&mut self, messages: u64) {
         self.sent.messages += messages;
-        self.note_sent();
+        self.touch();
     }
 
-    pub(super) fn note_sent(&mut self) {
+    /// Restarts the idle timeout, if there is one.
+    pub(super) fn touch(&mut self) {
         if let Some(last) = &mut self.last_sent {
             *last = now();
         }
     }
 
-    /// When somebody must look again at the latest.
+    /// Returns when the write timeout or the close timeout expires.
     pub(super) fn deadline(&self) -> Deadline {
         let write = self.stall.map(|stall| stall.deadline);
         Deadline::from(write).or(self.close_deadline)
@@ -92,13 +95,15 @@ impl OutboxState {
         }
     }
 
-    /// Whether a Close came, and ours is out behind everything else. What is left is the end of the stream, and only the
-    /// reader, who saw the peer's, waits for that: a peer that is late with it has closed cleanly all the same.
+    /// Returns whether both Close frames were exchanged, and the queue is written.
+    ///
+    /// Only the end of the stream is missing then, and the reading thread waits for it. A peer that is late with it has
+    /// still closed cleanly.
     pub(super) fn has_both_closes(&self) -> bool {
         self.ending.received.is_some() && self.ending.sent.is_some() && self.queue.is_empty()
     }
 
-    /// A Close that did not leave, or not whole, was not sent. Nothing is queued behind it.
+    /// Reports our Close as not sent if it is still queued, whole or in part. It is always last in the queue.
     pub(super) fn forget_unsent_close(&mut self) {
         if !self.queue.is_empty() {
             self.ending.sent = None;

@@ -7,7 +7,7 @@ use std::io::IoSlice;
 use std::os::unix::net::UnixStream;
 
 #[test]
-fn the_first_send_on_a_socket_that_is_gone_fails() {
+fn the_first_send_after_the_peer_has_gone_fails() {
     let (flush, thread) = FlushThread::start().expect("a thread");
     for large in [false, true] {
         let (ours, peers) = UnixStream::pair().expect("a pair");
@@ -23,7 +23,7 @@ fn the_first_send_on_a_socket_that_is_gone_fails() {
 }
 
 #[test]
-fn a_close_that_a_full_socket_refuses_leaves_when_there_is_room() {
+fn a_close_that_a_full_socket_refuses_is_written_later() {
     let (flush, thread) = FlushThread::start().expect("a thread");
     let (outbox, peers) = stuck(&flush, &Config::new());
     assert!(outbox.close(None));
@@ -35,7 +35,7 @@ fn a_close_that_a_full_socket_refuses_leaves_when_there_is_room() {
 }
 
 #[test]
-fn the_close_deadline_holds_while_another_sender_waits_for_the_socket() {
+fn the_close_deadline_holds_while_another_sender_polls() {
     let (flush, thread) = FlushThread::start().expect("a thread");
     let (ours, _peers) = UnixStream::pair().expect("a pair");
     let stream = Arc::new(Stream::new(ours).expect("a stream"));
@@ -51,7 +51,7 @@ fn the_close_deadline_holds_while_another_sender_waits_for_the_socket() {
         let start = now();
         outbox.close_received(None);
         outbox.close(None);
-        // As the reader does then. It ends by breaking the connection: nothing is left to wait for.
+        // The reading thread calls this next. It returns because the connection breaks.
         drop(outbox.wait_empty());
         assert!(start.elapsed() < config.write_timeout() / 2, "after {:?}", start.elapsed());
         assert_eq!(outbox.broken(), Some(Cause::Timeout(Timeout::Close)));
@@ -61,17 +61,17 @@ fn the_close_deadline_holds_while_another_sender_waits_for_the_socket() {
     thread.join().expect("it ends");
 }
 
-/// An outbox whose peer reads nothing, and whose socket is full.
+/// Returns an outbox whose socket is full, and its peer, which reads nothing.
 fn stuck(flush: &Arc<FlushThread>, config: &Config) -> (Arc<Outbox>, UnixStream) {
     let (ours, peers) = UnixStream::pair().expect("a pair");
     let stream = Arc::new(Stream::new(ours).expect("a stream"));
-    // One byte a time: nothing smaller would fit.
+    // One byte at a time, until not even that fits.
     while stream.try_write(&[IoSlice::new(b"x")]).is_ok() {}
     (Outbox::new(Role::Server, config, stream, Arc::clone(flush)), peers)
 }
 
 #[test]
-fn what_blocking_senders_wait_with_leaves_the_backlog_to_broadcasts() {
+fn messages_of_waiting_senders_do_not_count_as_backlog() {
     let (flush, thread) = FlushThread::start().expect("a thread");
     let (outbox, peers) = stuck(&flush, &Config::new().with_max_backlog(WRITE_UNIT));
     std::thread::scope(|scope| {
@@ -92,7 +92,7 @@ fn what_blocking_senders_wait_with_leaves_the_backlog_to_broadcasts() {
 }
 
 #[test]
-fn a_close_that_never_left_was_not_sent() {
+fn a_close_that_was_never_written_counts_as_not_sent() {
     let (flush, thread) = FlushThread::start().expect("a thread");
     for breaks in [true, false] {
         let (outbox, _peers) = stuck(&flush, &Config::new());

@@ -1,5 +1,8 @@
-//! How a sender waits outside the lock, and who pushes on what a socket has refused: one sender that waits has the turn, and
-//! the flush thread has it while nobody waits.
+//! Waiting for the socket, without the lock.
+//!
+//! One thread at a time polls a socket that takes nothing, and writes the queue when it takes bytes again. While senders
+//! wait, one of them polls, and the others wait for its notification. Otherwise the flush thread polls, which is in
+//! `flush_thread.rs`.
 
 use super::Outbox;
 use super::queue::{Lent, NOTHING};
@@ -11,7 +14,7 @@ use crate::sync::{MutexGuard, now};
 use std::time::Instant;
 
 impl Outbox {
-    /// Unlocks; what waits is left to the flush thread, unless a sender pushes it on already.
+    /// Unlocks. If the socket takes nothing and no sender waits for it, the flush thread polls it from now on.
     pub(super) fn unlock(&self, mut state: MutexGuard<'_, OutboxState>) {
         if state.stall.is_some() && state.waiting == 0 && !state.is_watched && state.stream.is_some() {
             state.is_watched = true;
@@ -20,21 +23,14 @@ impl Outbox {
         }
     }
 
-    /// Waits until the bytes up to `ticket` are out.
-    pub(super) fn wait_out<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, OutboxState>,
-        ticket: u64,
-        lent: Lent<'_>,
-    ) -> Result<MutexGuard<'a, OutboxState>> {
-        while !state.queue.is_out(ticket) {
-            state = self.wait_turn(state, ticket, Deadline::NEVER, lent)?;
-        }
-        Ok(state)
-    }
-
-    /// Waits for progress, at most until `until`: in the socket if nobody does, else for whoever does.
-    pub(super) fn wait_turn<'a>(
+    /// Waits until queued bytes may have been written, at most until `until`.
+    ///
+    /// Polls the socket and writes the queue, if no other sender does. Otherwise waits for that sender's notification.
+    ///
+    /// # Errors
+    ///
+    /// The connection broke before the bytes up to `ticket` were written.
+    pub(super) fn wait_progress<'a>(
         &'a self,
         mut state: MutexGuard<'a, OutboxState>,
         ticket: u64,
@@ -45,7 +41,8 @@ impl Outbox {
         let deadline = state.deadline().or(until);
         state.waiting += 1;
         if state.has_poller {
-            // Who has the turn keeps the write deadline, but may have gone to sleep before there was one for the Close.
+            // The polling sender enforces the write timeout. It may not know of the close deadline, because its poll may
+            // have begun before the Close.
             let deadline = state.close_deadline.or(until);
             state = self.progress.wait_until(state, deadline.instant());
             state.waiting -= 1;
@@ -53,10 +50,10 @@ impl Outbox {
         } else {
             state.has_poller = true;
             drop(state);
-            // An error shows in the push below, too.
+            // An error is not lost: `write_queue` runs into it, too.
             drop(stream.wait_writable(deadline));
             state = self.state.lock();
-            // On every way out: a turn that is never given back would wedge all other senders.
+            // Before any return: otherwise the other senders would wait for a poller that does not exist.
             state.has_poller = false;
             state.waiting -= 1;
             self.write_queue(&mut state, lent);
@@ -69,21 +66,21 @@ impl Outbox {
         Ok(state)
     }
 
-    /// Tells whoever waits, if anybody does: it is a system call.
+    /// Wakes the waiting senders. Skipped when there is none, because it is a system call.
     pub(super) fn notify(&self, state: &OutboxState) {
         if state.waiting > 0 {
             self.progress.notify_all();
         }
     }
 
-    /// Breaks the connection if its close deadline has passed.
+    /// Breaks the connection if the close deadline has passed and the closing handshake is not complete.
     pub(super) fn check_close_deadline(&self, state: &mut OutboxState, now: Instant) {
         if state.close_deadline.has_passed(now) && state.stream.is_some() && !state.has_both_closes() {
             self.break_gate(state, Cause::Timeout(Timeout::Close));
         }
     }
 
-    /// Waits until everything that waits now is out.
+    /// Waits until everything that is queued now is written.
     pub(crate) fn wait_drained(&self, until: Deadline) -> Result<()> {
         let mut state = self.state.lock();
         let ticket = state.queue.ticket();
@@ -96,20 +93,20 @@ impl Outbox {
                 return Ok(());
             }
             if until.has_passed(now()) {
-                // The flush thread may have to take over.
+                // The flush thread takes over, if this was the last waiting sender.
                 self.unlock(state);
                 return Err(Error::Timeout(Timeout::Drained));
             }
-            state = self.wait_turn(state, ticket, until, NOTHING)?;
+            state = self.wait_progress(state, ticket, until, NOTHING)?;
         }
     }
 
-    /// Waits until everything is out, the Close included.
+    /// Waits until the queue is written, the Close included, or the socket was dropped.
     pub(crate) fn wait_empty(&self) -> Result<()> {
         let mut state = self.state.lock();
         let ticket = state.queue.ticket();
         while state.stream.is_some() && !state.queue.is_empty() {
-            state = self.wait_turn(state, ticket, Deadline::NEVER, NOTHING)?;
+            state = self.wait_progress(state, ticket, Deadline::NEVER, NOTHING)?;
         }
         Ok(())
     }
@@ -124,7 +121,8 @@ impl Pushable for Outbox {
         self.check_close_deadline(&mut state, now);
         state.is_watched = state.stall.is_some() && state.waiting == 0 && state.stream.is_some();
         let stream = state.stream.clone().filter(|_| state.is_watched);
-        // A sender that waits keeps the write deadline itself, and comes late: looking again until then would be spinning.
+        // A waiting sender enforces the write timeout itself, and may be late. If this thread waited for the same deadline, it
+        // would run in a loop until the sender is scheduled.
         let until = if state.waiting == 0 { state.deadline() } else { state.close_deadline };
         let idle = stream.is_none() && (until == Deadline::NEVER || state.has_both_closes());
         if state.stream.is_none() || state.gate.is_broken() || idle {

@@ -3,7 +3,6 @@
 //! The outbox holds the gate under its lock, see `outbox/state.rs`.
 
 use crate::error::Cause;
-use crate::message::State;
 
 /// The state of a connection's sending side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,14 +43,6 @@ impl Gate {
             *self = Self::Broken(cause);
         }
         first
-    }
-
-    pub(crate) fn state(self) -> State {
-        match self {
-            Self::Open => State::Open,
-            Self::CloseSent => State::Closing,
-            Self::Broken(_) | Self::Ended => State::Closed,
-        }
     }
 }
 
