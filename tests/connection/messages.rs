@@ -221,7 +221,7 @@ fn another_thread_sends_to_a_silent_client() {
 }
 
 #[test]
-fn send_waits_for_a_slow_reader_and_try_send_does_not() {
+fn send_waits_for_a_slow_reader_but_not_try_send() {
     let _dog = watchdog(60);
     const SIZE: usize = 64 << 10;
 

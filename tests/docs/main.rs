@@ -11,3 +11,4 @@ mod guide;
 mod options;
 mod prose;
 mod rooms;
+mod test_map;

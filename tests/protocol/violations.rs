@@ -108,7 +108,7 @@ fn a_length_above_the_limit_is_answered_at_its_header() {
 }
 
 #[test]
-fn a_message_of_the_limit_passes_and_one_more_byte_fails() {
+fn messages_of_the_limit_pass_and_one_more_byte_fails() {
     let _dog = watchdog(60);
     const LIMIT: usize = 1000;
     let config = Config::new().with_max_message_size(LIMIT);
