@@ -1,4 +1,4 @@
-//! The blocking client: the same connection from the other side.
+//! The client: connects, shakes hands and follows redirects. The connection is the same type as a server's.
 
 mod resolve;
 
@@ -20,18 +20,19 @@ use crate::sync::{Arc, Mutex, next_id};
 use crate::timer::Timer;
 use http::header::{AUTHORIZATION, LOCATION, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use std::borrow::Cow;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 const LIMITS: HeadLimits = HeadLimits { size: MAX_HEAD_SIZE, headers: MAX_HEADERS };
-/// What is kept of the body of an answer that is no 101: enough for any text that says why.
+/// How much of the body of a refusal is kept, in bytes. Enough for any text that explains it.
 const MAX_BODY: usize = 64 * 1024;
-/// Answers of 1xx that are not the 101, before it. RFC 9110 §15.2 lets a server send any number.
+/// How many interim responses (1xx except 101) are skipped. RFC 9110 §15.2 lets a server send any number.
 const MAX_INTERIM: usize = 8;
 
-/// Connects to a `ws://` URL, with all settings at their defaults.
+/// Connects to a `ws://` URL with the default settings. [`Connect`] has others.
 ///
 /// ```no_run
 /// # fn main() -> threadws::Result<()> {
@@ -46,8 +47,8 @@ const MAX_INTERIM: usize = 8;
 ///
 /// # Blocking
 ///
-/// At most [`handshake_timeout`](Config::handshake_timeout), 10 s by default, for the name, the connection and the
-/// handshake together.
+/// Waits at most [`handshake_timeout`](Config::with_handshake_timeout), 10 s by default, for name resolution, connecting and
+/// the handshake together.
 ///
 /// # Errors
 ///
@@ -56,87 +57,97 @@ pub fn connect(url: impl AsRef<str>) -> Result<Connection> {
     Connect::new(url).connect()
 }
 
-/// A connection to be made: its URL, what it says of itself, and its limits.
-#[derive(Debug, Clone)]
+/// A connection to be made: its URL, headers, limits and timeouts.
+///
+/// ```no_run
+/// use threadws::{Config, Connect};
+///
+/// # fn main() -> threadws::Result<()> {
+/// let connection = Connect::new("ws://127.0.0.1:8005/")
+///     .header("origin", "https://example.com")
+///     .config(Config::new().with_max_message_size(16 << 20))
+///     .connect()?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// A setting that cannot work is refused by [`connect`](Self::connect), with [`Error::Invalid`].
+#[derive(Debug)]
 #[must_use = "nothing happens until it connects"]
 pub struct Connect {
-    /// Kept as a result, so that a setter never fails.
-    target: std::result::Result<Target, String>,
+    /// The URL, or the error of the first setting that cannot work.
+    target: Result<Target>,
     headers: HeaderMap,
-    origin: Option<HeaderValue>,
     subprotocols: Vec<String>,
     config: Config,
     max_redirects: usize,
-    /// The first setting that cannot work.
-    broken: Option<String>,
 }
 
 impl Connect {
-    /// To a `ws://` URL. What is wrong with it is told by [`connect`](Self::connect).
+    /// Starts with a `ws://` URL. A malformed URL is refused by [`connect`](Self::connect).
     ///
-    /// A user and password in it, `ws://user:password@host/`, are sent as a Basic `Authorization` (RFC 7617), unless
-    /// [`header`](Self::header) sets one. Write what has a meaning in a URL in percent-encoding: `p%40ss`. They appear in
-    /// no error, log line or `{:?}`.
+    /// A user and password in the URL, `ws://user:password@host/`, are sent as a Basic `Authorization` (RFC 7617), unless
+    /// [`header`](Self::header) sets another one. Characters with a meaning in a URL have to be percent-encoded: `p%40ss`.
+    /// User and password appear in no error, log line or `Debug`.
     pub fn new(url: impl AsRef<str>) -> Self {
         Self {
-            target: Target::parse(url.as_ref()).map_err(|error| text_of(&error)),
+            target: Target::parse(url.as_ref()),
             headers: HeaderMap::new(),
-            origin: None,
             subprotocols: Vec::new(),
             config: Config::default(),
             max_redirects: 0,
-            broken: None,
         }
     }
 
-    /// Adds a header to the request. Those of the handshake itself cannot be set.
+    /// Adds a header to the request, such as `Origin` or `Authorization`.
+    ///
+    /// Headers that the handshake itself sends are refused: `Host`, `Upgrade`, `Connection`, `Content-Length`,
+    /// `Transfer-Encoding`, `Expect`, and all `Sec-WebSocket-…`.
     pub fn header(mut self, name: impl AsRef<str>, value: impl AsRef<str>) -> Self {
         let name = HeaderName::try_from(name.as_ref());
-        // `from_str` would refuse what is not ASCII; RFC 9110 §5.5 lets it pass.
+        // `from_str` refuses what is not ASCII, but RFC 9110 §5.5 allows it.
         let value = HeaderValue::from_bytes(value.as_ref().as_bytes());
         match (name, value) {
             (Ok(name), Ok(mut value)) => {
-                // So that no `{:?}` shows it.
+                // Hides the value in every `Debug`.
                 value.set_sensitive(SECRETS.contains(&name));
                 self.headers.append(name, value);
+                self
             }
-            (name, _) => {
-                let what = name
-                    .map_or("the name of a header".to_owned(), |name| format!("the value of header {name}"));
-                self.broken.get_or_insert(format!("{what} cannot be sent"));
-            }
+            (Ok(name), Err(_)) => self.refuse(format!("the value of header {name} cannot be sent")),
+            (Err(_), _) => self.refuse("the name of a header cannot be sent"),
         }
-        self
     }
 
-    /// The `Origin` header, as a browser would send it. Defaults to none.
-    pub fn origin(mut self, origin: impl AsRef<str>) -> Self {
-        match HeaderValue::from_str(origin.as_ref()) {
-            Ok(origin) => self.origin = Some(origin),
-            Err(_) => {
-                self.broken.get_or_insert("the origin cannot be sent".to_owned());
-            }
-        }
-        self
-    }
-
-    /// The subprotocols it speaks, the preferred one first. Defaults to none.
+    /// Sets the subprotocols that the client offers, the preferred one first. Defaults to none.
     pub fn subprotocols<T: Into<String>>(mut self, names: impl IntoIterator<Item = T>) -> Self {
         self.subprotocols = names.into_iter().map(Into::into).collect();
         self
     }
 
-    /// HeadLimits and timeouts. Defaults to [`Config::default`].
+    /// Sets the limits and timeouts of the connection. Defaults to [`Config::default`].
+    ///
+    /// `Config` holds the limits and timeouts of a connection, the same for both ends; everything that only a server has is
+    /// a method of [`Server`](crate::Server).
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
         self
     }
 
-    /// How many redirects are followed. `Authorization`, the URL's user and password, and `Cookie` are not carried to
-    /// another origin. Defaults to none: a redirect is [`Error::Refused`], as one always is that is not followed or leads
-    /// where one cannot go: to `wss://`, to a URL with a user, or to nothing that is a URL.
+    /// Sets how many redirects are followed. Defaults to 0.
+    ///
+    /// `Authorization`, the URL's user and password, and `Cookie` are not sent to another origin. A redirect that is not
+    /// followed is [`Error::Refused`]: one too many, or one to `wss://`, to a URL with a user, or to a malformed URL.
     pub fn max_redirects(mut self, redirects: usize) -> Self {
         self.max_redirects = redirects;
+        self
+    }
+
+    /// Keeps the error of the first setting that cannot work.
+    fn refuse(mut self, why: impl Into<Cow<'static, str>>) -> Self {
+        if self.target.is_ok() {
+            self.target = Err(Error::invalid(why));
+        }
         self
     }
 
@@ -144,46 +155,49 @@ impl Connect {
     ///
     /// # Blocking
     ///
-    /// At most [`handshake_timeout`](Config::handshake_timeout), 10 s by default, for everything together: names,
-    /// connections, handshakes, redirects.
+    /// Waits at most [`handshake_timeout`](Config::with_handshake_timeout), 10 s by default, for everything together: name
+    /// resolution, connecting, handshakes and redirects.
     ///
     /// # Errors
     ///
-    /// * [`Error::Invalid`]: the URL or a setting cannot work. No URL is shown: it may hold a password.
-    /// * [`Error::Refused`]: the server answered with another status than 101; its headers and up to 64 KiB of its body
-    ///   are in the response.
+    /// * [`Error::Invalid`]: the URL or a setting cannot work. The text does not contain the URL, because it may hold a
+    ///   password.
+    /// * [`Error::Refused`]: the server answered with another status than 101. The response has its headers and up to 64 KiB
+    ///   of its body.
     /// * [`Error::Timeout`] with [`Timeout::Handshake`].
-    /// * [`Error::Io`]: no connection, with the last address's error; or an answer that breaks the protocol
-    ///   ([`ErrorKind::InvalidData`]).
+    /// * [`Error::Io`]: no connection could be made (this is the error of the last address), or the response breaks the
+    ///   protocol ([`ErrorKind::InvalidData`]).
     pub fn connect(self) -> Result<Connection> {
         let deadline = Deadline::after(self.config.handshake_timeout());
-        let (mut target, mut headers) = self.check()?;
-        if target.tls {
+        let max_redirects = self.max_redirects;
+        let mut request = self.check()?;
+        if request.target.tls {
             return Err(Error::invalid("wss:// is not supported yet"));
         }
         let mut redirects = 0;
         loop {
-            let stream = Stream::new(dial(&target, deadline)?)?;
-            match self.shake_hands(stream, &target, &headers, deadline) {
-                Err(Error::Refused(response)) if redirects < self.max_redirects => {
-                    let Some(next) = redirect(&target, &response) else {
+            let stream = Stream::new(dial(&request.target, deadline)?)?;
+            match request.shake_hands(stream, deadline) {
+                Err(Error::Refused(response)) if redirects < max_redirects => {
+                    let Some(next) = redirect(&request.target, &response) else {
                         return Err(Error::Refused(response));
                     };
                     redirects += 1;
-                    if !next.is_same_origin(&target) {
+                    if !next.is_same_origin(&request.target) {
                         for name in SECRETS {
-                            headers.remove(name);
+                            request.headers.remove(name);
                         }
                     }
-                    target = next;
+                    request.target = next;
                 }
                 result => return result,
             }
         }
     }
 
-    /// Shakes hands over a stream that is connected already, by TCP or any other stream socket; the URL says what to ask
-    /// for. Redirects are not followed.
+    /// Shakes hands over a stream socket that is already connected: TCP, Unix or another one. Redirects are not followed.
+    ///
+    /// The URL gives the request its host and path.
     ///
     /// # Blocking
     ///
@@ -192,39 +206,54 @@ impl Connect {
     /// # Errors
     ///
     /// As for [`connect`](Self::connect).
-    pub fn from_stream(self, stream: impl Into<OwnedFd>) -> Result<Connection> {
+    pub fn connect_over(self, stream: impl Into<OwnedFd>) -> Result<Connection> {
         let deadline = Deadline::after(self.config.handshake_timeout());
-        let (target, headers) = self.check()?;
-        self.shake_hands(Stream::new(stream)?, &target, &headers, deadline)
+        self.check()?.shake_hands(Stream::new(stream)?, deadline)
     }
 
-    fn check(&self) -> Result<(Target, HeaderMap)> {
-        if let Some(broken) = &self.broken {
-            return Err(Error::invalid(broken.clone()));
-        }
-        self.config.check()?;
-        Offer::check_settings(&self.subprotocols, &self.headers)?;
-        let mut target = self.target.clone().map_err(Error::invalid)?;
-        let mut headers = self.headers.clone();
+    fn check(self) -> Result<HandshakeRequest> {
+        let Self { target, mut headers, subprotocols, config, .. } = self;
+        let mut target = target?;
+        config.check()?;
+        Offer::check_settings(&subprotocols, &headers)?;
         if let Some(authorization) = target.authorization.take() {
             headers.entry(AUTHORIZATION).or_insert(authorization);
         }
-        Ok((target, headers))
+        Ok(HandshakeRequest { target, headers, subprotocols, config })
     }
+}
 
-    fn shake_hands(
-        &self,
-        stream: Stream,
-        target: &Target,
-        headers: &HeaderMap,
-        deadline: Deadline,
-    ) -> Result<Connection> {
+impl Clone for Connect {
+    fn clone(&self) -> Self {
+        Self {
+            target: match &self.target {
+                Ok(target) => Ok(target.clone()),
+                Err(error) => Err(error.of_setting()),
+            },
+            headers: self.headers.clone(),
+            subprotocols: self.subprotocols.clone(),
+            config: self.config.clone(),
+            max_redirects: self.max_redirects,
+        }
+    }
+}
+
+/// The checked settings of a [`Connect`].
+struct HandshakeRequest {
+    target: Target,
+    headers: HeaderMap,
+    subprotocols: Vec<String>,
+    config: Config,
+}
+
+impl HandshakeRequest {
+    fn shake_hands(&self, stream: Stream, deadline: Deadline) -> Result<Connection> {
         let peer_addr = stream.peer_addr()?;
-        let (offer, bytes) = Offer::new(target, self.origin.as_ref(), &self.subprotocols, headers)?;
-        // A server may answer before it has read everything, and close: then its answer counts, not our EPIPE.
+        let (offer, bytes) = Offer::new(&self.target, &self.subprotocols, &self.headers)?;
+        // A server may respond and close before it has read the whole request. Then its response counts, and not our EPIPE.
         let written = stream.write_all(&bytes, || deadline);
-        let (response, early) = match read_answer(&stream, deadline) {
-            Ok(answer) => answer,
+        let (response, early) = match read_response(&stream, deadline) {
+            Ok(response) => response,
             Err(error) => {
                 written.map_err(timed_out)?;
                 return Err(error);
@@ -254,12 +283,12 @@ impl Connect {
     }
 }
 
-/// A connected socket, to the first address that takes one.
+/// Connects to the first address that accepts.
 fn dial(target: &Target, deadline: Deadline) -> Result<TcpStream> {
     let addresses = resolve::resolve(&target.host, target.port, deadline)?;
     let mut failure = io::Error::new(ErrorKind::NotFound, "the host has no address");
     for (at, address) in addresses.iter().enumerate() {
-        // An address that swallows packets must not eat the time of those behind it.
+        // Each address gets its share of the time, because one that drops packets would otherwise use all of it.
         let shares = u32::try_from(addresses.len() - at).unwrap_or(u32::MAX);
         match deadline.left(Instant::now()) {
             Some(left) if left.is_zero() => return Err(Error::Timeout(Timeout::Handshake)),
@@ -282,8 +311,8 @@ fn attempt(address: &SocketAddr, timeout: Option<std::time::Duration>) -> io::Re
     }
 }
 
-/// The head of the answer, and what came behind it. Interim answers are skipped.
-fn read_answer(stream: &Stream, deadline: Deadline) -> Result<(http::Response<()>, Vec<u8>)> {
+/// Reads the head of the response, and returns it with the bytes behind it. Interim responses are skipped.
+fn read_response(stream: &Stream, deadline: Deadline) -> Result<(http::Response<()>, Vec<u8>)> {
     let mut bytes = Vec::new();
     for _ in 0..=MAX_INTERIM {
         let mut scanner = Scanner::response(LIMITS);
@@ -301,7 +330,7 @@ fn read_answer(stream: &Stream, deadline: Deadline) -> Result<(http::Response<()
         for value in
             response.headers_mut().iter_mut().filter(|(name, _)| *name == SET_COOKIE).map(|(_, value)| value)
         {
-            // So that no `{:?}` shows it.
+            // Hides the value in every `Debug`.
             value.set_sensitive(true);
         }
         bytes = rest.to_vec();
@@ -309,16 +338,16 @@ fn read_answer(stream: &Stream, deadline: Deadline) -> Result<(http::Response<()
             return Ok((response, bytes));
         }
     }
-    Err(client_handshake::invalid_response("the server sends interim answers without end"))
+    Err(client_handshake::invalid_response("the server sends interim responses without end"))
 }
 
-/// The error for another status than 101, with what there is of a body.
+/// Returns the error for another status than 101, with the body as far as it arrives.
 fn refused(stream: &Stream, response: http::Response<()>, mut bytes: Vec<u8>, deadline: Deadline) -> Error {
     let framing = Framing::of(&response);
     loop {
         let (mut body, whole) = framing.body(&bytes);
         let enough = whole || body.len() >= MAX_BODY || bytes.len() >= 2 * MAX_BODY;
-        // A body that does not come in full is shown as far as it came.
+        // A body that does not arrive in full is shown as far as it arrived.
         if enough || !read_some(stream, &mut bytes, deadline).is_ok_and(|count| count > 0) {
             body.truncate(MAX_BODY);
             return Error::Refused(Box::new(response.map(|()| body)));
@@ -336,7 +365,7 @@ fn read_some(stream: &Stream, bytes: &mut Vec<u8>, deadline: Deadline) -> Result
     Ok(count)
 }
 
-/// Where a redirect leads, if this is one that can be followed: `wss://` cannot yet.
+/// Returns the target of a redirect that can be followed. One to `wss://` cannot yet.
 fn redirect(from: &Target, response: &Response) -> Option<Target> {
     let is_redirect = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
     let location = response.headers().get(LOCATION).filter(|_| is_redirect)?.to_str().ok()?;
@@ -350,21 +379,14 @@ fn timed_out(error: io::Error) -> Error {
     }
 }
 
-fn text_of(error: &Error) -> String {
-    match error {
-        Error::Invalid(what) => what.to_string(),
-        other => other.to_string(),
-    }
-}
-
-/// One timer and one flush thread for all client connections of the process, started by the first.
+/// Returns the timer and the flush thread of all client connections in the process. The first connection starts them.
 fn shared_threads() -> Result<(Arc<Timer>, Arc<FlushThread>)> {
     static SHARED: Mutex<Option<(Arc<Timer>, Arc<FlushThread>)>> = Mutex::new(None);
     let mut shared = SHARED.lock();
     if let Some(threads) = &*shared {
         return Ok(threads.clone());
     }
-    // Their handles are let go: these threads live as long as the process.
+    // Their join handles are dropped, because these threads live as long as the process.
     let (flush, _) = FlushThread::start()?;
     let (timer, _) = Timer::start().inspect_err(|_| flush.stop())?;
     *shared = Some((Arc::clone(&timer), Arc::clone(&flush)));

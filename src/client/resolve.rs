@@ -1,4 +1,4 @@
-//! Names to addresses, within a deadline: the system's resolver has none.
+//! Name resolution with a deadline, which the system's resolver does not have.
 
 use crate::error::{Error, Result, Timeout};
 use crate::net::Deadline;
@@ -7,11 +7,11 @@ use crate::sync::spawn;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::Instant;
 
-/// The system's resolver reads files and asks services, and has its buffers on the stack.
+/// The system's resolver reads files and queries services, and has its buffers on the stack.
 const STACK: usize = 512 * 1024;
 
-/// The addresses of a host. A name is looked up in a thread of its own, which a resolver that hangs keeps until it gives
-/// up.
+/// Returns the addresses of a host. A name is looked up in a thread of its own. If the resolver hangs, this function
+/// returns at the deadline, and the thread ends when the resolver returns.
 pub(super) fn resolve(host: &str, port: u16, deadline: Deadline) -> Result<Vec<SocketAddr>> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
@@ -19,7 +19,7 @@ pub(super) fn resolve(host: &str, port: u16, deadline: Deadline) -> Result<Vec<S
     let (sender, receiver) = sync_channel(1);
     let name = host.to_owned();
     drop(spawn("threadws-resolve", STACK, move || {
-        // Nobody waits any more if it comes too late.
+        // Fails if the deadline has passed.
         drop(sender.send((name.as_str(), port).to_socket_addrs().map(Iterator::collect)));
     })?);
     let Some(left) = deadline.left(Instant::now()) else {

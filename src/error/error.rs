@@ -118,6 +118,14 @@ impl Error {
         }
     }
 
+    /// Returns a copy of the error of a setting, which is always [`Error::Invalid`].
+    pub(crate) fn of_setting(&self) -> Self {
+        match self {
+            Self::Invalid(what) => Self::Invalid(what.clone()),
+            other => Self::invalid(other.to_string()),
+        }
+    }
+
     pub(crate) fn invalid(what: impl Into<Cow<'static, str>>) -> Self {
         Self::Invalid(what.into())
     }

@@ -8,23 +8,21 @@ use super::url::Target;
 use super::{list, lists_token};
 use crate::error::{Error, Result};
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, ORIGIN, SEC_WEBSOCKET_ACCEPT,
-    SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use std::io;
 use tungstenite::handshake::{client::generate_key, derive_accept_key};
 
 /// Headers that the caller cannot set, because the handshake writes them.
-const RESERVED: [HeaderName; 12] = [
+const RESERVED: [HeaderName; 11] = [
     HOST,
     UPGRADE,
     CONNECTION,
     CONTENT_LENGTH,
     TRANSFER_ENCODING,
     EXPECT,
-    ORIGIN,
     SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_VERSION,
     SEC_WEBSOCKET_PROTOCOL,
@@ -52,7 +50,6 @@ impl Offer {
     /// Returns an offer with a new random key, and the bytes of its request.
     pub(crate) fn new(
         target: &Target,
-        origin: Option<&HeaderValue>,
         subprotocols: &[String],
         headers: &HeaderMap,
     ) -> Result<(Self, Vec<u8>)> {
@@ -68,9 +65,6 @@ impl Offer {
         write_header(&mut bytes, CONNECTION.as_str(), b"Upgrade");
         write_header(&mut bytes, SEC_WEBSOCKET_KEY.as_str(), key.as_bytes());
         write_header(&mut bytes, SEC_WEBSOCKET_VERSION.as_str(), b"13");
-        if let Some(origin) = origin {
-            write_header(&mut bytes, ORIGIN.as_str(), origin.as_bytes());
-        }
         if !subprotocols.is_empty() {
             write_header(&mut bytes, SEC_WEBSOCKET_PROTOCOL.as_str(), subprotocols.join(", ").as_bytes());
         }
@@ -146,9 +140,8 @@ mod tests {
         extra.append("cookie", HeaderValue::from_static("a=b"));
         extra.append("x-twice", HeaderValue::from_static("1"));
         extra.append("x-twice", HeaderValue::from_static("2"));
-        let origin = HeaderValue::from_static("http://example.com:8005");
-        let (offer, bytes) =
-            Offer::new(&target, Some(&origin), &strings(&["v2", "chat"]), &extra).expect("an offer");
+        extra.append("origin", HeaderValue::from_static("http://example.com:8005"));
+        let (offer, bytes) = Offer::new(&target, &strings(&["v2", "chat"]), &extra).expect("an offer");
         let text = String::from_utf8(bytes.clone()).expect("ASCII");
         assert!(text.starts_with("GET /chat?a=b HTTP/1.1\r\nHost: example.com:8005\r\n"), "{text}");
         assert!(text.contains("\r\nSec-WebSocket-Key: ") && text.contains("\r\nX-Twice: 2\r\n"), "{text}");
@@ -170,7 +163,7 @@ mod tests {
     #[test]
     fn every_offer_has_its_own_key() {
         let target = Target::parse("ws://a").expect("a target");
-        let offer = || Offer::new(&target, None, &[], &HeaderMap::new()).expect("an offer").1;
+        let offer = || Offer::new(&target, &[], &HeaderMap::new()).expect("an offer").1;
         assert_ne!(offer(), offer());
     }
 
@@ -180,11 +173,11 @@ mod tests {
         for name in RESERVED {
             let mut headers = HeaderMap::new();
             headers.insert(name.clone(), HeaderValue::from_static("x"));
-            let error = Offer::new(&target, None, &[], &headers).expect_err("reserved").to_string();
+            let error = Offer::new(&target, &[], &headers).expect_err("reserved").to_string();
             assert!(error.contains(name.as_str()), "{error}");
         }
         for names in [&["a b"][..], &[""], &["a", "a"], &["a,b"]] {
-            Offer::new(&target, None, &strings(names), &HeaderMap::new()).expect_err("no list of tokens");
+            Offer::new(&target, &strings(names), &HeaderMap::new()).expect_err("no list of tokens");
         }
     }
 

@@ -117,7 +117,7 @@ pub fn response_head(input: &[u8]) {
     let from = Target::parse("ws://example.com:8005/a/b?c").expect("a target");
     let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
     if let Some(Ok(target)) = location.map(|location| from.redirected(location)) {
-        let (_, asked) = Offer::new(&target, None, &[], &HeaderMap::new()).expect("an offer");
+        let (_, asked) = Offer::new(&target, &[], &HeaderMap::new()).expect("an offer");
         parse_request(&asked, HeadLimits { size: 2 * MAX_HEAD_SIZE, headers: MAX_HEADERS })
             .expect("one request");
     }

@@ -292,7 +292,7 @@ fn an_invalid_request_is_refused_and_nothing_is_sent() {
         Connect::new(&url).header("x", "secret\r\ny: z"),
         Connect::new(&url).header("Host", "secret"),
         Connect::new(&url).header("Sec-WebSocket-Extensions", "secret"),
-        Connect::new(&url).origin("secret\n"),
+        Connect::new(&url).header("origin", "secret\n"),
         Connect::new(&url).subprotocols(["a", "a"]),
         Connect::new(&url).config(Config::new().with_handshake_timeout(Duration::ZERO)),
     ];
@@ -400,7 +400,7 @@ fn the_result_of_the_handshake_can_be_read() {
         echo,
     );
     let mut connection = Connect::new(format!("ws://{}/path?query", server.addr()))
-        .origin("http://page.example")
+        .header("origin", "http://page.example")
         .subprotocols(["v2", "chat"])
         .header("X-Twice", "1")
         .header("X-Twice", "2")

@@ -116,7 +116,7 @@ fn it_uses_any_connected_stream() {
         peer.expect_text("over a pair");
         peer.finish(1000);
     });
-    let mut connection = Connect::new("ws://example.com/chat?x").from_stream(ours).expect("a connection");
+    let mut connection = Connect::new("ws://example.com/chat?x").connect_over(ours).expect("a connection");
     assert_eq!((connection.peer_addr(), connection.client_addr()), (Addr::Unix, Addr::Unix));
     assert_eq!(connection.recv().expect("open"), Some(Message::from("early")));
     connection.send("over a pair").expect("sent");

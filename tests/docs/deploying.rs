@@ -148,7 +148,7 @@ impl Drop for Tunnel {
 fn connect(proxy: &Proxy) -> Connect {
     let port = proxy.addr().port();
     Connect::new(format!("ws://{NAME}:{port}/"))
-        .origin(format!("https://{NAME}:{port}"))
+        .header("origin", format!("https://{NAME}:{port}"))
         .config(Config::new().with_ping_interval(None))
 }
 
@@ -176,7 +176,7 @@ fn the_proxies_of_the_guide_pass_addresses_origins_and_closes() {
         let (stream, _tunnel) = Tunnel::to(&proxy, &openssl, &identity);
         let mut connection = connect(&proxy)
             .header("X-Forwarded-For", "198.51.100.1")
-            .from_stream(stream)
+            .connect_over(stream)
             .expect("a page of the same host may connect");
         // The client's own header is not believed. The proxy has seen 127.0.0.2.
         server.wait_for_line(&["connected from 127.0.0.2 via 127.0.0.1"]);
@@ -186,7 +186,7 @@ fn the_proxies_of_the_guide_pass_addresses_origins_and_closes() {
         }
 
         let (stream, _tunnel) = Tunnel::to(&proxy, &openssl, &identity);
-        match connect(&proxy).origin("https://evil.example").from_stream(stream) {
+        match connect(&proxy).header("origin", "https://evil.example").connect_over(stream) {
             Err(Error::Refused(response)) => assert_eq!(response.status(), 403),
             other => panic!("a page of another host: {other:?}"),
         }
@@ -238,9 +238,9 @@ fn only_pings_keep_a_quiet_connection_through_a_proxy() {
         let proxy_of = |server: &TestServer| proxy(server.addr(), &identity, "4s");
         let (alive, dead) = (proxy_of(&pinging), proxy_of(&silent));
         let (stream, _tunnel) = Tunnel::to(&alive, &openssl, &identity);
-        let mut quiet = connect(&alive).from_stream(stream).expect("a connection");
+        let mut quiet = connect(&alive).connect_over(stream).expect("a connection");
         let (stream, _tunnel) = Tunnel::to(&dead, &openssl, &identity);
-        let mut cut = connect(&dead).from_stream(stream).expect("a connection");
+        let mut cut = connect(&dead).connect_over(stream).expect("a connection");
         // A second longer than the proxy waits.
         for _ in 0..10 {
             let event = quiet.next_event().expect("the proxy has not cut it");

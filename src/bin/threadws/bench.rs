@@ -237,7 +237,7 @@ fn connect(options: &BenchOptions, address: SocketAddr) -> Result<Connection, Co
         .with_max_backlog(all);
     let connect = || -> threadws::Result<Connection> {
         let stream = TcpStream::connect_timeout(&address, HANDSHAKE_TIMEOUT)?;
-        Connect::new(&options.url).config(config).from_stream(stream)
+        Connect::new(&options.url).config(config).connect_over(stream)
     };
     connect().map_err(|error| match error {
         Error::Invalid(what) => CommandError::Usage(what.into_owned()),

@@ -61,7 +61,7 @@ fn settings(options: &ConnectOptions) -> Result<Connect, CommandError> {
     }
     let mut settings = Connect::new(&options.url).subprotocols(&options.subprotocols).config(config);
     if let Some(origin) = &options.origin {
-        settings = settings.origin(origin);
+        settings = settings.header("origin", origin);
     }
     for (name, value) in options.headers.iter().chain(&headers_of_file(options)?) {
         settings = settings.header(name, value);
