@@ -277,7 +277,7 @@ impl HandshakeRequest {
             hooks: Arc::default(),
             counters: Arc::default(),
             timer,
-            messages: None,
+            message_rate: None,
         };
         Connection::new(Role::Client, &self.config, stream, &early, parts).map(|connection| *connection)
     }

@@ -75,7 +75,8 @@ pub(crate) struct Parts {
     pub(crate) hooks: Arc<Hooks>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) timer: Arc<Timer>,
-    pub(crate) messages: Option<Arc<Bucket>>,
+    /// The message rate of the client's address, if the server has one.
+    pub(crate) message_rate: Option<Arc<Bucket>>,
 }
 
 impl Connection {
@@ -88,7 +89,8 @@ impl Connection {
         early: &[u8],
         parts: Parts,
     ) -> Result<Box<Self>> {
-        let Parts { sender, request, response, subprotocol, hub, hooks, counters, timer, messages } = parts;
+        let Parts { sender, request, response, subprotocol, hub, hooks, counters, timer, message_rate } =
+            parts;
         let age_limits = AgeLimits::new(config, sender.outbox().opened()).map(Box::new);
         Ok(Box::new(Self {
             sender,
@@ -102,7 +104,7 @@ impl Connection {
             hooks,
             counters,
             age_limits,
-            message_rate: messages,
+            message_rate,
             has_read_again: false,
             timer,
             ticks: Vec::new(),

@@ -110,7 +110,7 @@ impl Accepted {
             hooks: Arc::clone(&shared.hooks),
             counters: Arc::clone(shared.meter.counters()),
             timer: Arc::clone(&shared.timer),
-            messages: shared.settings.handshake.quotas.messages(client_addr),
+            message_rate: shared.settings.handshake.quotas.messages(client_addr),
         };
         let connection = Connection::new(Role::Server, config, Arc::clone(stream), &early, parts)
             .inspect_err(|error| log_line!(Debug, LOG, "client {id} is gone: {error}"))
