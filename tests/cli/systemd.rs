@@ -57,7 +57,7 @@ impl Manager {
 
     /// Returns its next notification.
     #[track_caller]
-    fn told(&self) -> BTreeMap<String, String> {
+    fn notification(&self) -> BTreeMap<String, String> {
         let mut buffer = [0; 4096];
         let length = self.0.recv(&mut buffer).expect("a notification");
         let text = std::str::from_utf8(&buffer[..length]).expect("UTF-8");
@@ -67,12 +67,12 @@ impl Manager {
 
     /// Returns the next notification that has this variable.
     #[track_caller]
-    fn told_of(&self, name: &str) -> BTreeMap<String, String> {
+    fn notification_with(&self, name: &str) -> BTreeMap<String, String> {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
-            let told = self.told();
-            if told.contains_key(name) {
-                return told;
+            let notification = self.notification();
+            if notification.contains_key(name) {
+                return notification;
             }
         }
         panic!("never notified of {name}")
@@ -172,20 +172,20 @@ fn the_manager_is_notified_of_start_status_and_stop() {
     // Notifications come at half of the watchdog's interval, also those of the status.
     command.env("NOTIFY_SOCKET", name).env("WATCHDOG_USEC", "200000");
     let mut server = Process::spawn_with_stdin(command);
-    let ready = manager.told();
+    let ready = manager.notification();
     assert_eq!(ready.get("READY").map(String::as_str), Some("1"), "{ready:?}");
     assert!(ready["STATUS"].starts_with("0 clients, "), "{ready:?}");
     let mut peer = RawPeer::open(addr);
     let status = loop {
-        let told = manager.told_of("WATCHDOG");
-        assert_eq!(told["WATCHDOG"], "1", "{told:?}");
-        if !told["STATUS"].starts_with("0 clients, ") {
-            break told["STATUS"].clone();
+        let notification = manager.notification_with("WATCHDOG");
+        assert_eq!(notification["WATCHDOG"], "1", "{notification:?}");
+        if !notification["STATUS"].starts_with("0 clients, ") {
+            break notification["STATUS"].clone();
         }
     };
     assert!(status.starts_with("1 clients, ") && status.contains("capacity "), "{status}");
     server.signal(Signal::TERM);
-    let stopping = manager.told_of("STOPPING");
+    let stopping = manager.notification_with("STOPPING");
     assert_eq!(stopping["STOPPING"], "1");
     assert!(!stopping.contains_key("WATCHDOG"), "{stopping:?}");
     peer.expect_close(1001);
@@ -202,10 +202,10 @@ fn the_watchdog_is_notified_unless_the_process_is_stopped() {
     let mut command = activated(listener, &[]);
     command.env("NOTIFY_SOCKET", name).env("WATCHDOG_USEC", "1000000");
     let server = Process::spawn_with_stdin(command);
-    manager.told_of("READY");
+    manager.notification_with("READY");
     let began = Instant::now();
     for _ in 0..4 {
-        manager.told_of("WATCHDOG");
+        manager.notification_with("WATCHDOG");
     }
     // One each half second, and not a stream of them.
     assert!(began.elapsed() >= Duration::from_millis(1500), "{:?}", began.elapsed());
@@ -219,7 +219,7 @@ fn the_watchdog_is_notified_unless_the_process_is_stopped() {
     server.signal(Signal::CONT);
     assert!(silent, "a process that is stopped goes on telling that it lives");
     manager.0.set_read_timeout(Some(PATIENCE)).expect("not zero");
-    manager.told_of("WATCHDOG");
+    manager.notification_with("WATCHDOG");
     server.stop();
 }
 
@@ -231,7 +231,7 @@ fn the_watchdog_of_another_process_is_not_notified() {
     let mut command = activated(listener, &[]);
     command.env("NOTIFY_SOCKET", name).env("WATCHDOG_USEC", "200000").env("WATCHDOG_PID", "1");
     let server = Process::spawn_with_stdin(command);
-    manager.told_of("READY");
+    manager.notification_with("READY");
     // Ten times as long as this test's watchdog waits, and a tenth of the interval of the status.
     manager.0.set_read_timeout(Some(Duration::from_secs(1))).expect("not zero");
     let silence = manager.0.recv(&mut [0; 4096]).expect_err("nothing comes");
@@ -254,7 +254,7 @@ fn the_notify_socket_may_be_a_path_gone_or_full() {
         Process::spawn(command).listening()
     };
     let deaf = start(&path);
-    manager.told_of("READY");
+    manager.notification_with("READY");
     // It reads no more, so its queue is full and stays full.
     let filler = UnixDatagram::unbound().expect("a descriptor");
     filler.set_nonblocking(true).expect("O_NONBLOCK");
@@ -264,7 +264,7 @@ fn the_notify_socket_may_be_a_path_gone_or_full() {
     while manager.0.set_nonblocking(true).is_ok() && manager.0.recv(&mut [0; 4096]).is_ok() {}
     manager.0.set_nonblocking(false).expect("O_NONBLOCK");
     let forsaken = start(&path);
-    manager.told_of("READY");
+    manager.notification_with("READY");
     drop(manager);
     std::fs::remove_file(&path).expect("it was there");
     RawPeer::open(forsaken.addr()).close(1000);

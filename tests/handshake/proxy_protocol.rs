@@ -29,36 +29,36 @@ fn server(settings: impl FnOnce(Server) -> Server) -> TestServer {
 
 /// Returns these addresses for a client from `from` that sends `header` and requests a WebSocket.
 #[track_caller]
-fn told(server: &TestServer, from: IpAddr, header: &[u8], headers: &[(&str, &str)]) -> String {
+fn addresses_for(server: &TestServer, from: IpAddr, header: &[u8], headers: &[(&str, &str)]) -> String {
     let mut peer = RawPeer::connect_from(from, server.addr());
     peer.write([header, upgrade_request(server.addr(), "/", headers).as_bytes()].concat());
     peer.expect_101();
-    let told = peer.message().as_text().to_owned();
+    let addresses = peer.message().as_text().to_owned();
     peer.close(1000);
-    told
+    addresses
 }
 
 #[test]
 fn a_trusted_proxy_names_the_client() {
     let _dog = watchdog(60);
     let server = server(|server| server);
-    assert_eq!(told(&server, PROXY, V1, &[]), "203.0.113.1 via 127.0.0.1");
-    assert_eq!(told(&server, PROXY, V2, &[]), "203.0.113.1 via 127.0.0.1");
+    assert_eq!(addresses_for(&server, PROXY, V1, &[]), "203.0.113.1 via 127.0.0.1");
+    assert_eq!(addresses_for(&server, PROXY, V2, &[]), "203.0.113.1 via 127.0.0.1");
     // The header names the proxy itself, or a peer without an address.
-    assert_eq!(told(&server, PROXY, V2_LOCAL, &[]), "127.0.0.1 via 127.0.0.1");
-    assert_eq!(told(&server, PROXY, b"PROXY UNKNOWN\r\n", &[]), "127.0.0.1 via 127.0.0.1");
+    assert_eq!(addresses_for(&server, PROXY, V2_LOCAL, &[]), "127.0.0.1 via 127.0.0.1");
+    assert_eq!(addresses_for(&server, PROXY, b"PROXY UNKNOWN\r\n", &[]), "127.0.0.1 via 127.0.0.1");
     // The client that the header names is a stranger, so its own headers are not believed.
     let invented = [("X-Forwarded-For", "198.51.100.1")];
-    assert_eq!(told(&server, PROXY, V1, &invented), "203.0.113.1 via 127.0.0.1");
+    assert_eq!(addresses_for(&server, PROXY, V1, &invented), "203.0.113.1 via 127.0.0.1");
     // The same applies if the proxy does not name the client.
     let unix = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x31\0\xd8"[..], &[b'/'; 216]].concat();
-    for nobody in [&b"PROXY UNKNOWN\r\n"[..], b"PROXY UNKNOWN 203.0.113.1\r\n", V2_LOCAL, &unix] {
-        let told = told(&server, PROXY, nobody, &invented);
-        assert_eq!(told, "127.0.0.1 via 127.0.0.1", "{}", nobody.escape_ascii());
+    for without_client in [&b"PROXY UNKNOWN\r\n"[..], b"PROXY UNKNOWN 203.0.113.1\r\n", V2_LOCAL, &unix] {
+        let addresses = addresses_for(&server, PROXY, without_client, &invented);
+        assert_eq!(addresses, "127.0.0.1 via 127.0.0.1", "{}", without_client.escape_ascii());
     }
     // Another trusted proxy, named by the first one, is believed in turn.
     let proxy = b"PROXY TCP4 127.0.0.1 127.0.0.1 56324 80\r\n";
-    assert_eq!(told(&server, PROXY, proxy, &invented), "198.51.100.1 via 127.0.0.1");
+    assert_eq!(addresses_for(&server, PROXY, proxy, &invented), "198.51.100.1 via 127.0.0.1");
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn from_a_stranger_it_is_not_http() {
         peer.write([header, upgrade_request(server.addr(), "/", &[]).as_bytes()].concat());
         peer.expect_refusal(400);
     }
-    assert_eq!(told(&server, STRANGER, b"", &[]), "127.0.0.2 via 127.0.0.2");
+    assert_eq!(addresses_for(&server, STRANGER, b"", &[]), "127.0.0.2 via 127.0.0.2");
 }
 
 #[test]

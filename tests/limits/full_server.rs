@@ -19,7 +19,7 @@ fn full() -> (TestServer, RawPeer) {
 /// Returns the answer to a client that sends nothing: a status, or `None` for an end without an answer. The client does
 /// not end its side.
 #[track_caller]
-fn told(peer: &mut RawPeer) -> Option<u16> {
+fn answer_to(peer: &mut RawPeer) -> Option<u16> {
     let answer = peer.try_answer().expect("an answer or an end");
     peer.expect_eof_alone();
     answer.map(|answer| answer.status)
@@ -33,7 +33,7 @@ fn a_full_server_answers_sixteen_at_a_time() {
     loop {
         let start = Instant::now();
         let mut peers: Vec<_> = (0..TOLD + 24).map(|_| RawPeer::connect(server.addr())).collect();
-        let statuses: Vec<_> = peers.iter_mut().map(told).collect();
+        let statuses: Vec<_> = peers.iter_mut().map(answer_to).collect();
         // On a slow machine the first were dropped before the last came.
         if start.elapsed() < LINGER {
             let expected: Vec<_> = (0..TOLD).map(|_| Some(503)).chain((0..24).map(|_| None)).collect();
@@ -60,10 +60,10 @@ fn a_full_server_waits_a_second_before_it_answers_others() {
     let start = Instant::now();
     let mut peers: Vec<_> = (0..TOLD).map(|_| RawPeer::connect(server.addr())).collect();
     for peer in &mut peers {
-        assert_eq!(told(peer), Some(503));
+        assert_eq!(answer_to(peer), Some(503));
     }
     // They stay. The next client gets an answer as soon as one of them is dropped.
-    eventually("another one gets an answer", || told(&mut RawPeer::connect(server.addr())).is_some());
+    eventually("another one gets an answer", || answer_to(&mut RawPeer::connect(server.addr())).is_some());
     let took = start.elapsed();
     assert!(took >= LINGER && took < LINGER + PATIENCE / 2, "after {took:?}");
 }
@@ -74,7 +74,7 @@ fn a_full_server_drops_a_writing_client_after_a_second() {
     let (server, _inside) = full();
     let start = Instant::now();
     let mut peer = RawPeer::connect(server.addr());
-    assert_eq!(told(&mut peer), Some(503));
+    assert_eq!(answer_to(&mut peer), Some(503));
     writes_on(&mut peer, start);
 }
 
@@ -137,7 +137,7 @@ fn a_refused_client_that_writes_is_read_for_a_second() {
     let mut peer = RawPeer::connect(server.addr());
     let start = Instant::now();
     peer.write(format!("GET /{}", "a".repeat(ENDLESS)));
-    assert!(matches!(told(&mut peer), Some(414 | 431)));
+    assert!(matches!(answer_to(&mut peer), Some(414 | 431)));
     writes_on(&mut peer, start);
     expect_echo(&server);
 }
@@ -149,7 +149,7 @@ fn a_refused_client_that_stays_is_dropped_after_a_second() {
     let start = Instant::now();
     let mut stays = RawPeer::connect(server.addr());
     stays.ask("/", &[("Sec-WebSocket-Version", "8")]);
-    assert_eq!(told(&mut stays), Some(426));
+    assert_eq!(answer_to(&mut stays), Some(426));
     eventually("the place is free", || {
         let mut peer = RawPeer::connect(server.addr());
         peer.ask("/", &[]);
