@@ -14,7 +14,7 @@
 //! You see: "hello, alice", then "hello, carol", then a refusal with 401. No line that is printed here has a token.
 
 use std::collections::HashMap;
-use threadws::{BoxError, Connection, Reject, Request, Server};
+use threadws::{BoxError, Connection, Server, handshake::{Reject, Request}};
 
 /// The user of a connection. Passed from the request callback to the handler.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,7 +41,7 @@ fn main() -> threadws::Result<()> {
 
 fn token(request: &Request) -> Option<&str> {
     let header = request.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
-    let query = || request.query()?.split('&').find_map(|pair| pair.strip_prefix("token="));
+    let query = || request.uri().query()?.split('&').find_map(|pair| pair.strip_prefix("token="));
     header.or_else(query)
 }
 

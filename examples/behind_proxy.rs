@@ -15,7 +15,7 @@
 //!
 //! `threadws::guide::deploying` has the configuration of nginx.
 
-use threadws::{Connection, Reject, Request, Response, Server};
+use threadws::{Connection, Server, handshake::{Reject, Request, Response}};
 
 /// The user agent of a client. Passed from the request callback to the handler.
 #[derive(Clone)]

@@ -3,17 +3,19 @@
 //! It runs in the client's thread. Every failure is answered with an HTTP status and reported to `on_handshake_error`. The
 //! rules of HTTP and of RFC 6455 are in `protocol`; here are the reads, the writes and the callbacks.
 
+pub use crate::protocol::forwarded::ForwardedHeader;
+pub use crate::request::{HandshakeError, Reject, Request, Response};
+
 use crate::addr::Addr;
 use crate::config::{MAX_HEAD_SIZE, MAX_HEADERS, time_to_write};
 use crate::logging::{contain, log_line};
 use crate::net::{Deadline, Stream, Transport};
 use crate::protocol::Refusal;
-use crate::protocol::forwarded::{self, ForwardedHeader, TrustedProxies};
+use crate::protocol::forwarded::{self, TrustedProxies};
 use crate::protocol::head::{self, HeadLimits, Scanner};
 use crate::protocol::proxy_header;
 use crate::protocol::server_handshake::{self, HandshakePolicy, RequestKind, Upgrade};
 use crate::quota::{Admission, Excess, Quotas};
-use crate::request::{HandshakeError, Reject, Request, Response};
 use crate::stats::Counters;
 use http::{Method, StatusCode};
 use std::io::{self, ErrorKind, IoSlice};

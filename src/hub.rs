@@ -5,6 +5,7 @@ mod hooks;
 pub(crate) mod hub;
 mod topics;
 
+pub use crate::config::SlowPeer;
 pub(crate) use hooks::Hooks;
 pub(crate) use hub::Hub;
 
@@ -27,7 +28,7 @@ impl Client {
         self.sender.id()
     }
 
-    /// Returns the client's address, as [`Request::client_addr`](crate::Request::client_addr) does.
+    /// Returns the client's address, as [`Request::client_addr`](crate::handshake::Request::client_addr) does.
     pub fn client_addr(&self) -> Addr {
         self.client_addr
     }
@@ -65,9 +66,9 @@ pub struct Delivery {
     /// For how many clients the message, or the rest of it, was queued.
     pub queued: usize,
     /// For how many clients the message was dropped because their queue was full
-    /// ([`SlowPeer::Skip`](crate::SlowPeer::Skip)).
+    /// ([`SlowPeer::Skip`](crate::hub::SlowPeer::Skip)).
     pub skipped: usize,
-    /// How many clients were disconnected because their queue was full ([`SlowPeer::Close`](crate::SlowPeer::Close)).
+    /// How many clients were disconnected because their queue was full ([`SlowPeer::Close`](crate::hub::SlowPeer::Close)).
     pub closed: usize,
 }
 

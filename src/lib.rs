@@ -76,11 +76,11 @@ mod addr;
 mod client;
 mod config;
 pub mod connection;
-mod error;
+pub mod error;
 mod flush_thread;
 pub mod guide;
-mod handshake;
-mod hub;
+pub mod handshake;
+pub mod hub;
 mod logging;
 mod message;
 mod net;
@@ -90,7 +90,7 @@ mod quota;
 mod request;
 mod sender;
 pub mod server;
-mod stats;
+pub mod stats;
 mod sync;
 mod tick;
 mod timer;
@@ -100,20 +100,16 @@ pub mod verify;
 
 pub use addr::Addr;
 pub use client::{Connect, connect};
-pub use config::{Config, SlowPeer};
+pub use config::Config;
 pub use connection::connection::Connection;
-pub use error::Violation;
 pub use error::closed::Closed;
 pub use error::error::{BoxError, Error, Result, Timeout};
+pub use http;
 pub use hub::hub::Hub;
-pub use hub::{Client, Delivery};
 pub use message::{CloseCode, CloseFrame, Event, IntoMessage, Message, MessageRef};
-pub use protocol::forwarded::ForwardedHeader;
-pub use request::{HandshakeError, Reject, Request, Response};
 pub use sender::Sender;
 pub use server::builder::Server;
 pub use server::handle::ServerHandle;
-pub use stats::{ClientStats, Meter, Stats, Traffic};
 
 // `cargo test` compiles the programs in the README.
 #[cfg(doctest)]

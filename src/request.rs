@@ -2,8 +2,9 @@
 
 use crate::addr::Addr;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, ORIGIN, PROXY_AUTHORIZATION};
-use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
+use http::{HeaderName, HeaderValue, StatusCode};
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 
 /// An HTTP answer with its whole body. `Content-Length` and `Connection` are set when it is sent.
 pub type Response = http::Response<Vec<u8>>;
@@ -35,35 +36,9 @@ impl Request {
         Self { head, peer_addr, client_addr }
     }
 
-    /// The method: `GET` wherever a WebSocket is asked for.
-    pub fn method(&self) -> &Method {
-        self.head.method()
-    }
-
-    /// The request's target, as it was sent: usually a path and a query without a host.
-    pub fn uri(&self) -> &Uri {
-        self.head.uri()
-    }
-
     /// The path, still percent-encoded.
     pub fn path(&self) -> &str {
         self.head.uri().path()
-    }
-
-    /// What follows the `?`, still percent-encoded. Browsers cannot set headers for a WebSocket, so it often holds a
-    /// token: do not log it.
-    pub fn query(&self) -> Option<&str> {
-        self.head.uri().query()
-    }
-
-    /// HTTP/1.1, or HTTP/1.0 for a plain request.
-    pub fn version(&self) -> Version {
-        self.head.version()
-    }
-
-    /// All headers.
-    pub fn headers(&self) -> &HeaderMap {
-        self.head.headers()
     }
 
     /// The first header of this name, in whatever case, if it is UTF-8.
@@ -89,19 +64,24 @@ impl Request {
         self.client_addr
     }
 
-    /// Values that were attached to the request, by the header callback for example.
-    pub fn extensions(&self) -> &Extensions {
-        self.head.extensions()
-    }
-
-    /// A place for values of your own, one of each type: what the header callback puts here, the authenticated user
-    /// perhaps, the handler finds in its connection's request.
-    pub fn extensions_mut(&mut self) -> &mut Extensions {
-        self.head.extensions_mut()
-    }
-
     pub(crate) fn head(&self) -> &http::Request<()> {
         &self.head
+    }
+}
+
+/// The request as the `http` crate describes it: method, URI, version, headers and extensions.
+impl Deref for Request {
+    type Target = http::Request<()>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.head
+    }
+}
+
+/// The header callback can put values into the extensions, for the handler.
+impl DerefMut for Request {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.head
     }
 }
 
@@ -110,7 +90,7 @@ impl fmt::Debug for Request {
         f.debug_struct("Request")
             .field("method", self.method())
             .field("path", &self.path())
-            .field("query", &self.query().map(|_| format_args!("<hidden>")))
+            .field("query", &self.uri().query().map(|_| format_args!("<hidden>")))
             .field("version", &self.version())
             .field("headers", self.headers())
             .field("peer_addr", &self.peer_addr)
@@ -122,12 +102,13 @@ impl fmt::Debug for Request {
 /// A refusal: the HTTP answer a client gets instead of a WebSocket.
 ///
 /// ```
-/// use http::StatusCode;
-/// use threadws::Reject;
+/// use threadws::handshake::{Reject, Response};
+/// use threadws::http::StatusCode;
 ///
 /// let reject = Reject::new(401, "who are you?").header("www-authenticate", "Bearer");
-/// assert_eq!(reject.status(), StatusCode::UNAUTHORIZED);
-/// assert_eq!(Reject::from(StatusCode::FORBIDDEN).text(), "Forbidden");
+/// let response = Response::from(reject);
+/// assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+/// assert_eq!(response.body(), b"who are you?");
 /// ```
 ///
 /// An [`http::Response`] with any body can be a refusal as well, by `From`.
@@ -162,12 +143,12 @@ impl Reject {
     }
 
     /// The status.
-    pub fn status(&self) -> StatusCode {
+    pub(crate) fn status(&self) -> StatusCode {
         self.response.status()
     }
 
     /// The body, if it is text, else nothing.
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(self.response.body()).unwrap_or_default()
     }
 

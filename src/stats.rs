@@ -38,7 +38,7 @@ pub struct ClientStats {
     /// Messages and bytes in both directions.
     pub traffic: Traffic,
     /// How many broadcast and published messages were dropped for this client because its queue was full
-    /// ([`SlowPeer::Skip`](crate::SlowPeer::Skip)).
+    /// ([`SlowPeer::Skip`](crate::hub::SlowPeer::Skip)).
     pub messages_skipped: u64,
     /// How many bytes of data frames are queued for the peer in this process. The operating system's buffers hold more.
     pub backlog: usize,
@@ -95,7 +95,7 @@ pub struct Stats {
     pub round_trips: u64,
     /// The sum of these round-trip times.
     pub round_trip_sum: Duration,
-    /// How many connections ended because the peer read too slowly: by [`SlowPeer::Close`](crate::SlowPeer::Close), or
+    /// How many connections ended because the peer read too slowly: by [`SlowPeer::Close`](crate::hub::SlowPeer::Close), or
     /// by the write timeout.
     pub slow_peers_closed: u64,
     /// How many client threads there are now, including those that wait for a client.
@@ -131,7 +131,7 @@ impl Stats {
 /// Callbacks are set before a server runs, so they cannot use its handle. A meter can be moved into them:
 ///
 /// ```
-/// use threadws::{Server, Stats};
+/// use threadws::{Server, stats::Stats};
 ///
 /// # fn main() -> threadws::Result<()> {
 /// let server = Server::bind("127.0.0.1:0")?;

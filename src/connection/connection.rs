@@ -142,7 +142,7 @@ impl Connection {
         self.sender.id()
     }
 
-    /// Returns the client's address, as [`Request::client_addr`](crate::Request::client_addr) does: the one that a
+    /// Returns the client's address, as [`Request::client_addr`](crate::handshake::Request::client_addr) does: the one that a
     /// trusted proxy named, otherwise the peer's without its port.
     ///
     /// On a connection that was opened by [`connect`](crate::connect) it is the server's address.

@@ -38,7 +38,7 @@ pub enum Error {
     /// [`Timeout::Drained`], which are the caller's own timeouts.
     Timeout(Timeout),
     /// The server answered the handshake with another status than 101.
-    Refused(Box<crate::Response>),
+    Refused(Box<crate::handshake::Response>),
     /// The server is full or shutting down. The client that [`upgrade`](crate::ServerHandle::upgrade) was called for was
     /// answered 503.
     Unavailable,
@@ -93,7 +93,7 @@ impl Error {
     /// | [`Timeout::Message`], [`TooManyMessages`](Error::TooManyMessages) | 1008 |
     /// | [`Timeout::Write`] | 1013: reported but not sent, because the peer does not read |
     /// | [`Timeout::Ping`], [`Timeout::Close`], [`Error::Io`] | 1006: nothing can be sent any more |
-    /// | [`Closed`](Error::Closed) | the code that it ended with: 1013 after [`SlowPeer::Close`](crate::SlowPeer::Close) |
+    /// | [`Closed`](Error::Closed) | the code that it ended with: 1013 after [`SlowPeer::Close`](crate::hub::SlowPeer::Close) |
     /// | any other, such as a handler's own | 1011 |
     pub fn close_code(&self) -> CloseCode {
         match self {

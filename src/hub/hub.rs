@@ -36,7 +36,7 @@ use std::fmt;
 ///
 /// Nothing here waits for a peer. What the operating system does not take at once is queued, up to
 /// [`max_backlog`](crate::Config::max_backlog), 1 MiB by default. If a client's queue is full, the client is disconnected
-/// or the message is dropped for it: see [`SlowPeer`](crate::SlowPeer).
+/// or the message is dropped for it: see [`SlowPeer`](crate::hub::SlowPeer).
 ///
 /// # Order
 ///

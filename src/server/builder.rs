@@ -219,7 +219,7 @@ impl Server {
     ///
     /// A client without a trusted proxy is turned away before it gets a thread. Only 16 of them at a time get an answer. As
     /// with a full server, [`on_handshake_error`](Self::on_handshake_error) is not called for them, and
-    /// [`Stats::refused`](crate::Stats::refused) counts them.
+    /// [`Stats::refused`](crate::stats::Stats::refused) counts them.
     pub fn max_clients_per_address(mut self, clients: usize) -> Self {
         self.settings.handshake.quotas.connections = Some(Arc::new(Connections::new(clients)));
         self.require(clients > 0, "max_clients_per_address is 0");
@@ -299,7 +299,7 @@ impl Server {
     /// Observes refused handshakes. Called after the refusal was answered.
     ///
     /// It is not called for a connection that sent no request, that closed before the 101, or that was turned away before
-    /// it got a thread ([`Stats::refused`](crate::Stats::refused)).
+    /// it got a thread ([`Stats::refused`](crate::stats::Stats::refused)).
     ///
     /// The callback runs in the client's thread. If it panics, the panic is logged and has no other effect.
     pub fn on_handshake_error(mut self, callback: impl Fn(&HandshakeError) + Send + Sync + 'static) -> Self {

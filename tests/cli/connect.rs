@@ -367,7 +367,7 @@ fn no_failure_prints_the_password() {
         |server| {
             server.check_request(|request, _| match request.header("authorization") {
                 Some("Basic dXNlcjpzZWNyZXQ=") => Ok(()),
-                _ => Err(threadws::Reject::new(401, "who are you?")),
+                _ => Err(threadws::handshake::Reject::new(401, "who are you?")),
             })
         },
         echo,

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use threadws::{Config, Connect, Error, Message, Response, Timeout, connect};
+use threadws::{Config, Connect, Error, Message, Timeout, connect, handshake::Response};
 
 #[track_caller]
 fn expect_broken(result: threadws::Result<threadws::Connection>, why: &str) {
@@ -413,7 +413,7 @@ fn the_result_of_the_handshake_can_be_read() {
         (response.status().as_u16(), &response.headers()["x-node"]),
         (101, &"7".parse().expect("a value"))
     );
-    assert_eq!((connection.request().path(), connection.request().query()), ("/path", Some("query")));
+    assert_eq!((connection.request().path(), connection.request().uri().query()), ("/path", Some("query")));
     connection.send("hello").expect("sent");
     assert_eq!(connection.recv().expect("open"), Some(Message::from("hello")));
     connection.close(1000, "").expect("clean");

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 use threadws::connection::State;
-use threadws::{Addr, Config, Connect, Error, Event, Message, Timeout, Violation, connect};
+use threadws::{Addr, Config, Connect, Error, Event, Message, Timeout, connect, error::Violation};
 
 #[test]
 fn silence_after_the_101_is_ended_by_keepalive() {

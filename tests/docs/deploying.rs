@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use threadws::{Config, Connect, Error, Event, Message, Response, Server};
+use threadws::{Config, Connect, Error, Event, Message, Server, handshake::Response};
 
 const GUIDE: &str = include_str!("../../src/guide/deploying.md");
 /// The name of the server in the guide.

@@ -7,6 +7,7 @@ mod chat;
 mod defaults;
 mod deploying;
 mod examples;
+mod exports;
 mod guide;
 mod options;
 mod prose;

@@ -3,7 +3,7 @@
 
 use crate::support::{Nginx, Process, RawPeer, TestServer, echo, ms, program, watchdog};
 use std::net::IpAddr;
-use threadws::{Addr, ForwardedHeader, Server};
+use threadws::{Addr, Server, handshake::ForwardedHeader};
 
 /// The settings for nginx from the guide on deploying.
 const SETTINGS: &str = "

@@ -9,7 +9,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;
-use threadws::{Config, Reject, Response, Server};
+use threadws::{Config, Server, handshake::{Reject, Response}};
 
 #[test]
 fn a_plain_get_learns_that_this_is_a_websocket() {
@@ -31,10 +31,10 @@ fn a_plain_get_learns_that_this_is_a_websocket() {
 #[test]
 fn serve_http_answers_plain_get_and_head() {
     let _dog = watchdog(20);
-    let page = |request: &threadws::Request| match request.path() {
+    let page = |request: &threadws::handshake::Request| match request.path() {
         "/page" => http::Response::builder()
             .header("Content-Type", "text/plain")
-            .body(format!("hello, {:?}", request.query()).into_bytes())
+            .body(format!("hello, {:?}", request.uri().query()).into_bytes())
             .expect("a response"),
         _ => Response::new(Vec::new()),
     };
@@ -82,7 +82,7 @@ fn check_request_reads_and_adds_headers_and_passes_values() {
     let server = TestServer::with(
         |server| {
             server.check_request(|request, response| {
-                assert_eq!((request.path(), request.query()), ("/room", Some("id=7")));
+                assert_eq!((request.path(), request.uri().query()), ("/room", Some("id=7")));
                 assert_eq!(request.method(), http::Method::GET);
                 assert!(request.peer_addr().ip().is_some_and(|ip| ip.is_loopback()));
                 let user = User(request.header("X-User").unwrap_or("anonymous").to_owned());

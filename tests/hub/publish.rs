@@ -3,7 +3,7 @@
 
 use crate::support::{RawPeer, TestServer, eventually, ms, next, reached, watchdog};
 use std::sync::mpsc;
-use threadws::{BoxError, Connection, Error, SlowPeer};
+use threadws::{BoxError, Connection, Error, hub::SlowPeer};
 
 /// Executes each message: `+topic`, `-topic` or `topic: text`. Answers with the result.
 fn listener(client: &mut Connection) -> Result<(), BoxError> {

@@ -6,7 +6,7 @@ use crate::support::{Frame, PATIENCE, RawPeer, TestServer, eventually, ms, next,
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
-use threadws::{CloseCode, Closed, Config, Error, Message, Sender, SlowPeer, Timeout};
+use threadws::{CloseCode, Closed, Config, Error, Message, Sender, Timeout, hub::SlowPeer};
 
 /// The kernel takes some 4.3 MB before the first message is refused.
 const SIZE: usize = 64 << 10;

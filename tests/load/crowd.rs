@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
-use threadws::{BoxError, Config, Connection, Delivery, Error};
+use threadws::{BoxError, Config, Connection, Error, hub::Delivery};
 
 /// Returns a message of 1 KiB that contains its number and the time when it was sent.
 fn stamped(number: u64, start: Instant) -> Vec<u8> {

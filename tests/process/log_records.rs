@@ -6,7 +6,7 @@ use crate::support::{RawPeer, TestServer, echo, eventually, in_own_process, ms, 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use std::sync::{Mutex, Once, PoisonError};
-use threadws::{Config, Response};
+use threadws::{Config, handshake::Response};
 
 /// Keeps all lines, each after its level.
 struct Kept(Mutex<Vec<String>>);

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::mpsc;
 use threadws::connection::State;
-use threadws::{Config, Connect, Connection, Error, Message, Server, Timeout, Violation};
+use threadws::{Config, Connect, Connection, Error, Message, Server, Timeout, error::Violation};
 
 /// The scripted end, as a client or as a server.
 trait Peer {

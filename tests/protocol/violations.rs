@@ -7,7 +7,7 @@ use crate::support::{
 };
 use std::sync::mpsc::{self};
 use std::time::Instant;
-use threadws::{Config, Connection, Error, Timeout, Violation};
+use threadws::{Config, Connection, Error, Timeout, error::Violation};
 
 /// A name, the bytes, and the close codes that are right for them.
 type Case = (&'static str, Vec<u8>, &'static [u16]);

@@ -5,7 +5,7 @@ use crate::support::{
 };
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, OnceLock, mpsc};
-use threadws::{Client, Config, Hub, Meter, Response, ServerHandle};
+use threadws::{Config, Hub, ServerHandle, hub::Client, stats::Meter, handshake::Response};
 
 /// Calls everything that can be called from any thread, for every client.
 fn everything(hub: &Hub, meter: &Meter) {

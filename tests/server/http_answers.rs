@@ -3,7 +3,7 @@
 use crate::support::{TestServer, echo, ms, watchdog};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use threadws::{Config, Response};
+use threadws::{Config, handshake::Response};
 
 #[test]
 fn a_large_answer_may_take_longer_than_the_handshake_timeout() {

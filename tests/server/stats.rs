@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
-use threadws::{Config, Stats};
+use threadws::{Config, stats::Stats};
 
 #[test]
 fn the_counters_match_what_happened() {

@@ -3,7 +3,7 @@
 use crate::support::{PATIENCE, RawPeer, TestServer, echo, ms, next, watchdog};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
-use threadws::{Message, Response};
+use threadws::{Message, handshake::Response};
 
 /// The tick waits for a lock that the caller of the shutdown holds.
 #[test]

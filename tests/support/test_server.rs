@@ -4,7 +4,7 @@ use super::RawPeer;
 use super::library_panics::LibraryPanics;
 use std::net::SocketAddr;
 use std::ops::Deref;
-use threadws::{BoxError, Connection, Delivery, Server, ServerHandle};
+use threadws::{BoxError, Connection, Server, ServerHandle, hub::Delivery};
 
 /// A server that is shut down and joined when it is dropped. It fails the test if the library panicked.
 #[derive(Debug)]

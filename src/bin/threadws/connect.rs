@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufWriter, ErrorKind, IsTerminal, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use threadws::{Config, Connect, Connection, Error, Message, Response, Sender, Timeout};
+use threadws::{Config, Connect, Connection, Error, Message, Sender, Timeout, handshake::Response};
 
 /// Bytes shown of the body of a refusal: enough for a sentence, too little for a page.
 const MAX_BODY: usize = 200;

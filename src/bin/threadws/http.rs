@@ -2,7 +2,7 @@
 
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
-use threadws::Stats;
+use threadws::stats::Stats;
 
 /// The page. Its script and its style have `{{nonce}}` in place of the nonce.
 const PAGE: &str = include_str!("page.html");

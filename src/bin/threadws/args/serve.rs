@@ -7,7 +7,7 @@ use lexopt::prelude::{Long, Short, Value};
 use log::LevelFilter;
 use std::ffi::OsString;
 use std::time::Duration;
-use threadws::SlowPeer;
+use threadws::hub::SlowPeer;
 
 /// The options of `threadws serve`.
 #[derive(Debug, Clone, PartialEq)]

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
-use threadws::SlowPeer;
+use threadws::hub::SlowPeer;
 
 /// The longest duration of an option. A year is short enough that no sum of instants overflows.
 const MAX_SECONDS: u64 = 365 * 24 * 60 * 60;
