@@ -14,7 +14,10 @@
 //! You see: "hello, alice", then "hello, carol", then a refusal with 401. No line that is printed here has a token.
 
 use std::collections::HashMap;
-use threadws::{BoxError, Connection, Server, handshake::{Reject, Request}};
+use threadws::{
+    BoxError, Connection, Server,
+    handshake::{Reject, Request},
+};
 
 /// The user of a connection. Passed from the request callback to the handler.
 #[derive(Debug, Clone, PartialEq)]

@@ -15,7 +15,10 @@
 //!
 //! `threadws::guide::deploying` has the configuration of nginx.
 
-use threadws::{Connection, Server, handshake::{Reject, Request, Response}};
+use threadws::{
+    Connection, Server,
+    handshake::{Reject, Request, Response},
+};
 
 /// The user agent of a client. Passed from the request callback to the handler.
 #[derive(Clone)]

@@ -22,7 +22,11 @@ use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use threadws::{Config, Connection, Hub, Result, Server, handshake::{Reject, Request, Response}, hub::SlowPeer};
+use threadws::{
+    Config, Connection, Hub, Result, Server,
+    handshake::{Reject, Request, Response},
+    hub::SlowPeer,
+};
 
 /// The largest message, in bytes. The page sends at most 1000 UTF-16 units, which are at most 3000 bytes of UTF-8.
 const MAX_MESSAGE: usize = 3000;

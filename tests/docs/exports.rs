@@ -81,7 +81,9 @@ fn exports(text: &str) -> Vec<String> {
     for line in text.lines() {
         for keyword in ["pub struct ", "pub enum ", "pub trait ", "pub type ", "pub fn ", "pub const "] {
             if let Some(rest) = line.strip_prefix(keyword) {
-                names.push(rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or(rest).into());
+                names.push(
+                    rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or(rest).into(),
+                );
             }
         }
     }
@@ -164,7 +166,8 @@ fn no_import_renames_a_type_of_ours() {
     for (file, text) in files() {
         for statement in text.split("\nuse ").skip(1) {
             let (path, _) = statement.split_once(';').unwrap_or((statement, ""));
-            let is_ours = ["crate::", "super::", "self::", "threadws::"].iter().any(|start| path.starts_with(start));
+            let is_ours =
+                ["crate::", "super::", "self::", "threadws::"].iter().any(|start| path.starts_with(start));
             if is_ours && path.replace(" as _", "").contains(" as ") {
                 found.push(format!("src/{file}: use {path}"));
             }

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
-use threadws::{Hub, Message, Server, ServerHandle, stats::Meter, handshake::Response};
+use threadws::{Hub, Message, Server, ServerHandle, handshake::Response, stats::Meter};
 
 /// Calls everything that can be called from any thread, for every client.
 fn everything(hub: &Hub, meter: &Meter) {

@@ -9,7 +9,10 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;
-use threadws::{Config, Server, handshake::{Reject, Response}};
+use threadws::{
+    Config, Server,
+    handshake::{Reject, Response},
+};
 
 #[test]
 fn a_plain_get_learns_that_this_is_a_websocket() {

@@ -5,7 +5,7 @@ use crate::support::{
 };
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, OnceLock, mpsc};
-use threadws::{Config, Hub, ServerHandle, hub::Client, stats::Meter, handshake::Response};
+use threadws::{Config, Hub, ServerHandle, handshake::Response, hub::Client, stats::Meter};
 
 /// Calls everything that can be called from any thread, for every client.
 fn everything(hub: &Hub, meter: &Meter) {

@@ -11,7 +11,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
-use threadws::{Addr, BoxError, Config, Connection, Error, Message, Server, ServerHandle, handshake::Request};
+use threadws::{
+    Addr, BoxError, Config, Connection, Error, Message, Server, ServerHandle, handshake::Request,
+};
 
 /// How long clients may take to disconnect when the process ends.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
