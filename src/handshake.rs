@@ -280,7 +280,7 @@ impl Handshake<'_> {
                 Err(excess) => return self.refuse(&excess.into(), Some(request)),
             },
         };
-        match server_handshake::check(request.head(), policy) {
+        match server_handshake::check(&request, policy) {
             Ok(RequestKind::WebSocket(upgrade)) => self.open(request, &upgrade, early, admission),
             Ok(RequestKind::Http) => self.answer_http(request),
             Err(refusal) => self.refuse(&refusal.into(), Some(request)),
@@ -333,7 +333,7 @@ impl Handshake<'_> {
         let mut response = upgrade.response();
         contain(LOG, "the callback check_request", || check_request(request, &mut response))
             .unwrap_or_else(|| Err(FAILED.into()))?;
-        let subprotocol = upgrade.finish(request.head(), &mut response)?;
+        let subprotocol = upgrade.finish(request, &mut response)?;
         Ok((head::write_switching(response.headers()), subprotocol))
     }
 

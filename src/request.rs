@@ -1,4 +1,4 @@
-//! What a client asked, and how it is answered when the answer is no.
+//! The request of a handshake, its refusal, and the report of a failed one.
 
 use crate::addr::Addr;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, ORIGIN, PROXY_AUTHORIZATION};
@@ -6,18 +6,24 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
-/// An HTTP answer with its whole body. `Content-Length` and `Connection` are set when it is sent.
+/// An HTTP response with its whole body. `Content-Length` and `Connection` are set when it is sent.
 pub type Response = http::Response<Vec<u8>>;
 
-/// Headers whose values never appear in an error, a log line or a `{:?}`.
+/// Headers whose values never appear in an error, a log line or a `Debug`.
 pub(crate) const SECRETS: [HeaderName; 3] = [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION];
 
-/// How much of one text from the wire is shown: enough to recognise it, too little to flood a log.
+/// How many characters of one text from the wire are shown: enough to recognise it, too few to flood a log.
 const MAX_SHOWN: usize = 200;
 
-/// What a client asked for: the request's head, and where it came from.
+/// The request that opens a connection, and the addresses that it came from.
 ///
-/// Its `{:?}` hides what authenticates a user: the query and the values of `Authorization`, `Cookie` and
+/// It dereferences to [`http::Request<()>`](http::Request), which has the method, the URI, the headers and the extensions.
+/// Browsers cannot set headers for a WebSocket, so the query, `uri().query()`, often holds a token: do not log it.
+///
+/// A value that the [`check_request`](crate::Server::check_request) callback puts into the extensions, such as the
+/// authenticated user, can be read by the handler.
+///
+/// `Debug` hides everything that authenticates a user: the query and the values of `Authorization`, `Cookie` and
 /// `Proxy-Authorization`.
 pub struct Request {
     head: http::Request<()>,
@@ -29,19 +35,19 @@ impl Request {
     pub(crate) fn new(mut head: http::Request<()>, peer_addr: Addr, client_addr: Addr) -> Self {
         for (name, value) in head.headers_mut() {
             if SECRETS.contains(name) {
-                // So that even the `{:?}` of `headers()` hides it.
+                // Hides the value even in the `Debug` of `headers()`.
                 value.set_sensitive(true);
             }
         }
         Self { head, peer_addr, client_addr }
     }
 
-    /// The path, still percent-encoded.
+    /// Returns the path, still percent-encoded.
     pub fn path(&self) -> &str {
         self.head.uri().path()
     }
 
-    /// The first header of this name, in whatever case, if it is UTF-8.
+    /// Returns the first header of this name, in upper or lower case; `None` if it is not UTF-8.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.head.headers().get(name).and_then(|value| std::str::from_utf8(value.as_bytes()).ok())
     }
@@ -53,7 +59,7 @@ impl Request {
     }
 
     /// Returns the client's address, without a port: [`Addr::Ip`], or [`Addr::Unix`] if the client, or a proxy that is
-    /// not believed, connected by a Unix socket.
+    /// not trusted, connected by a Unix socket.
     ///
     /// It comes from a PROXY header or from the header of [`forwarded_header`](crate::Server::forwarded_header), if a
     /// trusted proxy wrote it. Otherwise it is the address of the socket's other end. An IPv4 address is never mapped
@@ -63,24 +69,18 @@ impl Request {
     pub fn client_addr(&self) -> Addr {
         self.client_addr
     }
-
-    pub(crate) fn head(&self) -> &http::Request<()> {
-        &self.head
-    }
 }
 
-/// The request as the `http` crate describes it: method, URI, version, headers and extensions.
 impl Deref for Request {
     type Target = http::Request<()>;
 
-    fn deref(&self) -> &Self::Target {
+    fn deref(&self) -> &http::Request<()> {
         &self.head
     }
 }
 
-/// The header callback can put values into the extensions, for the handler.
 impl DerefMut for Request {
-    fn deref_mut(&mut self) -> &mut Self::Target {
+    fn deref_mut(&mut self) -> &mut http::Request<()> {
         &mut self.head
     }
 }
@@ -99,28 +99,28 @@ impl fmt::Debug for Request {
     }
 }
 
-/// A refusal: the HTTP answer a client gets instead of a WebSocket.
+/// The response that a client gets instead of a WebSocket.
 ///
 /// ```
 /// use threadws::handshake::{Reject, Response};
 /// use threadws::http::StatusCode;
 ///
 /// let reject = Reject::new(401, "who are you?").header("www-authenticate", "Bearer");
-/// let response = Response::from(reject);
-/// assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
-/// assert_eq!(response.body(), b"who are you?");
+/// assert_eq!(Response::from(reject).status(), StatusCode::UNAUTHORIZED);
+/// assert_eq!(Response::from(Reject::from(StatusCode::FORBIDDEN)).body(), b"Forbidden");
 /// ```
 ///
-/// An [`http::Response`] with any body can be a refusal as well, by `From`.
+/// A [`StatusCode`], and a [`Response`] with any body, can be converted into a `Reject`. A status of 1xx becomes 500, because
+/// the client would wait for another response after it.
 pub struct Reject {
-    /// Boxed, or every `Result` of a header callback would be as large as a response.
+    /// Boxed, because each `Result` of a callback would otherwise be as large as a response.
     response: Box<Response>,
 }
 
 impl Reject {
-    /// A refusal with a text for its body, sent as `text/plain`.
+    /// Creates a refusal with a status and a text, which is sent as `text/plain`.
     ///
-    /// What cannot be the status of a final answer (no status at all, or below 200) is sent as 500.
+    /// A number that cannot be the status of a response, and 1xx, become 500.
     pub fn new(status: impl TryInto<StatusCode>, text: impl Into<String>) -> Self {
         let mut response = Response::new(text.into().into_bytes());
         *response.status_mut() = final_status(status.try_into().ok());
@@ -128,9 +128,9 @@ impl Reject {
         Self { response: Box::new(response) }
     }
 
-    /// Adds a header, beside any others of its name.
+    /// Adds a header, beside others of the same name.
     ///
-    /// A name or value that cannot stand in a head is left out, and the refusal becomes a 500.
+    /// If the name or the value cannot be sent, the header is left out and the status becomes 500.
     pub fn header(mut self, name: impl TryInto<HeaderName>, value: impl TryInto<HeaderValue>) -> Self {
         let added = match (name.try_into(), value.try_into()) {
             (Ok(name), Ok(value)) => self.response.headers_mut().try_append(name, value).is_ok(),
@@ -142,12 +142,11 @@ impl Reject {
         self
     }
 
-    /// The status.
     pub(crate) fn status(&self) -> StatusCode {
         self.response.status()
     }
 
-    /// The body, if it is text, else nothing.
+    /// Returns the body, or nothing if it is not text.
     pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(self.response.body()).unwrap_or_default()
     }
@@ -158,11 +157,11 @@ impl Reject {
 }
 
 fn final_status(status: Option<StatusCode>) -> StatusCode {
-    // RFC 9110 §15.2: after a 1xx the client would wait for the answer proper, or take a 101 for a yes.
+    // RFC 9110 §15.2: after a 1xx the client would wait for the final response, or take a 101 for an upgrade.
     status.filter(|status| !status.is_informational()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-/// The status and the text; no header, since one may be a cookie.
+/// Shows the status and the text, and no headers, because one may be a cookie.
 impl fmt::Debug for Reject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reject")
@@ -172,7 +171,7 @@ impl fmt::Debug for Reject {
     }
 }
 
-/// With the status's own name for a text.
+/// The text is the name of the status.
 impl From<StatusCode> for Reject {
     fn from(status: StatusCode) -> Self {
         let status = final_status(Some(status));
@@ -180,7 +179,7 @@ impl From<StatusCode> for Reject {
     }
 }
 
-/// A 1xx becomes a 500.
+/// A status of 1xx becomes 500.
 impl From<Response> for Reject {
     fn from(mut response: Response) -> Self {
         *response.status_mut() = final_status(Some(response.status()));
@@ -235,7 +234,7 @@ impl fmt::Display for HandshakeError {
             write!(f, ", client {client_addr}")?;
         }
         if *status == StatusCode::FORBIDDEN {
-            // The two that the origin policy compares: without them nobody finds the proxy that changed one.
+            // The two headers that the origin policy compares. They show whether a proxy has changed one.
             for (what, name) in [("origin", &ORIGIN), ("host", &HOST)] {
                 if let Some(value) = request.headers().get(name) {
                     write!(f, ", {what} {:?}", Quoted(&String::from_utf8_lossy(value.as_bytes())))?;
@@ -248,10 +247,10 @@ impl fmt::Display for HandshakeError {
 
 impl std::error::Error for HandshakeError {}
 
-/// A text from outside, cut, escaped and in quotes.
+/// Shows a text from outside in quotes, escaped and cut off.
 struct Quoted<'a>(&'a str);
 
-/// The same without quotes.
+/// Shows a text from outside without quotes, escaped and cut off.
 struct Escaped<'a>(&'a str);
 
 fn cut(text: &str) -> (&str, &'static str) {
@@ -306,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_from_the_wire_is_escaped_and_cut() {
+    fn text_from_the_wire_is_escaped_and_cut_off() {
         let reason = format!("\r\n\u{1b}[31m{}", "x".repeat(1000));
         let text = HandshakeError::new(
             StatusCode::FORBIDDEN,
@@ -322,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_is_not_utf8_is_no_text_and_no_panic() {
+    fn a_header_that_is_not_utf8_is_none() {
         let request = request();
         assert_eq!(request.header("origin"), None);
         assert_eq!(request.header("Host"), Some("a.example"));
@@ -330,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_never_an_interim_answer() {
+    fn a_refusal_never_has_an_interim_status() {
         let statuses = [
             (Reject::new(403, "no").status(), 403),
             (Reject::new(101, "no").status(), 500),
