@@ -1,4 +1,4 @@
-//! The errors of the library. [`Error`](crate::Error) holds all of them, and knows the close code of each.
+//! The errors of the library. [`Error`] holds all of them, and knows the close code of each.
 
 pub(crate) mod closed;
 pub(crate) mod error;

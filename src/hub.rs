@@ -1,4 +1,4 @@
-//! The clients of a server and their topics, as [`Hub`](crate::Hub) sees them.
+//! The clients of a server and their topics, as [`Hub`] sees them.
 
 mod audience;
 mod hooks;
@@ -66,9 +66,9 @@ pub struct Delivery {
     /// For how many clients the message, or the rest of it, was queued.
     pub queued: usize,
     /// For how many clients the message was dropped because their queue was full
-    /// ([`SlowPeer::Skip`](crate::hub::SlowPeer::Skip)).
+    /// ([`SlowPeer::Skip`]).
     pub skipped: usize,
-    /// How many clients were disconnected because their queue was full ([`SlowPeer::Close`](crate::hub::SlowPeer::Close)).
+    /// How many clients were disconnected because their queue was full ([`SlowPeer::Close`]).
     pub closed: usize,
 }
 

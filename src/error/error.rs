@@ -38,7 +38,7 @@ pub enum Error {
     /// [`Timeout::Drained`], which are the caller's own timeouts.
     Timeout(Timeout),
     /// The server answered the handshake with another status than 101.
-    Refused(Box<crate::handshake::Response>),
+    Refused(Box<crate::request::Response>),
     /// The server is full or shutting down. The client that [`upgrade`](crate::ServerHandle::upgrade) was called for was
     /// answered 503.
     Unavailable,
