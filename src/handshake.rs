@@ -1,7 +1,12 @@
-//! The server's side of the opening handshake: reads a request, checks it and answers it, all before one deadline.
+//! The opening handshake: the [`Request`] of a client, and how a server refuses it.
 //!
-//! It runs in the client's thread. Every failure is answered with an HTTP status and reported to `on_handshake_error`. The
-//! rules of HTTP and of RFC 6455 are in `protocol`; here are the reads, the writes and the callbacks.
+//! [`Server::check_request`](crate::Server::check_request) sees each request and can refuse it with a [`Reject`].
+//! [`Server::serve_http`](crate::Server::serve_http) answers plain HTTP with a [`Response`].
+//! [`Server::on_handshake_error`](crate::Server::on_handshake_error) observes each refusal as a [`HandshakeError`].
+
+// The server's side: reads a request, checks it and answers it, all before one deadline. It runs in the client's thread.
+// Every failure is answered with an HTTP status and reported to `on_handshake_error`. The rules of HTTP and of RFC 6455 are
+// in `protocol`; here are the reads, the writes and the callbacks.
 
 pub use crate::protocol::forwarded::ForwardedHeader;
 pub use crate::request::{HandshakeError, Reject, Request, Response};
