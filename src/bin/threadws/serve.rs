@@ -11,9 +11,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
-use threadws::{
-    Addr, BoxError, Config, Connection, Error, Message, Server, ServerHandle, handshake::Request,
-};
+use threadws::handshake::{Reject, Request};
+use threadws::{Addr, BoxError, Config, Connection, Error, Message, Server, ServerHandle};
+
+/// The longest path that can be a topic, in bytes. `subscribe` refuses a longer one, too, but only after the 101.
+const MAX_TOPIC: usize = 256;
 
 /// How long clients may take to disconnect when the process ends.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -100,6 +102,10 @@ fn configure(server: Server, options: &ServeOptions) -> Server {
         );
     if topics {
         server = server
+            .check_request(|request, _| match request.path().len() {
+                0..=MAX_TOPIC => Ok(()),
+                _ => Err(Reject::new(414, "the path is too long for a topic")),
+            })
             .on_subscribe(|_, client, topic| debug!("client {} joined {topic:?}", client.id()))
             .on_unsubscribe(|_, client, topic| debug!("client {} left {topic:?}", client.id()));
     }
@@ -181,10 +187,7 @@ impl ClientHandler {
         // The path is the topic, without the query.
         let topic = client.request().path().to_owned();
         if self.answer == Answer::Topics {
-            if let Err(Error::Invalid(error)) = client.subscribe(&topic) {
-                // The path is too long for a topic.
-                return client.close(1008, &error);
-            }
+            client.subscribe(&topic)?;
         }
         // Checked once for the connection, because the log level does not change.
         let (id, is_logged) = (client.id(), log_enabled!(Level::Info));
