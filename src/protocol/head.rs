@@ -117,8 +117,8 @@ impl Scanner {
         let received = received.get(..self.limits.size).unwrap_or(received);
         loop {
             let rest = received.get(self.scanned..).unwrap_or_default();
-            // Fast path: most bytes continue what the byte before them was. One `step` for each of them would double the
-            // cost of a handshake.
+            // Fast path: most bytes do not change the state. One `step` for each of them would cost 3 % of the instructions of
+            // a handshake, and more with a browser's long head (`.ci/instructions`).
             self.scanned += match self.at {
                 ScanState::FirstLine => count_prefix(rest, |byte| byte.is_ascii_graphic()),
                 ScanState::Name => count_prefix(rest, is_tchar),

@@ -29,7 +29,8 @@ pub(crate) enum Role {
     Client,
 }
 
-/// The number of bytes that [`mask`] processes in one step: two vector registers of SSE2.
+/// The number of bytes that [`mask`] processes in one step: two vector registers of SSE2. Compared with steps of 8 bytes, this
+/// saves a sixth of the instructions of a long payload (`.ci/instructions`).
 const BLOCK: usize = 32;
 
 /// Masks or unmasks bytes (RFC 6455 §5.3) that start at `offset` in the payload.

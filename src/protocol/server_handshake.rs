@@ -229,6 +229,9 @@ impl Upgrade {
     }
 
     /// Returns the bytes of the 101 if the server has no callback for requests.
+    ///
+    /// A `HeaderMap` as in [`response`](Self::response) would cost 5 % of the instructions of a handshake
+    /// (`.ci/instructions`).
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let subprotocol = self.subprotocol.iter().map(|name| (&SEC_WEBSOCKET_PROTOCOL, name));
         write_switching(self.own_headers().into_iter().chain(subprotocol))
