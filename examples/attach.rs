@@ -22,7 +22,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
-use threadws::{BoxError, Connection, Server, ServerHandle};
+use threadws::{BoxError, Connection, Server, ServerHandle, http};
 
 /// How long a client may take to send the head of its request.
 const TIMEOUT: Duration = Duration::from_secs(10);

@@ -18,10 +18,10 @@
 //! You see: a message that is written in one window appears in the other, if both are in the same room. Both windows show
 //! who is in the room.
 
-use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use threadws::http::{HeaderValue, StatusCode, header};
 use threadws::{
     Config, Connection, Hub, Result, Server,
     handshake::{Reject, Request, Response},

@@ -43,6 +43,10 @@
 //! * [`Config`] holds the limits and timeouts of a connection. The guide [`defaults`](guide::defaults) explains each.
 //! * [`Error`] has [`is_fatal`](Error::is_fatal) and the close code; [`Closed`] describes how a connection ended.
 //!
+//! Types that fewer programs need are in modules: [`handshake`] has requests and refusals, [`stats`] the counters, and
+//! [`connection`], [`hub`], [`server`] and [`error`] the types that their methods take and return. [`http`] is the crate
+//! whose types are in some signatures.
+//!
 //! # Features
 //!
 //! * `cli` (default): the command `threadws`, described in [`guide::command_line`]. Programs that use only the library
