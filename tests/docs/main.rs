@@ -9,6 +9,7 @@ mod deploying;
 mod examples;
 mod exports;
 mod guide;
+mod links;
 mod options;
 mod prose;
 mod rooms;
