@@ -201,8 +201,6 @@ impl Handshake<'_> {
     }
 
     /// Reads a whole head. Returns it, and the bytes after it.
-    // Kept out of line: see `Accepted` in server/client_thread.rs.
-    #[inline(never)]
     fn read_head(&self, mut bytes: Vec<u8>) -> Result<(http::Request<()>, Vec<u8>), NoHead> {
         let mut scanner = Scanner::request(LIMITS);
         let end = self.read_until(&mut bytes, |bytes| scanner.scan(bytes))?;

@@ -27,9 +27,10 @@ const LOG: &str = "threadws::connection";
 ///
 /// # Stack
 ///
-/// [`shake_hands`](Self::shake_hands), the handshake's `read_head`, [`open`](Self::open) and [`end`](Self::end) are not
-/// inlined. Otherwise their stack frames would be part of this thread's outermost one, below the handler's, and the pages
-/// they touch would stay resident as long as the client stays: 12 KiB of stack for each client instead of 8 KiB.
+/// [`shake_hands`](Self::shake_hands), [`open`](Self::open) and [`end`](Self::end) are not inlined. Otherwise their stack
+/// frames would be part of this thread's outermost one, below the handler's, and the pages that they touch would stay
+/// resident as long as the client stays: one page more for each client, if any of the three is inlined
+/// (`guide::performance`, "The hot path").
 pub(super) struct Accepted {
     id: u64,
     shared: Arc<Shared>,
