@@ -35,10 +35,9 @@ const FIRST_READ: usize = 2 * 1024;
 /// The read timeout of an accepted socket and the handshake timeout are both 10 s by default, and the read begins a few
 /// microseconds after the handshake.
 const LATE: Duration = Duration::from_millis(10);
-/// After a final answer, input is read for this long and up to this many bytes. Otherwise the socket would be closed over
-/// unread input, which sends an RST, and the client could lose the answer.
+/// After a final answer, input is read until the client has been silent for this time, at most for the close timeout.
+/// Otherwise the socket would be closed over unread input, which sends an RST, and the client could lose the answer.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
-pub(crate) const LINGER_BYTES: usize = 1 << 20;
 
 const LIMITS: HeadLimits = HeadLimits { size: MAX_HEAD_SIZE, headers: MAX_HEADERS };
 
@@ -169,6 +168,7 @@ pub(crate) struct Handshake<'a> {
     pub(crate) host: &'a dyn Host,
     pub(crate) deadline: Deadline,
     pub(crate) write_timeout: Duration,
+    pub(crate) close_timeout: Duration,
 }
 
 impl Handshake<'_> {
@@ -355,12 +355,13 @@ impl Handshake<'_> {
         None
     }
 
-    /// Sends a final answer, and waits until the client has read it or [`LINGER`] has passed.
+    /// Sends a final answer, and discards what the client still sends, until it has read the answer or is silent for
+    /// [`LINGER`].
     fn answer(&self, response: &Response, without_body: bool) {
         match self.write(&head::write_response(response, without_body)) {
             Ok(()) => {
                 self.stream.shutdown_write();
-                self.stream.drain(LINGER_BYTES, Deadline::after(LINGER));
+                self.stream.drain(LINGER, Deadline::after(self.close_timeout));
             }
             Err(error) => {
                 let (peer_addr, status) = (self.peer_addr, response.status().as_u16());

@@ -5,16 +5,16 @@ use super::cork::To;
 use super::recv::Waiting;
 use crate::error::{Cause, Closed, Error, Result};
 use crate::message::{CloseCode, CloseFrame, State};
-use crate::net::Deadline;
 use crate::protocol::Role;
 use crate::protocol::decoder::Item;
 use crate::protocol::encoder;
 use std::time::Duration;
 
-/// After FIN, input is read and discarded for this time, and up to this number of bytes. Otherwise the system sends RST for
+/// After FIN, input is read and discarded until the peer has been silent for this time. Otherwise the system sends RST for
 /// unread input. Measured: because of it a peer lost 1.37 of the last 1.50 MB, and the Close frame.
-const DRAIN_TIME: Duration = Duration::from_secs(2);
-const DRAIN_BYTES: usize = 1 << 20;
+const DRAIN_SILENCE: Duration = Duration::from_secs(2);
+/// How long the peer is silent before the reading thread looks whether the last bytes are written.
+const DRAIN_TURN: Duration = Duration::from_millis(20);
 
 /// Returns the result of a receiving call after the end: `Ok` if it was normal, otherwise the error.
 pub(super) fn outcome(closed: &Closed) -> Result<()> {
@@ -94,23 +94,41 @@ impl Connection {
         closed.cause().and_then(Cause::to_error).unwrap_or(Error::Closed(closed))
     }
 
+    /// Returns the error of a call that sends, with the peer's Close if a write has failed and it has arrived. The Close tells
+    /// why the peer reads no more. The messages before it can still be received.
+    #[cold]
+    pub(super) fn explain(&mut self, error: Error) -> Error {
+        let Error::Closed(closed) = &error else { return error };
+        if closed.code() != CloseCode::ABNORMAL || !matches!(closed.cause(), Some(Cause::Io(_))) {
+            return error;
+        }
+        let outbox = self.sender.outbox();
+        let Some(content) = self.reader.find_close(outbox.role()) else { return error };
+        outbox.close_received(content);
+        outbox.last_error()
+    }
+
     /// Called after both Closes, or after our Close for an error. Sends everything that is queued and FIN, and reads the
-    /// peer's last bytes.
+    /// peer's last bytes, all before the close deadline.
     fn finish(&mut self, cause: Option<Cause>) {
         let outbox = self.sender.outbox();
+        let stream = self.reader.stream();
+        let deadline = outbox.close_deadline();
+        // A peer in the middle of a large message may read nothing before it has written all of it. So its input is
+        // discarded while the flush thread writes the queue.
+        while !outbox.is_empty() && stream.drain(DRAIN_TURN, deadline) {}
         // It fails at the close deadline at the latest, and the connection is broken then.
         if outbox.wait_empty().is_ok() {
-            let deadline = outbox.close_deadline();
             // RFC 6455 §7.1.1: the server closes the socket first, so that the client has no TIME_WAIT. A client waits for
             // that.
+            let mut silence = Duration::MAX;
             if outbox.role() == Role::Server || cause.is_some() {
-                self.reader.stream().shutdown_write();
-                self.reader.stream().drain(DRAIN_BYTES, deadline.or(Deadline::after(DRAIN_TIME)));
-            } else {
-                self.reader.stream().drain(DRAIN_BYTES, deadline);
+                stream.shutdown_write();
+                silence = DRAIN_SILENCE;
             }
+            stream.drain(silence, deadline);
         }
-        let closed = self.sender.outbox().end(self.reader.counts(), cause);
+        let closed = outbox.end(self.reader.counts(), cause);
         self.set_closed(closed);
     }
 

@@ -5,7 +5,7 @@
 
 use crate::config::Config;
 use crate::error::{Result, Violation};
-use crate::message::{Message, MessageRef};
+use crate::message::{CloseFrame, Message, MessageRef};
 use crate::net::{Deadline, Stream};
 use crate::outbox::Counts;
 use crate::protocol::Role;
@@ -322,6 +322,29 @@ impl Reader {
         if self.socket_timeout < self.read_timeout && self.stream.set_read_timeout(self.read_timeout).is_ok()
         {
             self.socket_timeout = self.read_timeout;
+        }
+    }
+
+    /// Returns the content of a Close that has arrived and was not received yet, without receiving anything.
+    ///
+    /// Called after a failed write. Reads what the socket holds, up to the size of a large buffer. A Close behind a part of a
+    /// message is not found.
+    pub(super) fn find_close(&mut self, role: Role) -> Option<Option<CloseFrame>> {
+        if self.decoder.is_inside_message() {
+            return None;
+        }
+        while self.read(false).is_ok_and(|count| count > 0) {}
+        // A copy and a decoder of its own, because the messages before the Close are still to be received.
+        let mut bytes = self.buffer.get(self.start..self.end)?.to_vec();
+        let mut decoder = Decoder::new(role, usize::MAX);
+        let mut at = 0;
+        loop {
+            let window = bytes.get_mut(at..)?;
+            let step = decoder.next(window).ok()?;
+            if let Item::Close(span) = step.item? {
+                return decoder::close_frame(window.get(span.range())?).ok();
+            }
+            at += step.used;
         }
     }
 

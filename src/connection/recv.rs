@@ -217,15 +217,15 @@ impl Connection {
             Err(error) => return Err(self.fail(error)),
         }
         if let Some(cause) = self.sender.outbox().broken_hint() {
-            return Err(self.lost(cause));
+            return self.read_rest(cause);
         }
         if self.read_again()? {
             return Ok(None);
         }
-        if let Err(error) = self.flush() {
+        if self.cork.flush(To { sender: &self.sender, hub: &self.hub }).is_err() {
             // Otherwise another thread has sent a Close. What was held is lost, but the peer can still send.
-            if self.sender.outbox().broken().is_some() {
-                return Err(self.lost(Cause::from_error(&error)));
+            if let Some(cause) = self.sender.outbox().broken() {
+                return self.read_rest(cause);
             }
         }
         let now = Instant::now();
@@ -326,6 +326,15 @@ impl Connection {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
             Err(error) => Err(self.lost(Cause::Io(error.kind()))),
         }
+    }
+
+    /// Called when the connection is broken. After a failed write the socket can still hold the peer's last messages and its
+    /// Close, so they are read, without waiting. If there is nothing more, returns the error of the connection.
+    fn read_rest(&mut self, cause: Cause) -> Result<Option<Item>> {
+        if matches!(cause, Cause::Io(_)) && self.reader.read(false).is_ok_and(|count| count > 0) {
+            return Ok(None);
+        }
+        Err(self.lost(cause))
     }
 
     /// Called when a read has found nothing. Pings a peer that is silent, or ends the connection if it is dead.

@@ -17,9 +17,12 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// Those of [`Sender::send`](crate::Sender::send).
+    /// Those of [`Sender::send`](crate::Sender::send). If a write fails and the peer's Close has arrived,
+    /// [`Error::Closed`] has its code, such as 1009 for a message that the peer refused. Messages that came before the Close
+    /// can still be received.
     pub fn send(&mut self, message: impl IntoMessage) -> Result<()> {
-        self.cork.write(To { sender: &self.sender, hub: &self.hub }, message, false)
+        let sent = self.cork.write(To { sender: &self.sender, hub: &self.hub }, message, false);
+        sent.map_err(|error| self.explain(error))
     }
 
     /// Sends one message or queues it, as [`Sender::try_send`](crate::Sender::try_send) does. What [`write`](Self::write)
@@ -34,8 +37,9 @@ impl Connection {
     /// Those of [`Sender::try_send`](crate::Sender::try_send). After [`Error::Full`] the message was not queued. What
     /// [`write`](Self::write) holds was queued or is still held.
     pub fn try_send(&mut self, message: impl IntoMessage) -> Result<()> {
-        self.cork.try_flush(To { sender: &self.sender, hub: &self.hub })?;
-        self.sender.try_send(message)
+        let flushed = self.cork.try_flush(To { sender: &self.sender, hub: &self.hub });
+        let sent = flushed.and_then(|()| self.sender.try_send(message));
+        sent.map_err(|error| self.explain(error))
     }
 
     /// Sends one message, but holds it while more input is already here, so that the answers to a burst of messages leave
@@ -99,7 +103,8 @@ impl Connection {
     ///
     /// Those of [`Sender::send`](crate::Sender::send).
     pub fn flush(&mut self) -> Result<()> {
-        self.cork.flush(To { sender: &self.sender, hub: &self.hub })
+        let flushed = self.cork.flush(To { sender: &self.sender, hub: &self.hub });
+        flushed.map_err(|error| self.explain(error))
     }
 
     /// Sends a ping, as [`Sender::ping`](crate::Sender::ping) does.

@@ -141,17 +141,26 @@ impl Stream {
         Ok(())
     }
 
-    /// Reads and discards input until the end of the stream, `limit` bytes or the deadline.
+    /// Reads and discards input until the end of the stream, until nothing has arrived for `silence`, or until the deadline.
+    /// Returns true if it was only silent: more input may arrive.
     ///
     /// Called before the socket is closed. Closing a socket with unread input sends RST, and the peer can then lose
-    /// bytes that it has not read yet.
-    pub(crate) fn drain(&self, limit: usize, deadline: Deadline) {
+    /// bytes that it has not read yet. There is no limit in bytes, because a peer that writes a large message reads only
+    /// when it has written all of it.
+    pub(crate) fn drain(&self, silence: Duration, deadline: Deadline) -> bool {
         let mut bytes = [0; DRAIN_BUFFER];
-        let mut discarded = 0;
-        while discarded < limit && !deadline.has_passed(Instant::now()) {
-            match self.wait_readable(deadline).and_then(|_| self.read(&mut bytes, false)) {
-                Ok(0) | Err(_) => return,
-                Ok(count) => discarded += count,
+        loop {
+            match self.read(&mut bytes, false) {
+                Ok(1..) if !deadline.has_passed(Instant::now()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let until = deadline.or(Deadline::after(silence));
+                    match self.wait_readable(until) {
+                        Ok(true) => {}
+                        Ok(false) => return !deadline.has_passed(Instant::now()),
+                        Err(_) => return false,
+                    }
+                }
+                _ => return false,
             }
         }
     }

@@ -113,6 +113,11 @@ impl Outbox {
         }
     }
 
+    /// Returns the error for a message that cannot be sent any more.
+    pub(crate) fn last_error(&self) -> Error {
+        self.failure(&mut self.state.lock())
+    }
+
     /// Returns the first cause for which the connection broke, if it did.
     pub(crate) fn broken(&self) -> Option<Cause> {
         self.state.lock().gate.cause()

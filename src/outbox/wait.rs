@@ -101,6 +101,11 @@ impl Outbox {
         }
     }
 
+    /// Returns whether the queue is written, the Close included, or was dropped.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.state.lock().queue.is_empty()
+    }
+
     /// Waits until the queue is written, the Close included, or the socket was dropped.
     pub(crate) fn wait_empty(&self) -> Result<()> {
         let mut state = self.state.lock();

@@ -4,7 +4,7 @@
 use super::{LOG, NotAdmitted, Shared};
 use crate::addr::Addr;
 use crate::error::{Error, Result};
-use crate::handshake::{self, LINGER, LINGER_BYTES};
+use crate::handshake::{self, LINGER};
 use crate::logging::{Throttle, contain, log_line};
 use crate::net::stream::{poll_until, prepare_listener};
 use crate::net::{Deadline, Stream, Wake};
@@ -25,12 +25,15 @@ const BACK_OFF: [Duration; 2] = [Duration::from_millis(10), Duration::from_milli
 /// How many clients that were turned away are read from at a time (see [`LINGER`]). Further ones get no answer.
 const MAX_LINGERING: usize = 16;
 
-/// A client that was turned away, and is read from until it has read the answer.
+/// How many bytes are read from such a client before it is the next one's turn.
+const LINGER_READ: usize = 16 * 1024;
+
+/// A client that was turned away, and is read from until it has read the answer. One that uploads megabytes reads it at the
+/// end.
 struct Lingering {
     stream: Arc<Stream>,
-    until: Instant,
-    /// How many bytes are still read.
-    bytes: usize,
+    start: Instant,
+    last_heard: Instant,
 }
 
 /// The listening side of a server.
@@ -122,24 +125,24 @@ impl Acceptor {
             wait(&mut [PollFd::new(listener, PollFlags::IN), wake], Deadline::NEVER);
             return;
         }
-        let oldest = self.lingering.first().map(|client| client.until);
-        let deadline = Deadline::from(oldest).or(pause.map_or(Deadline::NEVER, Deadline::after));
+        let close_timeout = self.shared.settings.config.close_timeout();
+        let end = |client: &Lingering| (client.last_heard + LINGER).min(client.start + close_timeout);
+        let first = Deadline::from(self.lingering.iter().map(end).min());
+        let deadline = first.or(pause.map_or(Deadline::NEVER, Deadline::after));
         let mut fds = vec![wake];
         fds.extend(listener.map(|listener| PollFd::new(listener, PollFlags::IN)));
         let clients = self.lingering.iter();
         fds.extend(clients.map(|client| PollFd::from_borrowed_fd(client.stream.as_fd(), PollFlags::IN)));
         wait(&mut fds, deadline);
         let now = Instant::now();
-        let mut bytes = [0; 4096];
+        let mut bytes = [0; LINGER_READ];
         self.lingering.retain_mut(|client| {
-            let has_more = match client.stream.read(&mut bytes, false) {
-                Ok(count) => {
-                    client.bytes = client.bytes.saturating_sub(count);
-                    count > 0 && client.bytes > 0
-                }
-                Err(error) => error.kind() == io::ErrorKind::WouldBlock,
-            };
-            has_more && client.until > now
+            match client.stream.read(&mut bytes, false) {
+                Ok(1..) => client.last_heard = now,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                _ => return false,
+            }
+            end(client) > now
         });
     }
 
@@ -170,12 +173,17 @@ impl Acceptor {
 
     /// Answers without a thread and without waiting.
     fn turn_away(&mut self, stream: Arc<Stream>, answer: impl FnOnce(&Stream)) {
+        let now = Instant::now();
         if self.lingering.len() >= MAX_LINGERING {
-            return;
+            // One that goes on sending had its time.
+            let Some(place) = self.lingering.iter().position(|client| client.start + LINGER < now) else {
+                return;
+            };
+            self.lingering.swap_remove(place);
         }
         answer(&stream);
         stream.shutdown_write();
-        self.lingering.push(Lingering { stream, until: Instant::now() + LINGER, bytes: LINGER_BYTES });
+        self.lingering.push(Lingering { stream, start: now, last_heard: now });
     }
 
     /// Handles an error of `accept`. A connection that was reset is skipped. After any other error the acceptor waits,

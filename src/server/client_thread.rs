@@ -85,6 +85,7 @@ impl Accepted {
             host: self,
             deadline: Deadline::after(settings.config.handshake_timeout()),
             write_timeout: settings.config.write_timeout(),
+            close_timeout: settings.config.close_timeout(),
         };
         match start {
             Start::Socket(source) => handshake.run(source),

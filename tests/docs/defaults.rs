@@ -149,10 +149,9 @@ fn the_guide_has_the_fixed_bounds_of_the_code() {
             c("connection/reader.rs", "BULK_BUFFER"),
         ],
         &[
-            c("connection/close.rs", "DRAIN_TIME"),
-            c("connection/close.rs", "DRAIN_BYTES"),
+            c("connection/close.rs", "DRAIN_SILENCE"),
             c("handshake.rs", "LINGER"),
-            c("handshake.rs", "LINGER_BYTES"),
+            c("handshake.rs", "LINGER"),
         ],
         &[c("server/thread_pool.rs", "MAX_IDLE"), c("server/thread_pool.rs", "IDLE_TIMEOUT")],
         &[c("server/accept.rs", "LISTEN_BACKLOG")],

@@ -69,12 +69,13 @@ def ticks(count, interval, text):
 
 
 def big():
-    socket = opened()
-    try:
-        socket.send(bytes(2**20 + 1))
-    except ConnectionClosed:
-        pass  # It may be refused before all is written.
-    assert closed(socket).code == 1009
+    for mebibytes in [1, 8, 64]:
+        socket = opened()
+        try:
+            socket.send(bytes(mebibytes * 2**20 + 1))
+        except ConnectionClosed:
+            pass  # It may be refused before all is written.
+        assert closed(socket).code == 1009, mebibytes
 
 
 def close():

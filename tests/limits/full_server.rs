@@ -2,6 +2,7 @@
 
 use crate::support::{PATIENCE, RawPeer, TestServer, echo, eventually, expect_echo, ms, watchdog};
 use std::time::{Duration, Instant};
+use threadws::{Config, Server};
 
 /// How long input is read after an answer, so that no RST destroys the answer. It is a constant of the library, so it
 /// is not scaled.
@@ -11,9 +12,14 @@ const TOLD: usize = 16;
 
 /// Starts a server with one place, and returns it with the client that takes the place.
 fn full() -> (TestServer, RawPeer) {
-    let server = TestServer::with(|server| server.max_clients(1), echo);
+    let server = TestServer::with(|server| server.config(patient()).max_clients(1), echo);
     let inside = RawPeer::open(server.addr());
     (server, inside)
+}
+
+/// A close timeout that a test does not reach.
+fn patient() -> Config {
+    Config::new().with_close_timeout(PATIENCE)
 }
 
 /// Returns the answer to a client that sends nothing: a status, or `None` for an end without an answer. The client does
@@ -68,78 +74,111 @@ fn a_full_server_waits_a_second_before_it_answers_others() {
     assert!(took >= LINGER && took < LINGER + PATIENCE / 2, "after {took:?}");
 }
 
+/// A client that goes on writing after its answer makes room for the next one.
 #[test]
-fn a_full_server_drops_a_writing_client_after_a_second() {
+fn a_full_server_drops_writing_clients_for_others() {
     let _dog = watchdog(60);
     let (server, _inside) = full();
     let start = Instant::now();
-    let mut peer = RawPeer::connect(server.addr());
-    assert_eq!(answer_to(&mut peer), Some(503));
-    writes_on(&mut peer, start);
-}
-
-/// Writes a byte now and then until the server reads no more, which must be after the linger time.
-#[track_caller]
-fn writes_on(peer: &mut RawPeer, start: Instant) {
-    // The slow pace is the attack.
-    while peer.try_write(b"x").is_ok() {
-        assert!(start.elapsed() < LINGER + PATIENCE / 2, "still read after {:?}", start.elapsed());
-        std::thread::sleep(ms(20));
+    let mut writing: Vec<_> = (0..TOLD).map(|_| RawPeer::connect(server.addr())).collect();
+    for peer in &mut writing {
+        assert_eq!(answer_to(peer), Some(503));
     }
-    assert!(start.elapsed() >= LINGER, "dropped after {:?}", start.elapsed());
+    eventually("another one gets an answer", || {
+        for peer in &mut writing {
+            drop(peer.try_write(b"x"));
+        }
+        answer_to(&mut RawPeer::connect(server.addr())).is_some()
+    });
+    let took = start.elapsed();
+    assert!(took >= LINGER && took < LINGER + PATIENCE / 4, "after {took:?}");
 }
 
 /// A target that is too long, without an end.
 const ENDLESS: usize = 64 << 10;
 
-/// Writes without a pause, and without waiting for an answer, until the server reads no more.
-#[track_caller]
-fn floods(server: &TestServer, head: &str) {
-    // The second part is what the kernel's buffers on both sides take.
-    const MOST: usize = (1 << 20) + (15 << 20);
-    let mut peer = RawPeer::connect(server.addr());
-    let start = Instant::now();
-    let (mut bytes, more) = (head.len(), [b'a'; ENDLESS]);
-    if peer.try_write(head.as_bytes()).is_ok() {
-        while bytes <= MOST && peer.try_write(&more).is_ok() {
-            bytes += more.len();
-        }
-    }
-    assert!(bytes <= MOST, "{bytes} bytes were read");
-    assert!(start.elapsed() < LINGER + PATIENCE / 2, "it took {:?}", start.elapsed());
+/// A close timeout that differs from the linger time.
+fn close_timeout() -> Duration {
+    LINGER + ms(500)
 }
 
-/// The client is refused because its head is too long, and writes without a pause.
+fn impatient() -> Config {
+    Config::new().with_close_timeout(close_timeout())
+}
+
+/// Writes with this pause, and without waiting for an answer, until the server reads no more, which must be at the close
+/// timeout.
+#[track_caller]
+fn floods(server: &TestServer, head: &str, piece: &[u8], pause: Duration) {
+    let mut peer = RawPeer::connect(server.addr());
+    let start = Instant::now();
+    peer.write(head);
+    while peer.try_write(piece).is_ok() {
+        assert!(start.elapsed() < close_timeout() + PATIENCE / 2, "still read after {:?}", start.elapsed());
+        std::thread::sleep(pause);
+    }
+    assert!(start.elapsed() >= close_timeout(), "dropped after {:?}", start.elapsed());
+}
+
+/// The client is refused because its head is too long, and goes on writing.
 #[test]
-fn at_most_a_mebibyte_is_read_after_a_refusal() {
+fn a_flood_after_a_refusal_ends_at_the_close_timeout() {
     let _dog = watchdog(60);
-    let server = TestServer::new(echo);
+    let server = TestServer::with(|server| server.config(impatient()), echo);
+    let endless = "a".repeat(ENDLESS);
     for head in ["GET /", "GET / HTTP/1.1\r\nHost: x\r\nX: "] {
-        floods(&server, head);
+        floods(&server, head, endless.as_bytes(), Duration::ZERO);
+        floods(&server, &format!("{head}{endless}"), b"x", ms(20));
     }
     expect_echo(&server);
 }
 
-/// The client was refused because the server is full, and writes without a pause.
+/// The client was refused because the server is full, and goes on writing.
 #[test]
-fn a_full_server_reads_at_most_a_mebibyte() {
+fn a_full_server_reads_a_flood_until_the_close_timeout() {
     let _dog = watchdog(60);
-    let (server, mut inside) = full();
-    floods(&server, "GET /");
+    let server = TestServer::with(|server| server.config(impatient()).max_clients(1), echo);
+    let mut inside = RawPeer::open(server.addr());
+    floods(&server, "GET /", &[b'a'; ENDLESS], Duration::ZERO);
+    floods(&server, "GET /", b"x", ms(20));
     inside.send_text("still there?");
     inside.expect_text("still there?");
 }
 
-#[test]
-fn a_refused_client_that_writes_is_read_for_a_second() {
-    let _dog = watchdog(60);
-    let server = TestServer::new(echo);
+/// More than the buffers of both kernels take.
+const UPLOAD: usize = 64 << 20;
+
+/// Writes all of an upload before it reads, as many HTTP clients do, and expects the answer, which no reset may destroy.
+#[track_caller]
+fn uploads(server: &TestServer, headers: &str, status: u16) {
     let mut peer = RawPeer::connect(server.addr());
-    let start = Instant::now();
-    peer.write(format!("GET /{}", "a".repeat(ENDLESS)));
-    assert!(matches!(answer_to(&mut peer), Some(414 | 431)));
-    writes_on(&mut peer, start);
-    expect_echo(&server);
+    peer.write(format!("GET / HTTP/1.1\r\nContent-Length: {UPLOAD}\r\n{headers}\r\n"));
+    peer.write(vec![0; UPLOAD]);
+    peer.expect_refusal(status);
+}
+
+#[test]
+fn a_refused_upload_of_64_mib_gets_its_answer() {
+    let _dog = watchdog(60);
+    let server = TestServer::with(|server| server.config(patient()), echo);
+    uploads(&server, "Host: x\r\n", 413);
+    uploads(&server, "", 400);
+    let server = TestServer::with(|server| server.config(patient()).max_clients_per_address(1), echo);
+    // Behind a proxy its address is known only after the head.
+    let _inside = RawPeer::open_at(server.addr(), "/", &[("X-Forwarded-For", "192.0.2.1")]);
+    uploads(&server, "Host: x\r\nX-Forwarded-For: 192.0.2.1\r\n", 429);
+}
+
+/// It was turned away before its head was read.
+#[test]
+fn an_upload_to_a_full_server_gets_its_answer() {
+    let _dog = watchdog(60);
+    let (server, _inside) = full();
+    uploads(&server, "Host: x\r\n", 503);
+    let settings = |server: Server| server.config(patient()).trust_proxy("none").max_clients_per_address(1);
+    let server = TestServer::with(settings, echo);
+    let _inside = RawPeer::open(server.addr());
+    uploads(&server, "Host: x\r\n", 429);
 }
 
 #[test]

@@ -4,5 +4,6 @@
 mod support;
 
 mod both_roles;
+mod full_flow;
 mod receiving;
 mod violations;

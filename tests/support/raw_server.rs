@@ -232,6 +232,14 @@ impl RawServerPeer {
         drop(self.stream.shutdown(Shutdown::Write));
     }
 
+    /// Waits until input has arrived, and reads none of it.
+    #[track_caller]
+    pub fn expect_input(&mut self) {
+        self.stream.set_read_timeout(Some(PATIENCE)).expect("not zero");
+        let count = self.stream.peek(&mut [0]).expect("the client writes");
+        assert_eq!(count, 1, "the client ended too early");
+    }
+
     /// Expects the end of the stream by a FIN, with nothing before it.
     #[track_caller]
     pub fn expect_eof(&mut self) {
