@@ -303,11 +303,10 @@ fn parse_request_line(line: &[u8]) -> Result<(&[u8], &[u8], Version), Refusal> {
     else {
         return Err(REQUEST_LINE);
     };
-    let version = match version {
-        b"HTTP/1.1" => Version::HTTP_11,
-        b"HTTP/1.0" => Version::HTTP_10,
+    let version = match (parse_version(version), version) {
+        (Some(version), _) => version,
         // For example `PRI * HTTP/2.0`, the preface of HTTP/2.
-        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+        (None, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor])
             if major.is_ascii_digit() && minor.is_ascii_digit() =>
         {
             return Err(VERSION);
@@ -321,13 +320,19 @@ fn parse_request_line(line: &[u8]) -> Result<(&[u8], &[u8], Version), Refusal> {
     Ok((method, target, version))
 }
 
+/// Returns the version of HTTP/1. RFC 9110 §2.5: a higher minor version is processed as the highest one that is known.
+fn parse_version(version: &[u8]) -> Option<Version> {
+    match version.strip_prefix(b"HTTP/1.")? {
+        b"0" => Some(Version::HTTP_10),
+        [b'1'..=b'9'] => Some(Version::HTTP_11),
+        _ => None,
+    }
+}
+
 /// RFC 9112 §4: version, three digits, and a phrase that can be empty.
 fn parse_status_line(line: &[u8]) -> Result<(Version, StatusCode), Refusal> {
-    let version = match line.get(..9) {
-        Some(b"HTTP/1.1 ") => Version::HTTP_11,
-        Some(b"HTTP/1.0 ") => Version::HTTP_10,
-        _ => return Err(STATUS_LINE),
-    };
+    let (version, rest) = line.split_at_checked(8).ok_or(STATUS_LINE)?;
+    let version = parse_version(version).filter(|_| rest.starts_with(b" ")).ok_or(STATUS_LINE)?;
     let (code, phrase) = line.split_at_checked(12).ok_or(STATUS_LINE)?;
     if !matches!(phrase, [] | [b' ', ..]) {
         return Err(STATUS_LINE);

@@ -191,17 +191,15 @@ fn accept_key(headers: &HeaderMap) -> std::result::Result<HeaderValue, Refusal> 
     }
 }
 
-/// RFC 4648 §4 and §3.5: 22 characters and two of padding. The last character has 2 bits of data, and its other 4 bits are
-/// zero.
+/// RFC 4648 §4: 22 characters and two of padding.
+///
+/// The last character has 2 bits of data. Its other 4 bits can have any value, because clients send such keys, as the
+/// example in RFC 6455 §4.1 does (MeshAgent#369).
 fn is_key(key: &[u8]) -> bool {
-    match key {
-        [digits @ .., last, b'=', b'='] => {
-            digits.len() == 21
-                && digits.iter().all(|&byte| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/')
-                && b"AQgw".contains(last)
-        }
-        _ => false,
-    }
+    key.strip_suffix(b"==").is_some_and(|digits| {
+        let is_digit = |&byte: &u8| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/';
+        digits.len() == 22 && digits.iter().all(is_digit)
+    })
 }
 
 /// Returns the first subprotocol of the client's list that the server has. The list is in the client's order of preference

@@ -59,7 +59,8 @@ pub fn request_head(input: &[u8]) {
     let Some(head) = scanned(|| Scanner::request(limits), bytes, *piece, limits) else { return };
     let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut theirs = httparse::Request::new(&mut lines);
-    let theirs_end = theirs.parse(bytes);
+    let known = with_known_version(bytes);
+    let theirs_end = theirs.parse(&known);
     let request = match parse_request(head, limits) {
         Ok(request) => request,
         Err(refusal) => return check_refusal(refusal),
@@ -100,7 +101,8 @@ pub fn response_head(input: &[u8]) {
     let Some(head) = scanned(|| Scanner::response(limits), bytes, *piece, limits) else { return };
     let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut theirs = httparse::Response::new(&mut lines);
-    let theirs_end = theirs.parse(bytes);
+    let known = with_known_version(bytes);
+    let theirs_end = theirs.parse(&known);
     let Ok(response) = parse_response(head, limits) else { return };
     assert_eq!(theirs_end, Ok(httparse::Status::Complete(head.len())));
     assert_eq!(response.headers().len(), theirs.headers.len());
@@ -121,6 +123,17 @@ pub fn response_head(input: &[u8]) {
         parse_request(&asked, HeadLimits { size: 2 * MAX_HEAD_SIZE, headers: MAX_HEADERS })
             .expect("one request");
     }
+}
+
+/// Replaces HTTP/1.2 to HTTP/1.9 by HTTP/1.1, because httparse refuses them. RFC 9110 §2.5: they are processed as 1.1.
+fn with_known_version(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    for at in 0..bytes.len() {
+        if matches!(bytes[at], b'2'..=b'9') && bytes[..at].ends_with(b"HTTP/1.") {
+            bytes[at] = b'1';
+        }
+    }
+    bytes
 }
 
 /// More bytes only extend a body, and chunks are the same as for httparse.

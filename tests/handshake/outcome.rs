@@ -265,6 +265,41 @@ fn requests_of_real_browsers_and_proxies_are_accepted() {
     }
 }
 
+/// The answer is for the key as it was sent. In the first key, which is the example of RFC 6455 §4.1, and in the second
+/// one, which deployed agents send (MeshAgent#369), the bits after the 16 bytes are not zero.
+#[test]
+fn a_key_with_nonzero_pad_bits_is_answered() {
+    let _dog = watchdog(20);
+    let server = TestServer::new(echo);
+    for key in ["AQIDBAUGBwgJCgsMDQ4PEC==", "dGhlIHNhbXBsZSBub25jZR=="] {
+        let mut peer = RawPeer::connect(server.addr());
+        peer.ask("/", &[("Sec-WebSocket-Key", key)]);
+        let answer = peer.answer();
+        assert_eq!(answer.status, 101, "{key}: {}", answer.head);
+        let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
+        assert_eq!(answer.header("sec-websocket-accept"), Some(accept.as_str()));
+        peer.send_text("hello");
+        peer.expect_text("hello");
+        peer.close(1000);
+    }
+}
+
+/// RFC 9110 §2.5: a later minor version is processed as the last one that is known.
+#[test]
+fn http_1_2_is_answered_as_1_1() {
+    let _dog = watchdog(20);
+    let server = TestServer::new(|client| {
+        client.send(format!("{:?}", client.request().version()))?;
+        echo(client)
+    });
+    let mut peer = RawPeer::connect(server.addr());
+    peer.write(upgrade_request(server.addr(), "/", &[]).replace("HTTP/1.1", "HTTP/1.2"));
+    let answer = peer.expect_101();
+    assert!(answer.head.starts_with("HTTP/1.1 101 "), "{}", answer.head);
+    peer.expect_text("HTTP/1.1");
+    peer.close(1000);
+}
+
 #[test]
 fn bytes_behind_the_head_are_the_first_frames() {
     let _dog = watchdog(20);

@@ -107,7 +107,7 @@ fn h5_other_protocols_are_refused_at_the_first_wrong_byte() {
         (b"EHLO example.com\r\n", 400),
         (b"PRI * HTTP/2.0\r\n", 505),
         (b"GET / HTTP/0.9\r\n", 505),
-        (b"GET / HTTP/1.2\r\n", 505),
+        (b"GET / HTTP/0.1\r\n", 505),
         (b"GET / HTTP/3.0\r\n", 505),
         (b"GET /\r\n", 400),
         (b"GET\r", 400),
@@ -127,6 +127,8 @@ fn h5_other_protocols_are_refused_at_the_first_wrong_byte() {
         (b"GET /\x7f HTTP/1.1\r\n", 400),
         // Complete requests: method and version are checked by `server_handshake`.
         (b"GET / HTTP/1.0\r\n\r\n", 200),
+        (b"GET / HTTP/1.2\r\nHost: a\r\n\r\n", 200),
+        (b"GET / HTTP/1.2\r\n\r\n", 400), // without a Host
         (b"BREW / HTTP/1.1\r\nHost: a\r\n\r\n", 200),
     ];
     for (bytes, expected) in rows {
@@ -259,7 +261,9 @@ fn a_response_is_recognised_by_its_first_bytes() {
         (b"SSH", false),
         (b"HTTP/2", false),
         (b"HTTP/1.x", false),
-        (b"HTTP/1.2 200 OK\r\n", false),
+        (b"HTTP/1.2 200 OK\r\n", true),
+        (b"HTTP/1.10 200 OK\r\n", false),
+        (b"HTTP/1.1200 OK\r\n", false),
         (b"HTTP/1.1 20 OK\r\n", false),
         (b"HTTP/1.1 2000 OK\r\n", false),
         (b"HTTP/1.1 000 OK\r\n", false),

@@ -85,13 +85,19 @@ fn h6_every_header_of_the_handshake_is_required_and_checked() {
         (key, "dGhlIHNhbXBsZSBub25j", 400),
         (key, "dGhlIHNhbXBsZSBub25jZXM=", 400),
         (key, "dGhlIHNhbXBsZSBub25jZXNz", 400),
-        (key, "dGhlIHNhbXBsZSBub25jZR==", 400),
+        (key, "dGhlIHNhbXBsZSBub25jZ===", 400),
+        (key, "dGhlIHNhbXBsZSBub25jZQQ==", 400),
+        (key, "dGhlIHNhbXBsZSBub25jZQ= =", 400),
         (key, "dGhlIHNhbXBsZSBub25jZQ==x", 400),
         (key, "dGhlIHNhbXBsZSBub25j_Q==", 400),
         (key, "dGhlIHNhbXBsZS Bub25jZQ==", 400),
         (key, "\u{e9}GhlIHNhbXBsZSBub25jZQ==", 400),
         (key, "AAAAAAAAAAAAAAAAAAAAAA==", 101),
         (key, "  dGhlIHNhbXBsZSBub25jZQ== \t", 101),
+        // The bits after the 16 bytes are not zero.
+        (key, "dGhlIHNhbXBsZSBub25jZR==", 101),
+        (key, "AQIDBAUGBwgJCgsMDQ4PEC==", 101),
+        (key, "/+/+/+/+/+/+/+/+/+/+//==", 101),
         ("Version: 13", "Version: 8", 426),
         ("Version: 13", "Version: 0", 426),
         ("Version: 13", "Version: 14", 426),
@@ -153,6 +159,10 @@ fn h5_an_upgrade_needs_get_and_http_11() {
     }
     assert_eq!(status(&with("GET /chat", "CONNECT a:80")), 405);
     assert_eq!(status(&with("HTTP/1.1", "HTTP/1.0")), 505);
+    // RFC 9110 §2.5: a later minor version is processed as 1.1.
+    for version in ["HTTP/1.2", "HTTP/1.9"] {
+        assert_eq!(status(&with("HTTP/1.1", version)), 101, "{version}");
+    }
 }
 
 #[test]
