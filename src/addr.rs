@@ -5,6 +5,10 @@ use std::fmt;
 
 /// An address of the internet, with or without a port, or a Unix socket.
 ///
+/// A socket that listens on `[::]` sees an IPv4 address mapped into IPv6: `::ffff:192.0.2.1`. The conversions from
+/// `SocketAddr` and `IpAddr` make an IPv4 address of it, and so does everything that returns an `Addr`. So addresses can be
+/// compared.
+///
 /// ```
 /// use std::net::{IpAddr, SocketAddr};
 /// use threadws::Addr;
@@ -13,6 +17,10 @@ use std::fmt;
 /// assert_eq!(peer.to_string(), "127.0.0.1:4711");
 /// assert_eq!(Addr::from(IpAddr::from([203, 0, 113, 7])).to_string(), "203.0.113.7");
 /// assert_eq!(Addr::Unix.to_string(), "unix socket");
+///
+/// let mapped: SocketAddr = "[::ffff:127.0.0.1]:4711".parse()?;
+/// assert_eq!(Addr::from(mapped), peer);
+/// # Ok::<(), std::net::AddrParseError>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -35,21 +43,25 @@ impl Addr {
         }
     }
 
-    /// Returns a client's address: without the port, and an IPv4 address never mapped into IPv6.
+    /// Returns a client's address, which has no port.
     pub(crate) fn without_port(self) -> Self {
-        self.ip().map_or(Self::Unix, |ip| Self::Ip(ip.to_canonical()))
+        self.ip().map_or(Self::Unix, Self::from)
     }
 }
 
 impl From<SocketAddr> for Addr {
     fn from(addr: SocketAddr) -> Self {
-        Self::Tcp(addr)
+        match addr.ip().to_canonical() {
+            // `SocketAddr::new` would drop the zone of an IPv6 address.
+            IpAddr::V6(_) => Self::Tcp(addr),
+            ip => Self::Tcp(SocketAddr::new(ip, addr.port())),
+        }
     }
 }
 
 impl From<IpAddr> for Addr {
     fn from(ip: IpAddr) -> Self {
-        Self::Ip(ip)
+        Self::Ip(ip.to_canonical())
     }
 }
 
@@ -68,10 +80,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_address_is_never_mapped_and_keeps_port_and_zone() {
+        let shown = |text: &str| Addr::from(text.parse::<SocketAddr>().expect("an address")).to_string();
+        assert_eq!(shown("[::ffff:192.0.2.1]:80"), "192.0.2.1:80");
+        for text in ["192.0.2.1:80", "[::1]:80", "[fe80::1%3]:80", "[::c000:201]:80"] {
+            assert_eq!(shown(text), text);
+        }
+        let mapped: IpAddr = "::ffff:192.0.2.1".parse().expect("an address");
+        assert_eq!(Addr::from(mapped), Addr::Ip([192, 0, 2, 1].into()));
+    }
+
+    #[test]
     fn a_client_has_no_port_and_no_mapped_address() {
-        let mapped: SocketAddr = "[::ffff:192.0.2.1]:80".parse().expect("an address");
-        let addr = Addr::from(mapped).without_port();
-        assert_eq!((addr, addr.to_string()), (Addr::Ip([192, 0, 2, 1].into()), "192.0.2.1".to_owned()));
+        for text in ["[::ffff:192.0.2.1]:80", "192.0.2.1:80"] {
+            let addr: SocketAddr = text.parse().expect("an address");
+            // Also for a value that a caller has made.
+            for addr in [Addr::from(addr), Addr::Tcp(addr)] {
+                assert_eq!(addr.without_port(), Addr::Ip([192, 0, 2, 1].into()));
+            }
+        }
         assert_eq!((Addr::Unix.without_port(), Addr::Unix.ip()), (Addr::Unix, None));
     }
 }

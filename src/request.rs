@@ -53,7 +53,7 @@ impl Request {
     }
 
     /// Returns the address of the socket's other end, which is the nearest proxy's if there is one: [`Addr::Tcp`], or
-    /// [`Addr::Unix`].
+    /// [`Addr::Unix`]. An IPv4 address is never mapped into IPv6.
     pub fn peer_addr(&self) -> Addr {
         self.peer_addr
     }

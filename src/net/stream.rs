@@ -96,7 +96,7 @@ impl Stream {
     /// Returns the address of the other end. It fails if the connection is gone.
     pub(crate) fn peer_addr(&self) -> io::Result<Addr> {
         let addr = getpeername(&self.socket)?.and_then(|addr| SocketAddr::try_from(addr).ok());
-        Ok(addr.map_or(Addr::Unix, Addr::Tcp))
+        Ok(addr.map_or(Addr::Unix, Addr::from))
     }
 
     /// The read timeout that the socket inherited from its listener. It is valid until the first

@@ -117,7 +117,11 @@ impl Accepted {
         let connection = Connection::new(Role::Server, config, Arc::clone(stream), &early, parts)
             .inspect_err(|error| log_line!(Debug, LOG, "client {id} is gone: {error}"))
             .ok()?;
-        log_line!(Debug, LOG, "client {id} opened from {client_addr} via {peer_addr}");
+        if client_addr == peer_addr.without_port() {
+            log_line!(Debug, LOG, "client {id} opened from {peer_addr}");
+        } else {
+            log_line!(Debug, LOG, "client {id} opened from {client_addr} via {peer_addr}");
+        }
         shared.hub.join(Client { sender: sender.clone(), client_addr, peer_addr: *peer_addr });
         shared.registry.opened(*id, &sender);
         Some((connection, admission))

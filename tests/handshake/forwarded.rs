@@ -1,8 +1,9 @@
 //! A client's address behind a proxy is read from X-Forwarded-For, but only as far as the header can be trusted.
 #![cfg(feature = "cli")]
 
-use crate::support::{Nginx, Process, RawPeer, TestServer, echo, ms, program, watchdog};
-use std::net::IpAddr;
+use crate::support::{Nginx, Process, RawPeer, TestServer, echo, eventually, ms, next, program, watchdog};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::sync::mpsc;
 use threadws::{Addr, Server, handshake::ForwardedHeader};
 
 /// The settings for nginx from the guide on deploying.
@@ -143,6 +144,75 @@ fn trust_decides_which_address_is_logged() {
         assert_eq!(line.contains("via"), logged.contains("via"), "{line}");
         peer.close(1000);
     }
+}
+
+/// An IPv4 client of a socket for both families has the address `::ffff:127.0.0.1` there (firezone#15013).
+#[test]
+fn a_socket_for_ipv4_and_ipv6_invents_no_proxy() {
+    let _dog = watchdog(60);
+    if TcpListener::bind("[::]:0").is_err() {
+        println!("skipped: there is no IPv6");
+        return;
+    }
+    // Options, x-forwarded-for, and what the log says.
+    let cases: [(&[&str], Option<&str>, &str); 7] = [
+        (&[], None, "from 127.0.0.1"),
+        (&["--trust-proxy", "none"], None, "from 127.0.0.1"),
+        (&[], Some("127.0.0.1"), "from 127.0.0.1"),
+        (&[], Some("::ffff:203.0.113.7"), "from 203.0.113.7 via 127.0.0.1"),
+        (&["--trust-proxy", "127.0.0.1"], Some("203.0.113.7"), "from 203.0.113.7 via 127.0.0.1"),
+        (&["--trust-proxy", "::ffff:127.0.0.1"], Some("203.0.113.7"), "from 203.0.113.7 via 127.0.0.1"),
+        (&["--trust-proxy", "::ffff:127.0.0.0/104"], Some("203.0.113.7"), "from 203.0.113.7 via 127.0.0.1"),
+    ];
+    for (options, forwarded, logged) in cases {
+        println!("{options:?}, {forwarded:?}");
+        let options = [&["--every", "0", "--log", "debug"], options].concat();
+        let server = Process::threadws_at("[::]:0", &[], &options);
+        let mut peer = RawPeer::connect((Ipv4Addr::LOCALHOST, server.addr().port()).into());
+        let port = peer.local_addr().port();
+        let headers: Vec<_> = forwarded.map(|value| ("X-Forwarded-For", value)).into_iter().collect();
+        peer.upgrade("/", &headers);
+        let line = server.wait_for_line(&[" connected "]);
+        assert!(line.ends_with(&format!(" connected {logged}")), "{line}");
+        let line = server.wait_for_line(&[" opened "]);
+        assert!(line.ends_with(&format!(" opened {logged}:{port}")), "{line}");
+        peer.close(1000);
+    }
+}
+
+#[test]
+fn every_address_of_an_ipv4_client_is_ipv4() {
+    let _dog = watchdog(30);
+    let Ok(listener) = TcpListener::bind("[::]:0") else {
+        println!("skipped: there is no IPv6");
+        return;
+    };
+    let addr = (Ipv4Addr::LOCALHOST, listener.local_addr().expect("it is bound").port()).into();
+    let (tell, told) = mpsc::channel();
+    let server = Server::from_listener(listener)
+        .trust_proxy("none")
+        .max_clients_per_address(1)
+        .on_handshake_error(move |error| tell.send((error.peer_addr, error.client_addr)).unwrap_or(()))
+        .spawn(|client| {
+            client.send(format!("{} {}", client.client_addr(), client.peer_addr()))?;
+            echo(client)
+        })
+        .expect("the settings work");
+    let mut peer = RawPeer::connect(addr);
+    peer.upgrade("/", &[]);
+    peer.expect_text(&format!("127.0.0.1 {}", peer.local_addr()));
+    assert_eq!(server.hub().clients()[0].peer_addr(), peer.local_addr().into());
+    // The quota counts the same address.
+    RawPeer::connect(addr).expect_refusal(429);
+    peer.close(1000);
+    let mut refused = RawPeer::connect(addr);
+    eventually("the place is free", || {
+        refused = RawPeer::connect(addr);
+        refused.ask("/", &[("Sec-WebSocket-Version", "8")]);
+        refused.answer().status == 426
+    });
+    let local = Addr::from(refused.local_addr());
+    assert_eq!(next(&told, "the callback"), (local, Addr::Ip(Ipv4Addr::LOCALHOST.into())));
 }
 
 #[test]

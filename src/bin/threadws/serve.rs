@@ -162,7 +162,7 @@ struct ClientHandler {
 impl ClientHandler {
     fn run(&self, client: &mut Connection) -> Result<(), BoxError> {
         let (id, addr, peer) = (client.id(), client.client_addr(), client.peer_addr());
-        // Compared and shown without the port, which `client_addr` does not have.
+        // Compared and shown without the port, which `client_addr` does not have: the peer may be the client itself.
         let peer = peer.ip().map_or(peer, Addr::from);
         if addr == peer {
             info!("client {id} connected from {addr}");
