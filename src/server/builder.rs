@@ -147,10 +147,18 @@ impl Server {
     /// Lets web pages of this origin connect, in addition to pages of the server's own host. Can be repeated. Defaults to
     /// none.
     ///
-    /// The origin is `https://example.com`, with a port or without; `https://*.example.com` for all hosts below
-    /// `example.com`, which does not include `example.com`; or `null` for pages without an origin, such as files and
-    /// sandboxed frames, which any site can create. Pages of other origins are answered 403. Clients that send no `Origin`
-    /// can connect: they are programs and not browsers.
+    /// | origin | allows |
+    /// | --- | --- |
+    /// | `https://example.com`, `http://localhost:3000` | this origin, with or without the default port of its scheme |
+    /// | `https://*.example.com` | all hosts below `example.com`, which do not include `example.com` |
+    /// | `http://localhost:*` | every port of this host |
+    /// | `*://example.com` | every scheme, with its default port |
+    /// | `moz-extension://*` | every host of this scheme, which can be neither http nor https |
+    /// | `null` | pages without an origin, such as sandboxed frames, which any site can create |
+    /// | `file://`, `https://example.com/path` | exactly this value, which some apps and devices send |
+    ///
+    /// Pages of other origins are answered 403, and [`HandshakeError`] shows the `Origin` that was sent. Clients that send
+    /// no `Origin` can connect: they are programs and not browsers.
     ///
     /// The server's own host is the one in the `Host` header, so a proxy must pass that header on.
     pub fn allow_origin(mut self, origin: impl AsRef<str>) -> Self {

@@ -273,6 +273,12 @@ fn another_site_is_refused_unless_it_is_allowed() {
     let named: fn(Server) -> Server =
         |server| server.allow_origin("https://app.example").allow_origin("https://*.wild.example");
     let any: fn(Server) -> Server = |server| server.allow_any_origin();
+    let apps: fn(Server) -> Server = |server| {
+        server
+            .allow_origin("file://")
+            .allow_origin("*://localhost:*")
+            .allow_origin("https://a.example/device")
+    };
     let cases = [
         (same, "chat.example", None, true),
         (same, "chat.example", Some("http://chat.example"), true),
@@ -300,6 +306,16 @@ fn another_site_is_refused_unless_it_is_allowed() {
         (named, "chat.example", Some("null"), false),
         (any, "chat.example", Some("http://evil.example"), true),
         (any, "chat.example", Some("null"), true),
+        // Arduino's client, Cordova and Electron (arduinoWebSockets#182), and an origin with a path (ocpp#442).
+        (apps, "chat.example", Some("file://"), true),
+        (apps, "chat.example", Some("https://a.example/device"), true),
+        (apps, "chat.example", Some("capacitor://localhost"), true),
+        (apps, "chat.example", Some("http://localhost:5173"), true),
+        (apps, "chat.example", Some("file:///etc"), false),
+        (apps, "chat.example", Some("https://a.example"), false),
+        (apps, "chat.example", Some("http://localhost.evil.example:5173"), false),
+        (same, "chat.example", Some("file://"), false),
+        (same, "chat.example", Some("http://chat.example/device"), false),
     ];
     for (settings, host, origin, passes) in cases {
         println!("Host {host}, Origin {origin:?}");

@@ -98,7 +98,10 @@ Connections:
   --path PATH           the only path that accepts WebSockets; other paths get
                         404 [default: any path]
   --allow-origin ORIGIN allow pages of another site to connect, or of any site
-                        with 'any'; repeatable [default: same host]
+                        with 'any': https://a.example, file:// or another value
+                        as it is sent; https://*.a.example, *://a.example and
+                        http://a.example:* are patterns; repeatable
+                        [default: same host]
   --trust-proxy WHO     believe the X-Forwarded-For header of this proxy:
                         loopback, none, any, an address or a CIDR block;
                         repeatable [default: loopback]
