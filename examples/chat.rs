@@ -164,7 +164,7 @@ fn page(request: &Request) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     if status == StatusCode::FOUND {
-        headers.insert(header::LOCATION, HeaderValue::from_static("/room/lobby"));
+        headers.insert(header::LOCATION, HeaderValue::from_static("./room/lobby"));
     }
     response
 }

@@ -11,6 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::chromium::Chromium;
+use crate::support::nginx::below_app;
+use crate::support::{Nginx, program};
 
 #[test]
 #[ignore = "starts a browser"]
@@ -241,6 +243,22 @@ fn with_topics_the_address_names_the_room_of_the_page() {
     browser.evaluate("send('only in room 8'), 0");
     browser.wait_until("the other room goes on", &came("only in room 8"));
     assert_eq!(browser.evaluate(&came("only in room 7")), false);
+    assert_eq!(browser.complaints(), [""; 0]);
+}
+
+/// nginx removes `/app` from the path before it passes the request on.
+#[test]
+#[ignore = "starts a browser"]
+fn the_page_finds_its_socket_below_a_prefix() {
+    let _turn = turn();
+    let (Some(mut browser), Some(nginx)) = (Chromium::start(), program("nginx")) else { return };
+    let server = Server::start_with(0, &["--path", "/ws"]);
+    let backend = server.host().parse().expect("an address");
+    let nginx = Nginx::with(&nginx, |addr| below_app(addr, backend));
+    browser.open(&format!("http://{}/app/", nginx.addr()));
+    browser.wait_until("state OPEN", &state_is("OPEN"));
+    assert_eq!(browser.text("socket.url"), format!("ws://{}/app/ws", nginx.addr()));
+    server.wait_for_log("Hello from the browser!");
     assert_eq!(browser.complaints(), [""; 0]);
 }
 

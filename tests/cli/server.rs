@@ -2,7 +2,8 @@
 
 #![cfg(feature = "cli")]
 
-use crate::support::{PATIENCE, ms, watchdog};
+use crate::support::nginx::below_app;
+use crate::support::{Nginx, PATIENCE, RawPeer, ms, program, watchdog};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -357,7 +358,7 @@ fn plain_http_gets_the_page_health_check_or_error() {
     let running = Running::start(&["--path", "/ws"]);
     let elsewhere = running.http("GET /", "");
     assert!(elsewhere.starts_with("HTTP/1.1 302 "), "{elsewhere}");
-    assert!(elsewhere.to_ascii_lowercase().contains("\r\nlocation: /ws\r\n"), "{elsewhere}");
+    assert!(elsewhere.to_ascii_lowercase().contains("\r\nlocation: ./ws\r\n"), "{elsewhere}");
     // The page connects to the address that it came from.
     let page = running.http("GET /ws", "");
     assert!(page.starts_with("HTTP/1.1 200 ") && page.contains("<!doctype html>"), "{page}");
@@ -374,6 +375,34 @@ fn plain_http_gets_the_page_health_check_or_error() {
     let answer = bare.http("GET /", "");
     assert!(answer.starts_with("HTTP/1.1 426 "), "{answer}");
     assert!(answer.to_ascii_lowercase().contains("\r\nupgrade: websocket\r\n"), "{answer}");
+}
+
+/// A proxy that removes a prefix from the path (wg-access-server#251).
+#[test]
+fn the_redirect_and_the_socket_stay_below_a_prefix() {
+    let _dog = watchdog(60);
+    let Some(nginx) = program("nginx") else { return };
+    for path in ["/ws", "//ws"] {
+        let running = Running::start(&["--every", "0", "--path", path]);
+        let nginx = Nginx::with(&nginx, |addr| below_app(addr, running.address));
+        let answer = |target: &str| {
+            let mut peer = RawPeer::connect(nginx.addr());
+            peer.write(format!(
+                "GET {target} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+                nginx.addr()
+            ));
+            peer.answer()
+        };
+        // A browser resolves the reference to `/app/ws`, because it is at `/app/`.
+        let redirect = answer("/app/");
+        assert_eq!((redirect.status, redirect.header("location")), (302, Some(format!(".{path}").as_str())));
+        let page = answer(&format!("/app{path}"));
+        assert_eq!(page.status, 200, "{}", page.head);
+        let mut peer = RawPeer::connect(nginx.addr());
+        let origin = format!("http://{}", nginx.addr());
+        peer.upgrade(&format!("/app{path}"), &[("Origin", &origin)]);
+        peer.close(1000);
+    }
 }
 
 #[test]

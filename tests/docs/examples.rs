@@ -55,7 +55,7 @@ fn push_sends_from_another_thread_while_the_handler_waits() {
 #[test]
 fn chat_has_names_and_rooms_and_announces_members() {
     let example = Example::run("chat");
-    assert!(example.get("/").to_ascii_lowercase().contains("\r\nlocation: /room/lobby\r\n"));
+    assert!(example.get("/").to_ascii_lowercase().contains("\r\nlocation: ./room/lobby\r\n"));
     let page = example.get("/room/lobby");
     assert!(page.starts_with("HTTP/1.1 200 OK\r\n") && page.ends_with("</html>\n"), "{page}");
     assert!(!page.contains("{{"), "a nonce is missing");

@@ -65,6 +65,16 @@ impl Nginx {
     }
 }
 
+/// Returns a configuration that passes everything below `/app/` on to `backend`, without this prefix.
+pub fn below_app(addr: SocketAddr, backend: SocketAddr) -> String {
+    format!(
+        "merge_slashes off;\n    server {{\n        listen {addr};\n        location /app/ {{\n            \
+         proxy_pass http://{backend}/;\n            proxy_http_version 1.1;\n            \
+         proxy_set_header Upgrade $http_upgrade;\n            proxy_set_header Connection $http_connection;\n            \
+         proxy_set_header Host $http_host;\n        }}\n    }}"
+    )
+}
+
 impl Drop for Nginx {
     fn drop(&mut self) {
         // SIGKILL would leave its worker alive. (With `master_process off` nginx 1.22 crashes instead of inheriting a

@@ -25,7 +25,7 @@ impl PlainHttp {
         match path {
             "/healthz" => text(StatusCode::OK, "ok"),
             path if self.page && (self.topics || path == self.home()) => page(host),
-            "/" if self.page => see_other(self.home()),
+            "/" if self.page => see_home(self.home()),
             // WebSockets are accepted here, so only the upgrade is missing.
             path if self.path.as_deref() == Some(path) => upgrade_required(),
             _ if self.path.is_none() && !self.page => upgrade_required(),
@@ -76,10 +76,14 @@ fn policy(nonce: &str, host: Option<&str>) -> String {
     policy
 }
 
-fn see_other(path: &str) -> Response<Vec<u8>> {
+/// Redirects from `/` to another path.
+///
+/// The reference is relative (RFC 3986 §4.2). An absolute path would lead out of the prefix that a proxy has removed, and
+/// `//host` to another host.
+fn see_home(path: &str) -> Response<Vec<u8>> {
     let mut response = text(StatusCode::FOUND, "");
     // Never fails, because the parser of `--path` accepts printable ASCII only.
-    if let Ok(location) = HeaderValue::from_str(path) {
+    if let Ok(location) = HeaderValue::from_str(&format!(".{path}")) {
         response.headers_mut().insert(header::LOCATION, location);
     }
     response
@@ -149,6 +153,18 @@ mod tests {
             (&bare_topics, "/room/7", 426),
         ] {
             assert_eq!(status(plain, path), expected, "{plain:?} {path}");
+        }
+    }
+
+    #[test]
+    fn the_redirect_stays_on_this_host_and_below_a_prefix() {
+        for (path, location) in [("/ws", "./ws"), ("/a/b", "./a/b"), ("//host", ".//host"), ("/a:b", "./a:b")]
+        {
+            let response = PlainHttp { path: Some(path.to_owned()), ..OPEN }.answer("/", None);
+            assert_eq!(
+                (response.status().as_u16(), &response.headers()["location"]),
+                (302, &location.parse().expect("ASCII"))
+            );
         }
     }
 
