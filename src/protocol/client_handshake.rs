@@ -8,8 +8,9 @@ use super::url::Target;
 use super::{list, lists_token};
 use crate::error::{Error, Result};
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
-    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, ORIGIN, SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use std::io;
@@ -41,10 +42,14 @@ impl Offer {
     /// Checks settings before a connection is made.
     pub(crate) fn check_settings(subprotocols: &[String], headers: &HeaderMap) -> Result<()> {
         check_subprotocols(subprotocols)?;
-        match headers.keys().find(|name| RESERVED.contains(name)) {
-            Some(name) => Err(Error::invalid(format!("header {name}: the handshake sets it"))),
-            None => Ok(()),
+        if let Some(name) = headers.keys().find(|name| RESERVED.contains(name)) {
+            return Err(Error::invalid(format!("header {name}: the handshake sets it")));
         }
+        // RFC 6454 §7.3: "the user agent MUST NOT include more than one Origin header field".
+        if headers.get_all(ORIGIN).iter().nth(1).is_some() {
+            return Err(Error::invalid("header origin: given twice"));
+        }
+        Ok(())
     }
 
     /// Returns an offer with a new random key, and the bytes of its request.
@@ -217,6 +222,7 @@ mod tests {
             ("101 Switching Protocols", "101", true),
             ("101 Switching Protocols", "1001 x", false),
             ("HTTP/1.1", "HTTP/1.0", false),
+            ("HTTP/1.1", "HTTP/1.2", true),
             ("HTTP/1.1", "HTTP/2.0", false),
             ("HTTP/1.1", "ICY/1.1", false),
             ("\r\nConnection", "\r\n Connection", false),

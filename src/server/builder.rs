@@ -119,7 +119,8 @@ impl Server {
     /// Sets the stack size of a client's thread, in bytes. Defaults to 256 KiB, of which only the pages that are used take
     /// memory.
     ///
-    /// A stack overflow aborts the whole process, so handlers that recurse deeply need a larger stack.
+    /// A stack overflow aborts the whole process, so handlers that recurse deeply need a larger stack. A size below 64 KiB,
+    /// or one that the system has no room for, is refused.
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.settings.stack_size = bytes;
         self
@@ -206,7 +207,7 @@ impl Server {
     /// malformed header, or one that is longer than 107 bytes (version 1) or announces more than 2048 bytes (version 2).
     /// From other peers a PROXY header is not HTTP, so it is answered 400. The header must arrive within
     /// [`handshake_timeout`](Config::handshake_timeout), like the request. Connections that another HTTP server hands over
-    /// have no such header.
+    /// have no such header, so a [`detached`](Self::detached) server refuses this setting.
     ///
     /// The address in the header replaces the peer's address in the search for [`Request::client_addr`]: it is the client,
     /// or another trusted proxy, whose headers are believed in turn. If the header contains no IP address (`LOCAL`,
@@ -263,6 +264,7 @@ impl Server {
     /// Sets how many topics a client can be subscribed to at the same time. Defaults to 128.
     pub fn max_topics(mut self, topics: usize) -> Self {
         self.hooks.max_topics = topics;
+        self.require(topics > 0, "max_topics is 0");
         self
     }
 
@@ -407,7 +409,7 @@ impl Server {
             return Err(error);
         }
         settings.handshake.trust = trust.unwrap_or_default();
-        settings.check()?;
+        settings.check(listener.is_none())?;
         // RequestKind before there are threads, which an error would leave behind.
         let address = listener.as_ref().map(TcpListener::local_addr).transpose()?;
         let shared = Shared::start(address, settings, hub, hooks, meter, handler)?;

@@ -3,10 +3,14 @@
 use crate::config::{Config, SlowPeer};
 use crate::error::{Error, Result};
 use crate::handshake::Rules;
+use crate::sync::spawn;
 
 /// The stack of a client's thread, in bytes: enough for the handshake, the read path and an ordinary handler. Only the pages
 /// that are used take memory.
 const STACK: usize = 256 * 1024;
+
+/// The smallest stack of a client's thread, in bytes. The handshake and the read path need it, in a debug build, too.
+const MIN_STACK: usize = 64 * 1024;
 
 pub(super) type OnError = dyn Fn(&Error) + Send + Sync;
 
@@ -33,12 +37,31 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Refuses settings that cannot work together. Each setting alone is checked when it is set.
-    pub(super) fn check(&self) -> Result<()> {
+    /// Refuses settings that cannot work, alone or together. The others are checked when they are set.
+    pub(super) fn check(&self, is_detached: bool) -> Result<()> {
         self.config.check()?;
         if self.handshake.proxy_protocol && self.handshake.trust.is_empty() {
             return Err(Error::invalid("proxy_protocol is on, and no proxy is trusted"));
         }
+        if self.handshake.proxy_protocol && is_detached {
+            return Err(Error::invalid("proxy_protocol is on, and a detached server reads no PROXY header"));
+        }
+        self.check_stack_size()
+    }
+
+    /// Starts a thread with a stack size that is not the default, because only the system knows which sizes it has room for.
+    fn check_stack_size(&self) -> Result<()> {
+        let size = self.stack_size;
+        if size < MIN_STACK {
+            return Err(Error::invalid(format!("stack_size {size} is less than {MIN_STACK} bytes")));
+        }
+        if size == STACK {
+            return Ok(());
+        }
+        let thread = spawn("threadws-client", size, || {})
+            .map_err(|error| Error::invalid(format!("stack_size {size}: no thread can have it: {error}")))?;
+        // Ignored: the thread does nothing that could panic.
+        drop(thread.join());
         Ok(())
     }
 }

@@ -9,5 +9,6 @@ mod log_contents;
 mod log_output;
 mod page;
 mod server;
+mod settings;
 mod systemd;
 mod topics;

@@ -186,7 +186,8 @@ fn the_proxies_of_the_guide_pass_addresses_origins_and_closes() {
         }
 
         let (stream, _tunnel) = Tunnel::to(&proxy, &openssl, &identity);
-        match connect(&proxy).header("origin", "https://evil.example").connect_over(stream) {
+        let url = format!("ws://{NAME}:{}/", proxy.addr().port());
+        match Connect::new(url).header("origin", "https://evil.example").connect_over(stream) {
             Err(Error::Refused(response)) => assert_eq!(response.status(), 403),
             other => panic!("a page of another host: {other:?}"),
         }

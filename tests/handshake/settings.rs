@@ -490,23 +490,3 @@ fn hand_over(handle: &threadws::ServerHandle, mut stream: TcpStream) {
     // A refusal may be an error here. The client has its answer in either case.
     drop(handle.upgrade(stream, &request, &bytes[end..]));
 }
-
-#[test]
-fn invalid_settings_are_refused_before_the_start() {
-    let _dog = watchdog(20);
-    let invalid: [fn(Server) -> Server; 6] = [
-        |server| server.config(Config::new().with_max_message_size(0)),
-        |server| server.config(Config::new().with_ping_interval(ms(0))),
-        |server| server.trust_proxy("not an address"),
-        |server| server.trust_proxy("10.0.0.0/33"),
-        |server| server.subprotocols(["with space"]),
-        |server| server.max_clients(0),
-    ];
-    for (number, settings) in invalid.into_iter().enumerate() {
-        let server = settings(Server::bind("127.0.0.1:0").expect("a free port"));
-        match server.spawn(echo) {
-            Err(threadws::Error::Invalid(what)) => assert!(!what.is_empty()),
-            other => panic!("setting {number}: {other:?}"),
-        }
-    }
-}

@@ -6,4 +6,5 @@ mod support;
 mod callbacks;
 mod detached;
 mod http_answers;
+mod settings;
 mod stats;

@@ -109,7 +109,7 @@ fn connect_all(
     to_main: &Sender<LoadEvent>,
     events: &Receiver<LoadEvent>,
 ) -> Result<Vec<BenchClient>, CommandError> {
-    let mut clients = Vec::with_capacity(shared.options.clients);
+    let mut clients = Vec::new();
     for _ in 0..shared.options.clients {
         let (start, wait) = channel();
         let (shared, to_main) = (Arc::clone(shared), to_main.clone());

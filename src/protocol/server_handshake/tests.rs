@@ -337,9 +337,17 @@ fn a_callback_can_only_choose_a_subprotocol_that_was_offered() {
 
 #[test]
 fn a_policy_that_no_client_can_meet_is_an_error() {
-    for path in ["", "chat", "/a b", "/a?b", "/a#b", "/\u{e9}"] {
+    let never =
+        ["", "chat", "/a b", "/a?b", "/a#b", "/\u{e9}", "/a<b", "/a>b", "/\"", "/{a}", "/a\\b", "/^", "/`"];
+    for path in never.into_iter().chain(["/.", "/..", "/./a", "/a/../b"]) {
         let error = HandshakePolicy::default().set_path(path.into()).expect_err(path).to_string();
         assert!(error.contains(&format!("{path:?}")), "{error}");
+    }
+    for path in ["/", "//a", "/a%20b", "/a/b/", "/...", "/a.b", "/a|b", "/~a!$&'()*+,;=:@[]-_"] {
+        let mut policy = HandshakePolicy::default();
+        policy.set_path(path.into()).expect(path);
+        let request = parse_request(with("/chat", path).as_bytes(), LIMITS).expect(path);
+        assert!(matches!(check(&request, &policy), Ok(RequestKind::WebSocket(_))), "{path}");
     }
     for names in [&["a b"][..], &[""], &["a,b"], &["chat", "v2", "chat"]] {
         let names = names.iter().map(|&name| name.to_owned()).collect();

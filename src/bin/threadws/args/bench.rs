@@ -22,6 +22,10 @@ pub(crate) struct BenchOptions {
     pub(crate) log: LogFilter,
 }
 
+/// The bytes in flight of one client, with about this much more for each message. They may all be in memory.
+const MAX_IN_FLIGHT: usize = 1 << 30;
+const PER_MESSAGE: usize = 256;
+
 pub(crate) const HELP: &str = "\
 Usage: threadws bench [OPTIONS] URL
 
@@ -122,6 +126,9 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
             other => return Err(one_line(other.unexpected())),
         }
     }
+    if options.size.saturating_add(PER_MESSAGE).saturating_mul(options.in_flight) > MAX_IN_FLIGHT {
+        return Err("--in-flight messages of --size take more than 1 GiB for each client".to_owned());
+    }
     options.url = url.ok_or("no URL: threadws bench ws://127.0.0.1:8005/")?;
     options.log = log.resolve(env_log)?;
     Ok(Command::Bench(Box::new(options)))
@@ -180,6 +187,10 @@ mod tests {
             "bench --clients 0 ws://a/",
             "bench --in-flight 0 ws://a/",
             "bench --size 0 ws://a/",
+            "bench --size 1GiB ws://a/",
+            "bench --size 18446744073709551615 ws://a/",
+            "bench --in-flight 18446744073709551615 ws://a/",
+            "bench --size 1KiB --in-flight 1000000 ws://a/",
             "bench --duration 0 ws://a/",
             "bench --duration 3 ws://a/",
             "bench --echo ws://a/",

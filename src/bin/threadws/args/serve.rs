@@ -279,6 +279,9 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
     if topics && options.path.is_some() {
         return Err("--topics and --path cannot be combined".to_owned());
     }
+    if let Some(path @ ("/healthz" | "/metrics")) = options.path.as_deref().filter(|_| options.page) {
+        return Err(format!("--path {path} needs --no-page: a plain GET of it does not get the page"));
+    }
     if trust.len() > 1 && trust.iter().any(|who| who == "any" || who == "none") {
         // Contradictory, and addresses must not be believed on a guess.
         return Err("--trust-proxy: none and any cannot be combined with other values".to_owned());
@@ -404,6 +407,8 @@ mod tests {
             "--echo --topics",
             "--topics --broadcast",
             "--topics --path /ws",
+            "--path /healthz",
+            "--path /metrics",
             "--slow-peer wait",
             "--trust-proxy none --trust-proxy 10.0.0.0/8",
             "--trust-proxy any --trust-proxy loopback",
