@@ -35,8 +35,9 @@ const FIRST_READ: usize = 2 * 1024;
 /// The read timeout of an accepted socket and the handshake timeout are both 10 s by default, and the read begins a few
 /// microseconds after the handshake.
 const LATE: Duration = Duration::from_millis(10);
-/// After a final answer, input is read until the client has been silent for this time, at most for the close timeout.
-/// Otherwise the socket would be closed over unread input, which sends an RST, and the client could lose the answer.
+/// After a final answer, input is read and discarded for this time, and again as long as the client is in full flow, at most
+/// for the close timeout. Otherwise the socket would be closed over unread input, which sends an RST, and the client could
+/// lose the answer.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
 
 const LIMITS: HeadLimits = HeadLimits { size: MAX_HEAD_SIZE, headers: MAX_HEADERS };
@@ -355,8 +356,7 @@ impl Handshake<'_> {
         None
     }
 
-    /// Sends a final answer, and discards what the client still sends, until it has read the answer or is silent for
-    /// [`LINGER`].
+    /// Sends a final answer, and discards what the client still sends, until it has read the answer or [`LINGER`] is over.
     fn answer(&self, response: &Response, without_body: bool) {
         match self.write(&head::write_response(response, without_body)) {
             Ok(()) => {

@@ -51,6 +51,9 @@ pub(crate) struct Stream {
     inherited_read_timeout: Option<Duration>,
 }
 
+/// A peer that is refused and sends at least this number of bytes in a period is in the middle of a message or an upload. A
+/// peer that sends less gains nothing by it.
+pub(crate) const FULL_FLOW: usize = 16 * 1024;
 /// Size of the buffer on the stack into which [`Stream::drain`] reads.
 const DRAIN_BUFFER: usize = 4096;
 
@@ -141,26 +144,35 @@ impl Stream {
         Ok(())
     }
 
-    /// Reads and discards input until the end of the stream, until nothing has arrived for `silence`, or until the deadline.
-    /// Returns true if it was only silent: more input may arrive.
+    /// Reads and discards input until the end of the stream, the deadline, or a period in which less than [`FULL_FLOW`]
+    /// arrived. Returns true after such a period: more input may arrive.
     ///
     /// Called before the socket is closed. Closing a socket with unread input sends RST, and the peer can then lose
-    /// bytes that it has not read yet. There is no limit in bytes, because a peer that writes a large message reads only
-    /// when it has written all of it.
-    pub(crate) fn drain(&self, silence: Duration, deadline: Deadline) -> bool {
+    /// bytes that it has not read yet. A peer that writes a large message reads only when it has written all of it, so the
+    /// number of bytes is not limited.
+    pub(crate) fn drain(&self, period: Duration, deadline: Deadline) -> bool {
         let mut bytes = [0; DRAIN_BUFFER];
+        let (mut end, mut count) = (Deadline::after(period), 0);
         loop {
             match self.read(&mut bytes, false) {
-                Ok(1..) if !deadline.has_passed(Instant::now()) => {}
+                Ok(0) => return false,
+                Ok(more) => count += more,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let until = deadline.or(Deadline::after(silence));
-                    match self.wait_readable(until) {
-                        Ok(true) => {}
-                        Ok(false) => return !deadline.has_passed(Instant::now()),
-                        Err(_) => return false,
+                    if self.wait_readable(end.or(deadline)).is_err() {
+                        return false;
                     }
                 }
-                _ => return false,
+                Err(_) => return false,
+            }
+            let now = Instant::now();
+            if deadline.has_passed(now) {
+                return false;
+            }
+            if end.has_passed(now) {
+                if count < FULL_FLOW {
+                    return true;
+                }
+                (end, count) = (Deadline::after(period), 0);
             }
         }
     }

@@ -6,7 +6,7 @@ use crate::addr::Addr;
 use crate::error::{Error, Result};
 use crate::handshake::{self, LINGER};
 use crate::logging::{Throttle, contain, log_line};
-use crate::net::stream::{poll_until, prepare_listener};
+use crate::net::stream::{FULL_FLOW, poll_until, prepare_listener};
 use crate::net::{Deadline, Stream, Wake};
 use crate::quota::Excess;
 use crate::sync::{Arc, AtomicBool, Ordering};
@@ -33,7 +33,9 @@ const LINGER_READ: usize = 16 * 1024;
 struct Lingering {
     stream: Arc<Stream>,
     start: Instant,
-    last_heard: Instant,
+    /// The end of this period, and the bytes that arrived in it.
+    until: Instant,
+    bytes: usize,
 }
 
 /// The listening side of a server.
@@ -125,10 +127,8 @@ impl Acceptor {
             wait(&mut [PollFd::new(listener, PollFlags::IN), wake], Deadline::NEVER);
             return;
         }
-        let close_timeout = self.shared.settings.config.close_timeout();
-        let end = |client: &Lingering| (client.last_heard + LINGER).min(client.start + close_timeout);
-        let first = Deadline::from(self.lingering.iter().map(end).min());
-        let deadline = first.or(pause.map_or(Deadline::NEVER, Deadline::after));
+        let first = self.lingering.iter().map(|client| client.until).min();
+        let deadline = Deadline::from(first).or(pause.map_or(Deadline::NEVER, Deadline::after));
         let mut fds = vec![wake];
         fds.extend(listener.map(|listener| PollFd::new(listener, PollFlags::IN)));
         let clients = self.lingering.iter();
@@ -136,13 +136,17 @@ impl Acceptor {
         wait(&mut fds, deadline);
         let now = Instant::now();
         let mut bytes = [0; LINGER_READ];
+        let close_timeout = self.shared.settings.config.close_timeout();
         self.lingering.retain_mut(|client| {
             match client.stream.read(&mut bytes, false) {
-                Ok(1..) => client.last_heard = now,
+                Ok(count @ 1..) => client.bytes += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 _ => return false,
             }
-            end(client) > now
+            if client.until <= now && client.bytes >= FULL_FLOW && now - client.start < close_timeout {
+                (client.until, client.bytes) = (now + LINGER, 0);
+            }
+            client.until > now
         });
     }
 
@@ -175,7 +179,7 @@ impl Acceptor {
     fn turn_away(&mut self, stream: Arc<Stream>, answer: impl FnOnce(&Stream)) {
         let now = Instant::now();
         if self.lingering.len() >= MAX_LINGERING {
-            // One that goes on sending had its time.
+            // A client in full flow makes room for the next.
             let Some(place) = self.lingering.iter().position(|client| client.start + LINGER < now) else {
                 return;
             };
@@ -183,7 +187,7 @@ impl Acceptor {
         }
         answer(&stream);
         stream.shutdown_write();
-        self.lingering.push(Lingering { stream, start: now, last_heard: now });
+        self.lingering.push(Lingering { stream, start: now, until: now + LINGER, bytes: 0 });
     }
 
     /// Handles an error of `accept`. A connection that was reset is skipped. After any other error the acceptor waits,

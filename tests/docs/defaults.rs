@@ -149,8 +149,9 @@ fn the_guide_has_the_fixed_bounds_of_the_code() {
             c("connection/reader.rs", "BULK_BUFFER"),
         ],
         &[
-            c("connection/close.rs", "DRAIN_SILENCE"),
+            c("connection/close.rs", "DRAIN_TIME"),
             c("handshake.rs", "LINGER"),
+            c("net/stream.rs", "FULL_FLOW"),
             c("handshake.rs", "LINGER"),
         ],
         &[c("server/thread_pool.rs", "MAX_IDLE"), c("server/thread_pool.rs", "IDLE_TIMEOUT")],

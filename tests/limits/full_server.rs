@@ -74,19 +74,40 @@ fn a_full_server_waits_a_second_before_it_answers_others() {
     assert!(took >= LINGER && took < LINGER + PATIENCE / 2, "after {took:?}");
 }
 
-/// A client that goes on writing after its answer makes room for the next one.
 #[test]
-fn a_full_server_drops_writing_clients_for_others() {
+fn a_full_server_drops_a_writing_client_after_a_second() {
     let _dog = watchdog(60);
     let (server, _inside) = full();
     let start = Instant::now();
-    let mut writing: Vec<_> = (0..TOLD).map(|_| RawPeer::connect(server.addr())).collect();
-    for peer in &mut writing {
+    let mut peer = RawPeer::connect(server.addr());
+    assert_eq!(answer_to(&mut peer), Some(503));
+    writes_on(&mut peer, start);
+}
+
+/// Writes a byte now and then until the server reads no more, which must be after the linger time.
+#[track_caller]
+fn writes_on(peer: &mut RawPeer, start: Instant) {
+    // The slow pace is the attack.
+    while peer.try_write(b"x").is_ok() {
+        assert!(start.elapsed() < LINGER + PATIENCE / 2, "still read after {:?}", start.elapsed());
+        std::thread::sleep(ms(20));
+    }
+    assert!(start.elapsed() >= LINGER, "dropped after {:?}", start.elapsed());
+}
+
+/// A client that writes without a pause is read from for longer than a second, but not if others wait.
+#[test]
+fn a_full_server_drops_flooding_clients_for_others() {
+    let _dog = watchdog(60);
+    let (server, _inside) = full();
+    let start = Instant::now();
+    let mut flooding: Vec<_> = (0..TOLD).map(|_| RawPeer::connect(server.addr())).collect();
+    for peer in &mut flooding {
         assert_eq!(answer_to(peer), Some(503));
     }
     eventually("another one gets an answer", || {
-        for peer in &mut writing {
-            drop(peer.try_write(b"x"));
+        for peer in &mut flooding {
+            drop(peer.try_write(&[b'x'; ENDLESS]));
         }
         answer_to(&mut RawPeer::connect(server.addr())).is_some()
     });
@@ -106,43 +127,51 @@ fn impatient() -> Config {
     Config::new().with_close_timeout(close_timeout())
 }
 
-/// Writes with this pause, and without waiting for an answer, until the server reads no more, which must be at the close
+/// Writes without a pause, and without waiting for an answer, until the server reads no more, which must be at the close
 /// timeout.
 #[track_caller]
-fn floods(server: &TestServer, head: &str, piece: &[u8], pause: Duration) {
+fn floods(server: &TestServer, head: &str) {
     let mut peer = RawPeer::connect(server.addr());
     let start = Instant::now();
     peer.write(head);
-    while peer.try_write(piece).is_ok() {
+    while peer.try_write(&[b'a'; ENDLESS]).is_ok() {
         assert!(start.elapsed() < close_timeout() + PATIENCE / 2, "still read after {:?}", start.elapsed());
-        std::thread::sleep(pause);
     }
     assert!(start.elapsed() >= close_timeout(), "dropped after {:?}", start.elapsed());
 }
 
-/// The client is refused because its head is too long, and goes on writing.
+/// The client is refused because its head is too long, and writes without a pause.
 #[test]
 fn a_flood_after_a_refusal_ends_at_the_close_timeout() {
     let _dog = watchdog(60);
     let server = TestServer::with(|server| server.config(impatient()), echo);
-    let endless = "a".repeat(ENDLESS);
     for head in ["GET /", "GET / HTTP/1.1\r\nHost: x\r\nX: "] {
-        floods(&server, head, endless.as_bytes(), Duration::ZERO);
-        floods(&server, &format!("{head}{endless}"), b"x", ms(20));
+        floods(&server, head);
     }
     expect_echo(&server);
 }
 
-/// The client was refused because the server is full, and goes on writing.
+/// The client was refused because the server is full, and writes without a pause.
 #[test]
 fn a_full_server_reads_a_flood_until_the_close_timeout() {
     let _dog = watchdog(60);
     let server = TestServer::with(|server| server.config(impatient()).max_clients(1), echo);
     let mut inside = RawPeer::open(server.addr());
-    floods(&server, "GET /", &[b'a'; ENDLESS], Duration::ZERO);
-    floods(&server, "GET /", b"x", ms(20));
+    floods(&server, "GET /");
     inside.send_text("still there?");
     inside.expect_text("still there?");
+}
+
+#[test]
+fn a_refused_client_that_writes_is_read_for_a_second() {
+    let _dog = watchdog(60);
+    let server = TestServer::new(echo);
+    let mut peer = RawPeer::connect(server.addr());
+    let start = Instant::now();
+    peer.write(format!("GET /{}", "a".repeat(ENDLESS)));
+    assert!(matches!(answer_to(&mut peer), Some(414 | 431)));
+    writes_on(&mut peer, start);
+    expect_echo(&server);
 }
 
 /// More than the buffers of both kernels take.

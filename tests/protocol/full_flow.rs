@@ -55,7 +55,7 @@ fn the_message_rate_ends_a_peer_in_full_flow() {
 
 /// Neither end reads: the peer because it writes, and the server because its queue waits for the peer.
 #[test]
-fn a_close_behind_a_backlog_reaches_a_peer_in_full_flow() {
+fn a_close_behind_a_backlog_reaches_a_writing_peer() {
     let _dog = watchdog(60);
     const BACKLOG: usize = 16 << 20;
     let server = TestServer::with(
