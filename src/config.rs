@@ -61,13 +61,13 @@ pub(crate) const MAX_HEADERS: usize = 100;
 /// The longest timeout. A year serves as "never", and overflows no `Instant`.
 pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// The write timeout is granted once for each started piece of this size.
-pub(crate) const WRITE_UNIT: usize = 1 << 20;
+/// The write timeout and the message timeout are granted once for each started piece of this size.
+pub(crate) const TIMEOUT_UNIT: usize = 1 << 20;
 
-/// Returns how long this many bytes may take to leave.
-pub(crate) fn time_to_write(bytes: usize, write_timeout: Duration) -> Duration {
-    let units = u32::try_from(bytes.div_ceil(WRITE_UNIT).max(1)).unwrap_or(u32::MAX);
-    write_timeout.saturating_mul(units)
+/// Returns how long this many bytes may take to leave or to arrive.
+pub(crate) fn time_for(bytes: usize, timeout: Duration) -> Duration {
+    let units = u32::try_from(bytes.div_ceil(TIMEOUT_UNIT).max(1)).unwrap_or(u32::MAX);
+    timeout.saturating_mul(units)
 }
 
 /// The longest wait in one read, where neither pings nor messages need a shorter one.
@@ -107,9 +107,11 @@ impl Config {
         self
     }
 
-    /// Sets how long one message may take from its first byte to its last.
+    /// Sets how long one message may take from its first byte, for each started MiB of it that has arrived.
     ///
-    /// Then the connection is closed with 1008. The time runs only while the handler receives. Defaults to 30 s.
+    /// Then the connection is closed with 1008. So a peer can occupy memory for this time, once for each MiB of
+    /// [`max_message_size`](Self::with_max_message_size), and a message of 8 MiB needs 35 KB a second. The time runs only
+    /// while the handler receives. Defaults to 30 s.
     pub fn with_message_timeout(mut self, timeout: Duration) -> Self {
         self.message_timeout = timeout;
         self
@@ -184,7 +186,7 @@ impl Config {
         self.handshake_timeout
     }
 
-    /// Returns how long one message may take from its first byte to its last.
+    /// Returns how long one message may take from its first byte, for each started MiB of it that has arrived.
     pub fn message_timeout(&self) -> Duration {
         self.message_timeout
     }

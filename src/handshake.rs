@@ -12,7 +12,7 @@ pub use crate::protocol::forwarded::ForwardedHeader;
 pub use crate::request::{HandshakeError, Reject, Request, Response};
 
 use crate::addr::Addr;
-use crate::config::{MAX_HEAD_SIZE, MAX_HEADERS, time_to_write};
+use crate::config::{MAX_HEAD_SIZE, MAX_HEADERS, time_for};
 use crate::logging::{contain, log_line};
 use crate::net::{Deadline, Stream, Transport};
 use crate::protocol::Refusal;
@@ -373,7 +373,7 @@ impl Handshake<'_> {
     /// Writes within the deadline of the handshake. If that is nearer than the write timeout, the write timeout counts, as
     /// for a message.
     fn write(&self, bytes: &[u8]) -> io::Result<()> {
-        let granted = time_to_write(bytes.len(), self.write_timeout);
+        let granted = time_for(bytes.len(), self.write_timeout);
         self.stream.write_all(bytes, || match self.deadline.left(Instant::now()) {
             Some(left) if left < granted => Deadline::after(granted),
             _ => self.deadline,

@@ -20,7 +20,7 @@ mod wait;
 pub(crate) use broadcast::Fate;
 
 use self::state::{OutboxState, WriteStall};
-use crate::config::{Config, time_to_write};
+use crate::config::{Config, time_for};
 use crate::error::{Cause, Ending, Error, Result, Timeout};
 use crate::flush_thread::{FlushThread, Pushable};
 use crate::message::{IntoMessage, State};
@@ -352,7 +352,7 @@ impl Outbox {
 
     /// Starts the deadline for the bytes that are queued now: the write timeout for each started MiB.
     fn new_stall(&self, queue: &Queue, now: Instant) -> WriteStall {
-        let deadline = now.checked_add(time_to_write(queue.bytes(), self.write_timeout));
+        let deadline = now.checked_add(time_for(queue.bytes(), self.write_timeout));
         WriteStall { ticket: queue.ticket(), deadline: deadline.unwrap_or(now + self.write_timeout) }
     }
 }

@@ -3,7 +3,7 @@
 //! It also knows when the peer was last heard from and when the message that is arriving began. Its locks: none, because
 //! only the thread of the connection reads.
 
-use crate::config::Config;
+use crate::config::{Config, time_for};
 use crate::error::{Result, Violation};
 use crate::message::{CloseFrame, Message, MessageRef};
 use crate::net::{Deadline, Stream};
@@ -200,13 +200,21 @@ impl Reader {
         is_between
     }
 
-    /// Returns the deadline of the message that is arriving. Its time starts with the first call after it began.
+    /// Returns the deadline of the first MiB of the message that is arriving. Its time starts with the first call after it
+    /// began.
     pub(super) fn message_deadline(&mut self, now: Instant) -> Deadline {
         if self.is_between_messages() {
             return Deadline::NEVER;
         }
         let started = *self.message_started.get_or_insert(now);
         started.checked_add(self.message_timeout).into()
+    }
+
+    /// Returns the deadline of the message that is arriving, after [`message_deadline`](Self::message_deadline) has passed: the
+    /// message timeout is granted for each started MiB that has arrived.
+    pub(super) fn extended_deadline(&self) -> Deadline {
+        let time = time_for(self.decoder.received(), self.message_timeout);
+        self.message_started.and_then(|started| started.checked_add(time)).into()
     }
 
     /// Returns when the last byte arrived. Bytes of the last read count as having arrived `now`. That saves reading the clock

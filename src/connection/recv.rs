@@ -284,9 +284,12 @@ impl Connection {
         if let Some(paused) = self.paused.take() {
             self.reader.skip_pause(now - paused);
         }
-        let message = self.reader.message_deadline(now);
+        let mut message = self.reader.message_deadline(now);
         if message.has_passed(now) {
-            return Err(self.fail(Error::Timeout(Timeout::Message)));
+            message = self.reader.extended_deadline();
+            if message.has_passed(now) {
+                return Err(self.fail(Error::Timeout(Timeout::Message)));
+            }
         }
         let mut rough = Deadline::NEVER;
         if is_open {

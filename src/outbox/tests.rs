@@ -1,6 +1,6 @@
 use super::broadcast::Fate;
 use super::*;
-use crate::config::WRITE_UNIT;
+use crate::config::TIMEOUT_UNIT;
 use crate::error::Error;
 use crate::net::{Stream, Transport};
 use std::io::IoSlice;
@@ -44,7 +44,7 @@ fn the_close_deadline_holds_while_another_sender_polls() {
         .with_write_timeout(Duration::from_secs(8));
     let outbox = Outbox::new(Role::Server, &config, stream, Arc::clone(&flush));
     std::thread::scope(|scope| {
-        let sender = scope.spawn(|| outbox.send(vec![0; WRITE_UNIT]));
+        let sender = scope.spawn(|| outbox.send(vec![0; TIMEOUT_UNIT]));
         while !outbox.state.lock().has_poller {
             std::thread::yield_now();
         }
@@ -73,9 +73,9 @@ fn stuck(flush: &Arc<FlushThread>, config: &Config) -> (Arc<Outbox>, UnixStream)
 #[test]
 fn messages_of_waiting_senders_do_not_count_as_backlog() {
     let (flush, thread) = FlushThread::start().expect("a thread");
-    let (outbox, peers) = stuck(&flush, &Config::new().with_max_backlog(WRITE_UNIT));
+    let (outbox, peers) = stuck(&flush, &Config::new().with_max_backlog(TIMEOUT_UNIT));
     std::thread::scope(|scope| {
-        let senders = [(); 2].map(|()| scope.spawn(|| outbox.send(vec![0; 2 * WRITE_UNIT])));
+        let senders = [(); 2].map(|()| scope.spawn(|| outbox.send(vec![0; 2 * TIMEOUT_UNIT])));
         while outbox.state.lock().waiting < senders.len() {
             std::thread::yield_now();
         }

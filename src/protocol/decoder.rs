@@ -387,6 +387,11 @@ impl Decoder {
         frame.unmask(self.message.binary.get_mut(start..).unwrap_or_default());
     }
 
+    /// Returns how many bytes of the message that is arriving were decoded.
+    pub(crate) fn received(&self) -> usize {
+        self.message.len()
+    }
+
     /// Returns the allocated bytes.
     #[cfg(all(test, not(model)))]
     pub(crate) fn allocated(&self) -> usize {

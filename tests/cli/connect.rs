@@ -1,7 +1,7 @@
 //! `threadws connect` from the outside: stdin, stdout, stderr, exit codes, signals.
 #![cfg(feature = "cli")]
 
-use crate::support::{Frame, PATIENCE, Process, RawServer, TestServer, echo, ms, watchdog};
+use crate::support::{Frame, PATIENCE, Process, RawPeer, RawServer, TestServer, echo, header, ms, watchdog};
 use rustix::process::Signal;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -489,4 +489,33 @@ fn a_server_that_does_not_read_delays_only_sending() {
     client.wait_for_stdout("said while it waits");
     client.end_input();
     client.wait_for_success(PATIENCE);
+}
+
+#[test]
+fn a_message_that_stops_ends_at_the_message_timeout() {
+    let _dog = watchdog(30);
+    let half = b"\x81\x05hel";
+    let host = RawServer::new(move |listener| {
+        let mut peer = listener.accept();
+        peer.accept_handshake("");
+        peer.write(half);
+        peer.expect_close(1008);
+        peer.expect_gone();
+    });
+    let stderr = run(&["--message-timeout", "300ms", "--expect", "x", &host.url()], "").expect(1, "");
+    assert!(stderr.contains("message timed out"), "{stderr}");
+    let server = Process::threadws(&["--every", "0", "--message-timeout", "300ms"]);
+    let mut peer = RawPeer::open(server.addr());
+    peer.write(header(0x81, Some([0; 4]), 5, 7));
+    peer.expect_close(1008);
+    server.stop();
+}
+
+#[test]
+fn a_message_that_is_too_big_is_reported_as_1009() {
+    let _dog = watchdog(60);
+    let server = echo_server();
+    let stderr = run(&["--once", &server.url()], "x".repeat(16 << 20)).expect(1, "");
+    assert!(stderr.contains("1009 (message too big)"), "{stderr}");
+    server.stop();
 }

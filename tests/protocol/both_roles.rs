@@ -6,6 +6,7 @@ use crate::support::{
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::mpsc;
+use std::time::Instant;
 use threadws::connection::State;
 use threadws::{Config, Connect, Connection, Error, Message, Server, Timeout, error::Violation};
 
@@ -211,6 +212,60 @@ fn the_closing_handshake_works_in_every_order() {
         |peer| {
             peer.expect_close(1000);
             peer.expect_eof();
+        },
+    );
+}
+
+const TIMEOUT_UNIT: usize = 1 << 20;
+
+#[test]
+fn a_large_message_may_take_the_timeout_for_each_mebibyte() {
+    let _dog = watchdog(60);
+    const SIZE: usize = 4 * TIMEOUT_UNIT;
+    let timeout = ms(2000);
+    let config = Config::new().with_max_message_size(SIZE).with_message_timeout(timeout);
+    as_both(
+        &config,
+        move |connection| {
+            let start = Instant::now();
+            let message = connection.recv().expect("it arrives all the time").expect("a message");
+            assert_eq!(message.as_bytes().len(), SIZE);
+            assert!(start.elapsed() > timeout, "it came within {:?}", start.elapsed());
+            connection.send("got it").expect("open");
+        },
+        |peer| {
+            const PIECES: usize = 8;
+            let piece = vec![1; SIZE / PIECES];
+            peer.send(Frame::binary(piece.clone()).more());
+            for number in 2..=PIECES {
+                std::thread::sleep(ms(300)); // the pace of a slow network
+                let frame = Frame::continuation(piece.clone());
+                peer.send(if number < PIECES { frame.more() } else { frame });
+            }
+            assert_eq!(peer.frame().as_text(), "got it");
+        },
+    );
+}
+
+#[test]
+fn a_stopped_message_ends_at_the_time_for_its_size() {
+    let _dog = watchdog(60);
+    let timeout = ms(300);
+    // 3 MiB have begun to arrive.
+    let expected = 3 * timeout;
+    let config = Config::new().with_max_message_size(8 * TIMEOUT_UNIT).with_message_timeout(timeout);
+    as_both(
+        &config,
+        move |connection| {
+            let start = Instant::now();
+            let error = connection.recv().expect_err("no end comes");
+            assert!(matches!(error, Error::Timeout(Timeout::Message)), "{error}");
+            let took = start.elapsed();
+            assert!(took > expected - timeout / 2 && took < expected + PATIENCE / 2, "after {took:?}");
+        },
+        |peer| {
+            peer.send(Frame::binary(vec![1; 5 * TIMEOUT_UNIT / 2]).more());
+            peer.expect_close(1008);
         },
     );
 }

@@ -51,6 +51,7 @@ fn settings(options: &ConnectOptions) -> Result<Connect, CommandError> {
     let mut config = Config::new()
         .with_handshake_timeout(options.timeout)
         .with_max_message_size(options.max_message)
+        .with_message_timeout(options.message_timeout)
         .with_ping_interval(options.ping);
     if let Some(ping) = options.ping {
         config = config.with_ping_timeout(ping);

@@ -84,6 +84,7 @@ fn wait(manager: &ServiceManager, handle: &ServerHandle, mut stop: StopSignal) -
 fn configure(server: Server, options: &ServeOptions) -> Server {
     let mut config = Config::new()
         .with_max_message_size(options.max_message)
+        .with_message_timeout(options.message_timeout)
         .with_ping_interval(options.ping)
         .with_max_lifetime(options.max_lifetime)
         .with_idle_timeout(options.idle_timeout);

@@ -20,6 +20,7 @@ pub(crate) struct ConnectOptions {
     pub(crate) timeout: Duration,
     pub(crate) ping: Option<Duration>,
     pub(crate) max_message: usize,
+    pub(crate) message_timeout: Duration,
     pub(crate) once: bool,
     pub(crate) expect: Option<String>,
     pub(crate) binary: bool,
@@ -72,6 +73,10 @@ Limits:
   --max-message SIZE    largest message to accept: 64KiB, 16MiB, or a number
                         of bytes; a larger one closes with 1009
                         [default: 1MiB]
+  --message-timeout DURATION
+                        how long a message may take for each MiB of it that
+                        has begun to arrive, before the connection is closed
+                        with 1008 [default: 30s]
   --ping DURATION       how long the server may be silent before it gets a
                         ping, and how long it has to answer; 0 turns it off
                         [default: 20s]
@@ -94,7 +99,7 @@ Exit status:
   130  stopped at once, by a second signal or by one before it was connected
 ";
 
-const OPTIONS: [&str; 14] = [
+const OPTIONS: [&str; 15] = [
     "once",
     "expect",
     "binary",
@@ -104,6 +109,7 @@ const OPTIONS: [&str; 14] = [
     "subprotocol",
     "timeout",
     "max-message",
+    "message-timeout",
     "ping",
     "log",
     "quiet",
@@ -122,6 +128,7 @@ impl ConnectOptions {
             timeout: Duration::from_secs(10),
             ping: Some(Duration::from_secs(20)),
             max_message: 1 << 20,
+            message_timeout: Duration::from_secs(30),
             once: false,
             expect: None,
             binary: false,
@@ -157,6 +164,9 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
             Long("subprotocol") => options.subprotocols.push(value(&mut parser, "subprotocol", text)?),
             Long("timeout") => options.timeout = value(&mut parser, "timeout", values::timeout)?,
             Long("max-message") => options.max_message = value(&mut parser, "max-message", values::size)?,
+            Long("message-timeout") => {
+                options.message_timeout = value(&mut parser, "message-timeout", values::timeout)?;
+            }
             Long("ping") => options.ping = value(&mut parser, "ping", values::duration_or_off)?,
             Long(name) => return Err(unknown_option(name, &OPTIONS)),
             // If the user forgets a quote, part of a header's value arrives here.
@@ -186,7 +196,7 @@ mod tests {
         assert_eq!(options("connect ws://a/"), ConnectOptions::new("ws://a/".to_owned()));
         let line = "connect --once --expect yes --binary --header=x-a:1 --header X-B:2:3 ws://a/ --header-file f \
                     --origin https://a.example --subprotocol b --subprotocol a --timeout 3s --ping 0 \
-                    --max-message 64KiB --log threadws=debug";
+                    --max-message 64KiB --message-timeout 2m --log threadws=debug";
         let expected = ConnectOptions {
             url: "ws://a/".to_owned(),
             headers: vec![("x-a".to_owned(), "1".to_owned()), ("X-B".to_owned(), "2:3".to_owned())],
@@ -196,6 +206,7 @@ mod tests {
             timeout: Duration::from_secs(3),
             ping: None,
             max_message: 64 * 1024,
+            message_timeout: Duration::from_secs(120),
             once: true,
             expect: Some("yes".to_owned()),
             binary: true,
@@ -219,6 +230,7 @@ mod tests {
         assert!(HELP.contains(&format!("1m [default: {}s]", defaults.timeout.as_secs())));
         assert!(HELP.contains(&format!("[default: {}s]", defaults.ping.expect("on").as_secs())));
         assert!(HELP.contains(&format!("[default: {}MiB]", defaults.max_message >> 20)));
+        assert!(HELP.contains(&format!("with 1008 [default: {}s]", defaults.message_timeout.as_secs())));
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub(crate) struct ServeOptions {
     pub(crate) path: Option<String>,
     pub(crate) max_clients: Option<usize>,
     pub(crate) max_message: usize,
+    pub(crate) message_timeout: Duration,
     pub(crate) slow_peer: SlowPeer,
     pub(crate) max_per_address: Option<usize>,
     pub(crate) handshake_rate: Option<(u32, Duration)>,
@@ -129,6 +130,10 @@ Limits:
   --max-message SIZE    largest message to accept: 64KiB, 16MiB, or a number
                         of bytes; a larger one closes with 1009
                         [default: 1MiB]
+  --message-timeout DURATION
+                        how long a message may take for each MiB of it that
+                        has begun to arrive, before its connection is closed
+                        with 1008 [default: 30s]
   --slow-peer WHAT      what to do when 1 MiB is queued for a client: 'close'
                         its connection with 1013, or 'skip' further messages
                         for it [default: close]
@@ -158,7 +163,7 @@ Exit status:
 ";
 
 /// All long options, from which a misspelt one is guessed.
-const OPTIONS: [&str; 25] = [
+const OPTIONS: [&str; 26] = [
     "every",
     "message",
     "echo",
@@ -177,6 +182,7 @@ const OPTIONS: [&str; 25] = [
     "max-lifetime",
     "idle-timeout",
     "max-message",
+    "message-timeout",
     "slow-peer",
     "ping",
     "log",
@@ -198,6 +204,7 @@ impl Default for ServeOptions {
             path: None,
             max_clients: None,
             max_message: 1 << 20,
+            message_timeout: Duration::from_secs(30),
             slow_peer: SlowPeer::Close,
             max_per_address: None,
             handshake_rate: None,
@@ -265,6 +272,9 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
             }
             Long("proxy-protocol") => options.proxy_protocol = true,
             Long("max-message") => options.max_message = value(&mut parser, "max-message", values::size)?,
+            Long("message-timeout") => {
+                options.message_timeout = value(&mut parser, "message-timeout", values::timeout)?;
+            }
             Long("slow-peer") => options.slow_peer = value(&mut parser, "slow-peer", values::slow_peer)?,
             Long("ping") => options.ping = value(&mut parser, "ping", values::duration_or_off)?,
             Long(name) => return Err(unknown_option(name, &OPTIONS)),
@@ -338,7 +348,7 @@ mod tests {
                     --allow-origin https://a.example --allow-origin=https://b.example --max-message 64KiB --ping 0 --slow-peer skip \
                     --trust-proxy 10.0.0.0/8 --trust-proxy loopback --log threadws=debug --proxy-protocol \
                     --max-per-address 4 --handshake-rate 20/1s --message-rate 600/1m --max-lifetime 2h \
-                    --idle-timeout 90s";
+                    --idle-timeout 90s --message-timeout 2m";
         let expected = ServeOptions {
             listen: Listen::Address("[::1]:0".to_owned()),
             every: Some(Duration::from_millis(500)),
@@ -349,6 +359,7 @@ mod tests {
             path: Some("/ws".to_owned()),
             max_clients: Some(9),
             max_message: 64 * 1024,
+            message_timeout: Duration::from_secs(120),
             slow_peer: SlowPeer::Skip,
             max_per_address: Some(4),
             handshake_rate: Some((20, Duration::from_secs(1))),
@@ -397,6 +408,7 @@ mod tests {
         assert!(HELP.contains(&format!("[default: {}s]", defaults.every.expect("on").as_secs())));
         assert!(HELP.contains(&format!("[default: {}s]", defaults.ping.expect("on").as_secs())));
         assert!(HELP.contains(&format!("[default: {}MiB]", defaults.max_message >> 20)));
+        assert!(HELP.contains(&format!("with 1008 [default: {}s]", defaults.message_timeout.as_secs())));
     }
 
     #[test]
@@ -422,6 +434,7 @@ mod tests {
             "--handshake-rate 20",
             "--message-rate 0/1s",
             "--max-lifetime 1",
+            "--message-timeout 0",
             "--proxy-protocol=yes",
             "--listen 8005",
             "--path ws",
