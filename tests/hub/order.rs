@@ -117,22 +117,28 @@ fn answers_and_broadcasts_keep_the_order_of_the_calls() {
 #[test]
 fn try_send_never_waits_and_goes_behind_what_write_holds() {
     let _dog = watchdog(20);
-    let (tell, told) = mpsc::channel();
+    let (sent, results) = mpsc::channel();
     let server = TestServer::new(move |client| {
         while let Some(message) = client.recv()? {
             let text = message.as_text().unwrap_or_default().to_owned();
             match text.split_at(1) {
                 ("f", _) => {
-                    for size in [64 << 10, 1000, 1] {
-                        while client.try_send(vec![7; size]).is_ok() {}
+                    let mut is_settled = false;
+                    while !is_settled {
+                        for size in [64 << 10, 1000, 1] {
+                            while client.try_send(vec![7; size]).is_ok() {}
+                        }
+                        // The kernel still moves bytes into the peer's buffer.
+                        std::thread::sleep(ms(100));
+                        is_settled = client.try_send([7]).is_err();
                     }
-                    tell.send((None, Duration::ZERO)).unwrap_or(());
+                    sent.send((None, Duration::ZERO)).unwrap_or(());
                 }
                 ("w", text) => client.write(text)?,
                 (_, text) => {
                     let start = Instant::now();
                     let result = client.try_send(text);
-                    tell.send((Some(result), start.elapsed())).unwrap_or(());
+                    sent.send((Some(result), start.elapsed())).unwrap_or(());
                 }
             }
         }
@@ -140,16 +146,16 @@ fn try_send_never_waits_and_goes_behind_what_write_holds() {
     });
     let mut peer = RawPeer::open(server.addr());
     peer.send_text("fill");
-    assert!(next(&told, "a full backlog").0.is_none());
+    assert!(next(&results, "a full backlog").0.is_none());
     together(&mut peer, &["w1", "t2", "w3"]);
-    let (result, time) = next(&told, "try_send has returned");
+    let (result, time) = next(&results, "try_send has returned");
     assert!(matches!(result, Some(Err(Error::Full))), "{result:?}");
     assert!(time < PATIENCE / 4, "it took {time:?}");
     let first = std::iter::from_fn(|| Some(peer.message())).find(|frame| frame.opcode == TEXT);
     assert_eq!(first.expect("a text").as_text(), "1", "it is held, and not lost");
     peer.expect_text("3");
     together(&mut peer, &["w4", "t5", "w6"]);
-    assert!(matches!(next(&told, "try_send has returned").0, Some(Ok(()))));
+    assert!(matches!(next(&results, "try_send has returned").0, Some(Ok(()))));
     for text in ["4", "5", "6"] {
         peer.expect_text(text);
     }
