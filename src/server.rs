@@ -1,11 +1,12 @@
 //! Values that a running server reports: its [`Capacity`], and the [`ShutdownReport`]. The server itself is
 //! [`Server`](crate::Server).
 
-// `builder.rs` has the settings' methods and the start, `handle.rs` the shutdown. `accept.rs` accepts, `client_thread.rs`
-// serves one client in a thread of `thread_pool.rs`. `registry.rs` knows every connection. `capacity.rs` counts the threads
-// of the process.
+// `builder.rs` has the settings' methods and the start, `callbacks.rs` the callbacks, `handle.rs` the shutdown. `accept.rs`
+// accepts, `client_thread.rs` serves one client in a thread of `thread_pool.rs`. `registry.rs` knows every connection.
+// `capacity.rs` counts the threads of the process.
 mod accept;
 pub(crate) mod builder;
+mod callbacks;
 mod capacity;
 mod client_thread;
 pub(crate) mod handle;

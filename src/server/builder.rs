@@ -1,4 +1,4 @@
-//! `Server`: the settings of a server, and its start.
+//! `Server`: the settings of a server, and its start. Its callbacks are set in `callbacks.rs`.
 
 use super::accept::Acceptor;
 use super::handle::ServerHandle;
@@ -7,10 +7,9 @@ use super::{Handler, Shared, no_address};
 use crate::config::{Config, SlowPeer};
 use crate::connection::Connection;
 use crate::error::{BoxError, Error, Result};
-use crate::hub::{Client, Hooks, Hub};
+use crate::hub::{Hooks, Hub};
 use crate::protocol::forwarded::{ForwardedHeader, TrustedProxies};
 use crate::quota::{Buckets, Connections, Rate};
-use crate::request::{HandshakeError, Reject, Request, Response};
 use crate::stats::Meter;
 use crate::sync::Arc;
 use std::fmt;
@@ -38,9 +37,9 @@ use std::time::Duration;
 pub struct Server {
     listener: Option<TcpListener>,
     hub: Hub,
-    hooks: Hooks,
+    pub(super) hooks: Hooks,
     meter: Meter,
-    settings: Settings,
+    pub(super) settings: Settings,
     /// `None` until the first call that trusts a proxy, because that call replaces the default.
     trust: Option<TrustedProxies>,
     /// The first setting that cannot work.
@@ -209,10 +208,11 @@ impl Server {
     /// [`handshake_timeout`](Config::handshake_timeout), like the request. Connections that another HTTP server hands over
     /// have no such header, so a [`detached`](Self::detached) server refuses this setting.
     ///
-    /// The address in the header replaces the peer's address in the search for [`Request::client_addr`]: it is the client,
-    /// or another trusted proxy, whose headers are believed in turn. If the header contains no IP address (`LOCAL`,
-    /// `UNKNOWN`, Unix sockets), the client's address is the peer's, and forwarded headers are ignored, because the client
-    /// can have written them. [`Request::peer_addr`] always is the socket's.
+    /// The address in the header replaces the peer's address in the search for
+    /// [`Request::client_addr`](crate::handshake::Request::client_addr): it is the client, or another trusted proxy, whose
+    /// headers are believed in turn. If the header contains no IP address (`LOCAL`, `UNKNOWN`, Unix sockets), the client's
+    /// address is the peer's, and forwarded headers are ignored, because the client can have written them.
+    /// [`Request::peer_addr`](crate::handshake::Request::peer_addr) always is the socket's.
     pub fn proxy_protocol(mut self, expected: bool) -> Self {
         self.settings.handshake.proxy_protocol = expected;
         self
@@ -221,8 +221,8 @@ impl Server {
     /// Sets how many connections one client address can have at the same time. Further ones are answered 429. Defaults to
     /// no limit.
     ///
-    /// The address is [`Request::client_addr`], so clients behind a trusted proxy have separate limits. IPv6 addresses count
-    /// by their /64, because one machine has all addresses of it. Clients without an IP address are not counted. A
+    /// The address is [`Request::client_addr`](crate::handshake::Request::client_addr), so clients behind a trusted proxy
+    /// have separate limits. IPv6 addresses count by their /64, because one machine has all addresses of it. Clients without an IP address are not counted. A
     /// connection counts from its accept, or behind a trusted proxy from its request, until its handler has ended. A plain
     /// HTTP request counts until it was answered.
     ///
@@ -276,79 +276,6 @@ impl Server {
     /// [`set_slow_peer`](Connection::set_slow_peer).
     pub fn slow_peer(mut self, policy: SlowPeer) -> Self {
         self.settings.slow_peer = policy;
-        self
-    }
-
-    /// Checks each request. Called when a handshake has passed the server's own checks, just before the 101.
-    ///
-    /// The callback sees the request with the client's address and every header. It may add headers to the response,
-    /// refuse the handshake with any status, and put values into the request's extensions, where the handler finds them
-    /// by [`Connection::request`].
-    ///
-    /// The callback runs in the client's thread, so it delays no other client. If it panics, the client is answered 500.
-    pub fn check_request(
-        mut self,
-        callback: impl Fn(&mut Request, &mut Response) -> Result<(), Reject> + Send + Sync + 'static,
-    ) -> Self {
-        self.settings.handshake.check_request = Some(Box::new(callback));
-        self
-    }
-
-    /// Answers plain GET and HEAD requests on the same port. Without this callback they are answered 426.
-    ///
-    /// The callback runs in the client's thread. If it panics, the client is answered 500.
-    ///
-    /// The time limit for sending the answer is what is left of [`handshake_timeout`](Config::handshake_timeout), and at
-    /// least the [`write_timeout`](Config::write_timeout), 10 s by default, for each started MiB. Then the connection is
-    /// closed. The server adds no `Date` header, although RFC 9110 §6.6.1 asks for one: the callback can set it.
-    pub fn serve_http(mut self, callback: impl Fn(&Request) -> Response + Send + Sync + 'static) -> Self {
-        self.settings.handshake.serve_http = Some(Box::new(callback));
-        self
-    }
-
-    /// Observes refused handshakes. Called after the refusal was answered.
-    ///
-    /// It is not called for a connection that sent no request, that closed before the 101, or that was turned away before
-    /// it got a thread ([`Stats::refused`](crate::stats::Stats::refused)).
-    ///
-    /// The callback runs in the client's thread. If it panics, the panic is logged and has no other effect.
-    pub fn on_handshake_error(mut self, callback: impl Fn(&HandshakeError) + Send + Sync + 'static) -> Self {
-        self.settings.handshake.on_handshake_error = Some(Box::new(callback));
-        self
-    }
-
-    /// Observes subscriptions. Called after a client has subscribed to a topic, with the hub, the client and the topic.
-    ///
-    /// The callback runs in the client's thread, without any lock held, so it can use the hub. If it panics, the panic is
-    /// logged and has no other effect.
-    pub fn on_subscribe(mut self, callback: impl Fn(&Hub, &Client, &str) + Send + Sync + 'static) -> Self {
-        self.hooks.on_subscribe = Some(Box::new(callback));
-        self
-    }
-
-    /// Observes the end of subscriptions. Called after a client has left a topic: because it unsubscribed, or because its
-    /// handler has ended. Runs as [`on_subscribe`](Self::on_subscribe) does.
-    ///
-    /// ```
-    /// # fn main() -> threadws::Result<()> {
-    /// let server = threadws::Server::bind("127.0.0.1:0")?.on_unsubscribe(|hub, client, topic| {
-    ///     hub.publish(topic, format!("{} is gone", client.id()));
-    /// });
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn on_unsubscribe(mut self, callback: impl Fn(&Hub, &Client, &str) + Send + Sync + 'static) -> Self {
-        self.hooks.on_unsubscribe = Some(Box::new(callback));
-        self
-    }
-
-    /// Observes the server's own errors: accepting failed, or a thread could not be started. The server goes on after each.
-    ///
-    /// Called at most once a second, as such errors are logged; the log line counts the others. The callback runs in the
-    /// thread that accepts, so no client is accepted until it returns. If it panics, the panic is logged and has no other
-    /// effect.
-    pub fn on_error(mut self, callback: impl Fn(&Error) + Send + Sync + 'static) -> Self {
-        self.settings.on_error = Some(Box::new(callback));
         self
     }
 

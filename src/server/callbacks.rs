@@ -1,0 +1,81 @@
+//! The callbacks of a [`Server`]. All of them run in the client's thread, except `on_error`. Their panics are contained.
+
+use super::builder::Server;
+use crate::error::Error;
+use crate::hub::{Client, Hub};
+use crate::request::{HandshakeError, Reject, Request, Response};
+
+impl Server {
+    /// Checks each request. Called when a handshake has passed the server's own checks, just before the 101.
+    ///
+    /// The callback sees the request with the client's address and every header. It may add headers to the response,
+    /// refuse the handshake with any status, and put values into the request's extensions, where the handler finds them
+    /// by [`Connection::request`](crate::Connection::request).
+    ///
+    /// The callback runs in the client's thread, so it delays no other client. If it panics, the client is answered 500.
+    pub fn check_request(
+        mut self,
+        callback: impl Fn(&mut Request, &mut Response) -> Result<(), Reject> + Send + Sync + 'static,
+    ) -> Self {
+        self.settings.handshake.check_request = Some(Box::new(callback));
+        self
+    }
+
+    /// Answers plain GET and HEAD requests on the same port. Without this callback they are answered 426.
+    ///
+    /// The callback runs in the client's thread. If it panics, the client is answered 500.
+    ///
+    /// The time limit for sending the answer is what is left of [`handshake_timeout`](crate::Config::handshake_timeout), and
+    /// at least the [`write_timeout`](crate::Config::write_timeout), 10 s by default, for each started MiB. Then the
+    /// connection is closed. The server adds no `Date` header, although RFC 9110 §6.6.1 asks for one: the callback can set it.
+    pub fn serve_http(mut self, callback: impl Fn(&Request) -> Response + Send + Sync + 'static) -> Self {
+        self.settings.handshake.serve_http = Some(Box::new(callback));
+        self
+    }
+
+    /// Observes refused handshakes. Called after the refusal was answered.
+    ///
+    /// It is not called for a connection that sent no request, that closed before the 101, or that was turned away before
+    /// it got a thread ([`Stats::refused`](crate::stats::Stats::refused)).
+    ///
+    /// The callback runs in the client's thread. If it panics, the panic is logged and has no other effect.
+    pub fn on_handshake_error(mut self, callback: impl Fn(&HandshakeError) + Send + Sync + 'static) -> Self {
+        self.settings.handshake.on_handshake_error = Some(Box::new(callback));
+        self
+    }
+
+    /// Observes subscriptions. Called after a client has subscribed to a topic, with the hub, the client and the topic.
+    ///
+    /// The callback runs in the client's thread, without any lock held, so it can use the hub. If it panics, the panic is
+    /// logged and has no other effect.
+    pub fn on_subscribe(mut self, callback: impl Fn(&Hub, &Client, &str) + Send + Sync + 'static) -> Self {
+        self.hooks.on_subscribe = Some(Box::new(callback));
+        self
+    }
+
+    /// Observes the end of subscriptions. Called after a client has left a topic: because it unsubscribed, or because its
+    /// handler has ended. Runs as [`on_subscribe`](Self::on_subscribe) does.
+    ///
+    /// ```
+    /// # fn main() -> threadws::Result<()> {
+    /// let server = threadws::Server::bind("127.0.0.1:0")?.on_unsubscribe(|hub, client, topic| {
+    ///     hub.publish(topic, format!("{} is gone", client.id()));
+    /// });
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn on_unsubscribe(mut self, callback: impl Fn(&Hub, &Client, &str) + Send + Sync + 'static) -> Self {
+        self.hooks.on_unsubscribe = Some(Box::new(callback));
+        self
+    }
+
+    /// Observes the server's own errors: accepting failed, or a thread could not be started. The server goes on after each.
+    ///
+    /// Called at most once a second, as such errors are logged; the log line counts the others. The callback runs in the
+    /// thread that accepts, so no client is accepted until it returns. If it panics, the panic is logged and has no other
+    /// effect.
+    pub fn on_error(mut self, callback: impl Fn(&Error) + Send + Sync + 'static) -> Self {
+        self.settings.on_error = Some(Box::new(callback));
+        self
+    }
+}
