@@ -4,7 +4,7 @@ pub(crate) mod closed;
 pub(crate) mod error;
 
 pub(crate) use closed::{Cause, Closed, Ending};
-pub(crate) use error::{BoxError, Error, Result, Timeout};
+pub(crate) use error::{BoxError, Error, Result, Timeout, context};
 
 use std::fmt;
 

@@ -3,7 +3,7 @@
 use crate::addr::Addr;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, ORIGIN, PROXY_AUTHORIZATION};
 use http::{HeaderName, HeaderValue, StatusCode};
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::ops::{Deref, DerefMut};
 
 /// An HTTP response with its whole body. `Content-Length` and `Connection` are set when it is sent.
@@ -250,8 +250,8 @@ impl std::error::Error for HandshakeError {}
 /// Shows a text from outside in quotes, escaped and cut off.
 struct Quoted<'a>(&'a str);
 
-/// Shows a text from outside without quotes, escaped and cut off.
-struct Escaped<'a>(&'a str);
+/// Shows a text from outside without quotes, escaped and cut off. Quotes in it need no escape.
+pub(crate) struct Escaped<'a>(pub(crate) &'a str);
 
 fn cut(text: &str) -> (&str, &'static str) {
     match text.char_indices().nth(MAX_SHOWN) {
@@ -270,7 +270,13 @@ impl fmt::Debug for Quoted<'_> {
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (text, rest) = cut(self.0);
-        write!(f, "{}{rest}", text.escape_debug())
+        for c in text.chars() {
+            match c {
+                '"' | '\'' => f.write_char(c)?,
+                c => c.escape_debug().fmt(f)?,
+            }
+        }
+        f.write_str(rest)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{Closed, Violation};
 use crate::message::CloseCode;
+use crate::request::Escaped;
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
@@ -16,12 +17,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// reports the end of that client's connection is not logged.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// How many bytes of a refusal's body `Debug` shows.
-const MAX_SHOWN: usize = 200;
-
 /// All errors of the library. [`is_fatal`](Error::is_fatal) returns whether the connection is over.
 ///
-/// Errors display in lower case and without a full stop.
+/// Errors display in lower case and without a full stop, and `Debug` shows the same sentence. Text from the peer in it is
+/// escaped and cut off after 200 characters. Errors of [`connect`](crate::connect) and [`bind`](crate::Server::bind) name
+/// the address or path.
 #[non_exhaustive]
 pub enum Error {
     /// The connection is over, or our Close was sent before. The message was not sent. If the connection ended during the
@@ -131,33 +131,10 @@ impl Error {
     }
 }
 
-/// As derived, except that a refusal is shown by its status and the start of its body: its headers may set cookies, and
-/// `main` prints the error that it returns by `Debug`.
+/// The same sentence as `Display`, because `main` prints the error that it returns by `Debug`, and so does `unwrap`.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Closed(closed) => f.debug_tuple("Closed").field(closed).finish(),
-            Self::Violation(violation) => f.debug_tuple("Violation").field(violation).finish(),
-            Self::MessageTooBig { limit } => f.debug_struct("MessageTooBig").field("limit", limit).finish(),
-            Self::Timeout(timeout) => f.debug_tuple("Timeout").field(timeout).finish(),
-            Self::Refused(response) => {
-                let body = response.body();
-                let shown = body.get(..MAX_SHOWN).unwrap_or(body);
-                f.debug_struct("Refused")
-                    .field("status", &response.status().as_u16())
-                    .field("body", &String::from_utf8_lossy(shown))
-                    .finish_non_exhaustive()
-            }
-            Self::Unavailable => f.write_str("Unavailable"),
-            Self::Full => f.write_str("Full"),
-            Self::Empty => f.write_str("Empty"),
-            Self::TooManyTopics { limit } => f.debug_struct("TooManyTopics").field("limit", limit).finish(),
-            Self::TooManyMessages { limit, per } => {
-                f.debug_struct("TooManyMessages").field("limit", limit).field("per", per).finish()
-            }
-            Self::Invalid(what) => f.debug_tuple("Invalid").field(what).finish(),
-            Self::Io(error) => f.debug_tuple("Io").field(error).finish(),
-        }
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -168,7 +145,13 @@ impl fmt::Display for Error {
             Self::Violation(violation) => violation.fmt(f),
             Self::MessageTooBig { limit } => write!(f, "message larger than {limit} bytes"),
             Self::Timeout(timeout) => timeout.fmt(f),
-            Self::Refused(response) => write!(f, "handshake refused with status {}", response.status()),
+            Self::Refused(response) => {
+                write!(f, "handshake refused with {}", response.status())?;
+                match String::from_utf8_lossy(response.body()).trim() {
+                    "" => Ok(()),
+                    body => write!(f, ": {}", Escaped(body)),
+                }
+            }
             Self::Unavailable => f.write_str("server is full or shutting down"),
             Self::Full => f.write_str("backlog full"),
             Self::Empty => f.write_str("no message waiting"),
@@ -191,6 +174,11 @@ impl std::error::Error for Error {
             _ => None,
         }
     }
+}
+
+/// Adds to an error of the operating system where it happened, or during which call. Its kind stays the same.
+pub(crate) fn context(place: impl fmt::Display, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{place}: {error}"))
 }
 
 impl From<io::Error> for Error {
@@ -246,13 +234,19 @@ mod tests {
 
     #[test]
     fn a_refusal_is_shown_by_its_status_and_the_start_of_its_body() {
-        let mut response = http::Response::new([b"no\x1b[2J\xff".to_vec(), vec![b'x'; 1000]].concat());
+        let mut response = http::Response::new([b" it's\x1b[2J\r\n\xff".to_vec(), vec![b'x'; 1000]].concat());
         *response.status_mut() = http::StatusCode::FORBIDDEN;
         response.headers_mut().insert("set-cookie", http::HeaderValue::from_static("secret"));
         let error = Error::Refused(Box::new(response));
         let shown = format!("{error:?}");
-        assert!(shown.starts_with(r#"Refused { status: 403, body: "no\u{1b}[2J"#), "{shown}");
-        assert!(shown.len() < 300 && !shown.contains("secret"), "{shown}");
+        assert!(
+            shown.starts_with("handshake refused with 403 Forbidden: it's\\u{1b}[2J\\r\\n\u{fffd}xxx"),
+            "{shown}"
+        );
+        assert!(shown.ends_with("x...") && shown.len() < 300 && !shown.contains("secret"), "{shown}");
+        assert_eq!(error.to_string(), shown);
+        let empty = Error::Refused(Box::default());
+        assert_eq!(empty.to_string(), "handshake refused with 200 OK");
     }
 
     #[test]

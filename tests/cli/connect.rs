@@ -251,10 +251,11 @@ fn options_set_the_headers_of_the_handshake() {
     host.join();
     std::fs::write(file, "X: y\nsecret\n").expect("a file");
     let stderr = run(&["--header-file", file, "ws://127.0.0.1:1/"], "").expect(2, "");
-    assert!(stderr.contains("--header-file: line 2") && !stderr.contains("secret"), "{stderr}");
+    let named = format!("--header-file {file:?}: ");
+    assert!(stderr.contains(&format!("{named}line 2")) && !stderr.contains("secret"), "{stderr}");
     std::fs::remove_file(file).expect("it was there");
     let stderr = run(&["--header-file", file, "ws://127.0.0.1:1/"], "").expect(1, "");
-    assert!(stderr.contains("cannot read the --header-file: "), "{stderr}");
+    assert!(stderr.contains(&format!("cannot read the {named}")), "{stderr}");
     let stderr = run(&["--header-file", "/dev/zero", "ws://127.0.0.1:1/"], "").expect(2, "");
     assert!(stderr.contains("larger than 65536 bytes"), "{stderr}");
 }
@@ -269,7 +270,7 @@ fn a_refusal_is_printed_with_status_and_body() {
     ));
     let stderr = run(&[&host.url()], "").expect(1, "");
     assert!(
-        stderr.starts_with("threadws: refused with 403 Forbidden: not you\\r\\n\\u{1b}[31mxxx"),
+        stderr.starts_with("threadws: handshake refused with 403 Forbidden: not you\\r\\n\\u{1b}[31mxxx"),
         "{stderr}"
     );
     assert!(stderr.len() < 400 && stderr.lines().count() == 1 && !stderr.contains("secret"), "{stderr}");
@@ -280,15 +281,19 @@ fn a_refusal_is_printed_with_status_and_body() {
     let host = RawServer::answering(
         "HTTP/1.1 302 Found\r\nLocation: ws://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
     );
-    assert_eq!(run(&[&host.url()], "").expect(1, ""), "threadws: refused with 302 Found\n");
+    assert_eq!(run(&[&host.url()], "").expect(1, ""), "threadws: handshake refused with 302 Found\n");
 }
 
 #[test]
 fn a_failure_exits_with_1_and_prints_why() {
     let _dog = watchdog(30);
     let closed_port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    let stderr = run(&[&format!("ws://{}/", closed_port.expect("a port"))], "").expect(1, "");
-    assert!(stderr.starts_with("threadws: cannot connect: ") && stderr.contains("refused"), "{stderr}");
+    let closed_port = closed_port.expect("a port");
+    let stderr = run(&[&format!("ws://{closed_port}/")], "").expect(1, "");
+    let named = stderr.starts_with(&format!("threadws: cannot connect to {closed_port}: "));
+    assert!(named && stderr.contains("refused"), "{stderr}");
+    let stderr = run(&["ws://nowhere.invalid/"], "").expect(1, "");
+    assert!(stderr.starts_with("threadws: cannot resolve nowhere.invalid: "), "{stderr}");
     let silent = RawServer::new(|listener| listener.accept().expect_gone());
     let stderr = run(&["--timeout", "300ms", &silent.url()], "").expect(1, "");
     assert_eq!(stderr, "threadws: cannot connect: handshake timed out\n");

@@ -104,6 +104,9 @@ fn a_refusal_has_its_status_headers_and_body() {
     let response = expect_refused(connect(host.url()), 401);
     assert_eq!(response.headers()["www-authenticate"], "Basic");
     assert_eq!(response.body(), b"who are you");
+    let error = Error::Refused(Box::new(response));
+    assert_eq!(error.to_string(), "handshake refused with 401 Unauthorized: who are you");
+    assert_eq!(format!("{error:?}"), error.to_string());
     // Chunks are joined, and their end is recognised on a connection that stays open.
     let host = RawServer::answering(
         "HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nno,\r\n4;x=y\r\n no!\r\n0\r\n\r\n",
@@ -237,7 +240,9 @@ fn redirects_end_at_their_limit() {
     expect_refused(Connect::new(host.url()).max_redirects(3).connect(), 302);
     host.join();
     // The location has to be a URL that the client supports, without credentials of the server's choice.
-    for location in ["ftp://x/", "http://", "ws://user:secret@127.0.0.1/", "wss://127.0.0.1:1/"] {
+    for location in
+        ["ftp://x/", "http://", "ws://user:secret@127.0.0.1/", "wss://127.0.0.1:1/", "ws+unix:/run/x.sock:/"]
+    {
         let host = RawServer::answering(redirect(location));
         let error = Connect::new(host.url()).max_redirects(3).connect().expect_err("nowhere to go");
         assert!(matches!(error, Error::Refused(_)), "{error}");
@@ -309,9 +314,14 @@ fn a_refused_connection_keeps_its_io_error() {
     let closed_port =
         TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
     match connect(format!("ws://{closed_port}/")) {
-        Err(Error::Io(error)) => assert_eq!(error.kind(), ErrorKind::ConnectionRefused),
+        Err(Error::Io(error)) => {
+            assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+            assert!(error.to_string().starts_with(&format!("cannot connect to {closed_port}: ")), "{error}");
+        }
         other => panic!("expected an io error, got {other:?}"),
     }
+    let error = connect("ws://nowhere.invalid/").expect_err("no such name").to_string();
+    assert!(error.starts_with("cannot resolve nowhere.invalid: "), "{error}");
     // A server that closes the connection without an answer, or in the middle of a head.
     for answer in ["", "HTTP/1.1 101 Swit"] {
         let host = RawServer::new(move |listener| {
@@ -321,7 +331,10 @@ fn a_refused_connection_keeps_its_io_error() {
             peer.expect_gone();
         });
         match connect(host.url()) {
-            Err(Error::Io(error)) => assert_eq!(error.kind(), ErrorKind::UnexpectedEof),
+            Err(Error::Io(error)) => {
+                assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
+                assert!(error.to_string().contains(&host.addr().to_string()), "{error}");
+            }
             other => panic!("expected an io error, got {other:?}"),
         }
     }

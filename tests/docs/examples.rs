@@ -16,6 +16,17 @@ fn hello_prints_messages_and_sends_every_3_seconds() {
     assert_eq!(client.close(), None);
 }
 
+/// `main` prints the error that it returns by `Debug`.
+#[test]
+fn an_error_of_main_is_printed_as_a_sentence() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = taken.local_addr().expect("it is bound").to_string();
+    let (code, stderr) = Example::fail("hello", &addr);
+    assert_eq!(code, Some(1));
+    assert!(stderr.starts_with(&format!("Error: cannot listen on {addr}: Address")), "{stderr}");
+    assert!(stderr.lines().count() == 1 && !stderr.contains('{'), "{stderr}");
+}
+
 #[test]
 fn hello_is_12_lines() {
     let text = include_str!("../../examples/hello.rs");

@@ -52,6 +52,13 @@ impl Example {
         example
     }
 
+    /// Runs an example that cannot start at this address, and returns its exit status and its stderr.
+    #[track_caller]
+    pub(crate) fn fail(name: &str, addr: &str) -> (Option<i32>, String) {
+        let output = Command::new(built(name)).arg(addr).output().expect("it was built");
+        (output.status.code(), String::from_utf8(output.stderr).expect("UTF-8"))
+    }
+
     /// Returns the next line that it prints.
     #[track_caller]
     pub(crate) fn line(&self) -> String {

@@ -151,9 +151,8 @@ fn target(options: &BenchOptions) -> Result<SocketAddr, CommandError> {
     }
     let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     let addresses = (host, uri.port_u16().unwrap_or(80)).to_socket_addrs();
-    let addresses: Vec<_> = addresses
-        .map_err(|error| CommandError::Failed(format!("cannot resolve the host: {error}")))?
-        .collect();
+    let addresses: Vec<_> =
+        addresses.map_err(|error| CommandError::Failed(format!("cannot resolve {host}: {error}")))?.collect();
     let is_loopback = |address: &SocketAddr| address.ip().to_canonical().is_loopback();
     if !options.allow_remote && !addresses.iter().all(is_loopback) {
         return Err(usage("the server is not on this machine; --allow-remote allows that"));
@@ -165,7 +164,7 @@ fn target(options: &BenchOptions) -> Result<SocketAddr, CommandError> {
             several.iter().copied().find(|one| TcpStream::connect_timeout(one, HANDSHAKE_TIMEOUT).is_ok())
         }
     };
-    address.ok_or_else(|| CommandError::Failed("cannot connect to any address of the host".to_owned()))
+    address.ok_or_else(|| CommandError::Failed(format!("cannot connect to any of {addresses:?}")))
 }
 
 /// Waits until the time is over, a signal arrives or a client fails. Returns whether it was a signal.
@@ -241,8 +240,8 @@ fn connect(options: &BenchOptions, address: SocketAddr) -> Result<Connection, Co
     };
     connect().map_err(|error| match error {
         Error::Invalid(what) => CommandError::Usage(what.into_owned()),
-        Error::Refused(response) => CommandError::Failed(format!("refused with {}", response.status())),
-        error => CommandError::Failed(format!("cannot connect: {error}")),
+        error @ Error::Refused(_) => CommandError::Failed(error.to_string()),
+        error => CommandError::Failed(format!("cannot connect to {address}: {error}")),
     })
 }
 

@@ -12,10 +12,8 @@ use std::fs::File;
 use std::io::{self, BufRead, BufWriter, ErrorKind, IsTerminal, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use threadws::{Config, Connect, Connection, Error, Message, Sender, Timeout, handshake::Response};
+use threadws::{Config, Connect, Connection, Error, Message, Sender, Timeout};
 
-/// Bytes shown of the body of a refusal: enough for a sentence, too little for a page.
-const MAX_BODY: usize = 200;
 /// The longest closing handshake: the library's default.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest header file, in bytes: four times the request head that this library's server accepts.
@@ -74,16 +72,18 @@ fn headers_of_file(options: &ConnectOptions) -> Result<Vec<(String, String)>, Co
     let Some(file) = &options.header_file else { return Ok(Vec::new()) };
     let mut text = String::new();
     // Limited, because the file may be a device without an end.
-    let read = File::open(file).and_then(|file| file.take(MAX_HEADER_FILE + 1).read_to_string(&mut text));
-    let bytes =
-        read.map_err(|error| CommandError::Failed(format!("cannot read the --header-file: {error}")))?;
+    let read = File::open(file).and_then(|opened| opened.take(MAX_HEADER_FILE + 1).read_to_string(&mut text));
+    let bytes = read
+        .map_err(|error| CommandError::Failed(format!("cannot read the --header-file {file:?}: {error}")))?;
     if bytes as u64 > MAX_HEADER_FILE {
-        return Err(CommandError::Usage(format!("--header-file: larger than {MAX_HEADER_FILE} bytes")));
+        let error = format!("--header-file {file:?}: larger than {MAX_HEADER_FILE} bytes");
+        return Err(CommandError::Usage(error));
     }
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let header = |(index, line)| {
-        values::header(line)
-            .map_err(|error| CommandError::Usage(format!("--header-file: line {}: {error}", index + 1)))
+        values::header(line).map_err(|error| {
+            CommandError::Usage(format!("--header-file {file:?}: line {}: {error}", index + 1))
+        })
     };
     lines.map(header).collect()
 }
@@ -92,15 +92,8 @@ fn headers_of_file(options: &ConnectOptions) -> Result<Vec<(String, String)>, Co
 fn not_connected(error: Error) -> CommandError {
     match error {
         Error::Invalid(what) => CommandError::Usage(what.into_owned()),
-        Error::Refused(response) => CommandError::Failed(refusal(&response)),
-        error => CommandError::Failed(format!("cannot connect: {error}")),
-    }
-}
-
-fn refusal(response: &Response) -> String {
-    match escape::one_line(String::from_utf8_lossy(response.body()).trim(), MAX_BODY).as_str() {
-        "" => format!("refused with {}", response.status()),
-        body => format!("refused with {}: {body}", response.status()),
+        Error::Timeout(timeout) => CommandError::Failed(format!("cannot connect: {timeout}")),
+        error => CommandError::Failed(error.to_string()),
     }
 }
 
@@ -314,16 +307,5 @@ mod tests {
         let text = "안녕\u{1b}[2J\r\nmore";
         assert_eq!(printed(file, text), "안녕\u{1b}[2J\r\nmore\n");
         assert_eq!(printed(terminal, text), "안녕\\u{1b}[2J\\r\\nmore\n");
-    }
-
-    #[test]
-    fn a_refusal_is_one_short_line() {
-        let mut response = Response::new(b" no\r\n\x1b[31m\xff ".to_vec());
-        *response.status_mut() = http::StatusCode::UNAUTHORIZED;
-        assert_eq!(refusal(&response), "refused with 401 Unauthorized: no\\r\\n\\u{1b}[31m\u{fffd}");
-        response.body_mut().clear();
-        assert_eq!(refusal(&response), "refused with 401 Unauthorized");
-        *response.body_mut() = vec![b'x'; 64 * 1024];
-        assert!(refusal(&response).len() < MAX_BODY + 80);
     }
 }
