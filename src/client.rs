@@ -2,17 +2,19 @@
 
 mod resolve;
 
+use crate::addr::Addr;
 use crate::config::{Config, MAX_HEAD_SIZE, MAX_HEADERS};
 use crate::connection::{Connection, Parts};
-use crate::error::{Error, Result, Timeout};
+use crate::error::{Error, Result, Timeout, context};
 use crate::flush_thread::FlushThread;
 use crate::hub::Hub;
+use crate::net::connect::{connect_any, connect_unix};
 use crate::net::{Deadline, Stream};
 use crate::outbox::Outbox;
 use crate::protocol::client_handshake::{self, Offer};
 use crate::protocol::head::{self, HeadLimits, Scanner};
 use crate::protocol::response_body::Framing;
-use crate::protocol::url::Target;
+use crate::protocol::url::{Endpoint, Target};
 use crate::protocol::{Refusal, Role};
 use crate::request::{Request, Response, SECRETS};
 use crate::sender::Sender;
@@ -22,9 +24,7 @@ use http::header::{AUTHORIZATION, LOCATION, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::borrow::Cow;
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
-use std::time::Instant;
 
 const LIMITS: HeadLimits = HeadLimits { size: MAX_HEAD_SIZE, headers: MAX_HEADERS };
 /// How much of the body of a refusal is kept, in bytes. Enough for any text that explains it.
@@ -32,7 +32,7 @@ const MAX_BODY: usize = 64 * 1024;
 /// How many interim responses (1xx except 101) are skipped. RFC 9110 §15.2 lets a server send any number.
 const MAX_INTERIM: usize = 8;
 
-/// Connects to a `ws://` URL with the default settings. [`Connect`] has others.
+/// Connects to a `ws://` or `ws+unix:` URL with the default settings. [`Connect`] has others.
 ///
 /// ```no_run
 /// # fn main() -> threadws::Result<()> {
@@ -84,7 +84,12 @@ pub struct Connect {
 }
 
 impl Connect {
-    /// Starts with a `ws://` URL. A malformed URL is refused by [`connect`](Self::connect).
+    /// Starts with a URL. A malformed URL is refused by [`connect`](Self::connect).
+    ///
+    /// * `ws://host:port/path?query`. The host is a name or an address. An IPv6 address may have a zone: `[fe80::1%25eth0]`,
+    ///   or `[fe80::1%eth0]` as programs print it.
+    /// * `ws+unix:/path/to.sock:/path?query`: a Unix socket, as in npm's `ws`. Use [`connect_over`](Self::connect_over) if
+    ///   the path of the socket has a `:` before a `/`, or a `#`.
     ///
     /// A user and password in the URL, `ws://user:password@host/`, are sent as a Basic `Authorization` (RFC 7617), unless
     /// [`header`](Self::header) sets another one. Characters with a meaning in a URL have to be percent-encoded: `p%40ss`.
@@ -158,6 +163,9 @@ impl Connect {
     /// Waits at most [`handshake_timeout`](Config::with_handshake_timeout), 10 s by default, for everything together: name
     /// resolution, connecting, handshakes and redirects.
     ///
+    /// If a name has several addresses, the next one is tried as soon as one has failed or has not answered for 250 ms. IPv6
+    /// and IPv4 take turns (RFC 8305).
+    ///
     /// # Errors
     ///
     /// * [`Error::Invalid`]: the URL or a setting cannot work. The text does not contain the URL, because it may hold a
@@ -165,8 +173,8 @@ impl Connect {
     /// * [`Error::Refused`]: the server answered with another status than 101. The response has its headers and up to 64 KiB
     ///   of its body.
     /// * [`Error::Timeout`] with [`Timeout::Handshake`].
-    /// * [`Error::Io`]: no connection could be made (this is the error of the last address), or the response breaks the
-    ///   protocol ([`ErrorKind::InvalidData`]).
+    /// * [`Error::Io`]: no connection could be made (the text names the last address that was tried), or the response
+    ///   breaks the protocol ([`ErrorKind::InvalidData`]).
     pub fn connect(self) -> Result<Connection> {
         let deadline = Deadline::after(self.config.handshake_timeout());
         let max_redirects = self.max_redirects;
@@ -249,6 +257,15 @@ struct HandshakeRequest {
 impl HandshakeRequest {
     fn shake_hands(&self, stream: Stream, deadline: Deadline) -> Result<Connection> {
         let peer_addr = stream.peer_addr()?;
+        self.exchange(stream, peer_addr, deadline).map_err(|error| match error {
+            Error::Io(error) => {
+                Error::Io(context(format_args!("the handshake with {peer_addr} failed"), error))
+            }
+            error => error,
+        })
+    }
+
+    fn exchange(&self, stream: Stream, peer_addr: Addr, deadline: Deadline) -> Result<Connection> {
         let (offer, bytes) = Offer::new(&self.target, &self.subprotocols, &self.headers)?;
         // A server may respond and close before it has read the whole request. Then its response counts, and not our EPIPE.
         let written = stream.write_all(&bytes, || deadline);
@@ -283,32 +300,14 @@ impl HandshakeRequest {
     }
 }
 
-/// Connects to the first address that accepts.
-fn dial(target: &Target, deadline: Deadline) -> Result<TcpStream> {
-    let addresses = resolve::resolve(&target.host, target.port, deadline)?;
-    let mut failure = io::Error::new(ErrorKind::NotFound, "the host has no address");
-    for (at, address) in addresses.iter().enumerate() {
-        // Each address gets its share of the time, because one that drops packets would otherwise use all of it.
-        let shares = u32::try_from(addresses.len() - at).unwrap_or(u32::MAX);
-        match deadline.left(Instant::now()) {
-            Some(left) if left.is_zero() => return Err(Error::Timeout(Timeout::Handshake)),
-            left => match attempt(address, left.map(|left| left / shares)) {
-                Ok(stream) => return Ok(stream),
-                Err(error) => failure = error,
-            },
-        }
-    }
-    Err(timed_out(failure))
-}
-
-fn attempt(address: &SocketAddr, timeout: Option<std::time::Duration>) -> io::Result<TcpStream> {
-    match timeout {
-        // std refuses a timeout of zero.
-        Some(timeout) => {
-            TcpStream::connect_timeout(address, timeout.max(std::time::Duration::from_millis(1)))
-        }
-        None => TcpStream::connect(address),
-    }
+/// Connects the socket that the URL names.
+fn dial(target: &Target, deadline: Deadline) -> Result<OwnedFd> {
+    let socket = match &target.endpoint {
+        Endpoint::Host(host, port) => connect_any(&resolve::resolve(host, *port, deadline)?, deadline),
+        Endpoint::Unix(path) => connect_unix(path, deadline)
+            .map_err(|error| context(format_args!("cannot connect to unix:{}", path.display()), error)),
+    };
+    socket.map_err(timed_out)
 }
 
 /// Reads the head of the response, and returns it with the bytes behind it. Interim responses are skipped.
@@ -322,7 +321,8 @@ fn read_response(stream: &Stream, deadline: Deadline) -> Result<(http::Response<
                 break end;
             }
             if read_some(stream, &mut bytes, deadline)? == 0 {
-                return Err(Error::Io(ErrorKind::UnexpectedEof.into()));
+                let what = "the server closed the connection before the end of its answer";
+                return Err(Error::Io(io::Error::new(ErrorKind::UnexpectedEof, what)));
             }
         };
         let (head, rest) = bytes.split_at_checked(end).unwrap_or((&bytes, &[]));

@@ -1,6 +1,6 @@
 //! Name resolution with a deadline, which the system's resolver does not have.
 
-use crate::error::{Error, Result, Timeout};
+use crate::error::{Error, Result, Timeout, context};
 use crate::net::Deadline;
 use crate::sync::mpsc::{RecvTimeoutError, sync_channel};
 use crate::sync::spawn;
@@ -16,17 +16,21 @@ pub(super) fn resolve(host: &str, port: u16, deadline: Deadline) -> Result<Vec<S
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
+    let failed = |error| Error::Io(context(format_args!("cannot resolve {host}"), error));
     let (sender, receiver) = sync_channel(1);
     let name = host.to_owned();
-    drop(spawn("threadws-resolve", STACK, move || {
-        // Fails if the deadline has passed.
-        drop(sender.send((name.as_str(), port).to_socket_addrs().map(Iterator::collect)));
-    })?);
+    drop(
+        spawn("threadws-resolve", STACK, move || {
+            // Fails if the deadline has passed.
+            drop(sender.send((name.as_str(), port).to_socket_addrs().map(Iterator::collect)));
+        })
+        .map_err(failed)?,
+    );
     let Some(left) = deadline.left(Instant::now()) else {
-        return receiver.recv().map_err(|_| Error::Timeout(Timeout::Handshake))?.map_err(Error::Io);
+        return receiver.recv().map_err(|_| Error::Timeout(Timeout::Handshake))?.map_err(failed);
     };
     match receiver.recv_timeout(left) {
-        Ok(addresses) => addresses.map_err(Error::Io),
+        Ok(addresses) => addresses.map_err(failed),
         Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
             Err(Error::Timeout(Timeout::Handshake))
         }

@@ -3,11 +3,14 @@
 //! No protocol (see `protocol/`), and no threads: every call runs on the thread of its caller, which may be the reader,
 //! a sender or the flush thread. No call holds a lock.
 
+pub(crate) mod connect;
 pub(crate) mod deadline;
+pub(crate) mod listener;
 pub(crate) mod stream;
 pub(crate) mod wake;
 
 pub(crate) use deadline::Deadline;
+pub(crate) use listener::Listener;
 pub(crate) use stream::{Stream, Transport};
 #[cfg(not(all(test, model)))]
 pub(crate) use wake::Wake;

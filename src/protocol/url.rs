@@ -1,21 +1,31 @@
-//! `ws://` and `wss://` URLs, and redirects from one to another. Connecting to them is in `client.rs`.
+//! `ws://`, `wss://` and `ws+unix:` URLs, and redirects from one to another. Connecting to them is in `client.rs`.
 
 use super::origin::Authority;
 use crate::error::{Error, Result};
 use data_encoding::BASE64;
 use http::{HeaderValue, Uri};
+use std::borrow::Cow;
 use std::fmt;
+use std::path::PathBuf;
 
-/// The parts of a `ws://` or `wss://` URL (RFC 6455 §3).
+/// The socket that a URL names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Endpoint {
+    /// A name or an address for the resolver, and a port. An IPv6 address has no brackets, but may have a zone:
+    /// `fe80::1%eth0`.
+    Host(String, u16),
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
+
+/// The parts of a `ws://` or `wss://` URL (RFC 6455 §3), or of a `ws+unix:` URL as npm's `ws` has them.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Target {
     pub(crate) tls: bool,
-    /// A name or an address for the resolver, so an IPv6 address has no brackets.
-    pub(crate) host: String,
-    pub(crate) port: u16,
+    pub(crate) endpoint: Endpoint,
     /// The URL's user and password as the value of `Authorization`, marked as sensitive.
     pub(crate) authorization: Option<HeaderValue>,
-    /// The value of the Host header: without the port if it is the default of the scheme.
+    /// The value of the Host header: without the port if it is the default of the scheme, and never with a zone.
     pub(super) authority: String,
     pub(super) path: String,
 }
@@ -29,13 +39,19 @@ impl Target {
         if url.contains('#') {
             return wrong("the URL has a fragment (\"#\")");
         }
+        if let Some((scheme, rest)) = url.split_once(':') {
+            if scheme.eq_ignore_ascii_case("ws+unix") {
+                return Self::parse_unix(rest);
+            }
+        }
+        let (url, zone) = without_zone(url)?;
         let Ok(uri) = url.parse::<Uri>() else { return wrong("the URL is malformed") };
         let Some(scheme) = uri.scheme_str() else { return wrong("the URL has no scheme: ws:// or wss://") };
         // RFC 3986 §3.1: schemes are case-insensitive.
         let (tls, default_port) = match scheme.to_ascii_lowercase().as_str() {
             "ws" | "http" => (false, 80),
             "wss" | "https" => (true, 443),
-            _ => return wrong("the URL's scheme is neither ws nor wss"),
+            _ => return wrong("the URL's scheme is none of ws, wss and ws+unix"),
         };
         let Some(authority) = uri.authority() else { return wrong("the URL has no host") };
         let (userinfo, authority) = match authority.as_str().rsplit_once('@') {
@@ -60,7 +76,11 @@ impl Target {
             return wrong("the URL's port is 0");
         }
         let name = authority.host();
-        let host = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name).to_owned();
+        let mut host =
+            name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name).to_owned();
+        if let Some(zone) = zone {
+            host = format!("{host}%{zone}");
+        }
         let authority = if port == default_port { name.to_owned() } else { format!("{name}:{port}") };
         let mut path = String::from(uri.path());
         if !path.starts_with('/') {
@@ -70,28 +90,56 @@ impl Target {
             path.push('?');
             path.push_str(query);
         }
-        // Otherwise the request line would not be ASCII without spaces.
-        if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return wrong("the URL's path or query is not percent-encoded");
+        check_path(&path)?;
+        Ok(Self { tls, endpoint: Endpoint::Host(host, port), authorization, authority, path })
+    }
+
+    /// Parses the part of a `ws+unix:` URL after its scheme: the path of a socket, then `:` and the path of the request. The
+    /// path of the socket is taken as it is, without percent-decoding.
+    fn parse_unix(rest: &str) -> Result<Self> {
+        // `ws+unix:///run/ws.sock` has an empty host.
+        let rest = rest.strip_prefix("//").filter(|path| path.starts_with('/')).unwrap_or(rest);
+        let (socket, path) = match rest.find(":/") {
+            Some(at) => (rest.get(..at).unwrap_or_default(), rest.get(at + 1..).unwrap_or_default()),
+            None => (rest, "/"),
+        };
+        if socket.is_empty() || socket.contains('\0') {
+            return Err(Error::invalid(
+                "the URL has no path of a Unix socket: ws+unix:/path/to.sock:/request/path",
+            ));
         }
-        Ok(Self { tls, host, port, authorization, authority, path })
+        check_path(path)?;
+        Ok(Self {
+            tls: false,
+            endpoint: Endpoint::Unix(socket.into()),
+            authorization: None,
+            authority: "localhost".to_owned(),
+            path: path.to_owned(),
+        })
     }
 
     /// Resolves the value of `Location` (RFC 9110 §10.2.2) against this URL. It fails if the location has a user or a
     /// password, because the server must not choose the credentials of the client.
     pub(crate) fn redirected(&self, location: &str) -> Result<Self> {
         let scheme = if self.tls { "wss" } else { "ws" };
+        let refused = |why: &'static str| Err(Error::invalid(why));
         // Only a browser uses the fragment of a `Location`.
         let location = location.split('#').next().unwrap_or_default();
         let target = if has_scheme(location) {
-            Self::parse(location)
+            Self::parse(location)?
         } else if let Some(rest) = location.strip_prefix("//") {
-            Self::parse(&format!("{scheme}://{rest}"))
+            Self::parse(&format!("{scheme}://{rest}"))?
         } else {
-            Self::parse(&format!("{scheme}://{}{}", self.authority, self.merged(location)))
-        }?;
+            let path = self.merged(location);
+            check_path(&path)?;
+            Self { path, authorization: None, ..self.clone() }
+        };
         if target.authorization.is_some() {
-            return Err(Error::invalid("the server redirects to a URL with a user or password"));
+            return refused("the server redirects to a URL with a user or password");
+        }
+        // A server on the internet must not reach the local sockets of its client.
+        if matches!(target.endpoint, Endpoint::Unix(_)) && target.endpoint != self.endpoint {
+            return refused("the server redirects to a Unix socket");
         }
         Ok(target)
     }
@@ -115,7 +163,13 @@ impl Target {
 
     /// Returns whether both URLs have the same origin (RFC 6454 §4), so that credentials for one can be sent to the other.
     pub(crate) fn is_same_origin(&self, other: &Self) -> bool {
-        (self.tls, self.port) == (other.tls, other.port) && self.host.eq_ignore_ascii_case(&other.host)
+        self.tls == other.tls
+            && match (&self.endpoint, &other.endpoint) {
+                (Endpoint::Host(a, port), Endpoint::Host(b, other)) => {
+                    port == other && a.eq_ignore_ascii_case(b)
+                }
+                (a, b) => a == b,
+            }
     }
 }
 
@@ -125,10 +179,43 @@ impl fmt::Debug for Target {
         let path = self.path.split('?').next().unwrap_or_default();
         f.debug_struct("Target")
             .field("tls", &self.tls)
-            .field("host", &self.host)
-            .field("port", &self.port)
+            .field("endpoint", &self.endpoint)
             .field("path", &path)
             .finish_non_exhaustive()
+    }
+}
+
+/// Refuses a path with which the request line would not be ASCII without spaces.
+fn check_path(path: &str) -> Result<()> {
+    if path.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(())
+    } else {
+        Err(Error::invalid("the URL's path or query is not percent-encoded"))
+    }
+}
+
+/// Takes the zone out of a URL with an IPv6 address, and returns both. `Uri` refuses a zone, and RFC 6874 §4 demands that a
+/// client does not send it.
+///
+/// RFC 6874 §2 writes `[fe80::1%25eth0]`. Addresses that were printed by a program often have the bare form,
+/// `[fe80::1%eth0]`.
+fn without_zone(url: &str) -> Result<(Cow<'_, str>, Option<String>)> {
+    let none = Ok((Cow::Borrowed(url), None));
+    let Some((start, rest)) = url.split_once("://") else { return none };
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    let Some((user, literal)) = authority.rsplit_once('[') else { return none };
+    let Some((literal, port)) = literal.split_once(']') else { return none };
+    let Some((address, zone)) = literal.split_once('%') else { return none };
+    let escaped = zone.strip_prefix("25").filter(|rest| !rest.is_empty()).unwrap_or(zone);
+    let zone = percent_decoded(escaped)
+        .and_then(|zone| String::from_utf8(zone).ok())
+        .filter(|zone| !zone.is_empty() && zone.bytes().all(|byte| byte.is_ascii_graphic()));
+    match zone {
+        Some(zone) => {
+            let path = rest.get(authority.len()..).unwrap_or_default();
+            Ok((format!("{start}://{user}[{address}]{port}{path}").into(), Some(zone)))
+        }
+        None => Err(Error::invalid("the URL's IPv6 address has a malformed zone")),
     }
 }
 
@@ -208,12 +295,78 @@ mod tests {
         ] {
             let expected = Target::parse(to).expect(to);
             assert_eq!(from.redirected(location).expect(location), expected);
-            assert_eq!(from.is_same_origin(&expected), expected.port == 81, "{to}");
+            assert_eq!(from.is_same_origin(&expected), to.starts_with("ws://one.example:81/"), "{to}");
         }
-        for location in
-            ["ftp://one.example/", "http://", "mailto:x", "ws://u:p@one.example/", "//u:p@a/", "/a b"]
-        {
+        for location in [
+            "ftp://one.example/",
+            "http://",
+            "mailto:x",
+            "ws://u:p@one.example/",
+            "//u:p@a/",
+            "/a b",
+            "ws+unix:/a",
+        ] {
             from.redirected(location).expect_err(location);
+        }
+        let local = Target::parse("ws+unix:/run/a.sock:/a/b").expect("a target");
+        let moved = local.redirected("c").expect("the same socket");
+        assert_eq!(moved, Target::parse("ws+unix:/run/a.sock:/a/c").expect("a target"));
+        assert!(local.is_same_origin(&moved) && !local.is_same_origin(&from));
+        local.redirected("ws+unix:/run/b.sock:/").expect_err("another socket");
+        let linked = Target::parse("ws://[fe80::1%25eth0]:81/").expect("a target");
+        assert_eq!(linked.redirected("/x").expect("a path").endpoint, linked.endpoint, "the zone is kept");
+    }
+
+    #[test]
+    fn an_ipv6_address_may_have_a_zone_which_is_not_sent() {
+        let rows = [
+            ("ws://[fe80::1%25eth0]:81/", "fe80::1%eth0"),
+            ("ws://[fe80::1%eth0]:81/", "fe80::1%eth0"),
+            ("ws://[fe80::1%3]:81/", "fe80::1%3"),
+            ("ws://[fe80::1%253]:81/", "fe80::1%3"),
+            ("ws://[fe80::1%25]:81/", "fe80::1%25"),
+            ("ws://[fe80::1%25br%2d1]:81/", "fe80::1%br-1"),
+            ("ws://us%20er@[fe80::1%eth0.7]:81/?%5B", "fe80::1%eth0.7"),
+        ];
+        for (url, host) in rows {
+            let target = Target::parse(url).expect(url);
+            assert_eq!(target.endpoint, Endpoint::Host(host.to_owned(), 81), "{url}");
+            assert_eq!(target.authority, "[fe80::1]:81", "{url}");
+        }
+        for url in [
+            "ws://[fe80::1%]:81/",
+            "ws://[fe80::1%25%zz]/",
+            "ws://[fe80::1%25a%20b]/",
+            "ws://[%eth0]/",
+            "ws://a%b]/",
+        ] {
+            Target::parse(url).expect_err(url);
+        }
+    }
+
+    #[test]
+    fn a_unix_url_has_the_paths_of_a_socket_and_of_the_request() {
+        let rows = [
+            ("ws+unix:/run/a b.sock:/chat?a=:/", "/run/a b.sock", "/chat?a=:/"),
+            ("ws+unix:///run/a.sock:/", "/run/a.sock", "/"),
+            ("ws+unix:/run/a.sock", "/run/a.sock", "/"),
+            ("ws+unix:/run/a:1.sock:/x", "/run/a:1.sock", "/x"),
+            ("ws+unix:a.sock:/x", "a.sock", "/x"),
+        ];
+        for (url, socket, path) in rows {
+            let target = Target::parse(url).expect(url);
+            assert_eq!(target.endpoint, Endpoint::Unix(socket.into()), "{url}");
+            assert_eq!((&*target.authority, &*target.path, target.tls), ("localhost", path, false), "{url}");
+        }
+        for url in [
+            "ws+unix:",
+            "ws+unix::/x",
+            "ws+unix:/a\0b:/x",
+            "ws+unix:/a:/b c",
+            "wss+unix:/a:/x",
+            "ws+unix:/a:/x#y",
+        ] {
+            Target::parse(url).expect_err(url);
         }
     }
 
@@ -231,12 +384,9 @@ mod tests {
         ];
         for (url, tls, host, port, authority, path) in rows {
             let target = Target::parse(url).expect(url);
-            let Target { tls: t, host: h, port: p, authority: a, path: q, .. } = &target;
-            assert_eq!(
-                (*t, h.as_str(), *p, a.as_str(), q.as_str()),
-                (tls, host, port, authority, path),
-                "{url}"
-            );
+            let Target { tls: t, endpoint: e, authority: a, path: q, .. } = &target;
+            let endpoint = Endpoint::Host(host.to_owned(), port);
+            assert_eq!((*t, e, a.as_str(), q.as_str()), (tls, &endpoint, authority, path), "{url}");
         }
     }
 
@@ -285,10 +435,8 @@ mod tests {
             let target = Target::parse(url).expect(url);
             let authorization = target.authorization.clone().expect("a user");
             assert_eq!(authorization.as_bytes(), expected.as_bytes());
-            assert_eq!(
-                (&*target.host, &*target.authority, &*target.path),
-                ("example.com", "example.com:81", "/a?b")
-            );
+            assert_eq!(target.endpoint, Endpoint::Host("example.com".to_owned(), 81));
+            assert_eq!((&*target.authority, &*target.path), ("example.com:81", "/a?b"));
             let shown = format!("{target:?} {authorization:?}");
             assert!(!shown.contains("esame") && !shown.contains("Basic") && !shown.contains("?b"), "{shown}");
         }

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod addresses;
 mod bench;
 mod connect;
 mod log_contents;
@@ -12,3 +13,4 @@ mod server;
 mod settings;
 mod systemd;
 mod topics;
+mod unix_sockets;
