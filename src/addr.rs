@@ -2,6 +2,8 @@
 
 use core::net::{IpAddr, SocketAddr};
 use std::fmt;
+use std::io;
+use std::net::ToSocketAddrs;
 
 /// An address of the internet, with or without a port, or a Unix socket.
 ///
@@ -22,6 +24,8 @@ use std::fmt;
 /// assert_eq!(Addr::from(mapped), peer);
 /// # Ok::<(), std::net::AddrParseError>(())
 /// ```
+///
+/// [`Addr::Tcp`] can be connected to: `TcpStream::connect(server.local_addr()?)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Addr {
@@ -65,6 +69,20 @@ impl From<IpAddr> for Addr {
     }
 }
 
+/// Only an address with a port has a socket address.
+impl ToSocketAddrs for Addr {
+    type Iter = std::option::IntoIter<SocketAddr>;
+
+    fn to_socket_addrs(&self) -> io::Result<Self::Iter> {
+        match self {
+            Self::Tcp(addr) => addr.to_socket_addrs(),
+            Self::Ip(_) | Self::Unix => {
+                Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{self} has no port")))
+            }
+        }
+    }
+}
+
 impl fmt::Display for Addr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -100,5 +118,7 @@ mod tests {
             }
         }
         assert_eq!((Addr::Unix.without_port(), Addr::Unix.ip()), (Addr::Unix, None));
+        assert_eq!(Addr::from(mapped).to_socket_addrs().expect("a port").next(), Some(mapped));
+        addr.to_socket_addrs().expect_err("no port");
     }
 }

@@ -36,7 +36,6 @@ use client_thread::{Accepted, Head, Start};
 use registry::Registry;
 use settings::Settings;
 use std::io;
-use std::net::SocketAddr;
 use thread_pool::ThreadPool;
 
 /// The target of this module's log lines.
@@ -47,7 +46,7 @@ type Handler = dyn Fn(&mut Connection) -> Result<(), BoxError> + Send + Sync;
 
 /// Everything that the threads of a server share.
 struct Shared {
-    address: Option<SocketAddr>,
+    address: Option<Addr>,
     capacity: Capacity,
     settings: Settings,
     handler: Box<Handler>,
@@ -86,7 +85,7 @@ impl NotAdmitted {
 impl Shared {
     /// Starts the flush thread and the timer.
     fn start(
-        address: Option<SocketAddr>,
+        address: Option<Addr>,
         settings: Settings,
         hub: Hub,
         hooks: Hooks,
@@ -111,13 +110,14 @@ impl Shared {
         }))
     }
 
-    fn log_start(&self) {
+    /// Logs the start. `place` is the address or path that the server listens on.
+    fn log_start(&self, place: Option<&str>) {
         let (process, capacity) = (Capacity::of_process(), self.capacity);
         if let Some(clients) = self.settings.max_clients.filter(|clients| *clients > process.clients) {
             log_line!(Warn, LOG, "max_clients {clients} is above the limit: {process}");
         }
-        if let Some(address) = self.address {
-            log_line!(Info, LOG, "listening on {address}, {capacity}");
+        if let Some(place) = place {
+            log_line!(Info, LOG, "listening on {place}, {capacity}");
         }
     }
 

@@ -1,7 +1,8 @@
 //! Shared by the benchmarks: the frames of a client, and a minimal opening handshake.
 
+use std::fmt::Display;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{TcpStream, ToSocketAddrs};
 
 /// Opcodes of RFC 6455 §5.2.
 pub const TEXT: u8 = 1;
@@ -42,7 +43,7 @@ pub fn header(opcode: u8, payload: usize) -> Vec<u8> {
 }
 
 /// Returns the request that opens a WebSocket.
-pub fn request(to: SocketAddr) -> Vec<u8> {
+pub fn request(to: impl Display) -> Vec<u8> {
     format!(
         "GET / HTTP/1.1\r\nHost: {to}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -77,7 +78,7 @@ pub fn response(request: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Connects, and waits for the opening handshake.
-pub fn open(to: SocketAddr) -> io::Result<TcpStream> {
+pub fn open(to: impl ToSocketAddrs + Display + Copy) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect(to)?;
     stream.set_nodelay(true)?;
     stream.write_all(&request(to))?;

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
-use threadws::{Config, Connection, Server};
+use threadws::{Addr, Config, Connection, Server};
 use threadws_benches::{head_end_of_request, header, response};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite;
@@ -121,7 +121,9 @@ impl Peer {
     fn threadws(self, broadcast: bool) -> Done {
         let config = Config::new().with_max_message_size(MAX_MESSAGE).with_ping_interval(PING);
         let server = Server::bind("127.0.0.1:0")?.config(config);
-        println!("{}", server.local_addr()?.port());
+        if let Addr::Tcp(addr) = server.local_addr()? {
+            println!("{}", addr.port());
+        }
         let owned = self == Self::ThreadwsOwned;
         server.run(move |client| {
             if broadcast {

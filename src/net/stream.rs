@@ -67,10 +67,11 @@ const NO_WAIT: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 /// accepted sockets then have.
 ///
 /// This saves three system calls for each client: TCP_NODELAY, the first read timeout, and the return to blocking mode,
-/// because O_NONBLOCK is not inherited.
+/// because O_NONBLOCK is not inherited. From a Unix socket nothing is inherited.
 pub(crate) fn prepare_listener(listener: impl AsFd, read_timeout: Duration) -> Option<Duration> {
-    _ = set_tcp_nodelay(&listener, true);
-    let set = set_socket_timeout(&listener, Timeout::Recv, Some(read_timeout)).is_ok();
+    let set = set_tcp_nodelay(&listener, true)
+        .and_then(|()| set_socket_timeout(&listener, Timeout::Recv, Some(read_timeout)))
+        .is_ok();
     (cfg!(target_os = "linux") && set).then_some(read_timeout)
 }
 

@@ -3,7 +3,7 @@
 
 use super::{LOG, NotAdmitted, Shared};
 use crate::addr::Addr;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, context};
 use crate::handshake::{self, LINGER};
 use crate::logging::{Throttle, contain, log_line};
 use crate::net::stream::{FULL_FLOW, poll_until, prepare_listener};
@@ -11,11 +11,10 @@ use crate::net::{Deadline, Stream, Wake};
 use crate::quota::Excess;
 use crate::sync::{Arc, AtomicBool, Ordering};
 use rustix::event::{PollFd, PollFlags};
-use rustix::fd::AsFd;
-use rustix::io::Errno;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::{Errno, ioctl_fionbio};
 use std::fmt;
 use std::io;
-use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 /// The length of the listener's queue. With the 128 of std, connections are lost when many clients reconnect at once.
@@ -40,7 +39,7 @@ struct Lingering {
 
 /// The listening side of a server.
 pub(super) struct Acceptor {
-    listener: Option<TcpListener>,
+    listener: Option<Listener>,
     /// The read timeout that accepted sockets inherit.
     read_timeout: Option<Duration>,
     shared: Arc<Shared>,
@@ -69,12 +68,13 @@ impl AcceptorStop {
 }
 
 impl Acceptor {
-    pub(super) fn new(listener: Option<TcpListener>, shared: Arc<Shared>) -> Result<Self> {
+    pub(super) fn new(listener: Option<Listener>, shared: Arc<Shared>) -> Result<Self> {
         let mut read_timeout = None;
         if let Some(listener) = &listener {
-            listener.set_nonblocking(true)?;
+            ioctl_fionbio(listener, true)
+                .and_then(|()| rustix::net::listen(listener, LISTEN_BACKLOG))
+                .map_err(|error| context(format_args!("cannot listen on {listener}"), error.into()))?;
             read_timeout = prepare_listener(listener, shared.settings.config.first_read_timeout());
-            rustix::net::listen(listener, LISTEN_BACKLOG).map_err(io::Error::from)?;
         }
         let stop = Arc::new(AcceptorStop { stopped: AtomicBool::new(false), wake: Wake::new()? });
         Ok(Self {
@@ -110,7 +110,7 @@ impl Acceptor {
             match listener.accept() {
                 Ok((stream, peer)) => {
                     self.back_off = BACK_OFF[0];
-                    self.admit(stream, peer.into());
+                    self.admit(stream, peer);
                 }
                 // A lingering client woke the poll, or the connection has been reset.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -120,7 +120,7 @@ impl Acceptor {
     }
 
     /// Waits for a connection, the stop or a lingering client. Without a listener, waits for `pause`.
-    fn sleep(&mut self, listener: Option<&TcpListener>, pause: Option<Duration>) {
+    fn sleep(&mut self, listener: Option<&Listener>, pause: Option<Duration>) {
         let wake = PollFd::new(&self.stop.wake, PollFlags::IN);
         if let (Some(listener), true) = (listener, self.lingering.is_empty()) {
             // The usual case. The listener comes first: if it is ready, the system does not look at the other.
@@ -151,7 +151,7 @@ impl Acceptor {
     }
 
     /// Gives a connection to a thread, or turns it away.
-    fn admit(&mut self, stream: TcpStream, peer_addr: Addr) {
+    fn admit(&mut self, stream: OwnedFd, peer_addr: Addr) {
         let Ok(stream) = Stream::from_accepted(stream, self.read_timeout).map(Arc::new) else { return };
         match self.shared.admit(&stream, peer_addr, None) {
             Ok(()) | Err(NotAdmitted::Stopping) => {}

@@ -4,16 +4,20 @@ use super::accept::Acceptor;
 use super::handle::ServerHandle;
 use super::settings::Settings;
 use super::{Handler, Shared, no_address};
+use crate::addr::Addr;
 use crate::config::{Config, SlowPeer};
 use crate::connection::Connection;
 use crate::error::{BoxError, Error, Result};
 use crate::hub::{Hooks, Hub};
+use crate::net::Listener;
 use crate::protocol::forwarded::{ForwardedHeader, TrustedProxies};
 use crate::quota::{Buckets, Connections, Rate};
 use crate::stats::Meter;
 use crate::sync::Arc;
 use std::fmt;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::ToSocketAddrs;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::Duration;
 
 /// A WebSocket server with one thread for each client, and three threads of its own.
@@ -35,7 +39,7 @@ use std::time::Duration;
 /// [`run`](Self::run) and [`spawn`](Self::spawn) refuse settings that cannot work, with [`Error::Invalid`].
 #[must_use = "a server does nothing until it runs"]
 pub struct Server {
-    listener: Option<TcpListener>,
+    listener: Option<Listener>,
     hub: Hub,
     pub(super) hooks: Hooks,
     meter: Meter,
@@ -57,14 +61,49 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`]: the name cannot be resolved, or the address cannot be bound.
+    /// [`Error::Io`]: the name cannot be resolved, or the address cannot be bound. The text names the address.
     pub fn bind(addr: impl ToSocketAddrs) -> Result<Self> {
-        Ok(Self::new(Some(TcpListener::bind(addr)?)))
+        Ok(Self::new(Some(Listener::bind(addr)?)))
     }
 
-    /// Creates a server for a listener that is bound already, for example by a supervisor.
-    pub fn from_listener(listener: TcpListener) -> Self {
-        Self::new(Some(listener))
+    /// Binds a Unix socket at a path. Its clients have the address [`Addr::Unix`].
+    ///
+    /// The socket's file is removed when the server ends. If a server was killed, the next one at the path replaces its
+    /// file. Who may connect is decided by the permissions of the file, which the process's umask limits, and of its folder.
+    ///
+    /// ```
+    /// # fn main() -> threadws::Result<()> {
+    /// # let folder = std::env::temp_dir().join(format!("threadws-doc-{}", std::process::id()));
+    /// # std::fs::create_dir_all(&folder)?;
+    /// # let path = folder.join("ws.sock");
+    /// let server = threadws::Server::bind_unix(&path)?.spawn(|client| Ok(client.ignore()?))?;
+    /// let connection = threadws::connect(format!("ws+unix:{}:/chat", path.display()))?;
+    /// assert_eq!(connection.peer_addr(), threadws::Addr::Unix);
+    /// # drop((connection, server));
+    /// # std::fs::remove_dir(&folder)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`]: another server listens on the path, a file that is no socket is there, or the path cannot be bound.
+    /// The text names the path.
+    pub fn bind_unix(path: impl AsRef<Path>) -> Result<Self> {
+        Ok(Self::new(Some(Listener::bind_unix(path.as_ref())?)))
+    }
+
+    /// Creates a server for a listener that is bound already, for example by a supervisor: a `TcpListener`, a
+    /// `UnixListener`, or the descriptor of either. Any other socket is refused by [`run`](Self::run) and
+    /// [`spawn`](Self::spawn).
+    ///
+    /// The server does not remove the file of such a Unix socket.
+    pub fn from_listener(listener: impl Into<OwnedFd>) -> Self {
+        let mut server = Self::new(None);
+        let listener = Listener::from_socket(listener.into());
+        server.listener =
+            server.keep(listener.map_err(|error| Error::invalid(format!("from_listener: {error}"))));
+        server
     }
 
     /// Creates a server without a listener. Another HTTP server accepts the connections, and hands them over with
@@ -73,7 +112,7 @@ impl Server {
         Self::new(None)
     }
 
-    fn new(listener: Option<TcpListener>) -> Self {
+    fn new(listener: Option<Listener>) -> Self {
         let hub = Hub::default();
         Self {
             listener,
@@ -86,13 +125,13 @@ impl Server {
         }
     }
 
-    /// Returns the address that the server listens on.
+    /// Returns the address that the server listens on: [`Addr::Tcp`], or [`Addr::Unix`].
     ///
     /// # Errors
     ///
     /// * [`Error::Invalid`]: the server is [`detached`](Self::detached), so it has no address.
     /// * [`Error::Io`]: the operating system does not say.
-    pub fn local_addr(&self) -> Result<SocketAddr> {
+    pub fn local_addr(&self) -> Result<Addr> {
         Ok(self.listener.as_ref().ok_or_else(no_address)?.local_addr()?)
     }
 
@@ -337,11 +376,12 @@ impl Server {
         }
         settings.handshake.trust = trust.unwrap_or_default();
         settings.check(listener.is_none())?;
-        // RequestKind before there are threads, which an error would leave behind.
-        let address = listener.as_ref().map(TcpListener::local_addr).transpose()?;
+        // Before there are threads, which an error would leave behind.
+        let address = listener.as_ref().map(Listener::local_addr).transpose()?;
+        let place = listener.as_ref().map(ToString::to_string);
         let shared = Shared::start(address, settings, hub, hooks, meter, handler)?;
         let acceptor = Acceptor::new(listener, Arc::clone(&shared))?;
-        shared.log_start();
+        shared.log_start(place.as_deref());
         Ok((shared, acceptor))
     }
 

@@ -4,6 +4,7 @@ use super::accept::{Acceptor, AcceptorStop};
 use super::capacity::Capacity;
 use super::client_thread::Head;
 use super::{LOG, NotAdmitted, Shared, no_address};
+use crate::addr::Addr;
 use crate::config::MAX_TIMEOUT;
 use crate::error::{Error, Result};
 use crate::hub::Hub;
@@ -13,7 +14,7 @@ use crate::net::Stream;
 use crate::stats::Stats;
 use crate::sync::{Arc, JoinHandle, Mutex, is_finished, now, spawn, this_thread};
 use std::fmt;
-use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 /// The stack of the acceptor's thread, in bytes. It calls small functions, and the `on_error` callback.
@@ -84,12 +85,12 @@ impl ServerHandle {
         Ok(())
     }
 
-    /// Returns the address that the server listens on.
+    /// Returns the address that the server listens on: [`Addr::Tcp`], or [`Addr::Unix`].
     ///
     /// # Errors
     ///
     /// [`Error::Invalid`] for a [`detached`](crate::Server::detached) server, which has no address.
-    pub fn local_addr(&self) -> Result<SocketAddr> {
+    pub fn local_addr(&self) -> Result<Addr> {
         self.shared.address.ok_or_else(no_address)
     }
 
@@ -115,7 +116,8 @@ impl ServerHandle {
     /// Takes over a connection from another HTTP server, which has accepted it and read the request: `handleUpgrade` in
     /// `ws`.
     ///
-    /// The handshake and the handler run in a client thread of this server, so the call returns at once. `leftover` is what
+    /// The connection is any stream socket: a `TcpStream`, a `UnixStream`, or a descriptor. The handshake and the handler run
+    /// in a client thread of this server, so the call returns at once. `leftover` is what
     /// was read after the head. Values in the extensions of `head` are in those of
     /// [`Connection::request`](crate::Connection::request).
     ///
@@ -129,7 +131,12 @@ impl ServerHandle {
     /// * [`Error::Io`]: no thread could be started, or the peer has disconnected.
     ///
     /// The peer was answered 503, with the bytes that its socket accepted without waiting.
-    pub fn upgrade(&self, stream: TcpStream, head: &http::Request<()>, leftover: &[u8]) -> Result<()> {
+    pub fn upgrade(
+        &self,
+        stream: impl Into<OwnedFd>,
+        head: &http::Request<()>,
+        leftover: &[u8],
+    ) -> Result<()> {
         let stream = Arc::new(Stream::new(stream)?);
         let peer_addr = stream.peer_addr()?;
         let head = Head { request: Box::new(head.clone()), early: leftover.to_vec() };

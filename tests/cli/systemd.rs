@@ -3,14 +3,14 @@
 
 #![cfg(feature = "systemd")]
 
-use crate::support::{PATIENCE, Process, RawPeer, eventually, watchdog};
+use crate::support::{Folder, PATIENCE, Process, RawPeer, eventually, watchdog};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixListener};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -91,6 +91,27 @@ fn the_managers_socket_is_served_with_or_without_the_option() {
         peer.expect_text("by activation");
         peer.close(1000);
         server.stop();
+    }
+}
+
+#[test]
+fn the_managers_socket_may_be_a_unix_socket() {
+    let _dog = watchdog(30);
+    let folder = Folder::new();
+    let socket = folder.path("ws.sock");
+    for options in [&["--echo", "--every", "0"][..], &["--echo", "--every", "0", "--listen", "systemd"]] {
+        let listener = UnixListener::bind(&socket).expect("the path is free");
+        let mut server = Process::spawn_with_stdin(activated(listener, options));
+        server.wait_for_stdout(&format!("threadws listening on unix:{}", socket.display()));
+        let mut connection =
+            threadws::connect(format!("ws+unix:{}:/", socket.display())).expect("it listens");
+        server.wait_for_line(&["connected from unix socket"]);
+        connection.send("by activation").expect("sent");
+        assert_eq!(connection.recv().expect("open"), Some("by activation".into()));
+        connection.close(1000, "").expect("clean");
+        server.signal(Signal::TERM);
+        server.wait_for_success(PATIENCE);
+        std::fs::remove_file(&socket).expect("the file is the manager's");
     }
 }
 

@@ -2,7 +2,7 @@
 //! binary, and its units.
 #![cfg(feature = "cli")]
 
-use crate::support::{Haproxy, Nginx, PATIENCE, Process, RawPeer, TestServer, program, watchdog};
+use crate::support::{Folder, Haproxy, Nginx, PATIENCE, Process, RawPeer, TestServer, program, watchdog};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -90,7 +90,23 @@ enum Proxy {
 impl Proxy {
     #[track_caller]
     fn nginx(nginx: &Path, backend: SocketAddr, identity: &Identity, timeout: &str) -> Self {
-        let config = with(only("nginx"), "http://127.0.0.1:8005", &format!("http://{backend}"));
+        Self::nginx_to(nginx, &format!("http://{backend}"), identity, timeout)
+    }
+
+    /// With the URL of the backend, and perhaps the group of servers that it names.
+    #[track_caller]
+    fn nginx_to(nginx: &Path, backend: &str, identity: &Identity, timeout: &str) -> Self {
+        let [server, upstream] = blocks("nginx")[..] else { panic!("expected two blocks of nginx") };
+        let config = with(server, "http://127.0.0.1:8005", backend);
+        let config = match backend.strip_prefix("unix:") {
+            Some(path) => {
+                let upstream = with(upstream, "/run/threadws/ws.sock", path);
+                upstream
+                    + "\n"
+                    + &with(&config, &format!("proxy_pass {backend};"), "proxy_pass http://threadws;")
+            }
+            None => config,
+        };
         let config = with(&config, "/etc/ssl/ws.example.com.pem", &shown(&identity.certificate()));
         let config = with(&config, "/etc/ssl/private/ws.example.com.key", &shown(&identity.key()));
         let config = with(&config, "proxy_read_timeout 60s;", &format!("proxy_read_timeout {timeout};"));
@@ -221,6 +237,36 @@ fn the_proxies_of_the_guide_pass_addresses_origins_and_closes() {
         assert_eq!(connection.closed().map(|closed| closed.code().into()), Some(1001_u16));
         server.wait_for_success(PATIENCE);
     });
+}
+
+#[test]
+fn nginx_names_its_clients_over_a_unix_socket() {
+    let _dog = watchdog(60);
+    let Some(openssl) = program("openssl") else { return };
+    let Some(nginx) = program("nginx") else { return };
+    let identity = Identity::new(&openssl);
+    let folder = Folder::new();
+    let socket = folder.path("ws.sock");
+    let listen = format!("unix:{}", socket.display());
+    let line =
+        GUIDE.lines().find_map(|line| line.strip_prefix("threadws --listen unix:/run/threadws/ws.sock "));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_threadws"));
+    command.args(["--listen", &listen, "--echo", "--every", "0"]).args(line.expect("a command").split(' '));
+    let mut server = Process::spawn(command);
+    server.wait_for_stdout("threadws listening on unix:");
+    // The worker of nginx may be another user.
+    let everyone = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(&socket, everyone).expect("our file");
+    let proxy = Proxy::nginx_to(&nginx, &listen, &identity, "60s");
+    let (stream, _tunnel) = Tunnel::to(&proxy, &openssl, &identity);
+    let settings = connect(&proxy).header("X-Forwarded-For", "198.51.100.1");
+    let mut connection = settings.connect_over(stream).expect("a page of the same host may connect");
+    server.wait_for_line(&["connected from 127.0.0.2 via unix socket"]);
+    connection.send("through a file").expect("sent");
+    assert_eq!(connection.recv().expect("open"), Some("through a file".into()));
+    server.signal(rustix::process::Signal::TERM);
+    assert_eq!(connection.recv().expect("a clean end"), None);
+    server.wait_for_success(PATIENCE);
 }
 
 #[test]

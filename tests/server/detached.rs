@@ -2,7 +2,6 @@
 
 use crate::support::{RawPeer, echo, eventually, ms, next, watchdog};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 use threadws::{Error, Server, ServerHandle};
@@ -76,7 +75,7 @@ fn hand_over_unix(handle: &ServerHandle, headers: &[(&'static str, &'static str)
     for (name, value) in headers {
         head.headers_mut().insert(*name, http::HeaderValue::from_static(value));
     }
-    handle.upgrade(TcpStream::from(OwnedFd::from(theirs)), &head, b"").expect("a thread");
+    handle.upgrade(theirs, &head, b"").expect("a thread");
     ours
 }
 

@@ -1,4 +1,4 @@
-//! The server beside its connections: callbacks, numbers, plain HTTP, connections accepted elsewhere.
+//! The server beside its connections: callbacks, numbers, plain HTTP, Unix sockets, connections accepted elsewhere.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -8,3 +8,4 @@ mod detached;
 mod http_answers;
 mod settings;
 mod stats;
+mod unix_sockets;

@@ -4,7 +4,7 @@ use super::RawPeer;
 use super::library_panics::LibraryPanics;
 use std::net::SocketAddr;
 use std::ops::Deref;
-use threadws::{BoxError, Connection, Server, ServerHandle, hub::Delivery};
+use threadws::{Addr, BoxError, Connection, Server, ServerHandle, hub::Delivery};
 
 /// A server that is shut down and joined when it is dropped. It fails the test if the library panicked.
 #[derive(Debug)]
@@ -33,7 +33,9 @@ impl TestServer {
     }
 
     pub fn addr(&self) -> SocketAddr {
-        self.local_addr().expect("it listens")
+        let addr = self.local_addr().expect("it listens");
+        let Addr::Tcp(addr) = addr else { panic!("{addr} is not TCP") };
+        addr
     }
 
     /// Returns the handle, which is no longer shut down by this value. The watchdog still detects panics.

@@ -9,7 +9,10 @@ use crate::{CommandError, print};
 use log::{Level, debug, info, log_enabled, warn};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use threadws::handshake::{Reject, Request};
 use threadws::{Addr, BoxError, Config, Connection, Error, Message, Server, ServerHandle};
@@ -24,34 +27,42 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// listening, and that it has stopped.
 pub(crate) fn serve(
     options: &ServeOptions,
-    passed: Option<TcpListener>,
+    passed: Option<OwnedFd>,
     stop: StopSignal,
 ) -> Result<(), CommandError> {
-    let place = match &options.listen {
-        Listen::Address(address) => address,
-        Listen::Systemd => "the socket from the service manager",
-        Listen::Default => LISTEN,
-    };
     let failed = |error: Error| match error {
         Error::Invalid(what) => CommandError::Usage(what.into_owned()),
-        error => CommandError::Failed(format!("cannot listen on {place}: {error}")),
+        error => CommandError::Failed(error.to_string()),
     };
+    // The path of the Unix socket, if it is one that has a path.
+    let mut path = None;
     let server = match (&options.listen, passed) {
-        (Listen::Systemd | Listen::Default, Some(listener)) => Server::from_listener(listener),
-        (Listen::Address(_) | Listen::Default, None) => Server::bind(place).map_err(failed)?,
+        (Listen::Systemd | Listen::Default, Some(listener)) => {
+            path = path_of(&listener);
+            Server::from_listener(listener)
+        }
+        (Listen::Default, None) => bind(LISTEN)?,
+        (Listen::Address(address), None) => bind(address)?,
+        (Listen::Unix(socket), None) => {
+            path = Some(socket.clone());
+            Server::bind_unix(socket).map_err(failed)?
+        }
         (Listen::Systemd, None) => {
             return Err(CommandError::Failed("the service manager passed no socket".to_owned()));
         }
         // Clients of the other socket would wait forever.
-        (Listen::Address(address), Some(_)) => {
-            let error = format!("the service manager passed a socket, but --listen {address} is another one");
+        (Listen::Address(_) | Listen::Unix(_), Some(_)) => {
+            let error = format!(
+                "the service manager passed a socket, but --listen {} is another one",
+                options.listen
+            );
             return Err(CommandError::Failed(error));
         }
     };
     let handler =
         ClientHandler { every: options.every, message: options.message.clone(), answer: options.answer };
     let handle = configure(server, options).spawn(move |client| handler.run(client)).map_err(failed)?;
-    announce(handle.local_addr().map_err(failed)?);
+    announce(addresses(handle.local_addr().map_err(failed)?, path.as_deref()));
     let manager = ServiceManager::from_env();
     let stopped = match &manager {
         None => stop.wait(),
@@ -60,6 +71,35 @@ pub(crate) fn serve(
     // The library logs the report.
     drop(handle.shutdown(SHUTDOWN_TIMEOUT));
     stopped.map_err(|error| CommandError::Failed(format!("cannot wait for signals: {error}")))
+}
+
+/// Binds a TCP address.
+fn bind(address: &str) -> Result<Server, CommandError> {
+    // A name is resolved here, so that an error can name it.
+    let addresses = address
+        .to_socket_addrs()
+        .map_err(|error| CommandError::Failed(format!("cannot listen on {address}: {error}")))?;
+    let addresses: Vec<SocketAddr> = addresses.collect();
+    Server::bind(addresses.as_slice()).map_err(|error| CommandError::Failed(error.to_string()))
+}
+
+/// Returns the path of a Unix socket that was passed by the service manager.
+fn path_of(socket: &OwnedFd) -> Option<PathBuf> {
+    let listener = UnixListener::from(socket.try_clone().ok()?);
+    Some(listener.local_addr().ok()?.as_pathname()?.to_owned())
+}
+
+/// Returns the addresses for browsers and for WebSocket clients.
+fn addresses(address: Addr, path: Option<&Path>) -> String {
+    match (address, path) {
+        (Addr::Unix, Some(path)) => format!("unix:{0} (ws+unix:{0}:/)", path.display()),
+        (Addr::Unix, None) => address.to_string(),
+        _ => {
+            // RFC 6874 §2: the "%" before the zone of an IPv6 address is escaped in a URL.
+            let address = address.to_string().replace('%', "%25");
+            format!("http://{address}/ (ws://{address}/)")
+        }
+    }
 }
 
 /// Waits for a signal, and notifies the service manager meanwhile. The notifications stop if this thread hangs, or if the
@@ -136,18 +176,21 @@ fn configure(server: Server, options: &ServeOptions) -> Server {
 
 /// Prints the address on stdout, for scripts that wait for the line or need the port. If nothing reads stdout, another
 /// thread prints it, so that the server never waits for stdout.
-fn announce(address: SocketAddr) {
+fn announce(addresses: String) {
     let stdout = io::stdout();
     let is_writable =
         poll(&mut [PollFd::new(&stdout, PollFlags::OUT)], Some(&Timespec::default())).is_ok_and(|n| n > 0);
     let thread = std::thread::Builder::new().name("threadws-stdout".to_owned());
-    if is_writable || thread.spawn(move || print_address(address)).is_err() {
-        print_address(address);
+    let line = format!("threadws listening on {addresses}\n");
+    if is_writable {
+        print_line(&line);
+    } else if let Err(error) = thread.spawn(move || print_line(&line)) {
+        warn!("cannot write the address to stdout: {error}");
     }
 }
 
-fn print_address(address: SocketAddr) {
-    if let Err(error) = print(&format!("threadws listening on http://{address}/ (ws://{address}/)\n")) {
+fn print_line(line: &str) {
+    if let Err(error) = print(line) {
         warn!("cannot write the address to stdout: {error}");
     }
 }

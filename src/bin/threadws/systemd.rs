@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
@@ -18,7 +18,7 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 /// # Errors
 ///
 /// One line that says why the socket cannot be used.
-pub(crate) fn listener() -> Result<Option<TcpListener>, String> {
+pub(crate) fn listener() -> Result<Option<OwnedFd>, String> {
     // The variables may have been inherited from a parent process that the sockets are for.
     let is_ours = number("LISTEN_PID") == Some(u64::from(std::process::id()));
     match number("LISTEN_FDS") {
@@ -30,9 +30,13 @@ pub(crate) fn listener() -> Result<Option<TcpListener>, String> {
 }
 
 #[cfg(feature = "systemd")]
-fn take() -> Result<Option<TcpListener>, String> {
+fn take() -> Result<Option<OwnedFd>, String> {
     let bad = |error: io::Error| format!("cannot use the socket from the service manager: {error}");
-    let listener = listenfd::ListenFd::from_env().take_tcp_listener(0).map_err(bad)?;
+    let mut passed = listenfd::ListenFd::from_env();
+    let listener: Option<OwnedFd> = match passed.take_unix_listener(0) {
+        Ok(listener) => listener.map(Into::into),
+        Err(_) => passed.take_tcp_listener(0).map_err(bad)?.map(Into::into),
+    };
     if let Some(listener) = &listener {
         let listens = rustix::net::sockopt::socket_acceptconn(listener).map_err(|error| bad(error.into()))?;
         if !listens {
@@ -43,7 +47,7 @@ fn take() -> Result<Option<TcpListener>, String> {
 }
 
 #[cfg(not(feature = "systemd"))]
-fn take() -> Result<Option<TcpListener>, String> {
+fn take() -> Result<Option<OwnedFd>, String> {
     Err("the service manager passed a socket, but this binary was built without the feature systemd"
         .to_owned())
 }
@@ -62,7 +66,7 @@ impl ServiceManager {
         match connect(&address) {
             Ok(socket) => Some(Self { socket, watchdog: watchdog() }),
             Err(error) => {
-                log::warn!("cannot reach the service manager: {error}");
+                log::warn!("cannot reach the service manager at {address:?}: {error}");
                 None
             }
         }

@@ -6,6 +6,8 @@ use crate::log_filter::LogFilter;
 use lexopt::prelude::{Long, Short, Value};
 use log::LevelFilter;
 use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 use threadws::hub::SlowPeer;
 
@@ -16,7 +18,7 @@ pub(crate) struct ServeOptions {
     pub(crate) every: Option<Duration>,
     pub(crate) message: String,
     pub(crate) answer: Answer,
-    /// `any` alone, `none` alone, or `loopback`, addresses and CIDR blocks.
+    /// `any` alone, `none` alone, or `loopback`, `unix`, addresses and CIDR blocks.
     pub(crate) trust: Vec<String>,
     /// `any`, or origins.
     pub(crate) origins: Vec<String>,
@@ -44,6 +46,20 @@ pub(crate) enum Listen {
     /// The service manager's socket. It is an error if there is none.
     Systemd,
     Address(String),
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
+
+/// Displays as the value of the option.
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str(LISTEN),
+            Self::Systemd => f.write_str("systemd"),
+            Self::Address(address) => f.write_str(address),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// The default of `--listen`.
@@ -92,9 +108,10 @@ Messages:
                         [default: the page]
 
 Connections:
-  --listen ADDR         address and port; port 0 picks a free port; 'systemd'
-                        takes the socket that systemd passes; without this
-                        option, such a socket is used if there is one
+  --listen ADDR         address and port; port 0 picks a free port;
+                        'unix:/path' is a Unix socket; 'systemd' takes the
+                        socket that systemd passes; without this option, such
+                        a socket is used if there is one
                         [default: 127.0.0.1:8005]
   --path PATH           the only path that accepts WebSockets; other paths get
                         404 [default: any path]
@@ -104,7 +121,7 @@ Connections:
                         http://a.example:* are patterns; repeatable
                         [default: same host]
   --trust-proxy WHO     believe the X-Forwarded-For header of this proxy:
-                        loopback, none, any, an address or a CIDR block;
+                        loopback, unix, none, any, an address or a CIDR block;
                         repeatable [default: loopback]
   --proxy-protocol      require trusted proxies to send a PROXY protocol
                         header, version 1 or 2 [default: off]
@@ -249,7 +266,7 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
                 })?)
             }
             Long("trust-proxy") => trust.push(value(&mut parser, "trust-proxy", |text| match text {
-                "loopback" | "none" | "any" => Ok(text.to_owned()),
+                "loopback" | "unix" | "none" | "any" => Ok(text.to_owned()),
                 network => values::network(network),
             })?),
             Long("max-clients") => {
@@ -307,7 +324,11 @@ fn listen(text: &str) -> Result<Listen, String> {
     match text {
         "systemd" if cfg!(feature = "systemd") => Ok(Listen::Systemd),
         "systemd" => Err("this binary was built without the feature systemd".to_owned()),
-        address => values::listen_address(address).map(Listen::Address),
+        text => match text.strip_prefix("unix:") {
+            Some("") => Err("unix: needs a path, such as unix:/run/threadws.sock".to_owned()),
+            Some(path) => Ok(Listen::Unix(path.into())),
+            None => values::listen_address(text).map(Listen::Address),
+        },
     }
 }
 
@@ -372,6 +393,8 @@ mod tests {
             log: LogFilter::parse("threadws=debug").expect("a filter"),
         };
         assert_eq!(options(line), expected);
+        assert_eq!(options("--listen unix:/run/a.sock").listen, Listen::Unix("/run/a.sock".into()));
+        assert_eq!(options("--trust-proxy unix --trust-proxy ::1").trust, ["unix", "::1"]);
         assert_eq!(options("--trust-proxy none").trust, ["none"]);
         assert_eq!(options("--trust-proxy any").trust, ["any"]);
         assert_eq!(options("--topics").answer, Answer::Topics);
@@ -437,6 +460,7 @@ mod tests {
             "--message-timeout 0",
             "--proxy-protocol=yes",
             "--listen 8005",
+            "--listen unix:",
             "--path ws",
             "--allow-origin example.com",
             "--log inof",

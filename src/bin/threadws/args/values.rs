@@ -102,7 +102,7 @@ pub(crate) fn listen_address(text: &str) -> Result<String, String> {
     if works {
         Ok(text.to_owned())
     } else {
-        Err(expected("an address such as 127.0.0.1:8005 or [::1]:0", text))
+        Err(expected("an address such as 127.0.0.1:8005 or [::1]:0, or unix:/path", text))
     }
 }
 
@@ -112,7 +112,7 @@ pub(crate) fn network(text: &str) -> Result<String, String> {
     if works {
         Ok(text.to_owned())
     } else {
-        Err(expected("loopback, none, any, an address or a CIDR block such as 10.0.0.0/8", text))
+        Err(expected("loopback, unix, none, any, an address or a CIDR block such as 10.0.0.0/8", text))
     }
 }
 
