@@ -118,7 +118,14 @@ mod tests {
             }
         }
         assert_eq!((Addr::Unix.without_port(), Addr::Unix.ip()), (Addr::Unix, None));
-        assert_eq!(Addr::from(mapped).to_socket_addrs().expect("a port").next(), Some(mapped));
-        addr.to_socket_addrs().expect_err("no port");
+    }
+
+    #[test]
+    fn only_an_address_with_a_port_can_be_connected_to() {
+        let tcp = SocketAddr::from(([192, 0, 2, 1], 80));
+        assert_eq!(Addr::from(tcp).to_socket_addrs().expect("a port").next(), Some(tcp));
+        for addr in [Addr::Unix, Addr::from(tcp.ip())] {
+            addr.to_socket_addrs().expect_err("no port");
+        }
     }
 }

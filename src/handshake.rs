@@ -22,6 +22,7 @@ use crate::protocol::proxy_header;
 use crate::protocol::server_handshake::{self, HandshakePolicy, RequestKind, Upgrade};
 use crate::quota::{Admission, Excess, Quotas};
 use crate::stats::Counters;
+use http::header::EXPECT;
 use http::{Method, StatusCode};
 use std::io::{self, ErrorKind, IoSlice};
 use std::time::{Duration, Instant};
@@ -48,7 +49,7 @@ const UNAVAILABLE: Refusal =
 /// A `Retry-After` in seconds, for limits that do not say when there is room again.
 const RETRY_AFTER: u64 = 5;
 const TIMED_OUT: Refusal = Refusal::new(StatusCode::REQUEST_TIMEOUT, "the request did not come in time");
-const CUT_SHORT: Refusal = Refusal::bad_request("the request ends before its head does");
+const CUT_SHORT: Refusal = Refusal::bad_request("the request ends too early");
 const FAILED: Refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the server failed");
 
 /// The target of this module's log lines.
@@ -57,6 +58,44 @@ const LOG: &str = "threadws::handshake";
 type CheckRequest = dyn Fn(&mut Request, &mut Response) -> Result<(), Reject> + Send + Sync;
 type ServeHttp = dyn Fn(&Request) -> Response + Send + Sync;
 type OnHandshakeError = dyn Fn(&HandshakeError) + Send + Sync;
+
+/// Parses the head of a request, for a server that accepts connections itself and passes WebSockets on with
+/// [`ServerHandle::upgrade`](crate::ServerHandle::upgrade).
+///
+/// `bytes` is everything that was read from the client so far. Returns the head and its length; the bytes after it are the
+/// `leftover` of `upgrade`. Returns `None` if the head is not complete yet.
+///
+/// ```
+/// use threadws::handshake::parse_head;
+///
+/// let bytes = b"GET /chat HTTP/1.1\r\nHost: example.com\r\n\r\nand more";
+/// let (head, length) = parse_head(bytes)?.expect("it is complete");
+/// assert_eq!((head.uri().path(), &bytes[length..]), ("/chat", &b"and more"[..]));
+/// assert!(parse_head(&bytes[..20])?.is_none());
+/// # Ok::<(), threadws::handshake::Reject>(())
+/// ```
+///
+/// # Errors
+///
+/// The answer to a head that is malformed, or larger than 16 KiB or 100 headers. It is found with the first bytes that
+/// cannot become a head.
+pub fn parse_head(bytes: &[u8]) -> Result<Option<(http::Request<()>, usize)>, Reject> {
+    let mut scanner = Scanner::request(LIMITS);
+    let Some(end) = scanner.scan(bytes)? else { return Ok(None) };
+    let head = bytes.get(..end).unwrap_or(bytes);
+    Ok(Some((scanner.parse_request(head)?, end)))
+}
+
+/// Returns the value of `Sec-WebSocket-Accept` for the `Sec-WebSocket-Key` of a request, for a server that sends the 101
+/// itself.
+///
+/// ```
+/// let accept = threadws::handshake::accept_key("dGhlIHNhbXBsZSBub25jZQ==");
+/// assert_eq!(accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="); // RFC 6455 §1.3
+/// ```
+pub fn accept_key(key: impl AsRef<[u8]>) -> String {
+    tungstenite::handshake::derive_accept_key(key.as_ref())
+}
 
 /// The settings of a server's handshakes.
 #[derive(Default)]
@@ -170,6 +209,7 @@ pub(crate) struct Handshake<'a> {
     pub(crate) deadline: Deadline,
     pub(crate) write_timeout: Duration,
     pub(crate) close_timeout: Duration,
+    pub(crate) message_timeout: Duration,
 }
 
 impl Handshake<'_> {
@@ -286,15 +326,19 @@ impl Handshake<'_> {
         };
         match server_handshake::check(&request, policy) {
             Ok(RequestKind::WebSocket(upgrade)) => self.open(request, &upgrade, early, admission),
-            Ok(RequestKind::Http) => self.answer_http(request),
+            Ok(RequestKind::Http(length)) => self.answer_http(request, early, length),
             Err(refusal) => self.refuse(&refusal.into(), Some(request)),
         }
     }
 
-    fn answer_http(&self, request: Box<Request>) -> Option<Box<Opened>> {
+    fn answer_http(&self, mut request: Box<Request>, early: Vec<u8>, length: usize) -> Option<Box<Opened>> {
         let Some(serve_http) = &self.rules.serve_http else {
             return self.refuse(&server_handshake::UPGRADE_REQUIRED.into(), Some(request));
         };
+        match self.read_body(&request, early, length) {
+            Ok(body) => request.set_body(body),
+            Err(refusal) => return self.refuse(&refusal.into(), Some(request)),
+        }
         match contain(LOG, "the callback serve_http", || serve_http(&request)) {
             Some(response) => {
                 self.answer(&response, request.method() == Method::HEAD);
@@ -302,6 +346,29 @@ impl Handshake<'_> {
             }
             None => self.refuse(&FAILED.into(), Some(request)),
         }
+    }
+
+    /// Reads the body of a plain request, of which `bytes` were read with the head. It has the time of a message of its
+    /// length.
+    fn read_body(&self, request: &Request, mut bytes: Vec<u8>, length: usize) -> Result<Vec<u8>, Refusal> {
+        if bytes.len() < length {
+            let expected = request.headers().get(EXPECT);
+            if expected.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+                // Ignored: if the peer has gone, the read says so.
+                drop(self.write(b"HTTP/1.1 100 Continue\r\n\r\n"));
+            }
+            bytes.reserve(FIRST_READ);
+            let deadline = Deadline::after(time_to_write(length, self.message_timeout));
+            let reader = Handshake { deadline, ..*self };
+            let is_whole = |bytes: &[u8]| Ok((bytes.len() >= length).then_some(()));
+            reader.read_until(&mut bytes, is_whole).map_err(|failure| match failure {
+                NoHead::Silent => CUT_SHORT,
+                NoHead::Refused(refusal) => refusal,
+            })?;
+        }
+        // The connection ends after the answer, so further requests are not read.
+        bytes.truncate(length);
+        Ok(bytes)
     }
 
     fn open(

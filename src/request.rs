@@ -23,10 +23,11 @@ const MAX_SHOWN: usize = 200;
 /// A value that the [`check_request`](crate::Server::check_request) callback puts into the extensions, such as the
 /// authenticated user, can be read by the handler.
 ///
-/// `Debug` hides everything that authenticates a user: the query and the values of `Authorization`, `Cookie` and
+/// `Debug` hides the body, and everything that authenticates a user: the query and the values of `Authorization`, `Cookie` and
 /// `Proxy-Authorization`.
 pub struct Request {
     head: http::Request<()>,
+    body: Box<[u8]>,
     peer_addr: Addr,
     client_addr: Addr,
 }
@@ -39,7 +40,17 @@ impl Request {
                 value.set_sensitive(true);
             }
         }
-        Self { head, peer_addr, client_addr }
+        Self { head, body: Box::default(), peer_addr, client_addr }
+    }
+
+    pub(crate) fn set_body(&mut self, body: Vec<u8>) {
+        self.body = body.into_boxed_slice();
+    }
+
+    /// Returns the body of a plain HTTP request: see [`serve_http`](crate::Server::serve_http). The request of a WebSocket
+    /// has none.
+    pub fn body(&self) -> &[u8] {
+        &self.body
     }
 
     /// Returns the path, still percent-encoded.

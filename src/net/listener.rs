@@ -70,7 +70,7 @@ impl Listener {
 
     pub(crate) fn local_addr(&self) -> io::Result<Addr> {
         match self {
-            Self::Tcp(listener) => listener.local_addr().map(Addr::Tcp),
+            Self::Tcp(listener) => listener.local_addr().map(Addr::from),
             Self::Unix { .. } => Ok(Addr::Unix),
         }
     }

@@ -16,6 +16,7 @@ use tungstenite::handshake::derive_accept_key;
 
 const BODY_LENGTH: Refusal = Refusal::bad_request("the length of the body is malformed or given twice");
 const KEY: Refusal = Refusal::bad_request("Sec-WebSocket-Key is not 16 bytes in base64");
+const ORIGIN: Refusal = Refusal::new(StatusCode::FORBIDDEN, "this origin is not allowed");
 const SUBPROTOCOLS: Refusal = Refusal::bad_request("Sec-WebSocket-Protocol is malformed or names one twice");
 
 /// The response to a plain HTTP request if the server has no handler for these.
@@ -32,6 +33,8 @@ pub(crate) struct HandshakePolicy {
     path: Option<String>,
     subprotocols: Vec<String>,
     pub(crate) origins: AllowedOrigins,
+    /// The largest body of a plain request, in bytes. `None` if the server has no handler for these.
+    pub(crate) max_body: Option<usize>,
 }
 
 impl HandshakePolicy {
@@ -71,8 +74,8 @@ pub(super) fn check_subprotocols(names: &[String]) -> Result<()> {
 /// The kind of request that passed the checks.
 #[derive(Debug)]
 pub(crate) enum RequestKind {
-    /// Plain HTTP, with GET or HEAD and without a body.
-    Http,
+    /// Plain HTTP, with a body of this many bytes.
+    Http(usize),
     /// A WebSocket that can be opened.
     WebSocket(Upgrade),
 }
@@ -90,17 +93,25 @@ pub(crate) fn check(
     policy: &HandshakePolicy,
 ) -> std::result::Result<RequestKind, Refusal> {
     let headers = request.headers();
-    let body = announces_body(headers)?;
+    let body = body_length(headers)?;
+    let admits_origin =
+        || policy.origins.admit(headers, request.uri().authority().map(http::uri::Authority::as_str));
     if !asks_for_websocket(headers) {
-        return check_plain(request.method(), body);
+        let length = check_plain(request.method(), body, policy.max_body)?;
+        // A browser lets every page send a POST, as it lets every page open a WebSocket.
+        return if request.method().is_safe() || admits_origin() {
+            Ok(RequestKind::Http(length))
+        } else {
+            Err(ORIGIN)
+        };
     }
     check_handshake(request, body)?;
     let accept = accept_key(headers)?;
     if policy.path.as_deref().is_some_and(|path| path != request.uri().path()) {
         return Err(Refusal::new(StatusCode::NOT_FOUND, "there is no WebSocket at this path"));
     }
-    if !policy.origins.admit(headers, request.uri().authority().map(http::uri::Authority::as_str)) {
-        return Err(Refusal::new(StatusCode::FORBIDDEN, "this origin is not allowed"));
+    if !admits_origin() {
+        return Err(ORIGIN);
     }
     let subprotocol = negotiate(headers, &policy.subprotocols)?;
     Ok(RequestKind::WebSocket(Upgrade { accept, subprotocol }))
@@ -114,22 +125,38 @@ fn asks_for_websocket(headers: &HeaderMap) -> bool {
         || headers.contains_key(SEC_WEBSOCKET_VERSION)
 }
 
-fn check_plain(method: &Method, body: bool) -> std::result::Result<RequestKind, Refusal> {
-    if method != Method::GET && method != Method::HEAD {
-        return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this server only accepts GET and HEAD")
-            .with(&[("allow", "GET, HEAD")]));
+/// Returns the length of the body of a plain request.
+///
+/// Without a handler, only GET and HEAD without a body are accepted. A handler decides about the method itself, except for
+/// CONNECT, whose target is not a path.
+fn check_plain(
+    method: &Method,
+    body: Option<u64>,
+    max_body: Option<usize>,
+) -> std::result::Result<usize, Refusal> {
+    const METHOD: Refusal =
+        Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this server does not accept this method")
+            .with(&[("allow", "GET, HEAD")]);
+    let Some(max_body) = max_body else {
+        return match (method, body) {
+            (&Method::GET | &Method::HEAD, Some(0)) => Ok(0),
+            (&Method::GET | &Method::HEAD, _) => {
+                Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "this server accepts no request with a body"))
+            }
+            _ => Err(METHOD),
+        };
+    };
+    match body.map(usize::try_from) {
+        _ if method == Method::CONNECT => Err(METHOD),
+        Some(Ok(length)) if length <= max_body => Ok(length),
+        Some(_) => Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "the body of the request is too large")),
+        // RFC 9112 §6.3 lets a server demand a length.
+        None => Err(Refusal::new(StatusCode::LENGTH_REQUIRED, "a body needs a Content-Length")),
     }
-    if body {
-        return Err(Refusal::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "this server accepts no request with a body",
-        ));
-    }
-    Ok(RequestKind::Http)
 }
 
 /// RFC 6455 §4.2.1, items 1 and 3 to 6.
-fn check_handshake(request: &http::Request<()>, body: bool) -> std::result::Result<(), Refusal> {
+fn check_handshake(request: &http::Request<()>, body: Option<u64>) -> std::result::Result<(), Refusal> {
     let headers = request.headers();
     if request.method() != Method::GET {
         return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "a WebSocket needs the method GET")
@@ -140,7 +167,7 @@ fn check_handshake(request: &http::Request<()>, body: bool) -> std::result::Resu
     if request.version() != Version::HTTP_11 {
         return Err(Refusal::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "a WebSocket needs HTTP/1.1"));
     }
-    if body {
+    if body != Some(0) {
         // Otherwise a proxy could take the bytes that follow for a body, while this server takes them for frames.
         return Err(Refusal::bad_request("a handshake cannot have a body"));
     }
@@ -160,21 +187,23 @@ fn check_handshake(request: &http::Request<()>, body: bool) -> std::result::Resu
     }
 }
 
-/// Returns whether a body follows the head (RFC 9112 §6.3).
+/// Returns how many bytes of a body follow the head (RFC 9112 §6.3), and `None` if it is chunked or encoded otherwise.
 ///
 /// A length together with `Transfer-Encoding`, or two lengths, are refused, because they are used for request smuggling.
-fn announces_body(headers: &HeaderMap) -> std::result::Result<bool, Refusal> {
+fn body_length(headers: &HeaderMap) -> std::result::Result<Option<u64>, Refusal> {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let (length, second) = (lengths.next().map(HeaderValue::as_bytes), lengths.next());
     let encoded = headers.contains_key(TRANSFER_ENCODING);
     match length {
-        None => Ok(encoded),
+        None => Ok((!encoded).then_some(0)),
         Some(digits) => {
             let valid = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
             if !valid || second.is_some() || encoded {
                 return Err(BODY_LENGTH);
             }
-            Ok(digits.iter().any(|&digit| digit != b'0'))
+            // A number that does not fit is larger than every limit.
+            let digits = std::str::from_utf8(digits).map_err(|_| BODY_LENGTH)?;
+            Ok(Some(digits.parse().unwrap_or(u64::MAX)))
         }
     }
 }

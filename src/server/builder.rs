@@ -376,6 +376,8 @@ impl Server {
         }
         settings.handshake.trust = trust.unwrap_or_default();
         settings.check(listener.is_none())?;
+        let answers_http = settings.handshake.serve_http.is_some();
+        settings.handshake.policy.max_body = answers_http.then(|| settings.config.max_message_size());
         // Before there are threads, which an error would leave behind.
         let address = listener.as_ref().map(Listener::local_addr).transpose()?;
         let place = listener.as_ref().map(ToString::to_string);

@@ -21,7 +21,30 @@ impl Server {
         self
     }
 
-    /// Answers plain GET and HEAD requests on the same port. Without this callback they are answered 426.
+    /// Answers plain HTTP requests of any method on the same port, for example a small REST service. Without this callback
+    /// GET and HEAD are answered 426, and other methods 405.
+    ///
+    /// [`Request::body`] has the body. It is limited like a message: to [`max_message_size`](Config::max_message_size), 1 MiB
+    /// by default (otherwise 413), and in time to [`message_timeout`](Config::message_timeout) for each started MiB (408). It
+    /// needs a `Content-Length` (411). Requests that may change something, which are all except GET, HEAD, OPTIONS and
+    /// TRACE, are answered 403 if their `Origin` is not allowed, as for WebSockets ([`allow_origin`](Self::allow_origin)).
+    /// The connection is closed after the answer.
+    ///
+    /// ```
+    /// use threadws::handshake::{Reject, Request, Response};
+    /// use threadws::{Server, http::Method};
+    ///
+    /// # fn main() -> threadws::Result<()> {
+    /// let server = Server::bind("127.0.0.1:0")?.serve_http(|request: &Request| match (request.method(), request.path()) {
+    ///     (&Method::GET, "/notes") => Response::new(b"[]".to_vec()),
+    ///     (&Method::PUT, "/notes/1") => Response::new(request.body().to_vec()),
+    ///     (_, "/notes" | "/notes/1") => Reject::new(405, "").header("allow", "GET, PUT").into(),
+    ///     _ => Reject::new(404, "no such page").into(),
+    /// });
+    /// # drop(server);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// The callback runs in the client's thread. If it panics, the client is answered 500.
     ///

@@ -86,6 +86,7 @@ impl Accepted {
             deadline: Deadline::after(settings.config.handshake_timeout()),
             write_timeout: settings.config.write_timeout(),
             close_timeout: settings.config.close_timeout(),
+            message_timeout: settings.config.message_timeout(),
         };
         match start {
             Start::Socket(source) => handshake.run(source),

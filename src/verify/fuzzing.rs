@@ -78,7 +78,7 @@ pub fn request_head(input: &[u8]) {
     }
     match server_handshake::check(&request, &policy) {
         Err(refusal) => check_refusal(refusal),
-        Ok(RequestKind::Http) => assert!([Method::GET, Method::HEAD].contains(request.method())),
+        Ok(RequestKind::Http(_)) => assert!([Method::GET, Method::HEAD].contains(request.method())),
         Ok(RequestKind::WebSocket(upgrade)) => {
             assert_eq!((request.method(), request.version()), (&Method::GET, Version::HTTP_11));
             let mut response = upgrade.response();

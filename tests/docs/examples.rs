@@ -169,6 +169,29 @@ fn attach_passes_upgrades_on_and_answers_pages() {
 }
 
 #[test]
+fn beside_rest_serves_tiny_http_and_websockets_on_one_port() {
+    let example = Example::run("beside_rest");
+    let ask = |request: &str| {
+        let mut socket = example.socket();
+        socket.write_all(request.as_bytes()).expect("written");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).expect("an answer, and its end");
+        answer
+    };
+    let get = |path: &str| ask(&format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
+    assert!(get("/notes").starts_with("HTTP/1.1 200 "));
+    assert!(get("/").starts_with("HTTP/1.1 404 "));
+    assert_eq!(example.ask("/elsewhere", &[]).err(), Some(404));
+    let mut client = example.ask("/ws", &[]).expect("accepted");
+    let post = "POST /notes HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\nConnection: close\r\n\r\nbuy milk";
+    assert!(ask(post).starts_with("HTTP/1.1 201 "));
+    client.expect("buy milk");
+    assert!(get("/notes").contains("\r\n\r\nbuy milk\n"));
+    assert_eq!(client.close(), None);
+    assert!(ask("GET / HTTP/1.1\nHost: a\n\n").starts_with("HTTP/1.1 400 "));
+}
+
+#[test]
 fn attach_keeps_the_bytes_behind_the_head() {
     let example = Example::run("attach");
     let mut socket = example.socket();

@@ -55,7 +55,7 @@ fn serve_http_answers_plain_get_and_head() {
     peer.expect_eof(); // and no body
 
     let mut peer = RawPeer::connect(server.addr());
-    peer.write("DELETE /page HTTP/1.1\r\nHost: x\r\n\r\n");
+    peer.write("CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n");
     let answer = peer.expect_refusal(405);
     assert!(answer.header("allow").is_some_and(|allow| allow.contains("GET") && allow.contains("HEAD")));
     expect_echo(&server);

@@ -89,6 +89,13 @@ fn see_home(path: &str) -> Response<Vec<u8>> {
     response
 }
 
+/// Answers every request except GET and HEAD.
+pub(crate) fn method_not_allowed() -> Response<Vec<u8>> {
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+    set(&mut response, header::ALLOW, "GET, HEAD");
+    response
+}
+
 fn upgrade_required() -> Response<Vec<u8>> {
     let mut response = text(StatusCode::UPGRADE_REQUIRED, "this is a WebSocket server\n");
     set(&mut response, header::UPGRADE, "websocket");

@@ -15,6 +15,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use threadws::handshake::{Reject, Request};
+use threadws::http::Method;
 use threadws::{Addr, BoxError, Config, Connection, Error, Message, Server, ServerHandle};
 
 /// The longest path that can be a topic, in bytes. `subscribe` refuses a longer one, too, but only after the 101.
@@ -137,6 +138,7 @@ fn configure(server: Server, options: &ServeOptions) -> Server {
     let mut server =
         server.config(config).slow_peer(options.slow_peer).proxy_protocol(options.proxy_protocol).serve_http(
             move |request: &Request| match request.path() {
+                _ if ![Method::GET, Method::HEAD].contains(request.method()) => http::method_not_allowed(),
                 "/metrics" => http::metrics(&meter.stats()),
                 path => plain.answer(path, request.header("host")),
             },

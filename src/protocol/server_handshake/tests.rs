@@ -27,7 +27,7 @@ fn ask(head: &str) -> std::result::Result<RequestKind, Refusal> {
 fn status(head: &str) -> u16 {
     match ask(head) {
         Ok(RequestKind::WebSocket(_)) => 101,
-        Ok(RequestKind::Http) => 200,
+        Ok(RequestKind::Http(_)) => 200,
         Err(refusal) => refusal.status.as_u16(),
     }
 }
@@ -190,6 +190,41 @@ fn h9_a_request_without_the_handshake_is_plain_http() {
 }
 
 #[test]
+fn a_handler_of_plain_http_takes_any_method_and_a_bounded_body() {
+    let mut policy = HandshakePolicy { max_body: Some(5), ..HandshakePolicy::default() };
+    policy.origins.allow("https://b.example").expect("an origin");
+    let rows = [
+        ("POST / HTTP/1.1\r\nHost: a\r\n", Ok(0)),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n", Ok(5)),
+        ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 005\r\n", Ok(5)),
+        ("BREW /pot HTTP/1.1\r\nHost: a\r\n", Ok(0)),
+        ("OPTIONS * HTTP/1.1\r\nHost: a\r\n", Ok(0)),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n", Err(413)),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999999\r\n", Err(413)),
+        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n", Err(411)),
+        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n", Err(400)),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 5\r\n", Err(400)),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +5\r\n", Err(400)),
+        ("CONNECT a:80 HTTP/1.1\r\nHost: a\r\n", Err(405)),
+        // A page of another site cannot change anything.
+        ("POST / HTTP/1.1\r\nHost: a\r\nOrigin: https://evil.example\r\n", Err(403)),
+        ("DELETE / HTTP/1.1\r\nHost: a\r\nOrigin: null\r\n", Err(403)),
+        ("POST / HTTP/1.1\r\nHost: a\r\nOrigin: https://b.example\r\n", Ok(0)),
+        ("POST / HTTP/1.1\r\nHost: a\r\nOrigin: http://a\r\n", Ok(0)),
+        ("OPTIONS / HTTP/1.1\r\nHost: a\r\nOrigin: https://evil.example\r\n", Ok(0)),
+    ];
+    for (head, expected) in rows {
+        let request = parse_request(format!("{head}\r\n").as_bytes(), LIMITS).expect(head);
+        let found = match check(&request, &policy) {
+            Ok(RequestKind::Http(length)) => Ok(length),
+            Ok(other) => panic!("{head}: {other:?}"),
+            Err(refusal) => Err(refusal.status.as_u16()),
+        };
+        assert_eq!(found, expected, "{head}");
+    }
+}
+
+#[test]
 fn a_request_with_an_ambiguous_length_is_refused() {
     let rows = [
         ("Content-Length: 0", 101),
@@ -279,7 +314,7 @@ fn the_first_offered_subprotocol_that_the_server_has_is_chosen() {
                 assert_eq!(header.as_ref().and_then(|name| name.to_str().ok()), chosen.as_deref());
                 Ok(chosen)
             }
-            Ok(RequestKind::Http) => Err(200),
+            Ok(RequestKind::Http(_)) => Err(200),
             Err(refusal) => Err(refusal.status.as_u16()),
         };
         assert_eq!(chosen, expected.map(|name| name.map(String::from)), "{line}");
