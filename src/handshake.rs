@@ -358,7 +358,7 @@ impl Handshake<'_> {
                 drop(self.write(b"HTTP/1.1 100 Continue\r\n\r\n"));
             }
             bytes.reserve(FIRST_READ);
-            let deadline = Deadline::after(time_to_write(length, self.message_timeout));
+            let deadline = Deadline::after(time_for(length, self.message_timeout));
             let reader = Handshake { deadline, ..*self };
             let is_whole = |bytes: &[u8]| Ok((bytes.len() >= length).then_some(()));
             reader.read_until(&mut bytes, is_whole).map_err(|failure| match failure {
