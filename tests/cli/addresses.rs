@@ -62,8 +62,9 @@ fn an_announced_address_with_a_zone_can_be_connected_to() {
         .expect("ip starts");
     let index = String::from_utf8(index.stdout).expect("a number");
     let index = index.trim();
-    let listen = format!("[fe80::1%{index}]:0");
-    let server = Process::threadws_at(&listen, &network.wrapper_after(script), &["--echo", "--every", "0"]);
+    // The address is announced with the number of the interface.
+    let wrapper = network.wrapper_after(script);
+    let server = Process::threadws_at("[fe80::1%v1]:0", &wrapper, &["--echo", "--every", "0"]);
     let line = server.wait_for_stdout("threadws listening on ");
     let (_, url) = line.split_once("(").expect("a URL for clients");
     let url = url.trim_end_matches(')');

@@ -76,11 +76,14 @@ pub(crate) fn serve(
 
 /// Binds a TCP address.
 fn bind(address: &str) -> Result<Server, CommandError> {
-    // A name is resolved here, so that an error can name it.
-    let addresses = address
+    // A name is resolved here, so that an error can name it, and without brackets, so that the resolver finds the zone in
+    // `[fe80::1%eth0]:8005`.
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let addresses: Vec<SocketAddr> = (host, port.parse().unwrap_or(0))
         .to_socket_addrs()
-        .map_err(|error| CommandError::Failed(format!("cannot listen on {address}: {error}")))?;
-    let addresses: Vec<SocketAddr> = addresses.collect();
+        .map_err(|error| CommandError::Failed(format!("cannot listen on {address}: {error}")))?
+        .collect();
     Server::bind(addresses.as_slice()).map_err(|error| CommandError::Failed(error.to_string()))
 }
 

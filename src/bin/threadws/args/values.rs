@@ -94,10 +94,14 @@ pub(crate) fn slow_peer(text: &str) -> Result<SlowPeer, String> {
     }
 }
 
-/// Checks an address such as `127.0.0.1:8005`, `[::1]:8005` or `localhost:8005`. A name is resolved later, by `bind`.
+/// Checks an address such as `127.0.0.1:8005`, `[fe80::1%eth0]:8005` or `localhost:8005`. A name or zone is resolved later.
 pub(crate) fn listen_address(text: &str) -> Result<String, String> {
     let is_name = |host: &str| !host.is_empty() && !host.contains([':', '[', ']', '/']);
-    let works = text.parse::<SocketAddr>().is_ok()
+    let without_zone = match (text.split_once('%'), text.split_once(']')) {
+        (Some((address, _)), Some((_, port))) => format!("{address}]{port}"),
+        _ => text.to_owned(),
+    };
+    let works = without_zone.parse::<SocketAddr>().is_ok()
         || text.rsplit_once(':').is_some_and(|(host, port)| is_name(host) && port.parse::<u16>().is_ok());
     if works {
         Ok(text.to_owned())
@@ -187,12 +191,29 @@ mod tests {
 
     #[test]
     fn a_listen_address_names_its_port() {
-        for text in ["127.0.0.1:8005", "[::1]:0", "[::]:65535", "localhost:80", "ws.example:1"] {
+        for text in [
+            "127.0.0.1:8005",
+            "[::1]:0",
+            "[::]:65535",
+            "localhost:80",
+            "ws.example:1",
+            "[fe80::1%3]:1",
+            "[fe80::1%eth0]:1",
+        ] {
             assert_eq!(listen_address(text).as_deref(), Ok(text));
         }
-        for text in
-            ["8005", ":8005", "127.0.0.1", "::1:80", "localhost:65536", "localhost:", "http://x:80", ""]
-        {
+        for text in [
+            "8005",
+            ":8005",
+            "127.0.0.1",
+            "::1:80",
+            "localhost:65536",
+            "localhost:",
+            "http://x:80",
+            "",
+            "[a%3]:1",
+            "[::1%3]",
+        ] {
             listen_address(text).expect_err(text);
         }
     }
