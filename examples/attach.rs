@@ -22,12 +22,11 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
+use threadws::handshake::parse_head;
 use threadws::{BoxError, Connection, Server, ServerHandle, http};
 
 /// How long a client may take to send the head of its request.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// The largest head, in bytes.
-const MAX_HEAD: usize = 16 * 1024;
 
 fn main() -> Result<(), BoxError> {
     let websockets = Arc::new(Server::detached().path("/ws").spawn(|client| Ok(echo(client)?))?);
@@ -85,26 +84,19 @@ fn read_head(stream: &mut TcpStream) -> Result<(http::Request<()>, Vec<u8>), Box
     loop {
         // One deadline for all reads, so that a client that sends one byte at a time does not get 10 s for each.
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || bytes.len() > MAX_HEAD {
-            return Err("the head is too slow or too large".into());
+        if left.is_zero() {
+            return Err("the head is too slow".into());
         }
         stream.set_read_timeout(Some(left))?;
         match stream.read(&mut piece)? {
             0 => return Err("the client closed the connection".into()),
             count => bytes.extend_from_slice(&piece[..count]),
         }
-        let mut headers = [httparse::EMPTY_HEADER; 100];
-        let mut parsed = httparse::Request::new(&mut headers);
-        if let httparse::Status::Complete(end) = parsed.parse(&bytes)? {
-            let is_1_0 = parsed.version == Some(0);
-            let mut head = http::Request::builder()
-                .method(parsed.method.unwrap_or_default())
-                .uri(parsed.path.unwrap_or_default())
-                .version(if is_1_0 { http::Version::HTTP_10 } else { http::Version::HTTP_11 });
-            for header in parsed.headers {
-                head = head.header(header.name, header.value);
-            }
-            return Ok((head.body(())?, bytes[end..].to_vec()));
+        // Refuses a head that is too large, too.
+        match parse_head(&bytes) {
+            Ok(None) => {}
+            Ok(Some((head, length))) => return Ok((head, bytes[length..].to_vec())),
+            Err(reject) => return Err(format!("the head is bad: {reject:?}").into()),
         }
     }
 }
