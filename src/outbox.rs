@@ -35,10 +35,7 @@ use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 /// The sending side of a connection.
-///
-/// The order of the fields is explained at [`OutboxState`].
 #[derive(Debug)]
-#[repr(C)]
 pub(crate) struct Outbox {
     flush: Arc<FlushThread>,
     this: Weak<Self>,
@@ -75,9 +72,6 @@ pub(crate) struct Counts {
 }
 
 impl Outbox {
-    /// Inlining is off: otherwise the state would be built in the caller's stack frame, which stays for the life of the
-    /// connection.
-    #[inline(never)]
     pub(crate) fn new(
         role: Role,
         config: &Config,
@@ -225,8 +219,7 @@ impl Outbox {
     }
 
     /// Writes as much of `payload` as the socket takes now, and queues the rest.
-    // Inlined, so that the kind of payload is known at compile time. See the hot-path table of the performance guide.
-    #[inline(always)]
+    #[inline]
     fn write<'a>(
         &'a self,
         mut state: MutexGuard<'a, OutboxState>,
@@ -244,7 +237,6 @@ impl Outbox {
     }
 
     /// Queues a payload of which the socket took the first `written` bytes. If it is lent, waits until it is written.
-    #[cold]
     fn queue_rest<'a>(
         &'a self,
         mut state: MutexGuard<'a, OutboxState>,

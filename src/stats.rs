@@ -223,14 +223,12 @@ impl Traffic {
 /// Counters of the thread that reads a connection. Only this thread writes it, once for each read from the socket; other
 /// threads read it. Relaxed: no number depends on another.
 #[derive(Debug, Default)]
-#[repr(C)]
 pub(crate) struct ReaderCounts {
     pings: AtomicU64,
     round_trips: AtomicU64,
     /// In nanoseconds: the sum of all, and the last one.
     round_trip_sum: AtomicU64,
     round_trip: AtomicU64,
-    /// Last, beside the other fields that each read touches.
     messages: AtomicU64,
     bytes: AtomicU64,
 }

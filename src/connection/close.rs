@@ -96,7 +96,6 @@ impl Connection {
 
     /// Returns the error of a call that sends, with the peer's Close if a write has failed and it has arrived. The Close tells
     /// why the peer reads no more. The messages before it can still be received.
-    #[cold]
     pub(super) fn explain(&mut self, error: Error) -> Error {
         let Error::Closed(closed) = &error else { return error };
         if closed.code() != CloseCode::ABNORMAL || !matches!(closed.cause(), Some(Cause::Io(_))) {

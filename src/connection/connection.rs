@@ -33,8 +33,6 @@ use std::time::Instant;
 /// When the handler returns, the server closes the connection: with 1000 after `Ok`, with 1011 after an error or a panic.
 /// An error that only reports the end of this connection counts as `Ok`. When a client's connection is dropped, a Close with
 /// 1001 is sent if the socket takes it at once.
-// The order of the fields puts those that every message uses into the same cache lines.
-#[repr(C)]
 pub struct Connection {
     pub(super) reader: Reader,
     pub(super) sender: Sender,
@@ -81,7 +79,6 @@ pub(crate) struct Parts {
 
 impl Connection {
     /// Takes over after the handshake. `early` are the bytes that were read after it.
-    #[inline(never)]
     pub(crate) fn new(
         role: Role,
         config: &Config,

@@ -29,7 +29,6 @@ const KEPT: usize = 1024;
 
 /// Frames that are held. Only the thread of the connection uses them, so there is no lock.
 #[derive(Debug)]
-#[repr(C)]
 pub(super) struct Cork {
     /// For the own client: answers, and the broadcasts between them. Empty if no answer is held.
     own: Frames,
@@ -69,8 +68,7 @@ impl Cork {
     }
 
     /// Appends an answer, and sends everything unless `hold`.
-    // Inlined into the handler's loop: see the table of the hot path in the guide on performance.
-    #[inline(always)]
+    #[inline]
     pub(super) fn write(&mut self, to: To<'_>, message: impl IntoMessage, hold: bool) -> Result<()> {
         let view = message.as_message();
         let payload = view.as_bytes();
@@ -82,14 +80,7 @@ impl Cork {
             self.own.messages += 1;
             return Ok(());
         }
-        self.write_any(to, message, hold)
-    }
-
-    /// Does the same for a message that is not short, that follows a broadcast, or that is not held.
-    #[inline(never)]
-    fn write_any(&mut self, to: To<'_>, message: impl IntoMessage, hold: bool) -> Result<()> {
-        let view = message.as_message();
-        let size = view.as_bytes().len();
+        let size = payload.len();
         let is_alone = !hold && self.len() == 0;
         if is_alone || size >= MAX_CORK {
             self.flush(to)?;

@@ -4,9 +4,8 @@ use crate::config::Config;
 use crate::net::Deadline;
 use std::time::{Duration, Instant};
 
-/// The keepalive times of one connection. The order of the fields is explained at [`Connection`](super::Connection).
+/// The keepalive times of one connection.
 #[derive(Debug)]
-#[repr(C)]
 pub(super) struct Keepalive {
     interval: Option<Duration>,
     timeout: Duration,

@@ -27,9 +27,8 @@ const SMALL_READS: u32 = 32;
 /// read would cost more than a copy.
 const DIRECT: usize = 16 * 1024;
 
-/// The bytes that were read, and the decoder. The order of the fields is explained at [`Connection`](super::Connection).
+/// The bytes that were read, and the decoder.
 #[derive(Debug)]
-#[repr(C)]
 pub(super) struct Reader {
     message_timeout: Duration,
     /// The read timeout that the socket has now. The reader waits for an earlier deadline with `poll`.

@@ -36,7 +36,7 @@ impl Connection {
     /// # Errors
     ///
     /// Every error [is fatal](crate::Error::is_fatal): the connection has ended, and further calls return the same error.
-    #[inline(always)]
+    #[inline]
     pub fn recv(&mut self) -> Result<Option<Message>> {
         self.recv_within(Waiting::Forever)
     }
@@ -107,7 +107,7 @@ impl Connection {
     /// # Errors
     ///
     /// Those of [`recv`](Self::recv).
-    #[inline(always)]
+    #[inline]
     pub fn recv_ref(&mut self) -> Result<Option<Received<'_>>> {
         let mut waiting = Waiting::Forever;
         loop {
@@ -206,7 +206,6 @@ impl Connection {
 
     /// Returns the next message or control frame in the bytes that were read. If there is none, sends what is held and reads
     /// once, within the deadlines of the connection and of the caller, and returns `None`.
-    #[inline(never)]
     fn parse_or_read(&mut self, waiting: &mut Waiting) -> Result<Option<Item>> {
         match self.reader.next() {
             Ok(Some(item)) => {
@@ -273,7 +272,6 @@ impl Connection {
     }
 
     /// Returns the deadlines of the next read. If one has passed, closes the connection or returns the error for it.
-    #[inline(never)]
     fn deadlines(&mut self, now: Instant, waiting: &mut Waiting) -> Result<Deadlines> {
         let outbox = self.sender.outbox();
         let is_open = outbox.state() == State::Open;
@@ -436,7 +434,7 @@ impl Received<'_> {
     /// # Errors
     ///
     /// Those of [`Connection::write`].
-    #[inline(always)]
+    #[inline]
     pub fn write(&mut self, message: impl IntoMessage) -> Result<()> {
         self.cork.write(self.to, message, self.hold)
     }

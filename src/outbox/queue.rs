@@ -153,9 +153,8 @@ impl<'a> Segment<'a> {
     }
 }
 
-/// The queued frames. The order of the fields is explained at [`OutboxState`](super::OutboxState).
+/// The queued frames.
 #[derive(Debug, Default)]
-#[repr(C)]
 pub(super) struct Queue {
     /// Bytes of data frames ever queued, and ever written. A message is written when `written` reaches the value that
     /// `queued` had behind it.

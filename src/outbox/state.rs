@@ -10,11 +10,7 @@ use std::io::IoSlice;
 use std::time::{Duration, Instant};
 
 /// The state of the sending side.
-///
-/// The fields that every message touches are next to each other, in few cache lines. With thousands of clients none of them
-/// is in the cache when its client's turn comes. The hot-path table of the performance guide has the figures.
 #[derive(Debug)]
-#[repr(C)]
 pub(super) struct OutboxState {
     pub(super) gate: Gate,
     /// `None` after the end of the connection, so that a [`Sender`](crate::Sender) that is kept longer holds no descriptor.

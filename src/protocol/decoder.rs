@@ -93,7 +93,6 @@ pub(crate) fn text(bytes: &[u8]) -> Result<&str, Violation> {
 
 /// The state of decoding. It owns memory only for the message under construction.
 #[derive(Debug)]
-#[repr(C)]
 pub(crate) struct Decoder {
     message: PartialMessage,
     /// The data frame whose payload is still arriving.
@@ -114,7 +113,6 @@ struct Frame {
 
 /// A message that arrives in pieces.
 #[derive(Debug, Default)]
-#[repr(C)]
 struct PartialMessage {
     text: PartialText,
     binary: Vec<u8>,
