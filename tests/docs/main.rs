@@ -9,6 +9,7 @@ mod deploying;
 mod examples;
 mod exports;
 mod guide;
+mod hot_path;
 mod links;
 mod options;
 mod prose;
