@@ -31,7 +31,7 @@
 //!   reader does not delay senders, and a slow peer delays no other client.
 //! * [`Connection::send`] and [`Sender::send`] wait until the operating system has taken the message. `try_send`, ticks,
 //!   and the hub's `broadcast` and `publish` never wait: they queue, up to [`max_backlog`](Config::max_backlog).
-//! * Every wait has a deadline. The section `# Blocking` of each method has its length and what ends it.
+//! * Every wait has a deadline, or ends when keepalive pings find the peer dead. The section `# Blocking` of each method has its length and what ends it.
 //!
 //! # The types to know
 //!
@@ -59,10 +59,11 @@
 //!
 //! | target | lines |
 //! | --- | --- |
-//! | `threadws::server` | listening and stopped (`info`), clients turned away and failures of `accept` (`warn`), panics of callbacks (`error`) |
+//! | `threadws::server` | listening and stopped (`info`), clients turned away, failures of `accept` and an incomplete shutdown (`warn`), panics of callbacks (`error`) |
 //! | `threadws::connection` | opened and closed, with the reason (`debug`), handlers that failed or panicked (`error`) |
-//! | `threadws::handshake` | refused handshakes (`debug`), connections without a request (`trace`) |
+//! | `threadws::handshake` | refused handshakes (`debug`), connections without a request (`trace`), panics of callbacks (`error`) |
 //! | `threadws::hub`, `threadws::timer` | panics of callbacks and ticks (`error`) |
+//! | `threadws::flush` | failures of `poll` (`warn`) |
 //!
 //! # Stability
 //!

@@ -29,8 +29,8 @@ impl Action {
         Self::Message(message.as_message().into())
     }
 
-    pub(crate) fn make(make: impl FnMut() -> Option<Message> + Send + 'static) -> Self {
-        Self::Make(Box::new(make))
+    pub(crate) fn make<T: IntoMessage>(mut make: impl FnMut() -> Option<T> + Send + 'static) -> Self {
+        Self::Make(Box::new(move || make().map(|message| message.as_message().into())))
     }
 }
 

@@ -4,7 +4,7 @@ use super::Connection;
 use super::cork::To;
 use crate::config::SlowPeer;
 use crate::error::{Error, Result};
-use crate::message::{IntoMessage, Message};
+use crate::message::IntoMessage;
 use crate::tick::{Action, Tick};
 use std::time::Duration;
 
@@ -134,7 +134,7 @@ impl Connection {
     ///
     /// If `interval` is zero.
     pub fn every(&mut self, interval: Duration, message: impl IntoMessage) -> Tick {
-        assert!(!interval.is_zero(), "a tick needs an interval");
+        assert!(!interval.is_zero(), "interval is 0");
         self.start_tick(interval, Some(interval), Action::message(message))
     }
 
@@ -150,12 +150,12 @@ impl Connection {
     /// # Panics
     ///
     /// If `interval` is zero.
-    pub fn every_with(
+    pub fn every_with<T: IntoMessage>(
         &mut self,
         interval: Duration,
-        make: impl FnMut() -> Option<Message> + Send + 'static,
+        make: impl FnMut() -> Option<T> + Send + 'static,
     ) -> Tick {
-        assert!(!interval.is_zero(), "a tick needs an interval");
+        assert!(!interval.is_zero(), "interval is 0");
         self.start_tick(interval, Some(interval), Action::make(make))
     }
 
@@ -174,10 +174,10 @@ impl Connection {
     /// # Blocking
     ///
     /// Never waits.
-    pub fn after_with(
+    pub fn after_with<T: IntoMessage>(
         &mut self,
         delay: Duration,
-        make: impl FnMut() -> Option<Message> + Send + 'static,
+        make: impl FnMut() -> Option<T> + Send + 'static,
     ) -> Tick {
         self.start_tick(delay, None, Action::make(make))
     }

@@ -332,7 +332,8 @@ impl Server {
     /// Runs the server in this thread. `handler` is called for each client, in a thread of the client's own.
     ///
     /// The handler's result decides how the connection is closed: with 1000 after `Ok`, with 1011 after an error or a
-    /// panic, which are logged. Handlers of this crate's [`Result`] are written `run(|client| Ok(handler(client)?))`.
+    /// panic, which are logged. A handler that returns this crate's [`Result`] or `anyhow::Result<()>` is passed as
+    /// `run(|client| Ok(handler(client)?))`, which converts its error.
     ///
     /// # Blocking
     ///

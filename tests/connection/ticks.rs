@@ -128,7 +128,7 @@ fn a_closure_that_panics_ends_no_other_tick() {
     let _dog = watchdog(30);
     let server = TestServer::new(|client| {
         match client.request().path() {
-            "/panic" => client.every_with(ms(20), || panic!("a tick's own fault")),
+            "/panic" => client.every_with(ms(20), || -> Option<&str> { panic!("a tick's own fault") }),
             _ => client.every(ms(20), "tick"),
         };
         client.ignore()?;
@@ -192,7 +192,7 @@ fn after_sends_once() {
     let server = TestServer::new(|client| {
         client.after(ms(120), "late");
         client.after(ms(40), "early");
-        client.after_with(ms(80), || Some("between".into()));
+        client.after_with(ms(80), || Some("between"));
         let never = client.after(ms(500), "never");
         never.cancel();
         client.ignore()?;

@@ -133,7 +133,9 @@ fn bad_logger() {
         client.subscribe("topic")?;
         while let Some(message) = client.recv()? {
             match message.as_text() {
-                Some("tick") => drop(client.after_with(Duration::ZERO, || panic!("in a tick"))),
+                Some("tick") => {
+                    drop(client.after_with(Duration::ZERO, || -> Option<&str> { panic!("in a tick") }))
+                }
                 Some("panic") => panic!("in a handler"),
                 Some("fail") => return Err("a handler's error".into()),
                 _ => client.send(message)?,

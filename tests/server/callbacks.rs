@@ -100,7 +100,7 @@ fn server_that_acts_in(
             let (tick, dropped) = (Arc::clone(&act), Arc::clone(&act));
             client.after_with(ms(50), move || {
                 tick("tick");
-                None
+                None::<&str>
             });
             let _end = AtTheEnd(move || dropped("drop"));
             client.subscribe("topic")?;
