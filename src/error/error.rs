@@ -65,9 +65,6 @@ pub enum Error {
     Io(io::Error),
 }
 
-// An error is part of every `Result` on the hot path.
-const _: () = assert!(size_of::<Error>() <= 32);
-
 impl Error {
     /// Returns whether the connection that returned this error is over. After any other error it can still be used.
     pub fn is_fatal(&self) -> bool {
@@ -247,6 +244,13 @@ mod tests {
         assert_eq!(error.to_string(), shown);
         let empty = Error::Refused(Box::default());
         assert_eq!(empty.to_string(), "handshake refused with 200 OK");
+    }
+
+    /// An error is part of every `Result` on the hot path. Other systems have other sizes of the types of std.
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    #[test]
+    fn an_error_has_four_words() {
+        assert_eq!(size_of::<Error>(), 32);
     }
 
     #[test]

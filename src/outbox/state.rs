@@ -36,9 +36,6 @@ pub(super) struct OutboxState {
     pub(super) skipped: u64,
 }
 
-#[cfg(all(target_pointer_width = "64", not(model)))]
-const _: () = assert!(size_of::<super::Outbox>() <= 608);
-
 /// The write timeout of a socket that takes nothing.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WriteStall {

@@ -6,6 +6,13 @@ use crate::net::{Stream, Transport};
 use std::io::IoSlice;
 use std::os::unix::net::UnixStream;
 
+/// Each client takes the memory of one outbox. Other systems have other sizes of the types of std.
+#[cfg(all(target_os = "linux", target_arch = "x86_64", not(model)))]
+#[test]
+fn an_outbox_has_at_most_608_bytes() {
+    assert!(size_of::<Outbox>() <= 608, "{}", size_of::<Outbox>());
+}
+
 #[test]
 fn the_first_send_after_the_peer_has_gone_fails() {
     let (flush, thread) = FlushThread::start().expect("a thread");

@@ -130,7 +130,8 @@ fn limits() -> Vec<Limit> {
         Limit::new("kernel.pid_max", number("/proc/sys/kernel/pid_max"), threads, 1),
     ];
     let optional = [
-        // It does not limit root, but the program can change its user later.
+        // It does not limit root, but the program can change its user later. The systems named here do not have it.
+        #[cfg(not(any(target_os = "illumos", target_os = "solaris", target_os = "haiku")))]
         ("RLIMIT_NPROC", getrlimit(Resource::Nproc).current, threads, 1),
         ("RLIMIT_DATA", getrlimit(Resource::Data).current, own("VmData:"), MEMORY_PER_CLIENT),
         ("cgroup pids.max", cgroup("pids", ["pids.max"; 2]), threads, 1),
@@ -145,9 +146,10 @@ fn limits() -> Vec<Limit> {
     for (name, limit, in_use, per_client) in optional {
         limits.extend(limit.map(|limit| Limit::new(name, limit, in_use, per_client)));
     }
-    if let Some(limit) = getrlimit(Resource::As).current {
-        limits.push(address_space(limit, own("VmSize:"), arenas()));
-    }
+    // OpenBSD has no such limit.
+    #[cfg(not(target_os = "openbsd"))]
+    limits
+        .extend(getrlimit(Resource::As).current.map(|limit| address_space(limit, own("VmSize:"), arenas())));
     limits
 }
 
