@@ -36,8 +36,10 @@ impl Hooks {
 
 fn call(name: &str, hook: Option<&Hook>, hub: &Hub, client: &Client, topic: &str) {
     let Some(hook) = hook else { return };
-    let what = format_args!("the callback {name} for client {}", client.id());
-    contain("threadws::hub", what, || hook(hub, client, topic));
+    let id = client.id();
+    contain("threadws::hub", format_args!("the callback {name} for client {id}"), || {
+        hook(hub, client, topic)
+    });
 }
 
 impl fmt::Debug for Hooks {

@@ -130,8 +130,9 @@ impl Accepted {
 
     /// Calls the handler, and closes the connection afterwards. Returns false if the handler panicked.
     fn serve(&self, mut connection: Box<Connection>) -> bool {
-        let what = format_args!("the handler of client {}", self.id);
-        let result = contain(LOG, what, || (self.shared.handler)(&mut connection));
+        let result = contain(LOG, format_args!("the handler of client {}", self.id), || {
+            (self.shared.handler)(&mut connection)
+        });
         let panicked = result.is_none();
         self.end(&mut connection, result);
         !panicked
