@@ -224,6 +224,7 @@ fn expect_invalid<T: std::fmt::Debug>(result: Result<T, Error>, name: &str, numb
 fn invalid_settings_are_refused_before_the_start() {
     let _dog = watchdog(60);
     expect_rows(SERVER, setters(include_str!("../../src/server/builder.rs")));
+    expect_rows(SERVER, setters(include_str!("../../src/server/callbacks.rs")));
     for (_, name, calls) in SERVER {
         for (number, call) in calls.iter().enumerate() {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
