@@ -152,8 +152,8 @@ impl Config {
     /// are still received, and [`recv`](crate::Connection::recv) returns `None` in the end.
     ///
     /// The thread that receives checks the time: during a receiving call, or when a busy handler next receives. It may be
-    /// late by a sixteenth of the shortest time that a read waits for (this one, the idle timeout, the ping interval, the
-    /// message timeout, 30 s), so by less than 2 s. Defaults to `None`.
+    /// late by less than 2 s: by a sixteenth of the shortest time that a read waits for. These times are this one, the
+    /// idle timeout, the ping interval, the message timeout, and 30 s. Defaults to `None`.
     pub fn with_max_lifetime(mut self, time: impl Into<Option<Duration>>) -> Self {
         self.max_lifetime = time.into();
         self

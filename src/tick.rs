@@ -1,4 +1,4 @@
-//! Ticks: messages that are sent at a time or at intervals. [`Connection::every`](crate::Connection::every) starts
+//! Ticks: messages that are sent after a delay, or at intervals. [`Connection::every`](crate::Connection::every) starts
 //! one.
 //!
 //! The timer's thread calls each tick when it is due (`timer.rs`). A tick uses the outbox's way that never waits, so a slow

@@ -24,7 +24,7 @@ struct Idle {
     last: Instant,
     /// The number of messages that had been received then.
     messages: u64,
-    /// Since the timeout passed, the reader has looked for a message in vain.
+    /// The reader has looked for a message since the timeout passed, and found none.
     has_looked: bool,
 }
 

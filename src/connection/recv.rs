@@ -372,7 +372,7 @@ struct Deadlines {
 }
 
 /// How long a receiving call may still wait for a message.
-// An enum, because `recv` then sets up one word for each message and not four.
+// An enum, because a struct would make `recv` write four words for each message, and not one.
 #[derive(Debug)]
 pub(super) enum Waiting {
     Forever,

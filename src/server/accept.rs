@@ -24,11 +24,11 @@ const BACK_OFF: [Duration; 2] = [Duration::from_millis(10), Duration::from_milli
 /// How many clients that were turned away are read from at a time (see [`LINGER`]). Further ones get no answer.
 const MAX_LINGERING: usize = 16;
 
-/// How many bytes are read from such a client before it is the next one's turn.
+/// How many bytes are read from such a client in one turn.
 const LINGER_READ: usize = 16 * 1024;
 
-/// A client that was turned away, and is read from until it has read the answer. One that uploads megabytes reads it at the
-/// end.
+/// A client that was turned away, and is read from until it has read the answer. A client in the middle of an upload reads
+/// the answer only after it.
 struct Lingering {
     stream: Arc<Stream>,
     start: Instant,
@@ -46,9 +46,9 @@ pub(super) struct Acceptor {
     stop: Arc<AcceptorStop>,
     lingering: Vec<Lingering>,
     back_off: Duration,
-    /// Of log lines about clients that were turned away, because any client can cause them.
+    /// Limits the log lines about clients that were turned away, because any client can cause them.
     refusals: Throttle,
-    /// Of log lines about the server's own errors, and of calls of `on_error`.
+    /// Limits the log lines about the server's own errors, and the calls of `on_error`.
     errors: Throttle,
 }
 

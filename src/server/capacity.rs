@@ -18,7 +18,7 @@ const SPARE_MAPPINGS: u64 = 5;
 /// default sizes. Counted against limits at which an allocation fails, because that aborts the process.
 const MEMORY_PER_CLIENT: u64 = 4 << 20;
 /// Twice the memory of an idle client, with its kernel stack and its socket, in bytes. Counted against the memory of the
-/// machine and of its control groups, which many servers could not fill with `MEMORY_PER_CLIENT` and never do.
+/// machine and of its control groups. `MEMORY_PER_CLIENT` would allow too few clients there, because few clients use it.
 const MEMORY_AT_REST: u64 = 64 << 10;
 /// The address space that glibc reserves for the arena of a thread, for up to 8 threads for each processor (mallopt(3),
 /// `M_ARENA_MAX`).

@@ -21,16 +21,15 @@ use std::io;
 /// The target of this module's log lines.
 const LOG: &str = "threadws::connection";
 
-/// An accepted connection on its way to a thread, and then that thread's.
+/// An accepted connection. The acceptor makes it, and then its client thread owns it.
 ///
 /// It is in the registry and has a place until it is dropped.
 ///
 /// # Stack
 ///
 /// [`shake_hands`](Self::shake_hands), [`open`](Self::open) and [`end`](Self::end) are not inlined. Otherwise their stack
-/// frames would be part of this thread's outermost one, below the handler's, and the pages that they touch would stay
-/// resident as long as the client stays: one page more for each client, if any of the three is inlined
-/// (`guide::performance`, "The hot path").
+/// frames would be part of this thread's outermost frame, below the handler's. The pages that they touch would stay
+/// resident as long as the client stays, one page for each client (`guide::performance`, "The hot path").
 pub(super) struct Accepted {
     id: u64,
     shared: Arc<Shared>,

@@ -41,7 +41,8 @@ struct PoolState<J> {
 
 /// One thread, as others see it.
 struct Worker<J> {
-    /// Set once by the thread that started this one, and once by each thread that takes it out of [`PoolState::idle`].
+    /// The next assignment. Empty while it is idle or busy. Set by the thread that starts it, and later by those that
+    /// take it out of [`PoolState::idle`].
     next: Mutex<Option<Assignment<J>>>,
     wake: Condvar,
 }
@@ -245,7 +246,7 @@ mod tests {
         assert!(pool.state.lock().running.is_empty());
     }
 
-    /// Sends the id of its thread, and ends when the sender of `1` is dropped.
+    /// Sends the id of its thread, and ends when the other end of the second channel is dropped.
     struct Held(mpsc::Sender<ThreadId>, mpsc::Receiver<()>);
 
     impl Job for Held {
