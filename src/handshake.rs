@@ -139,14 +139,17 @@ pub(crate) trait Host {
     /// Returns whether the server is shutting down.
     fn is_stopping(&self) -> bool;
 
-    /// Called once, just before the 101 is sent. Returns false if the server is shutting down.
+    /// Called once, after all checks of a request. Returns false if the server is shutting down.
     fn opening(&self) -> bool;
 }
 
-/// A successful handshake. Its 101 was sent.
+/// A successful handshake. Its 101 is still to be sent, because the client joins the hub before.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) request: Box<Request>,
+    /// The bytes of the 101, and the deadline for sending them.
+    pub(crate) response: Vec<u8>,
+    pub(crate) deadline: Deadline,
     pub(crate) subprotocol: Option<String>,
     /// Bytes that were read after the head: the first frames.
     pub(crate) early: Vec<u8>,
@@ -213,7 +216,7 @@ pub(crate) struct Handshake<'a> {
 }
 
 impl Handshake<'_> {
-    /// Reads a request and answers it. Returns `None` after any answer except a 101.
+    /// Reads a request. Returns `None` if it was answered, which is any answer except a 101.
     pub(crate) fn run(&self, source: Source) -> Option<Box<Opened>> {
         let mut bytes = Vec::with_capacity(FIRST_READ);
         let source = match source {
@@ -230,7 +233,7 @@ impl Handshake<'_> {
         }
     }
 
-    /// Answers a request whose head another HTTP server has read. Returns `None` after any answer except a 101.
+    /// Like [`run`](Self::run), for a request whose head another HTTP server has read.
     pub(crate) fn run_with_head(&self, head: http::Request<()>, early: Vec<u8>) -> Option<Box<Opened>> {
         self.check(head, early, Source::Proxy(self.peer_addr))
     }
@@ -378,18 +381,15 @@ impl Handshake<'_> {
         early: Vec<u8>,
         admission: Admission,
     ) -> Option<Box<Opened>> {
-        let (bytes, subprotocol) = match self.switching(&mut request, upgrade) {
+        let (response, subprotocol) = match self.switching(&mut request, upgrade) {
             Ok(answer) => answer,
             Err(reject) => return self.refuse(&reject, Some(request)),
         };
         if !self.host.opening() {
             return self.refuse(&UNAVAILABLE.into(), Some(request));
         }
-        if let Err(error) = self.write(&bytes) {
-            log_line!(Debug, LOG, "{} disconnected before the 101: {error}", self.peer_addr);
-            return None;
-        }
-        Some(Box::new(Opened { request, subprotocol, early, admission }))
+        let deadline = self.write_deadline(response.len());
+        Some(Box::new(Opened { request, response, deadline, subprotocol, early, admission }))
     }
 
     /// Calls `check_request`. Returns the bytes of the 101, and the subprotocol.
@@ -437,14 +437,14 @@ impl Handshake<'_> {
         }
     }
 
-    /// Writes within the deadline of the handshake. If that is nearer than the write timeout, the write timeout counts, as
-    /// for a message.
     fn write(&self, bytes: &[u8]) -> io::Result<()> {
-        let granted = time_for(bytes.len(), self.write_timeout);
-        self.stream.write_all(bytes, || match self.deadline.left(Instant::now()) {
-            Some(left) if left < granted => Deadline::after(granted),
-            _ => self.deadline,
-        })
+        self.stream.write_all(bytes, || self.write_deadline(bytes.len()))
+    }
+
+    /// Returns the deadline for writing an answer: that of the handshake. If the write timeout ends later, the write timeout
+    /// counts, as for a message.
+    fn write_deadline(&self, len: usize) -> Deadline {
+        self.deadline.at_least(time_for(len, self.write_timeout))
     }
 }
 

@@ -8,11 +8,12 @@
 //! A message takes three steps: [`send`](Outbox::send) or [`try_send`](Outbox::try_send) encodes it,
 //! [`write`](Outbox::write) gives the socket as much as it takes, and [`queue_rest`](Outbox::queue_rest) queues the rest.
 //!
-//! Elsewhere: the order of queued frames is in [`queue`], waiting in [`wait`], the Close and the end in [`close`], messages
-//! for many clients in [`broadcast`]. The reader's batching is in `connection/cork.rs`.
+//! Elsewhere: the order of queued frames is in [`queue`], waiting in [`wait`], the 101 in [`open`], the Close and the end in
+//! [`close`], messages for many clients in [`broadcast`]. The reader's batching is in `connection/cork.rs`.
 
 mod broadcast;
 mod close;
+mod open;
 mod queue;
 mod state;
 mod wait;
@@ -97,6 +98,7 @@ impl Outbox {
                 has_poller: false,
                 waiting: 0,
                 is_watched: false,
+                is_opening: false,
                 close_deadline: Deadline::NEVER,
                 skipped: 0,
                 last_sent: config.idle_timeout().map(|_| now()),
@@ -159,6 +161,7 @@ impl Outbox {
         let state = self.state.lock();
         let is_slow = matches!(state.ending.cause, Some(Cause::SlowPeer | Cause::Timeout(Timeout::Write)));
         let totals = Totals {
+            opened: u64::from(!state.is_opening),
             traffic: self.reader_counts.traffic(state.sent.messages, state.sent.bytes),
             messages_skipped: state.skipped,
             slow_peers_closed: u64::from(is_slow),
@@ -319,11 +322,13 @@ impl Outbox {
             match result {
                 Ok(written) => {
                     let waited = state.queue.bytes() > 0;
+                    let response = if state.is_opening { state.queue.response_left() } else { 0 };
                     state.queue.advance(written);
+                    state.is_opening = written < response;
                     if waited && state.queue.bytes() == 0 {
                         state.touch();
                     }
-                    state.sent.bytes += written as u64;
+                    state.sent.bytes += written.saturating_sub(response) as u64;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     let now = now();

@@ -117,6 +117,7 @@ impl Stats {
 
     /// Adds what connections have counted.
     pub(crate) fn add(&mut self, totals: &Totals) {
+        self.opened += totals.opened;
         self.traffic.add(totals.traffic);
         self.messages_skipped += totals.messages_skipped;
         self.pings += totals.pings;
@@ -191,6 +192,8 @@ pub(crate) trait Measured: Send + Sync {
 /// The counters of one connection since it was opened, or the sum over several.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Totals {
+    /// Connections whose 101 was sent.
+    pub(crate) opened: u64,
     pub(crate) traffic: Traffic,
     pub(crate) messages_skipped: u64,
     pub(crate) pings: u64,
@@ -202,6 +205,7 @@ pub(crate) struct Totals {
 
 impl Totals {
     pub(crate) fn add(&mut self, other: &Self) {
+        self.opened += other.opened;
         self.traffic.add(other.traffic);
         self.messages_skipped += other.messages_skipped;
         self.pings += other.pings;

@@ -90,8 +90,9 @@ pub(crate) fn now() -> Instant {
 
 /// Returns the number of a new connection. No number is used twice in a process.
 pub(crate) fn next_id() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed)
+    // Always std's: models that run at the same time share it, and the model checker's belongs to one model.
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+    NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
 }
 
 /// Starts a named thread. Returns an error where `std::thread::spawn` would panic.

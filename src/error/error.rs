@@ -34,8 +34,8 @@ pub enum Error {
         /// The limit in bytes: [`Config::max_message_size`](crate::Config::max_message_size).
         limit: usize,
     },
-    /// Something took too long: see [`Timeout`]. The connection is over, except after [`Timeout::Recv`] and
-    /// [`Timeout::Drained`], which are the caller's own timeouts.
+    /// Something took too long: see [`Timeout`]. The connection is over, except after [`Timeout::Recv`],
+    /// [`Timeout::Drained`] and [`Timeout::Count`], which are the caller's own timeouts.
     Timeout(Timeout),
     /// The server answered the handshake with another status than 101.
     Refused(Box<crate::request::Response>),
@@ -76,7 +76,7 @@ impl Error {
             | Self::Refused(_)
             | Self::Unavailable
             | Self::Io(_) => true,
-            Self::Timeout(timeout) => !matches!(timeout, Timeout::Recv | Timeout::Drained),
+            Self::Timeout(timeout) => !matches!(timeout, Timeout::Recv | Timeout::Drained | Timeout::Count),
             Self::Full | Self::Empty | Self::TooManyTopics { .. } | Self::Invalid(_) => false,
         }
     }
@@ -190,7 +190,7 @@ impl From<Violation> for Error {
     }
 }
 
-/// The timeout that expired. Each is named like its setting in [`Config`](crate::Config), except the last two, which are
+/// The timeout that expired. Each is named like its setting in [`Config`](crate::Config), except the last three, which are
 /// arguments of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -209,6 +209,8 @@ pub enum Timeout {
     Recv,
     /// The timeout of a [`wait_drained`](crate::Sender::wait_drained). The connection goes on.
     Drained,
+    /// The timeout of a [`wait_count`](crate::Hub::wait_count).
+    Count,
 }
 
 impl fmt::Display for Timeout {
@@ -221,6 +223,7 @@ impl fmt::Display for Timeout {
             Self::Close => "closing handshake timed out",
             Self::Recv => "no message in time",
             Self::Drained => "the backlog did not drain in time",
+            Self::Count => "another number of clients when the time was up",
         })
     }
 }
@@ -272,7 +275,7 @@ mod tests {
 
     #[test]
     fn errors_that_are_the_callers_leave_the_connection_usable() {
-        let timeouts = [Error::Timeout(Timeout::Recv), Error::Timeout(Timeout::Drained)];
+        let timeouts = [Timeout::Recv, Timeout::Drained, Timeout::Count].map(Error::Timeout);
         let others = [Error::Full, Error::Empty, Error::TooManyTopics { limit: 1 }, Error::invalid("x")];
         for error in timeouts.into_iter().chain(others) {
             assert!(!error.is_fatal(), "{error}");

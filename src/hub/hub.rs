@@ -1,18 +1,20 @@
 //! Sends one message to many clients. It knows no sockets.
 //!
 //! One lock guards the lists of clients. A broadcast takes a list, unlocks, and then writes to or queues in each outbox of
-//! the list in turn, which never waits.
+//! the list in turn, which never waits. A client joins before its 101 is sent, so it misses nothing that is sent later.
 
 use super::audience::{Audience, ClientList};
 use super::topics::{self, Topics};
 use super::{Client, Delivery, Hooks};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Timeout};
 use crate::message::IntoMessage;
 use crate::protocol::Role;
 use crate::protocol::encoder;
 use crate::stats::{Measured, Stats, Totals};
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, Condvar, Mutex, now};
 use std::fmt;
+use std::ops::RangeBounds;
+use std::time::Duration;
 
 /// The clients of a server, and the topics that they subscribed to. Clones refer to the same hub.
 ///
@@ -45,13 +47,16 @@ use std::fmt;
 #[derive(Clone, Default)]
 pub struct Hub {
     state: Arc<Mutex<HubState>>,
+    /// Notified when a client joins or leaves, if a thread waits for that.
+    changed: Arc<Condvar>,
 }
 
 #[derive(Debug, Default)]
 struct HubState {
     everyone: Audience,
     topics: Topics,
-    opened: u64,
+    /// The number of threads in [`Hub::wait_count`].
+    waiting: usize,
     /// The sum over the connections that ended.
     ended: Totals,
 }
@@ -67,9 +72,45 @@ impl Hub {
         self.state.lock().everyone.get(id).cloned()
     }
 
-    /// Returns how many clients are connected.
+    /// Returns how many clients are connected. A client counts from just before its 101 is sent until its handler has ended.
     pub fn count(&self) -> usize {
         self.state.lock().everyone.len()
+    }
+
+    /// Waits until the number of clients is in a range: `3..` for at least three, `..=0` for none.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # fn main() -> threadws::Result<()> {
+    /// let handle = threadws::Server::bind("127.0.0.1:0")?.spawn(|client| Ok(client.ignore()?))?;
+    /// let client = threadws::connect(format!("ws://{}/", handle.local_addr()?))?;
+    /// handle.hub().wait_count(1.., Duration::from_secs(5))?; // at once, because `connect` has returned
+    /// drop(client);
+    /// handle.hub().wait_count(..=0, Duration::from_secs(5))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Blocking
+    ///
+    /// Waits at most `timeout`. A number that lasts only for a moment can be missed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Timeout`] with [`Timeout::Count`]: the number is still another.
+    pub fn wait_count(&self, range: impl RangeBounds<usize>, timeout: Duration) -> Result<()> {
+        // Copied, because a type of the program must not run under the lock.
+        let range = (range.start_bound().cloned(), range.end_bound().cloned());
+        // A deadline that overflows is later than the end of the process.
+        let deadline = now().checked_add(timeout);
+        let has_passed = || deadline.is_some_and(|moment| moment <= now());
+        let mut state = self.state.lock();
+        state.waiting += 1;
+        while !range.contains(&state.everyone.len()) && !has_passed() {
+            state = self.changed.wait_until(state, deadline);
+        }
+        state.waiting -= 1;
+        if range.contains(&state.everyone.len()) { Ok(()) } else { Err(Error::Timeout(Timeout::Count)) }
     }
 
     /// Sends one message to every client, and returns for how many it was sent, queued or dropped.
@@ -132,30 +173,37 @@ impl Hub {
         self.state.lock().topics.subscribers(topic)
     }
 
-    /// Adds a client whose handshake is done.
+    /// Adds a client, just before its 101 is sent.
     pub(crate) fn join(&self, client: Client) {
         let mut state = self.state.lock();
-        state.opened += 1;
         let outdated = state.everyone.insert(client);
+        let is_waited_for = state.waiting > 0;
         drop(state);
         // Dropped outside the lock, because it may hold the last handles of clients that left.
         drop(outdated);
+        if is_waited_for {
+            self.changed.notify_all();
+        }
     }
 
-    /// Removes a client whose connection has ended, and calls `on_unsubscribe` for each of its topics.
-    pub(crate) fn leave(&self, id: u64, hooks: &Hooks) {
-        let Some(client) = self.get(id) else { return };
+    /// Removes a client whose connection has ended, and calls `on_unsubscribe` for each of its topics. Returns the client.
+    pub(crate) fn leave(&self, id: u64, hooks: &Hooks) -> Option<Client> {
+        let client = self.get(id)?;
         let (totals, _) = client.sender.outbox().totals();
         let mut outdated = Vec::new();
-        let (topics, removed) = {
+        let (topics, removed, is_waited_for) = {
             let mut state = self.state.lock();
             state.ended.add(&totals);
-            (state.topics.leave(id, &mut outdated), state.everyone.remove(id))
+            (state.topics.leave(id, &mut outdated), state.everyone.remove(id), state.waiting > 0)
         };
         drop((outdated, removed));
+        if is_waited_for {
+            self.changed.notify_all();
+        }
         for topic in topics {
             hooks.unsubscribed(self, &client, &topic);
         }
+        Some(client)
     }
 
     /// Subscribes a client to a topic. A second time it does nothing.
@@ -203,7 +251,6 @@ impl Measured for Hub {
         let everyone = {
             // Under one lock, so that a client that leaves meanwhile is counted once.
             let mut state = self.state.lock();
-            stats.opened = state.opened;
             stats.add(&state.ended);
             state.everyone.list()
         };

@@ -122,8 +122,8 @@ impl Unit {
 /// A place for one control frame.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Slot {
-    /// The rest of a control frame of which some bytes are written.
-    Torn,
+    /// See [`Queue::first`].
+    First,
     Ping,
     Pong,
     Close,
@@ -160,11 +160,11 @@ pub(super) struct Queue {
     /// `queued` had behind it.
     queued: u64,
     written: u64,
-    /// Bytes of queued control frames.
+    /// Bytes of queued control frames, and of the 101.
     control: usize,
     units: VecDeque<Unit>,
-    /// The rest of a control frame of which some bytes are written. Nothing may be written before it.
-    torn: Vec<u8>,
+    /// A server's 101, or the rest of a control frame of which some bytes are written. Nothing may be written before it.
+    first: Vec<u8>,
     ping: Vec<u8>,
     pong: Vec<u8>,
     close: Vec<u8>,
@@ -251,7 +251,7 @@ impl Queue {
 
     fn slot(&mut self, slot: Slot) -> &mut Vec<u8> {
         match slot {
-            Slot::Torn => &mut self.torn,
+            Slot::First => &mut self.first,
             Slot::Ping => &mut self.ping,
             Slot::Pong => &mut self.pong,
             Slot::Close => &mut self.close,
@@ -264,6 +264,11 @@ impl Queue {
         *self = Self { queued: written, written, high_water, ..Self::default() };
     }
 
+    /// Returns how many bytes of the 101 are queued. Only while a connection opens: later they are those of a control frame.
+    pub(super) fn response_left(&self) -> usize {
+        self.first.len()
+    }
+
     /// Returns whether a ping is queued.
     pub(super) fn has_ping(&self) -> bool {
         !self.ping.is_empty()
@@ -274,7 +279,7 @@ impl Queue {
         let mut units = self.units.iter();
         // A unit of which some bytes are written comes first, because a control frame must not interrupt a frame.
         let begun = (self.start > 0).then(|| units.next()).flatten();
-        iter::once(Segment::Control(Slot::Torn, &self.torn))
+        iter::once(Segment::Control(Slot::First, &self.first))
             .chain(begun.map(|unit| Segment::Unit(unit, self.start)))
             .chain([Segment::Control(Slot::Ping, &self.ping), Segment::Control(Slot::Pong, &self.pong)])
             .chain(units.map(|unit| Segment::Unit(unit, 0)))
@@ -301,7 +306,7 @@ impl Queue {
                 Segment::Control(slot, frame) => {
                     let taken = count.min(frame.len());
                     // The rest stays first in the queue.
-                    self.torn = std::mem::take(self.slot(slot)).split_off(taken);
+                    self.first = std::mem::take(self.slot(slot)).split_off(taken);
                     self.control -= taken;
                     taken
                 }

@@ -19,14 +19,16 @@ pub(super) struct OutboxState {
     pub(super) stall: Option<WriteStall>,
     /// When a message was last sent, or the last queued byte of data was written. `None` without an idle timeout.
     pub(super) last_sent: Option<Instant>,
-    /// Data messages that were sent or queued, and bytes of all frames that the socket took.
+    /// Data messages that were sent or queued, and bytes of all frames that the socket took, without those of the 101.
     pub(super) sent: Counts,
     /// How many senders wait for their bytes to be written, including the one that polls.
     pub(super) waiting: usize,
     /// One of them polls the socket, without the lock, and then writes the queue for all.
     pub(super) has_poller: bool,
-    /// The flush thread polls the socket.
+    /// The flush thread polls the socket. While a connection opens: the thread that opens it will write the queue.
     pub(super) is_watched: bool,
+    /// The 101 is queued, whole or in part.
+    pub(super) is_opening: bool,
     pub(super) queue: Queue,
     /// The contents of [`Closed`](crate::Closed).
     pub(super) ending: Ending,

@@ -114,3 +114,42 @@ fn a_close_that_was_never_written_counts_as_not_sent() {
     flush.stop();
     thread.join().expect("it ends");
 }
+
+#[test]
+fn a_101_that_is_not_read_ends_at_the_earlier_deadline() {
+    let (flush, thread) = FlushThread::start().expect("a thread");
+    const SHORT: Duration = Duration::from_millis(50);
+    const LONG: Duration = Duration::from_secs(20);
+    for (handshake, write, expired) in [(SHORT, LONG, Timeout::Handshake), (LONG, SHORT, Timeout::Write)] {
+        let (outbox, _peers) = stuck(&flush, &Config::new().with_write_timeout(write));
+        outbox.hold(b"HTTP/1.1 101 \r\n\r\n".to_vec());
+        outbox.try_send("behind it").expect("an empty backlog");
+        let start = now();
+        let error = outbox.open(Deadline::after(handshake)).expect_err("the peer does not read");
+        assert!(matches!(error, Error::Timeout(timeout) if timeout == expired), "{error}");
+        assert!(start.elapsed() < LONG / 2, "after {:?}", start.elapsed());
+        assert_eq!(outbox.totals().0.opened, 0);
+    }
+    flush.stop();
+    thread.join().expect("it ends");
+}
+
+#[test]
+fn a_101_counts_neither_as_backlog_nor_as_sent() {
+    let (flush, thread) = FlushThread::start().expect("a thread");
+    let (ours, mut peers) = UnixStream::pair().expect("a pair");
+    let stream = Arc::new(Stream::new(ours).expect("a stream"));
+    let outbox = Outbox::new(Role::Server, &Config::new().with_max_backlog(100), stream, Arc::clone(&flush));
+    outbox.hold(vec![b'x'; 1000]);
+    assert_eq!(outbox.stats().backlog, 0);
+    // An empty backlog takes a message of any size.
+    outbox.try_send(vec![7; 200]).expect("an empty backlog");
+    assert_eq!(outbox.stats().traffic.bytes_sent, 0);
+    outbox.open(Deadline::after(Duration::from_secs(5))).expect("there is room");
+    assert_eq!((outbox.stats().traffic.bytes_sent, outbox.stats().traffic.messages_sent), (204, 1));
+    let mut bytes = [0; 1204];
+    std::io::Read::read_exact(&mut peers, &mut bytes).expect("all is written");
+    assert!(bytes.starts_with(&[b'x'; 1000]) && bytes.ends_with(&[7; 200]));
+    flush.stop();
+    thread.join().expect("it ends");
+}

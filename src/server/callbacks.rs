@@ -1,6 +1,7 @@
 //! The callbacks of a [`Server`]. All of them run in the client's thread, except `on_error`. Their panics are contained.
 
 use super::builder::Server;
+use crate::connection::Connection;
 use crate::error::Error;
 use crate::hub::{Client, Hub};
 use crate::request::{HandshakeError, Reject, Request, Response};
@@ -64,6 +65,31 @@ impl Server {
     /// The callback runs in the client's thread. If it panics, the panic is logged and has no other effect.
     pub fn on_handshake_error(mut self, callback: impl Fn(&HandshakeError) + Send + Sync + 'static) -> Self {
         self.settings.handshake.on_handshake_error = Some(Box::new(callback));
+        self
+    }
+
+    /// Observes connections that open. Called when the client is in the hub, just before its 101 is sent.
+    ///
+    /// A client that is subscribed to a topic here misses no message that is published after its `connect` has returned. The
+    /// callback cannot receive. Messages that it sends follow the 101, which [`Sender::send`](crate::Sender::send) sends at
+    /// once. If the 101 cannot be sent, the client leaves the hub, and the handler is not called.
+    ///
+    /// The callback runs in the client's thread. It should be quick, because messages for the client are queued until it
+    /// returns. If it panics, the panic is logged and has no other effect.
+    ///
+    /// ```
+    /// # fn main() -> threadws::Result<()> {
+    /// let server = threadws::Server::bind("127.0.0.1:0")?
+    ///     .on_open(|client| drop(client.subscribe(client.request().path()))); // fails for a path of over 256 bytes
+    /// let handle = server.spawn(|client| Ok(client.ignore()?))?;
+    /// let mut client = threadws::connect(format!("ws://{}/room/7", handle.local_addr()?))?;
+    /// handle.hub().publish("/room/7", "welcome");
+    /// assert_eq!(client.recv()?, Some("welcome".into()));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn on_open(mut self, callback: impl Fn(&Connection) + Send + Sync + 'static) -> Self {
+        self.settings.on_open = Some(Box::new(callback));
         self
     }
 

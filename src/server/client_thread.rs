@@ -93,13 +93,15 @@ impl Accepted {
         }
     }
 
-    /// Makes a connection after the handshake, and puts it into the hub. `None` if the client has disconnected.
+    /// Makes a connection after the handshake, puts it into the hub, and then sends the 101. `None` if the client has
+    /// disconnected. It has left the hub then.
     #[inline(never)]
     fn open(&self, opened: Opened) -> Option<(Box<Connection>, Admission)> {
         let Self { id, shared, stream, peer_addr, .. } = self;
-        let Opened { request, subprotocol, early, admission } = opened;
+        let Opened { request, response, deadline, subprotocol, early, admission } = opened;
         let config = &shared.settings.config;
         let outbox = Outbox::new(Role::Server, config, Arc::clone(stream), Arc::clone(&shared.flush));
+        outbox.hold(response);
         outbox.set_slow_peer(shared.settings.slow_peer);
         let sender = Sender::new(*id, outbox);
         let client_addr = request.client_addr();
@@ -114,15 +116,23 @@ impl Accepted {
             timer: Arc::clone(&shared.timer),
             message_rate: shared.settings.handshake.quotas.messages(client_addr),
         };
-        let connection = Connection::new(Role::Server, config, Arc::clone(stream), &early, parts)
+        let mut connection = Connection::new(Role::Server, config, Arc::clone(stream), &early, parts)
             .inspect_err(|error| log_line!(Debug, LOG, "client {id} is gone: {error}"))
             .ok()?;
+        shared.hub.join(Client { sender: sender.clone(), client_addr, peer_addr: *peer_addr });
+        if let Some(on_open) = &shared.settings.on_open {
+            contain(LOG, format_args!("the callback on_open for client {id}"), || on_open(&connection));
+        }
+        if let Err(error) = sender.outbox().open(deadline) {
+            log_line!(Debug, LOG, "client {id} disconnected before the 101: {error}");
+            self.end(&mut connection, Some(Ok(())));
+            return None;
+        }
         if client_addr == peer_addr.without_port() {
             log_line!(Debug, LOG, "client {id} opened from {peer_addr}");
         } else {
             log_line!(Debug, LOG, "client {id} opened from {client_addr} via {peer_addr}");
         }
-        shared.hub.join(Client { sender: sender.clone(), client_addr, peer_addr: *peer_addr });
         shared.registry.opened(*id, &sender);
         Some((connection, admission))
     }

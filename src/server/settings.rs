@@ -1,6 +1,7 @@
 //! The settings of a server. `Server` sets them, and all of its threads read them.
 
 use crate::config::{Config, SlowPeer};
+use crate::connection::Connection;
 use crate::error::{Error, Result};
 use crate::handshake::Rules;
 use crate::sync::spawn;
@@ -12,6 +13,7 @@ const STACK: usize = 256 * 1024;
 /// The smallest stack of a client's thread, in bytes. The handshake and the read path need it, in a debug build, too.
 const MIN_STACK: usize = 64 * 1024;
 
+pub(super) type OnOpen = dyn Fn(&Connection) + Send + Sync;
 pub(super) type OnError = dyn Fn(&Error) + Send + Sync;
 
 pub(super) struct Settings {
@@ -20,6 +22,7 @@ pub(super) struct Settings {
     pub(super) stack_size: usize,
     pub(super) slow_peer: SlowPeer,
     pub(super) handshake: Rules,
+    pub(super) on_open: Option<Box<OnOpen>>,
     pub(super) on_error: Option<Box<OnError>>,
 }
 
@@ -31,6 +34,7 @@ impl Default for Settings {
             stack_size: STACK,
             slow_peer: SlowPeer::default(),
             handshake: Rules::default(),
+            on_open: None,
             on_error: None,
         }
     }

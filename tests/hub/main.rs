@@ -4,6 +4,7 @@
 mod support;
 
 mod churn;
+mod joining;
 mod order;
 mod publish;
 mod slow_peers;

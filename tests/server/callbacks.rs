@@ -40,8 +40,9 @@ fn everything_and_the_end(hub: &Hub, meter: &Meter, handle: &OnceLock<ServerHand
     everything(hub, meter);
 }
 
-const PLACES: [&str; 9] = [
+const PLACES: [&str; 10] = [
     "check_request",
+    "on_open",
     "serve_http",
     "on_handshake_error",
     "on_subscribe",
@@ -77,7 +78,7 @@ fn server_that_acts_in(
         }
     });
     let acts = || Arc::clone(&act);
-    let (request, http, error, join, leave) = (acts(), acts(), acts(), acts(), acts());
+    let (request, http, error, open, join, leave) = (acts(), acts(), acts(), acts(), acts(), acts());
     let server = TestServer::with(
         |server| {
             drop(shared.0.set((server.hub().clone(), server.meter())));
@@ -93,6 +94,7 @@ fn server_that_acts_in(
                     Response::new(b"ok".to_vec())
                 })
                 .on_handshake_error(move |_| error("on_handshake_error"))
+                .on_open(move |_| open("on_open"))
                 .on_subscribe(move |_, _, _| join("on_subscribe"))
                 .on_unsubscribe(move |_, _, _| leave("on_unsubscribe"))
         },
@@ -180,7 +182,8 @@ fn every_callback_may_close_all_clients_and_stop_the_server() {
 
 #[test]
 fn a_slow_peer_may_be_closed_from_every_callback() {
-    for place in PLACES {
+    // In `on_open` the client that does not read would flood itself, before its 101.
+    for place in PLACES.into_iter().filter(|place| *place != "on_open") {
         let _dog = watchdog(60);
         // Far more than a socket and a backlog hold. A client that does not read is closed, even if its own handler
         // floods it.

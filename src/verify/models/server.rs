@@ -3,6 +3,7 @@
 use super::registry::Registry;
 use super::thread_pool::{IDLE_TIMEOUT, Job, ThreadPool};
 use crate::addr::Addr;
+use crate::config::SlowPeer;
 use crate::hub::{Client, Hub};
 use crate::message::{CloseCode, CloseFrame};
 use crate::net::Deadline;
@@ -11,7 +12,7 @@ use crate::sender::Sender;
 use crate::sync::{Arc, AtomicUsize, Ordering, next_id, now};
 use crate::verify::models::clock;
 use crate::verify::models::transport::{Input, Script};
-use crate::verify::models::wire::{Wire, message};
+use crate::verify::models::wire::{RESPONSE, Wire, after_response, message};
 use crate::verify::models::{Flushing, Link, check, join, spawn};
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::thread::JoinHandle;
@@ -51,14 +52,19 @@ fn serve(server: &ModelServer, id: u64, script: Arc<Script>) {
             return server.registry.remove(id);
         }
         let link = Link::over(script, Role::Server, &server.flushing);
+        link.outbox.hold(RESPONSE.to_vec());
+        // The backlog of a model is full after one message that waits for the 101.
+        link.outbox.set_slow_peer(SlowPeer::Skip);
         let sender = Sender::new(id, Arc::clone(&link.outbox));
         let peer_addr = Addr::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
         server.hub.join(Client { sender: sender.clone(), client_addr: peer_addr, peer_addr });
+        link.outbox.open(Deadline::NEVER).expect("the socket takes it");
         server.registry.opened(id, &sender);
+        let frames = |wire: &[u8]| after_response(wire).map(|frames| Wire::read(Role::Server, frames));
         let peer = spawn({
             let script = Arc::clone(&link.script);
             move || {
-                if script.wait_wire_or_end(|wire| Wire::read(Role::Server, wire).close.is_some()) {
+                if script.wait_wire_or_end(|wire| frames(wire).is_some_and(|wire| wire.close.is_some())) {
                     script.peer_sends(Input::Close(None));
                 }
             }
@@ -67,7 +73,8 @@ fn serve(server: &ModelServer, id: u64, script: Arc<Script>) {
         let closed = link.read();
         join(peer);
         let sent = Some(CloseFrame::new(CloseCode::GOING_AWAY, ""));
-        assert_eq!(link.wire().close, Some(sent), "I10: {closed}");
+        let close = frames(&link.script.wire()).expect("I13: the 101 is whole").close;
+        assert_eq!(close, Some(sent), "I10: {closed}");
         assert!(closed.is_clean(), "I10: the answer was not heard: {closed}");
         server.hub.leave(id, &crate::hub::Hooks::default());
     } else {

@@ -11,6 +11,16 @@ pub(crate) fn message(sender: u8, number: u8, len: usize) -> Vec<u8> {
     message
 }
 
+/// The 101 of a model.
+pub(crate) const RESPONSE: &[u8] = b"HTTP/1.1 101 \r\n\r\n";
+
+/// Returns the bytes after the 101, or `None` if some of it is missing.
+pub(crate) fn after_response(bytes: &[u8]) -> Option<&[u8]> {
+    let start = bytes.len().min(RESPONSE.len());
+    assert_eq!(bytes[..start], RESPONSE[..start], "I13: another byte precedes the 101");
+    bytes.strip_prefix(RESPONSE)
+}
+
 /// The frames that the peer has received.
 #[derive(Debug, Default)]
 pub(crate) struct Wire {

@@ -1,0 +1,50 @@
+//! The beginning of a server's connection: its 101 is the first thing that the outbox holds.
+//!
+//! The client joins the hub between [`hold`](Outbox::hold) and [`open`](Outbox::open). So a client that has read its 101 is
+//! in the hub, and what other threads send to it meanwhile follows the 101.
+
+use super::Outbox;
+use super::queue::{NOTHING, Slot};
+use crate::error::{Cause, Result, Timeout};
+use crate::net::Deadline;
+use crate::sync::now;
+
+impl Outbox {
+    /// Queues the 101 before everything else, until [`open`](Self::open) writes it. Called before any other thread knows this
+    /// outbox.
+    ///
+    /// Frames that are sent meanwhile are queued behind it. Only a sender that waits, and the flush thread after a Close,
+    /// write the queue earlier.
+    pub(crate) fn hold(&self, response: Vec<u8>) {
+        let mut state = self.state.lock();
+        state.queue.set(Slot::First, response);
+        state.is_opening = true;
+        // As if the socket took nothing, and the flush thread polled it: then no thread that does not wait writes.
+        state.stall = Some(self.new_stall(&state.queue, now()));
+        state.is_watched = true;
+    }
+
+    /// Writes the 101 and what is queued behind it. Returns when the socket has taken all of the 101.
+    ///
+    /// # Errors
+    ///
+    /// The connection broke before: by an error, by another thread, by the write timeout or at `until`.
+    pub(crate) fn open(&self, until: Deadline) -> Result<()> {
+        let mut state = self.state.lock();
+        (state.stall, state.is_watched) = (None, false);
+        self.write_queue(&mut state, NOTHING);
+        while state.is_opening {
+            if !state.gate.is_broken() && until.has_passed(now()) {
+                self.break_gate(&mut state, Cause::Timeout(Timeout::Handshake));
+            }
+            if state.gate.is_broken() {
+                return Err(self.failure(&mut state));
+            }
+            // The ticket of no data, which is out at all times: if the connection breaks behind the 101, it was opened.
+            state = self.wait_progress(state, 0, until, NOTHING)?;
+        }
+        self.notify(&state);
+        self.unlock(state);
+        Ok(())
+    }
+}
