@@ -1,6 +1,7 @@
 //! Logging through `log`, and calling the program's callbacks. A panic in the logger, in the `Display` of a logged value or in
 //! a callback does not end a thread of the library.
 
+use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -16,6 +17,18 @@ macro_rules! log_line {
 
 pub(crate) use log_line;
 
+/// Calls code of the program. If it panics, returns the text of the panic.
+pub(crate) fn catch<T>(callback: impl FnOnce() -> T) -> Result<T, String> {
+    // Unwind safe, because the library's own state is not in use meanwhile.
+    catch_unwind(AssertUnwindSafe(callback)).map_err(|payload| panic_text(&*payload))
+}
+
+/// Returns the text that the panic hook has printed.
+fn panic_text(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("not a text").to_owned()
+}
+
 /// Calls a callback of the program. If it panics, the panic is logged and goes no further, and `None` is returned.
 ///
 /// `what` names the callback in the log line: `the callback on_error`.
@@ -24,8 +37,7 @@ pub(crate) fn contain<T>(
     what: impl fmt::Display,
     callback: impl FnOnce() -> T,
 ) -> Option<T> {
-    // Unwind safe, because the library's own state is not in use during a callback.
-    let result = catch_unwind(AssertUnwindSafe(callback));
+    let result = catch(callback);
     if result.is_err() {
         log_panic(target, &what);
     }

@@ -1,14 +1,15 @@
-//! Values that a running server reports: its [`Capacity`], and the [`ShutdownReport`]. The server itself is
-//! [`Server`](crate::Server).
+//! Values that a running server reports: its [`Capacity`], the [`ShutdownReport`], and how a handler ended. The server
+//! itself is [`Server`](crate::Server).
 
 // `builder.rs` has the settings' methods and the start, `callbacks.rs` the callbacks, `handle.rs` the shutdown. `accept.rs`
 // accepts, `client_thread.rs` serves one client in a thread of `thread_pool.rs`. `registry.rs` knows every connection.
-// `capacity.rs` counts the threads of the process.
+// `capacity.rs` counts the threads of the process, `failures.rs` keeps the failures of handlers.
 mod accept;
 pub(crate) mod builder;
 mod callbacks;
 mod capacity;
 mod client_thread;
+mod failures;
 pub(crate) mod handle;
 #[cfg(all(test, model))]
 #[path = "verify/models/server.rs"]
@@ -18,6 +19,7 @@ mod settings;
 mod thread_pool;
 
 pub use capacity::Capacity;
+pub use failures::{HandlerFailure, HandlerResult};
 pub use handle::ShutdownReport;
 
 use crate::addr::Addr;
@@ -33,6 +35,7 @@ use crate::sync::{Arc, JoinHandle, Mutex};
 use crate::timer::Timer;
 use capacity::Place;
 use client_thread::{Accepted, Head, Start};
+use failures::Failures;
 use registry::Registry;
 use settings::Settings;
 use std::io;
@@ -54,6 +57,7 @@ struct Shared {
     hooks: Arc<Hooks>,
     meter: Meter,
     registry: Registry,
+    failures: Failures,
     pool: Arc<ThreadPool<Box<Accepted>>>,
     flush: Arc<FlushThread>,
     timer: Arc<Timer>,
@@ -104,6 +108,7 @@ impl Shared {
             hooks: Arc::new(hooks),
             meter,
             registry: Registry::default(),
+            failures: Failures::default(),
             flush,
             timer,
             own_threads: Mutex::new(vec![flush_thread, timer_thread]),

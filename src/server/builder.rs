@@ -318,6 +318,31 @@ impl Server {
         self
     }
 
+    /// Sets whether dropping the [`ServerHandle`] panics if a handler has panicked, with the text of the first such panic.
+    /// Defaults to false.
+    ///
+    /// For tests: a failed `assert_eq!` in a handler then fails the test. The handle does not panic while its thread is
+    /// already panicking. [`ShutdownReport::raise`](super::ShutdownReport::raise) does it for any failure, at any time.
+    ///
+    /// ```should_panic
+    /// # fn main() -> threadws::Result<()> {
+    /// let server = threadws::Server::bind("127.0.0.1:0")?.raise_panics(true);
+    /// let handle = server.spawn(|client| {
+    ///     assert_eq!(client.recv()?, Some("expected".into()));
+    ///     Ok(())
+    /// })?;
+    /// let mut client = threadws::connect(format!("ws://{}/", handle.local_addr()?))?;
+    /// client.send("another")?;
+    /// assert!(client.recv().is_err()); // closed with 1011
+    /// drop(handle); // panics: "the handler of client 1 panicked: assertion `left == right` failed ..."
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn raise_panics(mut self, raise: bool) -> Self {
+        self.settings.raise_panics = raise;
+        self
+    }
+
     /// Returns the hub of this server's clients, for callbacks that send to them. The handle and each connection have the
     /// same hub.
     pub fn hub(&self) -> &Hub {
@@ -332,8 +357,9 @@ impl Server {
     /// Runs the server in this thread. `handler` is called for each client, in a thread of the client's own.
     ///
     /// The handler's result decides how the connection is closed: with 1000 after `Ok`, with 1011 after an error or a
-    /// panic, which are logged. A handler that returns this crate's [`Result`] or `anyhow::Result<()>` is passed as
-    /// `run(|client| Ok(handler(client)?))`, which converts its error.
+    /// panic. Both are logged, passed to [`on_close`](Self::on_close), and kept for
+    /// [`ShutdownReport::failures`](super::ShutdownReport::failures). A handler that returns this crate's [`Result`] or
+    /// `anyhow::Result<()>` is passed as `run(|client| Ok(handler(client)?))`, which converts its error.
     ///
     /// # Blocking
     ///

@@ -1,8 +1,9 @@
 //! The callbacks of a [`Server`]. All of them run in the client's thread, except `on_error`. Their panics are contained.
 
 use super::builder::Server;
+use super::failures::HandlerResult;
 use crate::connection::Connection;
-use crate::error::Error;
+use crate::error::{Closed, Error};
 use crate::hub::{Client, Hub};
 use crate::request::{HandshakeError, Reject, Request, Response};
 
@@ -72,7 +73,8 @@ impl Server {
     ///
     /// A client that is subscribed to a topic here misses no message that is published after its `connect` has returned. The
     /// callback cannot receive. Messages that it sends follow the 101, which [`Sender::send`](crate::Sender::send) sends at
-    /// once. If the 101 cannot be sent, the client leaves the hub, and the handler is not called.
+    /// once. If the 101 cannot be sent, the client leaves the hub, and the handler is not called; [`on_close`](Self::on_close)
+    /// is.
     ///
     /// The callback runs in the client's thread. It should be quick, because messages for the client are queued until it
     /// returns. If it panics, the panic is logged and has no other effect.
@@ -90,6 +92,30 @@ impl Server {
     /// ```
     pub fn on_open(mut self, callback: impl Fn(&Connection) + Send + Sync + 'static) -> Self {
         self.settings.on_open = Some(Box::new(callback));
+        self
+    }
+
+    /// Observes the end of each connection: how it ended, and how its handler ended. The place for a line such as "client 7
+    /// left".
+    ///
+    /// Called once for each client that was in the hub, after the closing handshake and after the client has left the hub
+    /// and its topics. A handler that panicked or returned an error is seen here also by programs without a logger.
+    ///
+    /// The callback runs in the client's thread. If it panics, the panic is logged and has no other effect.
+    ///
+    /// ```
+    /// # fn main() -> threadws::Result<()> {
+    /// let server = threadws::Server::bind("127.0.0.1:0")?.on_close(|client, closed, handler| {
+    ///     println!("client {} left: {closed}; its handler {handler}", client.id());
+    /// });
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn on_close(
+        mut self,
+        callback: impl Fn(&Client, &Closed, HandlerResult<'_>) + Send + Sync + 'static,
+    ) -> Self {
+        self.settings.on_close = Some(Box::new(callback));
         self
     }
 

@@ -2,13 +2,14 @@
 
 use super::Shared;
 use super::capacity::Place;
+use super::failures::HandlerResult;
 use super::thread_pool::Job;
 use crate::addr::Addr;
 use crate::connection::{Connection, Parts};
 use crate::error::{BoxError, Error};
 use crate::handshake::{Handshake, Host, Opened, Source};
 use crate::hub::Client;
-use crate::logging::{contain, log_line};
+use crate::logging::{catch, contain, log_line};
 use crate::message::{CloseCode, State};
 use crate::net::{Deadline, Stream};
 use crate::outbox::Outbox;
@@ -125,7 +126,7 @@ impl Accepted {
         }
         if let Err(error) = sender.outbox().open(deadline) {
             log_line!(Debug, LOG, "client {id} disconnected before the 101: {error}");
-            self.end(&mut connection, Some(Ok(())));
+            self.end(&mut connection, HandlerResult::Ok);
             return None;
         }
         if client_addr == peer_addr.without_port() {
@@ -139,18 +140,47 @@ impl Accepted {
 
     /// Calls the handler, and closes the connection afterwards. Returns false if the handler panicked.
     fn serve(&self, mut connection: Box<Connection>) -> bool {
-        let result = contain(LOG, format_args!("the handler of client {}", self.id), || {
-            (self.shared.handler)(&mut connection)
-        });
-        let panicked = result.is_none();
-        self.end(&mut connection, result);
-        !panicked
+        match catch(|| (self.shared.handler)(&mut connection)) {
+            Ok(Ok(())) => self.end(&mut connection, HandlerResult::Ok),
+            Ok(Err(error)) => self.end(&mut connection, HandlerResult::Err(&error)),
+            Err(panic) => {
+                self.end(&mut connection, HandlerResult::Panicked(&panic));
+                return false;
+            }
+        }
+        true
     }
 
+    /// Closes a connection after its handler, with 1000 after `Ok` and with 1011 after an error or a panic. Then it leaves the
+    /// hub.
     #[inline(never)]
-    fn end(&self, connection: &mut Connection, result: Option<Result<(), BoxError>>) {
-        close(connection, self.id, result);
-        self.shared.hub.leave(self.id, &self.shared.hooks);
+    fn end(&self, connection: &mut Connection, result: HandlerResult<'_>) {
+        let Self { id, shared, .. } = self;
+        let result = match result {
+            HandlerResult::Err(error) if is_end_of(connection, error) => HandlerResult::Ok,
+            result => result,
+        };
+        let code = if matches!(result, HandlerResult::Ok) {
+            CloseCode::NORMAL
+        } else {
+            log_line!(Error, LOG, "the handler of client {id} {result}");
+            shared.failures.add(*id, result);
+            CloseCode::INTERNAL_ERROR
+        };
+        // The reason is empty, because the text of an error is not for the peer. A failure to close is logged below.
+        drop(connection.close(code, ""));
+        if let Some(closed) = connection.closed() {
+            let seconds = closed.lifetime().as_secs_f64();
+            log_line!(Debug, LOG, "client {id} closed after {seconds:.1} s: {closed}");
+        }
+        let client = shared.hub.leave(*id, &shared.hooks);
+        if let (Some(on_close), Some(client), Some(closed)) =
+            (&shared.settings.on_close, client, connection.closed())
+        {
+            contain(LOG, format_args!("the callback on_close for client {id}"), || {
+                on_close(&client, closed, result);
+            });
+        }
     }
 }
 
@@ -177,25 +207,6 @@ impl Host for Accepted {
 impl Drop for Accepted {
     fn drop(&mut self) {
         self.shared.registry.remove(self.id);
-    }
-}
-
-/// Closes a connection after its handler: with 1000 after `Ok`, with 1011 after an error or a panic (`None`).
-fn close(connection: &mut Connection, id: u64, result: Option<Result<(), BoxError>>) {
-    let code = match &result {
-        Some(Ok(())) => CloseCode::NORMAL,
-        Some(Err(error)) if is_end_of(connection, error) => CloseCode::NORMAL,
-        Some(Err(error)) => {
-            log_line!(Error, LOG, "the handler of client {id} failed: {error}");
-            CloseCode::INTERNAL_ERROR
-        }
-        None => CloseCode::INTERNAL_ERROR,
-    };
-    // The reason is empty, because the text of an error is not for the peer. A failure to close is logged below.
-    drop(connection.close(code, ""));
-    if let Some(closed) = connection.closed() {
-        let seconds = closed.lifetime().as_secs_f64();
-        log_line!(Debug, LOG, "client {id} closed after {seconds:.1} s: {closed}");
     }
 }
 

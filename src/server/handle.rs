@@ -3,6 +3,7 @@
 use super::accept::{Acceptor, AcceptorStop};
 use super::capacity::Capacity;
 use super::client_thread::Head;
+use super::failures::HandlerFailure;
 use super::{LOG, NotAdmitted, Shared, no_address};
 use crate::addr::Addr;
 use crate::config::MAX_TIMEOUT;
@@ -29,7 +30,7 @@ const MAX_SHOWN: usize = 20;
 /// [`close_timeout`](crate::Config::close_timeout), 5 s by default.
 ///
 /// On one of the server's own threads, for example in a handler, the drop does not wait, because a thread cannot wait for
-/// its own end.
+/// its own end. With [`Server::raise_panics`](crate::Server::raise_panics) it then panics if a handler has panicked.
 #[must_use = "the server stops when its handle is dropped"]
 pub struct ServerHandle {
     shared: Arc<Shared>,
@@ -47,12 +48,30 @@ pub struct ShutdownReport {
     pub abandoned: Vec<u64>,
     /// Whether the closure of a tick, or [`on_error`](crate::Server::on_error), still ran at the end of the timeout.
     pub is_busy: bool,
+    /// The handlers that returned an error or panicked since the server's start: the first 16, and the first that panicked.
+    /// An error that only reports the end of its connection is not a failure.
+    pub failures: Vec<HandlerFailure>,
+    /// How many handlers failed in all.
+    pub failed: usize,
 }
 
 impl ShutdownReport {
     /// Returns whether everything ended in time: `abandoned` is empty, and `is_busy` is false.
     pub fn is_complete(&self) -> bool {
         self.abandoned.is_empty() && !self.is_busy
+    }
+
+    /// Panics if a handler failed. For tests: `handle.shutdown(timeout).raise()` fails the test in which an assertion of a
+    /// handler failed.
+    ///
+    /// # Panics
+    ///
+    /// If there are [`failures`](Self::failures), with the text of the first.
+    #[track_caller]
+    pub fn raise(&self) {
+        if let Some(failure) = self.failures.first() {
+            panic!("{failure}");
+        }
     }
 }
 
@@ -68,6 +87,9 @@ impl fmt::Display for ShutdownReport {
         }
         if self.is_busy {
             f.write_str(", a tick or callback still runs")?;
+        }
+        if self.failed > 0 {
+            write!(f, ", {} handlers failed", self.failed)?;
         }
         Ok(())
     }
@@ -186,7 +208,9 @@ impl ServerHandle {
         }
         // Handlers that were abandoned need the timer and the flush thread.
         let is_busy = abandoned.is_empty() && !self.join_own_threads(last_deadline);
-        let report = ShutdownReport { closed: count.saturating_sub(abandoned.len()), abandoned, is_busy };
+        let (failures, failed) = self.shared.failures.kept();
+        let closed = count.saturating_sub(abandoned.len());
+        let report = ShutdownReport { closed, abandoned, is_busy, failures, failed };
         if report.is_complete() {
             log_line!(Info, LOG, "stopped: {report}");
         } else {
@@ -225,6 +249,12 @@ impl ServerHandle {
 impl Drop for ServerHandle {
     fn drop(&mut self) {
         drop(self.shutdown(self.shared.settings.config.close_timeout()));
+        // A panic while the thread unwinds would abort the process.
+        if self.shared.settings.raise_panics && !std::thread::panicking() {
+            if let Some(failure) = self.shared.failures.first_panic() {
+                panic!("{failure}");
+            }
+        }
     }
 }
 

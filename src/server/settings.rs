@@ -1,9 +1,11 @@
 //! The settings of a server. `Server` sets them, and all of its threads read them.
 
+use super::failures::HandlerResult;
 use crate::config::{Config, SlowPeer};
 use crate::connection::Connection;
-use crate::error::{Error, Result};
+use crate::error::{Closed, Error, Result};
 use crate::handshake::Rules;
+use crate::hub::Client;
 use crate::sync::spawn;
 
 /// The stack of a client's thread, in bytes: enough for the handshake, the read path and an ordinary handler. Only the pages
@@ -14,6 +16,7 @@ const STACK: usize = 256 * 1024;
 const MIN_STACK: usize = 64 * 1024;
 
 pub(super) type OnOpen = dyn Fn(&Connection) + Send + Sync;
+pub(super) type OnClose = dyn Fn(&Client, &Closed, HandlerResult<'_>) + Send + Sync;
 pub(super) type OnError = dyn Fn(&Error) + Send + Sync;
 
 pub(super) struct Settings {
@@ -23,7 +26,9 @@ pub(super) struct Settings {
     pub(super) slow_peer: SlowPeer,
     pub(super) handshake: Rules,
     pub(super) on_open: Option<Box<OnOpen>>,
+    pub(super) on_close: Option<Box<OnClose>>,
     pub(super) on_error: Option<Box<OnError>>,
+    pub(super) raise_panics: bool,
 }
 
 impl Default for Settings {
@@ -35,7 +40,9 @@ impl Default for Settings {
             slow_peer: SlowPeer::default(),
             handshake: Rules::default(),
             on_open: None,
+            on_close: None,
             on_error: None,
+            raise_panics: false,
         }
     }
 }

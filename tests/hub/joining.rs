@@ -108,7 +108,7 @@ fn blocking() -> (TestServer, mpsc::Receiver<()>, mpsc::Sender<()>) {
 }
 
 #[test]
-fn the_101_waits_for_on_open_and_messages_for_the_101() {
+fn the_101_waits_for_on_open_and_messages_wait_too() {
     let _dog = watchdog(30);
     let (server, enters, release) = blocking();
     let mut slow = RawPeer::connect(server.addr());

@@ -7,4 +7,5 @@ mod descriptors;
 mod display_panics;
 mod leftovers;
 mod log_records;
+mod raised_panics;
 mod vanished_clients;

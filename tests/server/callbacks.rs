@@ -40,7 +40,7 @@ fn everything_and_the_end(hub: &Hub, meter: &Meter, handle: &OnceLock<ServerHand
     everything(hub, meter);
 }
 
-const PLACES: [&str; 10] = [
+const PLACES: [&str; 11] = [
     "check_request",
     "on_open",
     "serve_http",
@@ -50,6 +50,7 @@ const PLACES: [&str; 10] = [
     "handler",
     "tick",
     "after close",
+    "on_close",
     "drop",
 ];
 
@@ -78,7 +79,8 @@ fn server_that_acts_in(
         }
     });
     let acts = || Arc::clone(&act);
-    let (request, http, error, open, join, leave) = (acts(), acts(), acts(), acts(), acts(), acts());
+    let (request, http, error, open) = (acts(), acts(), acts(), acts());
+    let (close, join, leave) = (acts(), acts(), acts());
     let server = TestServer::with(
         |server| {
             drop(shared.0.set((server.hub().clone(), server.meter())));
@@ -95,6 +97,7 @@ fn server_that_acts_in(
                 })
                 .on_handshake_error(move |_| error("on_handshake_error"))
                 .on_open(move |_| open("on_open"))
+                .on_close(move |_, _, _| close("on_close"))
                 .on_subscribe(move |_, _, _| join("on_subscribe"))
                 .on_unsubscribe(move |_, _, _| leave("on_unsubscribe"))
         },

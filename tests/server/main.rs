@@ -5,6 +5,7 @@ mod support;
 
 mod callbacks;
 mod detached;
+mod failures;
 mod http_answers;
 mod settings;
 mod stats;

@@ -103,6 +103,7 @@ const SERVER: &[Row<Server>] = &[
     ("slow_peer", "", &[]),
     ("check_request", "", &[]),
     ("serve_http", "", &[]),
+    ("raise_panics", "", &[]),
 ];
 
 /// Of the times, each is refused if it is zero or too long.
