@@ -31,6 +31,9 @@
 //!   reader does not delay senders, and a slow peer delays no other client.
 //! * [`Connection::send`] and [`Sender::send`] wait until the operating system has taken the message. `try_send`, ticks,
 //!   and the hub's `broadcast` and `publish` never wait: they queue, up to [`max_backlog`](Config::max_backlog).
+//! * If a client vanishes, [`recv`](Connection::recv) returns an error. A handler that has to do something after its loop
+//!   writes `while let Ok(Some(message)) = client.recv()`, because with `?` it would end before.
+//!   [`Server::on_close`] is called after every handler, with the end of the connection and of the handler.
 //! * Every wait has a deadline, or ends when keepalive pings find the peer dead. The section `# Blocking` of each method has its length and what ends it.
 //!
 //! # The types to know
@@ -55,7 +58,9 @@
 //!
 //! # Log
 //!
-//! The library logs through the crate `log`, never the contents of a message, a cookie or a credential.
+//! The library logs through the crate `log`, never the contents of a message, a cookie or a credential. `log` prints
+//! nothing until the program sets up a logger, such as `env_logger` or `simplelog`. Without one the failure of a handler is
+//! only seen by [`Server::on_close`] and in the [`ShutdownReport`](server::ShutdownReport).
 //!
 //! | target | lines |
 //! | --- | --- |

@@ -23,6 +23,22 @@ impl Connection {
     ///
     /// Pings and the peer's Close are answered on the way.
     ///
+    /// A handler that has to do something after its loop ignores the error, because with `?` it would end in the loop when a
+    /// client vanishes:
+    ///
+    /// ```
+    /// # let server = threadws::Server::bind("127.0.0.1:0")?;
+    /// let handle = server.spawn(|client| {
+    ///     while let Ok(Some(message)) = client.recv() {
+    ///         println!("{message}");
+    ///     }
+    ///     println!("{} left: {:?}", client.id(), client.closed()); // always
+    ///     Ok(())
+    /// })?;
+    /// # drop(handle);
+    /// # Ok::<(), threadws::Error>(())
+    /// ```
+    ///
     /// # Blocking
     ///
     /// Waits until a message arrives or the connection ends. If no message is here yet, it first sends what

@@ -14,6 +14,11 @@ fn hello_prints_messages_and_sends_every_3_seconds() {
     assert_eq!(example.line(), r#"Text("good day")"#);
     client.expect("a message from the server");
     assert_eq!(client.close(), None);
+    assert_eq!(example.line(), "client left");
+    // The next client vanishes.
+    drop(example.connect());
+    assert_eq!(example.line(), "client connected from 127.0.0.1");
+    assert_eq!(example.line(), "client left");
 }
 
 /// `main` prints the error that it returns by `Debug`.
@@ -28,10 +33,10 @@ fn an_error_of_main_is_printed_as_a_sentence() {
 }
 
 #[test]
-fn hello_is_12_lines() {
+fn hello_is_13_lines() {
     let text = include_str!("../../examples/hello.rs");
     let code = text.lines().skip_while(|line| line.is_empty() || line.starts_with("//!"));
-    assert_eq!(code.count(), 12);
+    assert_eq!(code.count(), 13);
 }
 
 #[test]
