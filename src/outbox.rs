@@ -252,7 +252,7 @@ impl Outbox {
         if state.stall.is_none() {
             self.write_queue(&mut state, lent);
         }
-        if state.gate.is_broken() {
+        if state.gate.is_over() {
             // Breaking the connection dropped the queue, and the payload with it.
             return Err(self.failure(&mut state));
         }
@@ -293,7 +293,7 @@ impl Outbox {
         if state.stall.is_none() {
             self.write_queue(&mut state, NOTHING);
         }
-        if state.gate.is_broken() {
+        if state.gate.is_over() {
             return Err(self.failure(&mut state));
         }
         self.unlock(state);

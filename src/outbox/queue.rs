@@ -171,7 +171,7 @@ pub(super) struct Queue {
     /// How many bytes of the first unit are written.
     start: usize,
     /// The memory of all units. It includes written bytes, because they are freed with their unit.
-    held: usize,
+    memory: usize,
     /// The highest number of queued bytes so far.
     high_water: usize,
 }
@@ -188,8 +188,8 @@ impl Queue {
     }
 
     /// Returns the memory of the data frames.
-    pub(super) fn held(&self) -> usize {
-        self.held
+    pub(super) fn memory(&self) -> usize {
+        self.memory
     }
 
     /// Returns the highest number of bytes that were ever queued.
@@ -229,13 +229,13 @@ impl Queue {
                 if before < joined {
                     // Doubled, but at most to the size of a unit, because unused capacity counts as backlog.
                     last.reserve_exact(joined.max(2 * before).min(UNIT) - last.len());
-                    self.held += last.capacity() - before;
+                    self.memory += last.capacity() - before;
                 }
                 last.extend_from_slice(frames);
                 return self.queued;
             }
         }
-        self.held += unit.cost();
+        self.memory += unit.cost();
         self.units.push_back(unit);
         self.queued
     }
@@ -314,7 +314,7 @@ impl Queue {
                     let left = unit.len() - start;
                     let taken = count.min(left);
                     if taken == left {
-                        self.held -= unit.cost();
+                        self.memory -= unit.cost();
                         self.units.pop_front();
                         self.start = 0;
                         if self.units.is_empty() {
@@ -350,7 +350,7 @@ mod tests {
             wire.extend_from_slice(&all[..count]);
             queue.advance(count);
         }
-        assert_eq!((queue.bytes(), queue.held()), (0, 0));
+        assert_eq!((queue.bytes(), queue.memory()), (0, 0));
         wire
     }
 
@@ -434,17 +434,17 @@ mod tests {
             let table = queue.units.capacity() * size_of::<Unit>();
             let bytes: usize = queue.units.iter().map(|unit| unit.cost() - BOOKKEEPING).sum();
             // An empty queue has room for four.
-            assert!(queue.held() + 4 * size_of::<Unit>() >= table + bytes, "{size}");
-            assert!(queue.held() <= 2 * table + bytes + queue.units.len() * 16, "{size}");
+            assert!(queue.memory() + 4 * size_of::<Unit>() >= table + bytes, "{size}");
+            assert!(queue.memory() <= 2 * table + bytes + queue.units.len() * 16, "{size}");
         }
         let mut small = Queue::default();
         for _ in 0..100_000 {
             small.push(Unit::Frames(vec![0; 10]), 0);
         }
         assert!(
-            small.held() >= 1_000_000 && small.held() < 1_040_000,
+            small.memory() >= 1_000_000 && small.memory() < 1_040_000,
             "{} for a million bytes",
-            small.held()
+            small.memory()
         );
     }
 

@@ -50,7 +50,7 @@ impl OutboxState {
     /// Returns whether `len` bytes more fit into `bound`. An empty backlog takes frames of any size.
     pub(super) fn has_room(&self, len: usize, bound: Option<usize>) -> bool {
         let waits = self.queue.bytes() > 0;
-        bound.is_none_or(|bound| !waits || self.queue.held().saturating_add(len) <= bound)
+        bound.is_none_or(|bound| !waits || self.queue.memory().saturating_add(len) <= bound)
     }
 
     /// Writes frames, if nothing is queued before them. Returns how many bytes the socket took.

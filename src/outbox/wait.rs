@@ -60,7 +60,7 @@ impl Outbox {
             self.check_close_deadline(&mut state, now());
             self.notify(&state);
         }
-        if state.gate.is_broken() && !state.queue.is_out(ticket) {
+        if state.gate.is_over() && !state.queue.is_out(ticket) {
             return Err(self.failure(&mut state));
         }
         Ok(state)
@@ -85,7 +85,7 @@ impl Outbox {
         let mut state = self.state.lock();
         let ticket = state.queue.ticket();
         loop {
-            if state.gate.is_broken() {
+            if state.gate.is_over() {
                 return Err(self.failure(&mut state));
             }
             if state.queue.is_out(ticket) {
@@ -130,7 +130,7 @@ impl Pushable for Outbox {
         // would run in a loop until the sender is scheduled.
         let until = if state.waiting == 0 { state.deadline() } else { state.close_deadline };
         let idle = stream.is_none() && (until == Deadline::NEVER || state.has_both_closes());
-        if state.stream.is_none() || state.gate.is_broken() || idle {
+        if state.stream.is_none() || state.gate.is_over() || idle {
             return None;
         }
         Some(Watch { stream, until })

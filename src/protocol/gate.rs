@@ -24,7 +24,8 @@ impl Gate {
         self == Self::Open
     }
 
-    pub(crate) fn is_broken(self) -> bool {
+    /// Returns whether nothing more is sent or queued, not even control frames.
+    pub(crate) fn is_over(self) -> bool {
         matches!(self, Self::Broken(_) | Self::Ended)
     }
 
@@ -38,7 +39,7 @@ impl Gate {
 
     /// Breaks the connection. The first cause is kept. Returns whether this was the first.
     pub(crate) fn break_off(&mut self, cause: Cause) -> bool {
-        let first = !self.is_broken();
+        let first = !self.is_over();
         if first {
             *self = Self::Broken(cause);
         }

@@ -26,7 +26,7 @@ pub(super) struct ThreadPool<J> {
     counters: Arc<Counters>,
     state: Mutex<PoolState<J>>,
     /// Notified of each thread that is about to end.
-    ended: Condvar,
+    thread_ended: Condvar,
 }
 
 struct PoolState<J> {
@@ -64,7 +64,7 @@ impl<J: Job> ThreadPool<J> {
     pub(super) fn new(stack_size: usize, counters: Arc<Counters>) -> Self {
         let state =
             PoolState { idle: Vec::new(), stopped: false, running: HashMap::new(), ended: Vec::new() };
-        Self { stack_size, counters, state: Mutex::new(state), ended: Condvar::default() }
+        Self { stack_size, counters, state: Mutex::new(state), thread_ended: Condvar::default() }
     }
 
     /// Runs a job in an idle thread, or in a new one.
@@ -116,7 +116,7 @@ impl<J: Job> ThreadPool<J> {
         self.counters.thread_ended();
         let before = std::mem::replace(&mut state.ended, this.into_iter().collect());
         drop(state);
-        self.ended.notify_all();
+        self.thread_ended.notify_all();
         join(before);
         give_memory_back();
     }
@@ -174,7 +174,7 @@ impl<J: Job> ThreadPool<J> {
                 if state.running.is_empty() || now() >= deadline {
                     return;
                 }
-                drop(self.ended.wait_until(state, Some(deadline)));
+                drop(self.thread_ended.wait_until(state, Some(deadline)));
             } else {
                 drop(state);
                 join(ended);
