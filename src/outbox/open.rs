@@ -34,10 +34,10 @@ impl Outbox {
         (state.stall, state.is_watched) = (None, false);
         self.write_queue(&mut state, NOTHING);
         while state.is_opening {
-            if !state.gate.is_broken() && until.has_passed(now()) {
+            if !state.gate.is_over() && until.has_passed(now()) {
                 self.break_gate(&mut state, Cause::Timeout(Timeout::Handshake));
             }
-            if state.gate.is_broken() {
+            if state.gate.is_over() {
                 return Err(self.failure(&mut state));
             }
             // The ticket of no data, which is out at all times: if the connection breaks behind the 101, it was opened.
