@@ -13,7 +13,7 @@ use crate::net::{Deadline, Stream};
 use crate::outbox::Outbox;
 use crate::protocol::client_handshake::{self, Offer};
 use crate::protocol::head::{self, HeadLimits, Scanner};
-use crate::protocol::response_body::Framing;
+use crate::protocol::response_body::{BodySeen, Framing};
 use crate::protocol::url::{Endpoint, Target};
 use crate::protocol::{Refusal, Role};
 use crate::request::{Request, Response, SECRETS};
@@ -344,15 +344,15 @@ fn read_response(stream: &Stream, deadline: Deadline) -> Result<(http::Response<
 /// Returns the error for another status than 101, with the body as far as it arrives.
 fn refused(stream: &Stream, response: http::Response<()>, mut bytes: Vec<u8>, deadline: Deadline) -> Error {
     let framing = Framing::of(&response);
-    loop {
-        let (mut body, whole) = framing.body(&bytes);
-        let enough = whole || body.len() >= MAX_BODY || bytes.len() >= 2 * MAX_BODY;
-        // A body that does not arrive in full is shown as far as it arrived.
-        if enough || !read_some(stream, &mut bytes, deadline).is_ok_and(|count| count > 0) {
-            body.truncate(MAX_BODY);
-            return Error::Refused(Box::new(response.map(|()| body)));
-        }
-    }
+    let mut seen = BodySeen::default();
+    // A body that does not arrive in full is shown as far as it arrived.
+    while framing.look(&bytes, &mut seen).is_some_and(|count| count < MAX_BODY)
+        && bytes.len() < 2 * MAX_BODY
+        && read_some(stream, &mut bytes, deadline).is_ok_and(|count| count > 0)
+    {}
+    let mut body = framing.body(&bytes);
+    body.truncate(MAX_BODY);
+    Error::Refused(Box::new(response.map(|()| body)))
 }
 
 fn read_some(stream: &Stream, bytes: &mut Vec<u8>, deadline: Deadline) -> Result<usize> {

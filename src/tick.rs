@@ -108,6 +108,9 @@ impl Tick {
     /// Cancels the tick. A message that is being sent at this moment may still be sent.
     pub fn cancel(&self) {
         self.job.over.store(true, Ordering::Relaxed);
+        // Dropped without the lock, because it may be a closure of the program.
+        let action = self.job.state.lock().action.take();
+        drop(action);
         if let Some(timer) = self.timer.upgrade() {
             timer.remove(self.number);
         }
@@ -160,7 +163,9 @@ impl TickJob {
             }
         };
         let mut state = self.state.lock();
-        state.action = Some(action);
+        if self.interval.is_some() {
+            state.action = Some(action);
+        }
         match result {
             Ok(Some(ticket)) => {
                 state.ticket = Some(ticket);

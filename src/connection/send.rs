@@ -8,6 +8,9 @@ use crate::message::IntoMessage;
 use crate::tick::{Action, Tick};
 use std::time::Duration;
 
+/// Ticks that are over are searched for when this number was added, or more if there are more.
+const FEW_TICKS: usize = 4;
+
 impl Connection {
     /// Sends one message, after what [`write`](Self::write) holds.
     ///
@@ -37,9 +40,8 @@ impl Connection {
     /// Those of [`Sender::try_send`](crate::Sender::try_send). After [`Error::Full`] the message was not queued. What
     /// [`write`](Self::write) holds was queued or is still held.
     pub fn try_send(&mut self, message: impl IntoMessage) -> Result<()> {
-        let flushed = self.cork.try_flush(To { sender: &self.sender, hub: &self.hub });
-        let sent = flushed.and_then(|()| self.sender.try_send(message));
-        sent.map_err(|error| self.explain(error))
+        self.cork.try_flush(To { sender: &self.sender, hub: &self.hub })?;
+        self.sender.try_send(message)
     }
 
     /// Sends one message, but holds it while more input is already here, so that the answers to a burst of messages leave
@@ -230,7 +232,13 @@ impl Connection {
 
     fn start_tick(&mut self, delay: Duration, interval: Option<Duration>, action: Action) -> Tick {
         let tick = Tick::start(&self.timer, self.sender.outbox(), &self.counters, delay, interval, action);
-        self.ticks.retain(|tick| !tick.is_over());
+        if self.ticks.len() == self.ticks.capacity() {
+            self.ticks.retain(|tick| !tick.is_over());
+            // At least as many ticks are added before the next search, so it costs little for each of them.
+            let left = self.ticks.len();
+            self.ticks.shrink_to(2 * left.max(FEW_TICKS));
+            self.ticks.reserve_exact(left.max(FEW_TICKS));
+        }
         self.ticks.push(tick.clone());
         tick
     }

@@ -5,6 +5,9 @@ use super::{list, trim_ows};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderValue, StatusCode};
 
+/// The longest line with the size of a chunk, in bytes. Extensions of chunks are rare and short.
+pub(crate) const MAX_LINE: usize = 256;
+
 /// How the end of a body is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
@@ -35,33 +38,79 @@ impl Framing {
         headers.get(CONTENT_LENGTH).and_then(length).map_or(Self::UntilEnd, Self::Length)
     }
 
-    /// Returns the part of the body that is in `bytes`, and whether it is the whole body.
-    pub(crate) fn body(self, bytes: &[u8]) -> (Vec<u8>, bool) {
+    /// Returns how much of the body is in `bytes`, or `None` if all of it is. `seen` is where the last call ended, so a body
+    /// that arrives byte by byte is not searched again for each of them.
+    pub(crate) fn look(self, bytes: &[u8], seen: &mut BodySeen) -> Option<usize> {
         match self {
-            Self::Length(length) => (bytes.get(..length).unwrap_or(bytes).to_vec(), bytes.len() >= length),
+            Self::Length(length) => Some(bytes.len()).filter(|&count| count < length),
+            Self::UntilEnd => Some(bytes.len()),
+            Self::Chunked => loop {
+                match chunk(bytes.get(seen.bytes..)?) {
+                    Chunk::Whole { content, end } => {
+                        seen.content += content.len();
+                        seen.bytes += end;
+                    }
+                    Chunk::Part(content) => return Some(seen.content + content.len()),
+                    Chunk::None => return None,
+                }
+            },
+        }
+    }
+
+    /// Returns the part of the body that is in `bytes`.
+    pub(crate) fn body(self, mut bytes: &[u8]) -> Vec<u8> {
+        match self {
+            Self::Length(length) => bytes.get(..length).unwrap_or(bytes).to_vec(),
+            Self::UntilEnd => bytes.to_vec(),
             Self::Chunked => {
                 let mut body = Vec::new();
-                let whole = dechunk(bytes, &mut body);
-                (body, whole)
+                loop {
+                    match chunk(bytes) {
+                        Chunk::Whole { content, end } => {
+                            body.extend_from_slice(content);
+                            bytes = bytes.get(end..).unwrap_or_default();
+                        }
+                        Chunk::Part(content) => {
+                            body.extend_from_slice(content);
+                            return body;
+                        }
+                        Chunk::None => return body,
+                    }
+                }
             }
-            Self::UntilEnd => (bytes.to_vec(), false),
         }
     }
 }
 
-/// Appends the content of the chunks (RFC 9112 §7.1). Returns true after the last chunk, and for bytes that are not a chunk.
-/// Trailers are ignored.
-fn dechunk(mut bytes: &[u8], body: &mut Vec<u8>) -> bool {
-    loop {
-        let end = bytes.windows(2).position(|pair| pair == b"\r\n");
-        let line = end.and_then(|end| Some((bytes.get(..end)?, bytes.get(end + 2..)?)));
-        let Some((line, rest)) = line else { return false };
-        let size = line.split(|&byte| byte == b';').next().unwrap_or_default();
-        let Some(size) = chunk_size(size).filter(|&size| size > 0) else { return true };
-        body.extend_from_slice(rest.get(..size).unwrap_or(rest));
-        // There is a CRLF after each chunk, too.
-        let Some(rest) = size.checked_add(2).and_then(|size| rest.get(size..)) else { return false };
-        bytes = rest;
+/// How far [`Framing::look`] has looked: at this number of bytes, and of the body in them.
+#[derive(Debug, Default)]
+pub(crate) struct BodySeen {
+    bytes: usize,
+    content: usize,
+}
+
+/// The start of some bytes in chunks (RFC 9112 §7.1).
+enum Chunk<'a> {
+    /// A chunk with this content. The next one begins at `end`.
+    Whole { content: &'a [u8], end: usize },
+    /// As much of a chunk as there is.
+    Part(&'a [u8]),
+    /// The last chunk, or bytes that are not a chunk. Trailers are ignored.
+    None,
+}
+
+fn chunk(bytes: &[u8]) -> Chunk<'_> {
+    let line = bytes.get(..MAX_LINE).unwrap_or(bytes);
+    let Some(line) = line.windows(2).position(|pair| pair == b"\r\n").and_then(|end| line.get(..end)) else {
+        return if bytes.len() < MAX_LINE { Chunk::Part(&[]) } else { Chunk::None };
+    };
+    let size = chunk_size(line.split(|&byte| byte == b';').next().unwrap_or_default());
+    let Some(size) = size.filter(|&size| size > 0) else { return Chunk::None };
+    let rest = bytes.get(line.len() + 2..).unwrap_or_default();
+    // There is a CRLF after each chunk, too.
+    match (rest.get(..size), size.checked_add(2).filter(|&size| size <= rest.len())) {
+        (Some(content), Some(size)) => Chunk::Whole { content, end: line.len() + 2 + size },
+        (content, _) => Chunk::Part(content.unwrap_or(rest)),
     }
 }
 
@@ -122,7 +171,11 @@ mod tests {
             (Framing::Chunked, b"ffffffffffffffff\r\nabc", b"abc", false),
         ];
         for (framing, bytes, body, whole) in rows {
-            assert_eq!(framing.body(bytes), (body.to_vec(), whole), "{framing:?} {}", bytes.escape_ascii());
+            assert_eq!(framing.body(bytes), body, "{framing:?} {}", bytes.escape_ascii());
+            let mut seen = BodySeen::default();
+            let looks = (0..=bytes.len()).map(|end| framing.look(&bytes[..end], &mut seen));
+            let expected = if whole { None } else { Some(body.len()) };
+            assert_eq!(looks.last(), Some(expected), "{framing:?} {}", bytes.escape_ascii());
         }
     }
 }

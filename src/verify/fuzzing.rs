@@ -12,7 +12,7 @@ use crate::protocol::encoder::{self, MAX_REASON, Opcode};
 use crate::protocol::forwarded::{ForwardedHeader, TrustedProxies, client_addr};
 use crate::protocol::head::{HeadLimits, Scanner, parse_request, parse_response, write_switching};
 use crate::protocol::proxy_header::{self, MAX_REST};
-use crate::protocol::response_body::Framing;
+use crate::protocol::response_body::{BodySeen, Framing, MAX_LINE};
 use crate::protocol::server_handshake::{self, HandshakePolicy, RequestKind};
 use crate::protocol::url::Target;
 use crate::protocol::{Refusal, Role};
@@ -138,15 +138,20 @@ fn with_known_version(bytes: &[u8]) -> Vec<u8> {
 
 /// More bytes only extend a body, and chunks are the same as for httparse.
 fn check_body(framing: Framing, bytes: &[u8], cut: usize) {
-    let (body, whole) = framing.body(bytes);
-    let (start, early) = framing.body(&bytes[..cut.min(bytes.len())]);
-    assert!(body.starts_with(&start) && (!early || whole && body == start));
+    let first = &bytes[..cut.min(bytes.len())];
+    let (body, start) = (framing.body(bytes), framing.body(first));
+    let mut seen = BodySeen::default();
+    let [early, late] = [first, bytes].map(|bytes| framing.look(bytes, &mut seen));
+    assert!(body.starts_with(&start) && (early.is_some() || late.is_none() && body == start));
+    assert!(early.is_none_or(|count| count == start.len()) && late.is_none_or(|count| count == body.len()));
     if framing != Framing::Chunked {
         assert!(bytes.starts_with(&body));
         return;
     }
     let (mut theirs, mut rest) = (Vec::new(), bytes);
-    while let Ok(httparse::Status::Complete((start, size @ 1..))) = httparse::parse_chunk_size(rest) {
+    while let Ok(httparse::Status::Complete((start @ ..=MAX_LINE, size @ 1..))) =
+        httparse::parse_chunk_size(rest)
+    {
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         rest = &rest[start..];
         theirs.extend_from_slice(&rest[..size.min(rest.len())]);

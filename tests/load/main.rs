@@ -6,5 +6,6 @@ mod support;
 mod attacks;
 mod coming_and_going;
 mod crowd;
+mod growth;
 mod soak;
 mod starvation;
