@@ -100,7 +100,8 @@ impl Shared {
         let (timer, timer_thread) = Timer::start().inspect_err(|_| flush.stop())?;
         Ok(Arc::new(Self {
             address,
-            capacity: Capacity::of_process().at_most(settings.max_clients.unwrap_or(usize::MAX)),
+            capacity: Capacity::of_process_with_stack(settings.stack_size)
+                .at_most(settings.max_clients.unwrap_or(usize::MAX)),
             pool: Arc::new(ThreadPool::new(settings.stack_size, Arc::clone(meter.counters()))),
             settings,
             handler,
@@ -117,12 +118,12 @@ impl Shared {
 
     /// Logs the start. `place` is the address or path that the server listens on.
     fn log_start(&self, place: Option<&str>) {
-        let (process, capacity) = (Capacity::of_process(), self.capacity);
+        let process = Capacity::of_process_with_stack(self.settings.stack_size);
         if let Some(clients) = self.settings.max_clients.filter(|clients| *clients > process.clients) {
             log_line!(Warn, LOG, "max_clients {clients} is above the limit: {process}");
         }
         if let Some(place) = place {
-            log_line!(Info, LOG, "listening on {place}, {capacity}");
+            log_line!(Info, LOG, "listening on {place}, {}", self.capacity);
         }
     }
 

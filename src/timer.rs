@@ -4,13 +4,10 @@
 //! is not held while a target is called, because a target takes the lock of an outbox and calls the program's closure.
 //! The messages of ticks are in `tick.rs`.
 
-use crate::sync::{self, Arc, Condvar, JoinHandle, Mutex, Weak, now, spawn};
+use crate::sync::{self, Arc, Condvar, JoinHandle, Mutex, STACK, Weak, now, spawn};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::time::{Duration, Instant};
-
-/// The stack of the thread in bytes. Most of it is for the program's closures.
-const STACK: usize = 256 * 1024;
 
 /// The thread sleeps at least this long at a time, so that it calls several targets when it wakes. With 3000 ticks a second
 /// it takes half the processor time of waking up for each.

@@ -154,11 +154,15 @@ impl Server {
         self
     }
 
-    /// Sets the stack size of a client's thread, in bytes. Defaults to 256 KiB, of which only the pages that are used take
-    /// memory.
+    /// Sets the stack size of a client's thread, in bytes. Defaults to 2 MiB, as for every thread of std.
     ///
-    /// A stack overflow aborts the whole process, so handlers that recurse deeply need a larger stack. A size below 64 KiB,
-    /// or one that the system has no room for, is refused.
+    /// A stack overflow aborts the whole process, and harms all clients. A handler that recurses more deeply than a parser of
+    /// JSON does may need a larger stack.
+    ///
+    /// Only the pages that are used take memory. The unused rest takes addresses, and 4 KiB of the kernel's page tables for
+    /// each 2 MiB. A smaller stack saves these, which matters on a 32-bit system, under `RLIMIT_AS`, or without overcommit:
+    /// see [deploying](crate::guide::deploying#limits-of-the-system). A size below 64 KiB, or one that the system has no room
+    /// for, is refused.
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.settings.stack_size = bytes;
         self

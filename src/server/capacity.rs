@@ -1,7 +1,7 @@
 //! How many client threads this process can have. All servers of the process share one count and one capacity, because
 //! the limits belong to the process.
 
-use crate::sync::{AtomicUsize, OnceLock, Ordering};
+use crate::sync::{AtomicUsize, OnceLock, Ordering, STACK};
 use rustix::process::{Resource, getrlimit};
 use std::fs;
 use std::path::Path;
@@ -14,16 +14,19 @@ const SPARE_PART: u64 = 16;
 const SPARE: u64 = 64;
 /// The spare part of the memory mappings: a fifth, because each large buffer and message takes one.
 const SPARE_MAPPINGS: u64 = 5;
-/// The memory that a client can take, in bytes: a stack, buffers, a message that is received and one that is sent, all of
-/// default sizes. Counted against limits at which an allocation fails, because that aborts the process.
+/// The memory that a client can take beside its stack, in bytes: buffers, a message that is received and one that is sent, all
+/// of default sizes. Counted, with the stack, against limits at which an allocation fails, because that aborts the process.
 const MEMORY_PER_CLIENT: u64 = 4 << 20;
 /// Twice the memory of an idle client, with its kernel stack and its socket, in bytes. Counted against the memory of the
 /// machine and of its control groups. `MEMORY_PER_CLIENT` would allow too few clients there, because few clients use it.
 const MEMORY_AT_REST: u64 = 64 << 10;
 /// The address space that glibc reserves for the arena of a thread, for up to 8 threads for each processor (mallopt(3),
-/// `M_ARENA_MAX`).
-const ARENA: u64 = 64 << 20;
-const ARENAS_PER_PROCESSOR: u64 = 8;
+/// `M_ARENA_MAX`). On 32-bit systems both are smaller.
+const ARENA: u64 = if cfg!(target_pointer_width = "64") { 64 << 20 } else { 1 << 20 };
+const ARENAS_PER_PROCESSOR: u64 = if cfg!(target_pointer_width = "64") { 8 } else { 2 };
+/// The addresses of a process on a 32-bit system. The kernel keeps the fourth GiB.
+const ADDRESSES_OF_32_BITS: u64 = 3 << 30;
+const MEMORY_INFO: &str = "/proc/meminfo";
 /// The value of a limit that cannot be read.
 const UNKNOWN: u64 = 1 << 20;
 
@@ -40,10 +43,17 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// Returns the capacity of the process. The limits are read in the first call.
+    /// Returns the capacity of the process, for clients with the default stack. The limits are read in the first call.
     pub(crate) fn of_process() -> Self {
         static CAPACITY: OnceLock<Capacity> = OnceLock::new();
-        *CAPACITY.get_or_init(|| lowest(&limits()))
+        *CAPACITY.get_or_init(|| lowest(&limits(STACK)))
+    }
+
+    /// Returns the capacity of the process for clients with this stack. It is not higher if the stack is smaller.
+    pub(crate) fn of_process_with_stack(stack: usize) -> Self {
+        let process = Self::of_process();
+        let own = if stack > STACK { lowest(&limits(stack)) } else { process };
+        if own.clients < process.clients { own } else { process }
     }
 
     /// Returns this capacity, or `clients` if that is lower.
@@ -109,7 +119,9 @@ fn lowest(limits: &[Limit]) -> Capacity {
     Capacity { clients: usize::try_from(count).unwrap_or(usize::MAX).max(1), limited_by: name }
 }
 
-fn limits() -> Vec<Limit> {
+/// Returns the limits for clients with this stack.
+fn limits(stack: usize) -> Vec<Limit> {
+    let memory_per_client = MEMORY_PER_CLIENT.saturating_add(stack as u64);
     let threads = count_entries("/proc/self/task");
     let mappings = fs::read_to_string("/proc/self/maps").map_or(0, |maps| maps.lines().count() as u64);
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(UNKNOWN);
@@ -133,7 +145,13 @@ fn limits() -> Vec<Limit> {
         // It does not limit root, but the program can change its user later. The systems named here do not have it.
         #[cfg(not(any(target_os = "illumos", target_os = "solaris", target_os = "haiku")))]
         ("RLIMIT_NPROC", getrlimit(Resource::Nproc).current, threads, 1),
-        ("RLIMIT_DATA", getrlimit(Resource::Data).current, own("VmData:"), MEMORY_PER_CLIENT),
+        ("RLIMIT_DATA", getrlimit(Resource::Data).current, own("VmData:"), memory_per_client),
+        (
+            "vm.overcommit_memory",
+            commit_limit(),
+            kilobytes(MEMORY_INFO, "Committed_AS:").unwrap_or(0),
+            memory_per_client,
+        ),
         ("cgroup pids.max", cgroup("pids", ["pids.max"; 2]), threads, 1),
         (
             "cgroup memory.max",
@@ -141,27 +159,40 @@ fn limits() -> Vec<Limit> {
             resident,
             MEMORY_AT_REST,
         ),
-        ("MemTotal", kilobytes("/proc/meminfo", "MemTotal:"), resident, MEMORY_AT_REST),
+        ("MemTotal", kilobytes(MEMORY_INFO, "MemTotal:"), resident, MEMORY_AT_REST),
     ];
     for (name, limit, in_use, per_client) in optional {
         limits.extend(limit.map(|limit| Limit::new(name, limit, in_use, per_client)));
     }
-    // OpenBSD has no such limit.
-    #[cfg(not(target_os = "openbsd"))]
-    limits
-        .extend(getrlimit(Resource::As).current.map(|limit| address_space(limit, own("VmSize:"), arenas())));
+    let addresses = [
+        // OpenBSD has no such limit.
+        #[cfg(not(target_os = "openbsd"))]
+        ("RLIMIT_AS", getrlimit(Resource::As).current),
+        ("32-bit addresses", cfg!(target_pointer_width = "32").then_some(ADDRESSES_OF_32_BITS)),
+    ];
+    for (name, limit) in addresses {
+        let limit =
+            limit.map(|limit| address_space(name, limit, own("VmSize:"), arenas(), memory_per_client));
+        limits.extend(limit);
+    }
     limits
 }
 
+/// Returns how much memory the machine promises to all processes, if it promises no more than it has
+/// (`vm.overcommit_memory` is 2). Then unused stacks count, too.
+fn commit_limit() -> Option<u64> {
+    let is_strict = number("/proc/sys/vm/overcommit_memory") == 2;
+    kilobytes(MEMORY_INFO, "CommitLimit:").filter(|_| is_strict)
+}
+
 /// The threads of the first clients reserve an arena each. The others share those arenas.
-fn address_space(limit: u64, in_use: u64, arenas: u64) -> Limit {
-    let name = "RLIMIT_AS";
-    let first = MEMORY_PER_CLIENT + ARENA;
+fn address_space(name: &'static str, limit: u64, in_use: u64, arenas: u64, memory_per_client: u64) -> Limit {
+    let first = memory_per_client.saturating_add(ARENA);
     let room = (limit - limit / SPARE_PART).saturating_sub(in_use);
     if room / first < arenas {
         Limit::new(name, limit, in_use, first)
     } else {
-        Limit::new(name, limit, in_use + arenas * ARENA, MEMORY_PER_CLIENT)
+        Limit::new(name, limit, in_use + arenas * ARENA, memory_per_client)
     }
 }
 
@@ -226,7 +257,8 @@ mod tests {
 
     #[test]
     fn the_arenas_of_the_allocator_take_address_space() {
-        let clients = |mib: u64| lowest(&[address_space(mib << 20, 0, 16)]).clients;
+        let limit = |mib: u64| address_space("addresses", mib << 20, 0, 16, MEMORY_PER_CLIENT);
+        let clients = |mib: u64| lowest(&[limit(mib)]).clients;
         assert_eq!(clients(16), 1);
         assert_eq!(clients(680), 9);
         // 16 GiB without a sixteenth, and 16 arenas.
@@ -239,5 +271,7 @@ mod tests {
         let capacity = Capacity::of_process();
         assert!(capacity.clients >= 1);
         assert_eq!(capacity.at_most(1).clients, 1);
+        assert_eq!(Capacity::of_process_with_stack(STACK / 2), capacity);
+        assert!(Capacity::of_process_with_stack(usize::MAX / 2).clients <= capacity.clients);
     }
 }

@@ -13,13 +13,11 @@ use crate::logging::log_line;
 use crate::message::{CloseCode, CloseFrame};
 use crate::net::Stream;
 use crate::stats::Stats;
-use crate::sync::{Arc, JoinHandle, Mutex, is_finished, now, spawn, this_thread};
+use crate::sync::{Arc, JoinHandle, Mutex, STACK, is_finished, now, spawn, this_thread};
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-/// The stack of the acceptor's thread, in bytes. It calls small functions, and the `on_error` callback.
-const ACCEPTOR_STACK: usize = 256 * 1024;
 /// How long the handlers of disconnected clients have to return. Thousands of threads can end in that time, even on a small
 /// machine.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_millis(800);
@@ -102,7 +100,7 @@ impl ServerHandle {
 
     pub(super) fn start_acceptor(&self, acceptor: Acceptor) -> Result<()> {
         *self.acceptor.lock() = Some(acceptor.stop());
-        let thread = spawn("threadws-accept", ACCEPTOR_STACK, move || acceptor.run())?;
+        let thread = spawn("threadws-accept", STACK, move || acceptor.run())?;
         self.shared.own_threads.lock().push(thread);
         Ok(())
     }

@@ -6,11 +6,7 @@ use crate::connection::Connection;
 use crate::error::{Closed, Error, Result};
 use crate::handshake::Rules;
 use crate::hub::Client;
-use crate::sync::spawn;
-
-/// The stack of a client's thread, in bytes: enough for the handshake, the read path and an ordinary handler. Only the pages
-/// that are used take memory.
-const STACK: usize = 256 * 1024;
+use crate::sync::{STACK, spawn};
 
 /// The smallest stack of a client's thread, in bytes. The handshake and the read path need it, in a debug build, too.
 const MIN_STACK: usize = 64 * 1024;

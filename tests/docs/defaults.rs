@@ -171,7 +171,7 @@ fn the_guide_has_the_numbers_of_a_server() {
     let rows = rows(GUIDE, "## Of a server");
     let of =
         |setting: &str| rows.iter().find(|row| row[0] == setting).unwrap_or_else(|| panic!("no {setting}"));
-    assert_eq!(numbers(&of("stack_size")[1]), [constant("server/settings.rs", "STACK")]);
+    assert_eq!(numbers(&of("stack_size")[1]), [constant("sync.rs", "STACK")]);
     assert_eq!(numbers(&of("max_clients")[3]), [503, constant("server/accept.rs", "MAX_LINGERING")]);
     assert_eq!(numbers(&of("max_clients_per_address")[3]), [429]);
 }

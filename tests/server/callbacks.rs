@@ -212,6 +212,39 @@ fn a_slow_peer_may_be_closed_from_every_callback() {
     }
 }
 
+/// Needs several KiB of stack for each level, as a debug build of a parser does for a struct with many fields.
+fn recurse(depth: u8) -> usize {
+    let frame = std::hint::black_box([depth; 2 << 10]);
+    let deeper = if depth == 0 { 0 } else { recurse(depth - 1) };
+    deeper + usize::from(frame[usize::from(depth)])
+}
+
+/// An overflow would end this process.
+#[test]
+fn recursive_json_fits_the_stack_of_handlers_and_ticks() {
+    let _dog = watchdog(30);
+    const DEPTH: u8 = 127; // the most that serde_json accepts
+    let parse = |text: &str| {
+        let value: serde_json::Value = serde_json::from_str(text).expect("valid JSON");
+        std::hint::black_box(recurse(DEPTH));
+        format!("{:?}", value.clone()).len()
+    };
+    let server = TestServer::new(move |client| {
+        while let Some(message) = client.recv()? {
+            let text = message.to_string();
+            client.send(parse(&text).to_string())?;
+            client.after_with(ms(1), move || Some(parse(&text).to_string()));
+        }
+        Ok(())
+    });
+    let text = "[".repeat(DEPTH.into()) + &"]".repeat(DEPTH.into());
+    let mut peer = RawPeer::open(server.addr());
+    peer.send_text(&text);
+    assert!(peer.message().as_text().parse::<usize>().is_ok());
+    assert!(peer.message().as_text().parse::<usize>().is_ok());
+    peer.close(1000);
+}
+
 #[test]
 fn a_handler_that_never_returns_blocks_only_its_client() {
     let _dog = watchdog(60);
