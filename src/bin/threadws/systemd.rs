@@ -37,6 +37,8 @@ fn take() -> Result<Option<OwnedFd>, String> {
         Ok(listener) => listener.map(Into::into),
         Err(_) => passed.take_tcp_listener(0).map_err(bad)?.map(Into::into),
     };
+    // Apple's systems have no systemd, and do not answer this question.
+    #[cfg(not(target_vendor = "apple"))]
     if let Some(listener) = &listener {
         let listens = rustix::net::sockopt::socket_acceptconn(listener).map_err(|error| bad(error.into()))?;
         if !listens {
