@@ -180,7 +180,7 @@ fn a_bad_handshake_is_one_line_at_debug() {
     let server = Process::threadws(&["--echo", "--every", "0", "--log", "debug"]);
     let upgrade = |headers: &[(&str, &str)]| upgrade_request(server.addr(), "/", headers).into_bytes();
     let bad: [Vec<u8>; 9] = [
-        b"BREW / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),
+        upgrade_request(server.addr(), "/", &[]).replacen("GET", "BREW", 1).into_bytes(),
         b"GET / HTTP/1.0\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n".to_vec(),
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
         b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03\x00\x01\x02\x03".to_vec(),
