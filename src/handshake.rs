@@ -14,12 +14,14 @@ pub use crate::request::{HandshakeError, Reject, Request, Response};
 use crate::addr::Addr;
 use crate::config::{MAX_HEAD_SIZE, MAX_HEADERS, time_for};
 use crate::logging::{contain, log_line};
+use crate::message::{CloseCode, CloseFrame};
 use crate::net::{Deadline, Stream, Transport};
-use crate::protocol::Refusal;
+use crate::protocol::encoder::{Opcode, append, close_payload};
 use crate::protocol::forwarded::{self, TrustedProxies};
 use crate::protocol::head::{self, HeadLimits, Scanner};
 use crate::protocol::proxy_header;
 use crate::protocol::server_handshake::{self, HandshakePolicy, RequestKind, Upgrade};
+use crate::protocol::{Refusal, Role};
 use crate::quota::{Admission, Excess, Quotas};
 use crate::stats::Counters;
 use http::header::EXPECT;
@@ -147,8 +149,8 @@ pub(crate) trait Host {
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) request: Box<Request>,
-    /// The bytes of the 101, and the deadline for sending them.
-    pub(crate) response: Vec<u8>,
+    /// The bytes of the 101, unless another server has sent it, and the deadline for sending them.
+    pub(crate) response: Option<Vec<u8>>,
     pub(crate) deadline: Deadline,
     pub(crate) subprotocol: Option<String>,
     /// Bytes that were read after the head: the first frames.
@@ -170,6 +172,15 @@ fn answer_at_once(stream: &Stream, reject: Reject) {
     let bytes = head::write_response(&reject.into(), false);
     // Ignored: the client has disconnected, or does not read.
     drop(stream.try_write(&[IoSlice::new(&bytes)]));
+}
+
+/// Sends a Close with 1013 on a WebSocket that cannot be served, like [`answer_unavailable`].
+pub(crate) fn close_unserved(stream: &Stream) {
+    let payload = close_payload(Some(&CloseFrame::new(CloseCode::TRY_AGAIN_LATER, "")));
+    let mut frame = Vec::new();
+    append(Role::Server, Opcode::Close, &payload, &mut frame);
+    // Ignored: the client has disconnected, or does not read.
+    drop(stream.try_write(&[IoSlice::new(&frame)]));
 }
 
 impl From<Refusal> for Reject {
@@ -312,22 +323,54 @@ impl Handshake<'_> {
         }
     }
 
-    /// Checks a request and answers it.
-    fn check(&self, head: http::Request<()>, early: Vec<u8>, source: Source) -> Option<Box<Opened>> {
-        let Rules { trust, forwarded_header, quotas, policy, .. } = self.rules;
+    /// Takes over a WebSocket whose request another server has answered with a 101. Returns `None` after a Close.
+    pub(crate) fn run_answered(
+        &self,
+        head: http::Request<()>,
+        early: Vec<u8>,
+        subprotocol: Option<String>,
+    ) -> Option<Box<Opened>> {
+        let (request, admission) = self.admit(head, Source::Proxy(self.peer_addr));
+        match admission {
+            Ok(admission) if self.host.opening() => {
+                let deadline = self.deadline;
+                Some(Box::new(Opened { request, response: None, deadline, subprotocol, early, admission }))
+            }
+            refused => {
+                close_unserved(self.stream);
+                self.stream.shutdown_write();
+                self.stream.drain(LINGER, Deadline::after(self.close_timeout));
+                let why =
+                    refused.map_or("too many connections or handshakes", |_| "the server is shutting down");
+                log_line!(Debug, LOG, "{} cannot be served: {why}", request.client_addr());
+                None
+            }
+        }
+    }
+
+    /// Finds the client's address, and admits the client if its quotas allow it.
+    fn admit(&self, head: http::Request<()>, source: Source) -> (Box<Request>, Result<Admission, Excess>) {
+        let Rules { trust, forwarded_header, quotas, .. } = self.rules;
         let client_addr = match &source {
             Source::Direct(_) | Source::Unknown => self.peer_addr.without_port(),
             Source::Proxy(addr) => forwarded::client_addr(*addr, head.headers(), trust, *forwarded_header),
         };
         let request = Box::new(Request::new(head, self.peer_addr, client_addr));
         let admission = match source {
-            Source::Direct(admission) => admission,
-            Source::Proxy(_) | Source::Unknown => match quotas.admit(client_addr) {
-                Ok(admission) => admission,
-                Err(excess) => return self.refuse(&excess.into(), Some(request)),
-            },
+            Source::Direct(admission) => Ok(admission),
+            Source::Proxy(_) | Source::Unknown => quotas.admit(client_addr),
         };
-        match server_handshake::check(&request, policy) {
+        (request, admission)
+    }
+
+    /// Checks a request and answers it.
+    fn check(&self, head: http::Request<()>, early: Vec<u8>, source: Source) -> Option<Box<Opened>> {
+        let (request, admission) = self.admit(head, source);
+        let admission = match admission {
+            Ok(admission) => admission,
+            Err(excess) => return self.refuse(&excess.into(), Some(request)),
+        };
+        match server_handshake::check(&request, &self.rules.policy) {
             Ok(RequestKind::WebSocket(upgrade)) => self.open(request, &upgrade, early, admission),
             Ok(RequestKind::Http(length)) => self.answer_http(request, early, length),
             Err(refusal) => self.refuse(&refusal.into(), Some(request)),
@@ -389,6 +432,7 @@ impl Handshake<'_> {
             return self.refuse(&UNAVAILABLE.into(), Some(request));
         }
         let deadline = self.write_deadline(response.len());
+        let response = Some(response);
         Some(Box::new(Opened { request, response, deadline, subprotocol, early, admission }))
     }
 

@@ -34,7 +34,7 @@ use crate::stats::{Meter, TurnedAway};
 use crate::sync::{Arc, JoinHandle, Mutex};
 use crate::timer::Timer;
 use capacity::Place;
-use client_thread::{Accepted, Head, Start};
+use client_thread::{Accepted, Start};
 use failures::Failures;
 use registry::Registry;
 use settings::Settings;
@@ -127,15 +127,15 @@ impl Shared {
         }
     }
 
-    /// Gives a new connection a thread, and counts it. With a `head`, another HTTP server has read the request.
+    /// Gives a new connection a thread, and counts it. With a `start`, another HTTP server has read the request.
     fn admit(
         self: &Arc<Self>,
         stream: &Arc<Stream>,
         peer_addr: Addr,
-        head: Option<Head>,
+        start: Option<Start>,
     ) -> std::result::Result<(), NotAdmitted> {
         self.meter.counters().accepted();
-        let result = self.try_admit(stream, peer_addr, head);
+        let result = self.try_admit(stream, peer_addr, start);
         result.inspect_err(|refused| self.meter.counters().refused(refused.reason()))
     }
 
@@ -143,12 +143,12 @@ impl Shared {
         self: &Arc<Self>,
         stream: &Arc<Stream>,
         peer_addr: Addr,
-        head: Option<Head>,
+        start: Option<Start>,
     ) -> std::result::Result<(), NotAdmitted> {
         let place = self.place().ok_or(NotAdmitted::Full)?;
         // After the place was found: a client that is turned away by a full server takes no handshake from its address.
-        let start = match head {
-            Some(head) => Start::Head(head),
+        let start = match start {
+            Some(start) => start,
             None => Start::Socket(self.settings.handshake.source(peer_addr).map_err(NotAdmitted::Excess)?),
         };
         let client = Accepted::new(self, stream, peer_addr, place, start).ok_or(NotAdmitted::Stopping)?;

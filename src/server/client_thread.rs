@@ -47,6 +47,8 @@ pub(super) enum Start {
     Socket(Source),
     /// Another HTTP server has read the request.
     Head(Head),
+    /// Another HTTP server has also sent the 101, with this subprotocol.
+    Answered(Head, Option<String>),
 }
 
 /// A request that another HTTP server has read.
@@ -54,6 +56,12 @@ pub(super) struct Head {
     pub(super) request: Box<http::Request<()>>,
     /// The bytes that were read after the head.
     pub(super) early: Vec<u8>,
+}
+
+impl Head {
+    pub(super) fn new(request: &http::Request<()>, early: &[u8]) -> Self {
+        Self { request: Box::new(request.clone()), early: early.to_vec() }
+    }
 }
 
 impl Accepted {
@@ -91,6 +99,9 @@ impl Accepted {
         match start {
             Start::Socket(source) => handshake.run(source),
             Start::Head(Head { request, early }) => handshake.run_with_head(*request, early),
+            Start::Answered(Head { request, early }, subprotocol) => {
+                handshake.run_answered(*request, early, subprotocol)
+            }
         }
     }
 
@@ -102,7 +113,10 @@ impl Accepted {
         let Opened { request, response, deadline, subprotocol, early, admission } = opened;
         let config = &shared.settings.config;
         let outbox = Outbox::new(Role::Server, config, Arc::clone(stream), Arc::clone(&shared.flush));
-        outbox.hold(response);
+        let is_answered = response.is_none();
+        if let Some(response) = response {
+            outbox.hold(response);
+        }
         outbox.set_slow_peer(shared.settings.slow_peer);
         let sender = Sender::new(*id, outbox);
         let client_addr = request.client_addr();
@@ -124,7 +138,8 @@ impl Accepted {
         if let Some(on_open) = &shared.settings.on_open {
             contain(LOG, format_args!("the callback on_open for client {id}"), || on_open(&connection));
         }
-        if let Err(error) = sender.outbox().open(deadline) {
+        let sent = if is_answered { Ok(()) } else { sender.outbox().open(deadline) };
+        if let Err(error) = sent {
             log_line!(Debug, LOG, "client {id} disconnected before the 101: {error}");
             self.end(&mut connection, HandlerResult::Ok);
             return None;

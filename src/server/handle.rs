@@ -2,12 +2,13 @@
 
 use super::accept::{Acceptor, AcceptorStop};
 use super::capacity::Capacity;
-use super::client_thread::Head;
+use super::client_thread::{Head, Start};
 use super::failures::HandlerFailure;
 use super::{LOG, NotAdmitted, Shared, no_address};
 use crate::addr::Addr;
 use crate::config::MAX_TIMEOUT;
 use crate::error::{Error, Result};
+use crate::handshake::{answer_unavailable, close_unserved};
 use crate::hub::Hub;
 use crate::logging::log_line;
 use crate::message::{CloseCode, CloseFrame};
@@ -157,11 +158,40 @@ impl ServerHandle {
         head: &http::Request<()>,
         leftover: &[u8],
     ) -> Result<()> {
+        self.take_over(stream.into(), Start::Head(Head::new(head, leftover)), answer_unavailable)
+    }
+
+    /// Takes over a WebSocket from another server, which has also answered its request with a 101 (with
+    /// [`accept_key`](crate::handshake::accept_key)).
+    ///
+    /// `subprotocol` is the one in the 101. The other arguments are as for [`upgrade`](Self::upgrade). The path, the origin
+    /// and [`check_request`](crate::Server::check_request) are the business of the other server. The limits for the client's
+    /// address apply.
+    ///
+    /// # Blocking
+    ///
+    /// Never waits for the peer.
+    ///
+    /// # Errors
+    ///
+    /// As for [`upgrade`](Self::upgrade), but the peer was sent a Close with 1013, try again later.
+    pub fn adopt(
+        &self,
+        stream: impl Into<OwnedFd>,
+        head: &http::Request<()>,
+        subprotocol: Option<&str>,
+        leftover: &[u8],
+    ) -> Result<()> {
+        let start = Start::Answered(Head::new(head, leftover), subprotocol.map(str::to_owned));
+        self.take_over(stream.into(), start, close_unserved)
+    }
+
+    /// Gives a connection of another server a thread, or refuses it.
+    fn take_over(&self, stream: OwnedFd, start: Start, refuse: fn(&Stream)) -> Result<()> {
         let stream = Arc::new(Stream::new(stream)?);
         let peer_addr = stream.peer_addr()?;
-        let head = Head { request: Box::new(head.clone()), early: leftover.to_vec() };
-        self.shared.admit(&stream, peer_addr, Some(head)).map_err(|refused| {
-            crate::handshake::answer_unavailable(&stream);
+        self.shared.admit(&stream, peer_addr, Some(start)).map_err(|refused| {
+            refuse(&stream);
             match refused {
                 NotAdmitted::NoThread(error) => Error::Io(error),
                 _ => Error::Unavailable,

@@ -1,9 +1,11 @@
 //! Connections that another HTTP server has accepted, and passes on with `upgrade`.
 
-use crate::support::{RawPeer, echo, eventually, ms, next, watchdog};
+use crate::support::{Frame, RawPeer, echo, eventually, ms, next, watchdog};
+use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
+use threadws::handshake::{accept_key, parse_head};
 use threadws::{Error, Server, ServerHandle};
 
 fn head() -> http::Request<()> {
@@ -66,6 +68,77 @@ fn upgrade_returns_unavailable_when_full_or_stopping() {
     eventually("it is empty", || handle.hub().count() == 0);
     handle.shutdown(ms(1000));
     expect_unavailable();
+}
+
+/// Answers a request with a 101, as another server does, and hands its WebSocket over.
+fn adopt(handle: &ServerHandle, frames: &[u8]) -> (RawPeer, threadws::Result<()>) {
+    let (mut peer, mut stream) = accepted();
+    peer.ask("/chat", &[("sec-websocket-protocol", "v2, chat")]);
+    peer.write(frames);
+    let mut bytes = vec![0; 4096];
+    let mut count = 0;
+    let (head, length) = loop {
+        count += stream.read(&mut bytes[count..]).expect("the request comes");
+        match parse_head(&bytes[..count]).expect("a good head") {
+            // The frames are in the same packet, or come later.
+            Some((head, length)) if count >= length => break (head, length),
+            _ => {}
+        }
+    };
+    let accept = accept_key(head.headers()["sec-websocket-key"].as_bytes());
+    let answer = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: chat\r\n\r\n"
+    );
+    stream.write_all(answer.as_bytes()).expect("a new socket takes it");
+    peer.expect_101();
+    (peer, handle.adopt(stream, &head, Some("chat"), &bytes[length..count]))
+}
+
+#[test]
+fn a_websocket_that_another_server_has_answered_is_adopted() {
+    let _dog = watchdog(20);
+    let (tell, told) = mpsc::channel();
+    // The other server has decided about the path and the origin.
+    let server = Server::detached().path("/elsewhere").max_clients(1);
+    let handle = server.spawn(move |client| {
+        let subprotocol = client.subprotocol().map(str::to_owned);
+        tell.send((client.request().path().to_owned(), subprotocol)).unwrap_or(());
+        echo(client)
+    });
+    let handle = handle.expect("the settings work");
+    let (mut peer, adopted) = adopt(&handle, &Frame::text("early").encode());
+    adopted.expect("a thread");
+    assert_eq!(next(&told, "the handler"), ("/chat".to_owned(), Some("chat".to_owned())));
+    peer.expect_text("early");
+    peer.send_text("later");
+    peer.expect_text("later");
+    let expect_unavailable = || {
+        let (mut peer, adopted) = adopt(&handle, b"");
+        assert!(matches!(adopted, Err(Error::Unavailable)), "{adopted:?}");
+        peer.expect_close(1013);
+        peer.expect_eof();
+    };
+    expect_unavailable();
+    peer.close(1000);
+    eventually("it is empty", || handle.hub().count() == 0);
+    handle.shutdown(ms(1000));
+    expect_unavailable();
+}
+
+#[test]
+fn an_adopted_websocket_counts_against_its_address() {
+    let _dog = watchdog(20);
+    let server = Server::detached().max_clients_per_address(1);
+    let handle = server.spawn(echo).expect("the settings work");
+    let (first, adopted) = adopt(&handle, b"");
+    adopted.expect("a thread");
+    eventually("it is in the hub", || handle.hub().count() == 1);
+    let (mut second, adopted) = adopt(&handle, b"");
+    adopted.expect("a thread");
+    second.expect_close(1013);
+    second.expect_eof();
+    first.close(1000);
 }
 
 /// Passes on a client that another server has accepted on a Unix socket.
