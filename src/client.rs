@@ -107,7 +107,7 @@ impl Connect {
     /// Adds a header to the request, such as `Origin` or `Authorization`.
     ///
     /// Headers that the handshake itself sends are refused: `Host`, `Upgrade`, `Connection`, `Content-Length`,
-    /// `Transfer-Encoding`, `Expect`, and all `Sec-WebSocket-…`.
+    /// `Transfer-Encoding`, `Expect`, and all `Sec-WebSocket-…`. A second `Origin` is refused, too (RFC 6454 §7.3).
     pub fn header(mut self, name: impl AsRef<str>, value: impl AsRef<str>) -> Self {
         let name = HeaderName::try_from(name.as_ref());
         // `from_str` refuses what is not ASCII, but RFC 9110 §5.5 allows it.
@@ -116,8 +116,10 @@ impl Connect {
             (Ok(name), Ok(mut value)) => {
                 // Hides the value in every `Debug`.
                 value.set_sensitive(SECRETS.contains(&name));
-                self.headers.append(name, value);
-                self
+                match self.headers.try_append(name, value) {
+                    Ok(_) => self,
+                    Err(_) => self.refuse("too many headers"),
+                }
             }
             (Ok(name), Err(_)) => self.refuse(format!("the value of header {name} cannot be sent")),
             (Err(_), _) => self.refuse("the name of a header cannot be sent"),

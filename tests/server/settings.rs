@@ -182,6 +182,7 @@ const CONNECT: &[Row<Connect>] = &[
             |connect| connect.header("Host", "x"),
             |connect| connect.header("Sec-WebSocket-Key", "x"),
             |connect| connect.header("Origin", "https://a.example").header("origin", "https://b.example"),
+            |connect| (0..40_000).fold(connect, |connect, number| connect.header(format!("x-{number}"), "y")),
         ],
     ),
     (
