@@ -200,8 +200,8 @@ impl Server {
     /// | `null` | pages without an origin, such as sandboxed frames, which any site can create |
     /// | `file://`, `https://example.com/path` | exactly this value, which some apps and devices send |
     ///
-    /// Pages of other origins are answered 403, and [`HandshakeError`] shows the `Origin` that was sent. Clients that send
-    /// no `Origin` can connect: they are programs and not browsers.
+    /// Pages of other origins are answered 403, and [`HandshakeError`](crate::handshake::HandshakeError) shows the `Origin`
+    /// that was sent. Clients that send no `Origin` can connect: they are programs and not browsers.
     ///
     /// The server's own host is the one in the `Host` header, so a proxy must pass that header on.
     pub fn allow_origin(mut self, origin: impl AsRef<str>) -> Self {

@@ -26,11 +26,12 @@ impl Server {
     /// Answers plain HTTP requests of any method on the same port, for example a small REST service. Without this callback
     /// GET and HEAD are answered 426, and other methods 405.
     ///
-    /// [`Request::body`] has the body. It is limited like a message: to [`max_message_size`](Config::max_message_size), 1 MiB
-    /// by default (otherwise 413), and in time to [`message_timeout`](Config::message_timeout) for each started MiB (408). It
-    /// needs a `Content-Length` (411). Requests that may change something, which are all except GET, HEAD, OPTIONS and
-    /// TRACE, are answered 403 if their `Origin` is not allowed, as for WebSockets ([`allow_origin`](Self::allow_origin)).
-    /// The connection is closed after the answer.
+    /// [`Request::body`] has the body. It is limited like a message: to
+    /// [`max_message_size`](crate::Config::max_message_size), 1 MiB by default (otherwise 413), and in time to
+    /// [`message_timeout`](crate::Config::message_timeout) for each started MiB (408). It needs a `Content-Length` (411).
+    /// Requests that may change something, which are all except GET, HEAD, OPTIONS and TRACE, are answered 403 if their
+    /// `Origin` is not allowed, as for WebSockets ([`allow_origin`](Self::allow_origin)). The connection is closed after
+    /// the answer.
     ///
     /// ```
     /// use threadws::handshake::{Reject, Request, Response};
