@@ -1,7 +1,7 @@
 //! The page that `GET /` serves, in a real browser against the real binary.
 //!
 //! Screenshots remain in cargo's folder for test files (`target/tmp`) for a look by a person.
-#![cfg(unix)]
+#![cfg(feature = "cli")]
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
