@@ -3,9 +3,7 @@
 //! A server that has ended, or could not start, leaves nothing behind.
 
 use crate::support::{RawPeer, TestServer, eventually, in_own_process, ms, next, watchdog};
-use std::net::TcpListener;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 use threadws::{Error, Server};
 
@@ -27,11 +25,8 @@ fn sockets() -> usize {
 fn a_server_that_cannot_start_leaves_no_thread() {
     in_own_process(|| {
         let _dog = watchdog(30);
-        let path = std::env::temp_dir().join(format!("threadws-remains-{}", std::process::id()));
-        let listener = UnixListener::bind(&path).expect("a path that is free");
-        std::fs::remove_file(&path).expect("it is there");
-        let server = Server::from_listener(TcpListener::from(OwnedFd::from(listener)));
-        let error = server.spawn(|_| Ok(())).expect_err("it has no address of the internet");
+        let (connected, _peer) = UnixStream::pair().expect("a pair");
+        let error = Server::from_listener(connected).spawn(|_| Ok(())).expect_err("it cannot listen");
         assert!(matches!(error, Error::Io(_)), "{error}");
         // A thread gets its name when it has begun.
         std::thread::sleep(ms(100));
