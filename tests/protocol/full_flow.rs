@@ -2,7 +2,9 @@
 //! code of its error.
 
 use crate::support::frame::header;
-use crate::support::{Frame, PATIENCE, RawPeer, RawServer, TestServer, echo, next, watchdog};
+use crate::support::{
+    Fault, FaultyProxy, Frame, PATIENCE, RawPeer, RawServer, TestServer, echo, ms, next, watchdog,
+};
 use std::sync::mpsc;
 use std::time::Duration;
 use threadws::{Config, Connection, Error, Message, Server, connect};
@@ -87,14 +89,30 @@ fn our_client_learns_that_its_message_is_too_big() {
     }
 }
 
+/// The server reads only until its close timeout, and then resets the connection.
+#[test]
+fn a_slow_client_learns_that_its_message_is_too_big() {
+    let _dog = watchdog(60);
+    let config = Config::new().with_close_timeout(ms(300));
+    let server = TestServer::with(|server| server.config(config), echo);
+    // 6 MB a second at most, so the message takes longer.
+    let proxy = FaultyProxy::before(server.addr(), Fault::Delay(ms(10)), Fault::Pass);
+    let mut connection = connect(format!("ws://{}/", proxy.addr())).expect("a connection");
+    let error = connection.send(vec![0; LARGE]).expect_err("it is reset");
+    assert_eq!(error.close_code(), 1009, "{error}");
+    let error = connection.recv().expect_err("it is over");
+    assert_eq!(error.close_code(), 1009, "{error}");
+}
+
 /// Starts a server that sends a text and a Close, reads nothing, and resets the connection.
 fn rude_server() -> RawServer {
     RawServer::new(|listener| {
         let mut peer = listener.accept();
         peer.accept_handshake("");
         peer.expect_input();
-        peer.send(Frame::text("not that much"));
-        peer.send(Frame::close(1009, "too big"));
+        // In one segment, because Nagle's algorithm could hold the second one back, and the reset would discard it.
+        let frames = [Frame::text("not that much"), Frame::close(1009, "too big")];
+        peer.write(frames.map(|frame| frame.unmasked().encode()).concat());
         // The input is not read, so dropping the socket resets the connection.
     })
 }
