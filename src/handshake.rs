@@ -149,8 +149,9 @@ pub(crate) trait Host {
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) request: Box<Request>,
-    /// The bytes of the 101, unless another server has sent it, and the deadline for sending them.
+    /// The bytes of the 101, unless another server has sent it.
     pub(crate) response: Option<Vec<u8>>,
+    /// The deadline of the whole handshake.
     pub(crate) deadline: Deadline,
     pub(crate) subprotocol: Option<String>,
     /// Bytes that were read after the head: the first frames.
@@ -431,8 +432,7 @@ impl Handshake<'_> {
         if !self.host.opening() {
             return self.refuse(&UNAVAILABLE.into(), Some(request));
         }
-        let deadline = self.write_deadline(response.len());
-        let response = Some(response);
+        let (deadline, response) = (self.deadline, Some(response));
         Some(Box::new(Opened { request, response, deadline, subprotocol, early, admission }))
     }
 
@@ -481,14 +481,14 @@ impl Handshake<'_> {
         }
     }
 
+    /// Writes a final answer within the deadline of the handshake. If that is nearer than the write timeout, the write
+    /// timeout counts, as for a message.
     fn write(&self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes, || self.write_deadline(bytes.len()))
-    }
-
-    /// Returns the deadline for writing an answer: that of the handshake. If the write timeout ends later, the write timeout
-    /// counts, as for a message.
-    fn write_deadline(&self, len: usize) -> Deadline {
-        self.deadline.at_least(time_for(len, self.write_timeout))
+        let granted = time_for(bytes.len(), self.write_timeout);
+        self.stream.write_all(bytes, || match self.deadline.left(Instant::now()) {
+            Some(left) if left < granted => Deadline::after(granted),
+            _ => self.deadline,
+        })
     }
 }
 

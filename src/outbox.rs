@@ -311,11 +311,12 @@ impl Outbox {
     fn write_queue(&self, state: &mut MutexGuard<'_, OutboxState>, lent: Lent<'_>) {
         while let Some(stream) = state.stream.clone() {
             let state = &mut **state;
+            if state.queue.is_empty() {
+                state.stall = None;
+                return;
+            }
             let slices = state.queue.gather(lent);
             if slices.is_empty() {
-                if state.queue.is_empty() {
-                    state.stall = None;
-                }
                 return;
             }
             let result = stream.try_write(&slices);

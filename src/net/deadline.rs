@@ -39,12 +39,6 @@ impl Deadline {
         self.0.is_some_and(|moment| moment <= now + span)
     }
 
-    /// Returns this deadline, or one after `time` if that is later.
-    pub(crate) fn at_least(self, time: Duration) -> Self {
-        let later = Self::after(time);
-        if later.0.is_some_and(|moment| self.has_passed(moment)) { later } else { self }
-    }
-
     /// Returns the earlier of two deadlines.
     pub(crate) fn or(self, other: Self) -> Self {
         Self(match (self.0, other.0) {
@@ -76,8 +70,5 @@ mod tests {
         assert!(!later.is_within(Duration::from_millis(999), now));
         assert_eq!(later.left(now), Some(Duration::from_secs(1)));
         assert!(!Deadline::after(Duration::MAX).has_passed(now));
-        assert_eq!(later.at_least(Duration::ZERO), later);
-        assert!(soon.at_least(Duration::from_secs(9)).left(now) >= Some(Duration::from_secs(9)));
-        assert_eq!(Deadline::NEVER.at_least(Duration::from_secs(9)), Deadline::NEVER);
     }
 }

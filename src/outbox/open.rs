@@ -20,7 +20,7 @@ impl Outbox {
         state.queue.set(Slot::First, response);
         state.is_opening = true;
         // As if the socket took nothing, and the flush thread polled it: then no thread that does not wait writes.
-        state.stall = Some(self.new_stall(&state.queue, now()));
+        state.stall = Some(self.new_stall(&state.queue, self.opened));
         state.is_watched = true;
     }
 
@@ -28,7 +28,8 @@ impl Outbox {
     ///
     /// # Errors
     ///
-    /// The connection broke before: by an error, by another thread, by the write timeout or at `until`.
+    /// The connection broke before: by an error, by another thread, by the write timeout, or at `until`, the deadline of the
+    /// handshake.
     pub(crate) fn open(&self, until: Deadline) -> Result<()> {
         let mut state = self.state.lock();
         (state.stall, state.is_watched) = (None, false);
