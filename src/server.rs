@@ -50,6 +50,8 @@ type Handler = dyn Fn(&mut Connection) -> Result<(), BoxError> + Send + Sync;
 /// Everything that the threads of a server share.
 struct Shared {
     address: Option<Addr>,
+    /// How many clients all servers of the process can have.
+    process: Capacity,
     capacity: Capacity,
     settings: Settings,
     handler: Box<Handler>,
@@ -98,10 +100,11 @@ impl Shared {
     ) -> Result<Arc<Self>> {
         let (flush, flush_thread) = FlushThread::start()?;
         let (timer, timer_thread) = Timer::start().inspect_err(|_| flush.stop())?;
+        let process = Capacity::of_process(settings.stack_size);
         Ok(Arc::new(Self {
             address,
-            capacity: Capacity::of_process_with_stack(settings.stack_size)
-                .at_most(settings.max_clients.unwrap_or(usize::MAX)),
+            process,
+            capacity: process.at_most(settings.max_clients.unwrap_or(usize::MAX)),
             pool: Arc::new(ThreadPool::new(settings.stack_size, Arc::clone(meter.counters()))),
             settings,
             handler,
@@ -118,12 +121,12 @@ impl Shared {
 
     /// Logs the start. `place` is the address or path that the server listens on.
     fn log_start(&self, place: Option<&str>) {
-        let process = Capacity::of_process_with_stack(self.settings.stack_size);
+        let (process, capacity) = (self.process, self.capacity);
         if let Some(clients) = self.settings.max_clients.filter(|clients| *clients > process.clients) {
             log_line!(Warn, LOG, "max_clients {clients} is above the limit: {process}");
         }
         if let Some(place) = place {
-            log_line!(Info, LOG, "listening on {place}, {}", self.capacity);
+            log_line!(Info, LOG, "listening on {place}, {capacity}");
         }
     }
 
@@ -157,7 +160,7 @@ impl Shared {
 
     /// Takes a place for one more client, if this server and the process have one.
     fn place(&self) -> Option<Place> {
-        if self.registry.count() < self.capacity.clients { Place::take() } else { None }
+        if self.registry.count() < self.capacity.clients { Place::take(self.process) } else { None }
     }
 
     fn stop_threads(&self) {

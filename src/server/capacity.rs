@@ -43,17 +43,11 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// Returns the capacity of the process, for clients with the default stack. The limits are read in the first call.
-    pub(crate) fn of_process() -> Self {
-        static CAPACITY: OnceLock<Capacity> = OnceLock::new();
-        *CAPACITY.get_or_init(|| lowest(&limits(STACK)))
-    }
-
-    /// Returns the capacity of the process for clients with this stack. It is not higher if the stack is smaller.
-    pub(crate) fn of_process_with_stack(stack: usize) -> Self {
-        let process = Self::of_process();
-        let own = if stack > STACK { lowest(&limits(stack)) } else { process };
-        if own.clients < process.clients { own } else { process }
+    /// Returns the capacity of the process for clients with this stack. With the default stack, the limits are read only in the
+    /// first call.
+    pub(crate) fn of_process(stack: usize) -> Self {
+        static DEFAULT: OnceLock<Capacity> = OnceLock::new();
+        if stack == STACK { *DEFAULT.get_or_init(|| lowest(&limits(STACK))) } else { lowest(&limits(stack)) }
     }
 
     /// Returns this capacity, or `clients` if that is lower.
@@ -76,11 +70,10 @@ pub(crate) struct Place(());
 static TAKEN: AtomicUsize = AtomicUsize::new(0);
 
 impl Place {
-    /// Takes a place. `None` if none is left.
-    pub(crate) fn take() -> Option<Self> {
-        let capacity = Capacity::of_process().clients;
+    /// Takes a place in a process of this capacity. `None` if none is left.
+    pub(crate) fn take(process: Capacity) -> Option<Self> {
         let taken = TAKEN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
-            (taken < capacity).then_some(taken + 1)
+            (taken < process.clients).then_some(taken + 1)
         });
         taken.ok().map(|_| Self(()))
     }
@@ -267,11 +260,19 @@ mod tests {
     }
 
     #[test]
+    fn a_larger_stack_takes_more_address_space() {
+        let clients = |stack: u64| {
+            lowest(&[address_space("addresses", 16 << 30, 0, 16, MEMORY_PER_CLIENT + stack)]).clients
+        };
+        assert_eq!(clients(2 << 20), (15 * 1024 - 16 * 64) / 6);
+        assert_eq!(clients(60 << 20), (15 * 1024 - 16 * 64) / 64);
+        assert!(Capacity::of_process(usize::MAX / 2).clients >= 1);
+    }
+
+    #[test]
     fn this_machine_has_a_capacity() {
-        let capacity = Capacity::of_process();
+        let capacity = Capacity::of_process(STACK);
         assert!(capacity.clients >= 1);
         assert_eq!(capacity.at_most(1).clients, 1);
-        assert_eq!(Capacity::of_process_with_stack(STACK / 2), capacity);
-        assert!(Capacity::of_process_with_stack(usize::MAX / 2).clients <= capacity.clients);
     }
 }
