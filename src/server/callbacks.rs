@@ -70,7 +70,8 @@ impl Server {
         self
     }
 
-    /// Observes connections that open. Called when the client is in the hub, just before its 101 is sent.
+    /// Observes connections that open. Called when the client is in the hub, just before its 101 is sent. For a connection
+    /// that was [adopted](crate::ServerHandle::adopt), the 101 was sent before.
     ///
     /// A client that is subscribed to a topic here misses no message that is published after its `connect` has returned. The
     /// callback cannot receive. Messages that it sends follow the 101, which [`Sender::send`](crate::Sender::send) sends at
