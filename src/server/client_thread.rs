@@ -15,6 +15,7 @@ use crate::net::{Deadline, Stream};
 use crate::outbox::Outbox;
 use crate::protocol::Role;
 use crate::quota::Admission;
+use crate::request::Escaped;
 use crate::sender::Sender;
 use crate::sync::{Arc, next_id};
 use std::io;
@@ -178,7 +179,8 @@ impl Accepted {
         let code = if matches!(result, HandlerResult::Ok) {
             CloseCode::NORMAL
         } else {
-            log_line!(Error, LOG, "the handler of client {id} {result}");
+            // The text can contain what the client sent.
+            log_line!(Error, LOG, "the handler of client {id} {}", Escaped(&result.to_string()));
             shared.failures.add(*id, result);
             CloseCode::INTERNAL_ERROR
         };

@@ -28,9 +28,10 @@ fn links_between_documents_lead_to_files() {
 }
 
 #[test]
-fn the_readme_links_every_guide() {
+fn the_readme_is_short_and_links_every_guide() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let readme = std::fs::read_to_string(root.join("README.md")).expect("UTF-8");
+    assert!(readme.lines().count() <= 160, "{} lines", readme.lines().count());
     for entry in std::fs::read_dir(root.join("src/guide")).expect("a folder") {
         let name = entry.expect("an entry").file_name().into_string().expect("UTF-8");
         if name.ends_with(".md") {

@@ -84,6 +84,27 @@ fn a_vanished_peer_is_not_logged_as_a_handlers_failure() {
 }
 
 #[test]
+fn a_handlers_failure_is_one_short_line() {
+    in_own_process(|| {
+        let _dog = watchdog(30);
+        listen();
+        let server = TestServer::new(|client| {
+            let text = client.recv()?.map(|message| message.to_string()).unwrap_or_default();
+            if text.starts_with('p') { panic!("{text}") } else { Err(text.into()) }
+        });
+        for first in ["p", "e"] {
+            let mut peer = RawPeer::open(server.addr());
+            peer.send_text(&format!("{first}: no\nERROR a line of the client {}", "x".repeat(100_000)));
+            peer.expect_close(1011);
+        }
+        eventually("both are logged", || lines("ERROR the handler of client").len() == 2);
+        for line in lines("ERROR the handler of client") {
+            assert!(line.len() < 300 && line.contains(r"no\nERROR") && !line.contains('\n'), "{line}");
+        }
+    });
+}
+
+#[test]
 fn an_unfinished_answer_is_logged_at_debug() {
     in_own_process(|| {
         let _dog = watchdog(30);
