@@ -395,8 +395,8 @@ impl Handshake<'_> {
         }
     }
 
-    /// Reads the body of a plain request, of which `bytes` were read with the head. It has the time of a message of its
-    /// length.
+    /// Reads the body of a plain request, of which `bytes` were read with the head. As for a message, the message timeout is
+    /// granted for each started MiB that has arrived.
     fn read_body(&self, request: &Request, mut bytes: Vec<u8>, length: usize) -> Result<Vec<u8>, Refusal> {
         if bytes.len() < length {
             let expected = request.headers().get(EXPECT);
@@ -405,10 +405,14 @@ impl Handshake<'_> {
                 drop(self.write(b"HTTP/1.1 100 Continue\r\n\r\n"));
             }
             bytes.reserve(FIRST_READ);
-            let deadline = Deadline::after(time_for(length, self.message_timeout));
+        }
+        let start = Instant::now();
+        while bytes.len() < length {
+            let received = bytes.len();
+            let deadline = start.checked_add(time_for(received, self.message_timeout)).into();
+            let has_more = |bytes: &[u8]| Ok((bytes.len() > received).then_some(()));
             let reader = Handshake { deadline, ..*self };
-            let is_whole = |bytes: &[u8]| Ok((bytes.len() >= length).then_some(()));
-            reader.read_until(&mut bytes, is_whole).map_err(|failure| match failure {
+            reader.read_until(&mut bytes, has_more).map_err(|failure| match failure {
                 NoHead::Silent => CUT_SHORT,
                 NoHead::Refused(refusal) => refusal,
             })?;

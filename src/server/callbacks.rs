@@ -28,7 +28,8 @@ impl Server {
     ///
     /// [`Request::body`] has the body. It is limited like a message: to
     /// [`max_message_size`](crate::Config::max_message_size), 1 MiB by default (otherwise 413), and in time to
-    /// [`message_timeout`](crate::Config::message_timeout) for each started MiB (408). It needs a `Content-Length` (411).
+    /// [`message_timeout`](crate::Config::message_timeout) for each started MiB that has arrived (408). It needs a
+    /// `Content-Length` (411).
     /// Requests that may change something, which are all except GET, HEAD, OPTIONS and TRACE, are answered 403 if their
     /// `Origin` is not allowed, as for WebSockets ([`allow_origin`](Self::allow_origin)). The connection is closed after
     /// the answer.

@@ -3,9 +3,11 @@
 use crate::support::{RawPeer, TestServer, echo, ms, watchdog};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use threadws::handshake::{Request, Response};
 use threadws::{Config, Server};
+
+const MIB: usize = 1 << 20;
 
 /// Answers with the method, the path and the body.
 fn rest(request: &Request) -> Response {
@@ -16,6 +18,11 @@ fn rest(request: &Request) -> Response {
 
 fn with_bodies(server: Server) -> Server {
     server.config(Config::new().with_max_message_size(100_000).with_message_timeout(ms(500))).serve_http(rest)
+}
+
+fn with_large_bodies(server: Server, message_timeout: Duration) -> Server {
+    let config = Config::new().with_max_message_size(64 * MIB).with_message_timeout(message_timeout);
+    server.config(config).serve_http(rest)
 }
 
 #[track_caller]
@@ -74,6 +81,38 @@ fn a_body_that_is_too_large_or_incomplete_is_refused() {
     let mut peer = ask(&server, &[b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nbody"]);
     peer.fin();
     peer.expect_refusal(400);
+}
+
+#[test]
+fn an_announced_body_has_no_time_before_it_arrives() {
+    let _dog = watchdog(30);
+    let server = TestServer::with(|server| with_large_bodies(server, ms(400)), echo);
+    let head = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", 64 * MIB);
+    for (arrives, granted) in [(0, ms(400)), (MIB + MIB / 2, ms(800))] {
+        let begin = Instant::now();
+        let mut peer = RawPeer::connect(server.addr());
+        peer.write(&head);
+        peer.write(vec![b'x'; arrives]);
+        peer.expect_refusal(408);
+        let time = begin.elapsed();
+        assert!((granted..granted + ms(400)).contains(&time), "{arrives} bytes: after {time:?}");
+    }
+}
+
+#[test]
+fn a_slow_body_has_the_timeout_for_each_mib() {
+    let _dog = watchdog(30);
+    let server = TestServer::with(|server| with_large_bodies(server, ms(600)), echo);
+    let begin = Instant::now();
+    let mut peer = RawPeer::connect(server.addr());
+    peer.write(format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", 5 * MIB));
+    for _ in 0..4 {
+        peer.write(vec![b'x'; MIB]);
+        std::thread::sleep(ms(400));
+    }
+    peer.write(vec![b'x'; MIB]);
+    assert_eq!(peer.expect_refusal(200).body.len(), "POST / ".len() + 5 * MIB);
+    assert!(begin.elapsed() > ms(600), "it was not slow");
 }
 
 #[test]
