@@ -20,7 +20,14 @@ pub(crate) use log_line;
 /// Calls code of the program. If it panics, returns the text of the panic.
 pub(crate) fn catch<T>(callback: impl FnOnce() -> T) -> Result<T, String> {
     // Unwind safe, because the library's own state is not in use meanwhile.
-    catch_unwind(AssertUnwindSafe(callback)).map_err(|payload| panic_text(&*payload))
+    catch_unwind(AssertUnwindSafe(callback)).map_err(|payload| {
+        let text = panic_text(&*payload);
+        // The payload can be a value whose `Drop` panics, with another such value.
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            std::mem::forget(payload);
+        }
+        text
+    })
 }
 
 /// Returns the text that the panic hook has printed.

@@ -3,6 +3,7 @@
 //! Reusing a thread took a handshake from 92 to 55 µs of processor time when it was introduced. `guide::performance` has
 //! today's figure.
 
+use crate::logging::catch;
 use crate::stats::Counters;
 use crate::sync::{Arc, Condvar, JoinHandle, Mutex, ThreadId, now, spawn, this_thread};
 use std::collections::HashMap;
@@ -106,7 +107,8 @@ impl<J: Job> ThreadPool<J> {
     fn work(&self, worker: &Arc<Worker<J>>) {
         let mut next = worker.next.lock().take();
         while let Some(Assignment::Run(job)) = next {
-            if !job.run() {
+            // A panic gets here only from the `Drop` of a value of the program, such as a handler's error.
+            if !catch(|| job.run()).unwrap_or(false) {
                 break;
             }
             next = self.wait(worker);

@@ -1,6 +1,6 @@
 //! The end of each connection and of its handler, as `on_close` and the report of a shutdown show it.
 
-use crate::support::{Frame, PATIENCE, RawPeer, TestServer, expect_echo, next, watchdog};
+use crate::support::{Frame, PATIENCE, RawPeer, TestServer, eventually, expect_echo, next, watchdog};
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::sync::mpsc;
 use threadws::{BoxError, Connection, server::HandlerResult};
@@ -39,6 +39,45 @@ fn reporting() -> (TestServer, mpsc::Receiver<(u64, String, String)>) {
         handler,
     );
     (server, reports)
+}
+
+/// A value of a program whose `Drop` panics.
+#[derive(Debug)]
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        // Not while the handler unwinds: that would abort the process.
+        if !std::thread::panicking() {
+            panic!("on purpose, when dropped");
+        }
+    }
+}
+
+impl std::fmt::Display for Bomb {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a bomb")
+    }
+}
+
+impl std::error::Error for Bomb {}
+
+#[test]
+fn a_failure_that_panics_when_dropped_leaves_nothing_behind() {
+    let _dog = watchdog(30);
+    let server = TestServer::new(|client| match client.request().path() {
+        "/panic" => panic_any(Bomb),
+        _ => Err(Box::new(Bomb)),
+    });
+    for path in ["/panic", "/error"] {
+        let mut peer = RawPeer::open_at(server.addr(), path, &[]);
+        peer.expect_close(1011);
+        peer.send(&Frame::close(1011, ""));
+        peer.expect_eof();
+    }
+    eventually("both have left", || server.hub().count() == 0);
+    let report = server.into_handle().shutdown(PATIENCE);
+    assert!(report.is_complete() && report.failed == 2, "{report}");
 }
 
 #[test]
