@@ -62,7 +62,8 @@ fn echo(client: &mut Connection) -> threadws::Result<()> {
 /// Serves one request: passes an upgrade on, and answers any other request.
 fn serve(mut stream: TcpStream, websockets: &ServerHandle) -> Result<(), BoxError> {
     let (head, rest) = read_head(&mut stream)?;
-    if head.headers().contains_key("upgrade") {
+    // Others are possible: curl offers `h2c`.
+    if head.headers().get("upgrade").is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket")) {
         websockets.upgrade(stream, &head, &rest)?;
         return Ok(());
     }

@@ -70,7 +70,8 @@ fn main() -> Result<(), BoxError> {
 fn serve(mut stream: TcpStream, websockets: &ServerHandle, backend: SocketAddr) -> Result<(), BoxError> {
     let mut bytes = Vec::new();
     let Some((head, length)) = read_head(&mut stream, &mut bytes)? else { return Ok(()) };
-    if head.headers().contains_key("upgrade") {
+    // Others are possible: curl offers `h2c`.
+    if head.headers().get("upgrade").is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket")) {
         websockets.upgrade(stream, &head, &bytes[length..])?;
         return Ok(());
     }

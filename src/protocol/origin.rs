@@ -96,7 +96,7 @@ fn default_port(scheme: &str) -> Option<u16> {
     }
 }
 
-const EVERY_PAGE: &str = "to allow every page, call allow_any_origin";
+const EVERY_PAGE: &str = "to allow every page, use allow_any_origin, or the option --allow-origin any";
 const NOT_AN_ORIGIN: &str =
     "not \"null\", and not of the form scheme://host, which can be followed by a port and a path";
 const STAR: &str = "\"*\" can be the scheme, the port, the first labels of the host, or, if the scheme is neither http nor \

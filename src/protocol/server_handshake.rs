@@ -41,7 +41,9 @@ impl HandshakePolicy {
     /// Sets the only path. It fails if clients never request such a path, because they percent-encode or resolve it.
     pub(crate) fn set_path(&mut self, path: String) -> Result<()> {
         let is_possible = |byte: u8| byte.is_ascii_graphic() && !b"?#\"<>\\^`{}".contains(&byte);
-        let is_resolved = path.split('/').any(|segment| matches!(segment, "." | ".."));
+        // Browsers take "%2e" for a dot, too.
+        let dots = path.to_ascii_lowercase().replace("%2e", ".");
+        let is_resolved = dots.split('/').any(|segment| matches!(segment, "." | ".."));
         if !path.starts_with('/') || !path.bytes().all(is_possible) || is_resolved {
             return Err(Error::invalid(format!(
                 "path {path:?}: it must start with \"/\", be percent-encoded, and have no \"?\", \"#\", \"/./\" or \"/../\""

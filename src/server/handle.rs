@@ -76,7 +76,8 @@ impl ShutdownReport {
 
 impl fmt::Display for ShutdownReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} connections closed", self.closed)?;
+        let plural = |count| if count == 1 { "" } else { "s" };
+        write!(f, "{} connection{} closed", self.closed, plural(self.closed))?;
         if !self.abandoned.is_empty() {
             let shown = self.abandoned.get(..MAX_SHOWN).unwrap_or(&self.abandoned);
             write!(f, ", {} abandoned: {shown:?}", self.abandoned.len())?;
@@ -88,7 +89,7 @@ impl fmt::Display for ShutdownReport {
             f.write_str(", a tick or callback still runs")?;
         }
         if self.failed > 0 {
-            write!(f, ", {} handlers failed", self.failed)?;
+            write!(f, ", {} handler{} failed", self.failed, plural(self.failed))?;
         }
         Ok(())
     }

@@ -47,7 +47,7 @@ struct Bomb;
 
 impl Drop for Bomb {
     fn drop(&mut self) {
-        // Not while the handler unwinds: that would abort the process.
+        // A panic while the handler unwinds would abort the process.
         if !std::thread::panicking() {
             panic!("on purpose, when dropped");
         }
@@ -134,7 +134,7 @@ fn a_shutdown_reports_failed_handlers_and_raises_them() {
     }
     let report = server.shutdown(PATIENCE);
     assert!(report.is_complete(), "{report}");
-    assert!(report.to_string().ends_with(" connections closed, 2 handlers failed"), "{report}");
+    assert!(report.to_string().ends_with(" closed, 2 handlers failed"), "{report}");
     assert_eq!((report.failed, report.failures.len()), (2, 2));
     let texts: Vec<_> = report.failures.iter().map(|failure| (failure.is_panic, &*failure.text)).collect();
     assert_eq!(texts[0], (false, "the disk is full"));

@@ -39,6 +39,7 @@ const SERVER: &[Row<Server>] = &[
             |server| server.path("/a<b"),
             |server| server.path("/{room}"),
             |server| server.path("/../a"),
+            |server| server.path("/%2E%2e/a"),
             |server| server.path("/\u{e9}"),
         ],
     ),

@@ -145,7 +145,8 @@ fn collect(events: &Receiver<LoadEvent>, clients: usize) -> Result<Histogram, Co
 /// Resolves the host of the URL. This is done once, so that the address that was checked is the one that is loaded.
 fn target(options: &BenchOptions) -> Result<SocketAddr, CommandError> {
     let usage = |text: &str| CommandError::Usage(text.to_owned());
-    let uri: Uri = options.url.parse().map_err(|_| usage("not a URL"))?;
+    let uri: Uri =
+        options.url.parse().map_err(|_| usage("not a URL such as ws://127.0.0.1:8005/, over TCP"))?;
     if !uri.scheme_str().is_some_and(|scheme| scheme.eq_ignore_ascii_case("ws")) {
         return Err(usage("the URL must begin with ws://"));
     }

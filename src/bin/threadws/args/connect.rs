@@ -40,6 +40,7 @@ Examples:
   threadws connect ws://127.0.0.1:8005/
   echo hello | threadws connect --once ws://127.0.0.1:8005/
   threadws connect --expect ready --timeout 30s ws://127.0.0.1:8005/
+  threadws connect ws+unix:/run/app.sock:/path
 
 Messages:
   --once                send all of stdin as one message, without the last
