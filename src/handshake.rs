@@ -25,7 +25,7 @@ use crate::protocol::{Refusal, Role};
 use crate::quota::{Admission, Excess, Quotas};
 use crate::stats::Counters;
 use http::header::EXPECT;
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 use std::io::{self, ErrorKind, IoSlice};
 use std::time::{Duration, Instant};
 
@@ -399,7 +399,8 @@ impl Handshake<'_> {
     /// granted for each started MiB that has arrived.
     fn read_body(&self, request: &Request, mut bytes: Vec<u8>, length: usize) -> Result<Vec<u8>, Refusal> {
         if bytes.len() < length {
-            let expected = request.headers().get(EXPECT);
+            // RFC 9110 §10.1.1: a server must ignore this expectation of an HTTP/1.0 client.
+            let expected = request.headers().get(EXPECT).filter(|_| request.version() > Version::HTTP_10);
             if expected.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
                 // Ignored: if the peer has gone, the read says so.
                 drop(self.write(b"HTTP/1.1 100 Continue\r\n\r\n"));

@@ -134,6 +134,14 @@ fn a_client_that_waits_for_100_continue_gets_it() {
 }
 
 #[test]
+fn an_http_1_0_client_gets_no_100_continue() {
+    let _dog = watchdog(30);
+    let server = TestServer::with(with_bodies, echo);
+    let head = b"POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n";
+    ask(&server, &[head, b"body"]).expect_refusal(200);
+}
+
+#[test]
 fn a_large_answer_may_take_longer_than_the_handshake_timeout() {
     const SIZE: usize = 16 << 20; // more than the buffers of any socket take
     let _dog = watchdog(30);
