@@ -17,6 +17,7 @@ use std::cell::LazyCell;
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::slice;
 use std::time::{Duration, Instant};
 
 /// The writing side of a connection. The models implement it with a scripted socket.
@@ -176,6 +177,27 @@ impl Stream {
                 (end, count) = (Deadline::after(period), 0);
             }
         }
+    }
+
+    /// Reads and discards input until the socket accepts bytes. Returns false at the end of the stream, after an error, and
+    /// at the deadline.
+    pub(crate) fn drain_until_writable(&self, deadline: Deadline) -> bool {
+        let mut bytes = [0; DRAIN_BUFFER];
+        while !deadline.has_passed(Instant::now()) {
+            let mut socket = PollFd::new(self, PollFlags::IN | PollFlags::OUT);
+            if poll_until(slice::from_mut(&mut socket), deadline).is_err() {
+                return false;
+            }
+            if socket.revents().contains(PollFlags::OUT) {
+                return true;
+            }
+            match self.read(&mut bytes, false) {
+                Ok(0) => return false,
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return false,
+                _ => {}
+            }
+        }
+        false
     }
 
     /// Waits for input, the end of the stream or an error. Returns false if the deadline came first.

@@ -106,13 +106,15 @@ impl Outbox {
         self.state.lock().queue.is_empty()
     }
 
-    /// Waits until the queue is written, the Close included, or the socket was dropped.
-    pub(crate) fn wait_empty(&self) -> Result<()> {
+    /// Waits until the queue is written, the Close included, or the socket was dropped, at most until `until`.
+    pub(crate) fn wait_empty(&self, until: Deadline) -> Result<()> {
         let mut state = self.state.lock();
         let ticket = state.queue.ticket();
-        while state.stream.is_some() && !state.queue.is_empty() {
-            state = self.wait_progress(state, ticket, Deadline::NEVER, NOTHING)?;
+        while state.stream.is_some() && !state.queue.is_empty() && !until.has_passed(now()) {
+            state = self.wait_progress(state, ticket, until, NOTHING)?;
         }
+        // The flush thread takes over, if this was the last waiting thread.
+        self.unlock(state);
         Ok(())
     }
 }

@@ -159,12 +159,12 @@ impl Link {
                 Some(Input::Close(content)) => {
                     outbox.close_received(content.clone());
                     outbox.close(content.map(|frame| CloseFrame::new(frame.code, "")));
-                    drop(outbox.wait_empty());
+                    drop(outbox.wait_empty(Deadline::NEVER));
                     return outbox.end(Counts::default(), None);
                 }
                 Some(Input::Invalid) => {
                     outbox.close(Some(CloseFrame::new(CloseCode::PROTOCOL_ERROR, "")));
-                    drop(outbox.wait_empty());
+                    drop(outbox.wait_empty(Deadline::NEVER));
                     return outbox.end(Counts::default(), Some(INVALID_INPUT));
                 }
                 Some(Input::End) => {

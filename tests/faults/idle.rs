@@ -58,7 +58,7 @@ fn clients(server: &Process, asked: &str, told: &str) -> Vec<RawPeer> {
     peers
 }
 
-/// Checks that a server without work takes no processor time.
+/// Checks that a server without work takes no processor time, and that its threads do not wake up at short intervals.
 #[track_caller]
 fn rests(server: &Process) {
     // The earlier work is done.
@@ -68,6 +68,8 @@ fn rests(server: &Process) {
     let now = server.thread_times();
     let load = now.load_since(&before);
     assert!(load < 0.02, "it takes {load:.3} of a processor: {:?}", now.since(&before));
+    let waits = now.waits.saturating_sub(before.waits);
+    assert!(waits < 5 * CLIENTS, "its threads woke up {waits} times");
 }
 
 /// The same, after all of these clients have ended in this way.
@@ -170,6 +172,33 @@ fn no_load_while_a_close_waits_behind_a_backlog() {
     let mut peers = clients(&server, "fill", "full: ");
     peers.iter_mut().for_each(|peer| peer.send_text("leave"));
     server.wait_for_lines(&["leaving: "], CLIENTS);
+    rests(&server);
+    server.ends(CLIENTS);
+    rests(&server);
+    server.stop();
+    drop(peers);
+}
+
+#[test]
+fn no_load_while_a_close_for_an_error_waits() {
+    let _dog = watchdog(30);
+    let server = helper_process::start(module_path!(), "server", &[]);
+    let mut peers = clients(&server, "fill", "full: ");
+    // A fragmented control frame.
+    peers.iter_mut().for_each(|peer| peer.write(&header(0x08, Some([1, 2, 3, 4]), 0, 7)));
+    rests(&server);
+    server.ends(CLIENTS);
+    rests(&server);
+    server.stop();
+    drop(peers);
+}
+
+#[test]
+fn no_load_while_an_answer_waits_behind_a_backlog() {
+    let _dog = watchdog(30);
+    let server = helper_process::start(module_path!(), "server", &[]);
+    let mut peers = clients(&server, "fill", "full: ");
+    peers.iter_mut().for_each(|peer| peer.send(&Frame::close(1000, "")));
     rests(&server);
     server.ends(CLIENTS);
     rests(&server);

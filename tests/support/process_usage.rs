@@ -56,6 +56,8 @@ impl ProcessUsage {
 #[derive(Debug)]
 pub struct ThreadTimes {
     threads: HashMap<OsString, Duration>,
+    /// How often its threads have begun to wait, so far.
+    pub waits: usize,
     at: Instant,
 }
 
@@ -70,7 +72,7 @@ impl ThreadTimes {
             let time = stat.split_whitespace().next()?.parse().expect("nanoseconds");
             Some((thread.file_name(), Duration::from_nanos(time)))
         };
-        Self { threads: threads.filter_map(time_of).collect(), at: Instant::now() }
+        Self { threads: threads.filter_map(time_of).collect(), waits: waits(pid), at: Instant::now() }
     }
 
     /// Returns the processor time of each thread since `before`, the busiest first. Threads that have ended are
@@ -89,4 +91,16 @@ impl ThreadTimes {
         let real = self.at.duration_since(before.at).as_secs_f64();
         self.since(before).iter().sum::<Duration>().as_secs_f64() / real.max(0.001)
     }
+}
+
+/// Returns how often the threads of a process have begun to wait. Threads that have ended are missing.
+fn waits(pid: u32) -> usize {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs").flatten();
+    let waits_of = |thread: fs::DirEntry| {
+        // The thread may have ended meanwhile.
+        let status = fs::read_to_string(thread.path().join("status")).ok()?;
+        let value = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        Some(value.trim().parse::<usize>().expect("a number"))
+    };
+    threads.filter_map(waits_of).sum()
 }
