@@ -5,16 +5,23 @@ use super::connect::connect_unix;
 use crate::addr::Addr;
 use crate::error::context;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use rustix::net::sockopt::socket_type;
 use rustix::net::{AddressFamily, SocketType, getsockname};
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::net::{TcpListener, ToSocketAddrs};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a server waits for others that start in the same folder. Each has the lock for a few system calls.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+const LOCK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A listening stream socket. It displays as its address: `127.0.0.1:8005`, `unix:/run/ws.sock`.
 #[derive(Debug)]
@@ -44,6 +51,8 @@ impl Listener {
     /// Binds to a path. Replaces a socket on which no program listens, and nothing else.
     pub(crate) fn bind_unix(path: &Path) -> io::Result<Self> {
         let bind = || {
+            // Held until the socket listens. Otherwise a server that starts at the same time could remove its file.
+            let _lock = lock_folder(path)?;
             let socket = match UnixListener::bind(path) {
                 Err(error) if error.kind() == ErrorKind::AddrInUse && is_left_behind(path) => {
                     fs::remove_file(path)?;
@@ -134,6 +143,24 @@ impl Drop for SocketFile {
         if is_ours {
             // Ignored: a file that cannot be removed is replaced by the next server at this path.
             drop(fs::remove_file(&self.path));
+        }
+    }
+}
+
+/// Locks the folder of a path against other servers that start there. Returns `None` if the folder cannot be locked.
+fn lock_folder(path: &Path) -> io::Result<Option<File>> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Ok(folder) = File::open(folder) else { return Ok(None) };
+    let deadline = Deadline::after(LOCK_TIMEOUT);
+    loop {
+        match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Some(folder)),
+            Err(Errno::WOULDBLOCK) if deadline.has_passed(Instant::now()) => {
+                return Err(io::Error::new(ErrorKind::ResourceBusy, "another program has locked its folder"));
+            }
+            Err(Errno::WOULDBLOCK) => thread::sleep(LOCK_INTERVAL),
+            Err(Errno::INTR) => {}
+            Err(_) => return Ok(None),
         }
     }
 }

@@ -88,7 +88,8 @@ impl Server {
     /// # Errors
     ///
     /// [`Error::Io`]: another server listens on the path, a file that is no socket is there, or the path cannot be bound.
-    /// The text names the path.
+    /// The text names the path. While the path is bound, its folder is locked with `flock`, so that of several servers that
+    /// start at once one listens. It is an error, too, if another program keeps a lock on the folder for a second.
     pub fn bind_unix(path: impl AsRef<Path>) -> Result<Self> {
         Ok(Self::new(Some(Listener::bind_unix(path.as_ref())?)))
     }

@@ -1,12 +1,14 @@
 //! Servers that listen on a Unix socket, and clients that connect to one.
 
 use crate::support::{Folder, PATIENCE, echo, ms, next, watchdog};
+use rustix::fs::{FlockOperation, flock};
+use std::fs::File;
 use std::io::ErrorKind;
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::{Barrier, mpsc};
 use std::time::Instant;
 use threadws::{Addr, Config, Connect, Connection, Error, Server, ServerHandle, Timeout, connect};
 
@@ -93,6 +95,49 @@ fn a_path_in_use_is_refused_by_its_name() {
     assert_eq!(std::fs::read_to_string(&file).expect("a file"), "precious");
     expect_echo_over(connect(url(&socket)).expect("it still listens"));
     drop(handle);
+}
+
+#[test]
+fn of_many_starts_at_once_on_a_path_one_listens() {
+    let _dog = watchdog(60);
+    let folder = Folder::new();
+    let socket = folder.path("ws.sock");
+    for round in 0..30 {
+        if round % 2 == 0 {
+            // Left behind by a program that was killed.
+            drop(UnixListener::bind(&socket).expect("the path is free"));
+        }
+        let barrier = Barrier::new(4);
+        let start = || {
+            barrier.wait();
+            Server::bind_unix(&socket)
+        };
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let threads = [start; 4].map(|start| scope.spawn(start));
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        });
+        let errors: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
+        assert_eq!(errors.len(), 3, "round {round}: {errors:?}");
+        for error in errors {
+            assert!(error.to_string().contains("in use"), "round {round}: {error}");
+        }
+        UnixStream::connect(&socket).expect("one listens");
+    }
+}
+
+#[test]
+fn a_locked_folder_is_waited_for_a_second() {
+    let _dog = watchdog(20);
+    let folder = Folder::new();
+    let socket = folder.path("ws.sock");
+    let lock = File::open(socket.parent().expect("a folder")).expect("it is readable");
+    flock(&lock, FlockOperation::LockExclusive).expect("locked");
+    let error = Server::bind_unix(&socket).expect_err("locked").to_string();
+    assert!(error.contains(&*socket.to_string_lossy()) && error.contains("locked its folder"), "{error}");
+    let start = std::thread::spawn(move || Server::bind_unix(socket));
+    std::thread::sleep(ms(100));
+    drop(lock);
+    drop(start.join().expect("no panic").expect("the lock is released"));
 }
 
 #[test]
