@@ -166,7 +166,7 @@ impl Connect {
     /// resolution, connecting, handshakes and redirects.
     ///
     /// If a name has several addresses, the next one is tried as soon as one has failed or has not answered for 250 ms. IPv6
-    /// and IPv4 take turns (RFC 8305).
+    /// and IPv4 take turns (RFC 8305). At most 16 addresses are tried at once: then the oldest attempt is dropped.
     ///
     /// # Errors
     ///

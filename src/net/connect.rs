@@ -15,13 +15,15 @@ use std::time::{Duration, Instant};
 
 /// How long an address is tried alone before the next one is tried beside it. RFC 8305 §5 recommends 250 ms.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+/// How many addresses are tried at once. Otherwise a name with many addresses could take all descriptors of the process.
+const MAX_ATTEMPTS: usize = 16;
 /// How often a Unix socket is tried whose queue is full.
 const QUEUE_DELAY: Duration = Duration::from_millis(10);
 
 /// Connects to the first address that accepts ("Happy Eyeballs", RFC 8305 §5). Returns `TimedOut` at the deadline.
 ///
 /// The addresses are tried in turn, each as soon as the one before has failed, or has not answered for [`ATTEMPT_DELAY`].
-/// Earlier attempts go on meanwhile. The others are dropped when one succeeds.
+/// Earlier attempts go on meanwhile, at most [`MAX_ATTEMPTS`]: then the oldest is dropped. The others are dropped when one succeeds.
 pub(crate) fn connect_any(addresses: &[SocketAddr], deadline: Deadline) -> io::Result<OwnedFd> {
     let mut order = interleaved(addresses).into_iter();
     let mut attempts: Vec<(SocketAddr, OwnedFd)> = Vec::new();
@@ -29,6 +31,9 @@ pub(crate) fn connect_any(addresses: &[SocketAddr], deadline: Deadline) -> io::R
     loop {
         let mut next = Deadline::NEVER;
         if let Some(address) = order.next() {
+            if attempts.len() == MAX_ATTEMPTS {
+                attempts.remove(0);
+            }
             match start(&address) {
                 Ok(socket) => attempts.push((address, socket)),
                 Err(error) => {
@@ -199,6 +204,28 @@ mod tests {
         assert!(begin.elapsed() < ATTEMPT_DELAY);
         let deadline = Deadline::after(Duration::from_millis(240));
         connect_any(&[dead.2, dead.2, good], deadline).expect("the third accepts");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn many_dead_addresses_have_few_attempts_at_once() {
+        let (dead, (_listener, good)) = (dead(), listening());
+        let mut addresses = vec![dead.2; 60];
+        addresses.push(good);
+        // Its columns: the number, this end, the other end in hexadecimal digits, and the state. 02 is SYN-SENT.
+        let column = format!(":{:04X} 02 ", dead.2.port());
+        let attempts = || {
+            let table = std::fs::read_to_string("/proc/net/tcp").expect("a table of sockets");
+            table.matches(&column).count()
+        };
+        let deadline = Deadline::after(Duration::from_secs(2));
+        let thread = std::thread::spawn(move || connect_any(&addresses, deadline));
+        let mut most = 0;
+        while !thread.is_finished() {
+            most = most.max(attempts());
+        }
+        thread.join().expect("no panic").expect("the last accepts");
+        assert!(most > 1 && most <= MAX_ATTEMPTS, "{most} at once");
     }
 
     #[test]
