@@ -203,8 +203,12 @@ fn without_zone(url: &str) -> Result<(Cow<'_, str>, Option<String>)> {
     let none = Ok((Cow::Borrowed(url), None));
     let Some((start, rest)) = url.split_once("://") else { return none };
     let authority = rest.split(['/', '?']).next().unwrap_or_default();
-    let Some((user, literal)) = authority.rsplit_once('[') else { return none };
-    let Some((literal, port)) = literal.split_once(']') else { return none };
+    let (user, host) = authority.split_at(authority.rfind('@').map_or(0, |at| at + 1));
+    let literal = host.strip_prefix('[').and_then(|host| host.split_once(']'));
+    let Some((literal, port)) = literal else { return none };
+    if !port.is_empty() && !port.starts_with(':') {
+        return none;
+    }
     let Some((address, zone)) = literal.split_once('%') else { return none };
     let escaped = zone.strip_prefix("25").filter(|rest| !rest.is_empty()).unwrap_or(zone);
     let zone = percent_decoded(escaped)
@@ -267,7 +271,8 @@ fn percent_decoded(text: &str) -> Option<Vec<u8>> {
         let digit = |byte: Option<u8>| u8::try_from(char::from(byte?).to_digit(16)?).ok();
         bytes.push(match byte {
             b'%' => digit(rest.next())? << 4 | digit(rest.next())?,
-            b'@' => return None,
+            // Neither a user nor a zone has these (RFC 3986 §3.2.1, RFC 6874 §2).
+            b'@' | b'[' | b']' => return None,
             byte => byte,
         });
     }
@@ -339,6 +344,12 @@ mod tests {
             "ws://[fe80::1%25a%20b]/",
             "ws://[%eth0]/",
             "ws://a%b]/",
+            "ws://[fe80::1%25eth0]a:81/",
+            "ws://a[fe80::1%25eth0]:81/",
+            // RFC 3986 §3.2.1: a user has no brackets.
+            "ws://a[b%25c]@127.0.0.1:81/",
+            "ws://a[b]@127.0.0.1:81/",
+            "ws://[a%25b]@[::1]:81/",
         ] {
             Target::parse(url).expect_err(url);
         }
