@@ -326,6 +326,10 @@ fn listen(text: &str) -> Result<Listen, String> {
         "systemd" => Err("this binary was built without the feature systemd".to_owned()),
         text => match text.strip_prefix("unix:") {
             Some("") => Err("unix: needs a path, such as unix:/run/threadws.sock".to_owned()),
+            // Other programs write abstract names like this.
+            Some(path) if path.starts_with('@') => {
+                Err(format!("unix:{path}: abstract names are not supported; unix:./{path} is a file"))
+            }
             Some(path) => Ok(Listen::Unix(path.into())),
             None => values::listen_address(text).map(Listen::Address),
         },
@@ -461,6 +465,7 @@ mod tests {
             "--proxy-protocol=yes",
             "--listen 8005",
             "--listen unix:",
+            "--listen unix:@abstract",
             "--path ws",
             "--allow-origin example.com",
             "--log inof",
