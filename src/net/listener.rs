@@ -2,13 +2,13 @@
 
 use super::Deadline;
 use super::connect::connect_unix;
+use super::stream::stream_family;
 use crate::addr::Addr;
 use crate::error::context;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use rustix::net::sockopt::socket_type;
-use rustix::net::{AddressFamily, SocketType, getsockname};
+use rustix::net::AddressFamily;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -67,14 +67,10 @@ impl Listener {
 
     /// Takes over a stream socket that another program, or another part of this one, has bound.
     pub(crate) fn from_socket(socket: OwnedFd) -> io::Result<Self> {
-        let family = getsockname(&socket)?.address_family();
-        match (socket_type(&socket)?, family) {
-            (SocketType::STREAM, AddressFamily::INET | AddressFamily::INET6) => Ok(Self::Tcp(socket.into())),
-            (SocketType::STREAM, AddressFamily::UNIX) => {
-                Ok(Self::Unix { _file: None, socket: socket.into() })
-            }
-            _ => Err(io::Error::new(ErrorKind::InvalidInput, "neither a TCP nor a Unix stream socket")),
-        }
+        Ok(match stream_family(&socket)? {
+            AddressFamily::UNIX => Self::Unix { _file: None, socket: socket.into() },
+            _ => Self::Tcp(socket.into()),
+        })
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<Addr> {

@@ -9,13 +9,14 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::{ioctl_fionbio, retry_on_intr};
-use rustix::net::sockopt::{Timeout, set_socket_linger, set_socket_timeout, set_tcp_nodelay};
+use rustix::net::sockopt::{Timeout, set_socket_linger, set_socket_timeout, set_tcp_nodelay, socket_type};
 use rustix::net::{
-    RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, getpeername, recv, send, sendmsg, shutdown,
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketType, getpeername, getsockname,
+    recv, send, sendmsg, shutdown,
 };
 use std::cell::LazyCell;
 use std::fmt::Debug;
-use std::io::{self, IoSlice};
+use std::io::{self, ErrorKind, IoSlice};
 use std::net::SocketAddr;
 use std::slice;
 use std::time::{Duration, Instant};
@@ -74,6 +75,15 @@ pub(crate) fn prepare_listener(listener: impl AsFd, read_timeout: Duration) -> O
         .and_then(|()| set_socket_timeout(&listener, Timeout::Recv, Some(read_timeout)))
         .is_ok();
     (cfg!(target_os = "linux") && set).then_some(read_timeout)
+}
+
+/// Returns the family of a TCP or Unix stream socket, which is `INET`, `INET6` or `UNIX`. Fails for any other descriptor.
+pub(crate) fn stream_family(socket: &OwnedFd) -> io::Result<AddressFamily> {
+    let family = getsockname(socket)?.address_family();
+    match (socket_type(socket)?, family) {
+        (SocketType::STREAM, AddressFamily::INET | AddressFamily::INET6 | AddressFamily::UNIX) => Ok(family),
+        _ => Err(io::Error::new(ErrorKind::InvalidInput, "neither a TCP nor a Unix stream socket")),
+    }
 }
 
 impl Stream {

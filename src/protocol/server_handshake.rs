@@ -61,7 +61,7 @@ impl HandshakePolicy {
 }
 
 /// Checks a list of subprotocols. RFC 6455 §4.1, item 10: they are tokens, and unique.
-pub(super) fn check_subprotocols(names: &[String]) -> Result<()> {
+pub(crate) fn check_subprotocols(names: &[String]) -> Result<()> {
     let mut sorted: Vec<&str> = names.iter().map(String::as_str).collect();
     sorted.sort_unstable();
     if let Some(name) = sorted.iter().find(|name| !is_token(name.as_bytes())) {

@@ -13,6 +13,8 @@ use crate::hub::Hub;
 use crate::logging::log_line;
 use crate::message::{CloseCode, CloseFrame};
 use crate::net::Stream;
+use crate::net::stream::stream_family;
+use crate::protocol::server_handshake::check_subprotocols;
 use crate::stats::Stats;
 use crate::sync::{Arc, JoinHandle, Mutex, STACK, is_finished, now, spawn, this_thread};
 use std::fmt;
@@ -138,8 +140,10 @@ impl ServerHandle {
     /// Takes over a connection from another HTTP server, which has accepted it and read the request: `handleUpgrade` in
     /// `ws`.
     ///
-    /// The connection is any stream socket: a `TcpStream`, a `UnixStream`, or a descriptor. The handshake and the handler run
-    /// in a client thread of this server, so the call returns at once. `leftover` is what
+    /// The connection is a TCP or Unix stream socket: a `TcpStream`, a `UnixStream`, or the descriptor of either. It is put
+    /// into blocking mode. So are its clones, because the mode belongs to the socket and not to the descriptor.
+    ///
+    /// The handshake and the handler run in a client thread of this server, so the call returns at once. `leftover` is what
     /// was read after the head. Values in the extensions of `head` are in those of
     /// [`Connection::request`](crate::Connection::request).
     ///
@@ -151,8 +155,9 @@ impl ServerHandle {
     ///
     /// * [`Error::Unavailable`]: the server is full or shutting down.
     /// * [`Error::Io`]: no thread could be started, or the peer has disconnected.
+    /// * [`Error::Invalid`]: `stream` is neither a TCP nor a Unix stream socket. Nothing was sent on it.
     ///
-    /// The peer was answered 503, with the bytes that its socket accepted without waiting.
+    /// Except for the last, the peer was answered 503, with the bytes that its socket accepted without waiting.
     pub fn upgrade(
         &self,
         stream: impl Into<OwnedFd>,
@@ -175,7 +180,8 @@ impl ServerHandle {
     ///
     /// # Errors
     ///
-    /// As for [`upgrade`](Self::upgrade), but the peer was sent a Close with 1013, try again later.
+    /// As for [`upgrade`](Self::upgrade), but the peer was sent a Close with 1013, try again later. Also
+    /// [`Error::Invalid`], without a Close, if `subprotocol` is not a token.
     pub fn adopt(
         &self,
         stream: impl Into<OwnedFd>,
@@ -183,12 +189,16 @@ impl ServerHandle {
         subprotocol: Option<&str>,
         leftover: &[u8],
     ) -> Result<()> {
-        let start = Start::Answered(Head::new(head, leftover), subprotocol.map(str::to_owned));
+        let subprotocol = subprotocol.map(str::to_owned);
+        check_subprotocols(subprotocol.as_slice())?;
+        let start = Start::Answered(Head::new(head, leftover), subprotocol);
         self.take_over(stream.into(), start, close_unserved)
     }
 
     /// Gives a connection of another server a thread, or refuses it.
     fn take_over(&self, stream: OwnedFd, start: Start, refuse: fn(&Stream)) -> Result<()> {
+        // Checked first, because a socket that is refused stays as it is.
+        stream_family(&stream).map_err(|error| Error::invalid(format!("stream: {error}")))?;
         let stream = Arc::new(Stream::new(stream)?);
         let peer_addr = stream.peer_addr()?;
         self.shared.admit(&stream, peer_addr, Some(start)).map_err(|refused| {

@@ -1,9 +1,12 @@
 //! Connections that another HTTP server has accepted, and passes on with `upgrade`.
 
 use crate::support::{Frame, RawPeer, echo, eventually, ms, next, watchdog};
+#[cfg(target_os = "linux")]
+use rustix::net::{AddressFamily, SocketType, socket};
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::mpsc;
 use threadws::handshake::{accept_key, parse_head};
 use threadws::{Error, Server, ServerHandle};
@@ -180,5 +183,39 @@ fn a_unix_peer_names_its_client_if_unix_is_trusted() {
             drop(another);
         }
         drop(client);
+    }
+}
+
+#[test]
+fn a_socket_of_another_type_or_family_is_refused() {
+    let _dog = watchdog(20);
+    let handle = Server::detached().spawn(echo).expect("the settings work");
+    let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    udp.connect(udp.local_addr().expect("it is bound")).expect("it has a peer");
+    let file = std::fs::File::open("/dev/null").expect("it exists");
+    let (unix, _other_end) = UnixDatagram::pair().expect("a pair");
+    let mut sockets: Vec<OwnedFd> = vec![udp.into(), unix.into(), file.into()];
+    // Sockets to virtual machines, which not every kernel has.
+    #[cfg(target_os = "linux")]
+    sockets.extend(socket(AddressFamily::VSOCK, SocketType::STREAM, None).ok());
+    for socket in sockets {
+        let another: OwnedFd = socket.try_clone().expect("a descriptor");
+        for refused in [handle.upgrade(socket, &head(), b""), handle.adopt(another, &head(), None, b"")] {
+            let error = refused.expect_err("it is no connection of a client");
+            assert!(matches!(error, Error::Invalid(_)), "{error:?}");
+        }
+    }
+    assert_eq!(handle.hub().count(), 0);
+}
+
+#[test]
+fn a_subprotocol_that_is_no_token_is_not_adopted() {
+    let _dog = watchdog(20);
+    let handle = Server::detached().spawn(echo).expect("the settings work");
+    for name in ["", "two words", "a,b", "a\r\nb"] {
+        let (peer, stream) = accepted();
+        let error = handle.adopt(stream, &head(), Some(name), b"").expect_err("it is no token");
+        assert!(matches!(error, Error::Invalid(_)) && error.to_string().contains("not a token"), "{error:?}");
+        drop(peer);
     }
 }
