@@ -185,7 +185,7 @@ fn no_load_while_a_close_for_an_error_waits() {
     let server = helper_process::start(module_path!(), "server", &[]);
     let mut peers = clients(&server, "fill", "full: ");
     // A fragmented control frame.
-    peers.iter_mut().for_each(|peer| peer.write(&header(0x08, Some([1, 2, 3, 4]), 0, 7)));
+    peers.iter_mut().for_each(|peer| peer.write(header(0x08, Some([1, 2, 3, 4]), 0, 7)));
     rests(&server);
     server.ends(CLIENTS);
     rests(&server);
