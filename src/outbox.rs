@@ -217,8 +217,13 @@ impl Outbox {
     /// If the backlog with them would exceed `bound`, returns [`Error::Full`]. An empty backlog takes frames of any size.
     fn admit(&self, len: usize, bound: Option<usize>) -> Result<MutexGuard<'_, OutboxState>> {
         let mut state = self.state.lock();
+        let has_room = self.find_room(&mut state, len, bound);
         self.check_open(&mut state)?;
-        if state.has_room(len, bound) { Ok(state) } else { Err(Error::Full) }
+        if has_room {
+            return Ok(state);
+        }
+        self.unlock(state);
+        Err(Error::Full)
     }
 
     /// Writes as much of `payload` as the socket takes now, and queues the rest.

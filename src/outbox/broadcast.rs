@@ -37,10 +37,11 @@ impl Outbox {
     /// If the backlog is full, skips them or breaks the connection, as [`set_slow_peer`](Self::set_slow_peer) says.
     pub(crate) fn broadcast(&self, frames: &Arc<[u8]>, messages: u64) -> Fate {
         let mut state = self.state.lock();
+        let has_room = self.find_room(&mut state, frames.len(), Some(self.max_backlog));
         if !state.gate.is_open() {
             return Fate::Gone;
         }
-        if state.has_room(frames.len(), Some(self.max_backlog)) {
+        if has_room {
             return match self.write(state, Payload::Shared(frames), messages) {
                 Ok(Written { is_out: true, .. }) => Fate::Sent,
                 Ok(_) => Fate::Queued,
@@ -50,6 +51,7 @@ impl Outbox {
         }
         if self.skips.load(Ordering::Relaxed) {
             state.skipped += messages;
+            self.unlock(state);
             return Fate::Skipped;
         }
         self.break_gate(&mut state, Cause::SlowPeer);

@@ -5,16 +5,17 @@
 
 use super::Outbox;
 use super::queue::{NOTHING, Slot};
+use super::state::OutboxState;
 use crate::error::{Cause, Result, Timeout};
 use crate::net::Deadline;
-use crate::sync::now;
+use crate::sync::{MutexGuard, now};
 
 impl Outbox {
     /// Queues the 101 before everything else, until [`open`](Self::open) writes it. Called before any other thread knows this
     /// outbox.
     ///
-    /// Frames that are sent meanwhile are queued behind it. Only a sender that waits, and the flush thread after a Close,
-    /// write the queue earlier.
+    /// Frames that are sent meanwhile are queued behind it. Only a sender that waits, a sender that finds no room, and the
+    /// flush thread after a Close write the queue earlier.
     pub(crate) fn hold(&self, response: Vec<u8>) {
         let mut state = self.state.lock();
         state.queue.set(Slot::First, response);
@@ -47,5 +48,27 @@ impl Outbox {
         self.notify(&state);
         self.unlock(state);
         Ok(())
+    }
+
+    /// Returns whether `len` bytes more fit into `bound`. If they do not, and the 101 is still queued, writes the queue
+    /// first: otherwise a long `on_open` would fill the backlog of a client that reads.
+    ///
+    /// The caller checks the gate afterwards, and calls [`unlock`](Self::unlock).
+    #[inline]
+    pub(super) fn find_room(
+        &self,
+        state: &mut MutexGuard<'_, OutboxState>,
+        len: usize,
+        bound: Option<usize>,
+    ) -> bool {
+        if state.has_room(len, bound) {
+            return true;
+        }
+        if !state.is_opening || !state.gate.is_open() {
+            return false;
+        }
+        (state.stall, state.is_watched) = (None, false);
+        self.write_queue(state, NOTHING);
+        state.has_room(len, bound)
     }
 }

@@ -79,8 +79,8 @@ impl Server {
     /// once. If the 101 cannot be sent, the client leaves the hub, and the handler is not called; [`on_close`](Self::on_close)
     /// is.
     ///
-    /// The callback runs in the client's thread. It should be quick, because messages for the client are queued until it
-    /// returns. If it panics, the panic is logged and has no other effect.
+    /// The callback runs in the client's thread. It should be quick, because the 101 and messages for the client are queued
+    /// until it returns, or until they fill the backlog. If it panics, the panic is logged and has no other effect.
     ///
     /// ```
     /// # fn main() -> threadws::Result<()> {

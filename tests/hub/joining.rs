@@ -232,3 +232,32 @@ fn wait_count_waits_for_clients_that_come_and_leave() {
     });
     assert_eq!(hub.count(), 0);
 }
+
+#[test]
+fn a_long_on_open_costs_no_fast_client_its_connection() {
+    const MESSAGES: u8 = 30;
+    let _dog = watchdog(30);
+    let (server, enters, release) = blocking();
+    let mut peer = RawPeer::connect(server.addr());
+    peer.ask("/slow", &[]);
+    next(&enters, "on_open");
+    let reader = thread::spawn(move || {
+        peer.expect_101();
+        for number in 0..MESSAGES {
+            let frame = peer.frame();
+            assert_eq!((frame.payload.len(), frame.payload[0]), (100_000, number));
+        }
+        peer
+    });
+    for number in 0..MESSAGES {
+        let delivery = server.hub().publish("/slow", vec![number; 100_000]);
+        assert_eq!(reached(delivery), 1, "{number}");
+        // The reader takes them meanwhile.
+        thread::sleep(ms(2));
+    }
+    let mut peer = reader.join().expect("it has read all, before on_open has returned");
+    drop(release);
+    peer.send_text("and the handler?");
+    peer.expect_text("and the handler?");
+    peer.close(1000);
+}
