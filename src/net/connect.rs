@@ -225,7 +225,8 @@ mod tests {
             most = most.max(attempts());
         }
         thread.join().expect("no panic").expect("the last accepts");
-        assert!(most > 1 && most <= MAX_ATTEMPTS, "{most} at once");
+        // The table is not read at one moment, so it can show an attempt that was just dropped beside the next one.
+        assert!(most > 1 && most <= MAX_ATTEMPTS + 1, "{most} at once");
     }
 
     #[test]
