@@ -14,7 +14,7 @@ use std::time::Duration;
 ///
 /// A value that cannot work is refused by [`Server::run`](crate::Server::run), [`Server::spawn`](crate::Server::spawn) and
 /// [`Connect::connect`](crate::Connect::connect) with [`Error::Invalid`], which names the setting: a message size of 0,
-/// and a duration of 0 or longer than a year.
+/// and a duration below a millisecond or longer than a year.
 ///
 /// ```
 /// use std::time::Duration;
@@ -58,6 +58,8 @@ pub(crate) const MAX_HEAD_SIZE: usize = 16 * 1024;
 /// Header lines in a head. Browsers behind two proxies send about 30.
 pub(crate) const MAX_HEADERS: usize = 100;
 
+/// The shortest timeout. With less, the server would start and disconnect every client.
+const MIN_TIMEOUT: Duration = Duration::from_millis(1);
 /// The longest timeout. A year serves as "never", and overflows no `Instant`.
 pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
@@ -241,6 +243,9 @@ impl Config {
             if time.is_zero() {
                 return Err(Error::invalid(format!("{name} is 0{advice}")));
             }
+            if time < MIN_TIMEOUT {
+                return Err(Error::invalid(format!("{name} is shorter than a millisecond")));
+            }
             if time > MAX_TIMEOUT {
                 return Err(Error::invalid(format!("{name} is longer than a year")));
             }
@@ -296,6 +301,7 @@ mod tests {
             (new().with_close_timeout(zero), "close_timeout is 0"),
             (new().with_max_lifetime(zero), "max_lifetime is 0: use None to turn it off"),
             (new().with_idle_timeout(zero), "idle_timeout is 0: use None to turn it off"),
+            (new().with_ping_timeout(Duration::from_nanos(1)), "ping_timeout is shorter than a millisecond"),
             (new().with_ping_interval(longest), "ping_interval is longer than a year"),
             (new().with_max_lifetime(longest), "max_lifetime is longer than a year"),
             (new().with_idle_timeout(longest), "idle_timeout is longer than a year"),

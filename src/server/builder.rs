@@ -328,7 +328,8 @@ impl Server {
     ///
     /// For tests: a failed `assert_eq!` in a handler then fails the test. The handle does not panic while its thread is
     /// already panicking. Do not keep such a handle in a `thread_local!`, because a panic while it is dropped there aborts
-    /// the process. [`ShutdownReport::raise`](super::ShutdownReport::raise) does it for any failure, at any time.
+    /// the process. [`ShutdownReport::raise`](super::ShutdownReport::raise) does it for any failure, at any time. Panics of
+    /// other callbacks and of ticks are only logged.
     ///
     /// ```should_panic
     /// # fn main() -> threadws::Result<()> {

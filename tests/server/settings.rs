@@ -7,6 +7,8 @@ use std::net::TcpListener;
 use std::time::Duration;
 use threadws::{Config, Connect, Error, Server};
 
+/// Less than a millisecond, which is the shortest time: no client could be served in it.
+const TOO_SHORT: Duration = Duration::from_micros(999);
 /// More than a year, which is the longest time.
 const TOO_LONG: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
@@ -107,7 +109,7 @@ const SERVER: &[Row<Server>] = &[
     ("raise_panics", "", &[]),
 ];
 
-/// Of the times, each is refused if it is zero or too long.
+/// Of the times, each is refused if it is zero, too short or too long.
 const CONFIG: &[Row<Config>] = &[
     ("max_message_size", "max_message_size", &[|config| config.with_max_message_size(0)]),
     // Zero is possible: an empty queue takes one message of any size.
@@ -118,6 +120,7 @@ const CONFIG: &[Row<Config>] = &[
         &[
             |config| config.with_handshake_timeout(Duration::ZERO),
             |config| config.with_handshake_timeout(TOO_LONG),
+            |config| config.with_handshake_timeout(TOO_SHORT),
         ],
     ),
     (
@@ -126,37 +129,62 @@ const CONFIG: &[Row<Config>] = &[
         &[
             |config| config.with_message_timeout(Duration::ZERO),
             |config| config.with_message_timeout(TOO_LONG),
+            |config| config.with_message_timeout(TOO_SHORT),
         ],
     ),
     (
         "ping_interval",
         "ping_interval",
-        &[|config| config.with_ping_interval(Duration::ZERO), |config| config.with_ping_interval(TOO_LONG)],
+        &[
+            |config| config.with_ping_interval(Duration::ZERO),
+            |config| config.with_ping_interval(TOO_LONG),
+            |config| config.with_ping_interval(TOO_SHORT),
+        ],
     ),
     (
         "ping_timeout",
         "ping_timeout",
-        &[|config| config.with_ping_timeout(Duration::ZERO), |config| config.with_ping_timeout(TOO_LONG)],
+        &[
+            |config| config.with_ping_timeout(Duration::ZERO),
+            |config| config.with_ping_timeout(TOO_LONG),
+            |config| config.with_ping_timeout(TOO_SHORT),
+        ],
     ),
     (
         "write_timeout",
         "write_timeout",
-        &[|config| config.with_write_timeout(Duration::ZERO), |config| config.with_write_timeout(TOO_LONG)],
+        &[
+            |config| config.with_write_timeout(Duration::ZERO),
+            |config| config.with_write_timeout(TOO_LONG),
+            |config| config.with_write_timeout(TOO_SHORT),
+        ],
     ),
     (
         "close_timeout",
         "close_timeout",
-        &[|config| config.with_close_timeout(Duration::ZERO), |config| config.with_close_timeout(TOO_LONG)],
+        &[
+            |config| config.with_close_timeout(Duration::ZERO),
+            |config| config.with_close_timeout(TOO_LONG),
+            |config| config.with_close_timeout(TOO_SHORT),
+        ],
     ),
     (
         "max_lifetime",
         "max_lifetime",
-        &[|config| config.with_max_lifetime(Duration::ZERO), |config| config.with_max_lifetime(TOO_LONG)],
+        &[
+            |config| config.with_max_lifetime(Duration::ZERO),
+            |config| config.with_max_lifetime(TOO_LONG),
+            |config| config.with_max_lifetime(TOO_SHORT),
+        ],
     ),
     (
         "idle_timeout",
         "idle_timeout",
-        &[|config| config.with_idle_timeout(Duration::ZERO), |config| config.with_idle_timeout(TOO_LONG)],
+        &[
+            |config| config.with_idle_timeout(Duration::ZERO),
+            |config| config.with_idle_timeout(TOO_LONG),
+            |config| config.with_idle_timeout(TOO_SHORT),
+        ],
     ),
 ];
 
