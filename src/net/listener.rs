@@ -2,7 +2,7 @@
 
 use super::Deadline;
 use super::connect::connect_unix;
-use super::stream::stream_family;
+use super::stream::{poll_until, stream_family};
 use crate::addr::Addr;
 use crate::error::context;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,7 +16,6 @@ use std::net::{TcpListener, ToSocketAddrs};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long a server waits for others that start in the same folder. Each has the lock for a few system calls.
@@ -154,7 +153,8 @@ fn lock_folder(path: &Path) -> io::Result<Option<File>> {
             Err(Errno::WOULDBLOCK) if deadline.has_passed(Instant::now()) => {
                 return Err(io::Error::new(ErrorKind::ResourceBusy, "another program has locked its folder"));
             }
-            Err(Errno::WOULDBLOCK) => thread::sleep(LOCK_INTERVAL),
+            // Of no descriptor: it only sleeps.
+            Err(Errno::WOULDBLOCK) => drop(poll_until(&mut [], Deadline::after(LOCK_INTERVAL))),
             Err(Errno::INTR) => {}
             Err(_) => return Ok(None),
         }
