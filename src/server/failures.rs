@@ -5,7 +5,7 @@ use crate::logging::catch;
 use crate::sync::Mutex;
 use std::fmt;
 
-/// How many failures are kept. The first ones usually tell the cause, and each takes up to 4 KB.
+/// How many failures are kept. The first ones usually show the cause, and each takes up to 4 KB.
 const MAX_KEPT: usize = 16;
 /// How many characters of a failure's text are kept. A panic of `assert_eq!` can show a whole message of a client.
 const MAX_TEXT: usize = 1000;

@@ -143,8 +143,9 @@ fn no_secret_is_logged_at_any_level_by_either_side() {
     server.wait_for_lines(&[" disconnected "], 2);
     let log = server.log();
     assert!(log.iter().any(|line| line.contains("[DEBUG]")), "not at the level that shows it: {log:?}");
-    let told = log.iter().find(|line| line.contains("confidential") || line.contains("bWU6dGVsbC1ub2JvZHk"));
-    assert!(told.is_none(), "{told:?}");
+    let logged =
+        log.iter().find(|line| line.contains("confidential") || line.contains("bWU6dGVsbC1ub2JvZHk"));
+    assert!(logged.is_none(), "{logged:?}");
     expect_clean(&log);
     server.stop();
 }
@@ -227,8 +228,8 @@ fn a_full_server_is_logged_once_a_second() {
         peer.ask("/", &[]);
         drop(peer.try_answer());
     }
-    let told = server.log().into_iter().filter(|line| line.contains("full: ")).count();
+    let logged = server.log().into_iter().filter(|line| line.contains("full: ")).count();
     let seconds = usize::try_from(start.elapsed().as_secs()).expect("few") + 1;
-    assert!((1..=seconds).contains(&told), "{told} lines in {seconds} s");
+    assert!((1..=seconds).contains(&logged), "{logged} lines in {seconds} s");
     server.signal(Signal::TERM);
 }

@@ -69,11 +69,11 @@ fn a_log_at_its_size_limit_ends_nothing_and_resumes() {
     eventually("the log goes on, and says how much was lost", || {
         peer.send_text("room again");
         peer.expect_text("room again");
-        let told = fs::read_to_string(&log.0).expect("the log");
-        goes_on |= told.contains("room again");
-        counted |= told.contains(" lines dropped");
+        let logged = fs::read_to_string(&log.0).expect("the log");
+        goes_on |= logged.contains("room again");
+        counted |= logged.contains(" lines dropped");
         // The lines that still waited for the disk fill it again.
-        if told.len() == LIMIT {
+        if logged.len() == LIMIT {
             fs::File::options()
                 .write(true)
                 .open(&log.0)

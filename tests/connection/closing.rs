@@ -13,7 +13,7 @@ use threadws::{Config, Error};
 #[test]
 fn the_server_echoes_a_close_and_ends_the_stream_first() {
     let _dog = watchdog(30);
-    let (server, told) = reporting_echo(Config::new());
+    let (server, rx) = reporting_echo(Config::new());
     for (code, reason) in
         [(1000, "x"), (1001, ""), (1000, "r".repeat(123).as_str()), (1000, "\u{c548}\u{b155}")]
     {
@@ -23,7 +23,7 @@ fn the_server_echoes_a_close_and_ends_the_stream_first() {
         peer.send(&Frame::close(code, reason));
         peer.expect_close(code);
         peer.expect_eof(); // this end is still open
-        let (result, closed) = reported_end(&told);
+        let (result, closed) = reported_end(&rx);
         assert_eq!(result, Ok(()), "a clean end is not an error");
         assert_eq!((closed.code().into(), closed.reason()), (code, reason));
         assert!(closed.is_clean() && closed.by_peer(), "{closed}");
@@ -44,12 +44,12 @@ fn the_server_echoes_a_close_and_ends_the_stream_first() {
 #[test]
 fn a_close_without_a_code_is_reported_as_1005() {
     let _dog = watchdog(20);
-    let (server, told) = reporting_echo(Config::new());
+    let (server, rx) = reporting_echo(Config::new());
     let mut peer = RawPeer::open(server.addr());
     peer.send(&Frame::close_without_code());
     peer.expect_close_without_code();
     peer.expect_eof();
-    let (result, closed) = reported_end(&told);
+    let (result, closed) = reported_end(&rx);
     assert_eq!(result, Ok(()));
     assert_eq!((closed.code().into(), closed.reason()), (1005_u16, ""));
     assert!(closed.is_clean() && closed.code() == 1005 && closed.sent().is_none(), "{closed}");
@@ -59,12 +59,12 @@ fn a_close_without_a_code_is_reported_as_1005() {
 #[test]
 fn a_close_with_a_private_code_is_an_error() {
     let _dog = watchdog(20);
-    let (server, told) = reporting_echo(Config::new());
+    let (server, rx) = reporting_echo(Config::new());
     let mut peer = RawPeer::open(server.addr());
     peer.send(&Frame::close(4001, "session\nover"));
     peer.expect_close(4001);
     peer.expect_eof();
-    let (result, closed) = reported_end(&told);
+    let (result, closed) = reported_end(&rx);
     let error = result.expect_err("neither 1000 nor 1001");
     assert!(error.contains(r#"received 4001 (private use) "session\nover""#), "{error}");
     assert!(closed.is_clean() && closed.by_peer());
@@ -74,11 +74,11 @@ fn a_close_with_a_private_code_is_an_error() {
 #[test]
 fn the_answer_to_the_servers_close_makes_it_clean() {
     let _dog = watchdog(20);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::new(move |client| {
         assert!(client.recv()?.is_some());
         client.close(4000, "that was all")?;
-        tell.send(client.closed().cloned()).unwrap_or(());
+        tx.send(client.closed().cloned()).unwrap_or(());
         Ok(())
     });
     let mut peer = RawPeer::open(server.addr());
@@ -87,7 +87,7 @@ fn the_answer_to_the_servers_close_makes_it_clean() {
     peer.send_text("this crosses it and is discarded");
     peer.send(&Frame::close(4000, "fine"));
     peer.expect_eof();
-    let closed = next(&told, "the report").expect("it is closed");
+    let closed = next(&rx, "the report").expect("it is closed");
     assert!(closed.is_clean() && !closed.by_peer(), "{closed}");
     assert_eq!((closed.code().into(), closed.reason()), (4000_u16, "fine"));
     let shown = closed.to_string();
@@ -98,13 +98,13 @@ fn the_answer_to_the_servers_close_makes_it_clean() {
 fn an_unanswered_close_ends_at_the_close_timeout() {
     let _dog = watchdog(30);
     for chatty in [false, true] {
-        let (tell, told) = mpsc::channel();
+        let (tx, rx) = mpsc::channel();
         let server = TestServer::with(
             |server| server.config(Config::new().with_close_timeout(ms(400))),
             move |client| {
                 let start = Instant::now();
                 let result = client.close(1000, "bye");
-                tell.send((result, client.closed().cloned(), start.elapsed())).unwrap_or(());
+                tx.send((result, client.closed().cloned(), start.elapsed())).unwrap_or(());
                 Ok(())
             },
         );
@@ -120,7 +120,7 @@ fn an_unanswered_close_ends_at_the_close_timeout() {
             }
         }
         peer.expect_gone();
-        let (_, closed, took) = next(&told, "the end of close");
+        let (_, closed, took) = next(&rx, "the end of close");
         assert!(took >= ms(350) && took < ms(400) + PATIENCE / 2, "close took {took:?}");
         let closed = closed.expect("it is closed");
         assert!(!closed.is_clean(), "{closed}");
@@ -135,7 +135,7 @@ fn an_unanswered_close_ends_at_the_close_timeout() {
 #[test]
 fn a_half_closed_client_ends_every_pending_send() {
     let _dog = watchdog(60);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let (tell_full, full) = mpsc::channel();
     let (tell_result, result_told) = mpsc::channel();
     let server = TestServer::with(
@@ -148,7 +148,7 @@ fn a_half_closed_client_ends_every_pending_send() {
             let pending =
                 std::thread::spawn(move || tell_result.send(sender.send(&message).is_err()).unwrap_or(()));
             let result = client.ignore();
-            tell.send((result.map_err(|error| error.to_string()), client.closed().cloned())).unwrap_or(());
+            tx.send((result.map_err(|error| error.to_string()), client.closed().cloned())).unwrap_or(());
             pending.join().expect("the sending thread");
             Ok(())
         },
@@ -157,7 +157,7 @@ fn a_half_closed_client_ends_every_pending_send() {
     next(&full, "a backlog that is full");
     peer.fin();
     let start = Instant::now();
-    let (result, closed) = next(&told, "the reader's end");
+    let (result, closed) = next(&rx, "the reader's end");
     let error = result.expect_err("no Close came");
     assert!(error.contains("end of stream"), "{error}");
     let closed = closed.expect("it is closed");
@@ -173,13 +173,13 @@ fn a_half_closed_client_ends_every_pending_send() {
 #[test]
 fn both_ends_may_close_at_once() {
     let _dog = watchdog(30);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::new(move |client| {
         assert!(client.recv()?.is_some());
         // The client's Close has arrived, unread, so the two cross.
         client.sender().close(1000, "server")?;
         let last = client.recv().map_err(|error| error.to_string());
-        tell.send((last, client.closed().cloned())).unwrap_or(());
+        tx.send((last, client.closed().cloned())).unwrap_or(());
         Ok(())
     });
     for _ in 0..20 {
@@ -187,7 +187,7 @@ fn both_ends_may_close_at_once() {
         peer.write([Frame::text("go").encode(), Frame::close(1000, "client").encode()].concat());
         let reason = peer.expect_close(1000);
         peer.expect_eof(); // One Close each way.
-        let (last, closed) = next(&told, "the report");
+        let (last, closed) = next(&rx, "the report");
         assert_eq!(last, Ok(None));
         let closed = closed.expect("it is closed");
         assert!(closed.is_clean(), "{closed}");
@@ -200,11 +200,11 @@ fn closing_does_not_wait_for_a_stuck_peer() {
     let _dog = watchdog(30);
     let (release, released) = mpsc::channel::<()>();
     let released = Mutex::new(released);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::new(move |client| {
         released.lock().expect("one waits").recv()?;
         let result = client.close(1000, "").map_err(|error| error.to_string());
-        tell.send((result, client.closed().cloned())).unwrap_or(());
+        tx.send((result, client.closed().cloned())).unwrap_or(());
         Ok(())
     });
     let mut peer = RawPeer::open(server.addr());
@@ -224,7 +224,7 @@ fn closing_does_not_wait_for_a_stuck_peer() {
     stream.write_all(&message[written % message.len()..]).expect("it is read to its end");
     peer.send(&Frame::close(1000, ""));
     peer.expect_eof();
-    let (result, closed) = next(&told, "the end of close");
+    let (result, closed) = next(&rx, "the end of close");
     assert_eq!(result, Ok(()));
     assert!(closed.expect("it is closed").is_clean());
 }
@@ -232,12 +232,12 @@ fn closing_does_not_wait_for_a_stuck_peer() {
 #[test]
 fn bytes_after_the_clients_close_are_discarded() {
     let _dog = watchdog(20);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::new(move |client| {
         while let Some(message) = client.recv()? {
-            tell.send(message.to_string()).unwrap_or(());
+            tx.send(message.to_string()).unwrap_or(());
         }
-        tell.send("the end".into()).unwrap_or(());
+        tx.send("the end".into()).unwrap_or(());
         Ok(())
     });
     let mut peer = RawPeer::open(server.addr());
@@ -247,8 +247,8 @@ fn bytes_after_the_clients_close_are_discarded() {
     peer.write(bytes);
     peer.expect_close(1000);
     peer.expect_eof();
-    assert_eq!(next(&told, "the last message"), "last");
-    assert_eq!(next(&told, "the end"), "the end");
+    assert_eq!(next(&rx, "the last message"), "last");
+    assert_eq!(next(&rx, "the end"), "the end");
 }
 
 #[test]
@@ -316,14 +316,14 @@ fn a_corked_message_goes_out_before_the_close() {
 #[test]
 fn a_sender_after_the_end_holds_nothing_and_returns_closed() {
     let _dog = watchdog(20);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::new(move |client| {
-        tell.send(client.sender()).unwrap_or(());
+        tx.send(client.sender()).unwrap_or(());
         client.ignore()?;
         Ok(())
     });
     let mut peer = RawPeer::open(server.addr());
-    let sender = next(&told, "the sender");
+    let sender = next(&rx, "the sender");
     drop(sender.clone()); // Dropping a sender closes nothing.
     sender.send("open").expect("open");
     peer.expect_text("open");
@@ -342,11 +342,11 @@ fn a_sender_after_the_end_holds_nothing_and_returns_closed() {
 #[test]
 fn terminate_ends_at_once_without_a_close() {
     let _dog = watchdog(20);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::new(move |client| {
         client.sender().terminate();
         let result = client.recv().map_err(|error| error.to_string());
-        tell.send((result, client.closed().cloned())).unwrap_or(());
+        tx.send((result, client.closed().cloned())).unwrap_or(());
         Ok(())
     });
     let mut peer = RawPeer::open(server.addr());
@@ -354,7 +354,7 @@ fn terminate_ends_at_once_without_a_close() {
         Ok(None) | Err(_) => {}
         Ok(Some(frame)) => panic!("expected nothing, got {frame:?}"),
     }
-    let (result, closed) = next(&told, "the end");
+    let (result, closed) = next(&rx, "the end");
     assert!(result.is_err(), "{result:?}");
     assert_eq!(closed.expect("it is closed").code(), 1006);
 }
@@ -362,7 +362,7 @@ fn terminate_ends_at_once_without_a_close() {
 #[test]
 fn invalid_frames_are_refused_before_the_wire() {
     let _dog = watchdog(20);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::new(move |client| {
         let sender = client.sender();
         let mut results = vec![
@@ -383,7 +383,7 @@ fn invalid_frames_are_refused_before_the_wire() {
         sender.ping(&[0; 125])?;
         assert!(client.recv()?.is_some(), "usable");
         let result = sender.close(1000, &"x".repeat(123));
-        tell.send(result.is_ok()).unwrap_or(());
+        tx.send(result.is_ok()).unwrap_or(());
         Ok(())
     });
     let mut peer = RawPeer::open(server.addr());
@@ -391,7 +391,7 @@ fn invalid_frames_are_refused_before_the_wire() {
     let ping = peer.frame();
     assert_eq!((ping.opcode, ping.payload.len()), (frame::PING, 125));
     peer.send_text("go on");
-    assert!(next(&told, "the longest reason"));
+    assert!(next(&rx, "the longest reason"));
     assert_eq!(peer.expect_close(1000).len(), 123);
     peer.send(&Frame::close(1000, ""));
     peer.expect_eof();
@@ -400,7 +400,7 @@ fn invalid_frames_are_refused_before_the_wire() {
 #[test]
 fn every_sendable_code_is_echoed() {
     let _dog = watchdog(30);
-    let (server, told) = reporting_echo(Config::new());
+    let (server, rx) = reporting_echo(Config::new());
     for code in
         [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999]
     {
@@ -408,7 +408,7 @@ fn every_sendable_code_is_echoed() {
         peer.send(&Frame::close(code, "reason"));
         peer.expect_close(code);
         peer.expect_eof();
-        let (result, closed) = reported_end(&told);
+        let (result, closed) = reported_end(&rx);
         assert_eq!((closed.code().into(), closed.is_clean()), (code, true));
         assert_eq!(result.is_ok(), matches!(code, 1000 | 1001), "{code}: {result:?}");
     }
@@ -417,13 +417,13 @@ fn every_sendable_code_is_echoed() {
 #[test]
 fn a_close_inside_a_fragmented_message_drops_the_message() {
     let _dog = watchdog(20);
-    let (server, told) = reporting_echo(Config::new());
+    let (server, rx) = reporting_echo(Config::new());
     let mut peer = RawPeer::open(server.addr());
     peer.send(&Frame::text("half").more());
     peer.send(&Frame::close(1000, "enough"));
     peer.expect_close(1000);
     peer.expect_eof();
-    let (result, closed) = reported_end(&told);
+    let (result, closed) = reported_end(&rx);
     assert_eq!((result, closed.traffic().messages_received), (Ok(()), 0));
 }
 
@@ -460,7 +460,7 @@ fn the_close_reaches_a_client_that_is_still_sending() {
 #[test]
 fn a_client_that_stays_open_delays_the_end_briefly() {
     let _dog = watchdog(30);
-    let (server, told) = reporting_echo(Config::new());
+    let (server, rx) = reporting_echo(Config::new());
     for (what, bytes, code) in [
         ("a Close", Frame::close(1000, "").encode(), 1000),
         ("a violation", Frame::new(3, "").encode(), 1002),
@@ -470,7 +470,7 @@ fn a_client_that_stays_open_delays_the_end_briefly() {
         peer.expect_close(code);
         peer.expect_eof_alone();
         let start = Instant::now();
-        next(&told, "the handler's end").1.expect("a report of the end");
+        next(&rx, "the handler's end").1.expect("a report of the end");
         eventually("its place is free", || server.hub().count() == 0);
         assert!(start.elapsed() < ms(3000), "after {what} it took {:?}", start.elapsed());
     }

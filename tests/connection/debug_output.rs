@@ -17,21 +17,21 @@ fn hides_the_secret(shown: &str) {
 #[test]
 fn debug_shows_no_message() {
     let _dog = watchdog(30);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::new(move |client| {
         client.recv()?;
         let tick = client.every(PATIENCE, SECRET[0]);
         // The peer reads nothing, so some of these messages wait.
         while client.sender().try_send(SECRET[0].repeat(1000)).is_ok() {}
         // Another message is in its read buffer.
-        tell.send(format!("{client:?} {tick:?} {:?} {:?}", client.sender(), client.hub()?)).unwrap_or(());
+        tx.send(format!("{client:?} {tick:?} {:?} {:?}", client.sender(), client.hub()?)).unwrap_or(());
         client.sender().terminate();
         Ok(())
     });
     let mut peer = RawPeer::open(server.addr());
     peer.send_text(SECRET[0]);
     peer.send_text(SECRET[0]);
-    let shown = next(&told, "what is shown");
+    let shown = next(&rx, "what is shown");
     hides_the_secret(&shown);
     assert!(shown.contains("state: Open"), "{shown}");
     hides_the_secret(&format!("{:?} {:?} {:?}", *server, server.hub(), server.hub().clients()));
@@ -64,27 +64,27 @@ struct Slow<'a>(&'a Sender);
 
 impl Write for Slow<'_> {
     fn write_str(&mut self, _: &str) -> fmt::Result {
-        let (tell, told) = mpsc::channel();
+        let (tx, rx) = mpsc::channel();
         let sender = self.0.clone();
-        std::thread::spawn(move || tell.send((sender.try_send("x").is_ok(), sender.stats().backlog)));
-        told.recv_timeout(PATIENCE).map(drop).map_err(|_| fmt::Error)
+        std::thread::spawn(move || tx.send((sender.try_send("x").is_ok(), sender.stats().backlog)));
+        rx.recv_timeout(PATIENCE).map(drop).map_err(|_| fmt::Error)
     }
 }
 
 #[test]
 fn printing_a_sender_holds_no_lock() {
     let _dog = watchdog(30);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::new(move |client| {
         let sender = client.sender();
         let mut slow = Slow(&sender);
         let results =
             [write!(slow, "{sender:?}"), write!(slow, "{client:?}"), write!(slow, "{:?}", client.hub()?)];
-        tell.send(results).unwrap_or(());
+        tx.send(results).unwrap_or(());
         client.ignore()?;
         Ok(())
     });
     let peer = RawPeer::open(server.addr());
-    assert_eq!(next(&told, "the printing"), [Ok(()); 3], "a thread waited");
+    assert_eq!(next(&rx, "the printing"), [Ok(()); 3], "a thread waited");
     drop(peer);
 }

@@ -34,8 +34,8 @@ fn expect_retired(mut peer: RawPeer, reason: &str, ended: &mpsc::Receiver<String
     assert_eq!(peer.expect_close(1001), reason);
     peer.send(&Frame::close(1001, ""));
     peer.expect_eof();
-    let told = format!("sent 1001 (going away) {reason:?}; then received 1001 (going away)");
-    assert_eq!(next(ended, "the handler's end"), told);
+    let rx = format!("sent 1001 (going away) {reason:?}; then received 1001 (going away)");
+    assert_eq!(next(ended, "the handler's end"), rx);
 }
 
 #[test]
@@ -320,12 +320,12 @@ fn a_peer_that_ignores_the_close_ends_at_its_timeout() {
         ("idle timeout", config.with_idle_timeout(time)),
     ];
     for (reason, config) in policies {
-        let (server, told) = reporting_echo(config);
+        let (server, rx) = reporting_echo(config);
         let start = Instant::now();
         let mut peer = RawPeer::open(server.addr());
         assert_eq!(peer.expect_close(1001), reason);
         // Neither an answer nor an end of the stream.
-        let (result, closed) = crate::support::reported_end(&told);
+        let (result, closed) = crate::support::reported_end(&rx);
         expect_after(time + close_timeout, start);
         peer.expect_eof_alone();
         assert!(!closed.is_clean(), "{closed}");
@@ -343,7 +343,7 @@ fn a_peer_that_ignores_the_close_ends_at_its_timeout() {
 fn a_stuck_peer_ends_although_its_close_does_not_fit() {
     let _dog = watchdog(60);
     let (lifetime, close_timeout) = (ms(500), ms(400));
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let config = Config::new().with_max_lifetime(lifetime).with_close_timeout(close_timeout);
     let server = TestServer::with(
         |server| server.config(config).max_clients(1),
@@ -351,13 +351,13 @@ fn a_stuck_peer_ends_although_its_close_does_not_fit() {
             // Neither the kernel nor the backlog takes any more.
             while client.try_send(vec![7; 64 << 10]).is_ok() {}
             let result = client.ignore().map_err(|error| error.to_string());
-            tell.send((result, client.closed().cloned()))?;
+            tx.send((result, client.closed().cloned()))?;
             Ok(())
         },
     );
     let start = Instant::now();
     let mut peer = RawPeer::open(server.addr());
-    let (result, closed) = crate::support::reported_end(&told);
+    let (result, closed) = crate::support::reported_end(&rx);
     expect_after(lifetime + close_timeout, start);
     assert_eq!((u16::from(closed.code()), closed.is_clean()), (1006, false), "{closed}");
     println!("{closed} / {result:?}");

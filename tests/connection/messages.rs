@@ -38,50 +38,50 @@ fn messages_of_both_kinds_and_any_size_come_back() {
 #[test]
 fn the_state_follows_the_connection() {
     let _dog = watchdog(20);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::with(
         |server| server.check_request(|_, _| Ok(())),
         move |client| {
             let sender = client.sender();
             let both = |client: &threadws::Connection| (client.state(), sender.state());
-            tell.send(both(client)).unwrap_or(());
+            tx.send(both(client)).unwrap_or(());
             assert_eq!(client.recv()?, Some(Message::from("go on")));
-            tell.send(both(client)).unwrap_or(());
+            tx.send(both(client)).unwrap_or(());
             assert!(client.closed().is_none(), "it is not closed");
             sender.close(1000, "enough")?;
-            tell.send(both(client)).unwrap_or(());
+            tx.send(both(client)).unwrap_or(());
             assert!(client.recv()?.is_none());
-            tell.send(both(client)).unwrap_or(());
+            tx.send(both(client)).unwrap_or(());
             assert!(client.closed().is_some(), "it is closed");
             Ok(())
         },
     );
     let mut peer = RawPeer::open(server.addr());
-    assert_eq!(next(&told, "the start"), (State::Open, State::Open));
+    assert_eq!(next(&rx, "the start"), (State::Open, State::Open));
     assert_eq!(server.hub().clients()[0].sender().state(), State::Open);
     peer.send_text("go on");
-    assert_eq!(next(&told, "a message"), (State::Open, State::Open));
-    assert_eq!(next(&told, "our Close"), (State::Closing, State::Closing));
+    assert_eq!(next(&rx, "a message"), (State::Open, State::Open));
+    assert_eq!(next(&rx, "our Close"), (State::Closing, State::Closing));
     assert_eq!(peer.expect_close(1000), "enough");
     peer.send(&Frame::close(1000, ""));
     peer.expect_eof();
-    assert_eq!(next(&told, "the peer's Close"), (State::Closed, State::Closed));
+    assert_eq!(next(&rx, "the peer's Close"), (State::Closed, State::Closed));
     assert!(State::Open < State::Closing && State::Closing < State::Closed);
 }
 
 #[test]
 fn the_state_is_closed_when_the_peer_closes() {
     let _dog = watchdog(20);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::new(move |client| {
         let sender = client.sender();
         echo(client)?;
-        tell.send((client.state(), sender.clone())).unwrap_or(());
+        tx.send((client.state(), sender.clone())).unwrap_or(());
         Ok(())
     });
     let peer = RawPeer::open(server.addr());
     peer.close(1000);
-    let (state, sender) = next(&told, "the end");
+    let (state, sender) = next(&rx, "the end");
     assert!(matches!(state, State::Closing | State::Closed), "{state}");
     eventually("closed at last", || sender.state() == State::Closed);
     assert!(matches!(sender.send("too late"), Err(Error::Closed(_))));
@@ -196,14 +196,14 @@ fn eight_threads_send_while_the_handler_waits_in_recv() {
 #[test]
 fn another_thread_sends_to_a_silent_client() {
     let _dog = watchdog(20);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::new(move |client| {
-        tell.send(client.sender()).unwrap_or(());
+        tx.send(client.sender()).unwrap_or(());
         client.ignore()?;
         Ok(())
     });
     let mut peer = RawPeer::open(server.addr());
-    let sender = next(&told, "the sender");
+    let sender = next(&rx, "the sender");
     for _ in 0..100 {
         let start = Instant::now();
         sender.send("x").expect("open");
@@ -225,14 +225,14 @@ fn send_waits_for_a_slow_reader_but_not_try_send() {
     let _dog = watchdog(60);
     const SIZE: usize = 64 << 10;
 
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::new(move |client| {
-        tell.send(client.sender()).unwrap_or(());
+        tx.send(client.sender()).unwrap_or(());
         client.ignore()?;
         Ok(())
     });
     let mut peer = RawPeer::open(server.addr());
-    let sender = next(&told, "the sender");
+    let sender = next(&rx, "the sender");
     let message = vec![7; SIZE];
     let mut taken = 0;
     let start = Instant::now();

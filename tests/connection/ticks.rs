@@ -147,7 +147,7 @@ fn a_closure_that_panics_ends_no_other_tick() {
 #[test]
 fn cancel_stops_the_ticks_and_dropping_the_tick_does_not() {
     let _dog = watchdog(30);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::new(move |client| {
         {
             let _dropped_here = client.every(ms(70), "dropped");
@@ -157,7 +157,7 @@ fn cancel_stops_the_ticks_and_dropping_the_tick_does_not() {
         tick.cancel();
         client.send("cancelled for good")?;
         tick.cancel(); // A second call does nothing.
-        tell.send(tick).unwrap_or(());
+        tx.send(tick).unwrap_or(());
         client.ignore()?;
         Ok(())
     });
@@ -179,7 +179,7 @@ fn cancel_stops_the_ticks_and_dropping_the_tick_does_not() {
     let before = until_there_are(&mut peer, 1, "cancelled for good");
     let all = until_there_are(&mut peer, 5, "dropped");
     assert!(all <= before + 1, "{} came after it was cancelled", all - before);
-    let tick = next(&told, "the tick");
+    let tick = next(&rx, "the tick");
     eventually("it has counted all", || tick.sent() == all);
     peer.send(&Frame::close(1000, ""));
     peer.expect_close_at_last(&[1000]);
@@ -242,12 +242,12 @@ fn a_stuck_client_misses_its_ticks_and_delays_no_other() {
     const SIZE: usize = 256 << 10;
 
     let _dog = watchdog(60);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::with(
         |server| server.config(Config::new().with_write_timeout(Duration::from_secs(60))),
         move |client| {
             if client.request().path() == "/stuck" {
-                tell.send(client.every(ms(10), vec![5; SIZE])).unwrap_or(());
+                tx.send(client.every(ms(10), vec![5; SIZE])).unwrap_or(());
             } else {
                 client.every(ms(100), "tick");
             }
@@ -256,7 +256,7 @@ fn a_stuck_client_misses_its_ticks_and_delays_no_other() {
         },
     );
     let mut stuck = RawPeer::open_at(server.addr(), "/stuck", &[]);
-    let tick = next(&told, "the stuck client's tick");
+    let tick = next(&rx, "the stuck client's tick");
     // The kernel takes some 4.3 MB before the first tick is skipped.
     eventually("ticks are skipped", || tick.skipped() > 0);
     ten_ticks(server.addr(), |_| "tick".into());

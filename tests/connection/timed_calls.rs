@@ -12,7 +12,7 @@ type Ended = fn(&mut Connection) -> bool;
 
 /// Runs `call` in the handler while a peer sends endless pings and reads the pongs.
 fn under_a_flood_of_pings(call: Ended) {
-    let (told, ends) = mpsc::channel();
+    let (tx, ends) = mpsc::channel();
     // The peer does not answer the Close.
     let config = Config::new().with_close_timeout(ms(200));
     let server = TestServer::with(
@@ -20,7 +20,7 @@ fn under_a_flood_of_pings(call: Ended) {
         move |client| {
             // The flood has begun when its first ping arrives.
             assert!(matches!(client.next_event()?, Some(Event::Ping(_))));
-            let _ = told.send(call(client));
+            let _ = tx.send(call(client));
             client.ignore()?;
             Ok(())
         },
@@ -65,14 +65,14 @@ fn endless_pings_do_not_delay_try_recv() {
 fn a_message_is_not_late_while_a_ping_is_handled() {
     let _dog = watchdog(60);
     let timeout = ms(400);
-    let (told, messages) = mpsc::channel();
+    let (tx, messages) = mpsc::channel();
     let server = TestServer::with(
         |server| server.config(Config::new().with_message_timeout(timeout)),
         move |client| {
             while let Some(event) = client.next_event()? {
                 match event {
                     Event::Ping(payload) if payload == b"busy" => std::thread::sleep(timeout * 2),
-                    Event::Message(message) => told.send(message)?,
+                    Event::Message(message) => tx.send(message)?,
                     _ => {}
                 }
             }
@@ -94,11 +94,11 @@ fn a_message_is_not_late_while_a_ping_is_handled() {
 #[test]
 fn write_after_the_end_returns_closed() {
     let _dog = watchdog(60);
-    let (told, results) = mpsc::channel();
+    let (tx, results) = mpsc::channel();
     let server = TestServer::new(move |client| {
         // Unread input remains that no call will read. No answer waits for it.
         assert!(client.recv().is_err());
-        told.send(client.write("lost").is_err())?;
+        tx.send(client.write("lost").is_err())?;
         Ok(())
     });
     let mut peer = RawPeer::open(server.addr());
@@ -110,14 +110,14 @@ fn write_after_the_end_returns_closed() {
 #[test]
 fn the_end_that_a_sender_reports_does_not_change() {
     let _dog = watchdog(60);
-    let (told, ends) = mpsc::channel();
+    let (tx, ends) = mpsc::channel();
     let server = TestServer::new(move |client| {
         client.recv()?;
         assert!(matches!(client.recv_timeout(Duration::ZERO), Err(Error::Timeout(_))));
         let (sender, start) = (client.sender(), Instant::now());
         sender.close(1000, "")?;
         if let Err(Error::Closed(closed)) = sender.send("too late") {
-            told.send((closed, start))?;
+            tx.send((closed, start))?;
         }
         Ok(())
     });

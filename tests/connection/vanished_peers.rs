@@ -25,7 +25,7 @@ fn server(config: Config) -> (TestServer, Receiver<Told>, Receiver<()>) {
             self.0.send(()).unwrap_or(());
         }
     }
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let (end, ends) = mpsc::channel();
     let server = TestServer::with(
         |server| server.config(config),
@@ -33,21 +33,21 @@ fn server(config: Config) -> (TestServer, Receiver<Told>, Receiver<()>) {
             let _end = AtTheEnd(end.clone());
             client.send("in")?;
             let error = client.ignore().err();
-            tell.send(Told { error, closed: client.closed().cloned(), state: client.state() }).unwrap_or(());
+            tx.send(Told { error, closed: client.closed().cloned(), state: client.state() }).unwrap_or(());
             Ok(())
         },
     );
-    (server, told, ends)
+    (server, rx, ends)
 }
 
 /// Checks that the handler ended once, and that its place is free.
 #[track_caller]
-fn ended_once(server: &TestServer, told: &Receiver<Told>, ends: &Receiver<()>) -> Told {
-    let end = next(told, "the handler's end");
+fn ended_once(server: &TestServer, rx: &Receiver<Told>, ends: &Receiver<()>) -> Told {
+    let end = next(rx, "the handler's end");
     next(ends, "the handler's return");
     assert_eq!(end.state, State::Closed);
     eventually("its place is free", || server.hub().count() == 0);
-    assert!(told.try_recv().is_err() && ends.try_recv().is_err(), "ended twice");
+    assert!(rx.try_recv().is_err() && ends.try_recv().is_err(), "ended twice");
     end
 }
 
@@ -61,14 +61,14 @@ fn mostly_within(limit: Duration, mut times: Vec<Duration>) {
 #[test]
 fn an_end_of_stream_without_a_close_is_1006() {
     let _dog = watchdog(20);
-    let (server, told, ends) = server(Config::new());
+    let (server, rx, ends) = server(Config::new());
     let mut times = Vec::new();
     for _ in 0..5 {
         let mut peer = RawPeer::open(server.addr());
         peer.expect_text("in");
         let start = Instant::now();
         peer.fin();
-        let end = ended_once(&server, &told, &ends);
+        let end = ended_once(&server, &rx, &ends);
         times.push(start.elapsed());
         let closed = end.closed.expect("it is closed");
         assert_eq!((closed.code().into(), closed.is_clean()), (1006_u16, false));
@@ -82,14 +82,14 @@ fn an_end_of_stream_without_a_close_is_1006() {
 #[test]
 fn a_reset_is_1006() {
     let _dog = watchdog(20);
-    let (server, told, ends) = server(Config::new());
+    let (server, rx, ends) = server(Config::new());
     let mut times = Vec::new();
     for _ in 0..5 {
         let mut peer = RawPeer::open(server.addr());
         peer.expect_text("in");
         let start = Instant::now();
         peer.reset();
-        let end = ended_once(&server, &told, &ends);
+        let end = ended_once(&server, &rx, &ends);
         times.push(start.elapsed());
         let closed = end.closed.expect("it is closed");
         assert_eq!((closed.code().into(), closed.is_clean()), (1006_u16, false));
@@ -102,14 +102,14 @@ fn a_reset_is_1006() {
 #[test]
 fn a_client_that_vanishes_inside_a_frame_is_1006() {
     let _dog = watchdog(20);
-    let (server, told, ends) = server(Config::new());
+    let (server, rx, ends) = server(Config::new());
     let bytes = Frame::text("never whole").encode();
     for cut in [1, 4, bytes.len() - 1] {
         let mut peer = RawPeer::open(server.addr());
         peer.expect_text("in");
         peer.write(&bytes[..cut]);
         peer.fin();
-        let closed = ended_once(&server, &told, &ends).closed.expect("it is closed");
+        let closed = ended_once(&server, &rx, &ends).closed.expect("it is closed");
         assert_eq!((closed.code().into(), closed.traffic().messages_received), (1006_u16, 0));
     }
 }
@@ -118,7 +118,7 @@ fn a_client_that_vanishes_inside_a_frame_is_1006() {
 fn a_silent_client_is_pinged_and_disconnected() {
     let _dog = watchdog(20);
     let config = Config::new().with_ping_interval(ms(150)).with_ping_timeout(ms(250));
-    let (server, told, ends) = server(config);
+    let (server, rx, ends) = server(config);
     let start = Instant::now();
     let mut peer = RawPeer::open(server.addr());
     peer.expect_text("in");
@@ -127,7 +127,7 @@ fn a_silent_client_is_pinged_and_disconnected() {
     let pinged = start.elapsed();
     assert!(pinged >= ms(150) && pinged < ms(150) + PATIENCE / 4, "pinged after {pinged:?}");
     // The Close is not answered.
-    let end = ended_once(&server, &told, &ends);
+    let end = ended_once(&server, &rx, &ends);
     let took = start.elapsed();
     assert!(took >= ms(400) && took < ms(400) + PATIENCE / 4, "disconnected after {took:?}");
     assert!(matches!(end.error, Some(Error::Timeout(Timeout::Ping))), "{:?}", end.error);
@@ -189,14 +189,14 @@ fn any_byte_is_a_sign_of_life() {
 #[test]
 fn a_busy_handler_finds_the_messages_that_came_meanwhile() {
     let _dog = watchdog(20);
-    let (tell, busy) = mpsc::channel();
+    let (tx, busy) = mpsc::channel();
     let server = TestServer::with(
         |server| server.config(Config::new().with_ping_interval(ms(50)).with_ping_timeout(ms(1000))),
         move |client| {
             // It gets one ping.
             let waited = client.recv_timeout(ms(200));
             assert!(matches!(waited, Err(Error::Timeout(Timeout::Recv))), "{waited:?}");
-            tell.send(()).unwrap_or(());
+            tx.send(()).unwrap_or(());
             // The handler reads nothing for longer than the ping's timeout. It has to read before it may declare the
             // client dead.
             std::thread::sleep(ms(1500));
@@ -220,7 +220,7 @@ fn a_pong_that_came_while_the_handler_was_busy_counts() {
     let config = Config::new().with_ping_interval(ms(50)).with_ping_timeout(ms(2000));
     let pinged = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&pinged);
-    let (tell, busy) = mpsc::channel();
+    let (tx, busy) = mpsc::channel();
     let server = TestServer::with(
         |server| server.config(config),
         move |client| {
@@ -228,7 +228,7 @@ fn a_pong_that_came_while_the_handler_was_busy_counts() {
                 let waited = client.recv_timeout(ms(10));
                 assert!(matches!(waited, Err(Error::Timeout(Timeout::Recv))), "{waited:?}");
             }
-            tell.send(()).unwrap_or(());
+            tx.send(()).unwrap_or(());
             // Longer than the answer to the ping may take.
             std::thread::sleep(ms(2500));
             client.ignore()?;
@@ -248,7 +248,7 @@ fn a_pong_that_came_while_the_handler_was_busy_counts() {
 #[test]
 fn sending_notices_a_vanished_client() {
     let _dog = watchdog(30);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::new(move |client| {
         client.send("in")?;
         // It never reads, so only sending can notice that the client is gone.
@@ -258,15 +258,15 @@ fn sending_notices_a_vanished_client() {
             }
             std::thread::sleep(ms(1)); // the pace of the conversation
         };
-        tell.send(error).unwrap_or(());
-        tell.send(client.send("and now?").expect_err("it is gone")).unwrap_or(());
+        tx.send(error).unwrap_or(());
+        tx.send(client.send("and now?").expect_err("it is gone")).unwrap_or(());
         Ok(())
     });
     let mut peer = RawPeer::open(server.addr());
     peer.expect_text("in");
     peer.reset();
     for what in ["an error", "another"] {
-        let error = next(&told, what);
+        let error = next(&rx, what);
         assert!(matches!(error, Error::Closed(_)), "{error:?}");
     }
     eventually("its place is free", || server.hub().count() == 0);
@@ -275,7 +275,7 @@ fn sending_notices_a_vanished_client() {
 #[test]
 fn a_client_that_never_reads_ends_at_the_write_timeout() {
     let _dog = watchdog(30);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::with(
         |server| server.config(Config::new().with_write_timeout(ms(400))),
         move |client| {
@@ -293,12 +293,12 @@ fn a_client_that_never_reads_ends_at_the_write_timeout() {
             // The reader has the report.
             let end = client.recv();
             assert!(matches!(end, Err(Error::Timeout(Timeout::Write))), "{end:?}");
-            tell.send((error, took, client.closed().cloned())).unwrap_or(());
+            tx.send((error, took, client.closed().cloned())).unwrap_or(());
             Ok(())
         },
     );
     let peer = RawPeer::open(server.addr());
-    let (error, took, closed) = next(&told, "the timeout");
+    let (error, took, closed) = next(&rx, "the timeout");
     assert!(matches!(error, Error::Timeout(Timeout::Write)), "{error:?}");
     assert!(took >= ms(350) && took < ms(400) + PATIENCE / 4, "dropped after {took:?}");
     let closed = closed.expect("it is closed");
@@ -312,7 +312,7 @@ fn a_client_that_reads_slowly_ends_at_the_write_timeout() {
     use std::io::Read as _;
 
     let _dog = watchdog(30);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::with(
         |server| server.config(Config::new().with_write_timeout(ms(400))),
         move |client| {
@@ -323,7 +323,7 @@ fn a_client_that_reads_slowly_ends_at_the_write_timeout() {
                     break error;
                 }
             };
-            tell.send((error, start.elapsed())).unwrap_or(());
+            tx.send((error, start.elapsed())).unwrap_or(());
             Ok(())
         },
     );
@@ -338,7 +338,7 @@ fn a_client_that_reads_slowly_ends_at_the_write_timeout() {
             std::thread::sleep(ms(5)); // the slow pace is the attack
         }
     });
-    let (error, took) = next(&told, "the timeout");
+    let (error, took) = next(&rx, "the timeout");
     assert!(matches!(error, Error::Timeout(Timeout::Write)), "{error:?}");
     assert!(took < ms(400) + PATIENCE / 2, "dropped after {took:?}");
     eventually("its place is free", || server.hub().count() == 0);
@@ -366,8 +366,8 @@ mod binary {
         for cause in
             ["end of stream", "connection reset", "no sign of life after a ping", "1001 (going away)"]
         {
-            let told = lines.iter().filter(|line| line.contains(cause)).count();
-            assert_eq!(told, 1, "{cause} in {lines:#?}");
+            let rx = lines.iter().filter(|line| line.contains(cause)).count();
+            assert_eq!(rx, 1, "{cause} in {lines:#?}");
         }
         server.wait_for_lines(&["connected from 127.0.0.1"], 4);
         RawPeer::open(server.addr()).close(1000);

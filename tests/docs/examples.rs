@@ -125,18 +125,18 @@ fn chat_has_names_and_rooms_and_announces_members() {
 #[test]
 fn behind_proxy_believes_proxies_only() {
     let example = Example::run("behind_proxy");
-    let told = |headers: &[(&'static str, &'static str)]| {
+    let printed = |headers: &[(&'static str, &'static str)]| {
         let mut client = example.ask("/", headers).expect("accepted");
         let Message::Text(text) = client.recv() else { panic!("expected text") };
         text.to_string()
     };
     let forwarded =
         [("x-forwarded-for", "198.51.100.1, 203.0.113.9, 10.1.2.3"), ("user-agent", "a \"test\"")];
-    let text = told(&forwarded);
+    let text = printed(&forwarded);
     assert!(text.starts_with("you are 203.0.113.9, via 127.0.0.1:"), "{text}");
     assert!(text.ends_with(r#", with "a \"test\"""#), "{text}");
     example.line_with("203.0.113.9 asks for \"/\"");
-    assert!(told(&[]).starts_with("you are 127.0.0.1, via 127.0.0.1:"));
+    assert!(printed(&[]).starts_with("you are 127.0.0.1, via 127.0.0.1:"));
 
     assert_eq!(example.ask("/", &[("via", "1.1 loop")]).err(), Some(508));
     example.line_with("failed with 508: this proxy calls itself");

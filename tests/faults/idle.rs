@@ -44,17 +44,17 @@ fn run_as_helper_process() {
     });
 }
 
-/// Opens some clients, sends each of them `asked`, and waits for `told`.
-fn clients(server: &Process, asked: &str, told: &str) -> Vec<RawPeer> {
+/// Opens some clients, sends each of them `text`, and waits for a log line of each.
+fn clients(server: &Process, text: &str, line: &str) -> Vec<RawPeer> {
     let open = |_| {
         let mut peer = RawPeer::open(server.addr());
-        if !asked.is_empty() {
-            peer.send_text(asked);
+        if !text.is_empty() {
+            peer.send_text(text);
         }
         peer
     };
     let peers = (0..CLIENTS).map(open).collect();
-    server.wait_for_lines(&[told], CLIENTS);
+    server.wait_for_lines(&[line], CLIENTS);
     peers
 }
 

@@ -181,34 +181,34 @@ fn busy_logger() {
 }
 
 fn on_error() {
-    let told = Arc::new(AtomicBool::new(false));
+    let called = Arc::new(AtomicBool::new(false));
     let server = Server::bind("127.0.0.1:0").expect("a port");
-    let (hub, meter, tell) = (server.hub().clone(), server.meter(), Arc::clone(&told));
+    let (hub, meter, call) = (server.hub().clone(), server.meter(), Arc::clone(&called));
     let server = server.on_error(move |_| {
         everything(&hub, &meter);
-        tell.store(true, Ordering::Relaxed);
+        call.store(true, Ordering::Relaxed);
         panic!("in on_error");
     });
     helper_process::serve(server, Duration::from_secs(2), move |client| {
-        client.send(Message::from(told.load(Ordering::Relaxed).to_string()))?;
+        client.send(Message::from(called.load(Ordering::Relaxed).to_string()))?;
         echo(client)
     })
 }
 
 fn on_error_ends_it() {
     static HANDLE: OnceLock<ServerHandle> = OnceLock::new();
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = Server::bind("127.0.0.1:0").expect("a port");
     let (hub, meter) = (server.hub().clone(), server.meter());
     let server = server.on_error(move |_| {
         everything(&hub, &meter);
         the_end(&hub, &HANDLE);
         everything(&hub, &meter);
-        tell.send(()).unwrap_or(());
+        tx.send(()).unwrap_or(());
     });
     let handle = HANDLE.get_or_init(|| server.spawn(echo).expect("the settings work"));
     announce(handle);
-    told.recv().expect("the callback returns");
+    rx.recv().expect("the callback returns");
     eventually("all are gone", || handle.hub().count() == 0);
     std::process::exit(0)
 }
@@ -338,9 +338,9 @@ fn on_error_may_call_everything_and_panic() {
     let mut others = Vec::new();
     eventually("the callback is called", || {
         let mut peer = RawPeer::open(server.addr());
-        let told = peer.message().as_text() == "true";
+        let was_called = peer.message().as_text() == "true";
         others.push(peer);
-        told
+        was_called
     });
     first.expect_text("to all");
     server.signal(rustix::process::Signal::TERM);

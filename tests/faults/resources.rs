@@ -170,9 +170,9 @@ fn accept_is_retried_with_pauses_when_resources_run_out() {
         peer.send_text(error);
         peer.expect_text(error);
         peer.close(1000);
-        let told: Vec<_> =
+        let logged: Vec<_> =
             server.log().into_iter().filter(|line| line.contains("accepting failed")).collect();
-        assert!((1..=2).contains(&told.len()), "{error}: at most one line a second: {told:?}");
+        assert!((1..=2).contains(&logged.len()), "{error}: at most one line a second: {logged:?}");
         server.stop();
     }
 }

@@ -34,7 +34,7 @@ impl Drop for Folder {
 fn a_server_resumed_after_sigstop_keeps_its_clients() {
     let _dog = watchdog(60);
     let server = Process::threadws(&["--every", "0", "--ping", "1s"]);
-    let told = clients_that_read(&server.url(), 20);
+    let rx = clients_that_read(&server.url(), 20);
     // The pong comes while the server is stopped, for longer than it waits for the pong.
     let mut peer = RawPeer::open(server.addr());
     let ping = peer.frame();
@@ -44,7 +44,7 @@ fn a_server_resumed_after_sigstop_keeps_its_clients() {
     server.signal(Signal::CONT);
     std::thread::sleep(ms(500));
     peer.close(1000);
-    expect_all_stayed(server, &told, 20);
+    expect_all_stayed(server, &rx, 20);
 }
 
 #[test]
@@ -56,13 +56,13 @@ fn a_stopped_client_is_disconnected_and_ends_when_it_resumes() {
     let mut client = Process::with_pipe(command);
     client.write("before\n");
     client.wait_for_stdout("before");
-    let told = clients_that_read(&server.url(), 3);
+    let rx = clients_that_read(&server.url(), 3);
     client.signal(Signal::STOP);
     server.wait_for_line(&["client 1 disconnected", "ping"]);
     client.signal(Signal::CONT);
     let status = client.wait(PATIENCE);
     assert_eq!(status.code(), Some(1), "it was cut off");
-    expect_all_stayed(server, &told, 3);
+    expect_all_stayed(server, &rx, 3);
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn setting_the_clock_by_a_day_changes_no_interval() {
     let file = format!("FAKETIME_TIMESTAMP_FILE={}", offset.display());
     let environment = ["env", &preload, &file, "FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1"];
     let server = Process::threadws_under(&environment, &["--every", "100ms", "--ping", "1s", "--echo"]);
-    let told = clients_that_read(&server.url(), 10);
+    let rx = clients_that_read(&server.url(), 10);
     let opening = Instant::now();
     let mut peer = RawPeer::open(server.addr());
     let mut ticks = 0;
@@ -103,7 +103,7 @@ fn setting_the_clock_by_a_day_changes_no_interval() {
     // The clock of the process did change, because lines begin with the date.
     assert!(dates[0] != dates[1] && dates[1] != dates[2] && dates[0] != dates[2], "{dates:?}");
     drop(peer);
-    expect_all_stayed(server, &told, 10);
+    expect_all_stayed(server, &rx, 10);
 }
 
 #[test]
@@ -154,19 +154,19 @@ fn a_log_resumes_when_a_full_disk_has_room() {
         .arg(&folder.0)
         .status();
     assert!(larger.is_ok_and(|it| it.success()), "no room was made");
-    let told = || fs::read_to_string(&log).expect("the log");
+    let read_log = || fs::read_to_string(&log).expect("the log");
     let mut sent = 2000;
     eventually("the log goes on", || {
         peer.send_text("room again");
         peer.expect_text("room again");
         sent += 1;
-        told().contains("room again")
+        read_log().contains("room again")
     });
     eventually("each line is there or counted", || {
-        let told = told();
+        let logged = read_log();
         let whole = |line: &&str| line.ends_with(&text) || line.ends_with("room again");
-        let there = told.lines().filter(whole).count();
-        let lost: usize = told.lines().filter_map(dropped).sum();
+        let there = logged.lines().filter(whole).count();
+        let lost: usize = logged.lines().filter_map(dropped).sum();
         // A line that lacked only its line feed was refused and counted, and looks complete.
         lost > 0 && (sent..=sent + 1).contains(&(there + lost))
     });
@@ -260,7 +260,7 @@ fn a_cable_is_pulled(ping: Duration, pulled: Duration) {
     let wrapper = network.wrapper();
     let server = Process::threadws_at(&listen, &wrapper, &["--echo", "--every", "0", "--ping", &pause]);
     let before = server.usage();
-    let told = clients_that_read(&server.url(), 5);
+    let rx = clients_that_read(&server.url(), 5);
     let mut peers: Vec<_> = (0..5).map(|_| RawPeer::open(server.addr())).collect();
     for peer in &mut peers {
         peer.send_text("in");
@@ -293,7 +293,7 @@ fn a_cable_is_pulled(ping: Duration, pulled: Duration) {
         drop(peer.try_write(&Frame::text("still there?").encode()));
         peer.expect_gone();
     }
-    drop(told);
+    drop(rx);
     server.stop();
 }
 
@@ -323,9 +323,9 @@ fn a_link_that_is_down_is_noticed_earlier_when_sending() {
     let Some(network) = Network::new() else { return };
     let server =
         helper_process::start(module_path!(), &format!("{}:0", network.their_ip()), &network.wrapper());
-    let told = clients_that_read(&server.url(), 3);
+    let rx = clients_that_read(&server.url(), 3);
     std::thread::sleep(ms(300));
-    assert!(told.try_recv().is_err(), "closed before the cable was pulled");
+    assert!(rx.try_recv().is_err(), "closed before the cable was pulled");
     network.set_link(false);
     // The ping would take a minute, and TCP a quarter of an hour.
     let lines = server.wait_for_lines(&["ended: "], 3);

@@ -188,11 +188,11 @@ fn every_address_of_an_ipv4_client_is_ipv4() {
         return;
     };
     let addr = (Ipv4Addr::LOCALHOST, listener.local_addr().expect("it is bound").port()).into();
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = Server::from_listener(listener)
         .trust_proxy("none")
         .max_clients_per_address(1)
-        .on_handshake_error(move |error| tell.send((error.peer_addr, error.client_addr)).unwrap_or(()))
+        .on_handshake_error(move |error| tx.send((error.peer_addr, error.client_addr)).unwrap_or(()))
         .spawn(|client| {
             client.send(format!("{} {}", client.client_addr(), client.peer_addr()))?;
             echo(client)
@@ -212,7 +212,7 @@ fn every_address_of_an_ipv4_client_is_ipv4() {
         refused.answer().status == 426
     });
     let local = Addr::from(refused.local_addr());
-    assert_eq!(next(&told, "the callback"), (local, Addr::Ip(Ipv4Addr::LOCALHOST.into())));
+    assert_eq!(next(&rx, "the callback"), (local, Addr::Ip(Ipv4Addr::LOCALHOST.into())));
 }
 
 #[test]

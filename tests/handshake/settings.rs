@@ -342,14 +342,14 @@ fn another_site_is_refused_unless_it_is_allowed() {
 #[test]
 fn every_failed_handshake_is_reported() {
     let _dog = watchdog(20);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::with(
         |server| {
             server.path("/ws").on_handshake_error(move |error| {
                 let path = error.request.as_ref().map(|request| request.path().to_owned());
                 let facts = (error.status.as_u16(), error.peer_addr, error.client_addr, path);
                 assert!(!error.reason.is_empty() && !error.to_string().is_empty());
-                tell.send(facts).unwrap_or(());
+                tx.send(facts).unwrap_or(());
             })
         },
         echo,
@@ -358,7 +358,7 @@ fn every_failed_handshake_is_reported() {
     let addr = peer.local_addr();
     peer.ask("/ws", &[("Sec-WebSocket-Version", "8"), ("X-Forwarded-For", "203.0.113.7")]);
     peer.expect_refusal(426);
-    let (status, peer_addr, client_addr, path) = next(&told, "the callback");
+    let (status, peer_addr, client_addr, path) = next(&rx, "the callback");
     assert_eq!((status, peer_addr, path.as_deref()), (426, addr.into(), Some("/ws")));
     assert_eq!(client_addr.to_string(), "203.0.113.7");
 
@@ -370,15 +370,15 @@ fn every_failed_handshake_is_reported() {
         let mut peer = RawPeer::connect(server.addr());
         peer.ask(target, headers);
         peer.expect_refusal(status);
-        assert_eq!(next(&told, "the callback").0, status);
+        assert_eq!(next(&rx, "the callback").0, status);
     }
     let mut garbage = RawPeer::connect(server.addr());
     garbage.write("garbage\r\n\r\n");
     garbage.expect_gone();
-    assert_eq!(next(&told, "the callback").0, 400);
+    assert_eq!(next(&rx, "the callback").0, 400);
 
     RawPeer::open_at(server.addr(), "/ws", &[]).close(1000);
-    assert!(told.try_recv().is_err(), "a success is not an error");
+    assert!(rx.try_recv().is_err(), "a success is not an error");
 }
 
 #[test]

@@ -22,7 +22,7 @@ fn asks(peer: &mut RawPeer, text: &str, answer: &str) {
 #[test]
 fn a_burst_is_flushed_after_its_last_message_is_read() {
     let _dog = watchdog(20);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::new(move |client| {
         let mut sent = Vec::new();
         while let Some(message) = client.recv()? {
@@ -36,7 +36,7 @@ fn a_burst_is_flushed_after_its_last_message_is_read() {
                     .sum::<u64>(),
             );
             if sent.len() == 10 {
-                tell.send(std::mem::take(&mut sent)).unwrap_or(());
+                tx.send(std::mem::take(&mut sent)).unwrap_or(());
             }
         }
         Ok(())
@@ -47,7 +47,7 @@ fn a_burst_is_flushed_after_its_last_message_is_read() {
     let texts: Vec<_> = (0..10).map(|number| number.to_string()).collect();
     together(&mut peer, &texts.iter().map(String::as_str).collect::<Vec<_>>());
     // Nine are held, and the tenth sends all of them to both.
-    assert_eq!(next(&told, "ten counts"), [0, 0, 0, 0, 0, 0, 0, 0, 0, 20]);
+    assert_eq!(next(&rx, "ten counts"), [0, 0, 0, 0, 0, 0, 0, 0, 0, 20]);
     for text in &texts {
         peer.expect_text(text);
         other.expect_text(text);

@@ -116,11 +116,11 @@ fn topics_are_bounded_in_length_and_number() {
 #[test]
 fn a_client_of_another_server_has_no_topics() {
     let _dog = watchdog(20);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::new(move |client| {
         client.hub()?.broadcast("from the server");
         client.ignore()?;
-        tell.send(client.subscribe("too late")).unwrap_or(());
+        tx.send(client.subscribe("too late")).unwrap_or(());
         Ok(())
     });
     let mut client = threadws::connect(format!("ws://{}/", server.addr())).expect("it listens");
@@ -138,7 +138,7 @@ fn a_client_of_another_server_has_no_topics() {
     }
     assert!(client.recv().expect("open").is_some());
     client.close(1000, "").expect("a clean end");
-    assert!(matches!(next(&told, "the server's end"), Err(Error::Closed(_))));
+    assert!(matches!(next(&rx, "the server's end"), Err(Error::Closed(_))));
     let closed = client.closed().expect("closed");
     assert_eq!((closed.traffic().messages_sent, closed.traffic().messages_received), (0, 1));
 }
@@ -146,8 +146,8 @@ fn a_client_of_another_server_has_no_topics() {
 #[test]
 fn hooks_are_called_once_and_under_no_lock() {
     let _dog = watchdog(20);
-    let (tell, told) = mpsc::channel();
-    let joins = tell.clone();
+    let (tx, rx) = mpsc::channel();
+    let joins = tx.clone();
     let server = TestServer::with(
         move |server| {
             server
@@ -161,7 +161,7 @@ fn hooks_are_called_once_and_under_no_lock() {
                 .on_unsubscribe(move |hub, client, topic| {
                     let there = hub.subscribers(topic).iter().any(|member| member.id() == client.id());
                     hub.publish(topic, "left");
-                    tell.send(format!("{} leaves {topic} {there}", client.id())).unwrap_or(());
+                    tx.send(format!("{} leaves {topic} {there}", client.id())).unwrap_or(());
                     assert_ne!(topic, "panic", "a hook's own fault");
                 })
         },
@@ -171,7 +171,7 @@ fn hooks_are_called_once_and_under_no_lock() {
     stays.send_text("+a");
     stays.expect_text("joined");
     stays.expect_text("on");
-    let one = next(&told, "the first join");
+    let one = next(&rx, "the first join");
     let (id, _) = one.split_once(' ').expect("words");
     assert_eq!(one, format!("{id} joins a true"));
 
@@ -182,19 +182,19 @@ fn hooks_are_called_once_and_under_no_lock() {
         peer.expect_text("on");
     }
     stays.expect_text("joined");
-    let other = next(&told, "a join");
+    let other = next(&rx, "a join");
     let (other, _) = other.split_once(' ').expect("words");
-    assert_eq!(next(&told, "a join"), format!("{other} joins panic true"));
-    assert_eq!(next(&told, "a join"), format!("{other} joins b true"));
+    assert_eq!(next(&rx, "a join"), format!("{other} joins panic true"));
+    assert_eq!(next(&rx, "a join"), format!("{other} joins b true"));
     asks(&mut peer, "-b", "true");
-    assert_eq!(next(&told, "a leave"), format!("{other} leaves b false"));
+    assert_eq!(next(&rx, "a leave"), format!("{other} leaves b false"));
     asks(&mut peer, "-b", "false");
     // The end removes the other subscriptions.
     peer.close(1000);
-    assert_eq!(next(&told, "a leave"), format!("{other} leaves a false"));
-    assert_eq!(next(&told, "a leave"), format!("{other} leaves panic false"));
+    assert_eq!(next(&rx, "a leave"), format!("{other} leaves a false"));
+    assert_eq!(next(&rx, "a leave"), format!("{other} leaves panic false"));
     stays.expect_text("left");
-    assert!(told.try_recv().is_err(), "called twice");
+    assert!(rx.try_recv().is_err(), "called twice");
     stays.close(1000);
-    assert_eq!(next(&told, "the last leave"), format!("{id} leaves a false"));
+    assert_eq!(next(&rx, "the last leave"), format!("{id} leaves a false"));
 }

@@ -31,7 +31,7 @@ struct End {
 
 /// Starts a server whose handler acts as the path says, reads to the end and reports it.
 fn server(config: Config, slow_peer: SlowPeer) -> (TestServer, Receiver<Sender>, Receiver<End>) {
-    let (tell, senders) = mpsc::channel();
+    let (tx, senders) = mpsc::channel();
     let (end, ends) = mpsc::channel();
     let server = TestServer::with(
         |server| server.config(config).slow_peer(slow_peer),
@@ -41,7 +41,7 @@ fn server(config: Config, slow_peer: SlowPeer) -> (TestServer, Receiver<Sender>,
                 "/close" => client.set_slow_peer(SlowPeer::Close)?,
                 _ => {}
             }
-            tell.send(client.sender()).unwrap_or(());
+            tx.send(client.sender()).unwrap_or(());
             let error = client.ignore().err();
             let closed = client.closed().cloned().expect("it is over");
             end.send(End { error, closed }).unwrap_or(());
@@ -288,7 +288,7 @@ fn an_unread_echo_ends_at_the_write_timeout() {
     use std::io::Write as _;
 
     let _dog = watchdog(60);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::with(
         |server| server.config(Config::new().with_write_timeout(ms(400))),
         move |client| {
@@ -299,7 +299,7 @@ fn an_unread_echo_ends_at_the_write_timeout() {
                 {
                     Ok(()) if client.closed().is_none() => {}
                     end => {
-                        tell.send((end, client.closed().cloned())).unwrap_or(());
+                        tx.send((end, client.closed().cloned())).unwrap_or(());
                         return Ok(());
                     }
                 }
@@ -311,7 +311,7 @@ fn an_unread_echo_ends_at_the_write_timeout() {
     // 4.3 MB fit into the kernel in each direction. After that both ends would wait forever.
     let frame = Frame::binary(vec![9; 256 << 10]).encode();
     let writer = thread::spawn(move || (0..100).all(|_| (&stream).write_all(&frame).is_ok()));
-    let (end, closed) = next(&told, "the end");
+    let (end, closed) = next(&rx, "the end");
     let again = closed.as_ref().map(|closed| u16::from(closed.code()));
     assert!(matches!(end, Err(Error::Timeout(Timeout::Write))), "{end:?} {again:?}");
     eventually("its place is free", || server.hub().count() == 0);
@@ -322,13 +322,13 @@ fn an_unread_echo_ends_at_the_write_timeout() {
 #[test]
 fn a_reset_inside_a_frame_is_reported_once() {
     let _dog = watchdog(60);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::new(move |client| {
         let sender = client.sender();
         let large =
             thread::spawn(move || (sender.send(vec![1; 32 << 20]).err(), sender.try_send("more").err()));
         let error = client.ignore().err();
-        tell.send((large.join().ok(), error, client.closed().cloned())).unwrap_or(());
+        tx.send((large.join().ok(), error, client.closed().cloned())).unwrap_or(());
         Ok(())
     });
     for _ in 0..10 {
@@ -336,7 +336,7 @@ fn a_reset_inside_a_frame_is_reported_once() {
         // Some of it has arrived, and 4.3 MB fit into the kernel, so the rest is stuck in the middle of the frame.
         std::io::Read::read_exact(&mut &peer.stream(), &mut vec![0; 1 << 20]).expect("a part of it");
         peer.reset();
-        let (large, error, closed) = next(&told, "the end");
+        let (large, error, closed) = next(&rx, "the end");
         let (sent, more) = large.expect("no panic");
         assert!(matches!(sent, Some(Error::Closed(_))), "{sent:?}");
         assert!(matches!(more, Some(Error::Closed(_))), "{more:?}");
@@ -349,7 +349,7 @@ fn a_reset_inside_a_frame_is_reported_once() {
 #[test]
 fn a_large_message_takes_time_in_proportion_to_its_size() {
     let _dog = watchdog(100);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::new(move |client| {
         // Starts when the reader counts, because the code that reads the 101 also reads the bytes that come with it.
         client.recv()?;
@@ -362,7 +362,7 @@ fn a_large_message_takes_time_in_proportion_to_its_size() {
                 client.send(message)?;
                 quickest = quickest.min(start.elapsed());
             }
-            tell.send(quickest).unwrap_or(());
+            tx.send(quickest).unwrap_or(());
         }
         client.ignore()?;
         Ok(())
@@ -383,7 +383,7 @@ fn a_large_message_takes_time_in_proportion_to_its_size() {
             left -= count;
         }
     });
-    let (small, large) = (next(&told, "8 MiB"), told.recv_timeout(PATIENCE * 4).expect("64 MiB"));
+    let (small, large) = (next(&rx, "8 MiB"), rx.recv_timeout(PATIENCE * 4).expect("64 MiB"));
     reader.join().expect("the reader");
     // It has eight times the size. A quadratic algorithm would take sixty-four times as long, which is seconds for 64
     // MiB.
@@ -396,7 +396,7 @@ fn a_large_message_takes_time_in_proportion_to_its_size() {
 #[test]
 fn a_started_frame_is_finished_before_any_other() {
     let _dog = watchdog(60);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::new(move |client| {
         let senders: Vec<_> = (0..4_u8)
             .map(|number| {
@@ -407,7 +407,7 @@ fn a_started_frame_is_finished_before_any_other() {
         let end = client.recv();
         let results: Vec<_> =
             senders.into_iter().map(|thread| thread.join().expect("no panic").is_ok()).collect();
-        tell.send((end.is_ok(), results)).unwrap_or(());
+        tx.send((end.is_ok(), results)).unwrap_or(());
         Ok(())
     });
     for _ in 0..10 {
@@ -428,7 +428,7 @@ fn a_started_frame_is_finished_before_any_other() {
             came.push(number);
         }
         peer.expect_eof();
-        let (clean, results) = next(&told, "the end");
+        let (clean, results) = next(&rx, "the end");
         assert!(clean);
         // Every message whose send returned success has arrived.
         for (number, ok) in (0_u8..).zip(results) {
@@ -440,13 +440,13 @@ fn a_started_frame_is_finished_before_any_other() {
 #[test]
 fn a_deadline_at_the_last_byte_is_success_or_timeout() {
     let _dog = watchdog(100);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::with(
         |server| server.config(Config::new().with_write_timeout(ms(15))),
         move |client| {
             let sent = client.send(vec![1; 5 << 20]);
             let after = client.recv();
-            tell.send((sent, after, client.closed().cloned())).unwrap_or(());
+            tx.send((sent, after, client.closed().cloned())).unwrap_or(());
             Ok(())
         },
     );
@@ -462,7 +462,7 @@ fn a_deadline_at_the_last_byte_is_success_or_timeout() {
         if matches!(end, Ok(Some(_))) {
             peer.send_text("I have it");
         }
-        let (sent, after, closed) = next(&told, "the outcome");
+        let (sent, after, closed) = next(&rx, "the outcome");
         match (sent, after) {
             (Ok(()), Ok(Some(Message::Text(_)))) => {
                 good += 1;

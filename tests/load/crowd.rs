@@ -58,7 +58,7 @@ fn no_client_is_delayed(clients: usize, broadcasts: u64) {
 /// Runs a crowd of one stuck client, one that reads a byte at a time, one that closes, and many well-behaved ones.
 /// Returns the time in which those received 99 % of the messages.
 fn crowd(clients: usize, broadcasts: u64) -> Duration {
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     // The policy for slow peers is tested. The write timeout must not close the stuck client before, on a busy machine.
     let config = Config::new().with_write_timeout(Duration::from_secs(100));
     let server = TestServer::with(
@@ -66,7 +66,7 @@ fn crowd(clients: usize, broadcasts: u64) -> Duration {
         move |client| {
             let end = client.ignore();
             if client.request().path() == "/stuck" {
-                tell.send((end, client.closed().cloned())).unwrap_or(());
+                tx.send((end, client.closed().cloned())).unwrap_or(());
             }
             Ok(())
         },
@@ -203,7 +203,7 @@ fn crowd(clients: usize, broadcasts: u64) -> Duration {
     assert_eq!(times.len() as u64, broadcasts * (clients as u64 - 3), "each message once to each");
     // The stuck client was closed once, by the policy, reported as a slow peer, and held at most its limit.
     assert_eq!((skipped, closed), (0, 1));
-    let (end, ended) = told.recv_timeout(PATIENCE).expect("the stuck one's end");
+    let (end, ended) = rx.recv_timeout(PATIENCE).expect("the stuck one's end");
     assert!(matches!(end, Err(Error::Closed(_))), "{end:?}");
     assert_eq!(u16::from(ended.expect("closed").code()), 1013);
     assert!(stuck_client.sender().stats().high_water <= 1 << 20);

@@ -11,7 +11,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 fn a_hundred_thousand_pending_ticks_do_not_slow_the_next() {
     const PART: usize = 10_000;
     let (_turn, _dog) = (take_turn(), watchdog(120));
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::new(move |client| {
         let add = |_| {
             let start = Instant::now();
@@ -20,11 +20,11 @@ fn a_hundred_thousand_pending_ticks_do_not_slow_the_next() {
             }
             start.elapsed()
         };
-        tell.send((0..10).map(add).collect::<Vec<_>>()).unwrap_or(());
+        tx.send((0..10).map(add).collect::<Vec<_>>()).unwrap_or(());
         Ok(())
     });
     let peer = RawPeer::open(server.addr());
-    let times = next(&told, "the ticks");
+    let times = next(&rx, "the ticks");
     // If each new tick looked at all others, the last part would take nineteen times as long as the first.
     let (first, last) = (times[0], times[7..].iter().min().expect("three parts"));
     assert!(*last < 6 * first, "{times:?}");

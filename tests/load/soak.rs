@@ -376,13 +376,13 @@ fn a_mixed_load_leaks_nothing_and_loses_no_message() {
             });
         }
         let began = Instant::now();
-        let mut tell = began;
+        let mut next_line = began;
         let mut restart = began + length / 6;
         while began.elapsed() < length {
             samples.push(server.usage());
             let now = Instant::now();
-            if now >= tell {
-                tell += length / 10;
+            if now >= next_line {
+                next_line += length / 10;
                 let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
                 println!(
                     "{:5} s: {}, {} messages, {} ticks, {} visits, \
@@ -428,12 +428,12 @@ fn thousands_of_clients_leave_nothing_behind() {
     eventually_within(AFTERMATH, "the first client's thread has ended", || server.usage().threads <= 5);
     let before = server.usage();
     let began = Instant::now();
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let round = &AtomicU64::new(0);
     let mut samples = Vec::new();
     thread::scope(|scope| {
         for _ in 0..4 {
-            let (tell, addr) = (tell.clone(), server.addr());
+            let (tx, addr) = (tx.clone(), server.addr());
             scope.spawn(move || {
                 loop {
                     let number = round.fetch_add(1, Ordering::Relaxed);
@@ -452,15 +452,15 @@ fn thousands_of_clients_leave_nothing_behind() {
                         _ => peer.reset(),
                     }
                     if number % (rounds / 40).max(1) == 0 {
-                        tell.send(number).expect("some clients count");
+                        tx.send(number).expect("some clients count");
                     }
                 }
             });
         }
-        drop(tell);
+        drop(tx);
         let step = (rounds / 40).max(1);
         for count in 0..rounds.div_ceil(step) {
-            next(&told, "the next of forty parts");
+            next(&rx, "the next of forty parts");
             samples.push(server.usage());
             if count % 4 == 0 {
                 println!("{:6} came: {}", count * step, figures(&samples[samples.len() - 1]));

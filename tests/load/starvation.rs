@@ -33,9 +33,9 @@ fn no_client_times_out_beside_busy_loops() {
     let (_turn, _dog) = (take_turn(), watchdog(60));
     let _busy = Busy::loops(std::thread::available_parallelism().map_or(2, usize::from) * 2);
     let server = Process::threadws_under(&["nice", "-n", "10"], &["--every", "0", "--ping", "1s"]);
-    let told = clients_that_read(&server.url(), 20);
+    let rx = clients_that_read(&server.url(), 20);
     std::thread::sleep(ms(4000));
-    expect_all_stayed(server, &told, 20);
+    expect_all_stayed(server, &rx, 20);
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn no_client_times_out_with_a_tenth_of_a_processor() {
     let wrapper = group.wrapper();
     let options = ["--every", "100ms", "--ping", "1s", "--echo", "--log", "warn"];
     let server = Process::threadws_under(&wrapper.each_ref().map(String::as_str), &options);
-    let told = clients_that_read(&server.url(), 20);
+    let rx = clients_that_read(&server.url(), 20);
     // One client alone needs more than there is, so that all are delayed, and often.
     let mut busy = RawPeer::open(server.addr());
     let (start, end) = (server.usage(), Instant::now() + ms(4000));
@@ -63,5 +63,5 @@ fn no_client_times_out_with_a_tenth_of_a_processor() {
     let load = server.usage().load_since(&start);
     assert!(load < 0.2, "it has more than its tenth: {load:.2}");
     busy.close(1000);
-    expect_all_stayed(server, &told, 20);
+    expect_all_stayed(server, &rx, 20);
 }

@@ -16,13 +16,13 @@ const EACH: usize = 8;
 fn senders_that_are_kept_hold_no_descriptors() {
     in_own_process(|| {
         let _dog = watchdog(60);
-        let (tell, told) = mpsc::channel();
+        let (tx, rx) = mpsc::channel();
         let config = Config::new().with_close_timeout(ms(200));
         let server = TestServer::with(
             |server| server.config(config),
             move |client| {
                 let tick = client.every(ms(600_000), "never");
-                tell.send((client.sender(), tick))?;
+                tx.send((client.sender(), tick))?;
                 match client.request().path() {
                     "/panic" => panic!("the handler's own fault"),
                     "/terminate" => client.sender().terminate(),
@@ -35,7 +35,7 @@ fn senders_that_are_kept_hold_no_descriptors() {
         let connect = || Connect::new(format!("ws://{}/", server.addr())).connect().expect("a connection");
         // The first connection creates what is shared by all clients of a server, or by the process.
         drop(connect());
-        next(&told, "its sender");
+        next(&rx, "its sender");
         eventually("it has left", || server.hub().count() == 0);
         let descriptors = || ProcessUsage::of(std::process::id()).descriptors;
         let before = descriptors();
@@ -63,7 +63,7 @@ fn senders_that_are_kept_hold_no_descriptors() {
         }
         let mut ticks = Vec::new();
         for _ in 0..8 * EACH {
-            let (sender, tick) = next(&told, "a sender");
+            let (sender, tick) = next(&rx, "a sender");
             kept.push(sender);
             ticks.push(tick);
         }

@@ -39,14 +39,14 @@ fn a_sender_that_outlives_its_server_holds_no_descriptor() {
     in_own_process(|| {
         let _dog = watchdog(30);
         let before = sockets();
-        let (tell, told) = mpsc::channel();
+        let (tx, rx) = mpsc::channel();
         let server = TestServer::new(move |client| {
-            tell.send(client.sender()).unwrap_or(());
+            tx.send(client.sender()).unwrap_or(());
             client.ignore()?;
             Ok(())
         });
         drop(RawPeer::open(server.addr()));
-        let sender = next(&told, "a sender");
+        let sender = next(&rx, "a sender");
         drop(server);
         eventually("all sockets are closed", || sockets() == before);
         assert!(matches!(sender.send("too late"), Err(Error::Closed(_))));

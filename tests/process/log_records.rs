@@ -139,8 +139,8 @@ fn a_failing_poll_is_logged_once_a_second() {
         server.hub().clients()[0].sender().close(1001, "").expect("a code");
         std::thread::sleep(ms(1500));
         setrlimit(Resource::Nofile, limit).expect("the old one");
-        let told = lines("poll failed");
-        assert!((1..=3).contains(&told.len()), "{told:#?}");
+        let logged = lines("poll failed");
+        assert!((1..=3).contains(&logged.len()), "{logged:#?}");
         drop(peer);
     });
 }

@@ -150,12 +150,12 @@ fn a_failed_send_of_another_thread_hides_no_close() {
         let host = rude_server();
         let mut connection = connect(host.url()).expect("a connection");
         let sender = connection.sender();
-        let (tell, told) = mpsc::channel();
+        let (tx, rx) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             sender.send(vec![0; LARGE]).expect_err("it is reset");
-            tell.send(()).expect("the test waits");
+            tx.send(()).expect("the test waits");
         });
-        next(&told, "the failure");
+        next(&rx, "the failure");
         expect_the_rest(&mut connection);
         thread.join().expect("no panic");
     }

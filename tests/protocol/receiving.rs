@@ -107,12 +107,12 @@ fn a_flood_of_pings_is_answered_with_the_last_pong() {
 #[test]
 fn a_recv_that_times_out_leaves_the_connection_usable() {
     let _dog = watchdog(20);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::new(move |client| {
         assert!(matches!(client.try_recv(), Err(Error::Empty)));
         let start = Instant::now();
         assert!(matches!(client.recv_timeout(ms(60)), Err(Error::Timeout(Timeout::Recv))));
-        tell.send(start.elapsed()).unwrap_or(());
+        tx.send(start.elapsed()).unwrap_or(());
         assert!(matches!(client.recv_timeout(Duration::ZERO), Err(Error::Timeout(Timeout::Recv))));
         client.send("now")?;
         assert_eq!(client.recv_timeout(PATIENCE)?, Some(Message::from("one")));
@@ -134,7 +134,7 @@ fn a_recv_that_times_out_leaves_the_connection_usable() {
         Ok(())
     });
     let mut peer = RawPeer::open(server.addr());
-    let waited = next(&told, "the timeout");
+    let waited = next(&rx, "the timeout");
     assert!(waited >= ms(55) && waited < PATIENCE, "{waited:?}");
     peer.expect_text("now");
     peer.send_text("one");
@@ -151,12 +151,12 @@ fn a_recv_that_times_out_leaves_the_connection_usable() {
 #[test]
 fn next_event_shows_control_frames_too() {
     let _dog = watchdog(20);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::new(move |client| {
         while let Some(event) = client.next_event()? {
-            tell.send(Some(event)).unwrap_or(());
+            tx.send(Some(event)).unwrap_or(());
         }
-        tell.send(None).unwrap_or(());
+        tx.send(None).unwrap_or(());
         Ok(())
     });
     let mut peer = RawPeer::open(server.addr());
@@ -168,17 +168,17 @@ fn next_event_shows_control_frames_too() {
     peer.send(&Frame::close(1001, "e"));
     peer.expect_close(1001);
     peer.expect_eof();
-    assert_eq!(next(&told, "a ping"), Some(Event::Ping(b"a".to_vec())));
-    assert_eq!(next(&told, "a pong"), Some(Event::Pong(b"b".to_vec())));
-    assert_eq!(next(&told, "a text"), Some(Event::Message("c".into())));
-    assert_eq!(next(&told, "bytes"), Some(Event::Message(b"d".to_vec().into())));
-    match next(&told, "the Close") {
+    assert_eq!(next(&rx, "a ping"), Some(Event::Ping(b"a".to_vec())));
+    assert_eq!(next(&rx, "a pong"), Some(Event::Pong(b"b".to_vec())));
+    assert_eq!(next(&rx, "a text"), Some(Event::Message("c".into())));
+    assert_eq!(next(&rx, "bytes"), Some(Event::Message(b"d".to_vec().into())));
+    match next(&rx, "the Close") {
         Some(Event::Close(Some(frame))) => {
             assert_eq!((frame.code.into(), frame.reason.as_str()), (1001_u16, "e"))
         }
         other => panic!("{other:?}"),
     }
-    assert_eq!(next(&told, "the end"), None, "the Close is the last event");
+    assert_eq!(next(&rx, "the end"), None, "the Close is the last event");
 }
 
 #[test]
@@ -210,11 +210,11 @@ fn a_borrowed_message_can_be_echoed_without_a_copy() {
 #[test]
 fn ignore_reads_and_discards_until_the_end() {
     let _dog = watchdog(20);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::new(move |client| {
         client.send("I only push")?;
         client.ignore()?;
-        tell.send(client.closed().map(|closed| closed.traffic().messages_received)).unwrap_or(());
+        tx.send(client.closed().map(|closed| closed.traffic().messages_received)).unwrap_or(());
         Ok(())
     });
     let mut peer = RawPeer::open(server.addr());
@@ -225,5 +225,5 @@ fn ignore_reads_and_discards_until_the_end() {
     peer.send(&Frame::ping("but pings are answered"));
     peer.expect_pong(b"but pings are answered");
     peer.close(1000);
-    assert_eq!(next(&told, "the end"), Some(10));
+    assert_eq!(next(&rx, "the end"), Some(10));
 }

@@ -14,7 +14,7 @@ type Case = (&'static str, Vec<u8>, &'static [u16]);
 
 /// Runs each case on its own connection: expects the code, nothing after it, and no message in the handler.
 fn breaks(config: &Config, cases: Vec<Case>) {
-    let (server, told) = reporting_echo(config.clone());
+    let (server, rx) = reporting_echo(config.clone());
     let mut bystander = RawPeer::open(server.addr());
     for (what, bytes, codes) in cases {
         println!("{what}");
@@ -28,7 +28,7 @@ fn breaks(config: &Config, cases: Vec<Case>) {
             _ => panic!("{what}: expected Close {codes:?}, got {frame:?}"),
         }
         peer.expect_eof();
-        let (result, closed) = reported_end(&told);
+        let (result, closed) = reported_end(&rx);
         assert!(result.is_err(), "{what}: reported as a clean end");
         assert!(!closed.is_clean(), "{what}: {closed}");
         assert_eq!(closed.traffic().messages_received, 0, "{what}: a broken message was delivered");
@@ -223,7 +223,7 @@ fn a_message_of_too_many_fragments_is_answered_with_1008() {
 #[test]
 fn an_endless_message_ends_at_its_deadline() {
     let _dog = watchdog(60);
-    let (server, told) = reporting_echo(Config::new().with_message_timeout(ms(300)));
+    let (server, rx) = reporting_echo(Config::new().with_message_timeout(ms(300)));
     let trickles: [(&str, Vec<u8>, Vec<u8>); 4] = [
         ("a frame byte by byte", header(0x82, KEY, 100_000, 64), vec![0]),
         (
@@ -247,7 +247,7 @@ fn an_endless_message_ends_at_its_deadline() {
         assert_eq!(code, 1008);
         // The test may have written after the server's end of stream, and may have got a reset for that.
         peer.expect_gone();
-        let (result, closed) = reported_end(&told);
+        let (result, closed) = reported_end(&rx);
         assert_eq!(result, Err(Error::Timeout(Timeout::Message).to_string()), "{what}");
         let lived = closed.lifetime();
         assert!(lived >= ms(290) && lived < ms(300) + PATIENCE / 2, "{what}: {lived:?}");
@@ -265,19 +265,19 @@ fn an_endless_message_ends_at_its_deadline() {
 #[test]
 fn an_error_is_returned_once_and_then_the_end() {
     let _dog = watchdog(20);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::new(move |client: &mut Connection| {
         let first = client.recv();
         let violation = matches!(first, Err(Error::Violation(Violation::ReservedOpcode(3))));
         // A caller that loops on errors must not spin on a false success.
         let again =
             (0..3).all(|_| client.recv().is_err() && client.try_recv().is_err() && client.send("x").is_err());
-        tell.send((violation, again, first.err().map(|error| error.close_code()))).unwrap_or(());
+        tx.send((violation, again, first.err().map(|error| error.close_code()))).unwrap_or(());
         Ok(())
     });
     let mut peer = RawPeer::open(server.addr());
     peer.send(&Frame::new(3, "x"));
     peer.expect_close(1002);
     peer.expect_eof();
-    assert_eq!(next(&told, "the error"), (true, true, Some(threadws::CloseCode::PROTOCOL_ERROR)));
+    assert_eq!(next(&rx, "the error"), (true, true, Some(threadws::CloseCode::PROTOCOL_ERROR)));
 }

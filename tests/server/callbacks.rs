@@ -66,7 +66,7 @@ fn server_that_acts_in(
             (self.0)();
         }
     }
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let shared = Arc::new((OnceLock::<(Hub, Meter)>::new(), action));
     let act: Arc<dyn Fn(&str) + Send + Sync> = Arc::new({
         let shared = Arc::clone(&shared);
@@ -74,7 +74,7 @@ fn server_that_acts_in(
             if here == place {
                 let (hub, meter) = shared.0.get().expect("set before the first client");
                 (shared.1)(hub, meter);
-                tell.send(()).unwrap_or(());
+                tx.send(()).unwrap_or(());
             }
         }
     });
@@ -116,13 +116,13 @@ fn server_that_acts_in(
             Ok(())
         },
     );
-    (server, told)
+    (server, rx)
 }
 
 /// Triggers every callback, until the one at `place` has acted. Any end of these clients is accepted, because the
 /// server may stop meanwhile.
 #[track_caller]
-fn visit(addr: SocketAddr, place: &str, told: &mpsc::Receiver<()>) {
+fn visit(addr: SocketAddr, place: &str, rx: &mpsc::Receiver<()>) {
     let connect = || TcpStream::connect(addr).ok().map(|stream| RawPeer::from_stream(stream, addr));
     let head = "GET / HTTP/1.1\r\nHost: x\r\n";
     for request in [format!("{head}\r\n"), format!("{head}Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n")]
@@ -137,23 +137,23 @@ fn visit(addr: SocketAddr, place: &str, told: &mpsc::Receiver<()>) {
         drop(peer.try_answer());
         // Ticks come as long as the client is connected.
         if place == "tick" {
-            return next(told, place);
+            return next(rx, place);
         }
         drop(peer.try_write(&Frame::text("on").encode()));
         drop(peer.try_write(&Frame::close(1000, "").encode()));
         peer.fin();
     }
-    next(told, place);
+    next(rx, place);
 }
 
 #[test]
 fn everything_may_be_called_from_every_callback() {
     for place in PLACES {
         let _dog = watchdog(30);
-        let (server, told) = server_that_acts_in(place, everything);
-        visit(server.addr(), place, &told);
+        let (server, rx) = server_that_acts_in(place, everything);
+        visit(server.addr(), place, &rx);
         // It can act again.
-        visit(server.addr(), place, &told);
+        visit(server.addr(), place, &rx);
         eventually("all have left", || server.hub().count() == 0);
         drop(server);
     }
@@ -165,7 +165,7 @@ fn every_callback_may_close_all_clients_and_stop_the_server() {
         let _dog = watchdog(30);
         let handle: Arc<OnceLock<ServerHandle>> = Arc::default();
         let inside = Arc::clone(&handle);
-        let (server, told) =
+        let (server, rx) =
             server_that_acts_in(place, move |hub, meter| everything_and_the_end(hub, meter, &inside));
         let addr = server.addr();
         let _stays = RawPeer::connect(addr);
@@ -175,7 +175,7 @@ fn every_callback_may_close_all_clients_and_stop_the_server() {
             handle.set(server).expect("once");
             Arc::clone(&handle)
         };
-        visit(addr, place, &told);
+        visit(addr, place, &rx);
         let handle = visitor.get().expect("it was set");
         eventually("it is empty", || handle.hub().count() == 0);
         let gone = || TcpStream::connect_timeout(&addr, ms(1000)).is_err();
@@ -202,10 +202,10 @@ fn a_slow_peer_may_be_closed_from_every_callback() {
             // should.
             drop((hub.subscribers("topic"), hub.topics(), hub.clients()));
         };
-        let (server, told) = server_that_acts_in(place, flood);
+        let (server, rx) = server_that_acts_in(place, flood);
         let stuck = RawPeer::open(server.addr());
         eventually("it is in", || server.stats().opened == 1);
-        visit(server.addr(), place, &told);
+        visit(server.addr(), place, &rx);
         eventually("a slow peer is disconnected", || server.stats().slow_peers_closed > 0);
         drop(stuck);
         eventually("all have left", || server.hub().count() == 0);

@@ -38,9 +38,9 @@ fn the_handler_finds_the_extensions_of_the_other_server() {
     #[derive(Debug, Clone, PartialEq)]
     struct User(&'static str);
     let _dog = watchdog(20);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let handle = Server::detached().spawn(move |client| {
-        tell.send(client.request().extensions().get::<User>().cloned()).unwrap_or(());
+        tx.send(client.request().extensions().get::<User>().cloned()).unwrap_or(());
         Ok(())
     });
     let handle = handle.expect("the settings work");
@@ -48,7 +48,7 @@ fn the_handler_finds_the_extensions_of_the_other_server() {
     head.extensions_mut().insert(User("frog"));
     let (peer, stream) = accepted();
     handle.upgrade(stream, &head, b"").expect("a thread");
-    assert_eq!(next(&told, "the handler"), Some(User("frog")));
+    assert_eq!(next(&rx, "the handler"), Some(User("frog")));
     drop(peer);
 }
 
@@ -101,18 +101,18 @@ fn adopt(handle: &ServerHandle, frames: &[u8]) -> (RawPeer, threadws::Result<()>
 #[test]
 fn a_websocket_that_another_server_has_answered_is_adopted() {
     let _dog = watchdog(20);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     // The other server has decided about the path and the origin.
     let server = Server::detached().path("/elsewhere").max_clients(1);
     let handle = server.spawn(move |client| {
         let subprotocol = client.subprotocol().map(str::to_owned);
-        tell.send((client.request().path().to_owned(), subprotocol)).unwrap_or(());
+        tx.send((client.request().path().to_owned(), subprotocol)).unwrap_or(());
         echo(client)
     });
     let handle = handle.expect("the settings work");
     let (mut peer, adopted) = adopt(&handle, &Frame::text("early").encode());
     adopted.expect("a thread");
-    assert_eq!(next(&told, "the handler"), ("/chat".to_owned(), Some("chat".to_owned())));
+    assert_eq!(next(&rx, "the handler"), ("/chat".to_owned(), Some("chat".to_owned())));
     peer.expect_text("early");
     peer.send_text("later");
     peer.expect_text("later");
@@ -166,20 +166,20 @@ fn a_unix_peer_names_its_client_if_unix_is_trusted() {
         (&[], &forwarded, "unix socket via unix socket"),
     ];
     for (trusted, headers, expected) in cases {
-        let (tell, told) = mpsc::channel();
+        let (tx, rx) = mpsc::channel();
         // The quota is one client per address. Clients without an address are not counted.
         let server = trusted.iter().fold(Server::detached(), |server, who| server.trust_proxy(who));
         let handle = server.max_clients_per_address(1).spawn(move |client| {
-            tell.send(format!("{} via {}", client.client_addr(), client.peer_addr())).unwrap_or(());
+            tx.send(format!("{} via {}", client.client_addr(), client.peer_addr())).unwrap_or(());
             client.ignore()?;
             Ok(())
         });
         let handle = handle.expect("the settings work");
         let client = hand_over_unix(&handle, headers);
-        assert_eq!(next(&told, "the handler"), expected, "{trusted:?} {headers:?}");
+        assert_eq!(next(&rx, "the handler"), expected, "{trusted:?} {headers:?}");
         if expected.starts_with("unix") {
             let another = hand_over_unix(&handle, headers);
-            assert_eq!(next(&told, "the handler"), expected, "{trusted:?} {headers:?}");
+            assert_eq!(next(&rx, "the handler"), expected, "{trusted:?} {headers:?}");
             drop(another);
         }
         drop(client);

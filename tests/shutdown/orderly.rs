@@ -75,19 +75,19 @@ fn a_client_that_does_not_answer_ends_at_the_timeout() {
 #[test]
 fn a_handler_that_does_not_return_is_reported() {
     let _dog = watchdog(30);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
     let released = Mutex::new(released);
     let server = TestServer::new(move |client| {
         if client.request().path() == "/stuck" {
-            tell.send(client.id()).unwrap_or(());
+            tx.send(client.id()).unwrap_or(());
             released.lock().expect("one waits").recv().unwrap_or_default(); // never reads
             return Ok(());
         }
         echo(client)
     });
     let mut stuck = RawPeer::open_at(server.addr(), "/stuck", &[]);
-    let id = next(&told, "the stuck handler");
+    let id = next(&rx, "the stuck handler");
     let mut peer = RawPeer::open(server.addr());
     eventually("both are in", || server.hub().count() == 2);
     let handle = server.into_handle();
@@ -116,17 +116,17 @@ fn a_handler_that_does_not_return_is_reported() {
 #[test]
 fn a_stuck_writer_ends_at_the_timeout() {
     let _dog = watchdog(30);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::new(move |client| {
         let message = vec![1; 256 << 10];
         while client.try_send(&message).is_ok() {}
-        tell.send(()).unwrap_or(());
+        tx.send(()).unwrap_or(());
         loop {
             client.send(&message)?; // to a client that reads nothing
         }
     });
     let mut peer = RawPeer::open(server.addr());
-    next(&told, "a full backlog");
+    next(&rx, "a full backlog");
     let handle = server.into_handle();
     let start = Instant::now();
     let report = handle.shutdown(ms(500));
@@ -168,13 +168,13 @@ fn dropping_the_handle_in_a_handler_does_not_block() {
     let _dog = watchdog(30);
     let handle = Arc::new(Mutex::new(None));
     let inside = Arc::clone(&handle);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::new(move |client| {
         while client.recv()?.is_some() {
             let handle: Option<threadws::ServerHandle> = inside.lock().expect("no panic").take();
             let start = Instant::now();
             drop(handle);
-            tell.send(start.elapsed()).unwrap_or(());
+            tx.send(start.elapsed()).unwrap_or(());
         }
         Ok(())
     });
@@ -182,7 +182,7 @@ fn dropping_the_handle_in_a_handler_does_not_block() {
     *handle.lock().expect("no panic") = Some(server.into_handle());
     let mut peer = RawPeer::open(addr);
     peer.send_text("stop");
-    let took = next(&told, "the drop");
+    let took = next(&rx, "the drop");
     assert!(took < ms(1000), "the drop took {took:?}");
     peer.expect_close(1001);
     peer.send(&Frame::close(1001, ""));

@@ -11,11 +11,11 @@ fn a_shutdown_does_not_wait_for_a_blocked_tick() {
     let _dog = watchdog(30);
     let shared = Arc::new(Mutex::new(0));
     let wanted = Arc::clone(&shared);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::new(move |client| {
-        let (tell, wanted) = (tell.clone(), Arc::clone(&wanted));
+        let (tx, wanted) = (tx.clone(), Arc::clone(&wanted));
         client.every_with(ms(5), move || {
-            tell.send(()).unwrap_or(());
+            tx.send(()).unwrap_or(());
             *wanted.lock().expect("no panic") += 1;
             None::<Message>
         });
@@ -23,10 +23,10 @@ fn a_shutdown_does_not_wait_for_a_blocked_tick() {
         Ok(())
     });
     let peer = RawPeer::open(server.addr());
-    next(&told, "a tick");
+    next(&rx, "a tick");
     let held = shared.lock().expect("no panic");
     // The earlier reports were of ticks that had the lock.
-    while told.recv_timeout(ms(200)).is_ok() {}
+    while rx.recv_timeout(ms(200)).is_ok() {}
     let handle = server.into_handle();
     drop(peer);
     let start = Instant::now();
@@ -44,11 +44,11 @@ fn a_shutdown_does_not_wait_for_a_blocked_tick() {
 #[test]
 fn a_shutdown_waits_for_a_tick_that_ends_in_time() {
     let _dog = watchdog(30);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::new(move |client| {
-        let tell = tell.clone();
+        let tx = tx.clone();
         client.every_with(ms(5), move || {
-            tell.send(()).unwrap_or(());
+            tx.send(()).unwrap_or(());
             std::thread::sleep(ms(100));
             None::<Message>
         });
@@ -56,7 +56,7 @@ fn a_shutdown_waits_for_a_tick_that_ends_in_time() {
         Ok(())
     });
     let peer = RawPeer::open(server.addr());
-    next(&told, "a tick");
+    next(&rx, "a tick");
     drop(peer);
     let report = server.into_handle().shutdown(PATIENCE);
     assert!(report.is_complete(), "{report}");
@@ -67,14 +67,14 @@ fn a_handle_dropped_in_a_tick_does_not_wait() {
     let _dog = watchdog(30);
     let handle = Arc::new(Mutex::new(None::<threadws::ServerHandle>));
     let inside = Arc::clone(&handle);
-    let (tell, told) = mpsc::channel::<Duration>();
+    let (tx, rx) = mpsc::channel::<Duration>();
     let server = TestServer::new(move |client| {
-        let (tell, inside) = (tell.clone(), Arc::clone(&inside));
+        let (tx, inside) = (tx.clone(), Arc::clone(&inside));
         client.every_with(ms(5), move || {
             let handle = inside.lock().expect("no panic").take()?;
             let start = Instant::now();
             drop(handle);
-            tell.send(start.elapsed()).unwrap_or(());
+            tx.send(start.elapsed()).unwrap_or(());
             None::<Message>
         });
         client.ignore()?;
@@ -83,7 +83,7 @@ fn a_handle_dropped_in_a_tick_does_not_wait() {
     let addr = server.addr();
     *handle.lock().expect("no panic") = Some(server.into_handle());
     let mut peer = RawPeer::open(addr);
-    let took = next(&told, "the drop");
+    let took = next(&rx, "the drop");
     assert!(took < ms(1000), "the drop took {took:?}");
     peer.expect_close(1001);
 }
@@ -91,11 +91,11 @@ fn a_handle_dropped_in_a_tick_does_not_wait() {
 #[test]
 fn a_slow_reader_of_http_ends_at_the_timeout() {
     let _dog = watchdog(30);
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::with(
         |server| {
             server.serve_http(move |_| {
-                tell.send(()).unwrap_or(());
+                tx.send(()).unwrap_or(());
                 Response::new(vec![b'x'; 16 << 20]) // more than the buffers of any socket take
             })
         },
@@ -103,7 +103,7 @@ fn a_slow_reader_of_http_ends_at_the_timeout() {
     );
     let mut peer = RawPeer::connect(server.addr());
     peer.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
-    next(&told, "the request");
+    next(&rx, "the request");
     let start = Instant::now();
     let report = server.into_handle().shutdown(ms(300));
     let took = start.elapsed();

@@ -9,7 +9,7 @@ pub type End = (Result<(), String>, Option<Closed>);
 
 /// Starts an echo server that reports the end of each connection.
 pub fn reporting_echo(config: Config) -> (TestServer, Receiver<End>) {
-    let (tell, told) = mpsc::channel();
+    let (tx, rx) = mpsc::channel();
     let server = TestServer::with(
         |server| server.config(config),
         move |client| {
@@ -18,15 +18,15 @@ pub fn reporting_echo(config: Config) -> (TestServer, Receiver<End>) {
                 Ok(()) => Ok(()),
                 Err(error) => Err(error.to_string()),
             };
-            tell.send((end, client.closed().cloned())).unwrap_or(());
+            tx.send((end, client.closed().cloned())).unwrap_or(());
             result
         },
     );
-    (server, told)
+    (server, rx)
 }
 
 #[track_caller]
-pub fn reported_end(told: &Receiver<End>) -> (Result<(), String>, Closed) {
-    let (result, closed) = next(told, "the handler's end");
+pub fn reported_end(rx: &Receiver<End>) -> (Result<(), String>, Closed) {
+    let (result, closed) = next(rx, "the handler's end");
     (result, closed.expect("a report of the end"))
 }
