@@ -56,21 +56,8 @@ fn read(path: &Path) -> String {
 
 /// Each file of `src/` with its path below it.
 fn files() -> Vec<(String, String)> {
-    let mut folders = vec![src()];
-    let mut files = Vec::new();
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).expect("a folder") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let name = path.strip_prefix(src()).expect("below src").display().to_string();
-                files.push((name, read(&path)));
-            }
-        }
-    }
-    files.sort();
-    files
+    let name = |path: &Path| path.strip_prefix(src()).expect("below src").display().to_string();
+    crate::files_below(&src(), "rs").iter().map(|path| (name(path), read(path))).collect()
 }
 
 /// The names that a module's file exports: by `pub use`, and by public items of its own.

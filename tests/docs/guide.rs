@@ -38,23 +38,18 @@ fn every_missing_feature_has_a_reason() {
 /// Collects the names of all tests in the Rust files below a folder that run by default: the first function behind each
 /// `#[test]`.
 fn tests_below(folder: &Path, names: &mut BTreeSet<String>) {
-    for entry in std::fs::read_dir(folder).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            tests_below(&path, names);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = std::fs::read_to_string(&path).expect("UTF-8");
-            let parts: Vec<_> = text.split("#[test]").collect();
-            for (before, behind) in parts.iter().zip(parts.iter().skip(1)) {
-                let Some((attributes, function)) = behind.split_once("fn ") else { continue };
-                let is_ignored = [before.lines().last().unwrap_or(""), attributes]
-                    .iter()
-                    .any(|attributes| attributes.contains("#[ignore"));
-                let name = function.split_once('(').map_or("", |(name, _)| name);
-                // It only starts a server for other tests.
-                if !is_ignored && name != "run_as_helper_process" {
-                    names.insert(name.to_owned());
-                }
+    for path in crate::files_below(folder, "rs") {
+        let text = std::fs::read_to_string(&path).expect("UTF-8");
+        let parts: Vec<_> = text.split("#[test]").collect();
+        for (before, behind) in parts.iter().zip(parts.iter().skip(1)) {
+            let Some((attributes, function)) = behind.split_once("fn ") else { continue };
+            let is_ignored = [before.lines().last().unwrap_or(""), attributes]
+                .iter()
+                .any(|attributes| attributes.contains("#[ignore"));
+            let name = function.split_once('(').map_or("", |(name, _)| name);
+            // It only starts a server for other tests.
+            if !is_ignored && name != "run_as_helper_process" {
+                names.insert(name.to_owned());
             }
         }
     }

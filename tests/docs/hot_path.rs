@@ -2,7 +2,7 @@
 //! layout or inlining, and no row without its attribute.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A plain `inline` is only permission to inline across crates, so it needs no figure.
 const ATTRIBUTES: [&str; 4] = ["repr(C)", "inline(never)", "inline(always)", "cold"];
@@ -23,10 +23,8 @@ fn attributes_and_rows_of_the_hot_path_are_the_same() {
 /// Returns the attributes in the code of the library and the binary.
 fn attributes() -> BTreeSet<Row> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    walk(&src, &mut files);
     let mut found = BTreeSet::new();
-    for file in files {
+    for file in crate::files_below(&src, "rs") {
         let name = file.strip_prefix(&src).expect("below src").to_string_lossy().replace('\\', "/");
         if name.starts_with("verify") {
             continue;
@@ -83,15 +81,4 @@ fn rows() -> BTreeSet<Row> {
 /// Returns the texts in backticks.
 fn quoted(cell: &str) -> Vec<String> {
     cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
-}
-
-fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            walk(&path, files);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
-    }
 }

@@ -15,3 +15,23 @@ mod options;
 mod prose;
 mod rooms;
 mod test_map;
+
+use std::path::{Path, PathBuf};
+
+/// Returns the files with this extension in a folder and the folders in it, sorted.
+fn files_below(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut folders = vec![folder.to_owned()];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|it| it == extension) {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    files
+}

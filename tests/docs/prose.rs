@@ -74,20 +74,9 @@ fn no_prose_has_the_habits_except_in_the_listed_files() {
 }
 
 fn files(root: &Path) -> Vec<PathBuf> {
-    fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
-        for entry in std::fs::read_dir(folder).expect("a folder") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                walk(&path, files);
-            } else if path.extension().is_some_and(|extension| extension == "rs" || extension == "md") {
-                files.push(path);
-            }
-        }
-    }
-    let mut files = Vec::new();
-    for folder in ["src", "tests", "examples"] {
-        walk(&root.join(folder), &mut files);
-    }
+    let folders = ["src", "tests", "examples"].map(|folder| root.join(folder));
+    let below = |extension| folders.iter().flat_map(move |folder| crate::files_below(folder, extension));
+    let mut files: Vec<_> = below("rs").chain(below("md")).collect();
     let top = std::fs::read_dir(root).expect("the project").map(|entry| entry.expect("an entry").path());
     files.extend(top.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
     files.retain(|path| !path.ends_with(SELF));

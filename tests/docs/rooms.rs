@@ -1,7 +1,7 @@
 //! The boundaries of the modules: the names that each file of `src/` may use, as `guide/design.md` describes them.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The modules of the crate that a module's code may use, apart from those in "base" below. Each module may use only
 /// modules that are above it here, so there are no circles.
@@ -68,21 +68,8 @@ struct Source {
 }
 
 fn sources() -> Vec<Source> {
-    fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
-        for entry in std::fs::read_dir(folder).expect("a folder") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                walk(&path, files);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                files.push(path);
-            }
-        }
-    }
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    walk(&src, &mut files);
-    files.sort();
-    files
+    crate::files_below(&src, "rs")
         .into_iter()
         .map(|file| {
             let path = file.strip_prefix(&src).expect("below src").to_string_lossy().replace('\\', "/");
