@@ -80,6 +80,15 @@ fn rests_when_they_ended(server: Process, how: &str) {
     server.stop();
 }
 
+/// The same, before and after all of these clients have ended in any way.
+#[track_caller]
+fn rests_before_and_after_the_end(server: Process) {
+    rests(&server);
+    server.ends(CLIENTS);
+    rests(&server);
+    server.stop();
+}
+
 #[test]
 fn no_load_after_a_fin_from_the_client() {
     let _dog = watchdog(30);
@@ -135,10 +144,7 @@ fn no_load_after_a_fin_with_a_stuck_writer() {
     let server = helper_process::start(module_path!(), "server", &[]);
     let mut peers = clients(&server, "send", "sending: ");
     peers.iter_mut().for_each(RawPeer::fin);
-    rests(&server);
-    server.ends(CLIENTS);
-    rests(&server);
-    server.stop();
+    rests_before_and_after_the_end(server);
     drop(peers);
 }
 
@@ -172,10 +178,7 @@ fn no_load_while_a_close_waits_behind_a_backlog() {
     let mut peers = clients(&server, "fill", "full: ");
     peers.iter_mut().for_each(|peer| peer.send_text("leave"));
     server.wait_for_lines(&["leaving: "], CLIENTS);
-    rests(&server);
-    server.ends(CLIENTS);
-    rests(&server);
-    server.stop();
+    rests_before_and_after_the_end(server);
     drop(peers);
 }
 
@@ -186,10 +189,7 @@ fn no_load_while_a_close_for_an_error_waits() {
     let mut peers = clients(&server, "fill", "full: ");
     // A fragmented control frame.
     peers.iter_mut().for_each(|peer| peer.write(header(0x08, Some([1, 2, 3, 4]), 0, 7)));
-    rests(&server);
-    server.ends(CLIENTS);
-    rests(&server);
-    server.stop();
+    rests_before_and_after_the_end(server);
     drop(peers);
 }
 
@@ -199,10 +199,7 @@ fn no_load_while_an_answer_waits_behind_a_backlog() {
     let server = helper_process::start(module_path!(), "server", &[]);
     let mut peers = clients(&server, "fill", "full: ");
     peers.iter_mut().for_each(|peer| peer.send(&Frame::close(1000, "")));
-    rests(&server);
-    server.ends(CLIENTS);
-    rests(&server);
-    server.stop();
+    rests_before_and_after_the_end(server);
     drop(peers);
 }
 
