@@ -109,83 +109,30 @@ const SERVER: &[Row<Server>] = &[
     ("raise_panics", "", &[]),
 ];
 
+/// The times that no setter takes.
+macro_rules! bad_times {
+    ($setter:ident) => {
+        [
+            |config| config.$setter(Duration::ZERO),
+            |config| config.$setter(TOO_SHORT),
+            |config| config.$setter(TOO_LONG),
+        ]
+    };
+}
+
 /// Of the times, each is refused if it is zero, too short or too long.
 const CONFIG: &[Row<Config>] = &[
     ("max_message_size", "max_message_size", &[|config| config.with_max_message_size(0)]),
     // Zero is possible: an empty queue takes one message of any size.
     ("max_backlog", "", &[]),
-    (
-        "handshake_timeout",
-        "handshake_timeout",
-        &[
-            |config| config.with_handshake_timeout(Duration::ZERO),
-            |config| config.with_handshake_timeout(TOO_LONG),
-            |config| config.with_handshake_timeout(TOO_SHORT),
-        ],
-    ),
-    (
-        "message_timeout",
-        "message_timeout",
-        &[
-            |config| config.with_message_timeout(Duration::ZERO),
-            |config| config.with_message_timeout(TOO_LONG),
-            |config| config.with_message_timeout(TOO_SHORT),
-        ],
-    ),
-    (
-        "ping_interval",
-        "ping_interval",
-        &[
-            |config| config.with_ping_interval(Duration::ZERO),
-            |config| config.with_ping_interval(TOO_LONG),
-            |config| config.with_ping_interval(TOO_SHORT),
-        ],
-    ),
-    (
-        "ping_timeout",
-        "ping_timeout",
-        &[
-            |config| config.with_ping_timeout(Duration::ZERO),
-            |config| config.with_ping_timeout(TOO_LONG),
-            |config| config.with_ping_timeout(TOO_SHORT),
-        ],
-    ),
-    (
-        "write_timeout",
-        "write_timeout",
-        &[
-            |config| config.with_write_timeout(Duration::ZERO),
-            |config| config.with_write_timeout(TOO_LONG),
-            |config| config.with_write_timeout(TOO_SHORT),
-        ],
-    ),
-    (
-        "close_timeout",
-        "close_timeout",
-        &[
-            |config| config.with_close_timeout(Duration::ZERO),
-            |config| config.with_close_timeout(TOO_LONG),
-            |config| config.with_close_timeout(TOO_SHORT),
-        ],
-    ),
-    (
-        "max_lifetime",
-        "max_lifetime",
-        &[
-            |config| config.with_max_lifetime(Duration::ZERO),
-            |config| config.with_max_lifetime(TOO_LONG),
-            |config| config.with_max_lifetime(TOO_SHORT),
-        ],
-    ),
-    (
-        "idle_timeout",
-        "idle_timeout",
-        &[
-            |config| config.with_idle_timeout(Duration::ZERO),
-            |config| config.with_idle_timeout(TOO_LONG),
-            |config| config.with_idle_timeout(TOO_SHORT),
-        ],
-    ),
+    ("handshake_timeout", "handshake_timeout", &bad_times!(with_handshake_timeout)),
+    ("message_timeout", "message_timeout", &bad_times!(with_message_timeout)),
+    ("ping_interval", "ping_interval", &bad_times!(with_ping_interval)),
+    ("ping_timeout", "ping_timeout", &bad_times!(with_ping_timeout)),
+    ("write_timeout", "write_timeout", &bad_times!(with_write_timeout)),
+    ("close_timeout", "close_timeout", &bad_times!(with_close_timeout)),
+    ("max_lifetime", "max_lifetime", &bad_times!(with_max_lifetime)),
+    ("idle_timeout", "idle_timeout", &bad_times!(with_idle_timeout)),
 ];
 
 const CONNECT: &[Row<Connect>] = &[
