@@ -12,7 +12,7 @@ pub use crate::protocol::forwarded::ForwardedHeader;
 pub use crate::request::{HandshakeError, Reject, Request, Response};
 
 use crate::addr::Addr;
-use crate::config::{MAX_HEAD_SIZE, MAX_HEADERS, time_for};
+use crate::config::{Config, MAX_HEAD_SIZE, MAX_HEADERS, time_for};
 use crate::logging::{contain, log_line};
 use crate::message::{CloseCode, CloseFrame};
 use crate::net::{Deadline, Stream, Transport};
@@ -222,9 +222,7 @@ pub(crate) struct Handshake<'a> {
     pub(crate) counters: &'a Counters,
     pub(crate) host: &'a dyn Host,
     pub(crate) deadline: Deadline,
-    pub(crate) write_timeout: Duration,
-    pub(crate) close_timeout: Duration,
-    pub(crate) message_timeout: Duration,
+    pub(crate) config: &'a Config,
 }
 
 impl Handshake<'_> {
@@ -339,8 +337,7 @@ impl Handshake<'_> {
             }
             refused => {
                 close_unserved(self.stream);
-                self.stream.shutdown_write();
-                self.stream.drain(LINGER, Deadline::after(self.close_timeout));
+                self.linger();
                 let why =
                     refused.map_or("too many connections or handshakes", |_| "the server is shutting down");
                 log_line!(Debug, LOG, "{} cannot be served: {why}", request.client_addr());
@@ -410,7 +407,7 @@ impl Handshake<'_> {
         let start = Instant::now();
         while bytes.len() < length {
             let received = bytes.len();
-            let deadline = start.checked_add(time_for(received, self.message_timeout)).into();
+            let deadline = start.checked_add(time_for(received, self.config.message_timeout())).into();
             let has_more = |bytes: &[u8]| Ok((bytes.len() > received).then_some(()));
             let reader = Handshake { deadline, ..*self };
             reader.read_until(&mut bytes, has_more).map_err(|failure| match failure {
@@ -472,12 +469,17 @@ impl Handshake<'_> {
         None
     }
 
-    /// Sends a final answer, and discards what the client still sends, until it has read the answer or [`LINGER`] is over.
+    /// Sends FIN, and discards what the client still sends, until it has read the answer or [`LINGER`] is over.
+    fn linger(&self) {
+        self.stream.shutdown_write();
+        self.stream.drain(LINGER, Deadline::after(self.config.close_timeout()));
+    }
+
+    /// Sends a final answer.
     fn answer(&self, response: &Response, without_body: bool) {
         match self.write(&head::write_response(response, without_body)) {
             Ok(()) => {
-                self.stream.shutdown_write();
-                self.stream.drain(LINGER, Deadline::after(self.close_timeout));
+                self.linger();
             }
             Err(error) => {
                 let (peer_addr, status) = (self.peer_addr, response.status().as_u16());
@@ -489,7 +491,7 @@ impl Handshake<'_> {
     /// Writes a final answer within the deadline of the handshake. If that is nearer than the write timeout, the write
     /// timeout counts, as for a message.
     fn write(&self, bytes: &[u8]) -> io::Result<()> {
-        let granted = time_for(bytes.len(), self.write_timeout);
+        let granted = time_for(bytes.len(), self.config.write_timeout());
         self.stream.write_all(bytes, || match self.deadline.left(Instant::now()) {
             Some(left) if left < granted => Deadline::after(granted),
             _ => self.deadline,

@@ -93,9 +93,7 @@ impl Accepted {
             counters: self.shared.meter.counters(),
             host: self,
             deadline: Deadline::after(settings.config.handshake_timeout()),
-            write_timeout: settings.config.write_timeout(),
-            close_timeout: settings.config.close_timeout(),
-            message_timeout: settings.config.message_timeout(),
+            config: &settings.config,
         };
         match start {
             Start::Socket(source) => handshake.run(source),
