@@ -95,7 +95,7 @@ impl Connection {
         closed.cause().and_then(Cause::to_error).unwrap_or(Error::Closed(closed))
     }
 
-    /// Returns the error of a call that sends, with the peer's Close if a write has failed and it has arrived. The Close tells
+    /// Returns the error of a call that sends, with the peer's Close if a write has failed and it has arrived. The Close says
     /// why the peer reads no more. The messages before it can still be received.
     pub(super) fn explain(&mut self, error: Error) -> Error {
         let Error::Closed(closed) = &error else { return error };

@@ -1,7 +1,7 @@
 //! Connecting sockets before a deadline: to one of several addresses, or to the path of a Unix socket.
 
 use super::Deadline;
-use super::stream::poll_until;
+use super::stream::{poll_until, sleep_until};
 use crate::error::context;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::OwnedFd;
@@ -124,7 +124,7 @@ pub(crate) fn connect_unix(path: &Path, deadline: Deadline) -> io::Result<OwnedF
             Err(Errno::AGAIN) if deadline.has_passed(Instant::now()) => {
                 return Err(ErrorKind::TimedOut.into());
             }
-            Err(Errno::AGAIN) => _ = poll_until(&mut [], Deadline::after(QUEUE_DELAY).or(deadline))?,
+            Err(Errno::AGAIN) => sleep_until(Deadline::after(QUEUE_DELAY).or(deadline))?,
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }

@@ -2,7 +2,7 @@
 
 use super::Deadline;
 use super::connect::connect_unix;
-use super::stream::{poll_until, stream_family};
+use super::stream::{sleep_until, stream_family};
 use crate::addr::Addr;
 use crate::error::context;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -153,8 +153,7 @@ fn lock_folder(path: &Path) -> io::Result<Option<File>> {
             Err(Errno::WOULDBLOCK) if deadline.has_passed(Instant::now()) => {
                 return Err(io::Error::new(ErrorKind::ResourceBusy, "another program has locked its folder"));
             }
-            // Of no descriptor: it only sleeps.
-            Err(Errno::WOULDBLOCK) => drop(poll_until(&mut [], Deadline::after(LOCK_INTERVAL))),
+            Err(Errno::WOULDBLOCK) => sleep_until(Deadline::after(LOCK_INTERVAL))?,
             Err(Errno::INTR) => {}
             Err(_) => return Ok(None),
         }

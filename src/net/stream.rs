@@ -145,9 +145,9 @@ impl Stream {
         while !bytes.is_empty() {
             match self.try_write(&[IoSlice::new(bytes)]) {
                 Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     if !self.wait_writable(*deadline)? {
-                        return Err(io::ErrorKind::TimedOut.into());
+                        return Err(ErrorKind::TimedOut.into());
                     }
                 }
                 Err(error) => return Err(error),
@@ -169,7 +169,7 @@ impl Stream {
             match self.read(&mut bytes, false) {
                 Ok(0) => return false,
                 Ok(more) => count += more,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     if self.wait_readable(end.or(deadline)).is_err() {
                         return false;
                     }
@@ -203,7 +203,7 @@ impl Stream {
             }
             match self.read(&mut bytes, false) {
                 Ok(0) => return false,
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() != ErrorKind::WouldBlock => return false,
                 _ => {}
             }
         }
@@ -286,6 +286,11 @@ pub(crate) fn poll_until(fds: &mut [PollFd<'_>], deadline: Deadline) -> io::Resu
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Sleeps until the deadline.
+pub(super) fn sleep_until(deadline: Deadline) -> io::Result<()> {
+    poll_until(&mut [], deadline).map(drop)
 }
 
 #[cfg(all(test, not(model)))]
