@@ -173,7 +173,7 @@ impl std::error::Error for Error {
     }
 }
 
-/// Adds to an error of the operating system where it happened, or during which call. Its kind stays the same.
+/// Adds the place or the call to an error of the operating system, and keeps its kind.
 pub(crate) fn context(place: impl fmt::Display, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{place}: {error}"))
 }

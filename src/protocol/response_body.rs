@@ -82,7 +82,7 @@ impl Framing {
     }
 }
 
-/// How far [`Framing::look`] has looked: at this number of bytes, and of the body in them.
+/// The number of bytes that [`Framing::look`] has looked at, and of those of the body in them.
 #[derive(Debug, Default)]
 pub(crate) struct BodySeen {
     bytes: usize,
