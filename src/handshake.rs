@@ -8,25 +8,28 @@
 // Every failure is answered with an HTTP status and reported to `on_handshake_error`. The rules of HTTP and of RFC 6455 are
 // in `protocol`; here are the reads, the writes and the callbacks.
 
+mod unserved;
+
+pub(crate) use unserved::{answer_excess, answer_unavailable, close_unserved};
+
 pub use crate::protocol::forwarded::ForwardedHeader;
 pub use crate::request::{HandshakeError, Reject, Request, Response};
 
+use self::unserved::UNAVAILABLE;
 use crate::addr::Addr;
 use crate::config::{Config, MAX_HEAD_SIZE, MAX_HEADERS, time_for};
 use crate::logging::{contain, log_line};
-use crate::message::{CloseCode, CloseFrame};
-use crate::net::{Deadline, Stream, Transport};
-use crate::protocol::encoder::{Opcode, append, close_payload};
+use crate::net::{Deadline, Stream};
+use crate::protocol::Refusal;
 use crate::protocol::forwarded::{self, TrustedProxies};
 use crate::protocol::head::{self, HeadLimits, Scanner};
 use crate::protocol::proxy_header;
 use crate::protocol::server_handshake::{self, HandshakePolicy, RequestKind, Upgrade};
-use crate::protocol::{Refusal, Role};
 use crate::quota::{Admission, Excess, Quotas};
 use crate::stats::Counters;
 use http::header::EXPECT;
 use http::{Method, StatusCode, Version};
-use std::io::{self, ErrorKind, IoSlice};
+use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
 /// The first size of the buffer for a head, in bytes. Few requests are larger. Blocks above glibc's limit for its
@@ -45,11 +48,6 @@ pub(crate) const LINGER: Duration = Duration::from_secs(1);
 
 const LIMITS: HeadLimits = HeadLimits { size: MAX_HEAD_SIZE, headers: MAX_HEADERS };
 
-const UNAVAILABLE: Refusal =
-    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the server is full or shutting down")
-        .with(&[("retry-after", "5")]);
-/// A `Retry-After` in seconds, for limits that do not say when there is room again.
-const RETRY_AFTER: u64 = 5;
 const TIMED_OUT: Refusal = Refusal::new(StatusCode::REQUEST_TIMEOUT, "the request did not come in time");
 const CUT_SHORT: Refusal = Refusal::bad_request("the request ends too early");
 const FAILED: Refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the server failed");
@@ -159,31 +157,6 @@ pub(crate) struct Opened {
     pub(crate) admission: Admission,
 }
 
-/// Answers 503 with the bytes that the socket accepts without waiting. A new socket accepts all of them.
-pub(crate) fn answer_unavailable(stream: &Stream) {
-    answer_at_once(stream, Reject::from(UNAVAILABLE));
-}
-
-/// Answers 429, like [`answer_unavailable`].
-pub(crate) fn answer_excess(stream: &Stream, excess: Excess) {
-    answer_at_once(stream, Reject::from(excess));
-}
-
-fn answer_at_once(stream: &Stream, reject: Reject) {
-    let bytes = head::write_response(&reject.into(), false);
-    // Ignored: the client has disconnected, or does not read.
-    drop(stream.try_write(&[IoSlice::new(&bytes)]));
-}
-
-/// Sends a Close with 1013 on a WebSocket that cannot be served, like [`answer_unavailable`].
-pub(crate) fn close_unserved(stream: &Stream) {
-    let payload = close_payload(Some(&CloseFrame::new(CloseCode::TRY_AGAIN_LATER, "")));
-    let mut frame = Vec::new();
-    append(Role::Server, Opcode::Close, &payload, &mut frame);
-    // Ignored: the client has disconnected, or does not read.
-    drop(stream.try_write(&[IoSlice::new(&frame)]));
-}
-
 impl From<Refusal> for Reject {
     fn from(refusal: Refusal) -> Self {
         let mut reject = Self::new(refusal.status, refusal.reason);
@@ -191,19 +164,6 @@ impl From<Refusal> for Reject {
             reject = reject.header(name, value);
         }
         reject
-    }
-}
-
-impl From<Excess> for Reject {
-    fn from(excess: Excess) -> Self {
-        let (text, seconds) = match excess {
-            Excess::Connections => ("too many connections from this address", RETRY_AFTER),
-            // Rounded up, so that a client that comes back then is admitted.
-            Excess::Handshakes(wait) => {
-                ("too many handshakes from this address", wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
-            }
-        };
-        Self::new(StatusCode::TOO_MANY_REQUESTS, text).header("retry-after", seconds)
     }
 }
 
