@@ -2,13 +2,14 @@
 //!
 //! There are three threads: the main thread receives and prints, one reads stdin and sends, one waits for a signal.
 
+mod header_file;
+mod printer;
+
 use crate::CommandError;
 use crate::args::connect::ConnectOptions;
-use crate::args::values;
-use crate::escape;
 use crate::signals::{INTERRUPTED, StopSignal};
 use log::{info, warn};
-use std::fs::File;
+use printer::Printer;
 use std::io::{self, BufRead, BufWriter, ErrorKind, IsTerminal, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,8 +17,6 @@ use threadws::{Config, Connect, Connection, Error, Message, Sender, Timeout};
 
 /// The longest closing handshake: the library's default.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The largest header file, in bytes: four times the request head that this library's server accepts.
-const MAX_HEADER_FILE: u64 = 64 * 1024;
 
 /// Connects, and exchanges messages until either side closes the connection.
 pub(crate) fn connect(options: &ConnectOptions, stop: StopSignal) -> Result<(), CommandError> {
@@ -62,30 +61,10 @@ fn settings(options: &ConnectOptions) -> Result<Connect, CommandError> {
     if let Some(origin) = &options.origin {
         settings = settings.header("origin", origin);
     }
-    for (name, value) in options.headers.iter().chain(&headers_of_file(options)?) {
+    for (name, value) in options.headers.iter().chain(&header_file::read(options)?) {
         settings = settings.header(name, value);
     }
     Ok(settings)
-}
-
-fn headers_of_file(options: &ConnectOptions) -> Result<Vec<(String, String)>, CommandError> {
-    let Some(file) = &options.header_file else { return Ok(Vec::new()) };
-    let mut text = String::new();
-    // Limited, because the file may be a device without an end.
-    let read = File::open(file).and_then(|opened| opened.take(MAX_HEADER_FILE + 1).read_to_string(&mut text));
-    let bytes = read
-        .map_err(|error| CommandError::Failed(format!("cannot read the --header-file {file:?}: {error}")))?;
-    if bytes as u64 > MAX_HEADER_FILE {
-        let error = format!("--header-file {file:?}: larger than {MAX_HEADER_FILE} bytes");
-        return Err(CommandError::Usage(error));
-    }
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let header = |(index, line)| {
-        values::header(line).map_err(|error| {
-            CommandError::Usage(format!("--header-file {file:?}: line {}: {error}", index + 1))
-        })
-    };
-    lines.map(header).collect()
 }
 
 /// Explains why there is no connection. The text never contains the URL or a header.
@@ -258,31 +237,6 @@ fn receive(
     })
 }
 
-/// Prints messages.
-#[derive(Debug, Clone, Copy)]
-struct Printer {
-    /// Prints binary messages as raw bytes, otherwise in hexadecimal.
-    raw: bool,
-    /// Escapes control characters in text, because a terminal would execute them.
-    escaped: bool,
-}
-
-impl Printer {
-    fn print(self, out: &mut impl Write, message: &Message) -> io::Result<()> {
-        match message {
-            Message::Text(text) if self.escaped => writeln!(out, "{}", escape::one_line(text, usize::MAX)),
-            Message::Text(text) => writeln!(out, "{text}"),
-            Message::Binary(bytes) if self.raw => out.write_all(bytes),
-            Message::Binary(bytes) => {
-                for byte in bytes {
-                    write!(out, "{byte:02x}")?;
-                }
-                writeln!(out)
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -293,19 +247,5 @@ mod tests {
             assert_eq!(line_message(line.into()), Message::from(text), "{line:?}");
         }
         assert_eq!(line_message(b"\xff\n".to_vec()), Message::Binary(vec![0xff]));
-    }
-
-    #[test]
-    fn text_is_escaped_for_a_terminal_and_unchanged_for_a_file() {
-        let printed = |printer: Printer, message: &str| {
-            let mut out = Vec::new();
-            printer.print(&mut out, &Message::from(message)).expect("memory");
-            String::from_utf8(out).expect("UTF-8")
-        };
-        let file = Printer { raw: false, escaped: false };
-        let terminal = Printer { escaped: true, ..file };
-        let text = "안녕\u{1b}[2J\r\nmore";
-        assert_eq!(printed(file, text), "안녕\u{1b}[2J\r\nmore\n");
-        assert_eq!(printed(terminal, text), "안녕\\u{1b}[2J\\r\\nmore\n");
     }
 }
