@@ -289,8 +289,28 @@ fn the_log_has_each_client_its_messages_and_its_end() {
     assert!(order.is_sorted(), "{log}");
     assert!(lines[find("client 2 connected from 127.0.0.1")].ends_with("127.0.0.1"), "no via: {log}");
     for line in lines {
-        // 2026-01-31T12:00:00.123456789Z [INFO] …
+        // 2026-01-31T12:00:00.123456Z [INFO] …
         assert!(line.starts_with("20") && line.contains("Z [INFO] "), "{line}");
+    }
+}
+
+/// Lines of several servers can be merged with `sort` (moby#38258).
+#[test]
+fn log_times_have_one_width_and_sort_as_text() {
+    let _dog = watchdog(60);
+    let running = Running::start(&["--every", "0"]);
+    // Of 200 times with nine digits, about twenty end in a zero.
+    let mut peer = running.websocket("");
+    for _ in 0..200 {
+        peer.send(0x1, b"another line");
+    }
+    peer.leave();
+    let log = running.log();
+    let times: Vec<&str> = log.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert!(times.len() > 200 && times.is_sorted(), "{log}");
+    for time in times {
+        let shape: String = time.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+        assert_eq!(shape, "0000-00-00T00:00:00.000000Z", "{log}");
     }
 }
 

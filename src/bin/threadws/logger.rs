@@ -5,26 +5,21 @@
 
 use crate::escape;
 use crate::log_filter::LogFilter;
-use crate::stderr;
-use log::{Level, LevelFilter, Log, Metadata, Record};
-use simplelog::{ColorChoice, ConfigBuilder, TermLogger, TerminalMode, WriteLogger};
+use crate::stderr::{self, LineWriter};
+use log::{Level, Log, Metadata, Record};
 use std::collections::VecDeque;
 use std::fmt::Write;
 use std::io::{self, IsTerminal};
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The longest queue, in lines. A burst of connections fits, and a stderr that is never read costs little memory.
 const MAX_LINES: usize = 1024;
 /// The longest queue, in bytes of text.
 const MAX_BYTES: usize = 256 * 1024;
-/// The longest text of a record, in bytes. With time, level and target it stays below the 8 KiB that simplelog writes in
-/// one call, so that lines of several processes do not mix.
+/// The longest text of a record, in bytes. With time, level and target it stays below 8 KiB.
 const MAX_TEXT: usize = 4 * 1024;
-/// A line that was queued for longer shows its age, because its timestamp is made when it is written.
-const LATE: Duration = Duration::from_secs(1);
 
 /// The running logger.
 #[derive(Debug)]
@@ -33,10 +28,11 @@ pub(crate) struct Logger(Arc<LineQueue>);
 /// Starts the writer thread, and installs the logger and the panic hook.
 pub(crate) fn start(filter: LogFilter) -> io::Result<Logger> {
     let queue = Arc::new(LineQueue::default());
-    let refused = Arc::new(AtomicBool::new(false));
-    let sink = stderr_sink(&refused);
     let lines = Arc::clone(&queue);
-    let write = move || lines.write_to(&*sink, &refused);
+    let env = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    let is_coloured = is_coloured(io::stderr().is_terminal(), env);
+    let mut stderr = LineWriter::new(io::stderr());
+    let write = move || lines.write_to(|line| stderr.write(&line.to_text(is_coloured)));
     std::thread::Builder::new().name("threadws-log".to_owned()).spawn(write)?;
     let max = filter.max();
     let front = QueueLog { filter, queue: Arc::clone(&queue) };
@@ -54,37 +50,31 @@ impl Logger {
     }
 }
 
-/// Returns the logger that formats and writes lines. It sets `refused` if a line cannot be written.
-fn stderr_sink(refused: &Arc<AtomicBool>) -> Box<dyn Log> {
-    let config = ConfigBuilder::new()
-        .set_time_format_rfc3339() // with the date, in UTC
-        .set_thread_level(LevelFilter::Off) // it would name the writer thread
-        .set_location_level(LevelFilter::Off)
-        .set_target_level(LevelFilter::Debug)
-        .build();
-    let env = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
-    match color(io::stderr().is_terminal(), env) {
-        ColorChoice::Never => {
-            let stderr = stderr::LineWriter::new(io::stderr(), Arc::clone(refused));
-            WriteLogger::new(LevelFilter::Trace, config, stderr)
-        }
-        // `TermLogger` hides errors, so lines that a terminal refuses are not counted. Terminals seldom refuse a line.
-        color => TermLogger::new(LevelFilter::Trace, config, TerminalMode::Stderr, color),
-    }
+/// Returns a time in UTC (RFC 3339). The width is fixed, so that lines can be sorted as text.
+fn timestamp(time: SystemTime) -> String {
+    let time = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (days, seconds, micros) = (time.as_secs() / 86_400, time.as_secs() % 86_400, time.subsec_micros());
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    // Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`. The years of this calculation begin
+    // in March, so that a leap day is the last day of its year. An era has 400 years.
+    let days = days + 719_468; // since 0000-03-01
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (year, month) = if month < 10 { (year, month + 3) } else { (year + 1, month - 9) };
+    let year = 400 * era + year;
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
 }
 
 /// Chooses colours for terminals, and not for files and pipes, unless the environment forces them
-/// (<https://no-color.org>, <https://bixense.com/clicolors>). simplelog's `Auto` does not check for a terminal.
-fn color(terminal: bool, env: impl Fn(&str) -> Option<String>) -> ColorChoice {
+/// (<https://no-color.org>, <https://bixense.com/clicolors>).
+fn is_coloured(terminal: bool, env: impl Fn(&str) -> Option<String>) -> bool {
     let set = |name| env(name).filter(|value| !value.is_empty());
     let able = terminal && set("TERM").is_some_and(|term| term != "dumb");
-    if set("NO_COLOR").is_some() {
-        ColorChoice::Never
-    } else if able || set("CLICOLOR_FORCE").is_some_and(|force| force != "0") {
-        ColorChoice::Always
-    } else {
-        ColorChoice::Never
-    }
+    let forced = set("CLICOLOR_FORCE").is_some_and(|force| force != "0");
+    set("NO_COLOR").is_none() && (able || forced)
 }
 
 /// The logger that the macros of `log` call.
@@ -113,7 +103,7 @@ impl Log for QueueLog {
             level: record.level(),
             target: record.target().to_owned(),
             text: text.unwrap_or_else(|_| "(formatting this line panicked)".to_owned()),
-            logged_at: Instant::now(),
+            logged_at: UNIX_EPOCH,
             dropped: 0,
         });
     }
@@ -129,38 +119,45 @@ struct LogLine {
     level: Level,
     target: String,
     text: String,
-    logged_at: Instant,
+    /// Set when it is queued.
+    logged_at: SystemTime,
     /// How many lines were dropped directly before this one.
     dropped: u64,
 }
 
 impl LogLine {
-    /// The line that reports dropped lines.
-    fn of_dropped(dropped: u64) -> Self {
+    /// The line that reports dropped lines, with the time of the line that follows.
+    fn of_dropped(dropped: u64, logged_at: SystemTime) -> Self {
         Self {
             level: Level::Warn,
             target: module_path!().to_owned(),
             text: format!("… {dropped} {} dropped", if dropped == 1 { "line" } else { "lines" }),
-            logged_at: Instant::now(),
+            logged_at,
             dropped: 0,
         }
     }
 
-    fn size(&self) -> usize {
-        self.target.len() + self.text.len()
+    /// Returns the line as it is written: the time, the level, the target of `debug` and `trace`, and the text.
+    fn to_text(&self, is_coloured: bool) -> String {
+        let Self { level, text, .. } = self;
+        let time = timestamp(self.logged_at);
+        let target = if *level >= Level::Debug { format!("{}: ", self.target) } else { String::new() };
+        if !is_coloured {
+            return format!("{time} [{level}] {target}{text}\n");
+        }
+        // Red, yellow, blue, cyan, white (ECMA-48 §8.3.117).
+        let color = match level {
+            Level::Error => 31,
+            Level::Warn => 33,
+            Level::Info => 34,
+            Level::Debug => 36,
+            Level::Trace => 37,
+        };
+        format!("{time} \u{1b}[{color}m[{level}]\u{1b}[0m {target}{text}\n")
     }
 
-    fn write_to(&self, sink: &dyn Log) {
-        let age = self.logged_at.elapsed();
-        let late = if age > LATE { format!("({} s ago) ", age.as_secs()) } else { String::new() };
-        let metadata = Metadata::builder().level(self.level).target(&self.target).build();
-        // `log` cannot change a record, so a new one is built. simplelog shows none of the fields that it lacks.
-        sink.log(
-            &Record::builder()
-                .metadata(metadata)
-                .args(format_args!("{late}{text}", text = self.text))
-                .build(),
-        );
+    fn size(&self) -> usize {
+        self.target.len() + self.text.len()
     }
 }
 
@@ -188,6 +185,8 @@ impl LineQueue {
     /// Queues a line, or drops it if the queue is full. Never waits for the writer.
     fn push(&self, mut line: LogLine) {
         let mut queued = self.lock();
+        // Under the lock, so that the times of the lines are in order.
+        line.logged_at = SystemTime::now();
         if queued.lines.len() >= MAX_LINES || queued.bytes + line.size() > MAX_BYTES {
             queued.dropped += 1;
             return;
@@ -219,21 +218,18 @@ impl LineQueue {
         }
     }
 
-    /// Writes lines forever: the body of the writer thread. `sink` sets `refused` if it could not write a line.
-    fn write_to(&self, sink: &dyn Log, refused: &AtomicBool) {
-        let is_written = |line: &LogLine| {
-            line.write_to(sink);
-            !refused.swap(false, Ordering::Relaxed)
-        };
+    /// Writes lines forever: the body of the writer thread. `write` returns whether it wrote the whole line.
+    fn write_to(&self, mut write: impl FnMut(&LogLine) -> bool) {
         let mut dropped = 0;
         loop {
             let (dropped_before, line) = self.pop();
             dropped += dropped_before;
-            if dropped > 0 && is_written(&LogLine::of_dropped(dropped)) {
+            let time = line.as_ref().map_or_else(SystemTime::now, |line| line.logged_at);
+            if dropped > 0 && write(&LogLine::of_dropped(dropped, time)) {
                 dropped = 0;
             }
             // A line that a full disk refuses is reported before the next line that it accepts.
-            if line.is_some_and(|line| !is_written(&line)) {
+            if line.is_some_and(|line| !write(&line)) {
                 dropped += 1;
             }
         }
@@ -279,26 +275,9 @@ mod tests {
     use super::*;
     use std::fmt;
     use std::sync::mpsc;
+    use std::time::Instant;
 
     /// A stderr in memory. It accepts a line for each message from `gate`, and all lines when the gate is dropped.
-    struct MemorySink {
-        lines: Mutex<mpsc::Sender<String>>,
-        gate: Mutex<mpsc::Receiver<()>>,
-    }
-
-    impl Log for MemorySink {
-        fn enabled(&self, _: &Metadata<'_>) -> bool {
-            true
-        }
-
-        fn log(&self, record: &Record<'_>) {
-            let _ = self.gate.lock().expect("gate").recv();
-            drop(self.lines.lock().expect("lines").send(record.args().to_string()));
-        }
-
-        fn flush(&self) {}
-    }
-
     struct TestStderr {
         front: QueueLog,
         lines: mpsc::Receiver<String>,
@@ -310,11 +289,14 @@ mod tests {
         fn stuck(filter: &str) -> Self {
             let (to_lines, lines) = mpsc::channel();
             let (gate, from_gate) = mpsc::channel();
-            let sink = MemorySink { lines: Mutex::new(to_lines), gate: Mutex::new(from_gate) };
+            let write = move |line: &LogLine| {
+                let _ = from_gate.recv();
+                to_lines.send(line.text.clone()).is_ok()
+            };
             let queue = Arc::new(LineQueue::default());
             let front =
                 QueueLog { filter: LogFilter::parse(filter).expect(filter), queue: Arc::clone(&queue) };
-            std::thread::spawn(move || queue.write_to(&sink, &AtomicBool::new(false)));
+            std::thread::spawn(move || queue.write_to(write));
             Self { front, lines, gate: Some(gate) }
         }
 
@@ -433,20 +415,51 @@ mod tests {
     #[test]
     fn colours_are_for_terminals_unless_the_environment_says_otherwise() {
         type Env = &'static [(&'static str, &'static str)];
-        let cases: [(bool, Env, ColorChoice); 8] = [
-            (true, &[("TERM", "xterm")], ColorChoice::Always),
-            (true, &[], ColorChoice::Never),
-            (true, &[("TERM", "dumb")], ColorChoice::Never),
-            (true, &[("TERM", "xterm"), ("NO_COLOR", "1")], ColorChoice::Never),
-            (true, &[("TERM", "xterm"), ("NO_COLOR", "")], ColorChoice::Always),
-            (false, &[("TERM", "xterm")], ColorChoice::Never),
-            (false, &[("CLICOLOR_FORCE", "1")], ColorChoice::Always),
-            (false, &[("CLICOLOR_FORCE", "0")], ColorChoice::Never),
+        let cases: [(bool, Env, bool); 8] = [
+            (true, &[("TERM", "xterm")], true),
+            (true, &[], false),
+            (true, &[("TERM", "dumb")], false),
+            (true, &[("TERM", "xterm"), ("NO_COLOR", "1")], false),
+            (true, &[("TERM", "xterm"), ("NO_COLOR", "")], true),
+            (false, &[("TERM", "xterm")], false),
+            (false, &[("CLICOLOR_FORCE", "1")], true),
+            (false, &[("CLICOLOR_FORCE", "0")], false),
         ];
         for (terminal, env, expected) in cases {
             let lookup =
                 |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
-            assert_eq!(color(terminal, lookup), expected, "{terminal} {env:?}");
+            assert_eq!(is_coloured(terminal, lookup), expected, "{terminal} {env:?}");
         }
+    }
+
+    #[test]
+    fn a_time_is_in_utc_and_has_one_width() {
+        let cases = [
+            (0, 0, "1970-01-01T00:00:00.000000Z"),
+            (951_782_399, 999_999_999, "2000-02-28T23:59:59.999999Z"),
+            (951_782_400, 120_000_000, "2000-02-29T00:00:00.120000Z"),
+            (951_868_800, 1_000, "2000-03-01T00:00:00.000001Z"),
+            (1_798_761_599, 999, "2026-12-31T23:59:59.000000Z"),
+            (1_835_442_367, 0, "2028-02-29T13:06:07.000000Z"),
+            (4_107_542_400, 0, "2100-03-01T00:00:00.000000Z"), // 2100 has no leap day
+        ];
+        for (seconds, nanos, expected) in cases {
+            assert_eq!(timestamp(UNIX_EPOCH + Duration::new(seconds, nanos)), expected);
+        }
+    }
+
+    #[test]
+    fn a_line_has_time_level_and_text_and_target_only_at_debug() {
+        let line = |level| LogLine {
+            level,
+            target: "threadws::hub".to_owned(),
+            text: "hi".to_owned(),
+            logged_at: UNIX_EPOCH,
+            dropped: 0,
+        };
+        let time = "1970-01-01T00:00:00.000000Z";
+        assert_eq!(line(Level::Info).to_text(false), format!("{time} [INFO] hi\n"));
+        assert_eq!(line(Level::Debug).to_text(false), format!("{time} [DEBUG] threadws::hub: hi\n"));
+        assert_eq!(line(Level::Error).to_text(true), format!("{time} \u{1b}[31m[ERROR]\u{1b}[0m hi\n"));
     }
 }

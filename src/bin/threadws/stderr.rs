@@ -2,8 +2,6 @@
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, ErrorKind, Write};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long the end of the process waits for a stderr that accepts nothing.
@@ -11,55 +9,35 @@ const STUCK: Duration = Duration::from_millis(200);
 /// How long it waits while stderr accepts more, and only the writing thread is late, because the machine is busy.
 const BUSY: Duration = Duration::from_secs(5);
 
-/// Collects the parts of a line and writes them in one call, so that lines of several processes do not mix.
+/// Writes each line in one call, so that lines of several processes do not mix.
 #[derive(Debug)]
 pub(crate) struct LineWriter<W> {
     to: W,
-    line: Vec<u8>,
     /// Only part of the last line was written, so the next one must begin with a line break.
     torn: bool,
-    refused: Arc<AtomicBool>,
 }
 
 impl<W: Write> LineWriter<W> {
-    /// Sets `refused` for each line that is not written whole. `Relaxed` is enough, because the writing thread reads it.
-    pub(crate) fn new(to: W, refused: Arc<AtomicBool>) -> Self {
-        Self { to, line: Vec::new(), torn: false, refused }
+    pub(crate) fn new(to: W) -> Self {
+        Self { to, torn: false }
     }
 
-    fn end_line(&mut self) {
-        let mut written = 0;
-        while written < self.line.len() {
-            match self.to.write(&self.line[written..]) {
-                Ok(bytes @ 1..) => written += bytes,
+    /// Writes a line, which ends in a line break. Returns whether the whole line was written.
+    pub(crate) fn write(&mut self, line: &str) -> bool {
+        let line = if self.torn { format!("\n{line}") } else { line.to_owned() };
+        let mut rest = line.as_bytes();
+        while !rest.is_empty() {
+            match self.to.write(rest) {
+                Ok(bytes @ 1..) => rest = rest.get(bytes..).unwrap_or_default(),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Ok(0) | Err(_) => {
-                    self.refused.store(true, Ordering::Relaxed);
-                    break;
-                }
+                Ok(0) | Err(_) => break,
             }
         }
-        if let Some(last) = self.line[..written].last() {
+        let is_whole = rest.is_empty();
+        if let Some(last) = line.as_bytes()[..line.len() - rest.len()].last() {
             self.torn = *last != b'\n';
         }
-        self.line.clear();
-    }
-}
-
-impl<W: Write> Write for LineWriter<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.line.is_empty() && self.torn {
-            self.line.push(b'\n');
-        }
-        self.line.extend_from_slice(bytes);
-        if bytes.ends_with(b"\n") {
-            self.end_line();
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        is_whole
     }
 }
 
@@ -98,20 +76,12 @@ mod tests {
 
     #[test]
     fn a_line_that_a_full_disk_refuses_is_reported() {
-        let refused = Arc::new(AtomicBool::new(false));
-        let disk = Disk { content: Vec::new(), capacity: 10 };
-        let mut lines = LineWriter::new(disk, Arc::clone(&refused));
-        let write = |lines: &mut LineWriter<Disk>, text: &str| {
-            for piece in text.split_inclusive(' ') {
-                lines.write_all(piece.as_bytes()).expect("it never fails");
-            }
-            refused.swap(false, Ordering::Relaxed)
-        };
-        assert!(!write(&mut lines, "a line\n"));
-        assert!(write(&mut lines, "torn here\n"));
-        assert!(write(&mut lines, "lost\n"));
+        let mut lines = LineWriter::new(Disk { content: Vec::new(), capacity: 10 });
+        assert!(lines.write("a line\n"));
+        assert!(!lines.write("torn here\n"));
+        assert!(!lines.write("lost\n"));
         lines.to.capacity = 100;
-        assert!(!write(&mut lines, "room again\n"));
+        assert!(lines.write("room again\n"));
         assert_eq!(String::from_utf8_lossy(&lines.to.content), "a line\ntor\nroom again\n");
     }
 }
