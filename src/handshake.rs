@@ -169,8 +169,10 @@ impl From<Refusal> for Reject {
 
 /// Why no whole head was read.
 enum NoHead {
-    /// The peer sent nothing.
-    Silent,
+    /// The peer sent nothing, and disconnected.
+    Gone,
+    /// The peer sent nothing in time.
+    Silent(Refusal),
     Refused(Refusal),
 }
 
@@ -238,17 +240,16 @@ impl Handshake<'_> {
                 // Bounded, because `scan` refuses a head that is too long.
                 bytes.reserve_exact(bytes.len());
             }
-            match self.read(bytes) {
-                Ok(1..) => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    return Err(NoHead::Refused(TIMED_OUT));
-                }
-                Err(_) if is_silent => return Err(NoHead::Silent),
+            let refusal = match self.read(bytes) {
+                Ok(1..) => continue,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => TIMED_OUT,
+                Err(_) if is_silent => return Err(NoHead::Gone),
                 // A shutdown ends the reading of every handshake.
-                Ok(0) | Err(_) if self.host.is_stopping() => return Err(NoHead::Refused(UNAVAILABLE)),
-                Ok(0) if is_silent => return Err(NoHead::Silent),
-                Ok(0) | Err(_) => return Err(NoHead::Refused(CUT_SHORT)),
-            }
+                Ok(0) | Err(_) if self.host.is_stopping() => UNAVAILABLE,
+                Ok(0) if is_silent => return Err(NoHead::Gone),
+                Ok(0) | Err(_) => CUT_SHORT,
+            };
+            return Err(if is_silent { NoHead::Silent(refusal) } else { NoHead::Refused(refusal) });
         }
     }
 
@@ -274,10 +275,15 @@ impl Handshake<'_> {
     fn fail(&self, failure: NoHead) -> Option<Box<Opened>> {
         match failure {
             NoHead::Refused(refusal) => self.refuse(&refusal.into(), None),
-            // A port scan, or a connection that a browser opened in advance: not an error to report.
-            NoHead::Silent => {
+            // A port scan, or a connection that a browser opened in advance and did not use: not an error to report.
+            NoHead::Gone => {
                 log_line!(Trace, LOG, "{} disconnected without a request", self.peer_addr);
                 None
+            NoHead::Silent(refusal) => {
+                log_line!(Trace, LOG, "{} sent no request: {refusal}", self.peer_addr);
+                self.answer(Reject::from(refusal).response(), false);
+                None
+            }
             }
         }
     }
@@ -371,8 +377,8 @@ impl Handshake<'_> {
             let has_more = |bytes: &[u8]| Ok((bytes.len() > received).then_some(()));
             let reader = Handshake { deadline, ..*self };
             reader.read_until(&mut bytes, has_more).map_err(|failure| match failure {
-                NoHead::Silent => CUT_SHORT,
-                NoHead::Refused(refusal) => refusal,
+                NoHead::Gone => CUT_SHORT,
+                NoHead::Silent(refusal) | NoHead::Refused(refusal) => refusal,
             })?;
         }
         // The connection ends after the answer, so further requests are not read.

@@ -75,7 +75,8 @@ pub struct Stats {
     /// are counted among the [`handshake_failures`](Self::handshake_failures), as 429.
     pub refused: BTreeMap<&'static str, u64>,
     /// How many handshakes were answered with another status than 101, by status. Plain HTTP requests that
-    /// [`Server::serve_http`](crate::Server::serve_http) answers are not counted.
+    /// [`Server::serve_http`](crate::Server::serve_http) answers are not counted, nor are connections without a byte, such
+    /// as those that a browser opens in advance and does not use.
     pub handshake_failures: BTreeMap<u16, u64>,
     /// How many open connections a limit has closed, by its name: `message_rate`, `max_lifetime`, `idle_timeout`.
     pub policy_closes: BTreeMap<&'static str, u64>,

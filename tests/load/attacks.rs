@@ -84,7 +84,8 @@ fn silent_clients_are_dropped_at_the_handshake_timeout() {
         peer.expect_refusal(408);
     }
     bystander.expect_undisturbed();
-    assert_eq!(server.metric("threadws_handshake_failures_total"), SILENT as u64, "each was answered once");
+    // A browser's spare connection does the same.
+    assert_eq!(server.metric("threadws_handshake_failures_total"), 0, "none has failed a handshake");
     drop(turn);
     server.expect_settled(&before, ms(2000), SILENT);
     let log: Vec<_> = server.log().into_iter().filter(|line| !line.contains("[DEBUG]")).collect();

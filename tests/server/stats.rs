@@ -1,9 +1,10 @@
 //! The counters of a server: they match what happened, never decrease, and have the format of Prometheus.
 
 use crate::support::frame::PING;
-use crate::support::{Frame, PATIENCE, RawPeer, TestServer, echo, eventually, ms, watchdog};
+use crate::support::{Frame, PATIENCE, RawPeer, TestServer, echo, eventually, ms, next, watchdog};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 use threadws::{Config, stats::Stats};
@@ -58,6 +59,42 @@ fn the_counters_match_what_happened() {
         stats.refused.iter().map(|(reason, count)| (*reason, *count)).collect::<Vec<_>>(),
         [("address", 0), ("full", 0), ("no_thread", 0), ("rate", 0), ("stopping", 0)]
     );
+}
+
+/// Browsers open a connection in advance, and may never use it.
+#[test]
+fn a_connection_without_a_byte_is_no_failed_handshake() {
+    let _dog = watchdog(30);
+    let (errors, reported) = mpsc::channel();
+    let config = Config::new().with_handshake_timeout(ms(300));
+    let mut meter = None;
+    let server = TestServer::with(
+        |server| {
+            meter = Some(server.meter());
+            let server = server.config(config).max_clients(3).proxy_protocol(true);
+            server.on_handshake_error(move |error| drop(errors.send(error.to_string())))
+        },
+        echo,
+    );
+    let mut spares: Vec<_> = (0..3).map(|_| RawPeer::connect(server.addr())).collect();
+    spares[1].write("PROXY TCP4 203.0.113.1 203.0.113.2 1 2\r\n"); // the proxy's bytes, and none of the client
+    // All the same it takes a place.
+    RawPeer::connect(server.addr()).expect_refusal(503);
+    drop(spares.pop());
+    for mut spare in spares {
+        spare.expect_refusal(408);
+    }
+    let mut slow = RawPeer::connect(server.addr());
+    slow.write("PROXY TCP4 203.0.113.1 203.0.113.2 1 2\r\nG");
+    slow.expect_refusal(408);
+    assert_eq!(server.stats().handshake_failures, BTreeMap::from([(408, 1)]));
+    next(&reported, "the slow request");
+    // Nor is it one when the server stops.
+    let _spare = RawPeer::connect(server.addr());
+    eventually("it has a thread", || server.stats().accepted == 6);
+    server.into_handle().shutdown(PATIENCE);
+    assert_eq!(meter.expect("it was started").stats().handshake_failures, BTreeMap::from([(408, 1)]));
+    assert_eq!(reported.try_iter().count(), 0);
 }
 
 #[test]
