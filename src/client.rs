@@ -3,7 +3,7 @@
 mod resolve;
 
 use crate::addr::Addr;
-use crate::config::{Config, MAX_HEAD_SIZE, MAX_HEADERS};
+use crate::config::{Config, MAX_HEADERS};
 use crate::connection::{Connection, Parts};
 use crate::error::{Error, Result, Timeout, context};
 use crate::flush_thread::FlushThread;
@@ -26,7 +26,6 @@ use std::borrow::Cow;
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 
-const LIMITS: HeadLimits = HeadLimits { size: MAX_HEAD_SIZE, headers: MAX_HEADERS };
 /// How much of the body of a refusal is kept, in bytes. Enough for any text that explains it.
 const MAX_BODY: usize = 64 * 1024;
 /// How many interim responses (1xx except 101) are skipped. RFC 9110 §15.2 lets a server send any number.
@@ -271,7 +270,7 @@ impl HandshakeRequest {
         let (offer, bytes) = Offer::new(&self.target, &self.subprotocols, &self.headers)?;
         // A server may respond and close before it has read the whole request. Then its response counts, and not our EPIPE.
         let written = stream.write_all(&bytes, || deadline);
-        let (response, early) = match read_response(&stream, deadline) {
+        let (response, early) = match read_response(&stream, &self.config, deadline) {
             Ok(response) => response,
             Err(error) => {
                 written.map_err(timed_out)?;
@@ -313,10 +312,15 @@ fn dial(target: &Target, deadline: Deadline) -> Result<OwnedFd> {
 }
 
 /// Reads the head of the response, and returns it with the bytes behind it. Interim responses are skipped.
-fn read_response(stream: &Stream, deadline: Deadline) -> Result<(http::Response<()>, Vec<u8>)> {
+fn read_response(
+    stream: &Stream,
+    config: &Config,
+    deadline: Deadline,
+) -> Result<(http::Response<()>, Vec<u8>)> {
+    let limits = HeadLimits { size: config.max_head_size(), headers: MAX_HEADERS };
     let mut bytes = Vec::new();
     for _ in 0..=MAX_INTERIM {
-        let mut scanner = Scanner::response(LIMITS);
+        let mut scanner = Scanner::response(limits);
         let broken = |refusal: Refusal| client_handshake::invalid_response(refusal.reason);
         let end = loop {
             if let Some(end) = scanner.scan(&bytes).map_err(broken)? {

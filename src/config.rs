@@ -14,7 +14,7 @@ use std::time::Duration;
 ///
 /// A value that cannot work is refused by [`Server::run`](crate::Server::run), [`Server::spawn`](crate::Server::spawn) and
 /// [`Connect::connect`](crate::Connect::connect) with [`Error::Invalid`], which names the setting: a message size of 0,
-/// and a duration below a millisecond or longer than a year.
+/// a head size below 1 KiB, and a duration below a millisecond or longer than a year.
 ///
 /// ```
 /// use std::time::Duration;
@@ -31,6 +31,7 @@ use std::time::Duration;
 pub struct Config {
     max_message_size: usize,
     max_backlog: usize,
+    max_head_size: usize,
     handshake_timeout: Duration,
     message_timeout: Duration,
     ping_interval: Option<Duration>,
@@ -53,10 +54,13 @@ pub enum SlowPeer {
     Skip,
 }
 
-/// The largest head of a request or response: 16 KiB hold any cookie that a browser sends, and no more is ever buffered.
+/// The default of [`Config::max_head_size`]: 16 KiB hold any cookie that a browser sends.
 pub(crate) const MAX_HEAD_SIZE: usize = 16 * 1024;
 /// Header lines in a head. Browsers behind two proxies send about 30.
 pub(crate) const MAX_HEADERS: usize = 100;
+
+/// The smallest limit for a head, in bytes. Every browser's request fits.
+const MIN_HEAD_SIZE: usize = 1024;
 
 /// The shortest timeout. With less, the server would start and disconnect every client.
 const MIN_TIMEOUT: Duration = Duration::from_millis(1);
@@ -96,6 +100,15 @@ impl Config {
     /// counted, and a larger one is not. Defaults to 1 MiB.
     pub fn with_max_backlog(mut self, bytes: usize) -> Self {
         self.max_backlog = bytes;
+        self
+    }
+
+    /// Sets the largest head of a request or a response that is received, in bytes: its first line and its headers.
+    ///
+    /// A server answers a larger request with 431, or with 414 if the request line alone is larger. A client fails
+    /// with [`Error::Io`] for a larger response. Defaults to 16 KiB.
+    pub fn with_max_head_size(mut self, bytes: usize) -> Self {
+        self.max_head_size = bytes;
         self
     }
 
@@ -183,6 +196,11 @@ impl Config {
         self.max_backlog
     }
 
+    /// Returns the largest head of a request or a response that is received, in bytes.
+    pub fn max_head_size(&self) -> usize {
+        self.max_head_size
+    }
+
     /// Returns how long the whole handshake may take.
     pub fn handshake_timeout(&self) -> Duration {
         self.handshake_timeout
@@ -228,6 +246,9 @@ impl Config {
         if self.max_message_size == 0 {
             return Err(Error::invalid("max_message_size is 0"));
         }
+        if self.max_head_size < MIN_HEAD_SIZE {
+            return Err(Error::invalid("max_head_size is less than 1 KiB"));
+        }
         let times = [
             ("handshake_timeout", Some(self.handshake_timeout), ""),
             ("message_timeout", Some(self.message_timeout), ""),
@@ -271,6 +292,7 @@ impl Default for Config {
         Self {
             max_message_size: 1 << 20,
             max_backlog: 1 << 20,
+            max_head_size: MAX_HEAD_SIZE,
             handshake_timeout: Duration::from_secs(10),
             message_timeout: Duration::from_secs(30),
             ping_interval: Some(Duration::from_secs(20)),
@@ -293,6 +315,7 @@ mod tests {
         let (new, zero, longest) = (Config::new, Duration::ZERO, Duration::MAX);
         let broken = [
             (new().with_max_message_size(0), "max_message_size is 0"),
+            (new().with_max_head_size(1023), "max_head_size is less than 1 KiB"),
             (new().with_handshake_timeout(zero), "handshake_timeout is 0"),
             (new().with_message_timeout(zero), "message_timeout is 0"),
             (new().with_ping_interval(zero), "ping_interval is 0: use None to turn it off"),
@@ -311,5 +334,6 @@ mod tests {
             assert_eq!(error, format!("invalid input: {expected}"));
         }
         new().with_ping_interval(None).check().expect("pings can be turned off");
+        new().with_max_head_size(1024).check().expect("1 KiB is enough");
     }
 }

@@ -46,8 +46,6 @@ const LATE: Duration = Duration::from_millis(10);
 /// lose the answer.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
 
-const LIMITS: HeadLimits = HeadLimits { size: MAX_HEAD_SIZE, headers: MAX_HEADERS };
-
 const TIMED_OUT: Refusal = Refusal::new(StatusCode::REQUEST_TIMEOUT, "the request did not come in time");
 const CUT_SHORT: Refusal = Refusal::bad_request("the request ends too early");
 const FAILED: Refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the server failed");
@@ -78,9 +76,9 @@ type OnHandshakeError = dyn Fn(&HandshakeError) + Send + Sync;
 /// # Errors
 ///
 /// The answer to a head that is malformed, or larger than 16 KiB or 100 headers. It is found with the first bytes that
-/// cannot become a head.
+/// cannot become a head. [`Config::max_head_size`] does not apply, because the function knows no server.
 pub fn parse_head(bytes: &[u8]) -> Result<Option<(http::Request<()>, usize)>, Reject> {
-    let mut scanner = Scanner::request(LIMITS);
+    let mut scanner = Scanner::request(HeadLimits { size: MAX_HEAD_SIZE, headers: MAX_HEADERS });
     let Some(end) = scanner.scan(bytes)? else { return Ok(None) };
     let head = bytes.get(..end).unwrap_or(bytes);
     Ok(Some((scanner.parse_request(head)?, end)))
@@ -218,7 +216,8 @@ impl Handshake<'_> {
 
     /// Reads a whole head. Returns it, and the bytes after it.
     fn read_head(&self, mut bytes: Vec<u8>) -> Result<(http::Request<()>, Vec<u8>), NoHead> {
-        let mut scanner = Scanner::request(LIMITS);
+        let limits = HeadLimits { size: self.config.max_head_size(), headers: MAX_HEADERS };
+        let mut scanner = Scanner::request(limits);
         let end = self.read_until(&mut bytes, |bytes| scanner.scan(bytes))?;
         let (head, early) = bytes.split_at_checked(end).unwrap_or((&bytes, &[]));
         let request = scanner.parse_request(head).map_err(NoHead::Refused)?;
@@ -279,11 +278,11 @@ impl Handshake<'_> {
             NoHead::Gone => {
                 log_line!(Trace, LOG, "{} disconnected without a request", self.peer_addr);
                 None
+            }
             NoHead::Silent(refusal) => {
                 log_line!(Trace, LOG, "{} sent no request: {refusal}", self.peer_addr);
                 self.answer(Reject::from(refusal).response(), false);
                 None
-            }
             }
         }
     }

@@ -6,7 +6,7 @@ use super::head::write_header;
 use super::server_handshake::check_subprotocols;
 use super::url::Target;
 use super::{list, lists_token};
-use crate::error::{Error, Result};
+use crate::error::{BoxError, Error, Result};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, ORIGIN, SEC_WEBSOCKET_ACCEPT,
     SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
@@ -121,7 +121,7 @@ impl Offer {
 }
 
 /// Makes an error for a response that breaks the handshake.
-pub(crate) fn invalid_response(why: &'static str) -> Error {
+pub(crate) fn invalid_response(why: impl Into<BoxError>) -> Error {
     Error::Io(io::Error::new(io::ErrorKind::InvalidData, why))
 }
 
@@ -193,7 +193,7 @@ mod tests {
                    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
         let check = |answer: &str| {
             let response =
-                parse_response(answer.as_bytes(), LIMITS).map_err(|refusal| refusal.reason.to_owned())?;
+                parse_response(answer.as_bytes(), LIMITS).map_err(|refusal| refusal.reason.into_owned())?;
             offer.check(&response).map_err(|error| error.to_string())
         };
         assert_eq!(check(yes), Ok(None));

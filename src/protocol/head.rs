@@ -15,10 +15,9 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
 use tungstenite::Bytes;
 
-const TOO_LONG: Refusal =
-    Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the head of the request is too large");
-const URI_TOO_LONG: Refusal = Refusal::new(StatusCode::URI_TOO_LONG, "the request line is too long");
 const TOO_MANY: Refusal = Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too many headers");
+const TARGET_TOO_LONG: Refusal =
+    Refusal::new(StatusCode::URI_TOO_LONG, "the request target has more than 65534 bytes");
 const VERSION: Refusal =
     Refusal::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "only HTTP/1.1 and HTTP/1.0 are supported");
 const NOT_HTTP: Refusal = Refusal::bad_request("this is not HTTP");
@@ -35,6 +34,8 @@ const INCOMPLETE: Refusal = Refusal::bad_request("the head is incomplete");
 
 /// Longer than any registered method (17). With this limit, input that is not HTTP and has no space is refused early.
 const MAX_METHOD: usize = 32;
+/// The longest target that the crate `http` can hold, in bytes.
+const MAX_TARGET: usize = 65_534;
 
 /// How large a head can be.
 #[derive(Debug, Clone, Copy)]
@@ -133,18 +134,20 @@ impl Scanner {
             }
         }
         // At the limit, refuse now: the client may never send the byte that exceeds it.
-        if self.scanned >= self.limits.size { Err(self.too_long()) } else { Ok(None) }
+        if self.scanned >= self.limits.size { Err(self.exceeds(self.limits.size, "bytes")) } else { Ok(None) }
     }
 
-    fn too_long(&self) -> Refusal {
-        match self.at {
-            ScanState::Method | ScanState::FirstLine | ScanState::FirstLineCr
-                if self.kind == HeadKind::Request =>
-            {
-                URI_TOO_LONG
+    /// Returns the refusal of a head with more than `limit` bytes or headers.
+    fn exceeds(&self, limit: usize, unit: &str) -> Refusal {
+        let (status, what) = match (self.kind, self.at) {
+            (HeadKind::Request, ScanState::Method | ScanState::FirstLine | ScanState::FirstLineCr) => {
+                (StatusCode::URI_TOO_LONG, "request line")
             }
-            _ => TOO_LONG,
-        }
+            (HeadKind::Request, _) => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head of the request"),
+            (HeadKind::Response, _) => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head of the response"),
+        };
+        let reason = format!("the {what} has more than {limit} {unit}").into();
+        Refusal { reason, ..Refusal::new(status, "") }
     }
 
     fn step(&mut self, byte: u8, received: &[u8]) -> Result<ScanState, Refusal> {
@@ -203,7 +206,7 @@ impl Scanner {
             (ScanState::LineStart, b' ' | b'\t') => return Err(FOLDED),
             (ScanState::LineStart, byte) if is_tchar(byte) => {
                 if self.headers.len() >= self.limits.headers {
-                    return Err(TOO_MANY);
+                    return Err(self.exceeds(self.limits.headers, "headers"));
                 }
                 self.headers.push(HeaderLine { start: self.scanned, colon: 0, end: 0 });
                 ScanState::Name
@@ -252,6 +255,9 @@ impl Scanner {
         let (method, target, version) = parse_request_line(self.first_line(&head))?;
         let mut request = http::Request::new(());
         *request.method_mut() = Method::from_bytes(method).map_err(|_| NOT_HTTP)?;
+        if target.len() > MAX_TARGET {
+            return Err(TARGET_TOO_LONG);
+        }
         *request.uri_mut() = Uri::from_maybe_shared(head.slice_ref(target)).map_err(|_| TARGET)?;
         *request.version_mut() = version;
         *request.headers_mut() = self.header_map(&head)?;

@@ -406,6 +406,25 @@ fn a_panic_in_on_handshake_error_harms_no_client() {
 }
 
 #[test]
+fn the_size_of_a_head_is_limited_by_the_setting() {
+    let _dog = watchdog(20);
+    for limit in [2 << 10, 64 << 10] {
+        let config = Config::new().with_max_head_size(limit);
+        let server = TestServer::with(|server| server.config(config), echo);
+        for (size, status) in [(limit, 101), (limit + 1, 431)] {
+            let bare = upgrade_request(server.addr(), "/", &[("Cookie", "")]).len();
+            let mut peer = RawPeer::connect(server.addr());
+            peer.ask("/", &[("Cookie", &"x".repeat(size - bare))]);
+            let answer = peer.answer();
+            assert_eq!(answer.status, status, "{size} bytes: {}", answer.head);
+            if status == 431 {
+                assert_eq!(answer.text(), format!("the head of the request has more than {limit} bytes"));
+            }
+        }
+    }
+}
+
+#[test]
 fn one_subprotocol_is_agreed_or_none() {
     let _dog = watchdog(20);
     let server = TestServer::with(

@@ -125,6 +125,11 @@ const CONFIG: &[Row<Config>] = &[
     ("max_message_size", "max_message_size", &[|config| config.with_max_message_size(0)]),
     // Zero is possible: an empty queue takes one message of any size.
     ("max_backlog", "", &[]),
+    (
+        "max_head_size",
+        "max_head_size",
+        &[|config| config.with_max_head_size(0), |config| config.with_max_head_size(1023)],
+    ),
     ("handshake_timeout", "handshake_timeout", &bad_times!(with_handshake_timeout)),
     ("message_timeout", "message_timeout", &bad_times!(with_message_timeout)),
     ("ping_interval", "ping_interval", &bad_times!(with_ping_interval)),
