@@ -390,11 +390,42 @@ fn plain_http_gets_the_page_health_check_or_error() {
     let health = running.http("GET /healthz", "");
     assert!(health.starts_with("HTTP/1.1 200 ") && health.ends_with("\r\n\r\nok"), "{health}");
     assert!(running.http("GET /nothing", "").starts_with("HTTP/1.1 404 "));
+    for target in ["/", "/healthz", "/ws", "*"] {
+        let options = running.http(&format!("OPTIONS {target}"), "");
+        assert!(
+            options.starts_with("HTTP/1.1 204 ") && options.contains("Allow: GET, HEAD, OPTIONS"),
+            "{options}"
+        );
+    }
+    assert!(running.http("DELETE /", "").starts_with("HTTP/1.1 405 "));
 
     let bare = Running::start(&["--no-page"]);
     let answer = bare.http("GET /", "");
     assert!(answer.starts_with("HTTP/1.1 426 "), "{answer}");
     assert!(answer.to_ascii_lowercase().contains("\r\nupgrade: websocket\r\n"), "{answer}");
+}
+
+/// Clients that ask for a subprotocol fail without one: browsers, and npm's `ws`.
+#[test]
+fn the_option_agrees_to_a_subprotocol_of_the_client() {
+    let _dog = watchdog(60);
+    let running = Running::start(&["--subprotocol", "mqtt", "--subprotocol", "soap"]);
+    for (offered, agreed) in [("soap", Some("soap")), ("x, mqtt, soap", Some("mqtt")), ("x", None)] {
+        let mut peer = RawPeer::connect(running.address);
+        let answer = peer.upgrade("/", &[("Sec-WebSocket-Protocol", offered)]);
+        assert_eq!(answer.header("sec-websocket-protocol"), agreed, "{}", answer.head);
+        peer.close(1000);
+    }
+}
+
+#[test]
+fn the_option_limits_the_head_of_a_request() {
+    let _dog = watchdog(60);
+    let running = Running::start(&["--max-head", "32KiB"]);
+    let cookie = |size: usize| format!("Cookie: {}\r\n", "x".repeat(size));
+    assert!(running.http("GET /healthz", &cookie(32 * 1024 - 200)).starts_with("HTTP/1.1 200 "));
+    let answer = running.http("GET /healthz", &cookie(32 * 1024));
+    assert!(answer.starts_with("HTTP/1.1 431 ") && answer.contains("more than 32768 bytes"), "{answer}");
 }
 
 /// A proxy that removes a prefix from the path (wg-access-server#251).

@@ -32,6 +32,10 @@ const SERVE: &[Row] = &[
         ],
     ),
     (
+        "subprotocol",
+        &[&["--subprotocol", "a b"], &["--subprotocol", ""], &["--subprotocol", "a", "--subprotocol", "a"]],
+    ),
+    (
         "allow-origin: origin",
         &[
             &["--allow-origin", "example.com"],
@@ -67,6 +71,7 @@ const SERVE: &[Row] = &[
     ("message-timeout", &[&["--message-timeout", "0"], &["--message-timeout", "9000h"]]),
     ("idle-timeout", &[&["--idle-timeout", "9000h"]]),
     ("max-message", &[&["--max-message", "0"], &["--max-message", "1M"]]),
+    ("max-head: max_head_size", &[&["--max-head", "0"], &["--max-head", "1023"]]),
     ("slow-peer", &[&["--slow-peer", "wait"]]),
     ("ping", &[&["--ping", "9000h"]]),
     ("log", &[&["--log", "inof"]]),

@@ -1,8 +1,9 @@
 //! A real HAProxy between client and server, and curl as the client.
 #![cfg(feature = "cli")]
 
-use crate::support::{Frame, Haproxy, PATIENCE, Process, RawPeer, program, watchdog};
-use std::net::{IpAddr, SocketAddr};
+use crate::support::{Frame, Haproxy, PATIENCE, Process, RawPeer, eventually, program, watchdog};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::{Command, Output};
 
 /// The setting for HAProxy from the guide on deploying.
@@ -99,6 +100,33 @@ fn our_own_client_connects_through_haproxy() {
     connection.send("through haproxy").expect("sent");
     assert_eq!(connection.recv().expect("open"), Some("through haproxy".into()));
     connection.close(1000, "").expect("clean");
+    server.stop();
+}
+
+/// Without a method and a path, HAProxy asks by OPTIONS.
+#[test]
+fn the_bare_health_check_of_haproxy_passes() {
+    let _dog = watchdog(60);
+    let Some(haproxy) = program("haproxy") else { return };
+    let server = Process::threadws(&["--every", "0"]);
+    let config = format!(
+        "defaults\n    mode http\n    timeout connect 5s\n    timeout client 30s\n    timeout server 30s\n\
+         frontend outside\n    bind fd@0\n    stats enable\n    stats uri /stats\n    default_backend inside\n\
+         backend inside\n    option httpchk\n    server one {} check inter 100ms rise 1 fall 1\n",
+        server.addr()
+    );
+    let proxy = Haproxy::with(&haproxy, &config);
+    let mut row = String::new();
+    eventually("HAProxy has checked", || {
+        let mut stream = TcpStream::connect(proxy.addr()).expect("it listens");
+        stream.write_all(b"GET /stats;csv HTTP/1.0\r\n\r\n").expect("sent");
+        let mut table = String::new();
+        stream.read_to_string(&mut table).expect("a table");
+        row = table.lines().find(|line| line.starts_with("inside,one,")).expect("a row").to_owned();
+        row.contains(",L7")
+    });
+    assert!(row.contains(",UP,") && row.contains(",L7OK,204,"), "{row}");
+    RawPeer::open(proxy.addr()).close(1000);
     server.stop();
 }
 

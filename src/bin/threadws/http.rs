@@ -67,13 +67,20 @@ fn policy(nonce: &str, host: Option<&str>) -> String {
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; \
          base-uri 'none'; form-action 'none'; frame-ancestors 'none'; connect-src 'self'"
     );
-    // In CSP 3, 'self' includes ws: and wss:, but Safari before 15.4 needs them by name. A host with other characters
-    // is left out, because it could add a directive.
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']');
-    if let Some(host) = host.filter(|host| !host.is_empty() && host.chars().all(is_plain)) {
+    // In CSP 3, 'self' includes ws: and wss:, but Safari before 15.4 needs them by name.
+    if let Some(host) = host.filter(|host| is_host_source(host)) {
         policy.push_str(&format!(" ws://{host} wss://{host}"));
     }
     policy
+}
+
+/// Returns whether a policy can name this host, perhaps with a port. Browsers complain about any other, such as an IPv6
+/// address or a name with an underscore (CSP 3 §2.3.1, `host-part` and `port-part`). It could also add a directive.
+fn is_host_source(host: &str) -> bool {
+    let (name, port) = host.split_once(':').unwrap_or((host, "0"));
+    let is_label =
+        |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    name.split('.').all(is_label) && !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// Redirects from `/` to another path.
@@ -89,10 +96,19 @@ fn see_home(path: &str) -> Response<Vec<u8>> {
     response
 }
 
-/// Answers every request except GET and HEAD.
+const METHODS: &str = "GET, HEAD, OPTIONS";
+
+/// Answers OPTIONS, which HAProxy's `option httpchk` sends if it names no method.
+pub(crate) fn options() -> Response<Vec<u8>> {
+    let mut response = text(StatusCode::NO_CONTENT, "");
+    set(&mut response, header::ALLOW, METHODS);
+    response
+}
+
+/// Answers every request except GET, HEAD and OPTIONS.
 pub(crate) fn method_not_allowed() -> Response<Vec<u8>> {
-    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
-    set(&mut response, header::ALLOW, "GET, HEAD");
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET, HEAD and OPTIONS\n");
+    set(&mut response, header::ALLOW, METHODS);
     response
 }
 
@@ -235,11 +251,12 @@ mod tests {
         assert!(
             policy_of(Some("127.0.0.1:8005")).ends_with("'self' ws://127.0.0.1:8005 wss://127.0.0.1:8005")
         );
-        assert!(policy_of(Some("[::1]:8005")).ends_with("wss://[::1]:8005"));
-        for host in
-            [None, Some(""), Some("x; script-src *"), Some("a,b"), Some("a b"), Some("*"), Some("a'b")]
-        {
-            assert!(policy_of(host).ends_with("connect-src 'self'"), "{host:?}");
+        assert!(policy_of(Some("a-b.example")).ends_with("'self' ws://a-b.example wss://a-b.example"));
+        let dangerous = ["x; script-src *", "a,b", "a b", "*", "a'b", "a:*"];
+        let unknown_to_browsers = ["[::1]", "[::1]:8005", "my_host:8005", "a.example.", "a..b", ".a", "a:"];
+        for host in dangerous.into_iter().chain(unknown_to_browsers).chain([""]) {
+            assert!(policy_of(Some(host)).ends_with("connect-src 'self'"), "{host:?}");
         }
+        assert!(policy_of(None).ends_with("connect-src 'self'"));
     }
 }

@@ -128,6 +128,7 @@ fn wait(manager: &ServiceManager, handle: &ServerHandle, mut stop: StopSignal) -
 fn configure(server: Server, options: &ServeOptions) -> Server {
     let mut config = Config::new()
         .with_max_message_size(options.max_message)
+        .with_max_head_size(options.max_head)
         .with_message_timeout(options.message_timeout)
         .with_ping_interval(options.ping)
         .with_max_lifetime(options.max_lifetime)
@@ -138,14 +139,17 @@ fn configure(server: Server, options: &ServeOptions) -> Server {
     let topics = options.answer == Answer::Topics;
     let plain = PlainHttp { page: options.page, path: options.path.clone(), topics };
     let meter = server.meter();
-    let mut server =
-        server.config(config).slow_peer(options.slow_peer).proxy_protocol(options.proxy_protocol).serve_http(
-            move |request: &Request| match request.path() {
-                _ if ![Method::GET, Method::HEAD].contains(request.method()) => http::method_not_allowed(),
-                "/metrics" => http::metrics(&meter.stats()),
-                path => plain.answer(path, request.header("host")),
-            },
-        );
+    let mut server = server
+        .config(config)
+        .slow_peer(options.slow_peer)
+        .proxy_protocol(options.proxy_protocol)
+        .subprotocols(&options.subprotocols)
+        .serve_http(move |request: &Request| match (request.method(), request.path()) {
+            (&Method::GET | &Method::HEAD, "/metrics") => http::metrics(&meter.stats()),
+            (&Method::GET | &Method::HEAD, path) => plain.answer(path, request.header("host")),
+            (&Method::OPTIONS, _) => http::options(),
+            _ => http::method_not_allowed(),
+        });
     if topics {
         server = server
             .check_request(|request, _| match request.path().len() {

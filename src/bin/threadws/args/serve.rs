@@ -23,8 +23,10 @@ pub(crate) struct ServeOptions {
     /// `any`, or origins.
     pub(crate) origins: Vec<String>,
     pub(crate) path: Option<String>,
+    pub(crate) subprotocols: Vec<String>,
     pub(crate) max_clients: Option<usize>,
     pub(crate) max_message: usize,
+    pub(crate) max_head: usize,
     pub(crate) message_timeout: Duration,
     pub(crate) slow_peer: SlowPeer,
     pub(crate) max_per_address: Option<usize>,
@@ -115,6 +117,9 @@ Connections:
                         [default: 127.0.0.1:8005]
   --path PATH           the only path that accepts WebSockets; other paths get
                         404 [default: any path]
+  --subprotocol NAME    a subprotocol to accept; the first one that the client
+                        offers and the server has is agreed; repeatable
+                        [default: none]
   --allow-origin ORIGIN allow pages of another site to connect, or of any site
                         with 'any': https://a.example, file:// or another value
                         as it is sent; https://*.a.example, *://a.example and
@@ -147,6 +152,8 @@ Limits:
   --max-message SIZE    largest message to accept: 64KiB, 16MiB, or a number
                         of bytes; a larger one closes with 1009
                         [default: 1MiB]
+  --max-head SIZE       largest head of a request; a larger one gets 431, or
+                        414 if its first line alone is larger [default: 16KiB]
   --message-timeout DURATION
                         how long a message may take for each MiB of it that
                         has begun to arrive, before its connection is closed
@@ -180,7 +187,7 @@ Exit status:
 ";
 
 /// All long options, from which a misspelt one is guessed.
-const OPTIONS: [&str; 26] = [
+const OPTIONS: [&str; 28] = [
     "every",
     "message",
     "echo",
@@ -189,6 +196,7 @@ const OPTIONS: [&str; 26] = [
     "no-page",
     "listen",
     "path",
+    "subprotocol",
     "allow-origin",
     "trust-proxy",
     "proxy-protocol",
@@ -199,6 +207,7 @@ const OPTIONS: [&str; 26] = [
     "max-lifetime",
     "idle-timeout",
     "max-message",
+    "max-head",
     "message-timeout",
     "slow-peer",
     "ping",
@@ -219,8 +228,10 @@ impl Default for ServeOptions {
             trust: vec!["loopback".to_owned()],
             origins: Vec::new(),
             path: None,
+            subprotocols: Vec::new(),
             max_clients: None,
             max_message: 1 << 20,
+            max_head: 16 * 1024,
             message_timeout: Duration::from_secs(30),
             slow_peer: SlowPeer::Close,
             max_per_address: None,
@@ -259,6 +270,9 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
             Long("no-page") => options.page = false,
             Long("listen") => options.listen = value(&mut parser, "listen", listen)?,
             Long("path") => options.path = Some(value(&mut parser, "path", values::path)?),
+            Long("subprotocol") => {
+                options.subprotocols.push(value(&mut parser, "subprotocol", |text| Ok(text.to_owned()))?);
+            }
             Long("allow-origin") => {
                 options.origins.push(value(&mut parser, "allow-origin", |text| match text {
                     "any" => Ok(text.to_owned()),
@@ -289,6 +303,7 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
             }
             Long("proxy-protocol") => options.proxy_protocol = true,
             Long("max-message") => options.max_message = value(&mut parser, "max-message", values::size)?,
+            Long("max-head") => options.max_head = value(&mut parser, "max-head", values::size)?,
             Long("message-timeout") => {
                 options.message_timeout = value(&mut parser, "message-timeout", values::timeout)?;
             }
@@ -373,7 +388,7 @@ mod tests {
                     --allow-origin https://a.example --allow-origin=https://b.example --max-message 64KiB --ping 0 --slow-peer skip \
                     --trust-proxy 10.0.0.0/8 --trust-proxy loopback --log threadws=debug --proxy-protocol \
                     --max-per-address 4 --handshake-rate 20/1s --message-rate 600/1m --max-lifetime 2h \
-                    --idle-timeout 90s --message-timeout 2m";
+                    --idle-timeout 90s --message-timeout 2m --subprotocol mqtt --subprotocol soap --max-head 64KiB";
         let expected = ServeOptions {
             listen: Listen::Address("[::1]:0".to_owned()),
             every: Some(Duration::from_millis(500)),
@@ -382,8 +397,10 @@ mod tests {
             trust: vec!["10.0.0.0/8".to_owned(), "loopback".to_owned()],
             origins: vec!["https://a.example".to_owned(), "https://b.example".to_owned()],
             path: Some("/ws".to_owned()),
+            subprotocols: vec!["mqtt".to_owned(), "soap".to_owned()],
             max_clients: Some(9),
             max_message: 64 * 1024,
+            max_head: 64 * 1024,
             message_timeout: Duration::from_secs(120),
             slow_peer: SlowPeer::Skip,
             max_per_address: Some(4),
@@ -435,6 +452,7 @@ mod tests {
         assert!(HELP.contains(&format!("[default: {}s]", defaults.every.expect("on").as_secs())));
         assert!(HELP.contains(&format!("[default: {}s]", defaults.ping.expect("on").as_secs())));
         assert!(HELP.contains(&format!("[default: {}MiB]", defaults.max_message >> 20)));
+        assert!(HELP.contains(&format!("[default: {}KiB]", defaults.max_head >> 10)));
         assert!(HELP.contains(&format!("with 1008 [default: {}s]", defaults.message_timeout.as_secs())));
     }
 
