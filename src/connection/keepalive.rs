@@ -38,17 +38,22 @@ impl Keepalive {
         }
     }
 
-    /// Returns the action, now that the deadline has passed. If the last ping `waits` in the outbox still, its timeout starts
-    /// again.
-    pub(super) fn due(&mut self, now: Instant, last_heard: Instant, waits: bool) -> KeepaliveStep {
+    /// Returns the action, now that the deadline has passed. If the last ping `waits` in the outbox still, another takes its
+    /// place.
+    pub(super) fn due(&mut self, last_heard: Instant, waits: bool) -> KeepaliveStep {
         match self.pinged {
             Some(pinged) if pinged >= last_heard && !waits => KeepaliveStep::Dead,
             _ => {
                 self.number = self.number.wrapping_add(1);
-                self.pinged = Some(now);
                 KeepaliveStep::Ping(self.number.to_be_bytes())
             }
         }
+    }
+
+    /// Starts the timeout of the ping that `due` returned. `now` is a time after it was sent, because this process may have
+    /// been stopped before.
+    pub(super) fn ping_sent(&mut self, now: Instant) {
+        self.pinged = Some(now);
     }
 
     /// Handles a pong, and returns the round-trip time if its payload is that of the last ping.
@@ -77,36 +82,37 @@ mod tests {
     fn silence_is_pinged_and_then_dead() {
         let (mut keepalive, start) = keepalive();
         assert_eq!(keepalive.deadline(start), Deadline::at(start + INTERVAL));
+        assert!(matches!(keepalive.due(start, false), KeepaliveStep::Ping(_)));
         let pinged = start + INTERVAL;
-        assert!(matches!(keepalive.due(pinged, start, false), KeepaliveStep::Ping(_)));
+        keepalive.ping_sent(pinged);
         assert_eq!(keepalive.deadline(start), Deadline::at(pinged + TIMEOUT));
-        assert_eq!(keepalive.due(pinged + TIMEOUT, start, false), KeepaliveStep::Dead);
+        assert_eq!(keepalive.due(start, false), KeepaliveStep::Dead);
     }
 
     #[test]
     fn any_byte_is_life() {
         let (mut keepalive, start) = keepalive();
-        keepalive.due(start + INTERVAL, start, false);
+        keepalive.ping_sent(start + INTERVAL);
         let life = start + INTERVAL + TIMEOUT / 2;
         assert_eq!(keepalive.deadline(life), Deadline::at(life + INTERVAL));
-        assert!(matches!(keepalive.due(life + INTERVAL, life, false), KeepaliveStep::Ping(_)));
+        assert!(matches!(keepalive.due(life, false), KeepaliveStep::Ping(_)));
     }
 
     #[test]
     fn the_pong_clock_starts_when_the_ping_has_left() {
         let (mut keepalive, start) = keepalive();
-        keepalive.due(start + INTERVAL, start, false);
+        keepalive.ping_sent(start + INTERVAL);
+        assert!(matches!(keepalive.due(start, true), KeepaliveStep::Ping(_)));
         let late = start + INTERVAL + TIMEOUT;
-        assert!(matches!(keepalive.due(late, start, true), KeepaliveStep::Ping(_)));
+        keepalive.ping_sent(late);
         assert_eq!(keepalive.deadline(start), Deadline::at(late + TIMEOUT));
     }
 
     #[test]
     fn a_pong_with_another_payload_measures_no_round_trip() {
         let (mut keepalive, start) = keepalive();
-        let KeepaliveStep::Ping(payload) = keepalive.due(start, start, false) else {
-            panic!("a ping is due")
-        };
+        let KeepaliveStep::Ping(payload) = keepalive.due(start, false) else { panic!("a ping is due") };
+        keepalive.ping_sent(start);
         assert_eq!(keepalive.pong(b"foreign", start + TIMEOUT), None);
         assert_eq!(keepalive.pong(&payload, start + TIMEOUT), Some(TIMEOUT));
     }

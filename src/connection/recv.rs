@@ -261,7 +261,7 @@ impl Connection {
             Ok(_) => Ok(None),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 waiting.received_nothing();
-                self.keep_alive()?;
+                self.keep_alive(now)?;
                 Ok(None)
             }
             Err(error) => Err(self.lost(Cause::Io(error.kind()))),
@@ -354,8 +354,9 @@ impl Connection {
         Err(self.lost(cause))
     }
 
-    /// Called when a read has found nothing. Pings a peer that is silent, or ends the connection if it is dead.
-    fn keep_alive(&mut self) -> Result<()> {
+    /// Called when a read has found nothing. Pings a peer that is silent, or ends the connection if it is dead. `asked` is when
+    /// the read began.
+    fn keep_alive(&mut self, asked: Instant) -> Result<()> {
         self.reader.lengthen_socket_timeout();
         let now = Instant::now();
         let last_heard = self.reader.last_heard(now);
@@ -364,16 +365,21 @@ impl Connection {
             self.cork.release_memory();
         }
         let outbox = self.sender.outbox();
-        if outbox.state() != State::Open || !self.keepalive.deadline(last_heard).has_passed(now) {
+        let deadline = self.keepalive.deadline(last_heard);
+        if outbox.state() != State::Open || !deadline.has_passed(now) {
             return Ok(());
         }
-        match self.keepalive.due(now, last_heard, outbox.ping_waits()) {
+        match self.keepalive.due(last_heard, outbox.ping_waits()) {
             KeepaliveStep::Ping(payload) => {
                 // Ignored: it fails only if the connection is closing, and the next read finds that.
                 drop(outbox.ping(&payload));
+                self.keepalive.ping_sent(Instant::now());
                 outbox.reader_counts().ping_sent();
                 Ok(())
             }
+            // This process may have been stopped since the read. The pong may have arrived meanwhile, so the next read looks
+            // for it.
+            KeepaliveStep::Dead if !deadline.has_passed(asked) => Ok(()),
             KeepaliveStep::Dead => Err(self.lost(Cause::Timeout(Timeout::Ping))),
         }
     }

@@ -48,6 +48,23 @@ fn a_server_resumed_after_sigstop_keeps_its_clients() {
 }
 
 #[test]
+fn a_ping_that_leaves_late_has_its_whole_timeout() {
+    let _dog = watchdog(60);
+    let Some(strace) = program("strace") else { return };
+    // As if the process were stopped just before it sends the ping: the second `sendto` of a client's thread.
+    let inject = "inject=sendto:delay_enter=1500000:when=2";
+    let strace =
+        [&strace.to_string_lossy(), "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=sendto", "-e", inject];
+    let server = Process::threadws_under(&strace, &["--every", "0", "--ping", "1s"]);
+    let mut peer = RawPeer::open(server.addr());
+    let ping = peer.frame();
+    // Within the second that the server waits for it.
+    std::thread::sleep(ms(300));
+    peer.send(&Frame::pong(ping.payload));
+    assert_eq!(peer.frame().opcode, 9, "the next ping");
+}
+
+#[test]
 fn a_stopped_client_is_disconnected_and_ends_when_it_resumes() {
     let _dog = watchdog(60);
     let server = Process::threadws(&["--echo", "--every", "0", "--ping", "1s"]);
