@@ -227,7 +227,7 @@ impl Outbox {
     }
 
     /// Writes as much of `payload` as the socket takes now, and queues the rest.
-    #[inline]
+    #[inline(always)]
     fn write<'a>(
         &'a self,
         mut state: MutexGuard<'a, OutboxState>,
