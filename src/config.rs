@@ -8,9 +8,9 @@ use std::time::Duration;
 /// `Config` holds the limits and timeouts of a connection, the same for both ends; everything that only a server has is a
 /// method of [`Server`](crate::Server).
 ///
-/// Every limit can be raised, and none can be removed. Three times can be turned off by `None`:
-/// [`ping_interval`](Self::with_ping_interval), [`max_lifetime`](Self::with_max_lifetime) and
-/// [`idle_timeout`](Self::with_idle_timeout). Without pings, a peer that vanishes may never be noticed.
+/// Every limit can be raised, and none can be removed. Four times can be turned off by `None`:
+/// [`ping_interval`](Self::with_ping_interval), [`max_close_time`](Self::with_max_close_time),
+/// [`max_lifetime`](Self::with_max_lifetime) and [`idle_timeout`](Self::with_idle_timeout). Without pings, a peer that vanishes may never be noticed.
 ///
 /// A value that cannot work is refused by [`Server::run`](crate::Server::run), [`Server::spawn`](crate::Server::spawn) and
 /// [`Connect::connect`](crate::Connect::connect) with [`Error::Invalid`], which names the setting: a message size of 0,
@@ -38,6 +38,7 @@ pub struct Config {
     ping_timeout: Duration,
     write_timeout: Duration,
     close_timeout: Duration,
+    max_close_time: Option<Duration>,
     max_lifetime: Option<Duration>,
     idle_timeout: Option<Duration>,
 }
@@ -155,9 +156,23 @@ impl Config {
         self
     }
 
-    /// Sets how long the closing handshake may take, from the first Close to the end. Defaults to 5 s.
+    /// Sets how long the closing handshake may take, from the first Close to the end.
+    ///
+    /// The time starts anew with each message that the caller receives after our Close, and while a message arrives, because
+    /// such a peer is still at work. [`max_close_time`](Self::with_max_close_time) limits the total.
+    /// [`Connection::close`](crate::Connection::close) discards messages, so it waits for this time once. Defaults to 5 s.
     pub fn with_close_timeout(mut self, timeout: Duration) -> Self {
         self.close_timeout = timeout;
+        self
+    }
+
+    /// Sets how long the closing handshake may take in total if the caller still receives messages, or `None` for no limit.
+    ///
+    /// Otherwise a peer that sends messages, and never its Close, could keep the connection open. Without a limit, the caller
+    /// can end it by [`Connection::close`](crate::Connection::close). At least [`close_timeout`](Self::with_close_timeout) is
+    /// granted. Defaults to 60 s.
+    pub fn with_max_close_time(mut self, time: impl Into<Option<Duration>>) -> Self {
+        self.max_close_time = time.into();
         self
     }
 
@@ -226,9 +241,14 @@ impl Config {
         self.write_timeout
     }
 
-    /// Returns how long the closing handshake may take.
+    /// Returns how long the closing handshake may take without a message.
     pub fn close_timeout(&self) -> Duration {
         self.close_timeout
+    }
+
+    /// Returns how long the closing handshake may take in total; `None` if there is no limit.
+    pub fn max_close_time(&self) -> Option<Duration> {
+        self.max_close_time
     }
 
     /// Returns how long a connection can last; `None` if there is no limit.
@@ -256,6 +276,7 @@ impl Config {
             ("ping_timeout", Some(self.ping_timeout), ""),
             ("write_timeout", Some(self.write_timeout), ""),
             ("close_timeout", Some(self.close_timeout), ""),
+            ("max_close_time", self.max_close_time, ": use None to turn it off"),
             ("max_lifetime", self.max_lifetime, ": use None to turn it off"),
             ("idle_timeout", self.idle_timeout, ": use None to turn it off"),
         ];
@@ -299,6 +320,7 @@ impl Default for Config {
             ping_timeout: Duration::from_secs(20),
             write_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(5),
+            max_close_time: Some(Duration::from_secs(60)),
             max_lifetime: None,
             idle_timeout: None,
         }
@@ -322,6 +344,7 @@ mod tests {
             (new().with_ping_timeout(zero), "ping_timeout is 0"),
             (new().with_write_timeout(zero), "write_timeout is 0"),
             (new().with_close_timeout(zero), "close_timeout is 0"),
+            (new().with_max_close_time(zero), "max_close_time is 0: use None to turn it off"),
             (new().with_max_lifetime(zero), "max_lifetime is 0: use None to turn it off"),
             (new().with_idle_timeout(zero), "idle_timeout is 0: use None to turn it off"),
             (new().with_ping_timeout(Duration::from_nanos(1)), "ping_timeout is shorter than a millisecond"),

@@ -103,9 +103,9 @@ impl Sender {
 
     /// Starts the closing handshake: queues a Close frame behind everything that was sent before.
     ///
-    /// Nothing can be sent afterwards. The connection ends when the peer has answered, or after
-    /// [`close_timeout`](crate::Config::close_timeout), 5 s by default. Until then the handler still receives the peer's
-    /// messages. A second call does nothing.
+    /// Nothing can be sent afterwards. Until the connection ends, the handler still receives the peer's messages. It ends
+    /// when the peer has answered, or after [`close_timeout`](crate::Config::with_close_timeout) without a message, 5 s by
+    /// default. A second call does nothing.
     ///
     /// # Blocking
     ///

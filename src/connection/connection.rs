@@ -1,5 +1,6 @@
 //! The type [`Connection`], what it consists of, and what it tells about itself.
 
+use super::close::Closing;
 use super::cork::Cork;
 use super::keepalive::Keepalive;
 use super::limits::AgeLimits;
@@ -19,7 +20,7 @@ use crate::sync::Arc;
 use crate::tick::Tick;
 use crate::timer::Timer;
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// One WebSocket connection, used by the thread that reads it. Other threads send with its [`sender`](Self::sender).
 ///
@@ -36,6 +37,9 @@ use std::time::Instant;
 pub struct Connection {
     pub(super) reader: Reader,
     pub(super) sender: Sender,
+    pub(super) max_close_time: Option<Duration>,
+    /// Set when a receiving call has first looked at the close deadline.
+    pub(super) closing: Option<Closing>,
     pub(super) closed: Option<Closed>,
     pub(super) age_limits: Option<Box<AgeLimits>>,
     /// When a receiving call last returned without a message. The message timeout does not run until the next call.
@@ -102,6 +106,8 @@ impl Connection {
             timer,
             ticks: Vec::new(),
             paused: None,
+            max_close_time: config.max_close_time(),
+            closing: None,
             closed: None,
         }))
     }

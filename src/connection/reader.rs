@@ -93,6 +93,11 @@ impl Reader {
         self.counts
     }
 
+    /// Returns a number that changes when the caller has received a message, and when a part of one has arrived.
+    pub(super) fn progress(&mut self) -> u64 {
+        if self.is_between_messages() { self.counts.messages } else { self.counts.bytes }
+    }
+
     /// Returns whether bytes were read that are not parsed yet.
     #[inline]
     pub(super) fn has_unread(&self) -> bool {

@@ -289,16 +289,18 @@ impl Connection {
 
     /// Returns the deadlines of the next read. If one has passed, closes the connection or returns the error for it.
     fn deadlines(&mut self, now: Instant, waiting: &mut Waiting) -> Result<Deadlines> {
-        let outbox = self.sender.outbox();
-        let is_open = outbox.state() == State::Open;
-        let mut exact = if is_open { Deadline::NEVER } else { outbox.close_deadline() };
-        if exact.has_passed(now) {
-            return Err(self.lost(Cause::Timeout(Timeout::Close)));
-        }
+        let is_open = self.sender.state() == State::Open;
         if let Some(paused) = self.paused.take() {
             self.reader.skip_pause(now - paused);
         }
         let mut message = self.reader.message_deadline(now);
+        let mut exact = Deadline::NEVER;
+        if !is_open {
+            exact = self.close_deadline();
+            if exact.has_passed(now) {
+                return Err(self.lost(Cause::Timeout(Timeout::Close)));
+            }
+        }
         if message.has_passed(now) {
             message = self.reader.extended_deadline();
             if message.has_passed(now) {
@@ -310,9 +312,9 @@ impl Connection {
             rough = self.keepalive.deadline(self.reader.last_heard(now));
             if let Some(limits) = &mut self.age_limits {
                 let messages = self.reader.counts().messages;
-                if let Some((policy, reason)) = limits.due(now, messages, message, outbox) {
+                if let Some((policy, reason)) = limits.due(now, messages, message, self.sender.outbox()) {
                     self.retire(policy, reason);
-                    exact = self.sender.outbox().close_deadline();
+                    exact = self.close_deadline();
                     rough = Deadline::NEVER;
                 } else {
                     rough = rough.or(limits.deadline(message));

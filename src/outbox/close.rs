@@ -12,6 +12,7 @@ use crate::net::Deadline;
 use crate::protocol::encoder::{self, Opcode};
 use crate::protocol::gate::Gate;
 use crate::sync::{Ordering, now};
+use std::time::Duration;
 
 impl Outbox {
     /// Queues a Close behind all queued messages, and closes the gate: nothing can be sent after it.
@@ -53,8 +54,27 @@ impl Outbox {
         state.start_close_deadline(self.close_timeout);
     }
 
+    pub(crate) fn close_timeout(&self) -> Duration {
+        self.close_timeout
+    }
+
+    /// Returns the close deadline that this outbox and the flush thread enforce.
     pub(crate) fn close_deadline(&self) -> Deadline {
         self.state.lock().close_deadline
+    }
+
+    /// Moves the close deadline to the limit of all restarts, and returns the one before. Called when the reading thread
+    /// enforces it from now on. `total` is the time from the first Close to the limit, if there is one.
+    pub(crate) fn extend_close_deadline(&self, total: Option<Duration>) -> Deadline {
+        let mut state = self.state.lock();
+        let before = state.close_deadline;
+        let more = total.map_or(Duration::MAX, |total| total.saturating_sub(self.close_timeout));
+        state.close_deadline = before.instant().and_then(|end| end.checked_add(more)).into();
+        before
+    }
+
+    pub(crate) fn set_close_deadline(&self, deadline: Deadline) {
+        self.state.lock().close_deadline = deadline;
     }
 
     /// Breaks the connection: nothing more is written, and the socket is shut down.

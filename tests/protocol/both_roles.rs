@@ -3,6 +3,7 @@
 use crate::support::{
     Frame, PATIENCE, RawPeer, RawServer, RawServerPeer, TestServer, frame, ms, next, watchdog,
 };
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::mpsc;
@@ -17,6 +18,7 @@ trait Peer {
     fn expect_close(&mut self, code: u16) -> String;
     fn fin(&mut self);
     fn expect_eof(&mut self);
+    fn try_write(&mut self, frame: Frame) -> io::Result<()>;
 }
 
 impl Peer for RawPeer {
@@ -35,6 +37,9 @@ impl Peer for RawPeer {
     fn expect_eof(&mut self) {
         self.expect_eof_alone();
     }
+    fn try_write(&mut self, frame: Frame) -> io::Result<()> {
+        RawPeer::try_write(self, &frame.encode())
+    }
 }
 
 impl Peer for RawServerPeer {
@@ -52,6 +57,9 @@ impl Peer for RawServerPeer {
     }
     fn expect_eof(&mut self) {
         RawServerPeer::expect_eof(self);
+    }
+    fn try_write(&mut self, frame: Frame) -> io::Result<()> {
+        RawServerPeer::try_write(self, &frame.unmasked().encode())
     }
 }
 
@@ -212,6 +220,75 @@ fn the_closing_handshake_works_in_every_order() {
         |peer| {
             peer.expect_close(1000);
             peer.expect_eof();
+        },
+    );
+}
+
+#[test]
+fn messages_after_our_close_restart_the_close_timeout() {
+    let _dog = watchdog(60);
+    const COUNT: usize = 10;
+    let pace = ms(150);
+    as_both(
+        &Config::new().with_close_timeout(pace * 4),
+        move |connection| {
+            connection.sender().close(1000, "").expect("a valid code");
+            for number in 0..COUNT {
+                assert_eq!(connection.recv().expect("in time"), Some(number.to_string().into()));
+            }
+            let large = connection.recv().expect("it arrives all the time").expect("open");
+            assert_eq!(large.as_bytes().len(), COUNT * 100);
+            // More was read than one message. The time in which the handler works on it is its own.
+            for number in 0..3 {
+                assert_eq!(connection.recv().expect("it is here"), Some(number.to_string().into()));
+                std::thread::sleep(pace * 3);
+            }
+            assert_eq!(connection.recv().expect("a clean end"), None);
+        },
+        move |peer| {
+            peer.expect_close(1000);
+            for number in 0..COUNT {
+                std::thread::sleep(pace);
+                peer.send(Frame::text(&number.to_string()));
+            }
+            for part in 0..COUNT {
+                std::thread::sleep(pace);
+                let frame = if part == 0 { Frame::binary([0; 100]) } else { Frame::continuation([0; 100]) };
+                peer.send(if part == COUNT - 1 { frame } else { frame.more() });
+            }
+            for number in 0..3 {
+                peer.send(Frame::text(&number.to_string()));
+            }
+            peer.send(Frame::close(1000, ""));
+            peer.fin();
+        },
+    );
+}
+
+#[test]
+fn a_peer_cannot_restart_the_close_timeout_forever() {
+    let _dog = watchdog(60);
+    let timeout = ms(200);
+    as_both(
+        &Config::new().with_close_timeout(timeout).with_max_close_time(timeout * 12),
+        move |connection| {
+            let start = Instant::now();
+            connection.sender().close(1000, "").expect("a valid code");
+            let error = loop {
+                match connection.recv() {
+                    Ok(message) => drop(message.expect("no Close")),
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(error, Error::Timeout(Timeout::Close)), "{error}");
+            let took = start.elapsed();
+            assert!(took > timeout * 11 && took < timeout * 12 + PATIENCE / 2, "after {took:?}");
+        },
+        move |peer| {
+            peer.expect_close(1000);
+            while peer.try_write(Frame::text("more")).is_ok() {
+                std::thread::sleep(timeout / 4);
+            }
         },
     );
 }

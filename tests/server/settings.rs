@@ -136,6 +136,7 @@ const CONFIG: &[Row<Config>] = &[
     ("ping_timeout", "ping_timeout", &bad_times!(with_ping_timeout)),
     ("write_timeout", "write_timeout", &bad_times!(with_write_timeout)),
     ("close_timeout", "close_timeout", &bad_times!(with_close_timeout)),
+    ("max_close_time", "max_close_time", &bad_times!(with_max_close_time)),
     ("max_lifetime", "max_lifetime", &bad_times!(with_max_lifetime)),
     ("idle_timeout", "idle_timeout", &bad_times!(with_idle_timeout)),
 ];

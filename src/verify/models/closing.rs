@@ -6,6 +6,7 @@ use super::{Flushing, INVALID_INPUT, Link, check, clock, join, spawn};
 use crate::config::Config;
 use crate::error::{Cause, Timeout};
 use crate::message::CloseFrame;
+use crate::net::Deadline;
 use crate::protocol::Role;
 use shuttle::rand::{Rng, thread_rng};
 
@@ -122,6 +123,36 @@ fn no_call_waits_beyond_the_close_deadline() {
         assert_eq!(closed.cause(), Some(Cause::Timeout(Timeout::Close)));
         assert_eq!(clock::elapsed(), Config::default().close_timeout(), "I7");
         link.check_outcome(&closed, &sent);
+    });
+}
+
+#[test]
+fn messages_restart_the_close_deadline_up_to_its_limit() {
+    check(|| {
+        let flushing = Flushing::start();
+        let clock = clock::ClockThread::patient();
+        let link = Link::new(Role::Server, 9, &flushing);
+        let timeout = Config::default().close_timeout();
+        let handling = timeout * 2;
+        let limit = timeout * 12;
+        assert!(link.start_close(1001));
+        let messages = thread_rng().gen_range(0..10);
+        let mut deadline = link.outbox.extend_close_deadline(Some(limit));
+        for number in 0..messages {
+            // The handler is busy with a message for longer than the close timeout.
+            clock::pass(handling);
+            let is_over = clock::elapsed() >= limit;
+            assert!(is_over || link.outbox.broken().is_none(), "cut off after {number} messages");
+            deadline = Deadline::after(timeout).or(link.outbox.close_deadline());
+        }
+        // No message is received any more.
+        link.outbox.set_close_deadline(deadline);
+        let closed = link.read();
+        flushing.stop();
+        clock.stop();
+        assert_eq!(closed.cause(), Some(Cause::Timeout(Timeout::Close)));
+        let handled = handling * messages;
+        assert_eq!(clock::elapsed(), (handled + timeout).min(limit).max(handled), "I7");
     });
 }
 
