@@ -98,26 +98,43 @@ fn full() -> (UnixStream, UnixStream) {
 #[test]
 fn a_full_nonblocking_stderr_stalls_nothing_and_drops_are_counted() {
     let _dog = watchdog(60);
+    // More lines than the queue holds, and nearly as many.
+    const MESSAGES: usize = 1500;
+    const QUEUED: usize = 1000;
     let (writer, reader) = full();
     // O_NONBLOCK is shared by all descriptors of the same open file description.
     let server = started_by("exec \"$@\" 2>&0 </dev/null", writer.into()).listening();
     let mut peer = RawPeer::open(server.addr());
-    talk(&mut peer, 500);
+    talk(&mut peer, MESSAGES);
     reader.set_read_timeout(Some(PATIENCE)).expect("not zero");
-    let lines = BufReader::new(reader).lines();
-    // Its reader comes back. The queue has room for all of these lines, so the missing ones were refused by the socket.
+    // Its reader comes back.
     let reading = std::thread::spawn(move || {
-        let lines = lines.map(|line| line.expect("a line in time"));
-        let mut lines = lines.skip_while(|line| !line.contains(" lines dropped"));
-        lines.next().expect("the log goes on");
-        lines.find(|line| line.contains("client 1 sent text: here again")).expect("the log goes on");
+        let (mut logged, mut dropped) = (0, 0);
+        for line in BufReader::new(reader).lines() {
+            let line = line.expect("a line in time");
+            if line.contains("client 1 sent text: here again") {
+                break;
+            }
+            logged += usize::from(line.contains("client 1 sent text: ") && line.ends_with("xxx"));
+            let words: Vec<_> = line.split(' ').collect();
+            if let [.., number, "lines", "dropped"] = words[..] {
+                dropped += number.parse::<usize>().expect("a number");
+            }
+        }
+        (logged, dropped)
     });
-    eventually("the log goes on, and says how much was lost", || {
+    let mut again = 0;
+    eventually("the log goes on", || {
+        again += 1;
         peer.send_text("here again");
         peer.expect_text("here again");
         reading.is_finished()
     });
-    reading.join().expect("the reader");
+    let (logged, dropped) = reading.join().expect("the reader");
+    // The socket loses no line of the queue, and those that did not fit are counted.
+    assert!(logged >= QUEUED && dropped > 0, "{logged} lines, {dropped} dropped");
+    let all = MESSAGES..MESSAGES + again;
+    assert!(all.contains(&(logged + dropped)), "{logged} + {dropped} of {all:?}");
     peer.close(1000);
     expect_to_end_at_once(server);
 }

@@ -8,6 +8,7 @@ mod report;
 
 use crate::args::bench::BenchOptions;
 use crate::signals::StopSignal;
+use crate::stdio::Blocking;
 use crate::{CommandError, print};
 use histogram::Histogram;
 use http::Uri;
@@ -233,6 +234,7 @@ fn connect(options: &BenchOptions, address: SocketAddr) -> Result<Connection, Co
     let config = Config::new()
         .with_handshake_timeout(HANDSHAKE_TIMEOUT)
         .with_close_timeout(CLOSE_TIMEOUT)
+        .with_max_close_time(CLOSE_TIMEOUT)
         .with_max_message_size(options.size)
         .with_max_backlog(all);
     let connect = || -> threadws::Result<Connection> {
@@ -321,7 +323,7 @@ impl ProgressLine {
     fn show(&mut self, text: &str) {
         if self.is_terminal {
             // The load goes on even if the progress cannot be shown.
-            drop(write!(io::stderr(), "\r{text}\x1b[K"));
+            drop(write!(Blocking(io::stderr()), "\r{text}\x1b[K"));
         }
     }
 

@@ -6,6 +6,7 @@
 use crate::escape;
 use crate::log_filter::LogFilter;
 use crate::stderr::{self, LineWriter};
+use crate::stdio::Blocking;
 use log::{Level, Log, Metadata, Record};
 use std::collections::VecDeque;
 use std::fmt::Write;
@@ -31,7 +32,7 @@ pub(crate) fn start(filter: LogFilter) -> io::Result<Logger> {
     let lines = Arc::clone(&queue);
     let env = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     let is_coloured = is_coloured(io::stderr().is_terminal(), env);
-    let mut stderr = LineWriter::new(io::stderr());
+    let mut stderr = LineWriter::new(Blocking(io::stderr()));
     let write = move || lines.write_to(|line| stderr.write(&line.to_text(is_coloured)));
     std::thread::Builder::new().name("threadws-log".to_owned()).spawn(write)?;
     let max = filter.max();

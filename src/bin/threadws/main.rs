@@ -13,6 +13,7 @@ mod preview;
 mod serve;
 mod signals;
 mod stderr;
+mod stdio;
 mod systemd;
 
 use args::Command;
@@ -22,6 +23,7 @@ use signals::StopSignal;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::mpsc::{self, RecvTimeoutError};
+use stdio::Blocking;
 
 /// Exit status: the command failed.
 const FAILED: u8 = 1;
@@ -43,6 +45,8 @@ fn main() -> ExitCode {
     match args::parse(std::env::args_os().skip(1), std::env::var_os("THREADWS_LOG")) {
         Ok(Command::Print(text)) => match print(text) {
             Ok(()) => ExitCode::SUCCESS,
+            // The reader has seen enough of the help.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             Err(error) => fail(FAILED, &format!("cannot write to stdout: {error}")),
         },
         Ok(Command::Serve(options)) => {
@@ -96,13 +100,9 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Writes text to stdout. A pipe that its reader has closed is not an error.
+/// Writes text to stdout.
 fn print(text: &str) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result,
-    }
+    Blocking(io::stdout()).write_all(text.as_bytes())
 }
 
 /// Reports a wrong command line, and the command that prints the help.
@@ -121,7 +121,7 @@ fn fail(code: u8, text: &str) -> ExitCode {
     let line = format!("threadws: {text}\n");
     let (done, written) = mpsc::channel();
     let write = move || {
-        drop(io::stderr().write_all(line.as_bytes()));
+        drop(Blocking(io::stderr()).write_all(line.as_bytes()));
         // Fails if the receiver has stopped waiting.
         let _ = done.send(());
     };

@@ -4,10 +4,11 @@ use crate::args::serve::{Answer, LISTEN, Listen, ServeOptions};
 use crate::http::{self, PlainHttp};
 use crate::preview::Preview;
 use crate::signals::StopSignal;
+use crate::stdio::is_ready;
 use crate::systemd::ServiceManager;
 use crate::{CommandError, print};
 use log::{Level, debug, info, log_enabled, warn};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
@@ -186,12 +187,9 @@ fn configure(server: Server, options: &ServeOptions) -> Server {
 /// Prints the address on stdout, for scripts that wait for the line or need the port. If nothing reads stdout, another
 /// thread prints it, so that the server never waits for stdout.
 fn announce(addresses: String) {
-    let stdout = io::stdout();
-    let is_writable =
-        poll(&mut [PollFd::new(&stdout, PollFlags::OUT)], Some(&Timespec::default())).is_ok_and(|n| n > 0);
     let thread = std::thread::Builder::new().name("threadws-stdout".to_owned());
     let line = format!("threadws listening on {addresses}\n");
-    if is_writable {
+    if is_ready(io::stdout(), PollFlags::OUT) {
         print_line(&line);
     } else if let Err(error) = thread.spawn(move || print_line(&line)) {
         warn!("cannot write the address to stdout: {error}");

@@ -1,6 +1,7 @@
 //! Writes whole lines to stderr, and reports the lines that it refuses, because the disk may be full.
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use crate::stdio::is_ready;
+use rustix::event::PollFlags;
 use std::io::{self, ErrorKind, Write};
 use std::time::{Duration, Instant};
 
@@ -44,13 +45,7 @@ impl<W: Write> LineWriter<W> {
 /// Waits until a write to stderr is done. `done` waits for it, for the given time at most, and returns whether it is.
 pub(crate) fn wait_for(mut done: impl FnMut(Duration) -> bool) {
     let start = Instant::now();
-    while !done(STUCK) && start.elapsed() < BUSY && is_writable() {}
-}
-
-fn is_writable() -> bool {
-    let stderr = io::stderr();
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(&now)).is_ok_and(|ready| ready > 0)
+    while !done(STUCK) && start.elapsed() < BUSY && is_ready(io::stderr(), PollFlags::OUT) {}
 }
 
 #[cfg(test)]
