@@ -6,6 +6,7 @@ mod support;
 mod addresses;
 mod bench;
 mod connect;
+mod connect_pipes;
 mod log_contents;
 mod log_output;
 mod page;

@@ -84,6 +84,8 @@ const SERVE: &[Row] = &[
 const CONNECT: &[Row] = &[
     ("once", &[]),
     ("expect", &[]),
+    ("no-close", &[&["--once", "--no-close"]]),
+    ("max-redirects", &[&["--max-redirects", "-1"], &["--max-redirects", "18446744073709551616"]]),
     ("binary", &[]),
     (
         "header",

@@ -4,26 +4,38 @@
 
 mod header_file;
 mod printer;
+mod stdin;
 
 use crate::CommandError;
 use crate::args::connect::ConnectOptions;
+use crate::escape;
 use crate::signals::{INTERRUPTED, StopSignal};
+use crate::stdio::Blocking;
 use log::{info, warn};
 use printer::Printer;
-use std::io::{self, BufRead, BufWriter, ErrorKind, IsTerminal, Read, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
+use stdin::Missing;
+use threadws::http::HeaderMap;
+use threadws::http::header::{LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use threadws::{Config, Connect, Connection, Error, Message, Sender, Timeout};
 
-/// The longest closing handshake: the library's default.
+/// The longest closing handshake after a signal, `--once` or `--expect`: the library's default.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the server may take for each started MiB of stdin. When all buffers are full, a server that works on each message
+/// reads nothing for a minute, and one whose replies wait for a pager on stdout longer.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// How many headers of a name are shown of a refusal, and how many bytes of each.
+const MAX_ADVICE: usize = 3;
+const MAX_ADVICE_LENGTH: usize = 200;
 
 /// Connects, and exchanges messages until either side closes the connection.
 pub(crate) fn connect(options: &ConnectOptions, stop: StopSignal) -> Result<(), CommandError> {
     let settings = settings(options)?;
     let interrupt = Interrupt::watch(stop)?;
     // All of stdin is read before connecting, so that a message that the server sends earlier is not taken for the reply.
-    let whole = if options.once { Some(read_whole(options.binary)?) } else { None };
+    let whole = if options.once { Some(stdin::read_whole(options.binary)?) } else { None };
     let mut connection = settings.connect().map_err(not_connected)?;
     interrupt.close_instead(connection.sender());
     match connection.subprotocol() {
@@ -31,17 +43,31 @@ pub(crate) fn connect(options: &ConnectOptions, stop: StopSignal) -> Result<(), 
         None => info!("connected to {}", connection.peer_addr()),
     }
     let sender = connection.sender();
-    let closes = options.expect.is_none() && whole.is_none();
-    spawn("threadws-stdin", move || match whole {
-        // The main thread reports the error, because its `recv` fails, too.
-        Some(message) => drop(sender.send(message)),
-        None => send_lines(&sender, closes),
+    let closes = !options.has_deadline() && !options.no_close;
+    let (report, stdin_end) = mpsc::channel();
+    spawn("threadws-stdin", move || {
+        let end = match whole {
+            Some(message) => sender.send(message).map_err(|_| Missing::Unsent),
+            None => stdin::send_lines(&sender),
+        };
+        if let (Err(Missing::Unread(error)), false) = (&end, closes) {
+            warn!("cannot read stdin: {error}");
+        }
+        // Reported before the Close, because the main thread asks for it after the end. It fails if that has ended.
+        drop(report.send(end));
+        if closes {
+            // Never fails: the code and the empty reason are valid.
+            drop(sender.close(1000, ""));
+        }
     })?;
-    let result = print_messages(&mut connection, options);
+    let result = print_messages(&mut connection, options, &interrupt);
+    let by_peer = connection.closed().is_some_and(|closed| closed.by_peer());
     if let Some(closed) = connection.closed() {
         info!("disconnected after {:.1}s: {closed}", closed.lifetime().as_secs_f64());
     }
-    result
+    // The user has ended it, or `--expect` has its message: then the rest of stdin is not missing.
+    let needs_all = options.once || by_peer && options.expect.is_none();
+    result.and_then(|()| stdin::check(&stdin_end, needs_all))
 }
 
 fn settings(options: &ConnectOptions) -> Result<Connect, CommandError> {
@@ -56,8 +82,15 @@ fn settings(options: &ConnectOptions) -> Result<Connect, CommandError> {
     if options.has_deadline() {
         // A script that gives a deadline does not want to wait much longer for the closing handshake.
         config = config.with_close_timeout(options.timeout.min(CLOSE_TIMEOUT));
+    } else {
+        // Replies are printed as long as they arrive. The user has chosen the server, and can press Ctrl-C.
+        config = config.with_close_timeout(options.timeout).with_max_close_time(None);
+        config = config.with_write_timeout(WRITE_TIMEOUT);
     }
-    let mut settings = Connect::new(&options.url).subprotocols(&options.subprotocols).config(config);
+    let mut settings = Connect::new(&options.url)
+        .subprotocols(&options.subprotocols)
+        .max_redirects(options.max_redirects)
+        .config(config);
     if let Some(origin) = &options.origin {
         settings = settings.header("origin", origin);
     }
@@ -72,28 +105,53 @@ fn not_connected(error: Error) -> CommandError {
     match error {
         Error::Invalid(what) => CommandError::Usage(what.into_owned()),
         Error::Timeout(timeout) => CommandError::Failed(format!("cannot connect: {timeout}")),
+        Error::Refused(response) => {
+            let advice = advice(response.headers());
+            CommandError::Failed(format!("{}{advice}", Error::Refused(response)))
+        }
         error => CommandError::Failed(error.to_string()),
     }
 }
 
+/// Returns the headers of a refusal that say how to do better, each escaped and cut off.
+fn advice(headers: &HeaderMap) -> String {
+    let names =
+        [("Location", LOCATION), ("Retry-After", RETRY_AFTER), ("WWW-Authenticate", WWW_AUTHENTICATE)];
+    let mut text = String::new();
+    for (shown, name) in names {
+        for value in headers.get_all(name).iter().take(MAX_ADVICE) {
+            let value = escape::one_line(&String::from_utf8_lossy(value.as_bytes()), MAX_ADVICE_LENGTH);
+            text.push_str(&format!("; {shown}: {value}"));
+        }
+    }
+    text
+}
+
 /// Handles the first signal: it ends the process, or closes the connection if there is one.
-#[derive(Debug)]
-struct Interrupt(Mutex<Option<Sender>>);
+#[derive(Debug, Default)]
+struct Interrupt {
+    sender: Mutex<Option<Sender>>,
+    /// When a signal has closed the connection.
+    closed_at: OnceLock<Instant>,
+}
 
 impl Interrupt {
     /// Starts the thread that waits for the signal.
     fn watch(stop: StopSignal) -> Result<Arc<Self>, CommandError> {
-        let interrupt = Arc::new(Self(Mutex::new(None)));
+        let interrupt = Arc::new(Self::default());
         let watching = Arc::clone(&interrupt);
         spawn("threadws-signal", move || {
             if let Err(error) = stop.wait() {
                 warn!("cannot wait for signals: {error}");
                 return;
             }
-            let sender = watching.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let sender = watching.sender.lock().unwrap_or_else(PoisonError::into_inner).clone();
             match sender {
                 // The main thread sees the peer's Close, or that there is none.
-                Some(sender) => drop(sender.close(1000, "")),
+                Some(sender) => {
+                    watching.closed_at.get_or_init(Instant::now);
+                    drop(sender.close(1000, ""));
+                }
                 None => std::process::exit(INTERRUPTED),
             }
         })?;
@@ -102,7 +160,12 @@ impl Interrupt {
 
     /// Makes a signal close this connection instead of ending the process.
     fn close_instead(&self, sender: Sender) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        *self.sender.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+    }
+
+    /// Returns whether the server had its time to close after a signal.
+    fn is_over(&self) -> bool {
+        self.closed_at.get().is_some_and(|at| at.elapsed() >= CLOSE_TIMEOUT)
     }
 }
 
@@ -114,56 +177,20 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Command
     }
 }
 
-fn read_whole(binary: bool) -> Result<Message, CommandError> {
-    let mut bytes = Vec::new();
-    let read = io::stdin().lock().read_to_end(&mut bytes);
-    read.map_err(|error| CommandError::Failed(format!("cannot read stdin: {error}")))?;
-    Ok(if binary { Message::Binary(bytes) } else { line_message(bytes) })
-}
-
-/// Makes a text message of a line without its line end, or a binary one if it is not UTF-8.
-fn line_message(mut line: Vec<u8>) -> Message {
-    if line.last() == Some(&b'\n') {
-        line.pop();
-        if line.last() == Some(&b'\r') {
-            line.pop();
-        }
-    }
-    match String::from_utf8(line) {
-        Ok(text) => Message::Text(text),
-        Err(error) => Message::Binary(error.into_bytes()),
-    }
-}
-
-fn send_lines(sender: &Sender, closes: bool) {
-    let mut stdin = io::stdin().lock();
-    loop {
-        let mut line = Vec::new();
-        match stdin.read_until(b'\n', &mut line) {
-            Ok(0) => break,
-            Ok(_) => {}
-            Err(error) => {
-                warn!("cannot read stdin: {error}");
-                break;
-            }
-        }
-        if sender.send(line_message(line)).is_err() {
-            return; // The main thread reports the error.
-        }
-    }
-    if closes {
-        // Never fails: the code and the empty reason are valid.
-        drop(sender.close(1000, ""));
-    }
-}
-
 /// Prints messages until `--once` or `--expect` has its message, or the connection ends.
-fn print_messages(connection: &mut Connection, options: &ConnectOptions) -> Result<(), CommandError> {
+fn print_messages(
+    connection: &mut Connection,
+    options: &ConnectOptions,
+    interrupt: &Interrupt,
+) -> Result<(), CommandError> {
     let deadline = options.has_deadline().then(|| Instant::now() + options.timeout);
     let printer = Printer { raw: options.binary, escaped: io::stdout().is_terminal() };
-    let mut out = BufWriter::new(io::stdout().lock());
+    let mut out = BufWriter::new(Blocking(io::stdout()));
     let printed = loop {
         let message = match receive(connection, &mut out, deadline) {
+            Ok(Ok(Some(_))) if interrupt.is_over() => {
+                return Err(CommandError::Failed(Error::Timeout(Timeout::Close).to_string()));
+            }
             Ok(Ok(Some(message))) => message,
             Ok(Ok(None)) => return missed(options, "the server closed the connection"),
             Ok(Err(Error::Timeout(Timeout::Recv))) => {
@@ -190,8 +217,7 @@ fn print_messages(connection: &mut Connection, options: &ConnectOptions) -> Resu
             close(connection);
             Ok(())
         }
-        // A reader that closes the pipe has read enough. Dropping the connection closes it with 1001.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        // As for curl, a reader that closes the pipe before the end is a failure, too.
         Err(error) => Err(CommandError::Failed(format!("cannot write to stdout: {error}"))),
     }
 }
@@ -235,17 +261,4 @@ fn receive(
         Some(deadline) => connection.recv_timeout(deadline.saturating_duration_since(Instant::now())),
         None => connection.recv(),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_is_text_without_its_end_or_binary() {
-        for (line, text) in [("a\n", "a"), ("a\r\n", "a"), ("a", "a"), ("\n", ""), ("a\r", "a\r"), ("", "")] {
-            assert_eq!(line_message(line.into()), Message::from(text), "{line:?}");
-        }
-        assert_eq!(line_message(b"\xff\n".to_vec()), Message::Binary(vec![0xff]));
-    }
 }

@@ -17,12 +17,14 @@ pub(crate) struct ConnectOptions {
     pub(crate) header_file: Option<OsString>,
     pub(crate) origin: Option<String>,
     pub(crate) subprotocols: Vec<String>,
+    pub(crate) max_redirects: usize,
     pub(crate) timeout: Duration,
     pub(crate) ping: Option<Duration>,
     pub(crate) max_message: usize,
     pub(crate) message_timeout: Duration,
     pub(crate) once: bool,
     pub(crate) expect: Option<String>,
+    pub(crate) no_close: bool,
     pub(crate) binary: bool,
     pub(crate) log: LogFilter,
 }
@@ -34,12 +36,13 @@ Connects to a WebSocket server. Each line of stdin is sent as a text message,
 or as a binary message if it is not UTF-8. Each message from the server is
 printed on stdout: text as it is, with control characters escaped if stdout is
 a terminal; binary as hexadecimal digits. At the end of stdin, the connection
-is closed; messages that still arrive are printed.
+is closed; replies are printed as long as they keep arriving.
 
 Examples:
   threadws connect ws://127.0.0.1:8005/
   echo hello | threadws connect --once ws://127.0.0.1:8005/
   threadws connect --expect ready --timeout 30s ws://127.0.0.1:8005/
+  echo subscribe | threadws connect --no-close ws://127.0.0.1:8005/
   threadws connect ws+unix:/run/app.sock:/path
 
 Messages:
@@ -48,6 +51,8 @@ Messages:
   --expect TEXT         print messages until a text message contains TEXT,
                         then close; the end of stdin does not close
                         [default: none]
+  --no-close            stay connected at the end of stdin, until the server
+                        closes or a signal arrives [default: off]
   --binary              print binary messages as raw bytes with nothing
                         between them; with --once, send stdin as a binary
                         message [default: off]
@@ -63,14 +68,17 @@ Handshake:
                         [default: none]
   --subprotocol NAME    offer a subprotocol, the preferred one first;
                         repeatable [default: none]
+  --max-redirects N     follow up to this many redirects; Authorization and
+                        Cookie are not sent to another origin [default: 0]
 
 A user and password in the URL are sent as Basic authorization: percent-encode
 special characters in them. To hide them from other users of the machine, use
 --header-file instead.
 
 Limits:
-  --timeout DURATION    for the handshake, and for the message that --once or
-                        --expect waits for: 500ms, 3s, 1m [default: 10s]
+  --timeout DURATION    for the handshake, for the message that --once or
+                        --expect waits for, and for each message after the
+                        end of stdin: 500ms, 3s, 1m [default: 10s]
   --max-message SIZE    largest message to accept: 64KiB, 16MiB, or a number
                         of bytes; a larger one closes with 1009
                         [default: 1MiB]
@@ -94,20 +102,23 @@ Other:
 
 Exit status:
   0    success; also after SIGINT or SIGTERM, which close the connection
-  1    the connection was refused or failed, or --once got no reply
+  1    the connection was refused or failed, --once got no reply, or part of
+       stdin was not sent, or of the messages not printed
   2    the command line is wrong
   3    --expect: no message contained the text
   130  stopped at once, by a second signal or by one before it was connected
 ";
 
-const OPTIONS: [&str; 15] = [
+const OPTIONS: [&str; 17] = [
     "once",
     "expect",
+    "no-close",
     "binary",
     "header",
     "header-file",
     "origin",
     "subprotocol",
+    "max-redirects",
     "timeout",
     "max-message",
     "message-timeout",
@@ -126,12 +137,14 @@ impl ConnectOptions {
             header_file: None,
             origin: None,
             subprotocols: Vec::new(),
+            max_redirects: 0,
             timeout: Duration::from_secs(10),
             ping: Some(Duration::from_secs(20)),
             max_message: 1 << 20,
             message_timeout: Duration::from_secs(30),
             once: false,
             expect: None,
+            no_close: false,
             binary: false,
             log: LogFilter::level(log::LevelFilter::Info),
         }
@@ -158,6 +171,10 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
             Short('h') | Long("help") => return Ok(Command::Print(HELP)),
             Long("once") => options.once = true,
             Long("expect") => options.expect = Some(value(&mut parser, "expect", text)?),
+            Long("no-close") => options.no_close = true,
+            Long("max-redirects") => {
+                options.max_redirects = value(&mut parser, "max-redirects", values::number)?;
+            }
             Long("binary") => options.binary = true,
             Long("header") => options.headers.push(value(&mut parser, "header", values::header)?),
             Long("header-file") => options.header_file = Some(parser.value().map_err(one_line)?),
@@ -174,6 +191,9 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
             Value(word) => url = only_url(url, word)?,
             other => return Err(one_line(other.unexpected())),
         }
+    }
+    if options.once && options.no_close {
+        return Err("--once closes after the reply: --no-close cannot be used with it".to_owned());
     }
     options.url = url.ok_or("no URL: threadws connect ws://127.0.0.1:8005/")?;
     options.log = log.resolve(env_log)?;
@@ -196,7 +216,7 @@ mod tests {
     fn every_option_is_parsed() {
         assert_eq!(options("connect ws://a/"), ConnectOptions::new("ws://a/".to_owned()));
         let line = "connect --once --expect yes --binary --header=x-a:1 --header X-B:2:3 ws://a/ --header-file f \
-                    --origin https://a.example --subprotocol b --subprotocol a --timeout 3s --ping 0 \
+                    --origin https://a.example --subprotocol b --subprotocol a --max-redirects 5 --timeout 3s --ping 0 \
                     --max-message 64KiB --message-timeout 2m --log threadws=debug";
         let expected = ConnectOptions {
             url: "ws://a/".to_owned(),
@@ -204,12 +224,14 @@ mod tests {
             header_file: Some("f".into()),
             origin: Some("https://a.example".to_owned()),
             subprotocols: vec!["b".to_owned(), "a".to_owned()],
+            max_redirects: 5,
             timeout: Duration::from_secs(3),
             ping: None,
             max_message: 64 * 1024,
             message_timeout: Duration::from_secs(120),
             once: true,
             expect: Some("yes".to_owned()),
+            no_close: false,
             binary: true,
             log: LogFilter::parse("threadws=debug").expect("a filter"),
         };
@@ -229,6 +251,8 @@ mod tests {
         check_help(HELP, "Usage: threadws connect ", &OPTIONS);
         let defaults = ConnectOptions::new(String::new());
         assert!(HELP.contains(&format!("1m [default: {}s]", defaults.timeout.as_secs())));
+        assert!(HELP.contains(&format!("another origin [default: {}]", defaults.max_redirects)));
+        assert!(options("connect --no-close ws://a/").no_close);
         assert!(HELP.contains(&format!("[default: {}s]", defaults.ping.expect("on").as_secs())));
         assert!(HELP.contains(&format!("[default: {}MiB]", defaults.max_message >> 20)));
         assert!(HELP.contains(&format!("with 1008 [default: {}s]", defaults.message_timeout.as_secs())));
@@ -247,6 +271,8 @@ mod tests {
             "connect --timeout 0 ws://a/",
             "connect --timeout 3 ws://a/",
             "connect --origin a ws://a/",
+            "connect --once --no-close ws://a/",
+            "connect --max-redirects -1 ws://a/",
             "connect --echo ws://a/",
             "connect -V",
             "ws://user:secret@a/",

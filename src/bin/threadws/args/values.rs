@@ -65,12 +65,16 @@ pub(crate) fn size(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Parses a number that may be 0.
+pub(crate) fn number(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| expected("a number", text))
+}
+
 /// Parses a number of clients: at least one.
 pub(crate) fn count(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("must be at least 1".to_owned()),
-        Ok(count) => Ok(count),
-        Err(_) => Err(expected("a number", text)),
+    match number(text)? {
+        0 => Err("must be at least 1".to_owned()),
+        count => Ok(count),
     }
 }
 
