@@ -2,9 +2,9 @@
 
 #![cfg(feature = "cli")]
 
-use crate::support::{Folder, Network, PATIENCE, Process, watchdog};
 use std::process::Command;
 use std::time::{Duration, Instant};
+use support::{Folder, Network, PATIENCE, Process, watchdog};
 
 /// Sends a line to an echo server from the namespace, and returns the time that it took.
 #[track_caller]

@@ -1,11 +1,11 @@
 //! `threadws bench` from the outside: its report, its refusals and its failures.
 #![cfg(feature = "cli")]
 
-use crate::support::{Network, PATIENCE, Process, TestServer, echo, eventually, watchdog};
 use rustix::process::Signal;
 use std::net::SocketAddr;
 use std::process::{Command, Output};
 use std::time::Instant;
+use support::{Network, PATIENCE, Process, TestServer, echo, eventually, watchdog};
 
 /// Returns the command, as the argument of other programs if there are any.
 fn bench(wrapper: &[&str], args: &[&str]) -> Command {

@@ -1,11 +1,11 @@
 //! `threadws connect` from the outside: stdin, stdout, stderr, exit codes, signals.
 #![cfg(feature = "cli")]
 
-use crate::support::{Frame, PATIENCE, Process, RawPeer, RawServer, TestServer, echo, header, ms, watchdog};
 use rustix::process::Signal;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::Instant;
+use support::{Frame, PATIENCE, Process, RawPeer, RawServer, TestServer, echo, header, ms, watchdog};
 
 pub(crate) fn client(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_threadws"));
@@ -222,7 +222,7 @@ fn options_set_the_headers_of_the_handshake() {
             assert_eq!(peer.header(name).map(str::trim), Some(value), "{}", peer.head);
         }
         peer.accept_handshake("Sec-WebSocket-Protocol: chat\r\n");
-        assert_eq!(peer.frame().opcode, crate::support::frame::PING);
+        assert_eq!(peer.frame().opcode, support::frame::PING);
         peer.send(Frame::close(1000, ""));
         peer.fin();
         peer.expect_gone();
@@ -434,13 +434,13 @@ fn ctrl_c_closes_with_1000() {
         peer.expect_gone();
     });
     let mut client = talk(&[&silent.url()]);
-    crate::support::next(&comes, "a client");
+    support::next(&comes, "a client");
     client.signal(Signal::INT);
     assert_eq!(client.wait(PATIENCE).code(), Some(130));
     // The same while it reads its stdin.
     let mut client = talk(&["--once", &silent.url()]);
     client.write("half a message");
-    crate::support::eventually("it handles both signals", || handles(client.pid(), 15));
+    support::eventually("it handles both signals", || handles(client.pid(), 15));
     client.signal(Signal::INT);
     assert_eq!(client.wait(PATIENCE).code(), Some(130));
 }

@@ -3,7 +3,6 @@
 #![cfg(feature = "cli")]
 
 use crate::connect::{client, echo_server, run, talk};
-use crate::support::{Frame, PATIENCE, Process, RawServer, ms, watchdog};
 use rustix::process::Signal;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -11,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Output, Stdio};
 use std::time::Instant;
+use support::{Frame, PATIENCE, Process, RawServer, ms, watchdog};
 
 /// Runs a client with this file as its stdin.
 fn run_from(args: &[&str], stdin: impl Into<Stdio>) -> Output {
@@ -100,7 +100,7 @@ fn a_connection_stays_open_after_stdin_with_no_close() {
     client.wait_for_stdout("subscribe");
     for _ in 0..3 {
         let before = client.stdout().len();
-        crate::support::eventually("another tick", || client.stdout().len() > before);
+        support::eventually("another tick", || client.stdout().len() > before);
     }
     client.signal(Signal::INT);
     client.wait_for_success(PATIENCE);
@@ -191,7 +191,7 @@ fn input_that_the_server_did_not_take_is_a_failure() {
             peer.expect_text("first");
             peer.send(Frame::text("enough"));
             peer.send(Frame::close(1000, ""));
-            while peer.frame().opcode != crate::support::frame::CLOSE {}
+            while peer.frame().opcode != support::frame::CLOSE {}
             peer.fin();
             peer.expect_gone();
         })

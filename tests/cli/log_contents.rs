@@ -2,9 +2,9 @@
 
 #![cfg(feature = "cli")]
 
-use crate::support::{Frame, PATIENCE, Process, RawPeer, eventually, upgrade_request, watchdog};
 use rustix::process::Signal;
 use std::process::Command;
+use support::{Frame, PATIENCE, Process, RawPeer, eventually, upgrade_request, watchdog};
 
 /// Ends a line, forges one, clears the screen, rings the bell, and changes the direction of writing. Its end is not
 /// UTF-8.

@@ -3,8 +3,6 @@
 
 #![cfg(feature = "cli")]
 
-use crate::support::process::threadws_command;
-use crate::support::{PATIENCE, Process, RawPeer, eventually, program, watchdog};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::OwnedFd;
@@ -12,6 +10,8 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
+use support::process::threadws_command;
+use support::{PATIENCE, Process, RawPeer, eventually, program, watchdog};
 
 /// Each message is a line of the log.
 const OPTIONS: [&str; 3] = ["--echo", "--every", "0"];

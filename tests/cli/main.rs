@@ -1,8 +1,5 @@
 //! The binary `threadws`: server, `bench`, `connect`, its log and its page.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod addresses;
 mod bench;
 mod connect;

@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::chromium::Chromium;
-use crate::support::nginx::below_app;
-use crate::support::{Nginx, program};
+use support::chromium::Chromium;
+use support::nginx::below_app;
+use support::{Nginx, program};
 
 #[test]
 #[ignore = "starts a browser"]

@@ -2,14 +2,14 @@
 
 #![cfg(feature = "cli")]
 
-use crate::support::nginx::below_app;
-use crate::support::{Nginx, PATIENCE, RawPeer, ms, program, watchdog};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
+use support::nginx::below_app;
+use support::{Nginx, PATIENCE, RawPeer, ms, program, watchdog};
 
 fn threadws(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_threadws"));

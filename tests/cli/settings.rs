@@ -2,9 +2,9 @@
 
 #![cfg(feature = "cli")]
 
-use crate::support::{PATIENCE, Process, watchdog};
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
+use support::{PATIENCE, Process, watchdog};
 
 /// An option, and arguments that must fail. The error has the option's name, or the word that follows it after a colon. An
 /// option without arguments can be given no wrong value.

@@ -3,7 +3,6 @@
 
 #![cfg(feature = "systemd")]
 
-use crate::support::{Folder, PATIENCE, Process, RawPeer, eventually, watchdog};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -13,6 +12,7 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixListener};
 use std::process::Command;
 use std::time::{Duration, Instant};
+use support::{Folder, PATIENCE, Process, RawPeer, eventually, watchdog};
 
 /// The same as `systemd.service(5)` does before it starts a program: the socket becomes descriptor 3, and the variables
 /// name the process that they are for.
@@ -43,7 +43,7 @@ impl Manager {
     /// Returns the manager and the value of `NOTIFY_SOCKET` for it.
     #[track_caller]
     fn new() -> (Self, String) {
-        let name = format!("threadws-test-{}-{}", std::process::id(), crate::support::time::test_name());
+        let name = format!("threadws-test-{}-{}", std::process::id(), support::time::test_name());
         let address = UnixAddr::from_abstract_name(&name).expect("a short name");
         (Self::at(&address), format!("@{name}"))
     }
@@ -123,7 +123,7 @@ fn a_client_that_connects_during_a_restart_is_served() {
     let mut peer = RawPeer::open(addr);
     first.signal(Signal::TERM);
     peer.expect_close(1001);
-    peer.send(&crate::support::Frame::close(1001, ""));
+    peer.send(&support::Frame::close(1001, ""));
     peer.expect_eof();
     first.wait_for_success(PATIENCE);
     // No process accepts now, and no client is refused, because the queue is the manager's.
@@ -210,7 +210,7 @@ fn the_manager_is_notified_of_start_status_and_stop() {
     assert_eq!(stopping["STOPPING"], "1");
     assert!(!stopping.contains_key("WATCHDOG"), "{stopping:?}");
     peer.expect_close(1001);
-    peer.send(&crate::support::Frame::close(1001, ""));
+    peer.send(&support::Frame::close(1001, ""));
     peer.expect_eof();
     server.wait_for_success(PATIENCE);
 }

@@ -2,10 +2,10 @@
 
 #![cfg(feature = "cli")]
 
-use crate::support::{Frame, PATIENCE, Process, RawPeer, eventually, watchdog};
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use support::{Frame, PATIENCE, Process, RawPeer, eventually, watchdog};
 
 /// Returns a client that is a member of its path's topic, because its own message came back.
 fn member(addr: SocketAddr, target: &str) -> RawPeer {

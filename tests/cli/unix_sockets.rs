@@ -2,9 +2,9 @@
 
 #![cfg(feature = "cli")]
 
-use crate::support::{Folder, PATIENCE, Process, watchdog};
 use rustix::process::Signal;
 use std::process::Command;
+use support::{Folder, PATIENCE, Process, watchdog};
 
 fn threadws(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_threadws"));

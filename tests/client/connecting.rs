@@ -1,11 +1,11 @@
 //! Opening a connection: success and failure, with servers that send any answer.
 
-use crate::support::{PATIENCE, RawServer, RawServerPeer, TestServer, echo, ms, watchdog};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use support::{PATIENCE, RawServer, RawServerPeer, TestServer, echo, ms, watchdog};
 use threadws::{Config, Connect, Error, Message, Timeout, connect, handshake::Response};
 
 #[track_caller]
@@ -390,7 +390,7 @@ fn one_deadline_covers_connecting_and_the_handshake() {
     assert!(matches!(result, Err(Error::Timeout(Timeout::Handshake))), "{result:?}");
     assert!(came.load(Ordering::SeqCst) < 8, "{came:?} redirects of 100 ms each in 400 ms");
     // This is the script's last client.
-    crate::support::RawPeer::connect(round.addr()).write("\r\n\r\n");
+    support::RawPeer::connect(round.addr()).write("\r\n\r\n");
 }
 
 #[test]

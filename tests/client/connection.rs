@@ -1,9 +1,9 @@
 //! The connection of a client, with servers that behave in any way.
 
-use crate::support::{Frame, RawServer, RawServerPeer, frame, ms, watchdog};
 use std::collections::HashSet;
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
+use support::{Frame, RawServer, RawServerPeer, frame, ms, watchdog};
 use threadws::connection::State;
 use threadws::{Addr, Config, Connect, Error, Event, Message, Timeout, connect, error::Violation};
 

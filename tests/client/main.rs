@@ -1,8 +1,5 @@
 //! Connections that `connect` opens.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod connecting;
 mod connection;
 mod redirects;

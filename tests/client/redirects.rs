@@ -1,6 +1,6 @@
 //! A redirect that cannot be followed is an answer of the server, and not a mistake of the caller.
 
-use crate::support::{RawServer, watchdog};
+use support::{RawServer, watchdog};
 use threadws::{Connect, Error};
 
 #[test]

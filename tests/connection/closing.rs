@@ -1,13 +1,13 @@
 //! The end of a connection: who may close it, and that nothing follows.
 
-use crate::support::frame::{self};
-use crate::support::{
-    Frame, PATIENCE, RawPeer, TestServer, eventually, ms, next, reported_end, reporting_echo, watchdog,
-};
 use std::io::Write as _;
 use std::sync::mpsc::{self};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use support::frame::{self};
+use support::{
+    Frame, PATIENCE, RawPeer, TestServer, eventually, ms, next, reported_end, reporting_echo, watchdog,
+};
 use threadws::{Config, Error};
 
 #[test]

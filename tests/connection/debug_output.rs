@@ -1,8 +1,8 @@
 //! The output of `{:?}` has the identity and the state of a value. It never has sent or received messages, or a cookie.
 
-use crate::support::{PATIENCE, RawPeer, RawServer, TestServer, next, watchdog};
 use std::fmt::{self, Write};
 use std::sync::mpsc;
+use support::{PATIENCE, RawPeer, RawServer, TestServer, next, watchdog};
 use threadws::Sender;
 
 /// The secret as text, and as a list of bytes.

@@ -1,10 +1,8 @@
 //! The lifetime and the idle timeout of a connection.
 
-use crate::support::{
-    Frame, PATIENCE, RawPeer, TestServer, echo, eventually, ms, next, reporting_echo, watchdog,
-};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
+use support::{Frame, PATIENCE, RawPeer, TestServer, echo, eventually, ms, next, reporting_echo, watchdog};
 use threadws::{BoxError, Config, Connection};
 
 /// Starts an echo server with this `Config` that reports how each connection ended.
@@ -51,7 +49,7 @@ fn a_busy_connection_ends_at_its_lifetime() {
         assert!(start.elapsed() < lifetime + PATIENCE / 2, "it lasts too long");
         talker.send_text("still here");
         let frame = talker.frame();
-        if frame.opcode == crate::support::frame::CLOSE {
+        if frame.opcode == support::frame::CLOSE {
             break frame;
         }
         assert_eq!(frame.as_text(), "still here");
@@ -102,7 +100,7 @@ fn the_lifetime_ends_a_handler_that_only_sends() {
     let close = loop {
         assert!(start.elapsed() < lifetime + PATIENCE / 2, "it lasts too long");
         let frame = peer.frame();
-        if frame.opcode == crate::support::frame::CLOSE {
+        if frame.opcode == support::frame::CLOSE {
             break frame.close_content();
         }
     };
@@ -151,9 +149,9 @@ fn pings_and_pongs_do_not_keep_an_idle_connection_open() {
         drop(peer.try_write(&Frame::ping("alive").encode()));
         let frame = peer.frame();
         match frame.opcode {
-            crate::support::frame::CLOSE => break frame.close_content(),
-            crate::support::frame::PING => drop(peer.try_write(&Frame::pong(frame.payload).encode())),
-            crate::support::frame::PONG => pongs += 1,
+            support::frame::CLOSE => break frame.close_content(),
+            support::frame::PING => drop(peer.try_write(&Frame::pong(frame.payload).encode())),
+            support::frame::PONG => pongs += 1,
             _ => panic!("unexpected {frame:?}"),
         }
     };
@@ -325,7 +323,7 @@ fn a_peer_that_ignores_the_close_ends_at_its_timeout() {
         let mut peer = RawPeer::open(server.addr());
         assert_eq!(peer.expect_close(1001), reason);
         // Neither an answer nor an end of the stream.
-        let (result, closed) = crate::support::reported_end(&rx);
+        let (result, closed) = support::reported_end(&rx);
         expect_after(time + close_timeout, start);
         peer.expect_eof_alone();
         assert!(!closed.is_clean(), "{closed}");
@@ -357,7 +355,7 @@ fn a_stuck_peer_ends_although_its_close_does_not_fit() {
     );
     let start = Instant::now();
     let mut peer = RawPeer::open(server.addr());
-    let (result, closed) = crate::support::reported_end(&rx);
+    let (result, closed) = support::reported_end(&rx);
     expect_after(lifetime + close_timeout, start);
     assert_eq!((u16::from(closed.code()), closed.is_clean()), (1006, false), "{closed}");
     println!("{closed} / {result:?}");

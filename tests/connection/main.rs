@@ -1,8 +1,5 @@
 //! One connection from the handshake to its end.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod closing;
 mod debug_output;
 mod lifetimes;

@@ -1,12 +1,12 @@
 //! Messages in both directions, from any thread, while the client's own thread waits in `recv`.
 
-use crate::support::bystander::plain_echo;
-use crate::support::frame::PING;
-use crate::support::{Frame, PATIENCE, RawPeer, TestServer, echo, eventually, ms, next, reached, watchdog};
 use std::io::{Read as _, Write as _};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;
+use support::bystander::plain_echo;
+use support::frame::PING;
+use support::{Frame, PATIENCE, RawPeer, TestServer, echo, eventually, ms, next, reached, watchdog};
 use threadws::connection::State;
 use threadws::{Error, Message, Timeout};
 

@@ -1,11 +1,11 @@
 //! Ticks keep their interval until the connection ends or the tick is cancelled.
 
-use crate::support::lateness::Lateness;
-use crate::support::{Frame, RawPeer, TestServer, eventually, ms, next, watchdog};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
+use support::lateness::Lateness;
+use support::{Frame, RawPeer, TestServer, eventually, ms, next, watchdog};
 use threadws::{Config, Message};
 
 /// How late a tick may come on a busy machine. It is well below the interval of the tests.
@@ -318,8 +318,8 @@ fn no_tick_follows_a_close() {
 #[cfg(feature = "cli")]
 mod binary {
     use super::*;
-    use crate::support::frame::CLOSE;
-    use crate::support::{PATIENCE, Process};
+    use support::frame::CLOSE;
+    use support::{PATIENCE, Process};
 
     #[test]
     fn the_binary_sends_ticks_and_none_after_the_close() {

@@ -1,10 +1,10 @@
 //! Calls with a time limit, and calls that do not wait, keep their limits.
 
-use crate::support::{Frame, PATIENCE, RawPeer, TestServer, ms, next, watchdog};
 use std::io::Read as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
+use support::{Frame, PATIENCE, RawPeer, TestServer, ms, next, watchdog};
 use threadws::{Config, Connection, Error, Event, Message, Timeout};
 
 /// Returns whether a call ended as it does when no message came.

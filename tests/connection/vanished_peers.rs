@@ -1,11 +1,11 @@
 //! A client that vanishes ends its handler once, with the right reason, and leaves nothing behind.
 
-use crate::support::frame::PING;
-use crate::support::{Frame, PATIENCE, RawPeer, TestServer, eventually, ms, next, watchdog};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
+use support::frame::PING;
+use support::{Frame, PATIENCE, RawPeer, TestServer, eventually, ms, next, watchdog};
 use threadws::connection::State;
 use threadws::{Closed, Config, Connection, Error, Timeout};
 
@@ -349,7 +349,7 @@ fn a_client_that_reads_slowly_ends_at_the_write_timeout() {
 #[cfg(feature = "cli")]
 mod binary {
     use super::*;
-    use crate::support::Process;
+    use support::Process;
 
     #[test]
     fn each_end_is_logged_once() {

@@ -3,9 +3,9 @@
 //! Screenshots remain in cargo's folder for test files (`target/tmp`) for a look by a person.
 #![cfg(unix)]
 
-use crate::support::chromium::Chromium;
-use crate::support::example::Example;
 use std::path::Path;
+use support::chromium::Chromium;
+use support::example::Example;
 
 const ANN: usize = 0;
 

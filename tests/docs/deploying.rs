@@ -2,13 +2,13 @@
 //! binary, and its units.
 #![cfg(feature = "cli")]
 
-use crate::support::{Folder, Haproxy, Nginx, PATIENCE, Process, RawPeer, TestServer, program, watchdog};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+use support::{Folder, Haproxy, Nginx, PATIENCE, Process, RawPeer, TestServer, program, watchdog};
 use threadws::{Config, Connect, Error, Event, Message, Server, handshake::Response};
 
 const GUIDE: &str = include_str!("../../src/guide/deploying.md");

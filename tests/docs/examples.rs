@@ -1,8 +1,8 @@
 //! Each example does what its comment says. It is run as cargo built it, on a free port, with a client of the test.
 
-use crate::support::example::Example;
 use serde_json::json;
 use std::io::{ErrorKind, Read, Write};
+use support::example::Example;
 use tungstenite::Message;
 
 #[test]

@@ -1,8 +1,5 @@
 //! The documents and examples say what the code does.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod chat;
 mod defaults;
 mod deploying;

@@ -104,8 +104,8 @@ fn habits(block: &Block) -> Vec<(usize, &'static str)> {
     for at in 0..tokens.len() {
         for habit in ANYWHERE {
             let words = habit.split(' ');
-            if words.clone().count() <= tokens.len() - at
-                && words.zip(&tokens[at..]).all(|(word, token)| word == token.text)
+            if words.clone().zip(&tokens[at..]).all(|(word, token)| word == token.text)
+                && words.count() <= tokens.len() - at
             {
                 found.push((tokens[at].line, habit));
             }

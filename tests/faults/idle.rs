@@ -3,9 +3,9 @@
 
 #![cfg(feature = "cli")]
 
-use crate::support::frame::BINARY;
-use crate::support::{Frame, Process, RawPeer, header, helper_process, ms, watchdog};
 use std::time::Duration;
+use support::frame::BINARY;
+use support::{Frame, Process, RawPeer, header, helper_process, ms, watchdog};
 use threadws::{Config, Server};
 
 /// The number of clients of each kind. A thread that spins for each of them shows clearly.

@@ -2,14 +2,12 @@
 
 #![cfg(feature = "cli")]
 
-use crate::support::{
-    Frame, PATIENCE, Process, RawPeer, echo, eventually, helper_process, program, watchdog,
-};
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
+use support::{Frame, PATIENCE, Process, RawPeer, echo, eventually, helper_process, program, watchdog};
 use threadws::{Hub, Message, Server, ServerHandle, handshake::Response, stats::Meter};
 
 /// Calls everything that can be called from any thread, for every client.

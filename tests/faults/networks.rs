@@ -3,17 +3,17 @@
 
 #![cfg(feature = "cli")]
 
-use crate::support::frame::BINARY;
-use crate::support::{
-    Fault, FaultyProxy, Frame, PATIENCE, Process, RawPeer, eventually, header, helper_process, ms,
-    unsent_bytes_of, upgrade_request, watchdog,
-};
 use rustix::net::{SendFlags, send};
 use rustix::process::Signal;
 use std::io::Read as _;
 use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
+use support::frame::BINARY;
+use support::{
+    Fault, FaultyProxy, Frame, PATIENCE, Process, RawPeer, eventually, header, helper_process, ms,
+    unsent_bytes_of, upgrade_request, watchdog,
+};
 use threadws::{CloseCode, Config, Server};
 
 fn server() -> Process {

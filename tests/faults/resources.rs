@@ -3,11 +3,11 @@
 
 #![cfg(feature = "cli")]
 
-use crate::support::{
-    Cgroup, Frame, Process, RawPeer, TestServer, can_open_sockets, eventually, ms, program, skip, watchdog,
-};
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
+use support::{
+    Cgroup, Frame, Process, RawPeer, TestServer, can_open_sockets, eventually, ms, program, skip, watchdog,
+};
 
 const QUIET: [&str; 4] = ["--echo", "--every", "0", "--log=info"];
 

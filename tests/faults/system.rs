@@ -2,15 +2,15 @@
 
 #![cfg(feature = "cli")]
 
-use crate::support::{
-    Frame, Network, PATIENCE, Process, RawPeer, TestServer, clients_that_read, eventually, eventually_within,
-    expect_all_stayed, helper_process, ms, program, skip, unsent_bytes_of, watchdog,
-};
 use rustix::process::Signal;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use support::{
+    Frame, Network, PATIENCE, Process, RawPeer, TestServer, clients_that_read, eventually, eventually_within,
+    expect_all_stayed, helper_process, ms, program, skip, unsent_bytes_of, watchdog,
+};
 use threadws::{Config, Message};
 
 /// A folder for one test.

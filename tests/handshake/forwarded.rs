@@ -1,9 +1,9 @@
 //! A client's address behind a proxy is read from X-Forwarded-For, but only as far as the header can be trusted.
 #![cfg(feature = "cli")]
 
-use crate::support::{Nginx, Process, RawPeer, TestServer, echo, eventually, ms, next, program, watchdog};
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::sync::mpsc;
+use support::{Nginx, Process, RawPeer, TestServer, echo, eventually, ms, next, program, watchdog};
 use threadws::{Addr, Server, handshake::ForwardedHeader};
 
 /// The settings for nginx from the guide on deploying.
@@ -98,7 +98,7 @@ fn a_close_passes_nginx_in_both_directions() {
     let mut peer = RawPeer::open(nginx.addr());
     server.signal(rustix::process::Signal::TERM);
     peer.expect_close(1001);
-    peer.send(&crate::support::Frame::close(1001, ""));
+    peer.send(&support::Frame::close(1001, ""));
     peer.expect_eof();
     server.wait_for_success(ms(8000));
 }
@@ -230,7 +230,7 @@ fn a_hostile_forwarded_address_stays_one_log_line() {
     server.wait_for_lines(&["connected from 127.0.0.1"], bad.len());
     let mut shouts = RawPeer::open(server.addr());
     shouts.send_text("\u{1b}[31mred\nforged line \u{202e}");
-    shouts.send(&crate::support::Frame::close(4000, "\u{1b}[31mred\nforged line"));
+    shouts.send(&support::Frame::close(4000, "\u{1b}[31mred\nforged line"));
     shouts.expect_close_at_last(&[4000]);
     shouts.expect_eof();
     server.wait_for_line(&["disconnected", "4000"]);

@@ -1,8 +1,5 @@
 //! The opening handshake, as a server sees it: what is accepted, what is refused, and behind proxies.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod forwarded;
 mod outcome;
 mod proxy_protocol;

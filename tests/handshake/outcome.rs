@@ -1,13 +1,13 @@
 //! The result of a handshake: a WebSocket, or an HTTP answer with the reason.
 
-use crate::support::raw_peer::ACCEPT;
-use crate::support::{
-    Frame, PATIENCE, RawPeer, TestServer, echo, eventually, expect_echo, ms, upgrade_request, watchdog,
-};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
+use support::raw_peer::ACCEPT;
+use support::{
+    Frame, PATIENCE, RawPeer, TestServer, echo, eventually, expect_echo, ms, upgrade_request, watchdog,
+};
 use threadws::Config;
 
 /// Headers of a request, and the statuses that are right for it.
@@ -175,10 +175,7 @@ fn an_upgrade_to_something_else_is_refused() {
         (&[("Sec-WebSocket-Version", "x")], &[400, 426]),
         // Two of a header that may occur once:
         (
-            &[
-                ("Sec-WebSocket-Key", crate::support::raw_peer::KEY),
-                ("Sec-WebSocket-Key", crate::support::raw_peer::KEY),
-            ],
+            &[("Sec-WebSocket-Key", support::raw_peer::KEY), ("Sec-WebSocket-Key", support::raw_peer::KEY)],
             &[400],
         ),
         (&[("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Version", "13")], &[400, 426]),

@@ -1,11 +1,11 @@
 //! The PROXY protocol: a proxy that passes bytes on names the client, and only a trusted proxy is believed.
 #![cfg(feature = "cli")]
 
-use crate::support::{
-    Haproxy, Process, RawPeer, TestServer, echo, eventually, ms, program, upgrade_request, watchdog,
-};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
+use support::{
+    Haproxy, Process, RawPeer, TestServer, echo, eventually, ms, program, upgrade_request, watchdog,
+};
 use threadws::{Config, Server};
 
 const V1: &[u8] = b"PROXY TCP4 203.0.113.1 127.0.0.1 56324 80\r\n";

@@ -1,14 +1,12 @@
 //! Requests that are well formed: the effect of the settings and of the callbacks of a server.
 
-use crate::support::{
-    Frame, PATIENCE, RawPeer, TestServer, echo, expect_echo, ms, next, upgrade_request, watchdog,
-};
 use http::StatusCode;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;
+use support::{Frame, PATIENCE, RawPeer, TestServer, echo, expect_echo, ms, next, upgrade_request, watchdog};
 use threadws::{
     Config, Server,
     handshake::{Reject, Response},

@@ -3,15 +3,15 @@
 //!
 //! The soak for a minute: `THREADWS_SOAK=60 cargo test --release --test hub soak -- --nocapture`.
 
-use crate::support::frame::CLOSE;
-use crate::support::{
-    Frame, PATIENCE, RawPeer, TestServer, ThreadlessClient, eventually, ms, poll_clients, watchdog,
-};
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
+use support::frame::CLOSE;
+use support::{
+    Frame, PATIENCE, RawPeer, TestServer, ThreadlessClient, eventually, ms, poll_clients, watchdog,
+};
 use threadws::connection::State;
 
 /// Sends several messages in one segment, so that all but the last find unread input behind them.
@@ -218,7 +218,7 @@ fn no_frame_precedes_the_101_and_no_callback_the_handler() {
         for _ in 0..60 {
             // `upgrade` checks that the 101 comes first and whole, `message` that whole frames follow.
             let mut peer = RawPeer::connect(server.addr());
-            let request = crate::support::upgrade_request(server.addr(), "/", &[]);
+            let request = support::upgrade_request(server.addr(), "/", &[]);
             peer.write([request.as_bytes(), &Frame::text("first").encode()].concat());
             peer.expect_101();
             while peer.message().as_text() != "second" {}

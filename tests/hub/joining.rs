@@ -1,13 +1,13 @@
 //! A client is in the hub before its 101 is sent. `on_open` is called in between, and `wait_count` waits for clients.
 
-use crate::support::{
-    Frame, PATIENCE, RawPeer, TestServer, echo, eventually, expect_echo, ms, next, reached, upgrade_request,
-    watchdog,
-};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
+use support::{
+    Frame, PATIENCE, RawPeer, TestServer, echo, eventually, expect_echo, ms, next, reached, upgrade_request,
+    watchdog,
+};
 use threadws::{Connection, Error, Timeout, connect};
 
 fn url(server: &TestServer) -> String {

@@ -1,10 +1,10 @@
 //! Messages that a handler writes are held while unread messages follow the one that it answers. They are sent when the
 //! last one has been read, in the order of the calls, and however the handler ends.
 
-use crate::support::frame::TEXT;
-use crate::support::{Frame, PATIENCE, RawPeer, TestServer, eventually, ms, next, watchdog};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
+use support::frame::TEXT;
+use support::{Frame, PATIENCE, RawPeer, TestServer, eventually, ms, next, watchdog};
 use threadws::Error;
 
 /// Sends several messages in one segment, so that all but the last find unread input behind them.

@@ -1,8 +1,8 @@
 //! Messages to all clients, to a topic, and to all except one. The order of messages is tested in `order.rs`, clients
 //! that join and leave meanwhile in `churn.rs`.
 
-use crate::support::{RawPeer, TestServer, eventually, ms, next, reached, watchdog};
 use std::sync::mpsc;
+use support::{RawPeer, TestServer, eventually, ms, next, reached, watchdog};
 use threadws::{BoxError, Connection, Error, hub::SlowPeer};
 
 /// Executes each message: `+topic`, `-topic` or `topic: text`. Answers with the result.

@@ -1,11 +1,11 @@
 //! A peer that does not read takes a limited amount of memory, delays no other client, and is skipped or closed, as
 //! configured.
 
-use crate::support::frame::{BINARY, CLOSE};
-use crate::support::{Frame, PATIENCE, RawPeer, TestServer, eventually, ms, next, reached, watchdog};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
+use support::frame::{BINARY, CLOSE};
+use support::{Frame, PATIENCE, RawPeer, TestServer, eventually, ms, next, reached, watchdog};
 use threadws::{CloseCode, Closed, Config, Error, Message, Sender, Timeout, hub::SlowPeer};
 
 /// The kernel takes some 4.3 MB before the first message is refused.

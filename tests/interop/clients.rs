@@ -1,9 +1,9 @@
 //! Other clients talk to the real binary: npm's `ws` and Python's `websockets`.
 #![cfg(feature = "cli")]
 
-use crate::support::{Frame, PATIENCE, Process, RawPeer, programs, watchdog};
 use rustix::process::Signal;
 use std::process::Command;
+use support::{Frame, PATIENCE, Process, RawPeer, programs, watchdog};
 
 /// Makes a command of a mode and its arguments. Returns `None` if the client is missing.
 type Client = fn(&[&str]) -> Option<Command>;

@@ -1,10 +1,10 @@
 //! A real HAProxy between client and server, and curl as the client.
 #![cfg(feature = "cli")]
 
-use crate::support::{Frame, Haproxy, PATIENCE, Process, RawPeer, eventually, program, watchdog};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::{Command, Output};
+use support::{Frame, Haproxy, PATIENCE, Process, RawPeer, eventually, program, watchdog};
 
 /// The setting for HAProxy from the guide on deploying.
 const SETTINGS: &str = "    option forwardfor";

@@ -1,8 +1,5 @@
 //! Other implementations: clients, servers and proxies.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod clients;
 mod haproxy;
 mod servers;

@@ -1,8 +1,8 @@
 //! The client of the library talks to other servers: npm's `ws`, Python's `websockets`, and tungstenite.
 #![cfg(feature = "cli")]
 
-use crate::support::{PATIENCE, Process, programs, watchdog};
 use std::net::TcpListener;
+use support::{PATIENCE, Process, programs, watchdog};
 use threadws::{Closed, Connect, Connection, Error, Event, Message, connect};
 use tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tungstenite::protocol::CloseFrame;

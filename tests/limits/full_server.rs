@@ -1,7 +1,7 @@
 //! Clients that a full server turns away get the reason, and are dropped in time whatever they do.
 
-use crate::support::{PATIENCE, RawPeer, TestServer, echo, eventually, expect_echo, ms, watchdog};
 use std::time::{Duration, Instant};
+use support::{PATIENCE, RawPeer, TestServer, echo, eventually, expect_echo, ms, watchdog};
 use threadws::{Config, Server};
 
 /// How long input is read after an answer, so that no RST destroys the answer. It is a constant of the library, so it

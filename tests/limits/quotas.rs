@@ -1,9 +1,9 @@
 //! Quotas of one client address: connections at a time, handshakes and messages in a time.
 
-use crate::support::{Frame, RawPeer, TestServer, echo, eventually, ms, next, watchdog};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
+use support::{Frame, RawPeer, TestServer, echo, eventually, ms, next, watchdog};
 use threadws::{BoxError, Connection, Error, Server};
 
 const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
@@ -365,7 +365,7 @@ fn upgraded_connections_have_the_same_quotas() {
         .header("upgrade", "websocket")
         .header("connection", "upgrade")
         .header("sec-websocket-version", "13")
-        .header("sec-websocket-key", crate::support::raw_peer::KEY)
+        .header("sec-websocket-key", support::raw_peer::KEY)
         .body(())
         .expect("a request");
     let handed_over = |from: IpAddr| {
@@ -382,7 +382,7 @@ fn upgraded_connections_have_the_same_quotas() {
 #[cfg(feature = "cli")]
 #[test]
 fn the_binary_has_an_option_for_each_quota() {
-    use crate::support::Process;
+    use support::Process;
 
     let _dog = watchdog(60);
     let start = |options: &str| {

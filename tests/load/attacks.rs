@@ -3,15 +3,15 @@
 
 #![cfg(feature = "cli")]
 
-use crate::support::frame::{BINARY, CONTINUATION, PING};
-use crate::support::{
-    Bystander, Fault, FaultyProxy, Frame, PATIENCE, Process, RawPeer, can_open_sockets, eventually,
-    eventually_within, header, helper_process, ms, take_turn, unsent_bytes_of, upgrade_request, watchdog,
-};
 use rustix::net::sockopt;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
+use support::frame::{BINARY, CONTINUATION, PING};
+use support::{
+    Bystander, Fault, FaultyProxy, Frame, PATIENCE, Process, RawPeer, can_open_sockets, eventually,
+    eventually_within, header, helper_process, ms, take_turn, unsent_bytes_of, upgrade_request, watchdog,
+};
 use threadws::{Config, Server};
 
 /// The memory that an attacker may cost beside its message: the touched stack of a thread and its buffers.
@@ -47,11 +47,7 @@ fn run_as_helper_process() {
         .with_message_timeout(message_timeout)
         .with_write_timeout(SHORT)
         .with_close_timeout(SHORT);
-    helper_process::serve(
-        Server::bind("127.0.0.1:0").expect("a port").config(config),
-        SHORT,
-        crate::support::echo,
-    );
+    helper_process::serve(Server::bind("127.0.0.1:0").expect("a port").config(config), SHORT, support::echo);
 }
 
 #[test]

@@ -2,15 +2,15 @@
 
 #![cfg(feature = "cli")]
 
-use crate::support::{
-    Bystander, Process, RawPeer, can_open_sockets, eventually_within, ms, take_turn, upgrade_request,
-    watchdog,
-};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::Signal;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Instant;
+use support::{
+    Bystander, Process, RawPeer, can_open_sockets, eventually_within, ms, take_turn, upgrade_request,
+    watchdog,
+};
 
 /// Connects clients that leave in every way.
 fn churn(addr: SocketAddr, times: usize) {

@@ -2,16 +2,16 @@
 //!
 //! The large tests take long. All of them: `cargo test --release --test load crowd -- --include-ignored --nocapture`.
 
-use crate::support::frame::{BINARY, CLOSE, TEXT};
-use crate::support::{
-    Frame, PATIENCE, RawPeer, TestServer, ThreadlessClient, can_open_sockets, eventually, ms, poll_clients,
-    reached, take_turn, watchdog,
-};
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
+use support::frame::{BINARY, CLOSE, TEXT};
+use support::{
+    Frame, PATIENCE, RawPeer, TestServer, ThreadlessClient, can_open_sockets, eventually, ms, poll_clients,
+    reached, take_turn, watchdog,
+};
 use threadws::{BoxError, Config, Connection, Error, hub::Delivery};
 
 /// Returns a message of 1 KiB that contains its number and the time when it was sent.

@@ -1,8 +1,8 @@
 //! The cost of one more thing does not grow with the number of things that are there already.
 
-use crate::support::{Frame, RawPeer, TestServer, eventually, next, take_turn, watchdog};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
+use support::{Frame, RawPeer, TestServer, eventually, next, take_turn, watchdog};
 use threadws::Config;
 
 const HOUR: Duration = Duration::from_secs(3600);

@@ -9,10 +9,6 @@
 
 #![cfg(feature = "cli")]
 
-use crate::support::{
-    Fault, FaultyProxy, Frame, Haproxy, PATIENCE, Process, ProcessUsage, RawPeer, eventually_within, header,
-    next, program, take_turn, watchdog,
-};
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::net::SocketAddr;
@@ -21,6 +17,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
+use support::{
+    Fault, FaultyProxy, Frame, Haproxy, PATIENCE, Process, ProcessUsage, RawPeer, eventually_within, header,
+    next, program, take_turn, watchdog,
+};
 use threadws::{Connection, Error};
 
 /// The path where numbered messages are sent to all clients.

@@ -2,11 +2,9 @@
 
 #![cfg(feature = "cli")]
 
-use crate::support::{
-    Cgroup, Process, RawPeer, clients_that_read, expect_all_stayed, ms, take_turn, watchdog,
-};
 use std::process::{Child, Command};
 use std::time::Instant;
+use support::{Cgroup, Process, RawPeer, clients_that_read, expect_all_stayed, ms, take_turn, watchdog};
 
 /// Busy loops, which end when this is dropped.
 struct Busy(Vec<Child>);

@@ -2,10 +2,8 @@
 //!
 //! Values that outlive a connection hold no descriptor.
 
-use crate::support::{
-    Frame, ProcessUsage, RawPeer, TestServer, eventually, in_own_process, ms, next, watchdog,
-};
 use std::sync::mpsc;
+use support::{Frame, ProcessUsage, RawPeer, TestServer, eventually, in_own_process, ms, next, watchdog};
 use threadws::connection::State;
 use threadws::{Config, Connect, Sender};
 

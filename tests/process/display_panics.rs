@@ -2,11 +2,11 @@
 //!
 //! A `Display` of the program that panics while it is logged ends only its own client.
 
-use crate::support::{Frame, RawPeer, TestServer, echo, eventually, expect_echo, in_own_process, watchdog};
 use log::{LevelFilter, Log, Metadata, Record};
 use std::error::Error;
 use std::fmt;
 use std::sync::Mutex;
+use support::{Frame, RawPeer, TestServer, echo, eventually, expect_echo, in_own_process, watchdog};
 
 /// As most loggers do, it formats its record under its lock, which a panic poisons.
 struct Lines(Mutex<Vec<String>>);
@@ -70,7 +70,7 @@ fn an_error_whose_display_panics_closes_its_own_client() {
         eventually("the log goes on", || LINES.have("closed after"));
         expect_echo(&server);
         other.close(1000);
-        let report = server.shutdown(crate::support::PATIENCE);
+        let report = server.shutdown(support::PATIENCE);
         assert!(report.is_complete(), "{report}");
     });
 }

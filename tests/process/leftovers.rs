@@ -2,9 +2,9 @@
 //!
 //! A server that has ended, or could not start, leaves nothing behind.
 
-use crate::support::{RawPeer, TestServer, eventually, in_own_process, ms, next, watchdog};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
+use support::{RawPeer, TestServer, eventually, in_own_process, ms, next, watchdog};
 use threadws::{Error, Server};
 
 /// The names of this process's threads that the library has started.

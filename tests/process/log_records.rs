@@ -2,8 +2,8 @@
 //!
 //! Which events are logged, at which level, and which are not.
 
-use crate::support::{RawPeer, TestServer, echo, eventually, in_own_process, ms, watchdog};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use support::{RawPeer, TestServer, echo, eventually, in_own_process, ms, watchdog};
 
 use std::sync::{Mutex, Once, PoisonError};
 use threadws::{Config, handshake::Response};

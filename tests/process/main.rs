@@ -1,8 +1,5 @@
 //! Tests that need a process of their own. [`support::in_own_process`] starts one for each.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod descriptors;
 mod display_panics;
 mod leftovers;

@@ -2,9 +2,9 @@
 //!
 //! With `raise_panics` dropping the handle of a server raises the panic of a handler.
 
-use crate::support::{PATIENCE, RawPeer, TestServer, in_own_process, watchdog};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
+use support::{PATIENCE, RawPeer, TestServer, in_own_process, watchdog};
 use threadws::ServerHandle;
 
 /// A server whose only client has seen its handler fail.

@@ -2,10 +2,10 @@
 //!
 //! Clients that vanish give their threads back.
 
-use crate::support::{
+use std::sync::mpsc;
+use support::{
     PATIENCE, RawPeer, TestServer, eventually, eventually_within, in_own_process, ms, next, watchdog,
 };
-use std::sync::mpsc;
 
 /// The number of client threads of this process.
 fn threads() -> usize {

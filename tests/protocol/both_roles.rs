@@ -1,13 +1,11 @@
 //! The same tests for both ends of a connection: as a server and as a client.
 
-use crate::support::{
-    Frame, PATIENCE, RawPeer, RawServer, RawServerPeer, TestServer, frame, ms, next, watchdog,
-};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::mpsc;
 use std::time::Instant;
+use support::{Frame, PATIENCE, RawPeer, RawServer, RawServerPeer, TestServer, frame, ms, next, watchdog};
 use threadws::connection::State;
 use threadws::{Config, Connect, Connection, Error, Message, Server, Timeout, error::Violation};
 

@@ -1,12 +1,12 @@
 //! A peer that is in the middle of a large message, and reads nothing before it has written all of it, still gets the close
 //! code of its error.
 
-use crate::support::frame::header;
-use crate::support::{
-    Fault, FaultyProxy, Frame, PATIENCE, RawPeer, RawServer, TestServer, echo, ms, next, watchdog,
-};
 use std::sync::mpsc;
 use std::time::Duration;
+use support::frame::header;
+use support::{
+    Fault, FaultyProxy, Frame, PATIENCE, RawPeer, RawServer, TestServer, echo, ms, next, watchdog,
+};
 use threadws::{Config, Connection, Error, Message, Server, connect};
 
 /// More than the buffers of both kernels take.

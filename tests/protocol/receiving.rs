@@ -1,9 +1,9 @@
 //! Receiving messages in every form in which they can arrive, and with every method.
 
-use crate::support::frame::PONG;
-use crate::support::{Frame, PATIENCE, RawPeer, TestServer, echo, ms, next, watchdog};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
+use support::frame::PONG;
+use support::{Frame, PATIENCE, RawPeer, TestServer, echo, ms, next, watchdog};
 use threadws::{Config, Error, Event, Message, MessageRef, Timeout};
 
 #[test]

@@ -1,12 +1,10 @@
 //! Violations of the protocol or of a limit: each is answered at once with its close code, and no part reaches the
 //! handler.
 
-use crate::support::frame::{self, header};
-use crate::support::{
-    Frame, PATIENCE, RawPeer, TestServer, echo, ms, next, reported_end, reporting_echo, watchdog,
-};
 use std::sync::mpsc::{self};
 use std::time::Instant;
+use support::frame::{self, header};
+use support::{Frame, PATIENCE, RawPeer, TestServer, echo, ms, next, reported_end, reporting_echo, watchdog};
 use threadws::{Config, Connection, Error, Timeout, error::Violation};
 
 /// A name, the bytes, and the close codes that are right for them.

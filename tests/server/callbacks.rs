@@ -1,10 +1,10 @@
 //! Callbacks of the program: they may call every method of the crate, block and panic.
 
-use crate::support::{
-    Frame, PATIENCE, RawPeer, TestServer, eventually, ms, next, reached, upgrade_request, watchdog,
-};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, OnceLock, mpsc};
+use support::{
+    Frame, PATIENCE, RawPeer, TestServer, eventually, ms, next, reached, upgrade_request, watchdog,
+};
 use threadws::{Config, Hub, ServerHandle, handshake::Response, hub::Client, stats::Meter};
 
 /// Calls everything that can be called from any thread, for every client.

@@ -1,6 +1,5 @@
 //! Connections that another HTTP server has accepted, and passes on with `upgrade`.
 
-use crate::support::{Frame, RawPeer, echo, eventually, ms, next, watchdog};
 #[cfg(target_os = "linux")]
 use rustix::net::{AddressFamily, SocketType, socket};
 use std::io::{Read as _, Write as _};
@@ -8,6 +7,7 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::mpsc;
+use support::{Frame, RawPeer, echo, eventually, ms, next, watchdog};
 use threadws::handshake::{accept_key, parse_head};
 use threadws::{Error, Server, ServerHandle};
 
@@ -17,7 +17,7 @@ fn head() -> http::Request<()> {
         .header("upgrade", "websocket")
         .header("connection", "upgrade")
         .header("sec-websocket-version", "13")
-        .header("sec-websocket-key", crate::support::raw_peer::KEY);
+        .header("sec-websocket-key", support::raw_peer::KEY);
     request.body(()).expect("a request")
 }
 

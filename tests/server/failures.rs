@@ -1,8 +1,8 @@
 //! The end of each connection and of its handler, as `on_close` and the report of a shutdown show it.
 
-use crate::support::{Frame, PATIENCE, RawPeer, TestServer, eventually, expect_echo, next, watchdog};
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::sync::mpsc;
+use support::{Frame, PATIENCE, RawPeer, TestServer, eventually, expect_echo, next, watchdog};
 use threadws::{BoxError, Connection, server::HandlerResult};
 
 /// Ends as the path of the request says.

@@ -1,9 +1,9 @@
 //! Plain HTTP: requests of any method with a bounded body, and answers that have the time that their size needs.
 
-use crate::support::{RawPeer, TestServer, echo, ms, watchdog};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
+use support::{RawPeer, TestServer, echo, ms, watchdog};
 use threadws::handshake::{Request, Response};
 use threadws::{Config, Server};
 

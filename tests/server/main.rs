@@ -1,8 +1,5 @@
 //! The server beside its connections: callbacks, numbers, plain HTTP, Unix sockets, connections accepted elsewhere.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod callbacks;
 mod detached;
 mod failures;

@@ -1,10 +1,10 @@
 //! Every setting of `Server`, `Config` and `Connect` refuses the values that can never work: by its name, and before
 //! anything is started.
 
-use crate::support::{RawPeer, TestServer, echo, expect_echo, ms, watchdog};
 use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::time::Duration;
+use support::{RawPeer, TestServer, echo, expect_echo, ms, watchdog};
 use threadws::{Config, Connect, Error, Server};
 
 /// Less than a millisecond, which is the shortest time: no client could be served in it.

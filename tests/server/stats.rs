@@ -1,12 +1,12 @@
 //! The counters of a server: they match what happened, never decrease, and have the format of Prometheus.
 
-use crate::support::frame::PING;
-use crate::support::{Frame, PATIENCE, RawPeer, TestServer, echo, eventually, ms, next, watchdog};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
+use support::frame::PING;
+use support::{Frame, PATIENCE, RawPeer, TestServer, echo, eventually, ms, next, watchdog};
 use threadws::{Config, stats::Stats};
 
 #[test]

@@ -1,6 +1,5 @@
 //! Servers that listen on a Unix socket, and clients that connect to one.
 
-use crate::support::{Folder, PATIENCE, echo, ms, next, watchdog};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
 use std::io::ErrorKind;
@@ -10,6 +9,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Barrier, mpsc};
 use std::time::Instant;
+use support::{Folder, PATIENCE, echo, ms, next, watchdog};
 use threadws::{Addr, Config, Connect, Connection, Error, Server, ServerHandle, Timeout, connect};
 
 fn url(socket: &Path) -> String {

@@ -1,10 +1,10 @@
 //! A server that stops closes all clients, waits at most for its timeout, and reports which handlers it had to abandon.
 
-use crate::support::{Frame, PATIENCE, RawPeer, TestServer, echo, eventually, ms, next, watchdog};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;
+use support::{Frame, PATIENCE, RawPeer, TestServer, echo, eventually, ms, next, watchdog};
 use threadws::{Config, Server};
 
 #[test]
@@ -246,7 +246,7 @@ fn a_client_that_comes_during_the_shutdown_is_not_forgotten() {
 fn try_open(addr: std::net::SocketAddr) -> Option<RawPeer> {
     let stream = TcpStream::connect_timeout(&addr, ms(1000)).ok()?;
     let mut peer = RawPeer::from_stream(stream, addr);
-    peer.try_write(crate::support::upgrade_request(addr, "/", &[]).as_bytes()).ok()?;
+    peer.try_write(support::upgrade_request(addr, "/", &[]).as_bytes()).ok()?;
     let answer = peer.try_answer().ok()??;
     (answer.status == 101).then_some(peer)
 }
@@ -286,8 +286,8 @@ fn the_port_is_free_after_the_shutdown() {
 #[cfg(feature = "cli")]
 mod binary {
     use super::*;
-    use crate::support::Process;
     use rustix::process::Signal;
+    use support::Process;
 
     #[test]
     fn sigterm_closes_fifty_clients_and_exits_0() {

@@ -3,12 +3,12 @@
 
 #![cfg(feature = "cli")]
 
-use crate::support::lateness::Lateness;
-use crate::support::process::threadws_command;
-use crate::support::{Frame, Network, PATIENCE, Process, RawPeer, helper_process, ms, watchdog};
 use rustix::process::Signal;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
+use support::lateness::Lateness;
+use support::process::threadws_command;
+use support::{Frame, Network, PATIENCE, Process, RawPeer, helper_process, ms, watchdog};
 use threadws::{Config, Message, Server};
 
 /// The close timeout of the server that is stopped.

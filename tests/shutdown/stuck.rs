@@ -1,8 +1,8 @@
 //! A shutdown ends in time even if a callback of the program or a client blocks.
 
-use crate::support::{PATIENCE, RawPeer, TestServer, echo, ms, next, watchdog};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
+use support::{PATIENCE, RawPeer, TestServer, echo, ms, next, watchdog};
 use threadws::{Message, handshake::Response};
 
 /// The tick waits for a lock that the caller of the shutdown holds.

@@ -1,6 +1,7 @@
 //! A headless Chromium driven over its DevTools protocol: commands go out and answers and events come back as JSON in
 //! the messages of one WebSocket, read by the test's own thread.
 
+use super::programs::target_tmp;
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
@@ -35,7 +36,7 @@ const FLAGS: [&str; 10] = [
 ];
 
 /// One browser with one page or more. Dropping it ends the browser and removes its profile.
-pub(crate) struct Chromium {
+pub struct Chromium {
     // The order is the order in which they are dropped: the connection, the processes, then the files that these had
     // open.
     socket: WebSocket<TcpStream>,
@@ -52,7 +53,7 @@ impl Chromium {
     ///
     /// `CHROMIUM` names another executable than `chromium`. With `THREADWS_REQUIRE_ALL=1` a missing browser is a
     /// failure.
-    pub(crate) fn start() -> Option<Chromium> {
+    pub fn start() -> Option<Chromium> {
         let program = std::env::var("CHROMIUM").unwrap_or_else(|_| "chromium".to_owned());
         let (process, url) = match Process::start(&program) {
             Ok(started) => started,
@@ -87,7 +88,7 @@ impl Chromium {
     }
 
     /// Opens another page, puts it in front, and returns its number. The number of the first page is 0.
-    pub(crate) fn new_tab(&mut self) -> usize {
+    pub fn new_tab(&mut self) -> usize {
         self.session.clear(); // the command goes to the browser itself
         let target = self.command("Target.createTarget", &json!({ "url": "about:blank" }));
         let attach = json!({ "targetId": target["targetId"], "flatten": true });
@@ -101,20 +102,20 @@ impl Chromium {
     }
 
     /// Puts a page in front. All later calls act on it.
-    pub(crate) fn turn_to(&mut self, tab: usize) {
+    pub fn turn_to(&mut self, tab: usize) {
         self.session.clone_from(&self.tabs[tab]);
         self.command("Page.bringToFront", &json!({}));
     }
 
     /// Goes to an address and returns when the page has loaded.
-    pub(crate) fn open(&mut self, url: &str) {
+    pub fn open(&mut self, url: &str) {
         let answer = self.command("Page.navigate", &json!({ "url": url }));
         assert!(answer.get("errorText").is_none(), "{url} cannot be opened: {answer}");
         self.wait_until("the page has loaded", "document.readyState === 'complete'");
     }
 
     /// Returns the value of a JavaScript expression in the page. For a promise, returns the value that it resolves to.
-    pub(crate) fn evaluate(&mut self, expression: &str) -> Value {
+    pub fn evaluate(&mut self, expression: &str) -> Value {
         let params = json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
         let mut answer = self.command("Runtime.evaluate", &params);
         assert!(
@@ -126,13 +127,13 @@ impl Chromium {
     }
 
     /// Returns the string that an expression evaluates to.
-    pub(crate) fn text(&mut self, expression: &str) -> String {
+    pub fn text(&mut self, expression: &str) -> String {
         let value = self.evaluate(expression);
         value.as_str().unwrap_or_else(|| panic!("{expression} is not a string but {value}")).to_owned()
     }
 
     /// Waits until an expression is `true`. Fails with the contents of the page after 30 s.
-    pub(crate) fn wait_until(&mut self, what: &str, expression: &str) {
+    pub fn wait_until(&mut self, what: &str, expression: &str) {
         let deadline = Instant::now() + PATIENCE;
         while self.evaluate(expression) != Value::Bool(true) {
             if Instant::now() > deadline {
@@ -148,7 +149,7 @@ impl Chromium {
     }
 
     /// Presses and releases a key by its DOM name, as `Tab` or `Enter`.
-    pub(crate) fn press(&mut self, key: &str) {
+    pub fn press(&mut self, key: &str) {
         let (code, text) = match key {
             "Tab" => (9, ""),
             "Enter" => (13, "\r"),
@@ -165,12 +166,12 @@ impl Chromium {
     }
 
     /// Types text where the focus is.
-    pub(crate) fn type_text(&mut self, text: &str) {
+    pub fn type_text(&mut self, text: &str) {
         self.command("Input.insertText", &json!({ "text": text }));
     }
 
     /// Sets the size of the page in CSS pixels, drawn with 2 device pixels each, and `light` or `dark`.
-    pub(crate) fn show(&mut self, width: u32, height: u32, scheme: &str) {
+    pub fn show(&mut self, width: u32, height: u32, scheme: &str) {
         let size = json!({ "width": width, "height": height, "deviceScaleFactor": 2, "mobile": width < 500 });
         self.command("Emulation.setDeviceMetricsOverride", &size);
         let media = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
@@ -182,13 +183,13 @@ impl Chromium {
     }
 
     /// Returns a picture of the window as a PNG in base64.
-    pub(crate) fn screenshot(&mut self) -> String {
+    pub fn screenshot(&mut self) -> String {
         let answer = self.command("Page.captureScreenshot", &json!({ "format": "png" }));
         answer["data"].as_str().expect("a picture").to_owned()
     }
 
     /// Writes a picture of the window to a PNG file.
-    pub(crate) fn keep_screenshot(&mut self, path: &Path) {
+    pub fn keep_screenshot(&mut self, path: &Path) {
         let picture = decode_base64(&self.screenshot());
         std::fs::write(path, picture)
             .unwrap_or_else(|error| panic!("{} cannot be written: {error}", path.display()));
@@ -197,7 +198,7 @@ impl Chromium {
 
     /// Returns the complaints of the browser so far: exceptions, console errors and warnings, and violations of the
     /// page's Content-Security-Policy.
-    pub(crate) fn complaints(&mut self) -> Vec<String> {
+    pub fn complaints(&mut self) -> Vec<String> {
         self.evaluate("0"); // events come in order, so all events before this answer have been read
         let complains = |event: &&Value| match event["method"].as_str() {
             Some("Runtime.exceptionThrown" | "Audits.issueAdded") => true,
@@ -213,7 +214,7 @@ impl Chromium {
     }
 
     /// Returns every address that the page requested so far, WebSockets included. `data:` is not a request.
-    pub(crate) fn requests(&mut self) -> Vec<String> {
+    pub fn requests(&mut self) -> Vec<String> {
         self.evaluate("0");
         let address = |event: &Value| {
             let params = &event["params"];
@@ -278,8 +279,7 @@ impl Process {
     fn start(program: &str) -> std::io::Result<(Process, String)> {
         static COUNT: AtomicU32 = AtomicU32::new(0); // Relaxed below: only the number has to be unique
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let profile =
-            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chromium-{}-{number}", std::process::id()));
+        let profile = target_tmp().join(format!("chromium-{}-{number}", std::process::id()));
         let mut child = Command::new(program)
             .args(FLAGS)
             .arg(format!("--user-data-dir={}", profile.display()))

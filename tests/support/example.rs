@@ -1,9 +1,8 @@
 //! Programs of `examples/`, as cargo built them, on a free port.
-#![allow(dead_code, reason = "each test file compiles this module and uses its own part of it")]
 
+use super::programs::built;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -16,16 +15,16 @@ use tungstenite::{Message, WebSocket};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running example. It is killed when this is dropped.
-pub(crate) struct Example {
+pub struct Example {
     child: Child,
     lines: Receiver<String>,
-    pub(crate) addr: SocketAddr,
+    pub addr: SocketAddr,
 }
 
 impl Example {
     #[track_caller]
-    pub(crate) fn run(name: &str) -> Self {
-        let file = built(name);
+    pub fn run(name: &str) -> Self {
+        let file = built("examples").join(name);
         let mut child = Command::new(&file)
             .arg("127.0.0.1:0")
             .stdin(Stdio::null())
@@ -54,20 +53,20 @@ impl Example {
 
     /// Runs an example that cannot start at this address, and returns its exit status and its stderr.
     #[track_caller]
-    pub(crate) fn fail(name: &str, addr: &str) -> (Option<i32>, String) {
-        let output = Command::new(built(name)).arg(addr).output().expect("it was built");
+    pub fn fail(name: &str, addr: &str) -> (Option<i32>, String) {
+        let output = Command::new(built("examples").join(name)).arg(addr).output().expect("it was built");
         (output.status.code(), String::from_utf8(output.stderr).expect("UTF-8"))
     }
 
     /// Returns the next line that it prints.
     #[track_caller]
-    pub(crate) fn line(&self) -> String {
+    pub fn line(&self) -> String {
         self.lines.recv_timeout(PATIENCE).expect("a line")
     }
 
     /// Returns the next line that contains this text.
     #[track_caller]
-    pub(crate) fn line_with(&self, part: &str) -> String {
+    pub fn line_with(&self, part: &str) -> String {
         loop {
             let line = self.line();
             if line.contains(part) {
@@ -76,20 +75,20 @@ impl Example {
         }
     }
 
-    pub(crate) fn socket(&self) -> TcpStream {
+    pub fn socket(&self) -> TcpStream {
         let socket = TcpStream::connect(self.addr).expect("the example listens");
         socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         socket
     }
 
     #[track_caller]
-    pub(crate) fn connect(&self) -> Client {
+    pub fn connect(&self) -> Client {
         self.ask("/", &[]).unwrap_or_else(|status| panic!("refused with {status}"))
     }
 
     /// Requests a WebSocket. Returns the status if the server refuses it.
     #[track_caller]
-    pub(crate) fn ask(&self, target: &str, headers: &[(&'static str, &'static str)]) -> Result<Client, u16> {
+    pub fn ask(&self, target: &str, headers: &[(&'static str, &'static str)]) -> Result<Client, u16> {
         let mut request =
             format!("ws://{}{target}", self.addr).into_client_request().expect("a valid request");
         for (name, value) in headers {
@@ -106,7 +105,7 @@ impl Example {
 
     /// Returns the whole answer to a plain GET.
     #[track_caller]
-    pub(crate) fn get(&self, path: &str) -> String {
+    pub fn get(&self, path: &str) -> String {
         let mut socket = self.socket();
         write!(socket, "GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.addr).expect("written");
         let mut answer = String::new();
@@ -122,45 +121,35 @@ impl Drop for Example {
     }
 }
 
-/// Cargo builds examples for `cargo test`, beside the folder of the tests.
-fn built(name: &str) -> PathBuf {
-    let mut path = std::env::current_exe().expect("this test's path");
-    path.pop();
-    if path.ends_with("deps") {
-        path.pop();
-    }
-    path.join("examples").join(name)
-}
-
-pub(crate) struct Client(pub(crate) WebSocket<TcpStream>);
+pub struct Client(pub WebSocket<TcpStream>);
 
 impl Client {
     #[track_caller]
-    pub(crate) fn send(&mut self, message: impl Into<Message>) {
+    pub fn send(&mut self, message: impl Into<Message>) {
         self.0.send(message.into()).expect("sent");
     }
 
     #[track_caller]
-    pub(crate) fn recv(&mut self) -> Message {
+    pub fn recv(&mut self) -> Message {
         self.0.read().expect("a message")
     }
 
     /// Returns the next message as JSON.
     #[track_caller]
-    pub(crate) fn json(&mut self) -> serde_json::Value {
+    pub fn json(&mut self) -> serde_json::Value {
         let message = self.recv();
         let text = message.to_text().unwrap_or_else(|_| panic!("expected text, got {message:?}"));
         serde_json::from_str(text).unwrap_or_else(|error| panic!("{error} in {text}"))
     }
 
     #[track_caller]
-    pub(crate) fn expect(&mut self, text: &str) {
+    pub fn expect(&mut self, text: &str) {
         assert_eq!(self.recv(), Message::text(text));
     }
 
     /// Closes the connection, and returns the code of the answer.
     #[track_caller]
-    pub(crate) fn close(mut self) -> Option<u16> {
+    pub fn close(mut self) -> Option<u16> {
         self.0.close(None).expect("a Close is sent");
         loop {
             match self.0.read() {

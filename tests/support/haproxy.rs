@@ -1,6 +1,7 @@
 //! A real HAProxy in front of a server.
 
 use super::process::Process;
+use super::programs::target_tmp;
 use super::time::PATIENCE;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -46,8 +47,7 @@ impl Haproxy {
     pub fn with(haproxy: &Path, config: &str) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let file = Path::new(env!("CARGO_TARGET_TMPDIR"))
-            .join(format!("haproxy-{}-{count}.cfg", std::process::id()));
+        let file = target_tmp().join(format!("haproxy-{}-{count}.cfg", std::process::id()));
         // As nginx, it inherits a listener as its standard input. So the port is free for certain, and there is nothing
         // to wait for.
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");

@@ -8,13 +8,13 @@ const NAP: Duration = Duration::from_millis(5);
 
 /// A thread that sleeps beside the code that is measured.
 #[derive(Debug)]
-pub(crate) struct Lateness {
+pub struct Lateness {
     stop: mpsc::Sender<()>,
     sleeper: JoinHandle<Duration>,
 }
 
 impl Lateness {
-    pub(crate) fn from_now_on() -> Self {
+    pub fn from_now_on() -> Self {
         let (stop, stopped) = mpsc::channel();
         let sleeper = std::thread::spawn(move || {
             let mut worst = Duration::ZERO;
@@ -30,7 +30,7 @@ impl Lateness {
     }
 
     /// Returns its longest delay.
-    pub(crate) fn worst(self) -> Duration {
+    pub fn worst(self) -> Duration {
         drop(self.stop);
         self.sleeper.join().expect("it only sleeps")
     }

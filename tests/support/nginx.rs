@@ -1,6 +1,7 @@
 //! A real nginx in front of a server.
 
 use super::process::Process;
+use super::programs::target_tmp;
 use super::time::PATIENCE;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -33,8 +34,7 @@ impl Nginx {
     pub fn with(nginx: &Path, settings: impl FnOnce(SocketAddr) -> String) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let folder =
-            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("nginx-{}-{count}", std::process::id()));
+        let folder = target_tmp().join(format!("nginx-{}-{count}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder below the target folder");
         // nginx does not accept port 0, and a free port may be taken a moment later. But nginx inherits a listener
         // whose descriptor is named in the environment, as it does during an upgrade of itself. It gets one as its

@@ -1,6 +1,7 @@
 //! The real binary, and other programs that run beside a test.
 
 use super::process_usage::{ProcessUsage, ThreadTimes};
+use super::programs::built;
 use super::raw_peer::RawPeer;
 use super::time::{PATIENCE, eventually, eventually_within, ms};
 use rustix::process::{Pid, Signal, kill_process};
@@ -330,7 +331,9 @@ impl Process {
 
 /// Returns the command that starts `threadws` as the argument of other programs.
 pub fn threadws_command(listen: &str, wrapper: &[&str], options: &[&str]) -> Command {
-    let words = [wrapper, &[env!("CARGO_BIN_EXE_threadws"), "--listen", listen], options].concat();
+    let threadws = built("threadws");
+    let threadws = threadws.to_str().expect("a path in UTF-8");
+    let words = [wrapper, &[threadws, "--listen", listen], options].concat();
     let mut command = Command::new(words[0]);
     command.args(&words[1..]);
     command

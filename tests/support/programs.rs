@@ -73,7 +73,28 @@ pub fn python(script: &str, arguments: &[&str]) -> Option<Command> {
 }
 
 fn script_path(script: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop").join(script)
+    Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("interop").join(script)
+}
+
+/// Returns the path of a program that cargo builds for `cargo test`. (`CARGO_BIN_EXE_threadws` exists only while a suite is
+/// compiled.)
+pub fn built(name: &str) -> PathBuf {
+    profile_folder().join(name)
+}
+
+/// Returns cargo's folder for the files of tests, `CARGO_TARGET_TMPDIR` in a suite.
+pub fn target_tmp() -> PathBuf {
+    profile_folder().with_file_name("tmp")
+}
+
+/// Returns `target/debug`. The test binary is in it, or in its folder `deps`.
+fn profile_folder() -> PathBuf {
+    let mut path = std::env::current_exe().expect("a test binary");
+    path.pop();
+    if path.ends_with("deps") {
+        path.pop();
+    }
+    path
 }
 
 /// Returns the folder in which a package is installed, below the target folder. It is installed once for all runs.
@@ -81,7 +102,7 @@ fn installed(package: &str, install: impl FnOnce(&OsStr) -> Command) -> Option<P
     // Otherwise two tests of this process would both install it. Of two processes, the one that renames later loses.
     static INSTALLING: Mutex<()> = Mutex::new(());
     let _turn = INSTALLING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let target = target_tmp();
     let done = target.join(package.replace(['@', '='], "-"));
     if done.is_dir() {
         return Some(done);
