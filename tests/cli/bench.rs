@@ -5,7 +5,7 @@ use rustix::process::Signal;
 use std::net::SocketAddr;
 use std::process::{Command, Output};
 use std::time::Instant;
-use support::{Network, PATIENCE, Process, TestServer, echo, eventually, watchdog};
+use support::{Network, PATIENCE, Process, TestServer, echo, eventually, program, watchdog};
 
 /// Returns the command, as the argument of other programs if there are any.
 fn bench(wrapper: &[&str], args: &[&str]) -> Command {
@@ -208,4 +208,31 @@ fn an_interrupt_ends_it_early_with_a_report() {
     assert_eq!(report["interrupted"], true);
     assert!(report["messages"].as_u64() >= Some(1));
     assert!(began.elapsed() < PATIENCE);
+}
+
+#[test]
+fn a_load_that_memory_cannot_hold_is_refused() {
+    let _watchdog = watchdog(40);
+    let numbers: [&[&str]; 4] = [
+        &["--clients", "18446744073709551615"],
+        &["--clients", "100000000"],
+        &["--size", "1000MiB", "--clients", "1000000000"],
+        &["--in-flight", "1000000", "--clients", "1000000000"],
+    ];
+    for numbers in numbers {
+        let output = run(&[numbers, &["ws://127.0.0.1:1/"]].concat());
+        assert_eq!(output.status.code(), Some(2), "{numbers:?}");
+        let error = text(&output.stderr);
+        assert!(error.contains("MiB of memory, which the system does not give"), "{error}");
+    }
+    let output = run(&["--size", "16GiB", "ws://127.0.0.1:1/"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("take more than 1 GiB for each client"));
+    let Some(prlimit) = program("prlimit") else { return };
+    let wrapper = [&prlimit.to_string_lossy(), "--as=2000000000"];
+    let server = Process::threadws(&["--echo", "--every", "0", "--max-message", "100MiB"]);
+    let output = run_below(&wrapper, &["--size", "100MiB", &server.url()]);
+    assert_eq!(output.status.code(), Some(2));
+    let output = run_below(&wrapper, &["--size", "64KiB", "--duration", "2s", &server.url()]);
+    assert_eq!(output.status.code(), Some(0));
 }

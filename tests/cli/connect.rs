@@ -297,6 +297,10 @@ fn a_failure_exits_with_1_and_prints_why() {
     );
     let stderr = run(&[&liar.url()], "").expect(1, "");
     assert!(stderr.contains("wrong Sec-WebSocket-Accept"), "{stderr}");
+    let endless = RawServer::answering(format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(70_000)));
+    let stderr = run(&[&endless.url()], "").expect(1, "");
+    let named = stderr.contains("the head of the response has more than ") && stderr.ends_with(" bytes\n");
+    assert!(named, "{stderr}");
     // Ends that are failures, after messages.
     for (bytes, why) in [
         (

@@ -40,6 +40,12 @@ const MAX_HEADER: usize = 14;
 /// The bytes that a message takes from the backlog in addition to its payload, at most.
 const QUEUE_OVERHEAD: usize = 256;
 
+/// How many messages each client can have in memory beside those in flight: two that are compared, one that is encoded, and
+/// one that arrives, which is copied when it grows.
+const MESSAGES_BESIDE: usize = 5;
+/// The memory of a client without its messages, in bytes: its stack, its histogram and its connection.
+const CLIENT_SIZE: usize = STACK_SIZE + 64 * 1024;
+
 /// A client, as the main thread sees it.
 struct BenchClient {
     /// Makes its thread start to send.
@@ -67,6 +73,7 @@ struct LoadState {
 
 /// Connects all clients, lets them send until the time is over, and prints the report.
 pub(crate) fn bench(options: &BenchOptions, stop: StopSignal) -> Result<(), CommandError> {
+    check_memory(options)?;
     let address = target(options)?;
     let shared = Arc::new(LoadState {
         options: options.clone(),
@@ -101,6 +108,21 @@ pub(crate) fn bench(options: &BenchOptions, stop: StopSignal) -> Result<(), Comm
     let report = LoadReport { options, address, took, interrupted, latency };
     let text = if options.json { report.json() } else { report.tables() };
     print(&text).map_err(|error| CommandError::Failed(format!("cannot write to stdout: {error}")))
+}
+
+/// Refuses a load for which the system would not give the process the memory. Otherwise a failed allocation would abort it in
+/// the middle of the load.
+fn check_memory(options: &BenchOptions) -> Result<(), CommandError> {
+    let messages = options.in_flight.saturating_add(MESSAGES_BESIDE);
+    let client = (options.size + QUEUE_OVERHEAD).saturating_mul(messages).saturating_add(CLIENT_SIZE);
+    let all = client.saturating_mul(options.clients);
+    // Reserved and given back. The system counts the addresses against its limits, and provides no memory.
+    Vec::<u8>::new().try_reserve_exact(all).map_err(|_| {
+        let size = all.div_ceil(1 << 20);
+        CommandError::Usage(format!(
+            "--clients, --size and --in-flight together may need {size} MiB of memory, which the system does not give"
+        ))
+    })
 }
 
 /// Starts the threads of all clients, and waits until each is connected.

@@ -68,7 +68,8 @@ reports the messages up to then.
 Exit status:
   0    every message came back as it was sent
   1    a message did not come back as it was sent, or a connection failed
-  2    the command line is wrong, or the server may not be loaded
+  2    the command line is wrong, the server may not be loaded, or the load may
+       need more memory than there is
   130  stopped at once, by a second signal
 ";
 
