@@ -1,4 +1,5 @@
-//! `threadws connect` to names with several addresses, and to IPv6 addresses with a zone, in a network of its own.
+//! `threadws connect` to names with several addresses, and to IPv6 addresses with a zone, in a network of its own; addresses
+//! that are not whole.
 
 #![cfg(feature = "cli")]
 
@@ -72,5 +73,20 @@ fn an_announced_address_with_a_zone_can_be_connected_to() {
     for zone in [format!("%25{index}"), format!("%{index}"), "%25v1".to_owned(), "%v1".to_owned()] {
         echo_takes(&network.wrapper(), &url.replace(&format!("%25{index}"), &zone));
     }
+    server.stop();
+}
+
+#[test]
+fn addresses_need_no_scheme_and_no_host() {
+    let _dog = watchdog(30);
+    let server = Process::threadws_at(":0", &[], &["--echo", "--every", "0"]);
+    let port = server.addr().port();
+    for url in [format!("{port}"), format!(":{port}/a"), format!("localhost:{port}"), format!("[::1]:{port}")]
+    {
+        echo_takes(&[], &url);
+    }
+    server.stop();
+    let server = Process::threadws_at("0", &[], &["--echo", "--every", "0"]);
+    assert!(server.addr().ip().is_loopback());
     server.stop();
 }

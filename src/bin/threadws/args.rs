@@ -105,12 +105,12 @@ fn value<T>(
     read(&text).map_err(|error| format!("--{name}: {error}"))
 }
 
-/// Takes the URL of a command. A second URL is an error.
+/// Takes the URL of a command, which needs no scheme. A second URL is an error.
 fn only_url(before: Option<String>, word: OsString) -> Result<Option<String>, String> {
     if before.is_some() {
         return Err("more than one URL".to_owned());
     }
-    word.string().map(Some).map_err(|_| "the URL is not UTF-8".to_owned())
+    word.string().map(values::url).map(Some).map_err(|_| "the URL is not UTF-8".to_owned())
 }
 
 /// Keeps the error on one line: it may show an argument, which may contain a line break.

@@ -10,7 +10,7 @@ use crate::{CommandError, print};
 use log::{Level, debug, info, log_enabled, warn};
 use rustix::event::PollFlags;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -81,10 +81,16 @@ fn bind(address: &str) -> Result<Server, CommandError> {
     // `[fe80::1%eth0]:8005`.
     let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    let addresses: Vec<SocketAddr> = (host, port.parse().unwrap_or(0))
-        .to_socket_addrs()
-        .map_err(|error| CommandError::Failed(format!("cannot listen on {address}: {error}")))?
-        .collect();
+    let port = port.parse().unwrap_or(0);
+    let addresses: Vec<SocketAddr> = if host.is_empty() {
+        // The first one takes IPv4 clients, too. The second one is for a system without IPv6.
+        vec![(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()]
+    } else {
+        (host, port)
+            .to_socket_addrs()
+            .map_err(|error| CommandError::Failed(format!("cannot listen on {address}: {error}")))?
+            .collect()
+    };
     Server::bind(addresses.as_slice()).map_err(|error| CommandError::Failed(error.to_string()))
 }
 

@@ -110,10 +110,12 @@ Messages:
                         [default: the page]
 
 Connections:
-  --listen ADDR         address and port; port 0 picks a free port;
-                        'unix:/path' is a Unix socket; 'systemd' takes the
-                        socket that systemd passes; without this option, such
-                        a socket is used if there is one
+  --listen ADDR         address and port, or a port alone: 8080 is
+                        127.0.0.1:8080, and :8080 is every address of this
+                        machine; port 0 picks a free port; 'unix:/path' is a
+                        Unix socket; 'systemd' takes the socket that systemd
+                        passes; without this option, such a socket is used if
+                        there is one
                         [default: 127.0.0.1:8005]
   --path PATH           the only path that accepts WebSockets; other paths get
                         404 [default: any path]
@@ -481,7 +483,7 @@ mod tests {
             "--max-lifetime 1",
             "--message-timeout 0",
             "--proxy-protocol=yes",
-            "--listen 8005",
+            "--listen 65536",
             "--listen unix:",
             "--listen unix:@abstract",
             "--path ws",

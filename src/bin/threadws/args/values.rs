@@ -47,6 +47,28 @@ pub(crate) fn header(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Completes a URL that has no scheme, such as `localhost:8005/chat`, `:8005` or `8005`. A port without a host is one of
+/// this machine. A user needs a scheme before it, because it could be one itself.
+pub(crate) fn url(text: String) -> String {
+    let is_scheme =
+        |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
+    let has_scheme = match text.split_once(':') {
+        Some((scheme, rest)) => {
+            is_scheme(scheme) && (rest.starts_with("//") || scheme.to_ascii_lowercase().ends_with("unix"))
+        }
+        None => false,
+    };
+    let authority = text.split(['/', '?', '#']).next().unwrap_or_default();
+    let port = authority.strip_prefix(':').unwrap_or(authority);
+    if has_scheme || authority.is_empty() || authority.contains('@') {
+        text
+    } else if port.bytes().all(|byte| byte.is_ascii_digit()) {
+        format!("ws://127.0.0.1:{}", text.trim_start_matches(':'))
+    } else {
+        format!("ws://{text}")
+    }
+}
+
 /// Parses `64KiB`, `16MiB`, `1GiB` or a number of bytes. At least one byte.
 pub(crate) fn size(text: &str) -> Result<usize, String> {
     let (number, unit) = split_unit(text);
@@ -99,18 +121,26 @@ pub(crate) fn slow_peer(text: &str) -> Result<SlowPeer, String> {
 }
 
 /// Checks an address such as `127.0.0.1:8005`, `[fe80::1%eth0]:8005` or `localhost:8005`. A name or zone is resolved later.
+/// A port without a host is one of this machine, and with a colon before it one of all its addresses.
 pub(crate) fn listen_address(text: &str) -> Result<String, String> {
+    let is_port = |port: &str| port.parse::<u16>().is_ok() && !port.starts_with('+');
+    if is_port(text) {
+        return Ok(format!("127.0.0.1:{text}"));
+    }
+    if text.strip_prefix(':').is_some_and(is_port) {
+        return Ok(text.to_owned());
+    }
     let is_name = |host: &str| !host.is_empty() && !host.contains([':', '[', ']', '/']);
     let without_zone = match (text.split_once('%'), text.split_once(']')) {
         (Some((address, _)), Some((_, port))) => format!("{address}]{port}"),
         _ => text.to_owned(),
     };
     let works = without_zone.parse::<SocketAddr>().is_ok()
-        || text.rsplit_once(':').is_some_and(|(host, port)| is_name(host) && port.parse::<u16>().is_ok());
+        || text.rsplit_once(':').is_some_and(|(host, port)| is_name(host) && is_port(port));
     if works {
         Ok(text.to_owned())
     } else {
-        Err(expected("an address such as 127.0.0.1:8005 or [::1]:0, or unix:/path", text))
+        Err(expected("a port, an address such as 127.0.0.1:8005 or [::1]:0, or unix:/path", text))
     }
 }
 
@@ -206,9 +236,17 @@ mod tests {
         ] {
             assert_eq!(listen_address(text).as_deref(), Ok(text));
         }
+        for (text, meant) in [("8005", "127.0.0.1:8005"), ("0", "127.0.0.1:0"), (":8005", ":8005")] {
+            assert_eq!(listen_address(text).as_deref(), Ok(meant), "{text}");
+        }
         for text in [
-            "8005",
-            ":8005",
+            "65536",
+            ":65536",
+            ":",
+            "+8005",
+            "localhost:+80",
+            "*",
+            "*8005",
             "127.0.0.1",
             "::1:80",
             "localhost:65536",
@@ -219,6 +257,32 @@ mod tests {
             "[::1%3]",
         ] {
             listen_address(text).expect_err(text);
+        }
+    }
+
+    #[test]
+    fn a_url_without_a_scheme_is_completed() {
+        for (text, meant) in [
+            ("localhost:8005/chat", "ws://localhost:8005/chat"),
+            ("example.com", "ws://example.com"),
+            ("[::1]:8005", "ws://[::1]:8005"),
+            ("localhost?next=http://a", "ws://localhost?next=http://a"),
+            (":8005/chat", "ws://127.0.0.1:8005/chat"),
+            ("8005?a", "ws://127.0.0.1:8005?a"),
+        ] {
+            assert_eq!(url(text.to_owned()), meant);
+        }
+        for text in [
+            "ws://a",
+            "WSS://a",
+            "http://a",
+            "ws+unix:/run/a.sock",
+            "unix:/run/a.sock",
+            "user:secret@a",
+            "",
+            "/chat",
+        ] {
+            assert_eq!(url(text.to_owned()), text);
         }
     }
 
