@@ -10,5 +10,6 @@ mod page;
 mod server;
 mod settings;
 mod systemd;
+mod terminal;
 mod topics;
 mod unix_sockets;

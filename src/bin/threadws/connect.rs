@@ -1,7 +1,9 @@
 //! `threadws connect`: sends stdin to a server, and prints the messages from it on stdout.
 //!
-//! There are three threads: the main thread receives and prints, one reads stdin and sends, one waits for a signal.
+//! There are three threads: the main thread receives and prints, one reads stdin and sends, one waits for a signal. On a
+//! terminal, `dialogue.rs` replaces the second one.
 
+mod dialogue;
 mod header_file;
 mod printer;
 mod stdin;
@@ -11,6 +13,7 @@ use crate::args::connect::ConnectOptions;
 use crate::escape;
 use crate::signals::{INTERRUPTED, StopSignal};
 use crate::stdio::Blocking;
+use crate::terminal;
 use log::{info, warn};
 use printer::Printer;
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -35,21 +38,33 @@ pub(crate) fn connect(options: &ConnectOptions, stop: StopSignal) -> Result<(), 
     let settings = settings(options)?;
     let interrupt = Interrupt::watch(stop)?;
     // All of stdin is read before connecting, so that a message that the server sends earlier is not taken for the reply.
-    let whole = if options.once { Some(stdin::read_whole(options.binary)?) } else { None };
+    let whole = match options.once && options.execute.is_empty() {
+        true => Some(stdin::read_whole(options.binary)?),
+        false => None,
+    };
     let mut connection = settings.connect().map_err(not_connected)?;
     interrupt.close_instead(connection.sender());
     match connection.subprotocol() {
         Some(name) => info!("connected to {}, subprotocol {name}", connection.peer_addr()),
         None => info!("connected to {}", connection.peer_addr()),
     }
+    if !options.has_deadline() && !options.binary && terminal::is_usable() {
+        let talked = dialogue::talk(&mut connection, options, &interrupt);
+        log_end(&connection);
+        return talked;
+    }
     let sender = connection.sender();
     let closes = !options.has_deadline() && !options.no_close;
+    let (execute, once) = (options.execute.clone(), options.once);
     let (report, stdin_end) = mpsc::channel();
     spawn("threadws-stdin", move || {
-        let end = match whole {
-            Some(message) => sender.send(message).map_err(|_| Missing::Unsent),
+        let send = |message: Message| sender.send(message).map_err(|_| Missing::Unsent);
+        let executed = execute.into_iter().try_for_each(|text| send(text.into()));
+        let end = executed.and_then(|()| match whole {
+            Some(message) => send(message),
+            None if once => Ok(()),
             None => stdin::send_lines(&sender),
-        };
+        });
         if let (Err(Missing::Unread(error)), false) = (&end, closes) {
             warn!("cannot read stdin: {error}");
         }
@@ -62,12 +77,16 @@ pub(crate) fn connect(options: &ConnectOptions, stop: StopSignal) -> Result<(), 
     })?;
     let result = print_messages(&mut connection, options, &interrupt);
     let by_peer = connection.closed().is_some_and(|closed| closed.by_peer());
-    if let Some(closed) = connection.closed() {
-        info!("disconnected after {:.1}s: {closed}", closed.lifetime().as_secs_f64());
-    }
+    log_end(&connection);
     // The user has ended it, or `--expect` has its message: then the rest of stdin is not missing.
     let needs_all = options.once || by_peer && options.expect.is_none();
     result.and_then(|()| stdin::check(&stdin_end, needs_all))
+}
+
+fn log_end(connection: &Connection) {
+    if let Some(closed) = connection.closed() {
+        info!("disconnected after {:.1}s: {closed}", closed.lifetime().as_secs_f64());
+    }
 }
 
 fn settings(options: &ConnectOptions) -> Result<Connect, CommandError> {
@@ -150,6 +169,8 @@ impl Interrupt {
                 // The main thread sees the peer's Close, or that there is none.
                 Some(sender) => {
                     watching.closed_at.get_or_init(Instant::now);
+                    // From now on Ctrl-C and the like act at once.
+                    terminal::stop_editing();
                     drop(sender.close(1000, ""));
                 }
                 None => std::process::exit(INTERRUPTED),
@@ -184,7 +205,12 @@ fn print_messages(
     interrupt: &Interrupt,
 ) -> Result<(), CommandError> {
     let deadline = options.has_deadline().then(|| Instant::now() + options.timeout);
-    let printer = Printer { raw: options.binary, escaped: io::stdout().is_terminal() };
+    let printer = Printer {
+        raw: options.binary,
+        escaped: io::stdout().is_terminal(),
+        times: options.times,
+        marks: false,
+    };
     let mut out = BufWriter::new(Blocking(io::stdout()));
     let printed = loop {
         let message = match receive(connection, &mut out, deadline) {

@@ -7,6 +7,7 @@ use crate::escape;
 use crate::log_filter::LogFilter;
 use crate::stderr::{self, LineWriter};
 use crate::stdio::Blocking;
+use crate::terminal;
 use log::{Level, Log, Metadata, Record};
 use std::collections::VecDeque;
 use std::fmt::Write;
@@ -33,7 +34,12 @@ pub(crate) fn start(filter: LogFilter) -> io::Result<Logger> {
     let env = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     let is_coloured = is_coloured(io::stderr().is_terminal(), env);
     let mut stderr = LineWriter::new(Blocking(io::stderr()));
-    let write = move || lines.write_to(|line| stderr.write(&line.to_text(is_coloured)));
+    let write = move || {
+        lines.write_to(|line| {
+            let _hidden = terminal::hide_typed_line();
+            stderr.write(&line.to_text(is_coloured))
+        });
+    };
     std::thread::Builder::new().name("threadws-log".to_owned()).spawn(write)?;
     let max = filter.max();
     let front = QueueLog { filter, queue: Arc::clone(&queue) };
@@ -52,7 +58,7 @@ impl Logger {
 }
 
 /// Returns a time in UTC (RFC 3339). The width is fixed, so that lines can be sorted as text.
-fn timestamp(time: SystemTime) -> String {
+pub(crate) fn timestamp(time: SystemTime) -> String {
     let time = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (days, seconds, micros) = (time.as_secs() / 86_400, time.as_secs() % 86_400, time.subsec_micros());
     let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);

@@ -15,6 +15,7 @@ mod signals;
 mod stderr;
 mod stdio;
 mod systemd;
+mod terminal;
 
 use args::Command;
 use log_filter::LogFilter;

@@ -18,6 +18,9 @@ pub(crate) struct ConnectOptions {
     pub(crate) origin: Option<String>,
     pub(crate) subprotocols: Vec<String>,
     pub(crate) max_redirects: usize,
+    /// Messages to send first.
+    pub(crate) execute: Vec<String>,
+    pub(crate) times: bool,
     pub(crate) timeout: Duration,
     pub(crate) ping: Option<Duration>,
     pub(crate) max_message: usize,
@@ -38,8 +41,17 @@ printed on stdout: text as it is, with control characters escaped if stdout is
 a terminal; binary as hexadecimal digits. At the end of stdin, the connection
 is closed; replies are printed as long as they keep arriving.
 
+If stdin and stdout are a terminal, the line can be edited while messages
+arrive, and has a history. '>' is a sent message, '<' a received one. A line
+that begins with a slash is a command: /ping, /close CODE REASON, /help, or
+//TEXT to send /TEXT. Ctrl-D ends on an empty line, as in a shell.
+
+URL is ws://HOST:PORT/PATH or ws+unix:/SOCKET:/PATH. Without a scheme it is
+ws://, and a port alone is one of this machine.
+
 Examples:
   threadws connect ws://127.0.0.1:8005/
+  threadws connect :8005/chat
   echo hello | threadws connect --once ws://127.0.0.1:8005/
   threadws connect --expect ready --timeout 30s ws://127.0.0.1:8005/
   echo subscribe | threadws connect --no-close ws://127.0.0.1:8005/
@@ -56,20 +68,29 @@ Messages:
   --binary              print binary messages as raw bytes with nothing
                         between them; with --once, send stdin as a binary
                         message [default: off]
+  -x, --execute TEXT    send TEXT before the lines of stdin; with --once,
+                        instead of stdin; repeatable [default: none]
+  --times               print the time before each message, in UTC
+                        [default: off]
 
 Handshake:
-  --header 'NAME: VALUE'
+  -c, --connect URL     the same as URL alone
+  -H, --header 'NAME: VALUE'
                         add a header to the request; repeatable
                         [default: none]
   --header-file FILE    add the headers in a file, one per line; other users
                         of the machine can see arguments, but not this file
                         [default: none]
-  --origin ORIGIN       send an Origin header, as a browser does
+  -o, --origin ORIGIN   send an Origin header, as a browser does
                         [default: none]
-  --subprotocol NAME    offer a subprotocol, the preferred one first;
+  -s, --subprotocol NAME
+                        offer a subprotocol, the preferred one first;
                         repeatable [default: none]
   --max-redirects N     follow up to this many redirects; Authorization and
                         Cookie are not sent to another origin [default: 0]
+
+The short options mean the same as those of wscat, not of curl: there, -s is
+--silent (here -q), -o an output file, and -x a proxy.
 
 A user and password in the URL are sent as Basic authorization: percent-encode
 special characters in them. To hide them from other users of the machine, use
@@ -109,11 +130,14 @@ Exit status:
   130  stopped at once, by a second signal or by one before it was connected
 ";
 
-const OPTIONS: [&str; 17] = [
+const OPTIONS: [&str; 20] = [
     "once",
     "expect",
     "no-close",
     "binary",
+    "execute",
+    "times",
+    "connect",
     "header",
     "header-file",
     "origin",
@@ -138,6 +162,8 @@ impl ConnectOptions {
             origin: None,
             subprotocols: Vec::new(),
             max_redirects: 0,
+            execute: Vec::new(),
+            times: false,
             timeout: Duration::from_secs(10),
             ping: Some(Duration::from_secs(20)),
             max_message: 1 << 20,
@@ -176,10 +202,19 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
                 options.max_redirects = value(&mut parser, "max-redirects", values::number)?;
             }
             Long("binary") => options.binary = true,
-            Long("header") => options.headers.push(value(&mut parser, "header", values::header)?),
+            Long("times") => options.times = true,
+            Short('x') | Long("execute") => options.execute.push(value(&mut parser, "execute", text)?),
+            Short('H') | Long("header") => {
+                options.headers.push(value(&mut parser, "header", values::header)?)
+            }
             Long("header-file") => options.header_file = Some(parser.value().map_err(one_line)?),
-            Long("origin") => options.origin = Some(value(&mut parser, "origin", values::origin)?),
-            Long("subprotocol") => options.subprotocols.push(value(&mut parser, "subprotocol", text)?),
+            Short('o') | Long("origin") => {
+                options.origin = Some(value(&mut parser, "origin", values::origin)?)
+            }
+            Short('s') | Long("subprotocol") => {
+                options.subprotocols.push(value(&mut parser, "subprotocol", text)?);
+            }
+            Short('c') | Long("connect") => url = only_url(url, parser.value().map_err(one_line)?)?,
             Long("timeout") => options.timeout = value(&mut parser, "timeout", values::timeout)?,
             Long("max-message") => options.max_message = value(&mut parser, "max-message", values::size)?,
             Long("message-timeout") => {
@@ -189,7 +224,7 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
             Long(name) => return Err(unknown_option(name, &OPTIONS)),
             // If the user forgets a quote, part of a header's value arrives here.
             Value(word) => url = only_url(url, word)?,
-            other => return Err(one_line(other.unexpected())),
+            Short(letter) => return Err(unknown_letter(letter)),
         }
     }
     if options.once && options.no_close {
@@ -198,6 +233,19 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
     options.url = url.ok_or("no URL: threadws connect ws://127.0.0.1:8005/")?;
     options.log = log.resolve(env_log)?;
     Ok(Command::Connect(Box::new(options)))
+}
+
+/// Names the option of this command that has the purpose of another client's.
+fn unknown_letter(letter: char) -> String {
+    let meant = match letter {
+        'A' | 'b' | 'e' => "for a header, use --header 'NAME: VALUE'",
+        'k' | 'n' => "there is no TLS, so there is no certificate to check",
+        'l' => "for a server, use 'threadws --listen PORT'",
+        'P' => "-vv logs pings and pongs",
+        'u' => "put the user and the password into the URL, or use --header-file",
+        _ => return format!("unknown option '-{}'", letter.escape_debug()),
+    };
+    format!("unknown option '-{letter}'; {meant}")
 }
 
 #[cfg(test)]
@@ -217,7 +265,8 @@ mod tests {
         assert_eq!(options("connect ws://a/"), ConnectOptions::new("ws://a/".to_owned()));
         let line = "connect --once --expect yes --binary --header=x-a:1 --header X-B:2:3 ws://a/ --header-file f \
                     --origin https://a.example --subprotocol b --subprotocol a --max-redirects 5 --timeout 3s --ping 0 \
-                    --max-message 64KiB --message-timeout 2m --log threadws=debug";
+                    --max-message 64KiB --message-timeout 2m --log threadws=debug \
+                    --execute hi -x there --times";
         let expected = ConnectOptions {
             url: "ws://a/".to_owned(),
             headers: vec![("x-a".to_owned(), "1".to_owned()), ("X-B".to_owned(), "2:3".to_owned())],
@@ -225,6 +274,8 @@ mod tests {
             origin: Some("https://a.example".to_owned()),
             subprotocols: vec!["b".to_owned(), "a".to_owned()],
             max_redirects: 5,
+            execute: vec!["hi".to_owned(), "there".to_owned()],
+            times: true,
             timeout: Duration::from_secs(3),
             ping: None,
             max_message: 64 * 1024,
@@ -244,6 +295,18 @@ mod tests {
             Err(()),
             "the command must be the first word"
         );
+    }
+
+    #[test]
+    fn short_options_mean_what_they_mean_in_wscat() {
+        let long = options("connect --connect a --header x:y --subprotocol b --origin https://c --execute d");
+        assert_eq!(options("connect -c a -Hx:y -s b -o https://c -xd"), long);
+        assert_eq!(long.url, "ws://a");
+        assert!(command("connect -c a b").expect_err("two").contains("more than one URL"));
+        for (line, hint) in [("-k", "no TLS"), ("-u", "URL"), ("-l", "--listen"), ("-P", "-vv")] {
+            let error = command(&format!("connect a {line}")).expect_err(line);
+            assert!(error.contains(hint), "{error}");
+        }
     }
 
     #[test]
