@@ -148,15 +148,19 @@ impl Chromium {
         }
     }
 
-    /// Presses and releases a key by its DOM name, as `Tab` or `Enter`.
+    /// Presses and releases a key by its DOM name, as `Tab`, `Enter` or `Shift+Enter`.
     pub fn press(&mut self, key: &str) {
+        let (modifiers, key) = key.strip_prefix("Shift+").map_or((0, key), |key| (8, key));
         let (code, text) = match key {
             "Tab" => (9, ""),
             "Enter" => (13, "\r"),
             " " => (32, " "),
+            "ArrowUp" => (38, ""),
+            "ArrowDown" => (40, ""),
             _ => panic!("no key code known for {key}"),
         };
-        let mut down = json!({ "type": "keyDown", "key": key, "windowsVirtualKeyCode": code });
+        let mut down =
+            json!({ "type": "keyDown", "key": key, "windowsVirtualKeyCode": code, "modifiers": modifiers });
         if !text.is_empty() {
             down["text"] = json!(text);
         }
