@@ -150,7 +150,8 @@ impl Config {
 
     /// Sets how long a peer may take for each started MiB that is queued for it.
     ///
-    /// Then it is disconnected as a slow peer. Defaults to 10 s.
+    /// Then it is disconnected as a slow peer. The time starts when the socket accepts no more, for the bytes that are queued
+    /// at that moment. When those have left, it starts anew for the bytes that were queued meanwhile. Defaults to 10 s.
     pub fn with_write_timeout(mut self, timeout: Duration) -> Self {
         self.write_timeout = timeout;
         self

@@ -84,10 +84,11 @@ fn a_server_that_does_not_answer_the_close_is_reported() {
             std::thread::sleep(ms(50));
         }
     });
-    let mut client = talk(&["-q", &host.url()]);
+    let mut client = talk(&["-q", "--timeout", "1h", &host.url()]);
     client.wait_for_stdout("more");
     client.signal(Signal::INT);
     assert_eq!(client.wait(PATIENCE + ms(5000)).code(), Some(1));
+    client.wait_for_line(&["threadws: closing handshake timed out"]);
 }
 
 #[test]

@@ -8,16 +8,16 @@ mod header_file;
 mod printer;
 mod stdin;
 
-use crate::CommandError;
 use crate::args::connect::ConnectOptions;
 use crate::escape;
 use crate::signals::{INTERRUPTED, StopSignal};
 use crate::stdio::Blocking;
 use crate::terminal;
+use crate::{CommandError, FAILED, fail};
 use log::{info, warn};
 use printer::Printer;
 use std::io::{self, BufWriter, IsTerminal, Write};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 use stdin::Missing;
 use threadws::http::HeaderMap;
@@ -49,7 +49,7 @@ pub(crate) fn connect(options: &ConnectOptions, stop: StopSignal) -> Result<(), 
         None => info!("connected to {}", connection.peer_addr()),
     }
     if !options.has_deadline() && !options.binary && terminal::is_usable() {
-        let talked = dialogue::talk(&mut connection, options, &interrupt);
+        let talked = dialogue::talk(&mut connection, options);
         log_end(&connection);
         return talked;
     }
@@ -75,7 +75,7 @@ pub(crate) fn connect(options: &ConnectOptions, stop: StopSignal) -> Result<(), 
             drop(sender.close(1000, ""));
         }
     })?;
-    let result = print_messages(&mut connection, options, &interrupt);
+    let result = print_messages(&mut connection, options);
     let by_peer = connection.closed().is_some_and(|closed| closed.by_peer());
     log_end(&connection);
     // The user has ended it, or `--expect` has its message: then the rest of stdin is not missing.
@@ -147,31 +147,30 @@ fn advice(headers: &HeaderMap) -> String {
 }
 
 /// Handles the first signal: it ends the process, or closes the connection if there is one.
-#[derive(Debug, Default)]
-struct Interrupt {
-    sender: Mutex<Option<Sender>>,
-    /// When a signal has closed the connection.
-    closed_at: OnceLock<Instant>,
-}
+#[derive(Debug)]
+struct Interrupt(Mutex<Option<Sender>>);
 
 impl Interrupt {
     /// Starts the thread that waits for the signal.
     fn watch(stop: StopSignal) -> Result<Arc<Self>, CommandError> {
-        let interrupt = Arc::new(Self::default());
+        let interrupt = Arc::new(Self(Mutex::new(None)));
         let watching = Arc::clone(&interrupt);
         spawn("threadws-signal", move || {
             if let Err(error) = stop.wait() {
                 warn!("cannot wait for signals: {error}");
                 return;
             }
-            let sender = watching.sender.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let sender = watching.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
             match sender {
                 // The main thread sees the peer's Close, or that there is none.
                 Some(sender) => {
-                    watching.closed_at.get_or_init(Instant::now);
                     // From now on Ctrl-C and the like act at once.
                     terminal::stop_editing();
                     drop(sender.close(1000, ""));
+                    std::thread::sleep(CLOSE_TIMEOUT);
+                    // The server is silent, or sends messages without end, or stdout takes none.
+                    fail(FAILED, &Error::Timeout(Timeout::Close).to_string());
+                    std::process::exit(i32::from(FAILED));
                 }
                 None => std::process::exit(INTERRUPTED),
             }
@@ -181,12 +180,7 @@ impl Interrupt {
 
     /// Makes a signal close this connection instead of ending the process.
     fn close_instead(&self, sender: Sender) {
-        *self.sender.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
-    }
-
-    /// Returns whether the server had its time to close after a signal.
-    fn is_over(&self) -> bool {
-        self.closed_at.get().is_some_and(|at| at.elapsed() >= CLOSE_TIMEOUT)
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
     }
 }
 
@@ -199,11 +193,7 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Command
 }
 
 /// Prints messages until `--once` or `--expect` has its message, or the connection ends.
-fn print_messages(
-    connection: &mut Connection,
-    options: &ConnectOptions,
-    interrupt: &Interrupt,
-) -> Result<(), CommandError> {
+fn print_messages(connection: &mut Connection, options: &ConnectOptions) -> Result<(), CommandError> {
     let deadline = options.has_deadline().then(|| Instant::now() + options.timeout);
     let printer = Printer {
         raw: options.binary,
@@ -214,9 +204,6 @@ fn print_messages(
     let mut out = BufWriter::new(Blocking(io::stdout()));
     let printed = loop {
         let message = match receive(connection, &mut out, deadline) {
-            Ok(Ok(Some(_))) if interrupt.is_over() => {
-                return Err(CommandError::Failed(Error::Timeout(Timeout::Close).to_string()));
-            }
             Ok(Ok(Some(message))) => message,
             Ok(Ok(None)) => return missed(options, "the server closed the connection"),
             Ok(Err(Error::Timeout(Timeout::Recv))) => {

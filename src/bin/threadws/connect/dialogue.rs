@@ -1,13 +1,12 @@
 //! The dialogue of a user on a terminal with a server: lines and commands go out, messages come in.
 
-use super::Interrupt;
 use super::printer::Printer;
 use crate::CommandError;
 use crate::args::connect::ConnectOptions;
 use crate::escape;
 use crate::terminal::{Echo, Entry, Terminal};
 use std::time::{Duration, Instant};
-use threadws::{Connection, Error, Event, Sender, Timeout};
+use threadws::{Connection, Error, Event, Sender};
 
 const HELP: &str = "\
 * /ping               send a ping, and show how long its pong takes
@@ -18,11 +17,7 @@ const HELP: &str = "\
 ";
 
 /// Exchanges messages until either side closes the connection.
-pub(super) fn talk(
-    connection: &mut Connection,
-    options: &ConnectOptions,
-    interrupt: &Interrupt,
-) -> Result<(), CommandError> {
+pub(super) fn talk(connection: &mut Connection, options: &ConnectOptions) -> Result<(), CommandError> {
     let printer = Printer { raw: false, escaped: true, times: options.times, marks: true };
     let begin = Instant::now();
     let sender = connection.sender();
@@ -43,9 +38,6 @@ pub(super) fn talk(
     let end = loop {
         let mut lines = Vec::new();
         match connection.next_event() {
-            Ok(Some(Event::Message(_))) if interrupt.is_over() => {
-                break Err(CommandError::Failed(Error::Timeout(Timeout::Close).to_string()));
-            }
             // Never fails: memory takes everything.
             Ok(Some(Event::Message(message))) => drop(printer.print(&mut lines, &message)),
             Ok(Some(Event::Pong(payload))) => lines.extend(pong(&payload, begin).into_bytes()),
