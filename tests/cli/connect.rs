@@ -207,7 +207,7 @@ fn options_set_the_headers_of_the_handshake() {
     let _dog = watchdog(30);
     let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
     let file = folder.join(format!("headers-{}", std::process::id()));
-    std::fs::write(&file, "Authorization: Bearer from-a-file\n\n  X-C:  d:e \r\n").expect("a file");
+    std::fs::write(&file, "\u{feff}Authorization: Bearer from-a-file\n\n  X-C:  d:e \r\n").expect("a file");
     let host = RawServer::new(|listener| {
         let mut peer = listener.accept();
         assert!(peer.head.starts_with("GET /chat?a=b HTTP/1.1\r\n"), "{}", peer.head);
@@ -249,10 +249,12 @@ fn options_set_the_headers_of_the_handshake() {
     client.wait_for_success(PATIENCE);
     assert!(!client.log().concat().contains("from-a-file"), "{:?}", client.log());
     host.join();
-    std::fs::write(file, "X: y\nsecret\n").expect("a file");
-    let stderr = run(&["--header-file", file, "ws://127.0.0.1:1/"], "").expect(2, "");
     let named = format!("--header-file {file:?}: ");
-    assert!(stderr.contains(&format!("{named}line 2")) && !stderr.contains("secret"), "{stderr}");
+    for bad in [&b"secret"[..], b": secret", b"a b: secret", b"x: secret\x01", b"x: secret\xff"] {
+        std::fs::write(file, [&b"\xef\xbb\xbfX: y\r\n\r\n"[..], bad, b"\n"].concat()).expect("a file");
+        let stderr = run(&["--header-file", file, "ws://127.0.0.1:1/"], "").expect(2, "");
+        assert!(stderr.contains(&format!("{named}line 3: ")) && !stderr.contains("secret"), "{stderr}");
+    }
     std::fs::remove_file(file).expect("it was there");
     let stderr = run(&["--header-file", file, "ws://127.0.0.1:1/"], "").expect(1, "");
     assert!(stderr.contains(&format!("cannot read the {named}")), "{stderr}");

@@ -288,6 +288,7 @@ fn ctrl_z_stops_it_and_fg_goes_on() {
     support::eventually("it stops", || {
         std::fs::read_to_string(&status).expect("it is there").contains("State:\tT (stopped)")
     });
+    user.wait_for_last(&[""]);
     assert!(user.echoes());
     user.signal(Signal::CONT);
     user.wait_for_last(&["> half"]);
@@ -309,8 +310,13 @@ fn a_dumb_terminal_and_a_pipe_have_no_prompt() {
     let Some(mut user) = Pty::spawn(&dumb, COLUMNS) else { return };
     user.keys("hello\n");
     user.wait_for_last(&["hello", "hello", ""]);
+    // As for `cat`: on a line that is not empty, the second one ends the input.
+    user.keys("half\x04");
+    user.wait_for_last(&["hello", "hello", "half"]);
     user.keys("\x04");
     assert_eq!(user.wait().code(), Some(0));
+    assert_eq!(user.rows().iter().filter(|row| row.ends_with("half")).count(), 1, "{:?}", user.rows());
+    user.wait_for_row("halfhalf");
     for args in [&["-q", "--once"][..], &["-q", "--expect", "hello"], &["-q", "--binary", "-x", "hello"]] {
         let mut user = Pty::spawn(&command(&[args, &[&url]].concat()), COLUMNS).expect("the same");
         user.keys("hello\n\x04\x04");

@@ -10,6 +10,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::ffi::OsStringExt as _;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use unicode_width::UnicodeWidthChar as _;
 
 const ROWS: u16 = 24;
@@ -20,6 +21,7 @@ pub struct Pty {
     child: Child,
     controller: File,
     screen: Arc<Mutex<Screen>>,
+    drawing: Option<JoinHandle<()>>,
 }
 
 impl Pty {
@@ -56,14 +58,14 @@ impl Pty {
         set_size(&controller, columns);
         let child = words.spawn().expect("the program starts");
         let (mut output, drawn) = (controller.try_clone().expect("a descriptor"), Arc::clone(&screen));
-        std::thread::spawn(move || {
+        let drawing = std::thread::spawn(move || {
             let mut bytes = [0; 4096];
             // Ends with an error when the program has ended.
             while let Ok(read @ 1..) = output.read(&mut bytes) {
                 drawn.lock().unwrap_or_else(PoisonError::into_inner).feed(&bytes[..read]);
             }
         });
-        Some(Self { child, controller, screen })
+        Some(Self { child, controller, screen, drawing: Some(drawing) })
     }
 
     /// Presses keys.
@@ -125,7 +127,7 @@ impl Pty {
         kill_process(pid, signal).expect("the process is there");
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and for the last rows.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
         let mut status = None;
@@ -133,6 +135,9 @@ impl Pty {
             status = self.child.try_wait().expect("a child");
             status.is_some()
         });
+        if let Some(drawing) = self.drawing.take() {
+            drawing.join().expect("a screen that knows all sequences");
+        }
         status.expect("it ended")
     }
 }

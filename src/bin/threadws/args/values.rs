@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+use threadws::http::{HeaderName, HeaderValue};
 use threadws::hub::SlowPeer;
 
 /// The longest duration of an option. A year is short enough that no sum of instants overflows.
@@ -36,14 +37,17 @@ pub(crate) fn timeout(text: &str) -> Result<Duration, String> {
     duration_or_off(text)?.ok_or_else(|| "must be more than 0".to_owned())
 }
 
-/// Parses `Name: value`. The library checks both when the request is built. No error shows them, because a header may
+/// Parses `Name: value`. The library refuses the names that the handshake sets. No error shows them, because a header may
 /// be a secret.
 pub(crate) fn header(text: &str) -> Result<(String, String), String> {
-    match text.split_once(':') {
-        Some((name, value)) if !name.trim().is_empty() => {
-            Ok((name.trim().to_owned(), value.trim().to_owned()))
-        }
-        _ => Err("expected a header such as 'Name: value'".to_owned()),
+    let (name, value) = text.split_once(':').unwrap_or_default();
+    let (name, value) = (name.trim(), value.trim());
+    if HeaderName::try_from(name).is_err() {
+        Err("expected a header such as 'Name: value'".to_owned())
+    } else if HeaderValue::from_bytes(value.as_bytes()).is_err() {
+        Err("the value has a control character".to_owned())
+    } else {
+        Ok((name.to_owned(), value.to_owned()))
     }
 }
 
@@ -326,7 +330,7 @@ mod tests {
         let header = |name: &str, value: &str| Ok((name.to_owned(), value.to_owned()));
         assert_eq!(super::header("X-A: b: c "), header("X-A", "b: c"));
         assert_eq!(super::header("x-a:"), header("x-a", ""));
-        for text in ["", "x-a", ": b", "x-a b"] {
+        for text in ["", "x-a", ": b", "x-a b", "x a: b", "x-a: \u{1}"] {
             super::header(text).expect_err(text);
         }
     }

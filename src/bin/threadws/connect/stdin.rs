@@ -45,7 +45,12 @@ pub(super) fn send_lines(sender: &Sender) -> Result<(), Missing> {
         if line.is_empty() {
             return Ok(());
         }
+        // A terminal ends only the read at which Ctrl-D was pressed, so another read would wait for a further Ctrl-D.
+        let is_last = !line.ends_with(b"\n");
         sender.send(line_message(line)).map_err(|_| Missing::Unsent)?;
+        if is_last {
+            return Ok(());
+        }
     }
 }
 
