@@ -416,6 +416,10 @@ fn the_option_agrees_to_a_subprotocol_of_the_client() {
         assert_eq!(answer.header("sec-websocket-protocol"), agreed, "{}", answer.head);
         peer.close(1000);
     }
+    let log = running.log();
+    for line in ["127.0.0.1, subprotocol soap\n", "127.0.0.1, subprotocol mqtt\n", "127.0.0.1\n"] {
+        assert!(log.contains(&format!("connected from {line}")), "{line:?} is not in\n{log}");
+    }
 }
 
 #[test]

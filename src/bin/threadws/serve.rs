@@ -221,11 +221,9 @@ impl ClientHandler {
         let (id, addr, peer) = (client.id(), client.client_addr(), client.peer_addr());
         // Compared and shown without the port, which `client_addr` does not have: the peer may be the client itself.
         let peer = peer.ip().map_or(peer, Addr::from);
-        if addr == peer {
-            info!("client {id} connected from {addr}");
-        } else {
-            info!("client {id} connected from {addr} via {peer}");
-        }
+        let via = if addr == peer { String::new() } else { format!(" via {peer}") };
+        let subprotocol = client.subprotocol().map_or(String::new(), |name| format!(", subprotocol {name}"));
+        info!("client {id} connected from {addr}{via}{subprotocol}");
         if let Some(interval) = self.every {
             // The tick is not cancelled: it stops when the connection ends.
             drop(client.every(interval, self.message.as_str()));
