@@ -452,10 +452,18 @@ fn expect_all_in_sight(browser: &mut Chromium, state: &str) {
                      return box.left < 0 || box.top < 0 || box.right > innerWidth || box.bottom > innerHeight })",
             );
             assert_eq!(hidden, serde_json::json!([]), "out of sight, {state} at {width} x {height}");
-            let (fits, room) = ("document.documentElement.scrollWidth <= innerWidth", "log.clientHeight");
+            let fits = "document.documentElement.scrollWidth <= innerWidth";
             assert_eq!(browser.evaluate(fits), true, "{state} at {width} x {height} scrolls sideways");
-            let room = browser.evaluate(&format!("document.getElementById('log') && {room}")).as_u64();
-            assert!(room > Some(120), "{state} at {width} x {height}: the log has {room:?} px");
+            let log = browser.evaluate(
+                "(({ clientHeight, scrollTop, scrollHeight }) =>
+                   [clientHeight, Math.round(scrollHeight - scrollTop - clientHeight)])(document.getElementById('log'))",
+            );
+            let (height_of_log, below) = (log[0].as_u64(), log[1].as_u64());
+            assert!(
+                height_of_log > Some(120),
+                "{state} at {width} x {height}: the log has {height_of_log:?} px"
+            );
+            assert!(below < Some(24), "{state} at {width} x {height}: {below:?} px below what the log shows");
         }
     }
 }
