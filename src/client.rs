@@ -4,7 +4,7 @@ mod resolve;
 
 use crate::addr::Addr;
 use crate::config::{Config, MAX_HEAD_SIZE, MAX_HEADERS};
-use crate::connection::{Connection, Parts};
+use crate::connection::{Connection, Early, Parts};
 use crate::error::{Error, Result, Timeout, context};
 use crate::flush_thread::FlushThread;
 use crate::hub::Hub;
@@ -298,7 +298,8 @@ impl HandshakeRequest {
             timer,
             message_rate: None,
         };
-        Connection::new(Role::Client, &self.config, stream, &early, parts).map(|connection| *connection)
+        let early = Early { plain: &early, sealed: None };
+        Connection::new(Role::Client, &self.config, stream, early, parts).map(|connection| *connection)
     }
 }
 

@@ -3,6 +3,7 @@
 //! It also knows when the peer was last heard from and when the message that is arriving began. Its locks: none, because
 //! only the thread of the connection reads.
 
+use super::Early;
 use crate::config::{Config, time_for};
 use crate::error::{Result, Violation};
 use crate::message::{CloseFrame, Message, MessageRef};
@@ -53,8 +54,13 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// `early` are the bytes that were read after the handshake.
-    pub(super) fn new(role: Role, config: &Config, stream: Arc<Stream>, early: &[u8]) -> io::Result<Self> {
+    pub(super) fn new(
+        role: Role,
+        config: &Config,
+        stream: Arc<Stream>,
+        early: Early<'_>,
+    ) -> io::Result<Self> {
+        let Early { plain, .. } = early;
         let read_timeout = config.read_timeout();
         let socket_timeout = match stream.inherited_read_timeout() {
             Some(inherited) if inherited <= read_timeout => inherited,
@@ -63,21 +69,21 @@ impl Reader {
                 read_timeout
             }
         };
-        let size = RESTING_BUFFER.max(early.len());
+        let size = RESTING_BUFFER.max(plain.len());
         let mut buffer = Vec::with_capacity(size);
-        buffer.extend_from_slice(early);
+        buffer.extend_from_slice(plain);
         buffer.resize(size, 0);
         Ok(Self {
             stream,
             decoder: Decoder::new(role, config.max_message_size()),
             buffer,
             start: 0,
-            end: early.len(),
+            end: plain.len(),
             small_reads: 0,
             last_was_full: false,
             socket_timeout,
             read_timeout,
-            counts: Counts { messages: 0, bytes: early.len() as u64 },
+            counts: Counts { messages: 0, bytes: plain.len() as u64 },
             last_heard: Instant::now(),
             was_heard: false,
             message_timeout: config.message_timeout(),
@@ -377,7 +383,7 @@ mod tests {
         let (ours, peers) = UnixStream::pair().expect("a pair");
         let stream = Arc::new(Stream::new(ours).expect("a stream"));
         let config = Config::new();
-        let mut reader = Reader::new(Role::Server, &config, stream, &[]).expect("a reader");
+        let mut reader = Reader::new(Role::Server, &config, stream, Early::default()).expect("a reader");
         let before = reader.buffer.capacity();
         let mut frames = Vec::new();
         for opcode in [Opcode::Binary, Opcode::Text] {
@@ -414,7 +420,8 @@ mod tests {
         const SIZE: usize = 1 << 20;
         let (ours, peers) = UnixStream::pair().expect("a pair");
         let stream = Arc::new(Stream::new(ours).expect("a stream"));
-        let mut reader = Reader::new(Role::Server, &Config::new(), stream, &[]).expect("a reader");
+        let mut reader =
+            Reader::new(Role::Server, &Config::new(), stream, Early::default()).expect("a reader");
         let mut frames = Vec::new();
         // The last is smaller, and large enough to be read directly into its message.
         for size in [SIZE, SIZE, SIZE - 100_000] {
@@ -452,7 +459,7 @@ mod tests {
         let stream = Arc::new(Stream::new(ours).expect("a stream"));
         const SOCKET_TIMEOUT: Duration = Duration::from_secs(1);
         let config = Config::new().with_message_timeout(SOCKET_TIMEOUT);
-        let mut reader = Reader::new(Role::Server, &config, stream, &[]).expect("a reader");
+        let mut reader = Reader::new(Role::Server, &config, stream, Early::default()).expect("a reader");
         // A read that relied on the socket's own timeout would now be noticed.
         const TOO_LONG: Duration = Duration::from_secs(30);
         reader.stream.set_read_timeout(TOO_LONG).expect("a timeout");
@@ -473,7 +480,8 @@ mod tests {
         let stream =
             Stream::from_accepted(listener.accept().expect("a client").0, came_with).expect("a stream");
         let config = Config::new();
-        let mut reader = Reader::new(Role::Server, &config, Arc::new(stream), &[]).expect("a reader");
+        let mut reader =
+            Reader::new(Role::Server, &config, Arc::new(stream), Early::default()).expect("a reader");
         let timeout = |reader: &Reader| socket_timeout(&*reader.stream, Timeout::Recv).expect("it is set");
         (&peer).write_all(&[0x81, 0x80]).expect("it is read");
         reader.read(true).expect("it is there");

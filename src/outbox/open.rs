@@ -7,10 +7,16 @@ use super::Outbox;
 use super::queue::{NOTHING, Slot};
 use super::state::OutboxState;
 use crate::error::{Cause, Result, Timeout};
-use crate::net::Deadline;
+use crate::net::{Deadline, Session};
 use crate::sync::{MutexGuard, now};
 
 impl Outbox {
+    /// Seals everything with this session from now on. Called before any other thread knows this outbox.
+    pub(crate) fn seal_with(&self, session: impl Session + 'static) {
+        _ = session;
+        todo!()
+    }
+
     /// Queues the 101 before everything else, until [`open`](Self::open) writes it. Called before any other thread knows this
     /// outbox.
     ///

@@ -5,7 +5,7 @@ use super::capacity::Place;
 use super::failures::HandlerResult;
 use super::thread_pool::Job;
 use crate::addr::Addr;
-use crate::connection::{Connection, Parts};
+use crate::connection::{Connection, Early, Parts};
 use crate::error::{BoxError, Error};
 use crate::handshake::{Handshake, Host, Opened, Source};
 use crate::hub::Client;
@@ -130,7 +130,8 @@ impl Accepted {
             timer: Arc::clone(&shared.timer),
             message_rate: shared.settings.handshake.quotas.messages(client_addr),
         };
-        let mut connection = Connection::new(Role::Server, config, Arc::clone(stream), &early, parts)
+        let early = Early { plain: &early, sealed: None };
+        let mut connection = Connection::new(Role::Server, config, Arc::clone(stream), early, parts)
             .inspect_err(|error| log_line!(Debug, LOG, "client {id} is gone: {error}"))
             .ok()?;
         shared.hub.join(Client { sender: sender.clone(), client_addr, peer_addr: *peer_addr });
