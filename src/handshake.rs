@@ -19,7 +19,9 @@ use self::unserved::UNAVAILABLE;
 use crate::addr::Addr;
 use crate::config::{Config, MAX_HEAD_SIZE, MAX_HEADERS, time_for};
 use crate::logging::{contain, log_line};
-use crate::net::{Deadline, Stream};
+#[cfg(feature = "tls")]
+use crate::net::tls::{self, TlsServer};
+use crate::net::{Deadline, Established, Line};
 use crate::protocol::Refusal;
 use crate::protocol::forwarded::{self, TrustedProxies};
 use crate::protocol::head::{self, HeadLimits, Scanner};
@@ -27,6 +29,8 @@ use crate::protocol::proxy_header;
 use crate::protocol::server_handshake::{self, HandshakePolicy, RequestKind, Upgrade};
 use crate::quota::{Admission, Excess, Quotas};
 use crate::stats::Counters;
+#[cfg(feature = "tls")]
+use crate::sync::{Arc, Mutex};
 use http::header::EXPECT;
 use http::{Method, StatusCode, Version};
 use std::io::{self, ErrorKind};
@@ -50,6 +54,9 @@ const LIMITS: HeadLimits = HeadLimits { size: MAX_HEAD_SIZE, headers: MAX_HEADER
 
 const TIMED_OUT: Refusal = Refusal::new(StatusCode::REQUEST_TIMEOUT, "the request did not come in time");
 const CUT_SHORT: Refusal = Refusal::bad_request("the request ends too early");
+/// The first byte of a TLS connection: the type of a record that holds a part of a handshake (RFC 8446 §5.1).
+const HANDSHAKE_RECORD: u8 = 22;
+const PLAIN_HTTP: Refusal = Refusal::bad_request("this port speaks TLS: use https:// or wss://");
 const FAILED: Refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the server failed");
 
 /// The target of this module's log lines.
@@ -105,6 +112,9 @@ pub(crate) struct Rules {
     pub(crate) forwarded_header: ForwardedHeader,
     /// Trusted proxies send a PROXY header before the request.
     pub(crate) proxy_protocol: bool,
+    /// TLS of the connections that begin from now on. `None` on a plain port.
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<Mutex<Arc<TlsServer>>>,
     pub(crate) quotas: Quotas,
     pub(crate) check_request: Option<Box<CheckRequest>>,
     pub(crate) serve_http: Option<Box<ServeHttp>>,
@@ -154,6 +164,7 @@ pub(crate) struct Opened {
     pub(crate) subprotocol: Option<String>,
     /// Bytes that were read after the head: the first frames.
     pub(crate) early: Vec<u8>,
+    pub(crate) session: Option<Established>,
     pub(crate) admission: Admission,
 }
 
@@ -172,11 +183,14 @@ enum NoHead {
     /// The peer sent nothing.
     Silent,
     Refused(Refusal),
+    /// TLS failed, so no answer can be sent.
+    #[cfg(feature = "tls")]
+    Insecure(crate::error::Error),
 }
 
 /// The handshake of one client.
 pub(crate) struct Handshake<'a> {
-    pub(crate) stream: &'a Stream,
+    pub(crate) line: Line,
     pub(crate) peer_addr: Addr,
     pub(crate) rules: &'a Rules,
     pub(crate) counters: &'a Counters,
@@ -187,7 +201,7 @@ pub(crate) struct Handshake<'a> {
 
 impl Handshake<'_> {
     /// Reads a request. Returns `None` if it was answered, which is any answer except a 101.
-    pub(crate) fn run(&self, source: Source) -> Option<Box<Opened>> {
+    pub(crate) fn run(mut self, source: Source) -> Option<Box<Opened>> {
         let mut bytes = Vec::with_capacity(FIRST_READ);
         let source = match source {
             Source::Proxy(_) if self.rules.proxy_protocol => match self.read_proxy_header(&mut bytes) {
@@ -196,6 +210,13 @@ impl Handshake<'_> {
             },
             source => source,
         };
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.rules.tls {
+            let tls = Arc::clone(&tls.lock());
+            if let Err(failure) = self.secure(&tls, &mut bytes) {
+                return self.fail(failure);
+            }
+        }
         match self.read_head(bytes) {
             Ok((head, early)) => self.check(head, early, source),
             // `source` lives until the answer was sent: until then the connection counts against its address.
@@ -204,20 +225,32 @@ impl Handshake<'_> {
     }
 
     /// Like [`run`](Self::run), for a request whose head another HTTP server has read.
-    pub(crate) fn run_with_head(&self, head: http::Request<()>, early: Vec<u8>) -> Option<Box<Opened>> {
+    pub(crate) fn run_with_head(mut self, head: http::Request<()>, early: Vec<u8>) -> Option<Box<Opened>> {
         self.check(head, early, Source::Proxy(self.peer_addr))
     }
 
-    fn read_proxy_header(&self, bytes: &mut Vec<u8>) -> Result<Source, NoHead> {
-        let header = self.read_until(bytes, proxy_header::scan)?;
+    fn read_proxy_header(&mut self, bytes: &mut Vec<u8>) -> Result<Source, NoHead> {
+        let header = self.read_until(bytes, self.deadline, proxy_header::scan)?;
         bytes.drain(..header.len);
         Ok(header.source.map_or(Source::Unknown, |ip| Source::Proxy(ip.into())))
     }
 
+    /// Shakes hands over TLS. `bytes` were read already, and become the plaintext that has arrived behind the handshake.
+    #[cfg(feature = "tls")]
+    fn secure(&mut self, tls: &TlsServer, bytes: &mut Vec<u8>) -> Result<(), NoHead> {
+        match self.read_until(bytes, self.deadline, |bytes| Ok(bytes.first().copied()))? {
+            HANDSHAKE_RECORD => {
+                tls::accept(&mut self.line, tls, bytes, self.deadline).map_err(NoHead::Insecure)
+            }
+            _ if tls.redirects() => Err(NoHead::Refused(PLAIN_HTTP)),
+            _ => Err(NoHead::Refused(PLAIN_HTTP)),
+        }
+    }
+
     /// Reads a whole head. Returns it, and the bytes after it.
-    fn read_head(&self, mut bytes: Vec<u8>) -> Result<(http::Request<()>, Vec<u8>), NoHead> {
+    fn read_head(&mut self, mut bytes: Vec<u8>) -> Result<(http::Request<()>, Vec<u8>), NoHead> {
         let mut scanner = Scanner::request(LIMITS);
-        let end = self.read_until(&mut bytes, |bytes| scanner.scan(bytes))?;
+        let end = self.read_until(&mut bytes, self.deadline, |bytes| scanner.scan(bytes))?;
         let (head, early) = bytes.split_at_checked(end).unwrap_or((&bytes, &[]));
         let request = scanner.parse_request(head).map_err(NoHead::Refused)?;
         Ok((request, early.to_vec()))
@@ -225,8 +258,9 @@ impl Handshake<'_> {
 
     /// Reads until `scan` returns a value or a refusal. `scan` is given everything that was read.
     fn read_until<T>(
-        &self,
+        &mut self,
         bytes: &mut Vec<u8>,
+        deadline: Deadline,
         mut scan: impl FnMut(&[u8]) -> Result<Option<T>, Refusal>,
     ) -> Result<T, NoHead> {
         loop {
@@ -238,7 +272,7 @@ impl Handshake<'_> {
                 // Bounded, because `scan` refuses a head that is too long.
                 bytes.reserve_exact(bytes.len());
             }
-            match self.read(bytes) {
+            match self.read(bytes, deadline) {
                 Ok(1..) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     return Err(NoHead::Refused(TIMED_OUT));
@@ -256,22 +290,22 @@ impl Handshake<'_> {
     ///
     /// The read itself waits if the socket's own timeout ends before the deadline. Polling first would be two more system
     /// calls for each head, because a head is seldom there before its client has a thread.
-    fn read(&self, bytes: &mut Vec<u8>) -> io::Result<usize> {
+    fn read(&mut self, bytes: &mut Vec<u8>, deadline: Deadline) -> io::Result<usize> {
         loop {
-            let left = self.deadline.left(Instant::now()).unwrap_or(Duration::MAX);
-            let timeout = self.stream.inherited_read_timeout();
+            let left = deadline.left(Instant::now()).unwrap_or(Duration::MAX);
+            let timeout = self.line.stream().inherited_read_timeout();
             let waits = timeout.is_some_and(|timeout| timeout <= left.saturating_add(LATE));
-            if left.is_zero() || (!waits && !self.stream.wait_readable(self.deadline)?) {
+            if left.is_zero() || (!waits && !self.line.stream().wait_readable(deadline)?) {
                 return Err(ErrorKind::WouldBlock.into());
             }
-            match self.stream.read_append(bytes, waits) {
+            match self.line.read_append(bytes, waits) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 result => return result,
             }
         }
     }
 
-    fn fail(&self, failure: NoHead) -> Option<Box<Opened>> {
+    fn fail(&mut self, failure: NoHead) -> Option<Box<Opened>> {
         match failure {
             NoHead::Refused(refusal) => self.refuse(&refusal.into(), None),
             // A port scan, or a connection that a browser opened in advance: not an error to report.
@@ -279,12 +313,18 @@ impl Handshake<'_> {
                 log_line!(Trace, LOG, "{} disconnected without a request", self.peer_addr);
                 None
             }
+            #[cfg(feature = "tls")]
+            NoHead::Insecure(error) => {
+                log_line!(Debug, LOG, "the TLS handshake with {} failed: {error}", self.peer_addr);
+                self.linger();
+                None
+            }
         }
     }
 
     /// Takes over a WebSocket whose request another server has answered with a 101. Returns `None` after a Close.
     pub(crate) fn run_answered(
-        &self,
+        mut self,
         head: http::Request<()>,
         early: Vec<u8>,
         subprotocol: Option<String>,
@@ -293,10 +333,19 @@ impl Handshake<'_> {
         match admission {
             Ok(admission) if self.host.opening() => {
                 let deadline = self.deadline;
-                Some(Box::new(Opened { request, response: None, deadline, subprotocol, early, admission }))
+                let session = None;
+                Some(Box::new(Opened {
+                    request,
+                    response: None,
+                    deadline,
+                    subprotocol,
+                    early,
+                    session,
+                    admission,
+                }))
             }
             refused => {
-                close_unserved(self.stream);
+                close_unserved(self.line.stream());
                 self.linger();
                 let why =
                     refused.map_or("too many connections or handshakes", |_| "the server is shutting down");
@@ -307,13 +356,18 @@ impl Handshake<'_> {
     }
 
     /// Finds the client's address, and admits the client if its quotas allow it.
-    fn admit(&self, head: http::Request<()>, source: Source) -> (Box<Request>, Result<Admission, Excess>) {
+    fn admit(
+        &mut self,
+        head: http::Request<()>,
+        source: Source,
+    ) -> (Box<Request>, Result<Admission, Excess>) {
         let Rules { trust, forwarded_header, quotas, .. } = self.rules;
         let client_addr = match &source {
             Source::Direct(_) | Source::Unknown => self.peer_addr.without_port(),
             Source::Proxy(addr) => forwarded::client_addr(*addr, head.headers(), trust, *forwarded_header),
         };
-        let request = Box::new(Request::new(head, self.peer_addr, client_addr));
+        let mut request = Box::new(Request::new(head, self.peer_addr, client_addr));
+        request.set_peer_certificate(self.line.take_peer_certificate());
         let admission = match source {
             Source::Direct(admission) => Ok(admission),
             Source::Proxy(_) | Source::Unknown => quotas.admit(client_addr),
@@ -322,7 +376,7 @@ impl Handshake<'_> {
     }
 
     /// Checks a request and answers it.
-    fn check(&self, head: http::Request<()>, early: Vec<u8>, source: Source) -> Option<Box<Opened>> {
+    fn check(&mut self, head: http::Request<()>, early: Vec<u8>, source: Source) -> Option<Box<Opened>> {
         let (request, admission) = self.admit(head, source);
         let admission = match admission {
             Ok(admission) => admission,
@@ -335,7 +389,12 @@ impl Handshake<'_> {
         }
     }
 
-    fn answer_http(&self, mut request: Box<Request>, early: Vec<u8>, length: usize) -> Option<Box<Opened>> {
+    fn answer_http(
+        &mut self,
+        mut request: Box<Request>,
+        early: Vec<u8>,
+        length: usize,
+    ) -> Option<Box<Opened>> {
         let Some(serve_http) = &self.rules.serve_http else {
             return self.refuse(&server_handshake::UPGRADE_REQUIRED.into(), Some(request));
         };
@@ -354,7 +413,12 @@ impl Handshake<'_> {
 
     /// Reads the body of a plain request, of which `bytes` were read with the head. As for a message, the message timeout is
     /// granted for each started MiB that has arrived.
-    fn read_body(&self, request: &Request, mut bytes: Vec<u8>, length: usize) -> Result<Vec<u8>, Refusal> {
+    fn read_body(
+        &mut self,
+        request: &Request,
+        mut bytes: Vec<u8>,
+        length: usize,
+    ) -> Result<Vec<u8>, Refusal> {
         if bytes.len() < length {
             // RFC 9110 §10.1.1: a server must ignore this expectation of an HTTP/1.0 client.
             let expected = request.headers().get(EXPECT).filter(|_| request.version() > Version::HTTP_10);
@@ -369,10 +433,9 @@ impl Handshake<'_> {
             let received = bytes.len();
             let deadline = start.checked_add(time_for(received, self.config.message_timeout())).into();
             let has_more = |bytes: &[u8]| Ok((bytes.len() > received).then_some(()));
-            let reader = Handshake { deadline, ..*self };
-            reader.read_until(&mut bytes, has_more).map_err(|failure| match failure {
-                NoHead::Silent => CUT_SHORT,
+            self.read_until(&mut bytes, deadline, has_more).map_err(|failure| match failure {
                 NoHead::Refused(refusal) => refusal,
+                _ => CUT_SHORT,
             })?;
         }
         // The connection ends after the answer, so further requests are not read.
@@ -381,7 +444,7 @@ impl Handshake<'_> {
     }
 
     fn open(
-        &self,
+        &mut self,
         mut request: Box<Request>,
         upgrade: &Upgrade,
         early: Vec<u8>,
@@ -394,8 +457,8 @@ impl Handshake<'_> {
         if !self.host.opening() {
             return self.refuse(&UNAVAILABLE.into(), Some(request));
         }
-        let (deadline, response) = (self.deadline, Some(response));
-        Some(Box::new(Opened { request, response, deadline, subprotocol, early, admission }))
+        let (deadline, response, session) = (self.deadline, Some(response), self.line.take_session());
+        Some(Box::new(Opened { request, response, deadline, subprotocol, early, session, admission }))
     }
 
     /// Calls `check_request`. Returns the bytes of the 101, and the subprotocol.
@@ -415,7 +478,7 @@ impl Handshake<'_> {
     }
 
     /// Answers with a refusal, and reports it.
-    fn refuse(&self, reject: &Reject, request: Option<Box<Request>>) -> Option<Box<Opened>> {
+    fn refuse(&mut self, reject: &Reject, request: Option<Box<Request>>) -> Option<Box<Opened>> {
         let without_body = request.as_ref().is_some_and(|request| request.method() == Method::HEAD);
         // Counted first, so that a client that has read the answer finds it in the statistics.
         self.counters.handshake_failed(reject.status().as_u16());
@@ -430,13 +493,13 @@ impl Handshake<'_> {
     }
 
     /// Sends FIN, and discards what the client still sends, until it has read the answer or [`LINGER`] is over.
-    fn linger(&self) {
-        self.stream.shutdown_write();
-        self.stream.drain(LINGER, Deadline::after(self.config.close_timeout()));
+    fn linger(&mut self) {
+        self.line.shutdown_write();
+        self.line.stream().drain(LINGER, Deadline::after(self.config.close_timeout()));
     }
 
     /// Sends a final answer.
-    fn answer(&self, response: &Response, without_body: bool) {
+    fn answer(&mut self, response: &Response, without_body: bool) {
         match self.write(&head::write_response(response, without_body)) {
             Ok(()) => {
                 self.linger();
@@ -450,11 +513,12 @@ impl Handshake<'_> {
 
     /// Writes a final answer within the deadline of the handshake. If that is nearer than the write timeout, the write
     /// timeout counts, as for a message.
-    fn write(&self, bytes: &[u8]) -> io::Result<()> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let granted = time_for(bytes.len(), self.config.write_timeout());
-        self.stream.write_all(bytes, || match self.deadline.left(Instant::now()) {
+        let deadline = self.deadline;
+        self.line.write_all(bytes, || match deadline.left(Instant::now()) {
             Some(left) if left < granted => Deadline::after(granted),
-            _ => self.deadline,
+            _ => deadline,
         })
     }
 }

@@ -104,6 +104,8 @@ pub mod stats;
 mod sync;
 mod tick;
 mod timer;
+#[cfg(feature = "tls")]
+pub mod tls;
 #[cfg(any(test, fuzzing, bench_internals))]
 #[doc(hidden)]
 pub mod verify;

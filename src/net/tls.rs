@@ -1,13 +1,49 @@
-//! TLS by rustls. No other file names rustls.
+//! TLS by rustls. Only this file and those below it name rustls.
 
+mod client;
+mod failure;
+mod handshake;
+mod pem;
+mod server;
+
+pub use self::client::ClientTls;
+pub use self::server::ServerTls;
+pub use ::rustls;
+
+pub(crate) use self::handshake::{accept, connect};
+pub(crate) use self::server::TlsServer;
+
+use self::failure::explain;
 use super::Transport;
 use super::session::{Opened, Session};
-use crate::error::Cause;
+use crate::error::{self, Cause};
+use crate::sync::Arc;
+use rustls::crypto::CryptoProvider;
 use rustls::{Connection, Error};
 use std::io::{self, IoSlice, Read, Write};
 
 /// The session has failed before, so its connection is broken.
 const FAILED_BEFORE: &str = "the session has failed";
+
+/// The target of this module's log lines.
+const LOG: &str = "threadws::tls";
+/// The only protocol inside TLS that a WebSocket can begin with here (RFC 7301).
+const HTTP_1_1: &[u8] = b"http/1.1";
+
+/// Returns the provider that the process has installed, otherwise ring's. `ClientConfig::builder` would panic if a program
+/// has two providers and has installed none.
+fn provider() -> Arc<CryptoProvider> {
+    CryptoProvider::get_default().cloned().unwrap_or_else(|| rustls::crypto::ring::default_provider().into())
+}
+
+/// Refuses a list of protocols with which the peer could choose another one than HTTP/1.1.
+fn check_alpn(protocols: &[Vec<u8>]) -> error::Result<()> {
+    let has = |name: &[u8]| protocols.iter().any(|protocol| protocol == name);
+    if protocols.is_empty() || (has(HTTP_1_1) && !has(b"h2")) {
+        return Ok(());
+    }
+    Err(error::Error::invalid("tls: alpn_protocols have to contain http/1.1, and not h2"))
+}
 
 /// A TLS connection of either role.
 #[derive(Debug)]

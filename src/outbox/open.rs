@@ -12,7 +12,7 @@ use crate::sync::{MutexGuard, now};
 
 impl Outbox {
     /// Seals everything with this session from now on. Called before any other thread knows this outbox.
-    pub(crate) fn seal_with(&self, session: impl Session + 'static) {
+    pub(crate) fn seal_with(&self, session: Box<dyn Session>) {
         _ = session;
         todo!()
     }
