@@ -7,6 +7,8 @@
 )]
 
 pub mod bystander;
+#[cfg(feature = "tls")]
+pub mod certificates;
 pub mod cgroup;
 pub mod chromium;
 pub mod example;
@@ -57,6 +59,8 @@ pub use test_server::{TestServer, echo, expect_echo, reached};
 pub use threadless_client::{ThreadlessClient, poll_clients};
 pub use time::{PATIENCE, eventually, eventually_within, ms, watchdog};
 
+#[cfg(feature = "tls")]
+pub use certificates::{certificate, client_tls, server_tls};
 #[cfg(feature = "cli")]
 pub use {
     clients::{clients_that_read, expect_all_stayed},
