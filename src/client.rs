@@ -354,7 +354,7 @@ impl HandshakeRequest {
             message_rate: None,
         };
         let early = Early { plain: &early, sealed: sealed.as_deref() };
-        Connection::new(Role::Client, &self.config, stream, early, parts).map(|connection| *connection)
+        Connection::new(&self.config, stream, early, parts).map(|connection| *connection)
     }
 }
 

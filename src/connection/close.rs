@@ -5,7 +5,7 @@ use super::cork::To;
 use super::recv::Waiting;
 use crate::error::{Cause, Closed, Error, Result};
 use crate::message::{CloseCode, CloseFrame, State};
-use crate::net::Deadline;
+use crate::net::{Deadline, Transport};
 use crate::protocol::Role;
 use crate::protocol::decoder::Item;
 use crate::protocol::encoder;
@@ -89,6 +89,9 @@ impl Connection {
         self.queue_held();
         let outbox = self.sender.outbox();
         outbox.break_off(cause);
+        if let Some(Cause::Tls(_)) = outbox.broken() {
+            self.reader.stream().drain(DRAIN_TIME, outbox.close_deadline());
+        }
         // Another thread may have ended it first, for another cause.
         let closed = outbox.end(self.reader.counts(), None);
         self.set_closed(closed.clone());
@@ -114,6 +117,7 @@ impl Connection {
         let outbox = self.sender.outbox();
         let stream = self.reader.stream();
         let deadline = outbox.close_deadline();
+        outbox.close_notify();
         // A peer in the middle of a large message may read nothing before it has written all of it. So its input is
         // discarded whenever the socket accepts no bytes of the queue.
         while !outbox.is_empty() && stream.drain_until_writable(deadline) {
@@ -158,6 +162,7 @@ impl Drop for Connection {
             if outbox.state() == State::Open {
                 outbox.close(Some(CloseFrame::new(CloseCode::GOING_AWAY, "")));
             }
+            outbox.close_notify();
             let closed = outbox.end(self.reader.counts(), None);
             self.set_closed(closed);
         }

@@ -85,7 +85,6 @@ pub(crate) struct Early<'a> {
 impl Connection {
     /// Takes over after the handshake.
     pub(crate) fn new(
-        role: Role,
         config: &Config,
         stream: Arc<Stream>,
         early: Early<'_>,
@@ -95,8 +94,8 @@ impl Connection {
             parts;
         let age_limits = AgeLimits::new(config, sender.outbox().opened()).map(Box::new);
         Ok(Box::new(Self {
+            reader: Reader::new(config, stream, early, sender.outbox())?,
             sender,
-            reader: Reader::new(role, config, stream, early)?,
             keepalive: Keepalive::new(config),
             cork: Cork::new(config),
             request,

@@ -7,7 +7,7 @@ use crate::error::{Error, Result, context};
 use crate::handshake::{self, LINGER};
 use crate::logging::{Throttle, contain, log_line};
 use crate::net::stream::{FULL_FLOW, poll_until, prepare_listener};
-use crate::net::{Deadline, Listener, Stream, Wake};
+use crate::net::{Deadline, Listener, Stream, Transport, Wake};
 use crate::quota::Excess;
 use crate::sync::{Arc, AtomicBool, Ordering};
 use rustix::event::{PollFd, PollFlags};

@@ -135,7 +135,7 @@ impl Accepted {
             message_rate: shared.settings.handshake.quotas.messages(client_addr),
         };
         let early = Early { plain: &early, sealed: sealed.as_deref() };
-        let mut connection = Connection::new(Role::Server, config, Arc::clone(stream), early, parts)
+        let mut connection = Connection::new(config, Arc::clone(stream), early, parts)
             .inspect_err(|error| log_line!(Debug, LOG, "client {id} is gone: {error}"))
             .ok()?;
         shared.hub.join(Client { sender: sender.clone(), client_addr, peer_addr: *peer_addr });

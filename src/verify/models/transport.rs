@@ -200,6 +200,10 @@ impl Transport for Script {
         self.change(|socket| socket.ended = true);
     }
 
+    fn shutdown_write(&self) {
+        self.change(|socket| socket.error = Some(ErrorKind::BrokenPipe));
+    }
+
     fn shutdown_both(&self) {
         self.change(|socket| socket.down = true);
     }
