@@ -8,6 +8,8 @@
 // Every failure is answered with an HTTP status and reported to `on_handshake_error`. The rules of HTTP and of RFC 6455 are
 // in `protocol`; here are the reads, the writes and the callbacks.
 
+#[cfg(feature = "tls")]
+mod secure;
 mod unserved;
 
 pub(crate) use unserved::{answer_excess, answer_unavailable, close_unserved};
@@ -20,7 +22,7 @@ use crate::addr::Addr;
 use crate::config::{Config, MAX_HEAD_SIZE, MAX_HEADERS, time_for};
 use crate::logging::{contain, log_line};
 #[cfg(feature = "tls")]
-use crate::net::tls::{self, TlsServer};
+use crate::net::tls::TlsServer;
 use crate::net::{Deadline, Established, Line};
 use crate::protocol::Refusal;
 use crate::protocol::forwarded::{self, TrustedProxies};
@@ -29,6 +31,8 @@ use crate::protocol::proxy_header;
 use crate::protocol::server_handshake::{self, HandshakePolicy, RequestKind, Upgrade};
 use crate::quota::{Admission, Excess, Quotas};
 use crate::stats::Counters;
+#[cfg(feature = "tls")]
+use crate::stats::TurnedAway;
 #[cfg(feature = "tls")]
 use crate::sync::{Arc, Mutex};
 use http::header::EXPECT;
@@ -56,7 +60,8 @@ const TIMED_OUT: Refusal = Refusal::new(StatusCode::REQUEST_TIMEOUT, "the reques
 const CUT_SHORT: Refusal = Refusal::bad_request("the request ends too early");
 /// The first byte of a TLS connection: the type of a record that holds a part of a handshake (RFC 8446 §5.1).
 const HANDSHAKE_RECORD: u8 = 22;
-const PLAIN_HTTP: Refusal = Refusal::bad_request("this port speaks TLS: use https:// or wss://");
+const TLS_HERE: Refusal =
+    Refusal::bad_request("a TLS handshake on a port without TLS: ws:// instead of wss://?");
 const FAILED: Refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the server failed");
 
 /// The target of this module's log lines.
@@ -134,6 +139,14 @@ pub(crate) enum Source {
 }
 
 impl Rules {
+    /// Returns whether the port speaks TLS.
+    pub(crate) fn has_tls(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        false
+    }
+
     /// Decides how the address of a peer's client is found. Admits a client without a proxy.
     pub(crate) fn source(&self, peer_addr: Addr) -> Result<Source, Excess> {
         if self.trust.contains(peer_addr) {
@@ -183,6 +196,9 @@ enum NoHead {
     /// The peer sent nothing.
     Silent,
     Refused(Refusal),
+    /// The peer speaks plain HTTP, and the port TLS.
+    #[cfg(feature = "tls")]
+    Plain(Reject),
     /// TLS failed, so no answer can be sent.
     #[cfg(feature = "tls")]
     Insecure(crate::error::Error),
@@ -211,11 +227,8 @@ impl Handshake<'_> {
             source => source,
         };
         #[cfg(feature = "tls")]
-        if let Some(tls) = &self.rules.tls {
-            let tls = Arc::clone(&tls.lock());
-            if let Err(failure) = self.secure(&tls, &mut bytes) {
-                return self.fail(failure);
-            }
+        if let Err(failure) = self.secure(&mut bytes) {
+            return self.fail(failure);
         }
         match self.read_head(bytes) {
             Ok((head, early)) => self.check(head, early, source),
@@ -235,22 +248,13 @@ impl Handshake<'_> {
         Ok(header.source.map_or(Source::Unknown, |ip| Source::Proxy(ip.into())))
     }
 
-    /// Shakes hands over TLS. `bytes` were read already, and become the plaintext that has arrived behind the handshake.
-    #[cfg(feature = "tls")]
-    fn secure(&mut self, tls: &TlsServer, bytes: &mut Vec<u8>) -> Result<(), NoHead> {
-        match self.read_until(bytes, self.deadline, |bytes| Ok(bytes.first().copied()))? {
-            HANDSHAKE_RECORD => {
-                tls::accept(&mut self.line, tls, bytes, self.deadline).map_err(NoHead::Insecure)
-            }
-            _ if tls.redirects() => Err(NoHead::Refused(PLAIN_HTTP)),
-            _ => Err(NoHead::Refused(PLAIN_HTTP)),
-        }
-    }
-
     /// Reads a whole head. Returns it, and the bytes after it.
     fn read_head(&mut self, mut bytes: Vec<u8>) -> Result<(http::Request<()>, Vec<u8>), NoHead> {
         let mut scanner = Scanner::request(LIMITS);
-        let end = self.read_until(&mut bytes, self.deadline, |bytes| scanner.scan(bytes))?;
+        let end = self.read_until(&mut bytes, self.deadline, |bytes| match bytes.first() {
+            Some(&HANDSHAKE_RECORD) => Err(TLS_HERE),
+            _ => scanner.scan(bytes),
+        })?;
         let (head, early) = bytes.split_at_checked(end).unwrap_or((&bytes, &[]));
         let request = scanner.parse_request(head).map_err(NoHead::Refused)?;
         Ok((request, early.to_vec()))
@@ -314,8 +318,11 @@ impl Handshake<'_> {
                 None
             }
             #[cfg(feature = "tls")]
+            NoHead::Plain(reject) => self.refuse(&reject, None),
+            #[cfg(feature = "tls")]
             NoHead::Insecure(error) => {
-                log_line!(Debug, LOG, "the TLS handshake with {} failed: {error}", self.peer_addr);
+                self.counters.refused(TurnedAway::Tls);
+                log_line!(Debug, LOG, "the handshake with {} failed: {error}", self.peer_addr);
                 self.linger();
                 None
             }

@@ -1,0 +1,180 @@
+//! The server: its certificate, those of its clients, plain HTTP on its port, and clients that do not shake hands.
+
+use crate::support::{
+    RawPeer, TestServer, certificate, client_tls, echo, eventually, ms, server_tls, watchdog,
+};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+use threadws::tls::ClientTls;
+use threadws::{Config, Connect, Connection, Error, Result};
+
+fn connect(addr: SocketAddr, tls: ClientTls) -> Result<Connection> {
+    Connect::new(format!("wss://{addr}/")).tls(tls).connect()
+}
+
+fn with_certificate(name: &str) -> ClientTls {
+    client_tls().certificate_files(certificate(&format!("{name}.pem")), certificate(&format!("{name}.key")))
+}
+
+/// Sends the subject of the client's certificate, or "none".
+fn who(client: &mut Connection) -> std::result::Result<(), threadws::BoxError> {
+    let certificate = client.request().peer_certificate().map(<[u8]>::to_vec);
+    let text = certificate.map(|der| String::from_utf8_lossy(&der).into_owned());
+    let name = text.map_or("none", |text| if text.contains("threadws test client") { "client" } else { "?" });
+    client.send(name)?;
+    Ok(client.ignore()?)
+}
+
+#[track_caller]
+fn name_of(connection: Result<Connection>) -> String {
+    let mut connection = connection.expect("a connection");
+    let name = connection.recv().expect("open").expect("open");
+    connection.close(1000, "").expect("a clean end");
+    name.to_string()
+}
+
+#[test]
+fn a_required_client_certificate_is_in_the_request() {
+    let _dog = watchdog(20);
+    let tls = server_tls("server").client_ca_file(certificate("ca.pem"));
+    let server = TestServer::with(|server| server.tls(tls), who);
+    assert_eq!(name_of(connect(server.addr(), with_certificate("client"))), "client");
+    for (tls, expected) in [(client_tls(), "demands a certificate"), (with_certificate("stranger"), "issuer")]
+    {
+        match connect(server.addr(), tls).expect_err("it is refused") {
+            Error::Tls(text) => assert!(text.contains(expected), "{text}"),
+            other => panic!("another error: {other}"),
+        }
+    }
+    eventually("two refusals", || server.stats().refused["tls"] == 2);
+}
+
+#[test]
+fn an_optional_client_certificate_may_be_missing_but_not_wrong() {
+    let _dog = watchdog(20);
+    let tls = server_tls("server").client_ca_file(certificate("ca.pem")).client_certificate_optional(true);
+    let server = TestServer::with(|server| server.tls(tls), who);
+    assert_eq!(name_of(connect(server.addr(), client_tls())), "none");
+    assert_eq!(name_of(connect(server.addr(), with_certificate("client"))), "client");
+    drop(connect(server.addr(), with_certificate("stranger")).expect_err("it is refused"));
+}
+
+#[test]
+fn a_renewed_certificate_is_for_new_clients_and_a_broken_one_for_none() {
+    let _dog = watchdog(20);
+    let server = TestServer::with(|server| server.tls(server_tls("server")), echo);
+    let mut old = connect(server.addr(), client_tls()).expect("a connection");
+    // For this name only the next one is valid.
+    let next = client_tls().server_name("other.example");
+    drop(connect(server.addr(), next.clone()).expect_err("another name"));
+    server.set_tls(server_tls("other_name")).expect("it is replaced");
+    let error = server.set_tls(server_tls("no such")).expect_err("no file");
+    assert!(error.to_string().contains("no such.pem"), "{error}");
+    drop(connect(server.addr(), next).expect("the renewed certificate"));
+    old.send("still here").expect("sent");
+    assert_eq!(old.recv().expect("open"), Some("still here".into()));
+
+    let plain = TestServer::new(echo);
+    let error = plain.set_tls(server_tls("server")).expect_err("it has no TLS");
+    assert!(matches!(error, Error::Invalid(_)), "{error}");
+}
+
+#[test]
+fn plain_http_on_the_port_is_answered_or_redirected() {
+    let _dog = watchdog(20);
+    let server = TestServer::with(|server| server.tls(server_tls("server")), echo);
+    let request = "GET /chat?x=1 HTTP/1.1\r\nHost: example.com:8443\r\n\r\n";
+    let mut peer = RawPeer::connect(server.addr());
+    peer.write(request);
+    let answer = peer.answer();
+    assert_eq!(answer.status, 400);
+    assert!(String::from_utf8_lossy(&answer.body).contains("speaks TLS"), "{answer:?}");
+
+    let server = TestServer::with(|server| server.tls(server_tls("server").redirect_http(true)), echo);
+    let mut peer = RawPeer::connect(server.addr());
+    peer.write(request);
+    let answer = peer.answer();
+    assert_eq!((answer.status, answer.all("location")), (308, vec!["https://example.com:8443/chat?x=1"]));
+    // The client follows it.
+    let url = format!("ws://{}/", server.addr());
+    let connection = Connect::new(url).max_redirects(1).tls(client_tls()).connect();
+    connection.expect("it follows").close(1000, "").expect("a clean end");
+}
+
+#[test]
+fn tls_on_a_plain_port_is_a_refusal_that_says_so() {
+    let _dog = watchdog(20);
+    let (report, reports) = std::sync::mpsc::channel();
+    let server = TestServer::with(
+        |server| server.on_handshake_error(move |error| report.send(error.to_string()).unwrap_or(())),
+        echo,
+    );
+    drop(connect(server.addr(), client_tls()).expect_err("no TLS there"));
+    let text = crate::support::next(&reports, "a report");
+    assert!(text.contains("a TLS handshake on a port without TLS"), "{text}");
+}
+
+#[test]
+fn a_full_server_sends_an_alert() {
+    let _dog = watchdog(20);
+    let server = TestServer::with(|server| server.tls(server_tls("server")).max_clients(1), echo);
+    let _first = connect(server.addr(), client_tls()).expect("a place");
+    match connect(server.addr(), client_tls()).expect_err("it is full") {
+        Error::Tls(text) => assert!(text.contains("is full"), "{text}"),
+        other => panic!("another error: {other}"),
+    }
+}
+
+#[test]
+fn a_proxy_header_precedes_tls() {
+    let _dog = watchdog(20);
+    let server = TestServer::with(
+        |server| server.tls(server_tls("server")).proxy_protocol(true),
+        |client| {
+            client.send(client.client_addr().to_string())?;
+            Ok(client.ignore()?)
+        },
+    );
+    let mut stream = TcpStream::connect(server.addr()).expect("it listens");
+    stream.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.8 1234 443\r\n").expect("sent");
+    let connection = Connect::new("wss://localhost/").tls(client_tls()).connect_over(stream);
+    assert_eq!(name_of(connection), "192.0.2.7");
+}
+
+#[test]
+fn two_hundred_silent_or_dripping_handshakes_hold_nobody_up() {
+    let _dog = watchdog(60);
+    let config = Config::new().with_handshake_timeout(ms(3000));
+    let server = TestServer::with(|server| server.tls(server_tls("server")).config(config), echo);
+    let mut peers: Vec<TcpStream> =
+        (0..200).map(|_| TcpStream::connect(server.addr()).expect("it listens")).collect();
+    let hello = [22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3];
+    let start = Instant::now();
+    let mut slowest = Duration::ZERO;
+    for byte in hello {
+        for peer in peers.iter_mut().step_by(2) {
+            peer.write_all(&[byte]).expect("sent");
+        }
+        let before = Instant::now();
+        let mut connection = connect(server.addr(), client_tls()).expect("a connection");
+        connection.send("x").expect("sent");
+        connection.recv().expect("open");
+        connection.close(1000, "").expect("a clean end");
+        slowest = slowest.max(before.elapsed());
+    }
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    for mut peer in peers {
+        peer.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        // The end, perhaps after an alert.
+        while !matches!(peer.read(&mut [0; 64]), Ok(0) | Err(_)) {}
+    }
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    eventually("all are gone", || server.stats().threads <= 32 && server.stats().open == 0);
+}
+
+#[test]
+fn a_detached_server_refuses_tls() {
+    let error = threadws::Server::detached().tls(server_tls("server")).spawn(echo).expect_err("no listener");
+    assert!(matches!(error, Error::Invalid(_)), "{error}");
+}
