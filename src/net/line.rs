@@ -142,5 +142,9 @@ fn record_at(bytes: &mut [u8], start: usize) -> Option<&mut [u8]> {
 
 /// Returns the error of a session that has failed. `Error::from` finds the `Error::Tls` in it.
 fn failed(cause: Cause) -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, Error::Tls(cause.to_string().into()))
+    let what = match cause {
+        Cause::Tls(what) => what.into(),
+        cause => cause.to_string().into(),
+    };
+    io::Error::new(ErrorKind::InvalidData, Error::Tls(what))
 }

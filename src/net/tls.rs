@@ -13,7 +13,7 @@ pub use ::rustls;
 pub(crate) use self::handshake::{accept, connect};
 pub(crate) use self::server::TlsServer;
 
-use self::failure::explain;
+use self::failure::{explain, short};
 use super::Transport;
 use super::session::{Opened, Session};
 use crate::error::{self, Cause};
@@ -96,7 +96,7 @@ impl Session for TlsSession {
     }
 
     fn open(&mut self, record: &mut [u8]) -> Result<Opened, Cause> {
-        self.feed(record).map_err(|error| Cause::Tls(text(&error)))?;
+        self.feed(record).map_err(|error| Cause::Tls(short(&error)))?;
         match self.0.reader().read(record) {
             Ok(0) => Ok(Opened::End),
             Ok(count) => Ok(Opened::Data(count)),
@@ -124,16 +124,5 @@ impl Write for Socket<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// Returns a short text for the end of a connection after its handshake.
-fn text(error: &Error) -> &'static str {
-    match error {
-        Error::DecryptError => "a record that cannot be decrypted",
-        Error::AlertReceived(alert) => alert.as_str().unwrap_or("an unknown alert"),
-        Error::PeerSentOversizedRecord => "an oversize record",
-        Error::InvalidMessage(_) => "a malformed record",
-        _ => "the peer broke a rule of TLS",
     }
 }

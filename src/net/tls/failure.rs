@@ -13,7 +13,7 @@ pub(super) fn explain(error: &rustls::Error, peer: &str) -> Error {
     Error::tls(match error {
         rustls::Error::InvalidCertificate(error) => certificate(error, peer),
         rustls::Error::NoCertificatesPresented => format!("the {peer} has sent no certificate"),
-        rustls::Error::AlertReceived(alert) => received(*alert, peer),
+        rustls::Error::AlertReceived(alert) => received(*alert).to_owned(),
         rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol => {
             format!("the {peer} and this program have no version or method in common: {error}")
         }
@@ -57,23 +57,35 @@ fn certificate(error: &CertificateError, peer: &str) -> String {
     }
 }
 
-fn received(alert: AlertDescription, peer: &str) -> String {
+/// Returns the text of an error after the handshake, or of one that a client sees only then: with TLS 1.3 the server checks the
+/// client's certificate when the client is ready.
+pub(super) fn short(error: &rustls::Error) -> &'static str {
+    match error {
+        rustls::Error::DecryptError => "a record cannot be decrypted",
+        rustls::Error::PeerSentOversizedRecord => "a record is too large",
+        rustls::Error::InvalidMessage(_) => "a record is malformed",
+        rustls::Error::AlertReceived(alert) => received(*alert),
+        _ => "the peer broke a rule of TLS",
+    }
+}
+
+fn received(alert: AlertDescription) -> &'static str {
     match alert {
-        AlertDescription::CertificateRequired => format!("the {peer} demands a certificate"),
-        AlertDescription::UnknownCA => {
-            format!("the {peer} does not trust the issuer of our certificate")
-        }
+        AlertDescription::CertificateRequired => "the peer demands a certificate",
+        AlertDescription::UnknownCA => "the peer does not trust the issuer of our certificate",
+        AlertDescription::CertificateExpired => "the peer takes our certificate for expired",
         AlertDescription::BadCertificate
         | AlertDescription::UnsupportedCertificate
         | AlertDescription::CertificateRevoked
-        | AlertDescription::CertificateExpired
-        | AlertDescription::CertificateUnknown => format!("the {peer} refuses our certificate: {alert:?}"),
-        AlertDescription::UnrecognisedName => format!("the {peer} has no certificate for the name"),
-        AlertDescription::InternalError => format!("the {peer} failed, or is full"),
-        AlertDescription::AccessDenied => {
-            format!("the {peer} has too many connections or handshakes from here")
-        }
-        alert => format!("the {peer} sent the alert {alert:?}"),
+        | AlertDescription::CertificateUnknown => "the peer refuses our certificate",
+        AlertDescription::UnrecognisedName => "the peer has no certificate for this name",
+        AlertDescription::HandshakeFailure
+        | AlertDescription::ProtocolVersion
+        | AlertDescription::InsufficientSecurity
+        | AlertDescription::NoApplicationProtocol => "the peer found no version or method in common",
+        AlertDescription::InternalError => "the peer failed, or is full",
+        AlertDescription::AccessDenied => "the peer has too many connections or handshakes from here",
+        alert => alert.as_str().unwrap_or("the peer sent an unknown alert"),
     }
 }
 
