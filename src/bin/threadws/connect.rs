@@ -7,6 +7,8 @@ use crate::args::connect::ConnectOptions;
 use crate::args::values;
 use crate::escape;
 use crate::signals::{INTERRUPTED, StopSignal};
+#[cfg(feature = "tls")]
+use crate::tls;
 use log::{info, warn};
 use std::fs::File;
 use std::io::{self, BufRead, BufWriter, ErrorKind, IsTerminal, Read, Write};
@@ -59,6 +61,10 @@ fn settings(options: &ConnectOptions) -> Result<Connect, CommandError> {
         config = config.with_close_timeout(options.timeout.min(CLOSE_TIMEOUT));
     }
     let mut settings = Connect::new(&options.url).subprotocols(&options.subprotocols).config(config);
+    #[cfg(feature = "tls")]
+    {
+        settings = settings.tls(tls::client(&options.tls));
+    }
     if let Some(origin) = &options.origin {
         settings = settings.header("origin", origin);
     }

@@ -14,6 +14,7 @@ mod serve;
 mod signals;
 mod stderr;
 mod systemd;
+mod tls;
 
 use args::Command;
 use log_filter::LogFilter;

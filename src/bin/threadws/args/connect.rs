@@ -1,6 +1,7 @@
 //! The command line of `threadws connect`. No I/O.
 
 use super::{Command, LogChoice, LogOption, one_line, only_url, unknown_option, value};
+use crate::args::tls::{TlsOption, TlsOptions};
 use crate::args::values;
 use crate::log_filter::LogFilter;
 use lexopt::prelude::{Long, Short, Value};
@@ -24,6 +25,7 @@ pub(crate) struct ConnectOptions {
     pub(crate) once: bool,
     pub(crate) expect: Option<String>,
     pub(crate) binary: bool,
+    pub(crate) tls: TlsOptions,
     pub(crate) log: LogFilter,
 }
 
@@ -41,6 +43,7 @@ Examples:
   echo hello | threadws connect --once ws://127.0.0.1:8005/
   threadws connect --expect ready --timeout 30s ws://127.0.0.1:8005/
   threadws connect ws+unix:/run/app.sock:/path
+  threadws connect --cacert ca.pem wss://intranet.example/
 
 Messages:
   --once                send all of stdin as one message, without the last
@@ -67,6 +70,16 @@ Handshake:
 A user and password in the URL are sent as Basic authorization: percent-encode
 special characters in them. To hide them from other users of the machine, use
 --header-file instead.
+
+TLS, for wss://:
+  --cacert FILE         trust the CA certificates in this PEM file instead of
+                        the system's [default: the system's]
+  --cert FILE           certificate of the client, a PEM file [default: none]
+  --key FILE            its private key [default: the file of --cert]
+  --server-name NAME    name that the server's certificate has to be for
+                        [default: the host in the URL]
+  -k, --insecure        accept any certificate: everyone on the way can read
+                        and change what is sent [default: off]
 
 Limits:
   --timeout DURATION    for the handshake, and for the message that --once or
@@ -100,7 +113,7 @@ Exit status:
   130  stopped at once, by a second signal or by one before it was connected
 ";
 
-const OPTIONS: [&str; 15] = [
+const OPTIONS: [&str; 20] = [
     "once",
     "expect",
     "binary",
@@ -112,6 +125,11 @@ const OPTIONS: [&str; 15] = [
     "max-message",
     "message-timeout",
     "ping",
+    "cacert",
+    "cert",
+    "key",
+    "insecure",
+    "server-name",
     "log",
     "quiet",
     "verbose",
@@ -133,6 +151,7 @@ impl ConnectOptions {
             once: false,
             expect: None,
             binary: false,
+            tls: TlsOptions::default(),
             log: LogFilter::level(log::LevelFilter::Info),
         }
     }
@@ -152,6 +171,10 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
     while let Some(arg) = parser.next().map_err(one_line)? {
         if let Some(option) = LogOption::of(&arg) {
             log.take(option, &mut parser)?;
+            continue;
+        }
+        if let Some(option) = TlsOption::of(&arg) {
+            options.tls.take(option, &mut parser)?;
             continue;
         }
         match arg {
@@ -176,6 +199,7 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
         }
     }
     options.url = url.ok_or("no URL: threadws connect ws://127.0.0.1:8005/")?;
+    options.tls.check()?;
     options.log = log.resolve(env_log)?;
     Ok(Command::Connect(Box::new(options)))
 }
@@ -197,7 +221,8 @@ mod tests {
         assert_eq!(options("connect ws://a/"), ConnectOptions::new("ws://a/".to_owned()));
         let line = "connect --once --expect yes --binary --header=x-a:1 --header X-B:2:3 ws://a/ --header-file f \
                     --origin https://a.example --subprotocol b --subprotocol a --timeout 3s --ping 0 \
-                    --max-message 64KiB --message-timeout 2m --log threadws=debug";
+                    --max-message 64KiB --message-timeout 2m --log threadws=debug \
+                    --cacert ca.pem --cert a.pem --key a.key --server-name b.example";
         let expected = ConnectOptions {
             url: "ws://a/".to_owned(),
             headers: vec![("x-a".to_owned(), "1".to_owned()), ("X-B".to_owned(), "2:3".to_owned())],
@@ -211,9 +236,17 @@ mod tests {
             once: true,
             expect: Some("yes".to_owned()),
             binary: true,
+            tls: TlsOptions {
+                cacert: Some("ca.pem".into()),
+                cert: Some("a.pem".into()),
+                key: Some("a.key".into()),
+                insecure: false,
+                server_name: Some("b.example".to_owned()),
+            },
             log: LogFilter::parse("threadws=debug").expect("a filter"),
         };
         assert_eq!(options(line), expected);
+        assert!(options("connect -k wss://a/").tls.insecure);
         for line in ["connect -h", "connect ws://a/ --help", "connect --once -h --nonsense"] {
             assert_eq!(command(line), Ok(Command::Print(HELP)), "{line}");
         }
@@ -244,6 +277,8 @@ mod tests {
             "connect --header secret ws://a/",
             "connect --header :secret ws://a/",
             "connect --heder=Authorization:secret ws://a/",
+            "connect --key secret wss://a/",
+            "connect --insecure --cacert secret wss://a/",
             "connect --timeout 0 ws://a/",
             "connect --timeout 3 ws://a/",
             "connect --origin a ws://a/",
