@@ -416,7 +416,7 @@ fn refused(mut line: Line, response: http::Response<()>, mut bytes: Vec<u8>, dea
 
 fn read_some(line: &mut Line, bytes: &mut Vec<u8>, deadline: Deadline) -> Result<usize> {
     loop {
-        if !line.stream().wait_readable(deadline)? {
+        if !line.wait_readable(deadline)? {
             return Err(Error::Timeout(Timeout::Handshake));
         }
         bytes.reserve(READ);

@@ -299,7 +299,7 @@ impl Handshake<'_> {
             let left = deadline.left(Instant::now()).unwrap_or(Duration::MAX);
             let timeout = self.line.stream().inherited_read_timeout();
             let waits = timeout.is_some_and(|timeout| timeout <= left.saturating_add(LATE));
-            if left.is_zero() || (!waits && !self.line.stream().wait_readable(deadline)?) {
+            if left.is_zero() || (!waits && !self.line.wait_readable(deadline)?) {
                 return Err(ErrorKind::WouldBlock.into());
             }
             match self.line.read_append(bytes, waits) {

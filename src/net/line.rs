@@ -17,6 +17,8 @@ pub(crate) struct Line {
     pub(super) session: Option<Box<dyn Session>>,
     /// What was read and not opened yet. After a read, less than a record.
     pub(super) sealed: Vec<u8>,
+    /// The peer has sent a close_notify: nothing follows (RFC 8446 §6.1).
+    has_ended: bool,
     /// The certificate of a server's client, as DER.
     pub(super) peer_certificate: Option<Box<[u8]>>,
 }
@@ -30,7 +32,7 @@ pub(crate) struct Established {
 
 impl Line {
     pub(crate) fn new(stream: Arc<Stream>) -> Self {
-        Self { stream, session: None, sealed: Vec::new(), peer_certificate: None }
+        Self { stream, session: None, sealed: Vec::new(), has_ended: false, peer_certificate: None }
     }
 
     pub(crate) fn stream(&self) -> &Arc<Stream> {
@@ -48,6 +50,11 @@ impl Line {
         self.session.take().map(|session| Established { session, sealed })
     }
 
+    /// Waits for input, the end of the stream or an error. Returns false if the deadline came first.
+    pub(crate) fn wait_readable(&self, deadline: Deadline) -> io::Result<bool> {
+        if self.has_ended { Ok(true) } else { self.stream.wait_readable(deadline) }
+    }
+
     /// Reads once and appends the bytes to `buffer`, which must have spare capacity. Zero is the end of the stream.
     ///
     /// If nothing arrived it returns `WouldBlock`, with `wait` only after the socket's read timeout. With TLS, also if a part
@@ -57,7 +64,7 @@ impl Line {
             return self.stream.read_append(buffer, wait);
         }
         self.sealed.reserve(READ);
-        if self.stream.read_append(&mut self.sealed, wait)? == 0 {
+        if self.has_ended || self.stream.read_append(&mut self.sealed, wait)? == 0 {
             return Ok(0);
         }
         self.open(buffer)
@@ -66,7 +73,7 @@ impl Line {
     /// Opens all whole records, and appends their plaintext to `buffer`. Returns as [`read_append`](Self::read_append) does.
     pub(super) fn open(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         let Some(session) = &mut self.session else { return Err(ErrorKind::WouldBlock.into()) };
-        let (mut used, mut count, mut has_ended) = (0, 0, false);
+        let (mut used, mut count) = (0, 0);
         while let Some(record) = record_at(&mut self.sealed, used) {
             used += record.len();
             match session.open(record) {
@@ -74,7 +81,7 @@ impl Line {
                     buffer.extend(record.iter().take(length));
                     count += length;
                 }
-                Ok(Opened::End) => has_ended = true,
+                Ok(Opened::End) => self.has_ended = true,
                 Err(cause) => {
                     // The alert for the peer. Ignored: the connection is over.
                     drop(session.write(&*self.stream));
@@ -83,7 +90,7 @@ impl Line {
             }
         }
         self.sealed.drain(..used);
-        if count > 0 || has_ended { Ok(count) } else { Err(ErrorKind::WouldBlock.into()) }
+        if count > 0 || self.has_ended { Ok(count) } else { Err(ErrorKind::WouldBlock.into()) }
     }
 
     /// Writes all of `bytes`, or returns `TimedOut` at the deadline. `deadline` is only called if a write has to wait.

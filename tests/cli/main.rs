@@ -12,5 +12,6 @@ mod page;
 mod server;
 mod settings;
 mod systemd;
+mod tls;
 mod topics;
 mod unix_sockets;

@@ -5,4 +5,5 @@
 mod support;
 
 mod connecting;
+mod openssl;
 mod serving;
