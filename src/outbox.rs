@@ -258,6 +258,7 @@ impl Outbox {
         if state.stall.is_none() {
             self.write_queue(&mut state, lent);
         }
+        state.queue.note_high_water();
         if state.gate.is_over() {
             // Breaking the connection dropped the queue, and the payload with it.
             return Err(self.failure(&mut state));

@@ -304,6 +304,7 @@ impl Reader {
     }
 
     /// Reads into the buffer from `start` on.
+    #[inline]
     fn fill(&mut self, start: usize, wait: bool) -> io::Result<usize> {
         let room = self.buffer.get_mut(start..).unwrap_or_default();
         let size = room.len();
@@ -317,8 +318,7 @@ impl Reader {
     /// a small one after a number of small reads.
     fn make_room(&mut self) {
         let mut size = self.buffer.len();
-        // A part of a record can fill the buffer.
-        if self.last_was_full || self.filled() - self.start == size {
+        if self.last_was_full {
             size = if size < IDLE_BUFFER { IDLE_BUFFER } else { BULK_BUFFER };
             self.small_reads = 0;
         } else if self.small_reads == SMALL_READS {

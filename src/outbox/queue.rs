@@ -191,7 +191,7 @@ pub(super) struct Queue {
     start: usize,
     /// The memory of all units. It includes written bytes, because they are freed with their unit.
     memory: usize,
-    /// The highest number of queued bytes so far.
+    /// The highest number of bytes so far that the socket did not take at once.
     high_water: usize,
 }
 
@@ -211,7 +211,12 @@ impl Queue {
         self.memory
     }
 
-    /// Returns the highest number of bytes that were ever queued.
+    /// Counts what is queued now as the high water, if it is the most so far.
+    pub(super) fn note_high_water(&mut self) {
+        self.high_water = self.high_water.max(self.bytes());
+    }
+
+    /// Returns the highest number of bytes that the socket did not take at once.
     pub(super) fn high_water(&self) -> usize {
         self.high_water
     }
@@ -238,7 +243,6 @@ impl Queue {
         let len = unit.len();
         self.queued += len as u64;
         self.written += written as u64;
-        self.high_water = self.high_water.max(self.bytes());
         if written > 0 {
             self.start = written;
         } else if let (Some(Unit::Frames(last)), Unit::Frames(frames)) = (self.units.back_mut(), &unit) {

@@ -62,6 +62,8 @@ impl Reader {
         if self.has_ended() {
             return Ok(0);
         }
+        // A part of a record can fill the buffer. A larger one takes any record.
+        self.last_was_full |= self.filled() - self.start == self.buffer.len();
         self.make_room();
         let filled = self.filled();
         let count = self.fill(filled, wait)?;
