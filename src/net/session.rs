@@ -38,6 +38,7 @@ pub(crate) trait Session: Debug + Send {
 
 /// The content of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "no session exists without the feature"))]
 pub(crate) enum Opened {
     /// This number of bytes. None in a record that is TLS's own, such as a session ticket.
     Data(usize),

@@ -58,9 +58,7 @@ impl TlsSession {
         self.0.is_handshaking()
     }
 
-    /// Feeds one whole record, and appends nothing: [`take`](Self::take) returns its plaintext.
-    ///
-    /// After an error the alert for the peer is sealed.
+    /// Feeds one whole record. After an error the alert for the peer is sealed.
     pub(crate) fn feed(&mut self, mut record: &[u8]) -> Result<(), Error> {
         while !record.is_empty() {
             // It takes about 4 KiB at a time, and nothing after close_notify.
@@ -71,11 +69,6 @@ impl TlsSession {
             }
         }
         self.0.process_new_packets().map(drop)
-    }
-
-    /// Moves opened plaintext into `plain`, and returns how many bytes. Zero if there is none.
-    pub(crate) fn take(&mut self, plain: &mut [u8]) -> usize {
-        self.0.reader().read(plain).unwrap_or(0)
     }
 }
 

@@ -162,6 +162,7 @@ impl Target {
     }
 
     /// Returns whether both URLs name the same host, at any port.
+    #[cfg(feature = "tls")]
     pub(crate) fn is_same_host(&self, other: &Self) -> bool {
         match (&self.endpoint, &other.endpoint) {
             (Endpoint::Host(a, _), Endpoint::Host(b, _)) => a.eq_ignore_ascii_case(b),
