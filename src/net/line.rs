@@ -1,6 +1,6 @@
 //! A connected socket during the opening handshake: plain, or with TLS.
 
-use super::session::{Opened, Session, record_len};
+use super::session::{Content, Session, record_len};
 use super::{Deadline, Stream, Transport};
 use crate::error::{Cause, Error};
 use crate::sync::Arc;
@@ -15,7 +15,7 @@ const READ: usize = 4096;
 pub(crate) struct Line {
     pub(super) stream: Arc<Stream>,
     pub(super) session: Option<Box<dyn Session>>,
-    /// What was read and not opened yet. After a read, less than a record.
+    /// Bytes that were read and not opened yet. After a read, less than a record.
     pub(super) sealed: Vec<u8>,
     /// The peer has sent a close_notify: nothing follows (RFC 8446 §6.1).
     has_ended: bool,
@@ -77,11 +77,11 @@ impl Line {
         while let Some(record) = record_at(&mut self.sealed, used) {
             used += record.len();
             match session.open(record) {
-                Ok(Opened::Data(length)) => {
+                Ok(Content::Data(length)) => {
                     buffer.extend(record.iter().take(length));
                     count += length;
                 }
-                Ok(Opened::End) => self.has_ended = true,
+                Ok(Content::End) => self.has_ended = true,
                 Err(cause) => {
                     // The alert for the peer. Ignored: the connection is over.
                     drop(session.write(&*self.stream));

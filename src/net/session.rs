@@ -30,7 +30,7 @@ pub(crate) trait Session: Debug + Send {
     /// Opens one whole record. Its plaintext replaces the start of `record`.
     ///
     /// After an error the alert for the peer is sealed, and no more record can be opened.
-    fn open(&mut self, record: &mut [u8]) -> Result<Opened, Cause>;
+    fn open(&mut self, record: &mut [u8]) -> Result<Content, Cause>;
 
     /// Seals the alert that ends our direction. No data may be sealed, and no record opened, after it.
     fn close_notify(&mut self);
@@ -39,7 +39,7 @@ pub(crate) trait Session: Debug + Send {
 /// The content of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "no session exists without the feature"))]
-pub(crate) enum Opened {
+pub(crate) enum Content {
     /// This number of bytes. None in a record that is TLS's own, such as a session ticket.
     Data(usize),
     /// The peer's close_notify: nothing follows (RFC 8446 §6.1).

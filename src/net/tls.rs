@@ -15,7 +15,7 @@ pub(crate) use self::server::TlsServer;
 
 use self::failure::{explain, short};
 use super::Transport;
-use super::session::{Opened, Session};
+use super::session::{Content, Session};
 use crate::error::{self, Cause};
 use crate::sync::Arc;
 use rustls::crypto::CryptoProvider;
@@ -88,13 +88,13 @@ impl Session for TlsSession {
         Ok(())
     }
 
-    fn open(&mut self, record: &mut [u8]) -> Result<Opened, Cause> {
+    fn open(&mut self, record: &mut [u8]) -> Result<Content, Cause> {
         self.feed(record).map_err(|error| Cause::Tls(short(&error)))?;
         match self.0.reader().read(record) {
-            Ok(0) => Ok(Opened::End),
-            Ok(count) => Ok(Opened::Data(count)),
+            Ok(0) => Ok(Content::End),
+            Ok(count) => Ok(Content::Data(count)),
             // No plaintext: the record was TLS's own.
-            Err(_) => Ok(Opened::Data(0)),
+            Err(_) => Ok(Content::Data(0)),
         }
     }
 

@@ -9,7 +9,7 @@
 use super::Outbox;
 use super::queue::{Lent, NOTHING, Queue, Taken};
 use crate::error::Cause;
-use crate::net::session::{Opened, RECORD};
+use crate::net::session::{Content, RECORD};
 use crate::net::{Session, Transport};
 use std::mem;
 
@@ -102,9 +102,9 @@ impl Outbox {
     /// Opens one whole record. Its plaintext replaces the start of `record`.
     ///
     /// Also writes the session's own answer, without waiting. After an error that is the alert, and the connection is broken.
-    pub(crate) fn open_record(&self, record: &mut [u8]) -> Result<Opened, Cause> {
+    pub(crate) fn open_record(&self, record: &mut [u8]) -> Result<Content, Cause> {
         let mut state = self.state.lock();
-        let Some(sealing) = &mut state.sealing else { return Ok(Opened::End) };
+        let Some(sealing) = &mut state.sealing else { return Ok(Content::End) };
         let opened = sealing.session.open(record);
         if sealing.session.has_sealed() && state.stall.is_none() {
             self.write_queue(&mut state, NOTHING);

@@ -79,7 +79,7 @@ fn one_file_can_hold_the_certificate_and_its_key() {
 }
 
 #[test]
-fn sighup_renews_the_certificate_and_a_broken_one_is_not_used() {
+fn sighup_renews_the_certificate_if_the_new_one_works() {
     let _dog = watchdog(60);
     let folder = Folder::new();
     let path = |name: &str| folder.path(name).to_str().expect("UTF-8").to_owned();

@@ -61,7 +61,7 @@ fn each_bad_certificate_is_refused_with_the_cure() {
     let rows = [
         ("expired", "has expired"),
         ("not_yet", "is the clock right?"),
-        ("other_name", "is not for \"127.0.0.1\", but for"),
+        ("other_name", "is for other.example and not for \"127.0.0.1\""),
         ("own_ca", "CA:FALSE"),
     ];
     for (name, expected) in rows {

@@ -2,7 +2,7 @@
 
 use super::Reader;
 use crate::error::Cause;
-use crate::net::session::{Opened, record_len};
+use crate::net::session::{Content, record_len};
 use crate::outbox::Outbox;
 use crate::sync::Arc;
 use std::io;
@@ -74,18 +74,18 @@ impl Reader {
         while let Some(len) = self.buffer.get(at..records.filled).and_then(record_len) {
             let Some(record) = self.buffer.get_mut(at..at + len) else { break };
             match records.outbox.open_record(record).map_err(|_| io::ErrorKind::InvalidData)? {
-                Opened::Data(0) if records.without_data == MAX_WITHOUT_DATA => {
+                Content::Data(0) if records.without_data == MAX_WITHOUT_DATA => {
                     records.outbox.break_off(Cause::Tls("too many records without data"));
                     return Err(io::ErrorKind::InvalidData.into());
                 }
-                Opened::Data(0) => records.without_data += 1,
-                Opened::Data(count) => {
+                Content::Data(0) => records.without_data += 1,
+                Content::Data(count) => {
                     self.buffer.copy_within(at..at + count, self.end);
                     self.end += count;
                     self.counts.bytes += count as u64;
                     records.without_data = 0;
                 }
-                Opened::End => {
+                Content::End => {
                     // RFC 8446 §6.1: what follows is ignored.
                     records.has_ended = true;
                     records.filled = at + len;

@@ -44,7 +44,7 @@ fn certificate(error: &CertificateError, peer: &str) -> String {
         CertificateError::NotValidForNameContext { expected, presented } => {
             let names = presented.join(", ");
             format!(
-                "the certificate of the {peer} is not for {:?}, but for {}",
+                "the certificate of the {peer} is for {1} and not for {0:?}",
                 expected.to_str(),
                 Escaped(&names)
             )

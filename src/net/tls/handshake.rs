@@ -9,7 +9,7 @@ use crate::logging::catch;
 use crate::net::line::{Line, write_sealed};
 use crate::net::session::record_len;
 use crate::net::{Deadline, Session};
-use crate::sync::{Condvar, Mutex, OnceLock, now};
+use crate::sync::{Condvar, Mutex, OnceLock, now, processors};
 use std::io::{self, ErrorKind};
 
 /// How many bytes are read at least in one call. A certificate chain has 1 to 4 KiB.
@@ -118,7 +118,7 @@ static COMPUTING: (Mutex<usize>, OnceLock<Condvar>) = (Mutex::new(0), OnceLock::
 /// This way the first ones finish early.
 fn compute<T>(deadline: Deadline, step: impl FnOnce() -> T) -> Option<T> {
     let (count, freed) = (&COMPUTING.0, COMPUTING.1.get_or_init(Condvar::default));
-    let most = std::thread::available_parallelism().map_or(1, usize::from);
+    let most = processors();
     let mut computing = count.lock();
     while *computing >= most {
         if deadline.has_passed(now()) {

@@ -31,12 +31,12 @@ use std::path::PathBuf;
 #[derive(Debug, Clone)]
 #[must_use = "it is passed to Server::tls"]
 pub struct ServerTls {
-    source: Source,
+    certificates: Certificates,
     redirects: bool,
 }
 
 #[derive(Debug, Clone)]
-enum Source {
+enum Certificates {
     Own { identity: Identity, client_cas: Vec<Pem>, is_optional: bool },
     Given(Arc<ServerConfig>),
 }
@@ -56,7 +56,7 @@ impl ServerTls {
     fn own(certificate: Pem, key: Pem) -> Self {
         let identity = Identity { certificate, key };
         Self {
-            source: Source::Own { identity, client_cas: Vec::new(), is_optional: false },
+            certificates: Certificates::Own { identity, client_cas: Vec::new(), is_optional: false },
             redirects: false,
         }
     }
@@ -78,7 +78,7 @@ impl ServerTls {
     }
 
     fn client_ca(mut self, pem: Pem) -> Self {
-        if let Source::Own { client_cas, .. } = &mut self.source {
+        if let Certificates::Own { client_cas, .. } = &mut self.certificates {
             client_cas.push(pem);
         }
         self
@@ -87,7 +87,7 @@ impl ServerTls {
     /// Sets whether clients without a certificate can connect, too, if there is a
     /// [`client_ca_file`](Self::client_ca_file). Defaults to false.
     pub fn client_certificate_optional(mut self, optional: bool) -> Self {
-        if let Source::Own { is_optional, .. } = &mut self.source {
+        if let Certificates::Own { is_optional, .. } = &mut self.certificates {
             *is_optional = optional;
         }
         self
@@ -102,8 +102,8 @@ impl ServerTls {
 
     /// Reads the files, and makes the configuration of the connections.
     pub(crate) fn build(&self) -> Result<TlsServer> {
-        let config = match &self.source {
-            Source::Given(config) => {
+        let config = match &self.certificates {
+            Certificates::Given(config) => {
                 check_alpn(&config.alpn_protocols)?;
                 if config.max_early_data_size > 0 || config.send_half_rtt_data {
                     return Err(Error::invalid(
@@ -112,7 +112,7 @@ impl ServerTls {
                 }
                 Arc::clone(config)
             }
-            Source::Own { identity, client_cas, is_optional } => {
+            Certificates::Own { identity, client_cas, is_optional } => {
                 Arc::new(own_config(identity, client_cas, *is_optional)?)
             }
         };
@@ -149,7 +149,7 @@ fn own_config(identity: &Identity, client_cas: &[Pem], is_optional: bool) -> Res
 
 impl From<Arc<ServerConfig>> for ServerTls {
     fn from(config: Arc<ServerConfig>) -> Self {
-        Self { source: Source::Given(config), redirects: false }
+        Self { certificates: Certificates::Given(config), redirects: false }
     }
 }
 
