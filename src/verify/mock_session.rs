@@ -2,7 +2,7 @@
 //! side checks the records.
 
 use crate::error::Cause;
-use crate::net::session::{Opened, record_len};
+use crate::net::session::{Content, record_len};
 use crate::net::{Session, Transport};
 use std::io::{self, IoSlice};
 
@@ -68,19 +68,19 @@ impl Session for MockSession {
         Ok(())
     }
 
-    fn open(&mut self, record: &mut [u8]) -> Result<Opened, Cause> {
+    fn open(&mut self, record: &mut [u8]) -> Result<Content, Cause> {
         match record.split_at_checked(6) {
             Some(([DATA, ..], body)) => {
                 let body: Vec<u8> = body.iter().map(|byte| byte ^ 0x5a).collect();
                 record[..body.len()].copy_from_slice(&body);
-                Ok(Opened::Data(body.len()))
+                Ok(Content::Data(body.len()))
             }
-            Some(([HANDSHAKE, ..], _)) if self.has_ended => Ok(Opened::Data(0)),
+            Some(([HANDSHAKE, ..], _)) if self.has_ended => Ok(Content::Data(0)),
             Some(([HANDSHAKE, ..], _)) => {
                 self.append(HANDSHAKE, b"the answer");
-                Ok(Opened::Data(0))
+                Ok(Content::Data(0))
             }
-            Some(([ALERT, ..], _)) => Ok(Opened::End),
+            Some(([ALERT, ..], _)) => Ok(Content::End),
             _ => Err(Cause::Tls("a bad record")),
         }
     }
