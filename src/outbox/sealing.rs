@@ -133,3 +133,171 @@ impl Outbox {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Deadline;
+    use crate::outbox::queue::{NOTHING, Slot, Unit};
+    use crate::sync::{Arc, Mutex};
+    use crate::verify::mock_session::{MockSession, key_update, unseal};
+    use rustix::fd::{AsFd, BorrowedFd};
+    use std::io::{self, ErrorKind, IoSlice};
+
+    const LENT: Lent<'static> = [b"le", b"nt"];
+
+    /// A socket that takes `room` bytes, then refuses once, and so on.
+    #[derive(Debug)]
+    struct Socket {
+        room: usize,
+        wire: Mutex<Vec<u8>>,
+        refuses: Mutex<bool>,
+    }
+
+    impl Socket {
+        fn new(room: usize) -> Self {
+            Self { room, wire: Mutex::new(Vec::new()), refuses: Mutex::new(false) }
+        }
+
+        fn plain(&self) -> Vec<u8> {
+            unseal(&self.wire.lock()).plain
+        }
+    }
+
+    impl Transport for Socket {
+        fn try_write(&self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
+            let mut refuses = self.refuses.lock();
+            *refuses = !*refuses;
+            if !*refuses {
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            let count = self.room.min(bytes[0].len());
+            self.wire.lock().extend_from_slice(&bytes[0][..count]);
+            Ok(count)
+        }
+
+        fn wait_writable(&self, _: Deadline) -> io::Result<bool> {
+            Ok(true)
+        }
+
+        fn shutdown_read(&self) {}
+        fn shutdown_write(&self) {}
+        fn shutdown_both(&self) {}
+        fn forget_unsent(&self) {}
+    }
+
+    impl AsFd for Socket {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            unreachable!("nothing polls it")
+        }
+    }
+
+    fn queue() -> Queue {
+        let mut queue = Queue::default();
+        queue.push(Unit::Frames(b"first".to_vec()), 0);
+        queue.push(Unit::Owned { header: b"he".to_vec(), payload: b"ad".to_vec() }, 0);
+        queue.push(Unit::Lent(4), 0);
+        queue.push(Unit::Waited(b"waited".to_vec()), 0);
+        queue.push(Unit::Shared(Arc::from(&b"shared"[..])), 0);
+        queue
+    }
+
+    /// Writes the queue until nothing is left. Checks after each write that what counts as written has reached the peer.
+    fn write(sealing: &mut Sealing, queue: &mut Queue, socket: &Socket) {
+        let before = socket.plain().len() + queue.bytes();
+        loop {
+            match sealing.write_next(queue, socket, LENT, true) {
+                Ok(Some(taken)) => {
+                    queue.written(&taken);
+                }
+                Ok(None) => break,
+                Err(cause) => assert_eq!(cause, Cause::Io(ErrorKind::WouldBlock)),
+            }
+            assert!(before - queue.bytes() <= socket.plain().len(), "counted before it was written");
+        }
+        assert!(queue.is_empty() && sealing.is_empty());
+        assert_eq!((queue.bytes(), queue.memory()), (0, 0));
+    }
+
+    #[test]
+    fn sealed_frames_are_written_in_order_whatever_the_socket_takes() {
+        for piece in 1..30 {
+            for room in [1, 3, 7, 100] {
+                let mut sealing = Sealing::new(Box::new(MockSession::new(piece)));
+                let socket = Socket::new(room);
+                write(&mut sealing, &mut queue(), &socket);
+                assert_eq!(socket.plain(), b"firstheadlentwaitedshared", "records of {piece}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_control_frame_overtakes_all_that_is_not_sealed() {
+        for piece in 1..30 {
+            let mut sealing = Sealing::new(Box::new(MockSession::new(piece)));
+            let (socket, mut queue) = (Socket::new(1), queue());
+            sealing.write_next(&mut queue, &socket, LENT, false).expect_err("the record has more bytes");
+            let sealed = &b"firstheadlentwaitedshared"[..piece.min(25)];
+            queue.set(Slot::Pong, b"PONG".to_vec());
+            queue.set(Slot::Ping, b"PING".to_vec());
+            assert!(queue.has_ping() && !sealing.has_ping());
+            write(&mut sealing, &mut queue, &socket);
+            // The frame that is sealed in part is completed first.
+            let ends = [5, 9, 13, 19, 25];
+            let whole = ends.into_iter().find(|end| *end >= sealed.len()).expect("25 is the end");
+            let all = b"firstheadlentwaitedshared";
+            let expected = [&all[..whole], b"PINGPONG", &all[whole..]].concat();
+            assert_eq!(socket.plain(), expected, "records of {piece}");
+        }
+    }
+
+    #[test]
+    fn a_sealed_ping_is_known_until_the_socket_has_taken_it() {
+        let mut sealing = Sealing::new(Box::new(MockSession::new(100)));
+        let (socket, mut queue) = (Socket::new(1), Queue::default());
+        queue.set(Slot::Ping, b"PING".to_vec());
+        sealing.write_next(&mut queue, &socket, NOTHING, false).expect_err("the record has more bytes");
+        assert!(!queue.has_ping() && sealing.has_ping());
+        write(&mut sealing, &mut queue, &socket);
+        assert!(!sealing.has_ping());
+    }
+
+    #[test]
+    fn sealed_bytes_of_a_lender_need_no_lender() {
+        let mut sealing = Sealing::new(Box::new(MockSession::new(100)));
+        let (socket, mut queue) = (Socket::new(1), queue());
+        sealing.write_next(&mut queue, &socket, LENT, false).expect_err("the record has more bytes");
+        loop {
+            match sealing.write_next(&mut queue, &socket, NOTHING, true) {
+                Ok(Some(taken)) => break assert_eq!(queue.written(&taken), 25),
+                Ok(None) => panic!("nothing was written"),
+                Err(_) => {}
+            }
+        }
+        assert_eq!(socket.plain(), b"firstheadlentwaitedshared");
+    }
+
+    #[test]
+    fn a_close_notify_follows_the_queue_and_the_sessions_own_records() {
+        let mut sealing = Sealing::new(Box::new(MockSession::new(10)));
+        let (socket, mut queue) = (Socket::new(7), queue());
+        assert_eq!(sealing.session.open(&mut key_update()), Ok(Opened::Data(0)));
+        sealing.phase = Phase::Ending;
+        assert!(!sealing.is_empty());
+        write(&mut sealing, &mut queue, &socket);
+        let unsealed = unseal(&socket.wire.lock());
+        assert_eq!((unsealed.answers, unsealed.has_ended), (1, true));
+        assert_eq!(unsealed.plain.len(), 25);
+    }
+
+    #[test]
+    fn nothing_is_written_after_the_connection_broke() {
+        let mut sealing = Sealing::new(Box::new(MockSession::new(10)));
+        let (socket, mut queue) = (Socket::new(1), queue());
+        sealing.write_next(&mut queue, &socket, LENT, false).expect_err("the record has more bytes");
+        sealing.break_off();
+        assert!(sealing.is_empty());
+        assert!(matches!(sealing.write_next(&mut queue, &socket, LENT, false), Ok(None)));
+        assert_eq!(socket.wire.lock().len(), 1);
+    }
+}

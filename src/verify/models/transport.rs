@@ -161,6 +161,11 @@ impl Script {
         self.wait(Deadline::NEVER, |socket| condition(&socket.received()).then_some(()));
     }
 
+    /// Waits until what the peer has opened satisfies a condition.
+    pub(crate) fn wait_unsealed(&self, mut condition: impl FnMut(Unsealed) -> bool) {
+        self.wait(Deadline::NEVER, |socket| condition(unseal(&socket.wire)).then_some(()));
+    }
+
     /// Waits until the bytes on the wire satisfy a condition, or the connection has ended. Returns false at the end.
     pub(crate) fn wait_wire_or_end(&self, mut condition: impl FnMut(&[u8]) -> bool) -> bool {
         let found = self.wait(Deadline::NEVER, |socket| {
