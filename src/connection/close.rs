@@ -9,6 +9,7 @@ use crate::net::{Deadline, Transport};
 use crate::protocol::Role;
 use crate::protocol::decoder::Item;
 use crate::protocol::encoder;
+use crate::sync::now;
 use std::time::Duration;
 
 /// After FIN, input is read and discarded for this time, and again as long as the peer is in full flow. Otherwise the system
@@ -163,6 +164,9 @@ impl Drop for Connection {
                 outbox.close(Some(CloseFrame::new(CloseCode::GOING_AWAY, "")));
             }
             outbox.close_notify();
+            // Otherwise closing the socket over unread input would send RST, and the peer could lose our last message. Even a
+            // peer that sends nothing sends session tickets with TLS.
+            self.reader.stream().drain(Duration::ZERO, Deadline::at(now()));
             let closed = outbox.end(self.reader.counts(), None);
             self.set_closed(closed);
         }

@@ -29,6 +29,8 @@ pub mod sockets;
 pub mod test_server;
 pub mod threadless_client;
 pub mod time;
+#[cfg(feature = "tls")]
+pub mod tls_peer;
 
 #[cfg(feature = "cli")]
 pub mod clients;

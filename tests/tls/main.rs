@@ -6,4 +6,6 @@ mod support;
 
 mod connecting;
 mod openssl;
+mod records;
+mod sending;
 mod serving;
