@@ -2,7 +2,7 @@
 
 use crate::support::{RawServer, TestServer, certificate, client_tls, echo, ms, server_tls, watchdog};
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use threadws::tls::{ClientTls, rustls};
 use threadws::{Config, Connect, Connection, Error, Result, Timeout};
@@ -202,4 +202,123 @@ fn a_given_configuration_is_used_if_it_speaks_http() {
     }
     let error = connect(server.addr(), ClientTls::from(config(&[])).ca_file("x")).expect_err("two roots");
     assert!(matches!(error, Error::Invalid(_)), "{error}");
+}
+
+#[test]
+fn a_close_notify_ends_a_refusal_though_the_socket_stays_open() {
+    let _dog = watchdog(20);
+    let (addr, server) = raw_server(|tls, stream| {
+        let mut tls = rustls::Stream::new(tls, stream);
+        let mut head = [0; 4096];
+        let count = tls.read(&mut head).expect("a request");
+        assert!(head[..count].starts_with(b"GET / HTTP/1.1\r\n"));
+        // Both leave in one write.
+        tls.conn.writer().write_all(b"HTTP/1.1 403 no\r\n\r\nwithout a length").expect("queued");
+        tls.conn.send_close_notify();
+        let mut wire = Vec::new();
+        while tls.conn.wants_write() {
+            tls.conn.write_tls(&mut wire).expect("memory");
+        }
+        tls.sock.write_all(&wire).expect("sent");
+        // Until the client has gone.
+        while !matches!(tls.sock.read(&mut head), Ok(0) | Err(_)) {}
+    });
+    let start = std::time::Instant::now();
+    match connect(addr, client_tls()).expect_err("it is refused") {
+        Error::Refused(response) => assert_eq!(response.body(), b"without a length"),
+        other => panic!("another error: {other}"),
+    }
+    assert!(start.elapsed() < ms(5000), "{:?}", start.elapsed());
+    server.join().expect("no panic");
+}
+
+#[test]
+fn frames_behind_the_101_are_received_in_any_pieces() {
+    let _dog = watchdog(60);
+    for pieces in [1, 7, 1000] {
+        let (addr, server) = raw_server(move |tls, stream| {
+            let mut stream = stream;
+            let mut request = Vec::new();
+            let mut tls_stream = rustls::Stream::new(tls, &mut stream);
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                tls_stream.read_exact(&mut byte).expect("a request");
+                request.push(byte[0]);
+            }
+            let text = String::from_utf8(request).expect("UTF-8");
+            let key = text.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).expect("a key");
+            let accept = threadws::handshake::accept_key(key);
+            let head = format!(
+                "HTTP/1.1 101 ok\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+            );
+            let mut wire = Vec::new();
+            for part in [head.as_bytes(), b"\x81\x05first\x81\x06sec", b"ond", b"\x88\x02\x03\xe8"] {
+                tls.writer().write_all(part).expect("queued");
+                while tls.wants_write() {
+                    tls.write_tls(&mut wire).expect("memory");
+                }
+            }
+            for piece in wire.chunks(pieces) {
+                stream.write_all(piece).expect("sent");
+                if pieces < 100 {
+                    // So that the pieces are not read together.
+                    std::thread::sleep(std::time::Duration::from_micros(200));
+                }
+            }
+            while !matches!(stream.read(&mut [0; 4096]), Ok(0) | Err(_)) {}
+        });
+        let mut connection = connect(addr, client_tls()).expect("a connection");
+        assert_eq!(connection.recv().expect("open"), Some("first".into()));
+        assert_eq!(connection.recv().expect("open"), Some("second".into()));
+        assert_eq!(connection.recv().expect("a clean end"), None);
+        server.join().expect("no panic");
+    }
+}
+
+/// Starts a server for one client, which speaks TLS by rustls itself.
+fn raw_server(
+    serve: impl FnOnce(&mut rustls::ServerConnection, &mut TcpStream) + Send + 'static,
+) -> (SocketAddr, std::thread::JoinHandle<()>) {
+    use rustls::pki_types::pem::PemObject as _;
+    let certificate_file = |file: &str| std::fs::read(certificate(file)).expect("a file");
+    let chain = rustls::pki_types::CertificateDer::from_pem_slice(&certificate_file("server.pem"));
+    let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(&certificate_file("server.key"));
+    let provider = rustls::crypto::ring::default_provider();
+    let config = rustls::ServerConfig::builder_with_provider(provider.into())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![chain.expect("a certificate")], key.expect("a key"))
+        .expect("they fit");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = listener.local_addr().expect("bound");
+    let thread = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a client");
+        let mut tls = rustls::ServerConnection::new(Arc::new(config)).expect("a connection");
+        while tls.is_handshaking() {
+            tls.complete_io(&mut stream).expect("a handshake");
+        }
+        serve(&mut tls, &mut stream);
+    });
+    (addr, thread)
+}
+
+#[test]
+fn no_debug_shows_a_private_key() {
+    let key = std::fs::read_to_string(certificate("client.key")).expect("a file");
+    let secret = key.lines().nth(1).expect("a line of the key").to_owned();
+    let shown = format!(
+        "{:?} {:?} {:?}",
+        ClientTls::new().certificate_pem(key.clone(), key.clone()),
+        threadws::tls::ServerTls::pem(key.clone(), key.clone()),
+        Connect::new("wss://a/").tls(ClientTls::new().certificate_pem(key.clone(), key.clone())),
+    );
+    assert!(!shown.contains(&secret), "{shown}");
+    let bytes = format!("{:?}", key.as_bytes());
+    assert!(!shown.contains(&bytes[1..40]), "{shown}");
+    let error = Connect::new("wss://127.0.0.1:1/")
+        .tls(ClientTls::new().certificate_pem(key.clone(), key))
+        .connect()
+        .expect_err("no certificate");
+    assert!(!error.to_string().contains(&secret), "{error}");
 }

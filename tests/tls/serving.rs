@@ -6,7 +6,7 @@ use crate::support::{
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
-use threadws::tls::ClientTls;
+use threadws::tls::{ClientTls, rustls};
 use threadws::{Config, Connect, Connection, Error, Result};
 
 fn connect(addr: SocketAddr, tls: ClientTls) -> Result<Connection> {
@@ -61,7 +61,7 @@ fn an_optional_client_certificate_may_be_missing_but_not_wrong() {
 }
 
 #[test]
-fn a_renewed_certificate_is_for_new_clients_and_a_broken_one_for_none() {
+fn a_renewed_certificate_is_for_new_clients_only() {
     let _dog = watchdog(20);
     let server = TestServer::with(|server| server.tls(server_tls("server")), echo);
     let mut old = connect(server.addr(), client_tls()).expect("a connection");
@@ -143,7 +143,7 @@ fn a_proxy_header_precedes_tls() {
 }
 
 #[test]
-fn two_hundred_silent_or_dripping_handshakes_hold_nobody_up() {
+fn two_hundred_silent_or_dripping_handshakes_delay_no_other() {
     let _dog = watchdog(60);
     let config = Config::new().with_handshake_timeout(ms(3000));
     let server = TestServer::with(|server| server.tls(server_tls("server")).config(config), echo);
@@ -177,4 +177,119 @@ fn two_hundred_silent_or_dripping_handshakes_hold_nobody_up() {
 fn a_detached_server_refuses_tls() {
     let error = threadws::Server::detached().tls(server_tls("server")).spawn(echo).expect_err("no listener");
     assert!(matches!(error, Error::Invalid(_)), "{error}");
+}
+
+/// A request and a message behind the last bytes of the handshake, in pieces of each size.
+#[test]
+fn a_request_behind_the_handshake_is_read_in_any_pieces() {
+    let _dog = watchdog(60);
+    let server = TestServer::with(|server| server.tls(server_tls("server")), echo);
+    for (pieces, versions) in [1, 5, 100, 10_000].into_iter().flat_map(|pieces| {
+        [&rustls::version::TLS12, &rustls::version::TLS13].map(|version| (pieces, version))
+    }) {
+        let mut stream = TcpStream::connect(server.addr()).expect("it listens");
+        stream.set_nodelay(true).expect("an option");
+        let mut tls = raw_client(versions);
+        let mut sent_request = false;
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\x81\x02hi") {
+            if !tls.is_handshaking() && !sent_request {
+                sent_request = true;
+                let request = crate::support::upgrade_request(server.addr(), "/", &[]);
+                tls.writer().write_all(request.as_bytes()).expect("queued");
+                tls.writer().write_all(b"\x81\x82\0\0\0\0hi").expect("queued");
+            }
+            let mut wire = Vec::new();
+            while tls.wants_write() {
+                tls.write_tls(&mut wire).expect("memory");
+            }
+            for piece in wire.chunks(pieces) {
+                stream.write_all(piece).expect("sent");
+            }
+            if wire.is_empty() {
+                assert!(tls.read_tls(&mut stream).expect("bytes") > 0, "it ended");
+                tls.process_new_packets().expect("TLS");
+                let mut plain = [0; 4096];
+                while let Ok(count @ 1..) = tls.reader().read(&mut plain) {
+                    answer.extend(&plain[..count]);
+                }
+            }
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&answer));
+    }
+}
+
+fn raw_client(version: &'static rustls::SupportedProtocolVersion) -> rustls::ClientConnection {
+    use rustls::pki_types::pem::PemObject as _;
+    let mut roots = rustls::RootCertStore::empty();
+    let ca = rustls::pki_types::CertificateDer::from_pem_file(certificate("ca.pem"));
+    roots.add(ca.expect("a certificate")).expect("a root");
+    let provider = rustls::crypto::ring::default_provider();
+    let config = rustls::ClientConfig::builder_with_provider(provider.into())
+        .with_protocol_versions(&[version])
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = "localhost".try_into().expect("a name");
+    rustls::ClientConnection::new(config.into(), name).expect("a connection")
+}
+
+#[test]
+fn a_configuration_with_early_data_is_refused() {
+    use rustls::pki_types::pem::PemObject as _;
+    let chain = rustls::pki_types::CertificateDer::from_pem_file(certificate("server.pem"));
+    let key = rustls::pki_types::PrivateKeyDer::from_pem_file(certificate("server.key"));
+    let provider = rustls::crypto::ring::default_provider();
+    let mut config = rustls::ServerConfig::builder_with_provider(provider.into())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![chain.expect("a certificate")], key.expect("a key"))
+        .expect("they fit");
+    let spawn = |config: rustls::ServerConfig| {
+        threadws::Server::bind("127.0.0.1:0").expect("a port").tls(std::sync::Arc::new(config)).spawn(echo)
+    };
+    drop(spawn(config.clone()).expect("it works"));
+    config.max_early_data_size = 1000;
+    let error = spawn(config.clone()).expect_err("early data");
+    assert!(error.to_string().contains("max_early_data_size"), "{error}");
+    config.max_early_data_size = 0;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let error = spawn(config).expect_err("another protocol");
+    assert!(error.to_string().contains("alpn_protocols"), "{error}");
+}
+
+#[test]
+fn arbitrary_bytes_end_a_handshake_without_a_panic() {
+    let _dog = watchdog(60);
+    let config = Config::new().with_handshake_timeout(ms(500));
+    let server = TestServer::with(|server| server.tls(server_tls("server")).config(config), echo);
+    let hello = {
+        let mut wire = Vec::new();
+        raw_client(&rustls::version::TLS13).write_tls(&mut wire).expect("memory");
+        wire
+    };
+    // Numbers that repeat in each run (Knuth's generator).
+    let mut random = 1_u64;
+    let mut next = move || {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (random >> 33) as usize
+    };
+    for _ in 0..300 {
+        let mut bytes = hello.clone();
+        for _ in 0..=next() % 4 {
+            let at = next() % bytes.len();
+            bytes[at] = next() as u8;
+        }
+        if next() % 2 == 0 {
+            bytes.truncate(next() % bytes.len());
+        }
+        let mut stream = TcpStream::connect(server.addr()).expect("it listens");
+        // It may be gone before all is written.
+        drop(stream.write_all(&bytes));
+        drop(stream.shutdown(std::net::Shutdown::Write));
+        while !matches!(stream.read(&mut [0; 4096]), Ok(0) | Err(_)) {}
+    }
+    let mut connection = connect(server.addr(), client_tls()).expect("it lives");
+    connection.close(1000, "").expect("a clean end");
 }

@@ -42,7 +42,8 @@ fn certificate(error: &CertificateError, peer: &str) -> String {
             days(*time, *not_before)
         ),
         CertificateError::NotValidForNameContext { expected, presented } => {
-            let names = presented.join(", ");
+            let names: Vec<_> = presented.iter().map(|name| bare(name)).collect();
+            let names = names.join(", ");
             format!(
                 "the certificate of the {peer} is for {1} and not for {0:?}",
                 expected.to_str(),
@@ -55,6 +56,12 @@ fn certificate(error: &CertificateError, peer: &str) -> String {
         }
         error => format!("the certificate of the {peer} cannot be used: {}", Escaped(&format!("{error:?}"))),
     }
+}
+
+/// Returns the name in `DnsName("a.example")` or `IpAddress(127.0.0.1)`, as rustls shows a certificate's names.
+fn bare(name: &str) -> &str {
+    let inner = name.split_once('(').map_or(name, |(_, inner)| inner);
+    inner.trim_end_matches(')').trim_matches('"')
 }
 
 /// Returns the text of an error after the handshake, or of one that a client sees only then: with TLS 1.3 the server checks the
