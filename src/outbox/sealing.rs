@@ -281,7 +281,7 @@ mod tests {
     fn a_close_notify_follows_the_queue_and_the_sessions_own_records() {
         let mut sealing = Sealing::new(Box::new(MockSession::new(10)));
         let (socket, mut queue) = (Socket::new(7), queue());
-        assert_eq!(sealing.session.open(&mut key_update()), Ok(Opened::Data(0)));
+        assert_eq!(sealing.session.open(&mut key_update()), Ok(Content::Data(0)));
         sealing.phase = Phase::Ending;
         assert!(!sealing.is_empty());
         write(&mut sealing, &mut queue, &socket);

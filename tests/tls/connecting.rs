@@ -205,7 +205,7 @@ fn a_given_configuration_is_used_if_it_speaks_http() {
 }
 
 #[test]
-fn a_close_notify_ends_a_refusal_though_the_socket_stays_open() {
+fn a_close_notify_ends_a_refusal_without_a_fin() {
     let _dog = watchdog(20);
     let (addr, server) = raw_server(|tls, stream| {
         let mut tls = rustls::Stream::new(tls, stream);

@@ -89,7 +89,7 @@ fn only_h2_and_old_versions_are_refused_by_an_alert() {
 }
 
 #[test]
-fn a_server_of_each_version_sees_http_1_1_and_our_certificate() {
+fn a_server_of_each_version_sees_our_certificate() {
     let _dog = watchdog(60);
     let Some(openssl) = program("openssl") else { return };
     for version in VERSIONS {

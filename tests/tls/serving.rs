@@ -103,7 +103,7 @@ fn plain_http_on_the_port_is_answered_or_redirected() {
 }
 
 #[test]
-fn tls_on_a_plain_port_is_a_refusal_that_says_so() {
+fn tls_on_a_plain_port_is_refused_as_such() {
     let _dog = watchdog(20);
     let (report, reports) = std::sync::mpsc::channel();
     let server = TestServer::with(
