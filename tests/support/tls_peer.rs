@@ -95,12 +95,13 @@ impl TlsPeer {
             if is_done {
                 break;
             }
-            while wants_more {
-                if let Some(len) = record_len(&sealed[shown..]) {
-                    shown += len;
-                    break;
-                }
-                fill(&mut stream, &mut sealed).expect("the server shakes hands");
+            if wants_more {
+                shown += loop {
+                    match record_len(&sealed[shown..]) {
+                        Some(len) => break len,
+                        None => fill(&mut stream, &mut sealed).expect("the server shakes hands"),
+                    }
+                };
             }
         }
         let (secrets, kernel) = connection.dangerous_into_kernel_connection().expect("all is sent");
