@@ -41,20 +41,19 @@ fn connect_with(addr: SocketAddr, version: &'static SupportedProtocolVersion) ->
 fn both_ends_send_more_than_all_buffers_hold_at_once() {
     let _dog = watchdog(60);
     const SIZE: usize = 512 << 10;
-    const MESSAGES: usize = 64;
+    const MESSAGES: u8 = 64;
     fn both_ways(connection: &mut Connection) -> Result<(), BoxError> {
         let sender = connection.sender();
         let sending = std::thread::spawn(move || {
             for number in 0..MESSAGES {
-                sender.send(vec![number as u8; SIZE])?;
+                sender.send(vec![number; SIZE])?;
             }
             Ok::<_, threadws::Error>(())
         });
         for number in 0..MESSAGES {
             let message = connection.recv()?.expect("a message");
             assert!(
-                message.as_bytes().len() == SIZE
-                    && message.as_bytes().iter().all(|byte| *byte == number as u8)
+                message.as_bytes().len() == SIZE && message.as_bytes().iter().all(|byte| *byte == number)
             );
         }
         sending.join().expect("no panic")?;
