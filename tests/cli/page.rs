@@ -94,6 +94,26 @@ fn the_page_shows_received_and_sent_messages() {
     );
 }
 
+#[test]
+#[cfg(feature = "tls")]
+#[ignore = "starts a browser"]
+fn the_page_over_https_uses_wss() {
+    use crate::support::certificate;
+    let _turn = turn();
+    let Some(mut browser) = Chromium::start() else { return };
+    let (cert, key) = (certificate("server.pem"), certificate("server.key"));
+    let server = Server::start_with(0, &["--cert", &cert, "--key", &key]);
+    browser.open(&format!("https://{}/", server.host()));
+    browser.wait_until("state OPEN", &state_is("OPEN"));
+    browser.wait_until("three messages came", &entries_at_least("received", 3));
+    server.wait_for_log("Hello from the browser!");
+    let address = browser.text("document.getElementById('address').textContent");
+    assert_eq!(address, format!("wss://{}/", server.host()));
+    assert_eq!(browser.complaints(), [""; 0]);
+    browser.evaluate("document.getElementById('disconnect').click()");
+    browser.wait_until("the close code is shown", &log_says("Closed with 1000 (normal closure)"));
+}
+
 /// The page tries again until the server was restarted.
 #[test]
 #[ignore = "starts a browser"]
@@ -376,8 +396,8 @@ impl Server {
         let line = incoming.recv_timeout(Duration::from_secs(10));
         let line = line.ok().and_then(Result::ok).unwrap_or_default();
         server.port = line
-            .strip_prefix("threadws listening on http://127.0.0.1:")
-            .and_then(|rest| rest.split('/').next()?.parse().ok())
+            .strip_prefix("threadws listening on http")
+            .and_then(|rest| rest.split("://127.0.0.1:").nth(1)?.split('/').next()?.parse().ok())
             .unwrap_or_else(|| panic!("no address within 10 s but {line:?}; stderr:\n{}", server.log()));
         server
     }
