@@ -25,7 +25,7 @@ use self::state::{OutboxState, WriteStall};
 use crate::config::{Config, time_for};
 use crate::error::{Cause, Ending, Error, Result, Timeout};
 use crate::flush_thread::{FlushThread, Pushable};
-use crate::message::{IntoMessage, State};
+use crate::message::{CloseCode, CloseFrame, IntoMessage, State};
 use crate::net::{Deadline, Transport};
 use crate::protocol::Role;
 use crate::protocol::encoder::{self, EncodedFrame, Opcode};
@@ -267,7 +267,11 @@ impl Outbox {
             state = self.wait_progress(state, ticket, Deadline::NEVER, lent)?;
         }
         let is_out = state.queue.is_out(ticket);
+        let is_worn = state.sealing.as_ref().is_some_and(|sealing| sealing.is_worn());
         self.unlock(state);
+        if is_worn && self.close(Some(CloseFrame::new(CloseCode::GOING_AWAY, "the keys are used up"))) {
+            self.watch_close();
+        }
         Ok(Written { ticket, is_out })
     }
 

@@ -21,6 +21,9 @@ pub(crate) trait Session: Debug + Send {
     /// here for [`write`](Self::write).
     fn seal(&mut self, plain: &[IoSlice<'_>]) -> Result<usize, Cause>;
 
+    /// Returns whether the keys have sealed nearly as many records as they may, so that the connection has to end.
+    fn is_worn(&self) -> bool;
+
     /// Returns whether sealed bytes wait. They can also be an alert, a key update or a session ticket.
     fn has_sealed(&self) -> bool;
 

@@ -15,15 +15,21 @@ pub(crate) use self::server::TlsServer;
 
 use self::failure::{explain, short};
 use super::Transport;
-use super::session::{Content, Session};
+use super::session::{Content, RECORD, Session};
 use crate::error::{self, Cause};
 use crate::sync::Arc;
 use rustls::crypto::CryptoProvider;
-use rustls::{Connection, Error};
+use rustls::{Connection, Error, SupportedCipherSuite};
 use std::io::{self, IoSlice, Read, Write};
 
 /// The session has failed before, so its connection is broken.
 const FAILED_BEFORE: &str = "the session has failed";
+/// The keys of TLS 1.2 cannot be renewed.
+const USED_UP: &str = "the keys are used up";
+/// A connection with keys for fewer records is closed. AES-GCM may seal 2^24.
+const WORN: u64 = 1 << 16;
+/// The records that one call seals, at most, and those that rustls counts and we do not.
+const RESERVE: u64 = 64;
 
 /// The target of this module's log lines.
 const LOG: &str = "threadws::tls";
@@ -47,50 +53,74 @@ fn check_alpn(protocols: &[Vec<u8>]) -> error::Result<()> {
 
 /// A TLS connection of either role.
 #[derive(Debug)]
-pub(crate) struct TlsSession(Connection);
+pub(crate) struct TlsSession {
+    connection: Connection,
+    /// How many records with data were sealed.
+    records: u64,
+}
 
 impl TlsSession {
     pub(crate) fn new(connection: impl Into<Connection>) -> Self {
-        Self(connection.into())
+        Self { connection: connection.into(), records: 0 }
     }
 
     pub(crate) fn is_handshaking(&self) -> bool {
-        self.0.is_handshaking()
+        self.connection.is_handshaking()
     }
 
     /// Feeds one whole record. After an error the alert for the peer is sealed.
     pub(crate) fn feed(&mut self, mut record: &[u8]) -> Result<(), Error> {
         while !record.is_empty() {
             // It takes about 4 KiB at a time, and nothing after close_notify.
-            match self.0.read_tls(&mut record) {
+            match self.connection.read_tls(&mut record) {
                 Ok(1..) => {}
                 Ok(0) => return Ok(()),
                 Err(error) => return Err(Error::General(error.to_string())),
             }
         }
-        self.0.process_new_packets().map(drop)
+        self.connection.process_new_packets().map(drop)
+    }
+
+    /// Returns how many records the keys may still seal. The last ones are for alerts.
+    fn records_left(&self) -> u64 {
+        match self.connection.negotiated_cipher_suite() {
+            Some(SupportedCipherSuite::Tls12(suite)) => {
+                suite.common.confidentiality_limit.saturating_sub(self.records + RESERVE)
+            }
+            _ => u64::MAX,
+        }
     }
 }
 
 impl Session for TlsSession {
     fn seal(&mut self, plain: &[IoSlice<'_>]) -> Result<usize, Cause> {
-        self.0.writer().write_vectored(plain).map_err(|_| Cause::Tls(FAILED_BEFORE))
+        // rustls would drop the data at the limit. It renews the keys of TLS 1.3 before.
+        if self.records_left() == 0 {
+            return Err(Cause::Tls(USED_UP));
+        }
+        let count = self.connection.writer().write_vectored(plain).map_err(|_| Cause::Tls(FAILED_BEFORE))?;
+        self.records += count.div_ceil(RECORD) as u64;
+        Ok(count)
+    }
+
+    fn is_worn(&self) -> bool {
+        self.records_left() < WORN
     }
 
     fn has_sealed(&self) -> bool {
-        self.0.wants_write()
+        self.connection.wants_write()
     }
 
     fn write(&mut self, stream: &dyn Transport) -> io::Result<()> {
-        while self.0.wants_write() {
-            self.0.write_tls(&mut Socket(stream))?;
+        while self.connection.wants_write() {
+            self.connection.write_tls(&mut Socket(stream))?;
         }
         Ok(())
     }
 
     fn open(&mut self, record: &mut [u8]) -> Result<Content, Cause> {
         self.feed(record).map_err(|error| Cause::Tls(short(&error)))?;
-        match self.0.reader().read(record) {
+        match self.connection.reader().read(record) {
             Ok(0) => Ok(Content::End),
             Ok(count) => Ok(Content::Data(count)),
             // No plaintext: the record was TLS's own.
@@ -99,7 +129,7 @@ impl Session for TlsSession {
     }
 
     fn close_notify(&mut self) {
-        self.0.send_close_notify();
+        self.connection.send_close_notify();
     }
 }
 

@@ -81,6 +81,11 @@ impl Sealing {
         }
     }
 
+    /// Returns whether the connection has to end, because its keys are nearly used up.
+    pub(super) fn is_worn(&self) -> bool {
+        self.session.is_worn()
+    }
+
     /// Returns whether a ping is sealed that the socket has not taken.
     pub(super) fn has_ping(&self) -> bool {
         self.sealed.has_ping

@@ -6,6 +6,9 @@ use crate::net::session::{Content, record_len};
 use crate::net::{Session, Transport};
 use std::io::{self, IoSlice};
 
+/// After this number of records a connection is closed.
+pub(crate) const WORN: u8 = 200;
+
 const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
 const DATA: u8 = 23;
@@ -53,6 +56,10 @@ impl Session for MockSession {
         self.append(DATA, &bytes);
         self.has_sealed_data = true;
         Ok(bytes.len())
+    }
+
+    fn is_worn(&self) -> bool {
+        self.number >= WORN
     }
 
     fn has_sealed(&self) -> bool {

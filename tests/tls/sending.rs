@@ -8,10 +8,14 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
-use threadws::tls::rustls::pki_types::CertificateDer;
+use threadws::tls::rustls::crypto::CipherSuiteCommon;
 use threadws::tls::rustls::pki_types::pem::PemObject;
+use threadws::tls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use threadws::tls::rustls::version::{TLS12, TLS13};
-use threadws::tls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, crypto};
+use threadws::tls::rustls::{
+    ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion,
+    Tls12CipherSuite, crypto,
+};
 use threadws::{BoxError, Connect, Connection, Message};
 
 fn serve(handler: impl Fn(&mut Connection) -> Result<(), BoxError> + Send + Sync + 'static) -> TestServer {
@@ -250,6 +254,46 @@ fn a_close_behind_a_full_socket_ends_with_close_notify() {
     assert_eq!(peer.next_frame().close_content(), Some((4000, "enough".into())));
     peer.send_frame(Frame::close(4000, ""));
     assert_eq!(peer.last_alert().as_deref(), Some(CLOSE_NOTIFY));
+}
+
+#[test]
+fn a_connection_whose_keys_are_nearly_used_up_is_closed() {
+    let _dog = watchdog(30);
+    // TLS 1.2 cannot renew its keys. The suite is the usual one with a lower limit than 2^24 records.
+    const MESSAGES: u64 = 100;
+    let mut provider = crypto::ring::default_provider();
+    provider.cipher_suites.retain_mut(|suite| match suite {
+        SupportedCipherSuite::Tls12(usual) if usual.common.confidentiality_limit < u64::MAX => {
+            let common = CipherSuiteCommon {
+                confidentiality_limit: (1 << 16) + 64 + MESSAGES,
+                suite: usual.common.suite,
+                hash_provider: usual.common.hash_provider,
+            };
+            let lower = Tls12CipherSuite { common, ..**usual };
+            *suite = SupportedCipherSuite::Tls12(Box::leak(Box::new(lower)));
+            true
+        }
+        _ => false,
+    });
+    let config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&TLS12])
+        .expect("a version")
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![CertificateDer::from_pem_file(certificate("server.pem")).expect("a certificate")],
+            PrivateKeyDer::from_pem_file(certificate("server.key")).expect("a key"),
+        )
+        .expect("they fit");
+    let server = TestServer::with(|server| server.tls(Arc::new(config)), echo);
+    let mut client = connect_with(server.addr(), &TLS12);
+    for _ in 0..MESSAGES {
+        client.send("again").expect("it is open");
+        client.recv().expect("an echo").expect("it is open");
+    }
+    client.send("once more").expect("it is open");
+    while client.recv().expect("a normal end").is_some() {}
+    let closed = client.closed().expect("it has ended");
+    assert_eq!((u16::from(closed.code()), closed.reason()), (1001, "the keys are used up"));
 }
 
 #[test]

@@ -74,11 +74,11 @@ fn shake_hands(
     }
     // With TLS 1.3 the rest leaves with the first bytes of the program: a server's session tickets, or a client's Finished.
     // A peer that has closed already cannot fail the handshake then, and one system call less is made.
-    if session.0.protocol_version() == Some(ProtocolVersion::TLSv1_2) {
+    if session.connection.protocol_version() == Some(ProtocolVersion::TLSv1_2) {
         write(&mut session, line, deadline)?;
     }
     if peer == "client" {
-        let certificates = session.0.peer_certificates().unwrap_or_default();
+        let certificates = session.connection.peer_certificates().unwrap_or_default();
         line.peer_certificate =
             certificates.first().map(|certificate| certificate.to_vec().into_boxed_slice());
     }
