@@ -4,12 +4,14 @@ mod resolve;
 
 use crate::addr::Addr;
 use crate::config::{Config, MAX_HEADERS};
-use crate::connection::{Connection, Parts};
+use crate::connection::{Connection, Early, Parts};
 use crate::error::{Error, Result, Timeout, context};
 use crate::flush_thread::FlushThread;
 use crate::hub::Hub;
 use crate::net::connect::{connect_any, connect_unix};
-use crate::net::{Deadline, Stream};
+#[cfg(feature = "tls")]
+use crate::net::tls::{self, ClientTls};
+use crate::net::{Deadline, Established, Line, Stream};
 use crate::outbox::Outbox;
 use crate::protocol::client_handshake::{self, Offer};
 use crate::protocol::head::{self, HeadLimits, Scanner};
@@ -26,12 +28,14 @@ use std::borrow::Cow;
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 
+/// How many bytes of a response are read at least in one call.
+const READ: usize = 4096;
 /// How much of the body of a refusal is kept, in bytes. Enough for any text that explains it.
 const MAX_BODY: usize = 64 * 1024;
 /// How many interim responses (1xx except 101) are skipped. RFC 9110 §15.2 lets a server send any number.
 const MAX_INTERIM: usize = 8;
 
-/// Connects to a `ws://` or `ws+unix:` URL with the default settings. [`Connect`] has others.
+/// Connects to a `ws://`, `wss://` or `ws+unix:` URL with the default settings. [`Connect`] has others.
 ///
 /// ```no_run
 /// # fn main() -> threadws::Result<()> {
@@ -80,12 +84,14 @@ pub struct Connect {
     subprotocols: Vec<String>,
     config: Config,
     max_redirects: usize,
+    #[cfg(feature = "tls")]
+    tls: ClientTls,
 }
 
 impl Connect {
     /// Starts with a URL. A malformed URL is refused by [`connect`](Self::connect).
     ///
-    /// * `ws://host:port/path?query`. The host is a name or an address. An IPv6 address may have a zone: `[fe80::1%25eth0]`,
+    /// * `ws://host:port/path?query`, or `wss://` for TLS. The host is a name or an address. An IPv6 address may have a zone: `[fe80::1%25eth0]`,
     ///   or `[fe80::1%eth0]` as programs print it.
     /// * `ws+unix:/path/to.sock:/path?query`: a Unix socket, as in npm's `ws`. Use [`connect_over`](Self::connect_over) if
     ///   the path of the socket has a `:` before a `/`, or a `#`.
@@ -100,6 +106,8 @@ impl Connect {
             subprotocols: Vec::new(),
             config: Config::default(),
             max_redirects: 0,
+            #[cfg(feature = "tls")]
+            tls: ClientTls::new(),
         }
     }
 
@@ -143,9 +151,17 @@ impl Connect {
     /// Sets how many redirects are followed. Defaults to 0.
     ///
     /// `Authorization`, the URL's user and password, and `Cookie` are not sent to another origin. A redirect that is not
-    /// followed is [`Error::Refused`]: one too many, or one to `wss://`, to a URL with a user, or to a malformed URL.
+    /// followed is [`Error::Refused`]: one too many, or one from `wss://` to `ws://`, to a URL with a user, or to a malformed
+    /// URL. The client certificate and the server name of [`tls`](Self::tls) are not used for another host.
     pub fn max_redirects(mut self, redirects: usize) -> Self {
         self.max_redirects = redirects;
+        self
+    }
+
+    /// Sets how `wss://` uses TLS: see [`ClientTls`]. Defaults to the roots of the system, and no certificate of the client.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: impl Into<ClientTls>) -> Self {
+        self.tls = tls.into();
         self
     }
 
@@ -180,9 +196,6 @@ impl Connect {
         let deadline = Deadline::after(self.config.handshake_timeout());
         let max_redirects = self.max_redirects;
         let mut request = self.check()?;
-        if request.target.tls {
-            return Err(Error::invalid("wss:// is not supported yet"));
-        }
         let mut redirects = 0;
         loop {
             let stream = Stream::new(dial(&request.target, deadline)?)?;
@@ -196,6 +209,10 @@ impl Connect {
                         for name in SECRETS {
                             request.headers.remove(name);
                         }
+                    }
+                    #[cfg(feature = "tls")]
+                    if !next.is_same_host(&request.target) {
+                        request.tls = request.tls.for_another_host();
                     }
                     request.target = next;
                 }
@@ -224,11 +241,23 @@ impl Connect {
         let Self { target, mut headers, subprotocols, config, .. } = self;
         let mut target = target?;
         config.check()?;
+        #[cfg(feature = "tls")]
+        let tls = if target.tls { self.tls.built()? } else { self.tls };
+        if target.tls && !cfg!(feature = "tls") {
+            return Err(Error::invalid("wss:// needs the feature tls"));
+        }
         Offer::check_settings(&subprotocols, &headers)?;
         if let Some(authorization) = target.authorization.take() {
             headers.entry(AUTHORIZATION).or_insert(authorization);
         }
-        Ok(HandshakeRequest { target, headers, subprotocols, config })
+        Ok(HandshakeRequest {
+            target,
+            headers,
+            subprotocols,
+            config,
+            #[cfg(feature = "tls")]
+            tls,
+        })
     }
 }
 
@@ -243,6 +272,8 @@ impl Clone for Connect {
             subprotocols: self.subprotocols.clone(),
             config: self.config.clone(),
             max_redirects: self.max_redirects,
+            #[cfg(feature = "tls")]
+            tls: self.tls.clone(),
         }
     }
 }
@@ -253,24 +284,44 @@ struct HandshakeRequest {
     headers: HeaderMap,
     subprotocols: Vec<String>,
     config: Config,
+    #[cfg(feature = "tls")]
+    tls: ClientTls,
 }
 
 impl HandshakeRequest {
     fn shake_hands(&self, stream: Stream, deadline: Deadline) -> Result<Connection> {
         let peer_addr = stream.peer_addr()?;
-        self.exchange(stream, peer_addr, deadline).map_err(|error| match error {
+        let mut line = Line::new(Arc::new(stream));
+        let secured = self.secure(&mut line, deadline);
+        secured.and_then(|()| self.exchange(line, peer_addr, deadline)).map_err(|error| match error {
             Error::Io(error) => {
                 Error::Io(context(format_args!("the handshake with {peer_addr} failed"), error))
             }
+            Error::Tls(what) => Error::Tls(format!("the handshake with {peer_addr} failed: {what}").into()),
             error => error,
         })
     }
 
-    fn exchange(&self, stream: Stream, peer_addr: Addr, deadline: Deadline) -> Result<Connection> {
+    /// Shakes hands over TLS, if the URL is `wss://`.
+    #[cfg(feature = "tls")]
+    fn secure(&self, line: &mut Line, deadline: Deadline) -> Result<()> {
+        match &self.target.endpoint {
+            Endpoint::Host(host, _) if self.target.tls => tls::connect(line, &self.tls, host, deadline),
+            _ => Ok(()),
+        }
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "`check` has refused wss://")]
+    fn secure(&self, _: &mut Line, _: Deadline) -> Result<()> {
+        Ok(())
+    }
+
+    fn exchange(&self, mut line: Line, peer_addr: Addr, deadline: Deadline) -> Result<Connection> {
         let (offer, bytes) = Offer::new(&self.target, &self.subprotocols, &self.headers)?;
         // A server may respond and close before it has read the whole request. Then its response counts, and not our EPIPE.
-        let written = stream.write_all(&bytes, || deadline);
-        let (response, early) = match read_response(&stream, &self.config, deadline) {
+        let written = line.write_all(&bytes, || deadline);
+        let (response, early) = match read_response(&mut line, &self.config, deadline) {
             Ok(response) => response,
             Err(error) => {
                 written.map_err(timed_out)?;
@@ -278,14 +329,18 @@ impl HandshakeRequest {
             }
         };
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Err(refused(&stream, response, early, deadline));
+            return Err(refused(line, response, early, deadline));
         }
         let subprotocol = offer.check(&response)?;
         let request = head::parse_request(&bytes, HeadLimits { size: bytes.len() + 1, headers: usize::MAX })
             .map_err(|refusal| Error::invalid(refusal.reason))?;
-        let stream = Arc::new(stream);
+        let stream = Arc::clone(line.stream());
         let (timer, flush) = shared_threads()?;
         let outbox = Outbox::new(Role::Client, &self.config, Arc::clone(&stream), flush);
+        let sealed = line.take_session().map(|Established { session, sealed }| {
+            outbox.seal_with(session);
+            sealed
+        });
         let parts = Parts {
             sender: Sender::new(next_id(), outbox),
             request: Box::new(Request::new(request, peer_addr, peer_addr.without_port())),
@@ -297,7 +352,8 @@ impl HandshakeRequest {
             timer,
             message_rate: None,
         };
-        Connection::new(Role::Client, &self.config, stream, &early, parts).map(|connection| *connection)
+        let early = Early { plain: &early, sealed: sealed.as_deref() };
+        Connection::new(&self.config, stream, early, parts).map(|connection| *connection)
     }
 }
 
@@ -313,7 +369,7 @@ fn dial(target: &Target, deadline: Deadline) -> Result<OwnedFd> {
 
 /// Reads the head of the response, and returns it with the bytes behind it. Interim responses are skipped.
 fn read_response(
-    stream: &Stream,
+    line: &mut Line,
     config: &Config,
     deadline: Deadline,
 ) -> Result<(http::Response<()>, Vec<u8>)> {
@@ -326,7 +382,7 @@ fn read_response(
             if let Some(end) = scanner.scan(&bytes).map_err(broken)? {
                 break end;
             }
-            if read_some(stream, &mut bytes, deadline)? == 0 {
+            if read_some(line, &mut bytes, deadline)? == 0 {
                 let what = "the server closed the connection before the end of its answer";
                 return Err(Error::Io(io::Error::new(ErrorKind::UnexpectedEof, what)));
             }
@@ -348,40 +404,48 @@ fn read_response(
 }
 
 /// Returns the error for another status than 101, with the body as far as it arrives.
-fn refused(stream: &Stream, response: http::Response<()>, mut bytes: Vec<u8>, deadline: Deadline) -> Error {
+fn refused(mut line: Line, response: http::Response<()>, mut bytes: Vec<u8>, deadline: Deadline) -> Error {
     let framing = Framing::of(&response);
     let mut seen = BodySeen::default();
     // A body that does not arrive in full is shown as far as it arrived.
     while framing.look(&bytes, &mut seen).is_some_and(|count| count < MAX_BODY)
         && bytes.len() < 2 * MAX_BODY
-        && read_some(stream, &mut bytes, deadline).is_ok_and(|count| count > 0)
+        && read_some(&mut line, &mut bytes, deadline).is_ok_and(|count| count > 0)
     {}
+    line.shutdown_write();
     let mut body = framing.body(&bytes);
     body.truncate(MAX_BODY);
     Error::Refused(Box::new(response.map(|()| body)))
 }
 
-fn read_some(stream: &Stream, bytes: &mut Vec<u8>, deadline: Deadline) -> Result<usize> {
-    let mut buffer = [0; 4096];
-    if !stream.wait_readable(deadline)? {
-        return Err(Error::Timeout(Timeout::Handshake));
+fn read_some(line: &mut Line, bytes: &mut Vec<u8>, deadline: Deadline) -> Result<usize> {
+    loop {
+        if !line.wait_readable(deadline)? {
+            return Err(Error::Timeout(Timeout::Handshake));
+        }
+        bytes.reserve(READ);
+        match line.read_append(bytes, false) {
+            // A part of a TLS record.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            result => return Ok(result?),
+        }
     }
-    let count = stream.read(&mut buffer, false)?;
-    bytes.extend(buffer.iter().take(count));
-    Ok(count)
 }
 
-/// Returns the target of a redirect that can be followed. One to `wss://` cannot yet.
+/// Returns the target of a redirect that can be followed. From `wss://` only `wss://` can: a redirect to `ws://` would send
+/// in the clear what the caller wants encrypted.
 fn redirect(from: &Target, response: &Response) -> Option<Target> {
     let is_redirect = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
     let location = response.headers().get(LOCATION).filter(|_| is_redirect)?.to_str().ok()?;
-    from.redirected(location).ok().filter(|target| !target.tls)
+    from.redirected(location)
+        .ok()
+        .filter(|target| target.tls == from.tls || (target.tls && cfg!(feature = "tls")))
 }
 
 fn timed_out(error: io::Error) -> Error {
     match error.kind() {
         ErrorKind::TimedOut | ErrorKind::WouldBlock => Error::Timeout(Timeout::Handshake),
-        _ => Error::Io(error),
+        _ => error.into(),
     }
 }
 

@@ -18,5 +18,5 @@ mod reader;
 
 pub use crate::message::State;
 pub use crate::tick::Tick;
-pub(crate) use connection::{Connection, Parts};
+pub(crate) use connection::{Connection, Early, Parts};
 pub use recv::Received;

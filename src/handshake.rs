@@ -8,6 +8,9 @@
 // Every failure is answered with an HTTP status and reported to `on_handshake_error`. The rules of HTTP and of RFC 6455 are
 // in `protocol`; here are the reads, the writes and the callbacks.
 
+mod plain_http;
+#[cfg(feature = "tls")]
+mod secure;
 mod unserved;
 
 pub(crate) use unserved::{answer_excess, answer_unavailable, close_unserved};
@@ -19,7 +22,9 @@ use self::unserved::UNAVAILABLE;
 use crate::addr::Addr;
 use crate::config::{Config, MAX_HEAD_SIZE, MAX_HEADERS, time_for};
 use crate::logging::{contain, log_line};
-use crate::net::{Deadline, Stream};
+#[cfg(feature = "tls")]
+use crate::net::tls::TlsServer;
+use crate::net::{Deadline, Established, Line};
 use crate::protocol::Refusal;
 use crate::protocol::forwarded::{self, TrustedProxies};
 use crate::protocol::head::{self, HeadLimits, Scanner};
@@ -27,8 +32,11 @@ use crate::protocol::proxy_header;
 use crate::protocol::server_handshake::{self, HandshakePolicy, RequestKind, Upgrade};
 use crate::quota::{Admission, Excess, Quotas};
 use crate::stats::Counters;
-use http::header::EXPECT;
-use http::{Method, StatusCode, Version};
+#[cfg(feature = "tls")]
+use crate::stats::TurnedAway;
+#[cfg(feature = "tls")]
+use crate::sync::{Arc, Mutex};
+use http::{Method, StatusCode};
 use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
@@ -48,6 +56,10 @@ pub(crate) const LINGER: Duration = Duration::from_secs(1);
 
 const TIMED_OUT: Refusal = Refusal::new(StatusCode::REQUEST_TIMEOUT, "the request did not come in time");
 const CUT_SHORT: Refusal = Refusal::bad_request("the request ends too early");
+/// The first byte of a TLS connection: the type of a record that holds a part of a handshake (RFC 8446 §5.1).
+const HANDSHAKE_RECORD: u8 = 22;
+const TLS_HERE: Refusal =
+    Refusal::bad_request("a TLS handshake on a port without TLS: ws:// instead of wss://?");
 const FAILED: Refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the server failed");
 
 /// The target of this module's log lines.
@@ -103,6 +115,9 @@ pub(crate) struct Rules {
     pub(crate) forwarded_header: ForwardedHeader,
     /// Trusted proxies send a PROXY header before the request.
     pub(crate) proxy_protocol: bool,
+    /// TLS of the connections that begin from now on. `None` on a plain port.
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<Mutex<Arc<TlsServer>>>,
     pub(crate) quotas: Quotas,
     pub(crate) check_request: Option<Box<CheckRequest>>,
     pub(crate) serve_http: Option<Box<ServeHttp>>,
@@ -122,6 +137,14 @@ pub(crate) enum Source {
 }
 
 impl Rules {
+    /// Returns whether the port speaks TLS.
+    pub(crate) fn has_tls(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        false
+    }
+
     /// Decides how the address of a peer's client is found. Admits a client without a proxy.
     pub(crate) fn source(&self, peer_addr: Addr) -> Result<Source, Excess> {
         if self.trust.contains(peer_addr) {
@@ -152,6 +175,7 @@ pub(crate) struct Opened {
     pub(crate) subprotocol: Option<String>,
     /// Bytes that were read after the head: the first frames.
     pub(crate) early: Vec<u8>,
+    pub(crate) session: Option<Established>,
     pub(crate) admission: Admission,
 }
 
@@ -172,11 +196,17 @@ enum NoHead {
     /// The peer sent nothing in time.
     Silent(Refusal),
     Refused(Refusal),
+    /// The peer speaks plain HTTP, and the port TLS.
+    #[cfg(feature = "tls")]
+    Plain(Reject),
+    /// TLS failed, so no answer can be sent.
+    #[cfg(feature = "tls")]
+    Insecure(crate::error::Error),
 }
 
 /// The handshake of one client.
 pub(crate) struct Handshake<'a> {
-    pub(crate) stream: &'a Stream,
+    pub(crate) line: Line,
     pub(crate) peer_addr: Addr,
     pub(crate) rules: &'a Rules,
     pub(crate) counters: &'a Counters,
@@ -187,7 +217,7 @@ pub(crate) struct Handshake<'a> {
 
 impl Handshake<'_> {
     /// Reads a request. Returns `None` if it was answered, which is any answer except a 101.
-    pub(crate) fn run(&self, source: Source) -> Option<Box<Opened>> {
+    pub(crate) fn run(mut self, source: Source) -> Option<Box<Opened>> {
         let mut bytes = Vec::with_capacity(FIRST_READ);
         let source = match source {
             Source::Proxy(_) if self.rules.proxy_protocol => match self.read_proxy_header(&mut bytes) {
@@ -196,6 +226,10 @@ impl Handshake<'_> {
             },
             source => source,
         };
+        #[cfg(feature = "tls")]
+        if let Err(failure) = self.secure(&mut bytes) {
+            return self.fail(failure);
+        }
         match self.read_head(bytes) {
             Ok((head, early)) => self.check(head, early, source),
             // `source` lives until the answer was sent: until then the connection counts against its address.
@@ -204,21 +238,24 @@ impl Handshake<'_> {
     }
 
     /// Like [`run`](Self::run), for a request whose head another HTTP server has read.
-    pub(crate) fn run_with_head(&self, head: http::Request<()>, early: Vec<u8>) -> Option<Box<Opened>> {
+    pub(crate) fn run_with_head(mut self, head: http::Request<()>, early: Vec<u8>) -> Option<Box<Opened>> {
         self.check(head, early, Source::Proxy(self.peer_addr))
     }
 
-    fn read_proxy_header(&self, bytes: &mut Vec<u8>) -> Result<Source, NoHead> {
-        let header = self.read_until(bytes, proxy_header::scan)?;
+    fn read_proxy_header(&mut self, bytes: &mut Vec<u8>) -> Result<Source, NoHead> {
+        let header = self.read_until(bytes, self.deadline, proxy_header::scan)?;
         bytes.drain(..header.len);
         Ok(header.source.map_or(Source::Unknown, |ip| Source::Proxy(ip.into())))
     }
 
     /// Reads a whole head. Returns it, and the bytes after it.
-    fn read_head(&self, mut bytes: Vec<u8>) -> Result<(http::Request<()>, Vec<u8>), NoHead> {
+    fn read_head(&mut self, mut bytes: Vec<u8>) -> Result<(http::Request<()>, Vec<u8>), NoHead> {
         let limits = HeadLimits { size: self.config.max_head_size(), headers: MAX_HEADERS };
         let mut scanner = Scanner::request(limits);
-        let end = self.read_until(&mut bytes, |bytes| scanner.scan(bytes))?;
+        let end = self.read_until(&mut bytes, self.deadline, |bytes| match bytes.first() {
+            Some(&HANDSHAKE_RECORD) => Err(TLS_HERE),
+            _ => scanner.scan(bytes),
+        })?;
         let (head, early) = bytes.split_at_checked(end).unwrap_or((&bytes, &[]));
         let request = scanner.parse_request(head).map_err(NoHead::Refused)?;
         Ok((request, early.to_vec()))
@@ -226,8 +263,9 @@ impl Handshake<'_> {
 
     /// Reads until `scan` returns a value or a refusal. `scan` is given everything that was read.
     fn read_until<T>(
-        &self,
+        &mut self,
         bytes: &mut Vec<u8>,
+        deadline: Deadline,
         mut scan: impl FnMut(&[u8]) -> Result<Option<T>, Refusal>,
     ) -> Result<T, NoHead> {
         loop {
@@ -239,7 +277,7 @@ impl Handshake<'_> {
                 // Bounded, because `scan` refuses a head that is too long.
                 bytes.reserve_exact(bytes.len());
             }
-            let refusal = match self.read(bytes) {
+            let refusal = match self.read(bytes, deadline) {
                 Ok(1..) => continue,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => TIMED_OUT,
                 Err(_) if is_silent => return Err(NoHead::Gone),
@@ -256,22 +294,22 @@ impl Handshake<'_> {
     ///
     /// The read itself waits if the socket's own timeout ends before the deadline. Polling first would be two more system
     /// calls for each head, because a head is seldom there before its client has a thread.
-    fn read(&self, bytes: &mut Vec<u8>) -> io::Result<usize> {
+    fn read(&mut self, bytes: &mut Vec<u8>, deadline: Deadline) -> io::Result<usize> {
         loop {
-            let left = self.deadline.left(Instant::now()).unwrap_or(Duration::MAX);
-            let timeout = self.stream.inherited_read_timeout();
+            let left = deadline.left(Instant::now()).unwrap_or(Duration::MAX);
+            let timeout = self.line.stream().inherited_read_timeout();
             let waits = timeout.is_some_and(|timeout| timeout <= left.saturating_add(LATE));
-            if left.is_zero() || (!waits && !self.stream.wait_readable(self.deadline)?) {
+            if left.is_zero() || (!waits && !self.line.wait_readable(deadline)?) {
                 return Err(ErrorKind::WouldBlock.into());
             }
-            match self.stream.read_append(bytes, waits) {
+            match self.line.read_append(bytes, waits) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 result => return result,
             }
         }
     }
 
-    fn fail(&self, failure: NoHead) -> Option<Box<Opened>> {
+    fn fail(&mut self, failure: NoHead) -> Option<Box<Opened>> {
         match failure {
             NoHead::Refused(refusal) => self.refuse(&refusal.into(), None),
             // A port scan, or a connection that a browser opened in advance and did not use: not an error to report.
@@ -284,12 +322,21 @@ impl Handshake<'_> {
                 self.answer(Reject::from(refusal).response(), false);
                 None
             }
+            #[cfg(feature = "tls")]
+            NoHead::Plain(reject) => self.refuse(&reject, None),
+            #[cfg(feature = "tls")]
+            NoHead::Insecure(error) => {
+                self.counters.refused(TurnedAway::Tls);
+                log_line!(Debug, LOG, "the handshake with {} failed: {error}", self.peer_addr);
+                self.linger();
+                None
+            }
         }
     }
 
     /// Takes over a WebSocket whose request another server has answered with a 101. Returns `None` after a Close.
     pub(crate) fn run_answered(
-        &self,
+        mut self,
         head: http::Request<()>,
         early: Vec<u8>,
         subprotocol: Option<String>,
@@ -298,10 +345,19 @@ impl Handshake<'_> {
         match admission {
             Ok(admission) if self.host.opening() => {
                 let deadline = self.deadline;
-                Some(Box::new(Opened { request, response: None, deadline, subprotocol, early, admission }))
+                let session = None;
+                Some(Box::new(Opened {
+                    request,
+                    response: None,
+                    deadline,
+                    subprotocol,
+                    early,
+                    session,
+                    admission,
+                }))
             }
             refused => {
-                close_unserved(self.stream);
+                close_unserved(self.line.stream());
                 self.linger();
                 let why =
                     refused.map_or("too many connections or handshakes", |_| "the server is shutting down");
@@ -312,13 +368,18 @@ impl Handshake<'_> {
     }
 
     /// Finds the client's address, and admits the client if its quotas allow it.
-    fn admit(&self, head: http::Request<()>, source: Source) -> (Box<Request>, Result<Admission, Excess>) {
+    fn admit(
+        &mut self,
+        head: http::Request<()>,
+        source: Source,
+    ) -> (Box<Request>, Result<Admission, Excess>) {
         let Rules { trust, forwarded_header, quotas, .. } = self.rules;
         let client_addr = match &source {
             Source::Direct(_) | Source::Unknown => self.peer_addr.without_port(),
             Source::Proxy(addr) => forwarded::client_addr(*addr, head.headers(), trust, *forwarded_header),
         };
-        let request = Box::new(Request::new(head, self.peer_addr, client_addr));
+        let mut request = Box::new(Request::new(head, self.peer_addr, client_addr));
+        request.set_peer_certificate(self.line.take_peer_certificate());
         let admission = match source {
             Source::Direct(admission) => Ok(admission),
             Source::Proxy(_) | Source::Unknown => quotas.admit(client_addr),
@@ -327,7 +388,7 @@ impl Handshake<'_> {
     }
 
     /// Checks a request and answers it.
-    fn check(&self, head: http::Request<()>, early: Vec<u8>, source: Source) -> Option<Box<Opened>> {
+    fn check(&mut self, head: http::Request<()>, early: Vec<u8>, source: Source) -> Option<Box<Opened>> {
         let (request, admission) = self.admit(head, source);
         let admission = match admission {
             Ok(admission) => admission,
@@ -340,53 +401,8 @@ impl Handshake<'_> {
         }
     }
 
-    fn answer_http(&self, mut request: Box<Request>, early: Vec<u8>, length: usize) -> Option<Box<Opened>> {
-        let Some(serve_http) = &self.rules.serve_http else {
-            return self.refuse(&server_handshake::UPGRADE_REQUIRED.into(), Some(request));
-        };
-        match self.read_body(&request, early, length) {
-            Ok(body) => request.set_body(body),
-            Err(refusal) => return self.refuse(&refusal.into(), Some(request)),
-        }
-        match contain(LOG, "the callback serve_http", || serve_http(&request)) {
-            Some(response) => {
-                self.answer(&response, request.method() == Method::HEAD);
-                None
-            }
-            None => self.refuse(&FAILED.into(), Some(request)),
-        }
-    }
-
-    /// Reads the body of a plain request, of which `bytes` were read with the head. As for a message, the message timeout is
-    /// granted for each started MiB that has arrived.
-    fn read_body(&self, request: &Request, mut bytes: Vec<u8>, length: usize) -> Result<Vec<u8>, Refusal> {
-        if bytes.len() < length {
-            // RFC 9110 §10.1.1: a server must ignore this expectation of an HTTP/1.0 client.
-            let expected = request.headers().get(EXPECT).filter(|_| request.version() > Version::HTTP_10);
-            if expected.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
-                // Ignored: if the peer has gone, the read says so.
-                drop(self.write(b"HTTP/1.1 100 Continue\r\n\r\n"));
-            }
-            bytes.reserve(FIRST_READ);
-        }
-        let start = Instant::now();
-        while bytes.len() < length {
-            let received = bytes.len();
-            let deadline = start.checked_add(time_for(received, self.config.message_timeout())).into();
-            let has_more = |bytes: &[u8]| Ok((bytes.len() > received).then_some(()));
-            let reader = Handshake { deadline, ..*self };
-            reader.read_until(&mut bytes, has_more).map_err(|failure| match failure {
-                NoHead::Gone => CUT_SHORT,
-                NoHead::Silent(refusal) | NoHead::Refused(refusal) => refusal,
-            })?;
-        }
-        // The connection ends after the answer, so further requests are not read.
-        bytes.truncate(length);
-        Ok(bytes)
-    }
-
     fn open(
-        &self,
+        &mut self,
         mut request: Box<Request>,
         upgrade: &Upgrade,
         early: Vec<u8>,
@@ -399,8 +415,8 @@ impl Handshake<'_> {
         if !self.host.opening() {
             return self.refuse(&UNAVAILABLE.into(), Some(request));
         }
-        let (deadline, response) = (self.deadline, Some(response));
-        Some(Box::new(Opened { request, response, deadline, subprotocol, early, admission }))
+        let (deadline, response, session) = (self.deadline, Some(response), self.line.take_session());
+        Some(Box::new(Opened { request, response, deadline, subprotocol, early, session, admission }))
     }
 
     /// Calls `check_request`. Returns the bytes of the 101, and the subprotocol.
@@ -420,7 +436,7 @@ impl Handshake<'_> {
     }
 
     /// Answers with a refusal, and reports it.
-    fn refuse(&self, reject: &Reject, request: Option<Box<Request>>) -> Option<Box<Opened>> {
+    fn refuse(&mut self, reject: &Reject, request: Option<Box<Request>>) -> Option<Box<Opened>> {
         let without_body = request.as_ref().is_some_and(|request| request.method() == Method::HEAD);
         // Counted first, so that a client that has read the answer finds it in the statistics.
         self.counters.handshake_failed(reject.status().as_u16());
@@ -435,13 +451,13 @@ impl Handshake<'_> {
     }
 
     /// Sends FIN, and discards what the client still sends, until it has read the answer or [`LINGER`] is over.
-    fn linger(&self) {
-        self.stream.shutdown_write();
-        self.stream.drain(LINGER, Deadline::after(self.config.close_timeout()));
+    fn linger(&mut self) {
+        self.line.shutdown_write();
+        self.line.stream().drain(LINGER, Deadline::after(self.config.close_timeout()));
     }
 
     /// Sends a final answer.
-    fn answer(&self, response: &Response, without_body: bool) {
+    fn answer(&mut self, response: &Response, without_body: bool) {
         match self.write(&head::write_response(response, without_body)) {
             Ok(()) => {
                 self.linger();
@@ -455,11 +471,12 @@ impl Handshake<'_> {
 
     /// Writes a final answer within the deadline of the handshake. If that is nearer than the write timeout, the write
     /// timeout counts, as for a message.
-    fn write(&self, bytes: &[u8]) -> io::Result<()> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let granted = time_for(bytes.len(), self.config.write_timeout());
-        self.stream.write_all(bytes, || match self.deadline.left(Instant::now()) {
+        let deadline = self.deadline;
+        self.line.write_all(bytes, || match deadline.left(Instant::now()) {
             Some(left) if left < granted => Deadline::after(granted),
-            _ => self.deadline,
+            _ => deadline,
         })
     }
 }

@@ -54,6 +54,8 @@
 //!
 //! * `cli` (default): the command `threadws`, described in [`guide::command_line`]. Programs that use only the library
 //!   take `default-features = false`.
+//! * `tls` (default): `wss://` for clients and servers, in the module `tls`. It adds 12 crates, of which ring needs a C
+//!   compiler.
 //! * `systemd`: the command can take its listening socket from systemd.
 //!
 //! # Log
@@ -67,6 +69,7 @@
 //! | `threadws::server` | listening and stopped (`info`), clients turned away, failures of `accept` and an incomplete shutdown (`warn`), panics of callbacks (`error`) |
 //! | `threadws::connection` | opened and closed, with the reason (`debug`), handlers that failed or panicked (`error`) |
 //! | `threadws::handshake` | refused handshakes (`debug`), connections without a request (`trace`), panics of callbacks (`error`) |
+//! | `threadws::tls` | the roots that a client trusts (`debug`) |
 //! | `threadws::hub`, `threadws::timer` | panics of callbacks and ticks (`error`) |
 //! | `threadws::flush` | failures of `poll` (`warn`) |
 //!
@@ -104,6 +107,8 @@ pub mod stats;
 mod sync;
 mod tick;
 mod timer;
+#[cfg(feature = "tls")]
+pub mod tls;
 #[cfg(any(test, fuzzing, bench_internals))]
 #[doc(hidden)]
 pub mod verify;

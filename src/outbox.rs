@@ -8,13 +8,14 @@
 //! A message takes three steps: [`send`](Outbox::send) or [`try_send`](Outbox::try_send) encodes it,
 //! [`write`](Outbox::write) gives the socket as much as it takes, and [`queue_rest`](Outbox::queue_rest) queues the rest.
 //!
-//! Elsewhere: the order of queued frames is in [`queue`], waiting in [`wait`], the 101 in [`open`], the Close and the end in
+//! Elsewhere: the order of queued frames is in [`queue`], TLS in [`sealing`], waiting in [`wait`], the 101 in [`open`], the Close and the end in
 //! [`close`], messages for many clients in [`broadcast`]. The reader's batching is in `connection/cork.rs`.
 
 mod broadcast;
 mod close;
 mod open;
 mod queue;
+mod sealing;
 mod state;
 mod wait;
 
@@ -24,7 +25,7 @@ use self::state::{OutboxState, WriteStall};
 use crate::config::{Config, time_for};
 use crate::error::{Cause, Ending, Error, Result, Timeout};
 use crate::flush_thread::{FlushThread, Pushable};
-use crate::message::{IntoMessage, State};
+use crate::message::{CloseCode, CloseFrame, IntoMessage, State};
 use crate::net::{Deadline, Transport};
 use crate::protocol::Role;
 use crate::protocol::encoder::{self, EncodedFrame, Opcode};
@@ -98,7 +99,7 @@ impl Outbox {
                 has_poller: false,
                 waiting: 0,
                 is_watched: false,
-                is_opening: false,
+                sealing: None,
                 close_deadline: Deadline::NEVER,
                 skipped: 0,
                 last_sent: config.idle_timeout().map(|_| now()),
@@ -161,7 +162,7 @@ impl Outbox {
         let state = self.state.lock();
         let is_slow = matches!(state.ending.cause, Some(Cause::SlowPeer | Cause::Timeout(Timeout::Write)));
         let totals = Totals {
-            opened: u64::from(!state.is_opening),
+            opened: u64::from(!state.queue.is_opening()),
             traffic: self.reader_counts.traffic(state.sent.messages, state.sent.bytes),
             messages_skipped: state.skipped,
             slow_peers_closed: u64::from(is_slow),
@@ -257,6 +258,7 @@ impl Outbox {
         if state.stall.is_none() {
             self.write_queue(&mut state, lent);
         }
+        state.queue.note_high_water();
         if state.gate.is_over() {
             // Breaking the connection dropped the queue, and the payload with it.
             return Err(self.failure(&mut state));
@@ -265,13 +267,18 @@ impl Outbox {
             state = self.wait_progress(state, ticket, Deadline::NEVER, lent)?;
         }
         let is_out = state.queue.is_out(ticket);
+        let is_worn = state.sealing.as_ref().is_some_and(|sealing| sealing.is_worn());
         self.unlock(state);
+        if is_worn && self.close(Some(CloseFrame::new(CloseCode::GOING_AWAY, "the keys are used up"))) {
+            self.watch_close();
+        }
         Ok(Written { ticket, is_out })
     }
 
     /// Returns whether a ping is still queued. Its pong cannot be late then.
     pub(crate) fn ping_waits(&self) -> bool {
-        self.state.lock().queue.has_ping()
+        let state = self.state.lock();
+        state.queue.has_ping() || state.sealing.as_ref().is_some_and(|sealing| sealing.has_ping())
     }
 
     /// Returns whether the socket has taken everything up to `ticket`.
@@ -316,27 +323,21 @@ impl Outbox {
     fn write_queue(&self, state: &mut MutexGuard<'_, OutboxState>, lent: Lent<'_>) {
         while let Some(stream) = state.stream.clone() {
             let state = &mut **state;
-            if state.queue.is_empty() {
-                state.stall = None;
-                return;
-            }
-            let slices = state.queue.gather(lent);
-            if slices.is_empty() {
-                return;
-            }
-            let result = stream.try_write(&slices);
-            match result {
-                Ok(written) => {
+            match state.write_next(&*stream, lent) {
+                Ok(Some(taken)) => {
                     let waited = state.queue.bytes() > 0;
-                    let response = if state.is_opening { state.queue.response_left() } else { 0 };
-                    state.queue.advance(written);
-                    state.is_opening = written < response;
+                    state.sent.bytes += state.queue.written(&taken) as u64;
                     if waited && state.queue.bytes() == 0 {
                         state.touch();
                     }
-                    state.sent.bytes += written.saturating_sub(response) as u64;
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                Ok(None) => {
+                    if state.is_empty() {
+                        state.stall = None;
+                    }
+                    return;
+                }
+                Err(Cause::Io(ErrorKind::WouldBlock)) => {
                     let now = now();
                     match state.stall {
                         Some(stall) if !state.queue.is_out(stall.ticket) || state.queue.bytes() == 0 => {
@@ -348,7 +349,7 @@ impl Outbox {
                     }
                     return;
                 }
-                Err(error) => return self.break_gate(state, Cause::Io(error.kind())),
+                Err(cause) => return self.break_gate(state, cause),
             }
         }
     }

@@ -30,6 +30,7 @@ pub struct Request {
     body: Box<[u8]>,
     peer_addr: Addr,
     client_addr: Addr,
+    peer_certificate: Option<Box<[u8]>>,
 }
 
 impl Request {
@@ -40,7 +41,11 @@ impl Request {
                 value.set_sensitive(true);
             }
         }
-        Self { head, body: Box::default(), peer_addr, client_addr }
+        Self { head, body: Box::default(), peer_addr, client_addr, peer_certificate: None }
+    }
+
+    pub(crate) fn set_peer_certificate(&mut self, certificate: Option<Box<[u8]>>) {
+        self.peer_certificate = certificate;
     }
 
     pub(crate) fn set_body(&mut self, body: Vec<u8>) {
@@ -79,6 +84,13 @@ impl Request {
     /// For a request that [`connect`](crate::connect) sent, it is the server's address.
     pub fn client_addr(&self) -> Addr {
         self.client_addr
+    }
+
+    /// Returns the certificate that the client has presented over TLS, as DER. It was checked: the client has its key, and a
+    /// CA that the server trusts for clients has issued it. `None` if the server asks for none, or it is optional and the
+    /// client has none.
+    pub fn peer_certificate(&self) -> Option<&[u8]> {
+        self.peer_certificate.as_deref()
     }
 }
 

@@ -67,8 +67,8 @@ pub struct Stats {
     pub opened: u64,
     /// How many clients are connected now.
     pub open: usize,
-    /// How many connections were turned away before a handshake, by reason: `full`, `no_thread`, `stopping`, `address`
-    /// and `rate`.
+    /// How many connections were turned away before a handshake, by reason: `full`, `no_thread`, `stopping`,
+    /// `address`, `rate`, and `tls` for a TLS handshake that failed.
     ///
     /// `address` and `rate` are the limits [`max_clients_per_address`](crate::Server::max_clients_per_address) and
     /// [`handshake_rate`](crate::Server::handshake_rate), for clients that connect directly. Clients of a trusted proxy

@@ -101,6 +101,12 @@ pub(crate) fn next_id() -> u64 {
 /// Measured in debug builds: `serde_json` needs 0.2 MiB for a `Value` of its greatest depth, and up to 1 MiB for structs.
 pub(crate) const STACK: usize = 2 << 20;
 
+/// Returns how many threads can compute at the same time.
+#[cfg(feature = "tls")]
+pub(crate) fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Starts a named thread. Returns an error where `std::thread::spawn` would panic.
 pub(crate) fn spawn(
     name: &str,

@@ -7,6 +7,8 @@
 pub mod fuzzing;
 #[cfg(bench_internals)]
 pub mod internals;
+#[cfg(test)]
+pub(crate) mod mock_session;
 #[cfg(all(test, model))]
 pub(crate) mod models;
 #[cfg(any(test, fuzzing))]

@@ -5,10 +5,11 @@ use super::cork::To;
 use super::recv::Waiting;
 use crate::error::{Cause, Closed, Error, Result};
 use crate::message::{CloseCode, CloseFrame, State};
-use crate::net::Deadline;
+use crate::net::{Deadline, Transport};
 use crate::protocol::Role;
 use crate::protocol::decoder::Item;
 use crate::protocol::encoder;
+use crate::sync::now;
 use std::time::Duration;
 
 /// At the end, input is read and discarded for this time, and again as long as the peer is in full flow. Otherwise the system
@@ -127,6 +128,9 @@ impl Connection {
         self.queue_held();
         let outbox = self.sender.outbox();
         outbox.break_off(cause);
+        if let Some(Cause::Tls(_)) = outbox.broken() {
+            self.reader.stream().drain(DRAIN_TIME, outbox.close_deadline());
+        }
         // Another thread may have ended it first, for another cause.
         let closed = outbox.end(self.reader.counts(), None);
         self.set_closed(closed.clone());
@@ -152,6 +156,7 @@ impl Connection {
         let deadline = self.last_close_deadline();
         let outbox = self.sender.outbox();
         let stream = self.reader.stream();
+        outbox.close_notify();
         // A peer in the middle of a large message may read nothing before it has written all of it. So its input is
         // discarded whenever the socket accepts no bytes of the queue.
         while !outbox.is_empty() && stream.drain_until_writable(deadline) {
@@ -194,6 +199,10 @@ impl Drop for Connection {
             if outbox.state() == State::Open {
                 outbox.close(Some(CloseFrame::new(CloseCode::GOING_AWAY, "")));
             }
+            outbox.close_notify();
+            // Otherwise closing the socket over unread input would send RST, and the peer could lose our last message. Even a
+            // peer that sends nothing sends session tickets with TLS.
+            self.reader.stream().drain(Duration::ZERO, Deadline::at(now()));
             let closed = outbox.end(self.reader.counts(), None);
             self.set_closed(closed);
         }

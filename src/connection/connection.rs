@@ -77,21 +77,29 @@ pub(crate) struct Parts {
     pub(crate) message_rate: Option<Arc<Bucket>>,
 }
 
+/// The bytes that were read after the handshake.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Early<'a> {
+    /// The first frames, or a part of them.
+    pub(crate) plain: &'a [u8],
+    /// With TLS: the start of a record that is not complete. All records before it are opened.
+    pub(crate) sealed: Option<&'a [u8]>,
+}
+
 impl Connection {
-    /// Takes over after the handshake. `early` are the bytes that were read after it.
+    /// Takes over after the handshake.
     pub(crate) fn new(
-        role: Role,
         config: &Config,
         stream: Arc<Stream>,
-        early: &[u8],
+        early: Early<'_>,
         parts: Parts,
     ) -> Result<Box<Self>> {
         let Parts { sender, request, response, subprotocol, hub, hooks, counters, timer, message_rate } =
             parts;
         let age_limits = AgeLimits::new(config, sender.outbox().opened()).map(Box::new);
         Ok(Box::new(Self {
+            reader: Reader::new(config, stream, early, sender.outbox())?,
             sender,
-            reader: Reader::new(role, config, stream, early)?,
             keepalive: Keepalive::new(config),
             cork: Cork::new(config),
             request,

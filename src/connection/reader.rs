@@ -1,13 +1,20 @@
 //! The buffer of a connection: filled from the socket, and taken apart by the decoder.
 //!
-//! It also knows when the peer was last heard from and when the message that is arriving began. Its locks: none, because
+//! With TLS the buffer also has the start of a record that is not complete, behind the plaintext. All complete records are
+//! opened after each read, in place. So no call has to ask whether TLS still holds something.
+//!
+//! The reader also knows when the peer was last heard from and when the message that is arriving began. Its locks: none, because
 //! only the thread of the connection reads.
 
+mod records;
+
+use self::records::Records;
+use super::Early;
 use crate::config::{Config, time_for};
 use crate::error::{Result, Violation};
 use crate::message::{CloseFrame, Message, MessageRef};
 use crate::net::{Deadline, Stream};
-use crate::outbox::Counts;
+use crate::outbox::{Counts, Outbox};
 use crate::protocol::Role;
 use crate::protocol::decoder::{self, Decoder, Item, Span};
 use crate::sync::Arc;
@@ -35,7 +42,8 @@ pub(super) struct Reader {
     socket_timeout: Duration,
     decoder: Decoder,
     stream: Arc<Stream>,
-    /// Zeroed when it is allocated. `start..end` was read from the socket and not parsed yet.
+    /// Zeroed when it is allocated. `start..end` was read from the socket and not parsed yet. With TLS, `end..filled` is the
+    /// start of a record.
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -50,11 +58,17 @@ pub(super) struct Reader {
     read_timeout: Duration,
     /// When the message that is arriving began, moved on by the time in which the handler did not read.
     message_started: Option<Instant>,
+    records: Option<Box<Records>>,
 }
 
 impl Reader {
-    /// `early` are the bytes that were read after the handshake.
-    pub(super) fn new(role: Role, config: &Config, stream: Arc<Stream>, early: &[u8]) -> io::Result<Self> {
+    pub(super) fn new(
+        config: &Config,
+        stream: Arc<Stream>,
+        early: Early<'_>,
+        outbox: &Arc<Outbox>,
+    ) -> io::Result<Self> {
+        let (plain, sealed) = (early.plain, early.sealed.unwrap_or_default());
         let read_timeout = config.read_timeout();
         let socket_timeout = match stream.inherited_read_timeout() {
             Some(inherited) if inherited <= read_timeout => inherited,
@@ -63,25 +77,27 @@ impl Reader {
                 read_timeout
             }
         };
-        let size = RESTING_BUFFER.max(early.len());
+        let size = RESTING_BUFFER.max(plain.len() + sealed.len());
         let mut buffer = Vec::with_capacity(size);
-        buffer.extend_from_slice(early);
+        buffer.extend_from_slice(plain);
+        buffer.extend_from_slice(sealed);
         buffer.resize(size, 0);
         Ok(Self {
             stream,
-            decoder: Decoder::new(role, config.max_message_size()),
+            decoder: Decoder::new(outbox.role(), config.max_message_size()),
             buffer,
             start: 0,
-            end: early.len(),
+            end: plain.len(),
             small_reads: 0,
             last_was_full: false,
             socket_timeout,
             read_timeout,
-            counts: Counts { messages: 0, bytes: early.len() as u64 },
+            counts: Counts { messages: 0, bytes: plain.len() as u64 },
             last_heard: Instant::now(),
             was_heard: false,
             message_timeout: config.message_timeout(),
             message_started: None,
+            records: early.sealed.map(|_| Box::new(Records::new(outbox, plain.len() + sealed.len()))),
         })
     }
 
@@ -194,10 +210,10 @@ impl Reader {
         self.decoder.take()
     }
 
-    /// Returns whether no part of an unfinished message has arrived.
+    /// Returns whether no part of an unfinished message has arrived. A part of a record counts as one.
     #[inline]
     pub(super) fn is_between_messages(&mut self) -> bool {
-        let is_between = !self.has_unread() && !self.decoder.is_inside_message();
+        let is_between = self.start == self.filled() && !self.decoder.is_inside_message();
         if is_between {
             self.message_started = None;
         }
@@ -243,7 +259,7 @@ impl Reader {
     /// It can return late for the `rough` deadline, by up to a sixteenth of the socket's read timeout. That is early enough
     /// for keepalive, and saves a `poll` before each read of a busy connection.
     pub(super) fn read_until(&mut self, now: Instant, exact: Deadline, rough: Deadline) -> io::Result<usize> {
-        if exact.has_passed(now) {
+        if exact.has_passed(now) || self.has_ended() {
             return self.read(false);
         }
         let timeout = self.socket_timeout;
@@ -256,16 +272,15 @@ impl Reader {
         self.read(false)
     }
 
-    /// Reads more bytes. With `wait` it waits for them, at most the socket's read timeout.
+    /// Reads more bytes. With `wait` it waits for them, at most the socket's read timeout. Zero is the end of the stream.
     pub(super) fn read(&mut self, wait: bool) -> io::Result<usize> {
-        let count = self.read_into(wait)?;
-        self.counts.bytes += count as u64;
+        let count = if self.records.is_some() { self.read_records(wait)? } else { self.read_plain(wait)? };
         self.was_heard = true;
         Ok(count)
     }
 
     /// Reads into the message that is arriving if much of it is missing, otherwise into the buffer.
-    fn read_into(&mut self, wait: bool) -> io::Result<usize> {
+    fn read_plain(&mut self, wait: bool) -> io::Result<usize> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
             if let Some((message, left)) = self.decoder.direct() {
@@ -280,16 +295,25 @@ impl Reader {
                     if message.capacity() - message.len() <= left {
                         let count = self.stream.read_append(message, wait)?;
                         self.decoder.directly_read(count);
+                        self.counts.bytes += count as u64;
                         return Ok(count);
                     }
                 }
             }
         }
         self.make_room();
-        let room = self.buffer.get_mut(self.end..).unwrap_or_default();
+        let count = self.fill(self.end, wait)?;
+        self.end += count;
+        self.counts.bytes += count as u64;
+        Ok(count)
+    }
+
+    /// Reads into the buffer from `start` on.
+    #[inline]
+    fn fill(&mut self, start: usize, wait: bool) -> io::Result<usize> {
+        let room = self.buffer.get_mut(start..).unwrap_or_default();
         let size = room.len();
         let count = self.stream.read(room, wait)?;
-        self.end += count;
         self.last_was_full = count == size;
         self.small_reads = if count < IDLE_BUFFER / 2 { self.small_reads.saturating_add(1) } else { 0 };
         Ok(count)
@@ -314,7 +338,7 @@ impl Reader {
 
     /// Moves the unread bytes to the front of a buffer of this size, if they fit.
     fn resize(&mut self, size: usize) {
-        let unread = self.start..self.end;
+        let unread = self.start..self.filled();
         if size != self.buffer.len() && unread.len() < size {
             let mut buffer = vec![0; size];
             let (from, to) = (self.buffer.get(unread.clone()), buffer.get_mut(..unread.len()));
@@ -325,7 +349,8 @@ impl Reader {
         } else if unread.start > 0 {
             self.buffer.copy_within(unread.clone(), 0);
         }
-        (self.start, self.end) = (0, unread.len());
+        (self.start, self.end) = (0, self.end - unread.start);
+        self.set_filled(unread.len());
     }
 
     /// Sets the read timeout for a silent peer. Called after a read that has found nothing, so that a connection whose peer
@@ -371,18 +396,27 @@ impl Reader {
 #[cfg(all(test, not(model)))]
 mod tests {
     use super::*;
+    use crate::flush_thread::FlushThread;
     use crate::net::stream::prepare_listener;
     use crate::protocol::encoder::{Opcode, append};
     use rustix::net::sockopt::{Timeout, socket_timeout};
     use std::os::unix::net::UnixStream;
 
+    fn reader(config: &Config, stream: Stream) -> Reader {
+        let (flush, _) = FlushThread::start().expect("a thread");
+        let stream = Arc::new(stream);
+        let outbox = Outbox::new(Role::Server, config, Arc::clone(&stream), Arc::clone(&flush));
+        flush.stop();
+        Reader::new(config, stream, Early::default(), &outbox).expect("a reader")
+    }
+
     #[test]
     fn a_silent_client_holds_no_more_memory_than_before_its_large_message() {
         const SIZE: usize = 1 << 20;
         let (ours, peers) = UnixStream::pair().expect("a pair");
-        let stream = Arc::new(Stream::new(ours).expect("a stream"));
+        let stream = Stream::new(ours).expect("a stream");
         let config = Config::new();
-        let mut reader = Reader::new(Role::Server, &config, stream, &[]).expect("a reader");
+        let mut reader = reader(&config, stream);
         let before = reader.buffer.capacity();
         let mut frames = Vec::new();
         for opcode in [Opcode::Binary, Opcode::Text] {
@@ -418,8 +452,8 @@ mod tests {
     fn the_next_lent_message_reuses_the_memory_until_the_peer_is_silent() {
         const SIZE: usize = 1 << 20;
         let (ours, peers) = UnixStream::pair().expect("a pair");
-        let stream = Arc::new(Stream::new(ours).expect("a stream"));
-        let mut reader = Reader::new(Role::Server, &Config::new(), stream, &[]).expect("a reader");
+        let stream = Stream::new(ours).expect("a stream");
+        let mut reader = reader(&Config::new(), stream);
         let mut frames = Vec::new();
         // The last is smaller, and large enough to be read directly into its message.
         for size in [SIZE, SIZE, SIZE - 100_000] {
@@ -454,10 +488,10 @@ mod tests {
     #[test]
     fn a_callers_deadline_is_exact_although_the_sockets_own_timeout_is_near() {
         let (ours, _peers) = UnixStream::pair().expect("a pair");
-        let stream = Arc::new(Stream::new(ours).expect("a stream"));
+        let stream = Stream::new(ours).expect("a stream");
         const SOCKET_TIMEOUT: Duration = Duration::from_secs(1);
         let config = Config::new().with_message_timeout(SOCKET_TIMEOUT);
-        let mut reader = Reader::new(Role::Server, &config, stream, &[]).expect("a reader");
+        let mut reader = reader(&config, stream);
         // A read that relied on the socket's own timeout would now be noticed.
         const TOO_LONG: Duration = Duration::from_secs(30);
         reader.stream.set_read_timeout(TOO_LONG).expect("a timeout");
@@ -478,7 +512,7 @@ mod tests {
         let stream =
             Stream::from_accepted(listener.accept().expect("a client").0, came_with).expect("a stream");
         let config = Config::new();
-        let mut reader = Reader::new(Role::Server, &config, Arc::new(stream), &[]).expect("a reader");
+        let mut reader = reader(&config, stream);
         let timeout = |reader: &Reader| socket_timeout(&*reader.stream, Timeout::Recv).expect("it is set");
         (&peer).write_all(&[0x81, 0x80]).expect("it is read");
         reader.read(true).expect("it is there");

@@ -257,7 +257,7 @@ impl Connection {
             self.reader.read_until(now, exact, rough)
         };
         match read {
-            Ok(0) => Err(self.lost(Cause::Eof)),
+            Ok(0) => Err(self.lost(self.reader.end_cause())),
             Ok(_) => Ok(None),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 waiting.received_nothing();

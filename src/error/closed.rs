@@ -36,6 +36,10 @@ pub(crate) struct Ending {
 pub(crate) enum Cause {
     /// The stream ended without a Close from the peer.
     Eof,
+    /// The stream ended without a Close from the peer, and without TLS's own close_notify. Anyone on the way can have cut it.
+    Truncated,
+    /// The peer broke a rule of TLS, or sent a fatal alert.
+    Tls(&'static str),
     Io(io::ErrorKind),
     Timeout(Timeout),
     /// A broadcast found the queue full, and the policy is to disconnect.
@@ -60,7 +64,9 @@ impl Cause {
             Self::Violation(violation) => Some(Error::Violation(violation)),
             Self::MessageTooBig { limit } => Some(Error::MessageTooBig { limit }),
             Self::TooManyMessages { limit, per } => Some(Error::TooManyMessages { limit, per }),
-            Self::Eof | Self::Io(_) | Self::SlowPeer | Self::Terminated => None,
+            Self::Eof | Self::Truncated | Self::Tls(_) | Self::Io(_) | Self::SlowPeer | Self::Terminated => {
+                None
+            }
         }
     }
 
@@ -81,6 +87,8 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Eof => f.write_str("end of stream"),
+            Self::Truncated => f.write_str("end of stream without close_notify: it may be cut off"),
+            Self::Tls(what) => write!(f, "TLS failed: {what}"),
             Self::Io(kind) => kind.fmt(f),
             Self::Terminated => f.write_str("terminated"),
             Self::SlowPeer => f.write_str("slow peer: its backlog was full"),

@@ -61,6 +61,8 @@ pub enum Error {
     },
     /// A setting or an argument cannot be used. Nothing was done.
     Invalid(Cow<'static, str>),
+    /// The TLS handshake failed, or a certificate or key cannot be used. The text says what to change.
+    Tls(Cow<'static, str>),
     /// An error of the operating system.
     Io(io::Error),
 }
@@ -75,6 +77,7 @@ impl Error {
             | Self::TooManyMessages { .. }
             | Self::Refused(_)
             | Self::Unavailable
+            | Self::Tls(_)
             | Self::Io(_) => true,
             Self::Timeout(timeout) => !matches!(timeout, Timeout::Recv | Timeout::Drained | Timeout::Count),
             Self::Full | Self::Empty | Self::TooManyTopics { .. } | Self::Invalid(_) => false,
@@ -89,7 +92,7 @@ impl Error {
     /// | [`MessageTooBig`](Error::MessageTooBig) | 1009 |
     /// | [`Timeout::Message`], [`TooManyMessages`](Error::TooManyMessages) | 1008 |
     /// | [`Timeout::Write`] | 1013: reported but not sent, because the peer does not read |
-    /// | [`Timeout::Ping`], [`Timeout::Close`], [`Error::Io`] | 1006: nothing can be sent any more |
+    /// | [`Timeout::Ping`], [`Timeout::Close`], [`Error::Tls`], [`Error::Io`] | 1006: nothing can be sent any more |
     /// | [`Closed`](Error::Closed) | the code that it ended with: 1013 after [`SlowPeer::Close`](crate::hub::SlowPeer::Close) |
     /// | any other, such as a handler's own | 1011 |
     pub fn close_code(&self) -> CloseCode {
@@ -102,7 +105,7 @@ impl Error {
             Self::Violation(_) => CloseCode::PROTOCOL_ERROR,
             Self::MessageTooBig { .. } => CloseCode::MESSAGE_TOO_BIG,
             Self::Timeout(Timeout::Write) => CloseCode::TRY_AGAIN_LATER,
-            Self::Timeout(Timeout::Ping | Timeout::Close) | Self::Io(_) => CloseCode::ABNORMAL,
+            Self::Timeout(Timeout::Ping | Timeout::Close) | Self::Tls(_) | Self::Io(_) => CloseCode::ABNORMAL,
             _ => CloseCode::INTERNAL_ERROR,
         }
     }
@@ -121,6 +124,11 @@ impl Error {
             Self::Invalid(what) => Self::Invalid(what.clone()),
             other => Self::invalid(other.to_string()),
         }
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls(what: impl Into<Cow<'static, str>>) -> Self {
+        Self::Tls(what.into())
     }
 
     pub(crate) fn invalid(what: impl Into<Cow<'static, str>>) -> Self {
@@ -157,6 +165,7 @@ impl fmt::Display for Error {
                 write!(f, "more than {limit} messages in {per:?} from one address")
             }
             Self::Invalid(what) => write!(f, "invalid input: {what}"),
+            Self::Tls(what) => write!(f, "TLS: {what}"),
             Self::Io(error) => error.fmt(f),
         }
     }
@@ -178,9 +187,10 @@ pub(crate) fn context(place: impl fmt::Display, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{place}: {error}"))
 }
 
+/// An `io::Error` that was made from an error of this crate becomes that error again.
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
-        Self::Io(error)
+        error.downcast().unwrap_or_else(Self::Io)
     }
 }
 

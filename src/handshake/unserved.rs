@@ -15,14 +15,27 @@ pub(super) const UNAVAILABLE: Refusal =
 /// A `Retry-After` in seconds, for limits that do not say when there is room again.
 const RETRY_AFTER: u64 = 5;
 
-/// Answers 503 with the bytes that the socket accepts without waiting. A new socket accepts all of them.
-pub(crate) fn answer_unavailable(stream: &Stream) {
-    answer(stream, Reject::from(UNAVAILABLE));
+/// Fatal alerts in the clear (RFC 8446 §6), for clients of a port that speaks TLS. They would not understand HTTP.
+const INTERNAL_ERROR: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
+const ACCESS_DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
+
+/// Answers 503 with the bytes that the socket accepts without waiting. A new socket accepts all of them. On a port that
+/// speaks TLS, sends an alert instead.
+pub(crate) fn answer_unavailable(stream: &Stream, has_tls: bool) {
+    if has_tls {
+        write(stream, &INTERNAL_ERROR);
+    } else {
+        answer(stream, Reject::from(UNAVAILABLE));
+    }
 }
 
-/// Answers 429, like [`answer_unavailable`].
-pub(crate) fn answer_excess(stream: &Stream, excess: Excess) {
-    answer(stream, Reject::from(excess));
+/// Answers 429, or sends an alert, like [`answer_unavailable`].
+pub(crate) fn answer_excess(stream: &Stream, has_tls: bool, excess: Excess) {
+    if has_tls {
+        write(stream, &ACCESS_DENIED);
+    } else {
+        answer(stream, Reject::from(excess));
+    }
 }
 
 /// Sends a Close with 1013 on a WebSocket that cannot be served, like [`answer_unavailable`].

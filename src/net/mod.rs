@@ -5,12 +5,18 @@
 
 pub(crate) mod connect;
 pub(crate) mod deadline;
+pub(crate) mod line;
 pub(crate) mod listener;
+pub(crate) mod session;
 pub(crate) mod stream;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
 pub(crate) mod wake;
 
 pub(crate) use deadline::Deadline;
+pub(crate) use line::{Established, Line};
 pub(crate) use listener::Listener;
+pub(crate) use session::Session;
 pub(crate) use stream::{Stream, Transport};
 #[cfg(not(all(test, model)))]
 pub(crate) use wake::Wake;

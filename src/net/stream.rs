@@ -35,6 +35,9 @@ pub(crate) trait Transport: AsFd + Debug + Send + Sync {
     /// Ends reading: a thread that waits in a read returns with the end of the stream. Writing goes on.
     fn shutdown_read(&self);
 
+    /// Sends FIN. The peer can still read everything that was written. A thread that waits to write wakes up.
+    fn shutdown_write(&self);
+
     /// Ends both directions. Every thread that waits for the socket wakes up.
     fn shutdown_both(&self);
 
@@ -219,12 +222,6 @@ impl Stream {
     pub(crate) fn has_input(&self) -> bool {
         self.wait_readable(Deadline::at(Instant::now())).unwrap_or(true)
     }
-
-    /// Sends FIN. The peer can still read everything that was written.
-    pub(crate) fn shutdown_write(&self) {
-        // Ignored: it fails only if the connection has ended already.
-        _ = shutdown(&self.socket, Shutdown::Write);
-    }
 }
 
 impl Transport for Stream {
@@ -245,6 +242,11 @@ impl Transport for Stream {
     fn shutdown_read(&self) {
         // Ignored: it fails only if the connection has ended already.
         _ = shutdown(&self.socket, Shutdown::Read);
+    }
+
+    fn shutdown_write(&self) {
+        // Ignored: it fails only if the connection has ended already.
+        _ = shutdown(&self.socket, Shutdown::Write);
     }
 
     fn shutdown_both(&self) {

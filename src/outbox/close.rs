@@ -8,7 +8,7 @@ use super::state::OutboxState;
 use super::{Counts, Outbox};
 use crate::error::{Cause, Closed, Error, Result};
 use crate::message::{CloseFrame, State};
-use crate::net::Deadline;
+use crate::net::{Deadline, Transport};
 use crate::protocol::encoder::{self, Opcode};
 use crate::protocol::gate::Gate;
 use crate::sync::{Ordering, now};
@@ -100,6 +100,7 @@ impl Outbox {
             state.forget_unsent_close();
             self.update_ending(&mut state);
             state.stream = None;
+            state.sealing = None;
         }
         state.queue.clear();
         self.state_hint.store(State::Closed as u8, Ordering::Relaxed);
@@ -150,6 +151,15 @@ impl Outbox {
     }
 
     pub(super) fn break_gate(&self, state: &mut OutboxState, cause: Cause) {
+        self.break_gate_by(state, cause, |stream| stream.shutdown_both());
+    }
+
+    pub(super) fn break_gate_by(
+        &self,
+        state: &mut OutboxState,
+        cause: Cause,
+        shut_down: impl FnOnce(&dyn Transport),
+    ) {
         if !state.gate.break_off(cause) {
             return;
         }
@@ -161,10 +171,13 @@ impl Outbox {
                 stream.forget_unsent();
             }
             // Part of a frame may be on the wire, so nothing may follow it. Threads that read or poll the socket wake up.
-            stream.shutdown_both();
+            shut_down(&**stream);
         }
         state.stall = None;
         state.queue.clear();
+        if let Some(sealing) = &mut state.sealing {
+            sealing.break_off();
+        }
         self.notify(state);
     }
 }

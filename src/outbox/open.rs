@@ -4,7 +4,7 @@
 //! in the hub, and what other threads send to it meanwhile follows the 101.
 
 use super::Outbox;
-use super::queue::{NOTHING, Slot};
+use super::queue::NOTHING;
 use super::state::OutboxState;
 use crate::error::{Cause, Result, Timeout};
 use crate::net::Deadline;
@@ -18,8 +18,7 @@ impl Outbox {
     /// flush thread after a Close write the queue earlier.
     pub(crate) fn hold(&self, response: Vec<u8>) {
         let mut state = self.state.lock();
-        state.queue.set(Slot::First, response);
-        state.is_opening = true;
+        state.queue.hold(response);
         // As if the socket took nothing, and the flush thread polled it: then no thread that does not wait writes.
         state.stall = Some(self.new_stall(&state.queue, self.opened));
         state.is_watched = true;
@@ -35,7 +34,7 @@ impl Outbox {
         let mut state = self.state.lock();
         (state.stall, state.is_watched) = (None, false);
         self.write_queue(&mut state, NOTHING);
-        while state.is_opening {
+        while state.queue.is_opening() {
             if !state.gate.is_over() && until.has_passed(now()) {
                 self.break_gate(&mut state, Cause::Timeout(Timeout::Handshake));
             }
@@ -64,7 +63,7 @@ impl Outbox {
         if state.has_room(len, bound) {
             return true;
         }
-        if !state.is_opening || !state.gate.is_open() {
+        if !state.queue.is_opening() || !state.gate.is_open() {
             return false;
         }
         (state.stall, state.is_watched) = (None, false);

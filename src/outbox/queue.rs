@@ -153,6 +153,23 @@ impl<'a> Segment<'a> {
     }
 }
 
+/// Bytes that were taken from the front of the queue. They count as queued until [`Queue::written`].
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    /// Bytes of data frames.
+    data: usize,
+    /// Bytes of control frames, and of the 101.
+    control: usize,
+    /// A ping, whole or in part, is among them.
+    pub(super) has_ping: bool,
+}
+
+impl Taken {
+    pub(super) fn bytes(&self) -> usize {
+        self.data + self.control
+    }
+}
+
 /// The queued frames.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
@@ -162,6 +179,8 @@ pub(super) struct Queue {
     written: u64,
     /// Bytes of queued control frames, and of the 101.
     control: usize,
+    /// Bytes of the 101 that are not written. It is before everything else.
+    response: usize,
     units: VecDeque<Unit>,
     /// A server's 101, or the rest of a control frame of which some bytes are written. Nothing may be written before it.
     first: Vec<u8>,
@@ -172,7 +191,7 @@ pub(super) struct Queue {
     start: usize,
     /// The memory of all units. It includes written bytes, because they are freed with their unit.
     memory: usize,
-    /// The highest number of queued bytes so far.
+    /// The highest number of bytes so far that the socket did not take at once.
     high_water: usize,
 }
 
@@ -192,7 +211,12 @@ impl Queue {
         self.memory
     }
 
-    /// Returns the highest number of bytes that were ever queued.
+    /// Counts what is queued now as the high water, if it is the most so far.
+    pub(super) fn note_high_water(&mut self) {
+        self.high_water = self.high_water.max(self.bytes());
+    }
+
+    /// Returns the highest number of bytes that the socket did not take at once.
     pub(super) fn high_water(&self) -> usize {
         self.high_water
     }
@@ -219,7 +243,6 @@ impl Queue {
         let len = unit.len();
         self.queued += len as u64;
         self.written += written as u64;
-        self.high_water = self.high_water.max(self.bytes());
         if written > 0 {
             self.start = written;
         } else if let (Some(Unit::Frames(last)), Unit::Frames(frames)) = (self.units.back_mut(), &unit) {
@@ -258,15 +281,21 @@ impl Queue {
         }
     }
 
-    /// Drops everything, including the rest of a frame of which some bytes are written.
-    pub(super) fn clear(&mut self) {
-        let Self { written, high_water, .. } = *self;
-        *self = Self { queued: written, written, high_water, ..Self::default() };
+    /// Queues a server's 101, before everything else.
+    pub(super) fn hold(&mut self, response: Vec<u8>) {
+        self.response = response.len();
+        self.set(Slot::First, response);
     }
 
-    /// Returns how many bytes of the 101 are queued. Only while a connection opens: later they are those of a control frame.
-    pub(super) fn response_left(&self) -> usize {
-        self.first.len()
+    /// Returns whether the 101 is queued, whole or in part. If it was dropped, it stays so.
+    pub(super) fn is_opening(&self) -> bool {
+        self.response > 0
+    }
+
+    /// Drops everything, including the rest of a frame of which some bytes are written.
+    pub(super) fn clear(&mut self) {
+        let Self { written, high_water, response, .. } = *self;
+        *self = Self { queued: written, written, high_water, response, ..Self::default() };
     }
 
     /// Returns whether a ping is queued.
@@ -287,33 +316,41 @@ impl Queue {
             .filter(|segment| !matches!(segment, Segment::Control(_, [])))
     }
 
-    /// Lists the slices to write next. The list ends before a lent unit, unless `lent` has its bytes.
-    pub(super) fn gather<'a>(&'a self, lent: Lent<'a>) -> Vec<IoSlice<'a>> {
+    /// Lists the slices to write next, of at most `limit` bytes. The list ends before a lent unit, unless `lent` has its
+    /// bytes.
+    pub(super) fn gather<'a>(&'a self, lent: Lent<'a>, limit: usize) -> Vec<IoSlice<'a>> {
+        let mut left = limit;
         self.segments()
             .take_while(|segment| !segment.is_out_of_reach(lent))
             .flat_map(|segment| segment.slices(lent))
             .filter(|slice| !slice.is_empty())
             .take(MAX_SLICES)
-            .map(IoSlice::new)
+            .map_while(|slice| {
+                let slice = slice.get(..left).unwrap_or(slice);
+                left -= slice.len();
+                (!slice.is_empty()).then(|| IoSlice::new(slice))
+            })
             .collect()
     }
 
-    /// Removes the first `count` bytes that [`gather`](Self::gather) listed, because they are written.
-    pub(super) fn advance(&mut self, mut count: usize) {
+    /// Takes the first `count` bytes that [`gather`](Self::gather) listed.
+    pub(super) fn take(&mut self, mut count: usize) -> Taken {
+        let mut taken = Taken::default();
         while count > 0 {
-            let Some(segment) = self.segments().next() else { return };
+            let Some(segment) = self.segments().next() else { break };
             count -= match segment {
                 Segment::Control(slot, frame) => {
-                    let taken = count.min(frame.len());
+                    let part = count.min(frame.len());
                     // The rest stays first in the queue.
-                    self.first = std::mem::take(self.slot(slot)).split_off(taken);
-                    self.control -= taken;
-                    taken
+                    self.first = std::mem::take(self.slot(slot)).split_off(part);
+                    taken.control += part;
+                    taken.has_ping |= matches!(slot, Slot::Ping);
+                    part
                 }
                 Segment::Unit(unit, start) => {
                     let left = unit.len() - start;
-                    let taken = count.min(left);
-                    if taken == left {
+                    let part = count.min(left);
+                    if part == left {
                         self.memory -= unit.cost();
                         self.units.pop_front();
                         self.start = 0;
@@ -321,13 +358,23 @@ impl Queue {
                             self.units = VecDeque::new();
                         }
                     } else {
-                        self.start += taken;
+                        self.start += part;
                     }
-                    self.written += taken as u64;
-                    taken
+                    taken.data += part;
+                    part
                 }
             };
         }
+        taken
+    }
+
+    /// Counts bytes that were taken as written. Returns how many of them were frames, and not the 101.
+    pub(super) fn written(&mut self, taken: &Taken) -> usize {
+        self.written += taken.data as u64;
+        self.control -= taken.control;
+        let response = self.response.min(taken.bytes());
+        self.response -= response;
+        taken.bytes() - response
     }
 }
 
@@ -338,7 +385,12 @@ mod tests {
     const LENT: Lent<'static> = [b"le", b"nt"];
 
     fn gathered(queue: &Queue, lent: Lent<'_>) -> Vec<u8> {
-        queue.gather(lent).iter().flat_map(|slice| slice.iter().copied()).collect()
+        queue.gather(lent, usize::MAX).iter().flat_map(|slice| slice.iter().copied()).collect()
+    }
+
+    fn advance(queue: &mut Queue, count: usize) {
+        let taken = queue.take(count);
+        queue.written(&taken);
     }
 
     /// Writes `queue` in pieces of at most `piece` bytes.
@@ -348,7 +400,7 @@ mod tests {
             let all = gathered(&queue, LENT);
             let count = piece.min(all.len());
             wire.extend_from_slice(&all[..count]);
-            queue.advance(count);
+            advance(&mut queue, count);
         }
         assert_eq!((queue.bytes(), queue.memory()), (0, 0));
         wire
@@ -376,7 +428,7 @@ mod tests {
         for torn in 0..5 {
             for piece in 1..30 {
                 let mut queue = queue();
-                queue.advance(torn);
+                advance(&mut queue, torn);
                 queue.set(Slot::Pong, b"PONG".to_vec());
                 queue.set(Slot::Close, b"CLOSE".to_vec());
                 let rest = written(queue, piece);
@@ -398,7 +450,7 @@ mod tests {
             let all = gathered(&queue, [&[]; 2]);
             assert_eq!(all, expected.as_bytes());
             // In the second round the lent unit is first, in the third one byte of it is written.
-            queue.advance(all.len().max(1));
+            advance(&mut queue, all.len().max(1));
         }
         assert_eq!(written(queue, 100), b"ntwaitedsharedCLOSE");
     }
@@ -408,7 +460,7 @@ mod tests {
         let mut queue = Queue::default();
         queue.set(Slot::Pong, b"old".to_vec());
         queue.set(Slot::Pong, b"new".to_vec());
-        queue.advance(1);
+        advance(&mut queue, 1);
         queue.set(Slot::Pong, b"newer".to_vec());
         assert_eq!(written(queue, 100), b"ewnewer");
     }
@@ -453,9 +505,9 @@ mod tests {
         let mut queue = queue();
         let ticket = queue.ticket();
         queue.push(Unit::Frames(b"later".to_vec()), 0);
-        queue.advance(24);
+        advance(&mut queue, 24);
         assert!(!queue.is_out(ticket));
-        queue.advance(1);
+        advance(&mut queue, 1);
         assert!(queue.is_out(ticket));
     }
 }

@@ -1,8 +1,9 @@
 //! [`OutboxState`]: everything that the outbox's mutex guards.
 
 use super::Counts;
-use super::queue::Queue;
-use crate::error::Ending;
+use super::queue::{Lent, Queue, Taken};
+use super::sealing::Sealing;
+use crate::error::{Cause, Ending};
 use crate::net::{Deadline, Transport};
 use crate::protocol::gate::Gate;
 use crate::sync::{Arc, now};
@@ -27,9 +28,9 @@ pub(super) struct OutboxState {
     pub(super) has_poller: bool,
     /// The flush thread polls the socket. While a connection opens: the thread that opens it will write the queue.
     pub(super) is_watched: bool,
-    /// The 101 is queued, whole or in part.
-    pub(super) is_opening: bool,
     pub(super) queue: Queue,
+    /// With TLS: everything in the queue is sealed before it is written.
+    pub(super) sealing: Option<Box<Sealing>>,
     /// The contents of [`Closed`](crate::Closed).
     pub(super) ending: Ending,
     /// Starts with the first Close, ours or the peer's.
@@ -53,9 +54,10 @@ impl OutboxState {
         bound.is_none_or(|bound| !waits || self.queue.memory().saturating_add(len) <= bound)
     }
 
-    /// Writes frames, if nothing is queued before them. Returns how many bytes the socket took.
+    /// Writes frames, if nothing is queued before them. Returns how many bytes the socket took. With TLS frames are queued
+    /// first.
     pub(super) fn write_now(&mut self, frames: [&[u8]; 2]) -> usize {
-        if self.stall.is_some() || !self.queue.is_empty() {
+        if self.stall.is_some() || !self.queue.is_empty() || self.sealing.is_some() {
             return 0;
         }
         let Some(stream) = &self.stream else { return 0 };
@@ -63,6 +65,30 @@ impl OutboxState {
         let written = stream.try_write(&frames.map(IoSlice::new)).unwrap_or(0);
         self.sent.bytes += written as u64;
         written
+    }
+
+    /// Writes what is next in the queue. Returns what the socket took, or `None` if there is nothing that this thread can
+    /// write.
+    pub(super) fn write_next(
+        &mut self,
+        stream: &dyn Transport,
+        lent: Lent<'_>,
+    ) -> Result<Option<Taken>, Cause> {
+        if let Some(sealing) = &mut self.sealing {
+            let is_refused = self.stall.is_some();
+            return sealing.write_next(&mut self.queue, stream, lent, is_refused);
+        }
+        let slices = self.queue.gather(lent, usize::MAX);
+        if slices.is_empty() {
+            return Ok(None);
+        }
+        let count = stream.try_write(&slices).map_err(|error| Cause::Io(error.kind()))?;
+        Ok(Some(self.queue.take(count)))
+    }
+
+    /// Returns whether there is nothing to write.
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty() && self.sealing.as_ref().is_none_or(|sealing| sealing.is_empty())
     }
 
     /// Counts messages as sent.
@@ -95,7 +121,7 @@ impl OutboxState {
     /// Only the end of the stream is missing then, and the reading thread waits for it. A peer that is late with it has
     /// still closed cleanly.
     pub(super) fn has_both_closes(&self) -> bool {
-        self.ending.received.is_some() && self.ending.sent.is_some() && self.queue.is_empty()
+        self.ending.received.is_some() && self.ending.sent.is_some() && self.is_empty()
     }
 
     /// Reports our Close as not sent if it is still queued, whole or in part. It is always last in the queue.

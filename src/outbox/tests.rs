@@ -3,6 +3,7 @@ use super::*;
 use crate::config::TIMEOUT_UNIT;
 use crate::error::Error;
 use crate::net::{Stream, Transport};
+use crate::verify::mock_session::{MockSession, WORN, unseal};
 use std::io::IoSlice;
 use std::os::unix::net::UnixStream;
 
@@ -150,6 +151,26 @@ fn a_101_counts_neither_as_backlog_nor_as_sent() {
     let mut bytes = [0; 1204];
     std::io::Read::read_exact(&mut peers, &mut bytes).expect("all is written");
     assert!(bytes.starts_with(&[b'x'; 1000]) && bytes.ends_with(&[7; 200]));
+    flush.stop();
+    thread.join().expect("it ends");
+}
+
+#[test]
+fn a_connection_with_worn_keys_is_closed() {
+    let (flush, thread) = FlushThread::start().expect("a thread");
+    let (ours, peers) = UnixStream::pair().expect("a pair");
+    let stream = Arc::new(Stream::new(ours).expect("a stream"));
+    let outbox = Outbox::new(Role::Server, &Config::new(), stream, Arc::clone(&flush));
+    outbox.seal_with(Box::new(MockSession::new(100)));
+    for _ in 0..WORN {
+        outbox.send("x").expect("it is open");
+    }
+    assert!(matches!(outbox.send("x"), Err(Error::Closed(_))));
+    outbox.break_off(Cause::Terminated);
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut &peers, &mut bytes).expect("it ends");
+    let close = [&[0x88, 22, 3, 233][..], b"the keys are used up"].concat();
+    assert_eq!(unseal(&bytes).plain, [[0x81, 1, b'x'].repeat(WORN.into()), close].concat());
     flush.stop();
     thread.join().expect("it ends");
 }

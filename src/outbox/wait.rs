@@ -103,14 +103,14 @@ impl Outbox {
 
     /// Returns whether the queue is written, the Close included, or was dropped.
     pub(crate) fn is_empty(&self) -> bool {
-        self.state.lock().queue.is_empty()
+        self.state.lock().is_empty()
     }
 
     /// Waits until the queue is written, the Close included, or the socket was dropped, at most until `until`.
     pub(crate) fn wait_empty(&self, until: Deadline) -> Result<()> {
         let mut state = self.state.lock();
         let ticket = state.queue.ticket();
-        while state.stream.is_some() && !state.queue.is_empty() && !until.has_passed(now()) {
+        while state.stream.is_some() && !state.is_empty() && !until.has_passed(now()) {
             state = self.wait_progress(state, ticket, until, NOTHING)?;
         }
         // The flush thread takes over, if this was the last waiting thread.

@@ -21,7 +21,7 @@ impl Gate {
     /// Returns whether a frame can be queued.
     #[inline]
     pub(crate) fn is_open(self) -> bool {
-        self == Self::Open
+        matches!(self, Self::Open)
     }
 
     /// Returns whether nothing more is sent or queued, not even control frames.

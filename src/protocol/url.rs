@@ -161,6 +161,15 @@ impl Target {
             + if location.is_empty() { self.path.strip_prefix(path).unwrap_or_default() } else { query }
     }
 
+    /// Returns whether both URLs name the same host, at any port.
+    #[cfg(feature = "tls")]
+    pub(crate) fn is_same_host(&self, other: &Self) -> bool {
+        match (&self.endpoint, &other.endpoint) {
+            (Endpoint::Host(a, _), Endpoint::Host(b, _)) => a.eq_ignore_ascii_case(b),
+            (a, b) => a == b,
+        }
+    }
+
     /// Returns whether both URLs have the same origin (RFC 6454 §4), so that credentials for one can be sent to the other.
     pub(crate) fn is_same_origin(&self, other: &Self) -> bool {
         self.tls == other.tls

@@ -7,7 +7,7 @@ use crate::error::{Error, Result, context};
 use crate::handshake::{self, LINGER};
 use crate::logging::{Throttle, contain, log_line};
 use crate::net::stream::{FULL_FLOW, poll_until, prepare_listener};
-use crate::net::{Deadline, Listener, Stream, Wake};
+use crate::net::{Deadline, Listener, Stream, Transport, Wake};
 use crate::quota::Excess;
 use crate::sync::{Arc, AtomicBool, Ordering};
 use rustix::event::{PollFd, PollFlags};
@@ -153,12 +153,13 @@ impl Acceptor {
     /// Gives a connection to a thread, or turns it away.
     fn admit(&mut self, stream: OwnedFd, peer_addr: Addr) {
         let Ok(stream) = Stream::from_accepted(stream, self.read_timeout).map(Arc::new) else { return };
+        let has_tls = self.shared.settings.handshake.has_tls();
         match self.shared.admit(&stream, peer_addr, None) {
             Ok(()) | Err(NotAdmitted::Stopping) => {}
             Err(NotAdmitted::Full) => {
                 let capacity = self.shared.capacity;
                 self.log_refusal(format_args!("full: {capacity}"));
-                self.turn_away(stream, handshake::answer_unavailable);
+                self.turn_away(stream, |stream| handshake::answer_unavailable(stream, has_tls));
             }
             Err(NotAdmitted::Excess(excess)) => {
                 let what = match excess {
@@ -166,11 +167,11 @@ impl Acceptor {
                     Excess::Handshakes(_) => "handshakes",
                 };
                 self.log_refusal(format_args!("too many {what} from {}", peer_addr.without_port()));
-                self.turn_away(stream, |stream| handshake::answer_excess(stream, excess));
+                self.turn_away(stream, |stream| handshake::answer_excess(stream, has_tls, excess));
             }
             Err(NotAdmitted::NoThread(error)) => {
                 self.report_error("no thread for a client", error);
-                self.turn_away(stream, handshake::answer_unavailable);
+                self.turn_away(stream, |stream| handshake::answer_unavailable(stream, has_tls));
             }
         }
     }

@@ -10,10 +10,14 @@ use crate::connection::Connection;
 use crate::error::{BoxError, Error, Result};
 use crate::hub::{Hooks, Hub};
 use crate::net::Listener;
+#[cfg(feature = "tls")]
+use crate::net::tls::ServerTls;
 use crate::protocol::forwarded::{ForwardedHeader, TrustedProxies};
 use crate::quota::{Buckets, Connections, Rate};
 use crate::stats::Meter;
 use crate::sync::Arc;
+#[cfg(feature = "tls")]
+use crate::sync::Mutex;
 use std::fmt;
 use std::net::ToSocketAddrs;
 use std::os::fd::OwnedFd;
@@ -166,6 +170,17 @@ impl Server {
     /// for, is refused.
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.settings.stack_size = bytes;
+        self
+    }
+
+    /// Serves TLS with this certificate: `wss://` and `https://`. Every connection has to use it. Defaults to no TLS.
+    ///
+    /// A PROXY header precedes TLS ([`proxy_protocol`](Self::proxy_protocol)). A [`detached`](Self::detached) server refuses
+    /// this setting, because it gets sockets on which another server has read already.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: impl Into<ServerTls>) -> Self {
+        let tls = self.keep(tls.into().build());
+        self.settings.handshake.tls = tls.map(|tls| Mutex::new(Arc::new(tls)));
         self
     }
 

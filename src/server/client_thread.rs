@@ -5,13 +5,13 @@ use super::capacity::Place;
 use super::failures::HandlerResult;
 use super::thread_pool::Job;
 use crate::addr::Addr;
-use crate::connection::{Connection, Parts};
+use crate::connection::{Connection, Early, Parts};
 use crate::error::{BoxError, Error};
 use crate::handshake::{Handshake, Host, Opened, Source};
 use crate::hub::Client;
 use crate::logging::{catch, contain, log_line};
 use crate::message::{CloseCode, State};
-use crate::net::{Deadline, Stream};
+use crate::net::{Deadline, Established, Line, Stream};
 use crate::outbox::Outbox;
 use crate::protocol::Role;
 use crate::quota::Admission;
@@ -87,7 +87,7 @@ impl Accepted {
         let start = self.start.take()?;
         let settings = &self.shared.settings;
         let handshake = Handshake {
-            stream: &self.stream,
+            line: Line::new(Arc::clone(&self.stream)),
             peer_addr: self.peer_addr,
             rules: &settings.handshake,
             counters: self.shared.meter.counters(),
@@ -109,9 +109,13 @@ impl Accepted {
     #[inline(never)]
     fn open(&self, opened: Opened) -> Option<(Box<Connection>, Admission)> {
         let Self { id, shared, stream, peer_addr, .. } = self;
-        let Opened { request, response, deadline, subprotocol, early, admission } = opened;
+        let Opened { request, response, deadline, subprotocol, early, session, admission } = opened;
         let config = &shared.settings.config;
         let outbox = Outbox::new(Role::Server, config, Arc::clone(stream), Arc::clone(&shared.flush));
+        let sealed = session.map(|Established { session, sealed }| {
+            outbox.seal_with(session);
+            sealed
+        });
         let is_answered = response.is_none();
         if let Some(response) = response {
             outbox.hold(response);
@@ -130,7 +134,8 @@ impl Accepted {
             timer: Arc::clone(&shared.timer),
             message_rate: shared.settings.handshake.quotas.messages(client_addr),
         };
-        let mut connection = Connection::new(Role::Server, config, Arc::clone(stream), &early, parts)
+        let early = Early { plain: &early, sealed: sealed.as_deref() };
+        let mut connection = Connection::new(config, Arc::clone(stream), early, parts)
             .inspect_err(|error| log_line!(Debug, LOG, "client {id} is gone: {error}"))
             .ok()?;
         shared.hub.join(Client { sender: sender.clone(), client_addr, peer_addr: *peer_addr });

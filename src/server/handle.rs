@@ -14,6 +14,8 @@ use crate::logging::log_line;
 use crate::message::{CloseCode, CloseFrame};
 use crate::net::Stream;
 use crate::net::stream::stream_family;
+#[cfg(feature = "tls")]
+use crate::net::tls::ServerTls;
 use crate::protocol::server_handshake::check_subprotocols;
 use crate::stats::Stats;
 use crate::sync::{Arc, JoinHandle, Mutex, STACK, is_finished, now, spawn, this_thread};
@@ -164,7 +166,8 @@ impl ServerHandle {
         head: &http::Request<()>,
         leftover: &[u8],
     ) -> Result<()> {
-        self.take_over(stream.into(), Start::Head(Head::new(head, leftover)), answer_unavailable)
+        let start = Start::Head(Head::new(head, leftover));
+        self.take_over(stream.into(), start, |stream| answer_unavailable(stream, false))
     }
 
     /// Takes over a WebSocket from another server, which has also answered its request with a 101 (with
@@ -208,6 +211,26 @@ impl ServerHandle {
                 _ => Error::Unavailable,
             }
         })
+    }
+
+    /// Replaces the TLS settings, for example by a renewed certificate. Connections that exist are not affected.
+    ///
+    /// # Errors
+    ///
+    /// The old settings stay in force.
+    ///
+    /// * [`Error::Tls`], [`Error::Io`]: a certificate, a key or a file cannot be used. The text names it.
+    /// * [`Error::Invalid`]: the server was started without TLS.
+    #[cfg(feature = "tls")]
+    pub fn set_tls(&self, tls: impl Into<ServerTls>) -> Result<()> {
+        let Some(current) = &self.shared.settings.handshake.tls else {
+            return Err(Error::invalid("the server was started without TLS"));
+        };
+        let new = Arc::new(tls.into().build()?);
+        let old = std::mem::replace(&mut *current.lock(), new);
+        // After the lock, because the old settings can hold values of the program.
+        drop(old);
+        Ok(())
     }
 
     /// Stops the server: accepts no more clients, sends Close 1001 to every client, answers 503 to handshakes in progress,

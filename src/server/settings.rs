@@ -53,6 +53,11 @@ impl Settings {
         if self.handshake.proxy_protocol && is_detached {
             return Err(Error::invalid("proxy_protocol is on, and a detached server reads no PROXY header"));
         }
+        if self.handshake.has_tls() && is_detached {
+            return Err(Error::invalid(
+                "tls is set, and a detached server gets connections that are read already",
+            ));
+        }
         self.check_stack_size()
     }
 

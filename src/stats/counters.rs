@@ -32,10 +32,16 @@ pub(crate) enum TurnedAway {
     Address,
     /// Its address had too many handshakes lately.
     Rate,
+    /// Its TLS handshake failed.
+    #[cfg_attr(
+        not(feature = "tls"),
+        expect(dead_code, reason = "the metrics are the same without the feature")
+    )]
+    Tls,
 }
 
 impl TurnedAway {
-    const NAMES: [&str; 5] = ["full", "no_thread", "stopping", "address", "rate"];
+    const NAMES: [&str; 6] = ["full", "no_thread", "stopping", "address", "rate", "tls"];
 }
 
 /// Which limit closed an open connection.

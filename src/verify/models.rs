@@ -27,9 +27,11 @@ use crate::net::Deadline;
 use crate::outbox::{Counts, Outbox};
 use crate::protocol::Role;
 use crate::sync::Arc;
+use crate::verify::mock_session::{MockSession, key_update};
 use clock::Patient;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::thread;
+use std::cell::Cell;
 use std::time::Duration;
 use transport::{Input, Script};
 use wire::Wire;
@@ -45,11 +47,30 @@ const STEPS: usize = 20_000;
 /// The stack of each thread. It is large because of debug builds.
 const STACK: usize = 256 * 1024;
 
-/// Runs a model many times.
+std::thread_local! {
+    /// The connections of the model that runs have TLS.
+    static IS_SEALED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The most plaintext of a record.
+const PIECE: usize = 500;
+
+/// Runs a model many times, without and with TLS.
 pub(crate) fn check(model: fn()) {
+    check_with(false, model);
+    check_with(true, model);
+}
+
+/// Runs a model many times with TLS.
+pub(crate) fn check_sealed(model: fn()) {
+    check_with(true, model);
+}
+
+fn check_with(is_sealed: bool, model: fn()) {
     let run = move || {
         clock::reset();
         transport::reset();
+        IS_SEALED.set(is_sealed);
         model();
     };
     if let Ok(schedule) = std::env::var("MODEL_REPLAY") {
@@ -103,8 +124,20 @@ impl Link {
     pub(crate) fn over(script: Arc<Script>, role: Role, flushing: &Flushing) -> Self {
         // A few messages fill this backlog.
         let config = Config::new().with_max_backlog(BACKLOG);
-        let outbox = Outbox::new(role, &config, Arc::clone(&script), Arc::clone(&flushing.0));
+        Self::new_with(script, role, &config, flushing)
+    }
+
+    pub(crate) fn new_with(script: Arc<Script>, role: Role, config: &Config, flushing: &Flushing) -> Self {
+        let outbox = Outbox::new(role, config, Arc::clone(&script), Arc::clone(&flushing.0));
+        if Self::is_sealed() {
+            script.seal();
+            outbox.seal_with(Box::new(MockSession::new(PIECE)));
+        }
         Self { script, outbox }
+    }
+
+    fn is_sealed() -> bool {
+        IS_SEALED.get()
     }
 
     pub(crate) fn wire(&self) -> Wire {
@@ -159,14 +192,17 @@ impl Link {
                 Some(Input::Close(content)) => {
                     outbox.close_received(content.clone());
                     outbox.close(content.map(|frame| CloseFrame::new(frame.code, "")));
+                    outbox.close_notify();
                     drop(outbox.wait_empty(Deadline::NEVER));
                     return outbox.end(Counts::default(), None);
                 }
                 Some(Input::Invalid) => {
                     outbox.close(Some(CloseFrame::new(CloseCode::PROTOCOL_ERROR, "")));
+                    outbox.close_notify();
                     drop(outbox.wait_empty(Deadline::NEVER));
                     return outbox.end(Counts::default(), Some(INVALID_INPUT));
                 }
+                Some(Input::KeyUpdate) => drop(outbox.open_record(&mut key_update())),
                 Some(Input::End) => {
                     outbox.break_off(Cause::Eof);
                     return outbox.end(Counts::default(), None);

@@ -11,5 +11,6 @@ mod server;
 mod settings;
 mod systemd;
 mod terminal;
+mod tls;
 mod topics;
 mod unix_sockets;

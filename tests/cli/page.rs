@@ -82,6 +82,25 @@ fn the_page_shows_received_and_sent_messages() {
     );
 }
 
+#[test]
+#[cfg(feature = "tls")]
+#[ignore = "starts a browser"]
+fn the_page_over_https_uses_wss() {
+    use support::certificate;
+    let _turn = turn();
+    let Some(mut browser) = Chromium::start() else { return };
+    let (cert, key) = (certificate("server.pem"), certificate("server.key"));
+    let server = Server::start(&["--cert", &cert, "--key", &key]);
+    browser.open(&format!("https://{}/", server.host()));
+    browser.wait_until("it is open", &state_is("Open"));
+    browser.wait_until("three messages came", &entries_at_least("received", 3));
+    server.wait_for_log("Hello from the browser!");
+    assert_eq!(browser.text(ADDRESS), format!("wss://{}/", server.host()));
+    assert_eq!(browser.complaints(), [""; 0]);
+    browser.evaluate("document.getElementById('disconnect').click()");
+    browser.wait_until("the close code is shown", &log_says("Closed with 1000 (normal closure)"));
+}
+
 /// The page tries again until the server was restarted.
 #[test]
 #[ignore = "starts a browser"]
@@ -592,8 +611,8 @@ impl Server {
         let line = incoming.recv_timeout(Duration::from_secs(10));
         let line = line.ok().and_then(Result::ok).unwrap_or_default();
         server.host = line
-            .strip_prefix("threadws listening on http://")
-            .and_then(|rest| Some(rest.split('/').next()?.to_owned()))
+            .strip_prefix("threadws listening on http")
+            .and_then(|rest| Some(rest.split_once("://")?.1.split('/').next()?.to_owned()))
             .unwrap_or_else(|| panic!("no address within 10 s but {line:?}; stderr:\n{}", server.log()));
         server
     }

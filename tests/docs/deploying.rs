@@ -353,3 +353,27 @@ fn the_command_of_the_unit_works_as_the_guide_says() {
     }
     server.stop();
 }
+
+#[test]
+#[cfg(feature = "tls")]
+fn the_commands_of_the_guide_make_a_certificate_that_works() {
+    let _dog = watchdog(60);
+    if program("openssl").is_none() {
+        return;
+    }
+    let commands = blocks("sh").into_iter().find(|block| block.starts_with("openssl req")).expect("a block");
+    let folder = Folder::new();
+    let path = |name: &str| folder.path(name).to_str().expect("UTF-8").to_owned();
+    let made =
+        Command::new("sh").args(["-e", "-c", commands]).current_dir(path("")).output().expect("a shell");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let (cert, key, ca) = (path("cert.pem"), path("key.pem"), path("ca.pem"));
+    let server = Process::threadws(&["--echo", "--every", "0", "--cert", &cert, "--key", &key]);
+    for host in ["localhost", "127.0.0.1"] {
+        let url = format!("wss://{host}:{}/", server.addr().port());
+        let tls = threadws::tls::ClientTls::new().ca_file(&ca);
+        let mut connection = Connect::new(url).tls(tls).connect().expect("a certificate that is accepted");
+        connection.close(1000, "").expect("a clean end");
+    }
+    server.stop();
+}

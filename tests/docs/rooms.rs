@@ -51,6 +51,8 @@ const DOORS: &[(&str, &[&str])] = &[
         &["handshake", "connection", "sender", "outbox", "hub", "timer", "flush_thread", "net", "protocol"],
     ),
     ("guide", &[]),
+    // Only exports.
+    ("tls", &["net"]),
 ];
 /// Modules that are in no build of the library. They may use all others.
 const TEST_ROOMS: [&str; 1] = ["verify"];
@@ -271,6 +273,15 @@ fn sockets_know_no_protocol_and_start_no_threads() {
     let words = ["spawn", "std::thread", "WebSocket", "Opcode", "CloseCode", "Frame"];
     let found = in_room(&sources(), "net").flat_map(|source| named(source, &words)).collect();
     nothing(found, "net/ moves bytes: no threads of its own, no words of the protocol");
+}
+
+#[test]
+fn only_net_tls_names_rustls() {
+    let sources = sources();
+    let others = sources.iter().filter(|source| !source.path.starts_with("net/tls"));
+    let words = ["rustls::", "use rustls", "webpki", "rustls_native_certs"];
+    let found = others.flat_map(|source| named(source, &words)).collect();
+    nothing(found, "only net/tls names rustls, so that another version changes one place");
 }
 
 #[test]

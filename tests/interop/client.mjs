@@ -1,8 +1,9 @@
 // npm's ws as a client of the tests: client.mjs MODE URL [ARGUMENT...]. Ends with status 0 if all was as it should be.
-// THREADWS_WS names the folder that has node_modules/ws.
+// THREADWS_WS names the folder that has node_modules/ws. For a wss:// URL, THREADWS_CA names the file of the CA.
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 
 const WebSocket = createRequire(`${process.env.THREADWS_WS}/`)('ws');
@@ -12,7 +13,8 @@ const [mode, url, ...rest] = process.argv.slice(2);
 setTimeout(() => { throw new Error('took too long'); }, 15_000).unref();
 
 async function open(options) {
-  const socket = new WebSocket(url, options);
+  const ca = url.startsWith('wss:') ? { ca: readFileSync(process.env.THREADWS_CA) } : {};
+  const socket = new WebSocket(url, { ...options, ...ca });
   socket.messages = [];
   socket.waiting = [];
   socket.on('message', (data, isBinary) => {

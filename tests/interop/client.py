@@ -1,9 +1,10 @@
 """Python's websockets as a client of the tests: client.py MODE URL [ARGUMENT...].
 
-Ends with status 0 if all was as it should be.
+Ends with status 0 if all was as it should be. For a wss:// URL, THREADWS_CA names the file of the CA.
 """
 
 import os
+import ssl
 import sys
 import time
 
@@ -16,6 +17,8 @@ TIMEOUT = 10
 
 
 def opened(**options):
+    if url.startswith("wss:"):
+        options["ssl"] = ssl.create_default_context(cafile=os.environ["THREADWS_CA"])
     socket = connect(url, proxy=None, max_size=2**21, **options)
     assert socket.protocol.extensions == [], socket.protocol.extensions
     print("open", flush=True)

@@ -29,6 +29,28 @@ fn talks(client: Client) {
     server.stop();
 }
 
+/// The same over TLS, and the close codes.
+#[cfg(feature = "tls")]
+fn talks_over_tls(client: Client) {
+    use support::certificate;
+    let _dog = watchdog(180);
+    let (cert, key) = (certificate("server.pem"), certificate("server.key"));
+    let server = Process::threadws(&["--echo", "--every", "0", "--cert", &cert, "--key", &key]);
+    let url = format!("wss://localhost:{}/", server.addr().port());
+    for (mode, logged) in [
+        ("talk", "received 4001 (private use) \"done\""),
+        ("big", "1009 (message too big)"),
+        ("close", "received 1000 (normal closure)"),
+        ("bare", "without a code"),
+    ] {
+        let Some(mut command) = client(&[mode, &url]) else { return };
+        command.env("THREADWS_CA", certificate("ca.pem"));
+        Process::spawn(command).wait_for_success(PATIENCE * 2);
+        server.wait_for_line(&["disconnected", logged]);
+    }
+    server.stop();
+}
+
 /// A tick every 300 ms, with the interval measured by the client.
 fn is_sent_ticks(client: Client) {
     let _dog = watchdog(120);
@@ -106,6 +128,12 @@ macro_rules! with {
             #[ignore = "installs packages from the internet"]
             fn talks() {
                 super::talks(super::$client);
+            }
+            #[test]
+            #[cfg(feature = "tls")]
+            #[ignore = "installs packages from the internet"]
+            fn talks_over_tls() {
+                super::talks_over_tls(super::$client);
             }
             #[test]
             #[ignore = "installs packages from the internet"]

@@ -1,12 +1,19 @@
 // npm's ws as a server of the tests: it prints its port, then how each connection ended. It sends everything back, but
 // "ping me" (it does, and says "ponged PAYLOAD" when the pong has come), "in fragments" and "close CODE REASON".
-// THREADWS_WS names the folder that has node_modules/ws.
+// THREADWS_WS names the folder that has node_modules/ws. It speaks TLS if THREADWS_CERT and THREADWS_KEY name its files.
+import { readFileSync } from 'node:fs';
+import http from 'node:http';
+import https from 'node:https';
 import { createRequire } from 'node:module';
 
 const { WebSocketServer } = createRequire(`${process.env.THREADWS_WS}/`)('ws');
-const server = new WebSocketServer({ host: '127.0.0.1', port: 0, handleProtocols: (names) => names.has('chat') && 'chat' });
+const { THREADWS_CERT, THREADWS_KEY } = process.env;
+const listener = THREADWS_CERT
+  ? https.createServer({ cert: readFileSync(THREADWS_CERT), key: readFileSync(THREADWS_KEY) })
+  : http.createServer();
+const server = new WebSocketServer({ server: listener, handleProtocols: (names) => names.has('chat') && 'chat' });
 server.on('headers', (headers) => headers.push('X-Server: the other one'));
-server.on('listening', () => console.log(server.address().port));
+listener.listen(0, '127.0.0.1', () => console.log(listener.address().port));
 server.on('connection', (socket, request) => {
   socket.on('error', (error) => console.log(`error ${error.message}`));
   socket.on('close', (code, reason) => console.log(`closed ${code} ${reason}`));

@@ -1,9 +1,11 @@
 """Python's websockets as a server of the tests: it prints its port, then how each connection ended.
 
 It sends everything back, but "ping me" (it does, and says "ponged PAYLOAD" when the pong has come), "in fragments" and
-"close CODE REASON".
+"close CODE REASON". It speaks TLS if THREADWS_CERT and THREADWS_KEY name its files.
 """
 
+import os
+import ssl
 import threading
 from socket import SHUT_RDWR
 
@@ -57,6 +59,9 @@ def subprotocol(connection, names):
 
 
 options = {"process_response": headers, "subprotocols": ["chat"], "select_subprotocol": subprotocol}
+if "THREADWS_CERT" in os.environ:
+    options["ssl"] = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    options["ssl"].load_cert_chain(os.environ["THREADWS_CERT"], os.environ["THREADWS_KEY"])
 with serve(handler, "127.0.0.1", 0, **options) as server:
     say(server.socket.getsockname()[1])
     server.serve_forever()

@@ -3,7 +3,7 @@
 
 use std::net::TcpListener;
 use support::{PATIENCE, Process, programs, watchdog};
-use threadws::{Closed, Connect, Connection, Error, Event, Message, connect};
+use threadws::{Closed, Connect, Connection, Error, Event, Message};
 use tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tungstenite::protocol::CloseFrame;
 
@@ -23,8 +23,9 @@ fn expect_end(connection: &mut Connection) -> Closed {
 }
 
 /// Text, binary, 1 MiB, fragments, pings in both directions, and the end from both sides.
-fn talks(url: &str, ended: impl Fn(&str)) {
-    let mut connection = Connect::new(url)
+fn talks(to: impl Fn() -> Connect, ended: impl Fn(&str)) {
+    let connect = || to().connect();
+    let mut connection = to()
         .subprotocols(["v2", "chat"])
         .header("Authorization", "Bearer me")
         .connect()
@@ -60,23 +61,23 @@ fn talks(url: &str, ended: impl Fn(&str)) {
     assert!(closed.is_clean() && !closed.by_peer() && u16::from(closed.code()) == 4001, "{closed}");
     ended("closed 4001 done");
 
-    let mut connection = connect(url).expect("a connection");
+    let mut connection = connect().expect("a connection");
     assert_eq!(connection.subprotocol(), None);
     connection.send("close 4002 that is all").expect("sent");
     let closed = expect_end(&mut connection);
     assert_eq!((u16::from(closed.code()), closed.reason()), (4002, "that is all"));
     assert!(closed.is_clean() && closed.by_peer(), "{closed}");
 
-    let mut connection = connect(url).expect("a connection");
+    let mut connection = connect().expect("a connection");
     connection.send("close 1000 ").expect("sent");
     assert_eq!(connection.recv().expect("a clean end"), None);
 
-    let mut connection = connect(url).expect("a connection");
+    let mut connection = connect().expect("a connection");
     connection.send("terminate").expect("sent");
     assert!(matches!(connection.recv_timeout(PATIENCE), Err(Error::Closed(_))));
     assert_eq!(u16::from(connection.closed().expect("it is over").code()), 1006);
 
-    drop(connect(url).expect("a connection"));
+    drop(connect().expect("a connection"));
     ended("closed 1001");
 }
 
@@ -84,10 +85,31 @@ fn talks_to(command: Option<std::process::Command>) {
     let _dog = watchdog(120);
     let Some(command) = command else { return };
     let server = Process::spawn(command);
-    let port = server.wait_for_stdout("");
-    talks(&format!("ws://127.0.0.1:{}/", port.trim()), |how| {
-        server.wait_for_stdout(how);
-    });
+    let url = format!("ws://127.0.0.1:{}/", server.wait_for_stdout("").trim());
+    talks(
+        || Connect::new(&url),
+        |how| {
+            server.wait_for_stdout(how);
+        },
+    );
+}
+
+/// The same over TLS.
+#[cfg(feature = "tls")]
+fn talks_over_tls_to(command: Option<std::process::Command>) {
+    use support::certificate;
+    use threadws::tls::ClientTls;
+    let _dog = watchdog(120);
+    let Some(mut command) = command else { return };
+    command.env("THREADWS_CERT", certificate("server.pem")).env("THREADWS_KEY", certificate("server.key"));
+    let server = Process::spawn(command);
+    let url = format!("wss://localhost:{}/", server.wait_for_stdout("").trim());
+    talks(
+        || Connect::new(&url).tls(ClientTls::new().ca_file(certificate("ca.pem"))),
+        |how| {
+            server.wait_for_stdout(how);
+        },
+    );
 }
 
 #[test]
@@ -100,6 +122,20 @@ fn ws() {
 #[ignore = "installs packages from the internet"]
 fn websockets() {
     talks_to(programs::python("server.py", &[]));
+}
+
+#[test]
+#[cfg(feature = "tls")]
+#[ignore = "installs packages from the internet"]
+fn ws_over_tls() {
+    talks_over_tls_to(programs::node("server.mjs", &[]));
+}
+
+#[test]
+#[cfg(feature = "tls")]
+#[ignore = "installs packages from the internet"]
+fn websockets_over_tls() {
+    talks_over_tls_to(programs::python("server.py", &[]));
 }
 
 #[test]
@@ -116,11 +152,15 @@ fn tungstenite_accept() {
             }
         }
     });
-    talks(&url, |how| {
-        let ended =
-            reports.iter().find(|ended| ended.starts_with("closed 4001") || ended.starts_with("closed 1001"));
-        assert!(ended.as_ref().is_some_and(|ended| ended.starts_with(how)), "{ended:?} is not {how}");
-    });
+    talks(
+        || Connect::new(&url),
+        |how| {
+            let ended = reports
+                .iter()
+                .find(|ended| ended.starts_with("closed 4001") || ended.starts_with("closed 1001"));
+            assert!(ended.as_ref().is_some_and(|ended| ended.starts_with(how)), "{ended:?} is not {how}");
+        },
+    );
 }
 
 /// Does the same as `tests/interop/server.*`.

@@ -272,6 +272,9 @@ impl Chromium {
     }
 }
 
+/// The hash of the public key of `tests/certificates/server.pem`, which the browser accepts.
+const PINNED: &str = include_str!("../certificates/server.spki");
+
 /// The browser's processes and their profile directory.
 struct Process {
     child: Child,
@@ -287,6 +290,7 @@ impl Process {
         let mut child = Command::new(program)
             .args(FLAGS)
             .arg(format!("--user-data-dir={}", profile.display()))
+            .arg(format!("--ignore-certificate-errors-spki-list={}", PINNED.trim()))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

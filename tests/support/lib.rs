@@ -41,7 +41,7 @@ pub use nginx::Nginx;
 pub use own_process::in_own_process;
 pub use process::Process;
 pub use process_usage::{ProcessUsage, ThreadTimes};
-pub use programs::{program, skip};
+pub use programs::{certificate, program, skip};
 pub use pty::Pty;
 pub use raw_peer::{Answer, RawPeer, upgrade_request};
 pub use raw_server::{RawServer, RawServerPeer};

@@ -341,8 +341,10 @@ pub fn threadws_command(listen: &str, wrapper: &[&str], options: &[&str]) -> Com
 
 /// The whole line has to have the promised form.
 fn address_in(line: &str) -> Option<SocketAddr> {
-    let (addr, _) = line.strip_prefix("threadws listening on http://")?.split_once('/')?;
-    (line == format!("threadws listening on http://{addr}/ (ws://{addr}/)")).then(|| addr.parse().ok())?
+    let rest = line.strip_prefix("threadws listening on http")?;
+    let (scheme_end, addr) = rest.split_once("://")?;
+    let (addr, rest) = addr.split_once('/')?;
+    (rest == format!(" (ws{scheme_end}://{addr}/)")).then(|| addr.parse().ok())?
 }
 
 /// Returns the lines that contain this text after the id of a client: the id, and the rest of the line.

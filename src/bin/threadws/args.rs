@@ -4,6 +4,7 @@
 pub(crate) mod bench;
 pub(crate) mod connect;
 pub(crate) mod serve;
+pub(crate) mod tls;
 pub(crate) mod values;
 
 use crate::log_filter::LogFilter;

@@ -9,6 +9,8 @@ mod report;
 use crate::args::bench::BenchOptions;
 use crate::signals::StopSignal;
 use crate::stdio::Blocking;
+#[cfg(feature = "tls")]
+use crate::tls;
 use crate::{CommandError, print};
 use histogram::Histogram;
 use http::Uri;
@@ -170,11 +172,13 @@ fn target(options: &BenchOptions) -> Result<SocketAddr, CommandError> {
     let usage = |text: &str| CommandError::Usage(text.to_owned());
     let uri: Uri =
         options.url.parse().map_err(|_| usage("not a URL such as ws://127.0.0.1:8005/, over TCP"))?;
-    if !uri.scheme_str().is_some_and(|scheme| scheme.eq_ignore_ascii_case("ws")) {
-        return Err(usage("the URL must begin with ws://"));
-    }
+    let port = match uri.scheme_str().map(str::to_ascii_lowercase).as_deref() {
+        Some("ws") => 80,
+        Some("wss") => 443,
+        _ => return Err(usage("the URL must begin with ws:// or wss://")),
+    };
     let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    let addresses = (host, uri.port_u16().unwrap_or(80)).to_socket_addrs();
+    let addresses = (host, uri.port_u16().unwrap_or(port)).to_socket_addrs();
     let addresses: Vec<_> =
         addresses.map_err(|error| CommandError::Failed(format!("cannot resolve {host}: {error}")))?.collect();
     let is_loopback = |address: &SocketAddr| address.ip().to_canonical().is_loopback();
@@ -261,7 +265,10 @@ fn connect(options: &BenchOptions, address: SocketAddr) -> Result<Connection, Co
         .with_max_backlog(all);
     let connect = || -> threadws::Result<Connection> {
         let stream = TcpStream::connect_timeout(&address, HANDSHAKE_TIMEOUT)?;
-        Connect::new(&options.url).config(config).connect_over(stream)
+        let settings = Connect::new(&options.url).config(config);
+        #[cfg(feature = "tls")]
+        let settings = settings.tls(tls::client(&options.tls));
+        settings.connect_over(stream)
     };
     connect().map_err(|error| match error {
         Error::Invalid(what) => CommandError::Usage(what.into_owned()),

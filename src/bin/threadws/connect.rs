@@ -13,6 +13,8 @@ use crate::escape;
 use crate::signals::{INTERRUPTED, StopSignal};
 use crate::stdio::Blocking;
 use crate::terminal;
+#[cfg(feature = "tls")]
+use crate::tls;
 use crate::{CommandError, FAILED, fail};
 use log::{info, warn};
 use printer::Printer;
@@ -110,6 +112,10 @@ fn settings(options: &ConnectOptions) -> Result<Connect, CommandError> {
         .subprotocols(&options.subprotocols)
         .max_redirects(options.max_redirects)
         .config(config);
+    #[cfg(feature = "tls")]
+    {
+        settings = settings.tls(tls::client(&options.tls));
+    }
     if let Some(origin) = &options.origin {
         settings = settings.header("origin", origin);
     }

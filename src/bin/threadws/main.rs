@@ -16,6 +16,7 @@ mod stderr;
 mod stdio;
 mod systemd;
 mod terminal;
+mod tls;
 
 use args::Command;
 use log_filter::LogFilter;

@@ -6,6 +6,8 @@ use crate::preview::Preview;
 use crate::signals::StopSignal;
 use crate::stdio::is_ready;
 use crate::systemd::ServiceManager;
+#[cfg(feature = "tls")]
+use crate::tls;
 use crate::{CommandError, print};
 use log::{Level, debug, info, log_enabled, warn};
 use rustix::event::PollFlags;
@@ -14,6 +16,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use threadws::handshake::{Reject, Request};
 use threadws::http::Method;
@@ -64,7 +67,14 @@ pub(crate) fn serve(
     let handler =
         ClientHandler { every: options.every, message: options.message.clone(), answer: options.answer };
     let handle = configure(server, options).spawn(move |client| handler.run(client)).map_err(failed)?;
-    announce(addresses(handle.local_addr().map_err(failed)?, path.as_deref()));
+    let handle = Arc::new(handle);
+    #[cfg(feature = "tls")]
+    if let Some(cert) = &options.cert {
+        tls::reload_at_sighup(cert, &handle)
+            .map_err(|error| CommandError::Failed(format!("cannot handle SIGHUP: {error}")))?;
+    }
+    let address = handle.local_addr().map_err(failed)?;
+    announce(addresses(address, path.as_deref(), options.cert.is_some()));
     let manager = ServiceManager::from_env();
     let stopped = match &manager {
         None => stop.wait(),
@@ -101,14 +111,16 @@ fn path_of(socket: &OwnedFd) -> Option<PathBuf> {
 }
 
 /// Returns the addresses for browsers and for WebSocket clients.
-fn addresses(address: Addr, path: Option<&Path>) -> String {
+fn addresses(address: Addr, path: Option<&Path>, has_tls: bool) -> String {
     match (address, path) {
+        (Addr::Unix, Some(path)) if has_tls => format!("unix:{} (TLS)", path.display()),
         (Addr::Unix, Some(path)) => format!("unix:{0} (ws+unix:{0}:/)", path.display()),
         (Addr::Unix, None) => address.to_string(),
         _ => {
             // RFC 6874 §2: the "%" before the zone of an IPv6 address is escaped in a URL.
             let address = address.to_string().replace('%', "%25");
-            format!("http://{address}/ (ws://{address}/)")
+            let s = if has_tls { "s" } else { "" };
+            format!("http{s}://{address}/ (ws{s}://{address}/)")
         }
     }
 }
@@ -165,6 +177,10 @@ fn configure(server: Server, options: &ServeOptions) -> Server {
             })
             .on_subscribe(|_, client, topic| debug!("client {} joined {topic:?}", client.id()))
             .on_unsubscribe(|_, client, topic| debug!("client {} left {topic:?}", client.id()));
+    }
+    #[cfg(feature = "tls")]
+    if let Some(cert) = &options.cert {
+        server = server.tls(tls::server(cert));
     }
     for who in &options.trust {
         server = if who == "any" { server.trust_any_proxy() } else { server.trust_proxy(who) };

@@ -1,6 +1,8 @@
 //! Handles SIGINT and SIGTERM: the first signal stops the process in good order, the second one ends it at once. Handles
-//! SIGXFSZ, so that a log file that reaches its size limit does not end the process.
+//! SIGXFSZ, so that a log file that reaches its size limit does not end the process. SIGHUP reads the certificate again.
 
+#[cfg(feature = "tls")]
+use signal_hook::consts::SIGHUP;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::{flag, low_level::pipe};
 use std::io::{self, Read};
@@ -17,6 +19,19 @@ pub(crate) const INTERRUPTED: i32 = 130;
 pub(crate) fn handle_sigxfsz() -> io::Result<()> {
     // The flag is never read. It is there because signal-hook has no safe way to ignore a signal.
     flag::register(SIGXFSZ, Arc::default())?;
+    Ok(())
+}
+
+/// Calls `reload` in a thread of its own after each SIGHUP. Of several signals at once, it may be called for one only.
+#[cfg(feature = "tls")]
+pub(crate) fn at_sighup(reload: impl Fn() + Send + 'static) -> io::Result<()> {
+    let (wake, mut sleep) = UnixStream::pair()?;
+    pipe::register(SIGHUP, wake)?;
+    std::thread::Builder::new().name("threadws-reload".to_owned()).spawn(move || {
+        while sleep.read(&mut [0; 64]).is_ok_and(|count| count > 0) {
+            reload();
+        }
+    })?;
     Ok(())
 }
 

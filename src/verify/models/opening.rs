@@ -9,11 +9,10 @@ use crate::error::{Cause, Closed};
 use crate::hub::{Client, Hooks, Hub};
 use crate::message::CloseFrame;
 use crate::net::Deadline;
-use crate::outbox::Outbox;
 use crate::protocol::Role;
 use crate::sender::Sender;
 use crate::stats::{Measured, Stats};
-use crate::sync::{Arc, next_id};
+use crate::sync::next_id;
 use shuttle::rand::{Rng, thread_rng};
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,9 +21,9 @@ use std::time::Duration;
 /// A connection whose 101 is queued. The backlog is larger than in other models, because no message must be refused.
 fn held(room: usize, flushing: &Flushing) -> Link {
     let script = Script::new(room);
-    let outbox = Outbox::new(Role::Server, &Config::default(), Arc::clone(&script), Arc::clone(&flushing.0));
-    outbox.hold(RESPONSE.to_vec());
-    Link { script, outbox }
+    let link = Link::new_with(script, Role::Server, &Config::default(), flushing);
+    link.outbox.hold(RESPONSE.to_vec());
+    link
 }
 
 /// Opens a connection and reads it until its end, like a client's thread. Returns whether its 101 was sent.

@@ -1,7 +1,8 @@
 //! Several threads send over sockets that accept few bytes, fail, or accept nothing.
 
+use super::transport::Input;
 use super::wire::Wire;
-use super::{BACKLOG, Flushing, Link, check, clock, join, spawn};
+use super::{BACKLOG, Flushing, Link, check, check_sealed, clock, join, spawn};
 use crate::addr::Addr;
 use crate::config::SlowPeer;
 use crate::error::{Cause, Error, Timeout};
@@ -68,9 +69,10 @@ fn at_most_one_pong_waits_and_it_is_the_latest() {
         link.script.drain();
         assert!(join(sender).result.is_ok());
         link.script.wait_wire(|wire| Wire::read(Role::Server, wire).pongs.last() == Some(&5));
-        // One may have been partly sent by then, and one more waited.
+        // One may have been partly sent by then, or sealed, and one more waited.
         let after = link.wire().pongs.len() - before.pongs.len();
-        assert!(after <= if before.torn > 0 { 2 } else { 1 }, "I11: {after} pongs waited");
+        let most = if before.torn > 0 || Link::is_sealed() { 2 } else { 1 };
+        assert!(after <= most, "I11: {after} pongs waited");
         flushing.stop();
     });
 }
@@ -106,6 +108,74 @@ fn a_sender_a_tick_the_flush_thread_and_a_close() {
         flushing.stop();
         let wire = link.check_outcome(&closed, &sent);
         assert!(wire.close.is_some());
+    });
+}
+
+#[test]
+fn the_readers_own_records_stay_between_those_of_senders() {
+    check_sealed(|| {
+        let flushing = Flushing::start();
+        let link = Link::new(random_role(), 9, &flushing);
+        let senders = [(1, LARGE), (2, 9)].map(|(sender, len)| {
+            let link = link.clone();
+            spawn(move || [link.send(sender, 0, len), link.send(sender, 1, 5)])
+        });
+        for _ in 0..2 {
+            link.script.peer_sends(Input::KeyUpdate);
+        }
+        link.script.peer_sends(Input::Ping(1));
+        let peer = spawn({
+            let link = link.clone();
+            move || {
+                link.script.drain();
+                link.script.wait_wire(|wire| {
+                    let wire = Wire::read(link.outbox.role(), wire);
+                    wire.messages.len() == 4 && wire.pongs == [1]
+                });
+                // I7: the flush thread writes the answers if no other thread does.
+                link.script.wait_unsealed(|unsealed| unsealed.answers == 2);
+                link.script.peer_sends(Input::Close(None));
+            }
+        });
+        let closed = link.read();
+        let sent = senders.map(join);
+        join(peer);
+        flushing.stop();
+        assert!(closed.is_clean(), "{closed}");
+        link.check_outcome(&closed, sent.as_flattened());
+    });
+}
+
+#[test]
+fn a_close_notify_is_last_and_follows_every_clean_close() {
+    check_sealed(|| {
+        let flushing = Flushing::start();
+        let link = Link::new(Role::Server, 5, &flushing);
+        let sender = spawn({
+            let link = link.clone();
+            move || [link.send(1, 0, LARGE), link.try_send(1, 1, 5), link.try_send(1, 2, 5)]
+        });
+        let closer = spawn({
+            let link = link.clone();
+            move || link.start_close(1000)
+        });
+        let peer = spawn({
+            let link = link.clone();
+            move || {
+                link.script.peer_sends(Input::KeyUpdate);
+                link.script.drain();
+                link.script.wait_wire(|wire| Wire::read(Role::Server, wire).close.is_some());
+                link.script.peer_sends(Input::Close(None));
+            }
+        });
+        let closed = link.read();
+        let sent = join(sender);
+        join(closer);
+        join(peer);
+        flushing.stop();
+        assert!(closed.is_clean(), "{closed}");
+        assert!(link.script.unsealed().has_ended, "no close_notify");
+        link.check_outcome(&closed, &sent);
     });
 }
 

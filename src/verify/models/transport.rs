@@ -6,8 +6,10 @@ use crate::message::CloseFrame;
 use crate::net::wake;
 use crate::net::{Deadline, Transport};
 use crate::sync::{Arc, Condvar, Mutex};
+use crate::verify::mock_session::{Unsealed, unseal};
 use rustix::fd::{AsFd, BorrowedFd};
 use shuttle::rand::{Rng, thread_rng};
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
@@ -47,6 +49,15 @@ struct Socket {
     input: VecDeque<Input>,
     /// Reading was shut down: after the input comes the end of the stream.
     ended: bool,
+    /// The peer opens records.
+    is_sealed: bool,
+}
+
+impl Socket {
+    /// Returns the bytes that the peer can read: of whole records, if they are sealed.
+    fn received(&self) -> Cow<'_, [u8]> {
+        if self.is_sealed { unseal(&self.wire).plain.into() } else { (&self.wire).into() }
+    }
 }
 
 /// The input of a reader.
@@ -54,6 +65,8 @@ struct Socket {
 pub(crate) enum Input {
     Ping(u8),
     Close(Option<CloseFrame>),
+    /// A record that TLS answers itself.
+    KeyUpdate,
     /// Bytes that break the protocol.
     Invalid,
     /// The end of the stream.
@@ -145,20 +158,35 @@ impl Script {
 
     /// Waits until the bytes on the wire satisfy a condition.
     pub(crate) fn wait_wire(&self, mut condition: impl FnMut(&[u8]) -> bool) {
-        self.wait(Deadline::NEVER, |socket| condition(&socket.wire).then_some(()));
+        self.wait(Deadline::NEVER, |socket| condition(&socket.received()).then_some(()));
+    }
+
+    /// Waits until what the peer has opened satisfies a condition.
+    pub(crate) fn wait_unsealed(&self, mut condition: impl FnMut(Unsealed) -> bool) {
+        self.wait(Deadline::NEVER, |socket| condition(unseal(&socket.wire)).then_some(()));
     }
 
     /// Waits until the bytes on the wire satisfy a condition, or the connection has ended. Returns false at the end.
     pub(crate) fn wait_wire_or_end(&self, mut condition: impl FnMut(&[u8]) -> bool) -> bool {
         let found = self.wait(Deadline::NEVER, |socket| {
-            if condition(&socket.wire) { Some(true) } else { socket.down.then_some(false) }
+            if condition(&socket.received()) { Some(true) } else { socket.down.then_some(false) }
         });
         found == Some(true)
     }
 
-    /// Returns all bytes written so far.
+    /// Returns all bytes that the peer can read so far.
     pub(crate) fn wire(&self) -> Vec<u8> {
-        self.world.state.lock().sockets[self.at].wire.clone()
+        self.world.state.lock().sockets[self.at].received().into_owned()
+    }
+
+    /// From now on the peer opens records.
+    pub(crate) fn seal(&self) {
+        self.change(|socket| socket.is_sealed = true);
+    }
+
+    /// Returns what the peer has opened.
+    pub(crate) fn unsealed(&self) -> Unsealed {
+        unseal(&self.world.state.lock().sockets[self.at].wire)
     }
 
     /// Returns whether both directions were shut down.
@@ -198,6 +226,10 @@ impl Transport for Script {
 
     fn shutdown_read(&self) {
         self.change(|socket| socket.ended = true);
+    }
+
+    fn shutdown_write(&self) {
+        self.change(|socket| socket.error = Some(ErrorKind::BrokenPipe));
     }
 
     fn shutdown_both(&self) {

@@ -1,6 +1,7 @@
 //! The command line of `threadws bench`. No I/O.
 
 use super::{Command, LogChoice, LogOption, one_line, only_url, unknown_option, value};
+use crate::args::tls::{TlsOption, TlsOptions};
 use crate::args::values;
 use crate::log_filter::LogFilter;
 use lexopt::prelude::{Long, Short, Value};
@@ -19,6 +20,7 @@ pub(crate) struct BenchOptions {
     pub(crate) binary: bool,
     pub(crate) json: bool,
     pub(crate) allow_remote: bool,
+    pub(crate) tls: TlsOptions,
     pub(crate) log: LogFilter,
 }
 
@@ -48,6 +50,16 @@ Load:
   --allow-remote        allow a server on another machine: only load one whose
                         owner agrees [default: loopback only]
 
+TLS, for wss://:
+  --cacert FILE         trust the CA certificates in this PEM file instead of
+                        the system's [default: the system's]
+  --cert FILE           certificate of the client, a PEM file [default: none]
+  --key FILE            its private key [default: the file of --cert]
+  --server-name NAME    name that the server's certificate has to be for
+                        [default: the host in the URL]
+  -k, --insecure        accept any certificate: everyone on the way can read
+                        and change what is sent [default: off]
+
 Report:
   --json                print one JSON object instead of tables [default: off]
 
@@ -73,7 +85,7 @@ Exit status:
   130  stopped at once, by a second signal
 ";
 
-const OPTIONS: [&str; 11] = [
+const OPTIONS: [&str; 16] = [
     "clients",
     "size",
     "in-flight",
@@ -81,6 +93,11 @@ const OPTIONS: [&str; 11] = [
     "binary",
     "allow-remote",
     "json",
+    "cacert",
+    "cert",
+    "key",
+    "insecure",
+    "server-name",
     "log",
     "quiet",
     "verbose",
@@ -98,6 +115,7 @@ impl BenchOptions {
             binary: false,
             json: false,
             allow_remote: false,
+            tls: TlsOptions::default(),
             log: LogFilter::level(log::LevelFilter::Info),
         }
     }
@@ -111,6 +129,10 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
     while let Some(arg) = parser.next().map_err(one_line)? {
         if let Some(option) = LogOption::of(&arg) {
             log.take(option, &mut parser)?;
+            continue;
+        }
+        if let Some(option) = TlsOption::of(&arg) {
+            options.tls.take(option, &mut parser)?;
             continue;
         }
         match arg {
@@ -131,6 +153,7 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
         return Err("--in-flight messages of --size take more than 1 GiB for each client".to_owned());
     }
     options.url = url.ok_or("no URL: threadws bench ws://127.0.0.1:8005/")?;
+    options.tls.check()?;
     options.log = log.resolve(env_log)?;
     Ok(Command::Bench(Box::new(options)))
 }
@@ -151,7 +174,7 @@ mod tests {
     fn every_option_is_parsed() {
         assert_eq!(options("bench ws://a/"), BenchOptions::new("ws://a/".to_owned()));
         let line = "bench --clients 9 --size 64KiB --in-flight 3 --duration 500ms --binary ws://a/ --json \
-                    --allow-remote -q";
+                    --allow-remote -q -k";
         let expected = BenchOptions {
             url: "ws://a/".to_owned(),
             clients: 9,
@@ -161,6 +184,7 @@ mod tests {
             binary: true,
             json: true,
             allow_remote: true,
+            tls: TlsOptions { insecure: true, ..TlsOptions::default() },
             log: LogFilter::level(log::LevelFilter::Warn),
         };
         assert_eq!(options(line), expected);
@@ -192,6 +216,7 @@ mod tests {
             "bench --size 18446744073709551615 ws://a/",
             "bench --in-flight 18446744073709551615 ws://a/",
             "bench --size 1KiB --in-flight 1000000 ws://a/",
+            "bench --key secret wss://a/",
             "bench --duration 0 ws://a/",
             "bench --duration 3 ws://a/",
             "bench --echo ws://a/",

@@ -1,6 +1,7 @@
 //! The command line of `threadws connect`. No I/O.
 
 use super::{Command, LogChoice, LogOption, one_line, only_url, unknown_option, value};
+use crate::args::tls::{TlsOption, TlsOptions};
 use crate::args::values;
 use crate::log_filter::LogFilter;
 use lexopt::prelude::{Long, Short, Value};
@@ -29,6 +30,7 @@ pub(crate) struct ConnectOptions {
     pub(crate) expect: Option<String>,
     pub(crate) no_close: bool,
     pub(crate) binary: bool,
+    pub(crate) tls: TlsOptions,
     pub(crate) log: LogFilter,
 }
 
@@ -56,6 +58,7 @@ Examples:
   threadws connect --expect ready --timeout 30s ws://127.0.0.1:8005/
   echo subscribe | threadws connect --no-close ws://127.0.0.1:8005/
   threadws connect ws+unix:/run/app.sock:/path
+  threadws connect --cacert ca.pem wss://intranet.example/
 
 Messages:
   --once                send all of stdin as one message, without the last
@@ -96,6 +99,16 @@ A user and password in the URL are sent as Basic authorization: percent-encode
 special characters in them. To hide them from other users of the machine, use
 --header-file instead.
 
+TLS, for wss://:
+  --cacert FILE         trust the CA certificates in this PEM file instead of
+                        the system's [default: the system's]
+  --cert FILE           certificate of the client, a PEM file [default: none]
+  --key FILE            its private key [default: the file of --cert]
+  --server-name NAME    name that the server's certificate has to be for
+                        [default: the host in the URL]
+  -k, --insecure        accept any certificate: everyone on the way can read
+                        and change what is sent [default: off]
+
 Limits:
   --timeout DURATION    for the handshake, for the message that --once or
                         --expect waits for, and for each message after the
@@ -130,7 +143,7 @@ Exit status:
   130  stopped at once, by a second signal or by one before it was connected
 ";
 
-const OPTIONS: [&str; 20] = [
+const OPTIONS: [&str; 25] = [
     "once",
     "expect",
     "no-close",
@@ -147,6 +160,11 @@ const OPTIONS: [&str; 20] = [
     "max-message",
     "message-timeout",
     "ping",
+    "cacert",
+    "cert",
+    "key",
+    "insecure",
+    "server-name",
     "log",
     "quiet",
     "verbose",
@@ -172,6 +190,7 @@ impl ConnectOptions {
             expect: None,
             no_close: false,
             binary: false,
+            tls: TlsOptions::default(),
             log: LogFilter::level(log::LevelFilter::Info),
         }
     }
@@ -191,6 +210,10 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
     while let Some(arg) = parser.next().map_err(one_line)? {
         if let Some(option) = LogOption::of(&arg) {
             log.take(option, &mut parser)?;
+            continue;
+        }
+        if let Some(option) = TlsOption::of(&arg) {
+            options.tls.take(option, &mut parser)?;
             continue;
         }
         match arg {
@@ -231,6 +254,7 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
         return Err("--once closes after the reply: --no-close cannot be used with it".to_owned());
     }
     options.url = url.ok_or("no URL: threadws connect ws://127.0.0.1:8005/")?;
+    options.tls.check()?;
     options.log = log.resolve(env_log)?;
     Ok(Command::Connect(Box::new(options)))
 }
@@ -266,7 +290,8 @@ mod tests {
         let line = "connect --once --expect yes --binary --header=x-a:1 --header X-B:2:3 ws://a/ --header-file f \
                     --origin https://a.example --subprotocol b --subprotocol a --max-redirects 5 --timeout 3s --ping 0 \
                     --max-message 64KiB --message-timeout 2m --log threadws=debug \
-                    --execute hi -x there --times";
+                    --execute hi -x there --times \
+                    --cacert ca.pem --cert a.pem --key a.key --server-name b.example";
         let expected = ConnectOptions {
             url: "ws://a/".to_owned(),
             headers: vec![("x-a".to_owned(), "1".to_owned()), ("X-B".to_owned(), "2:3".to_owned())],
@@ -284,9 +309,17 @@ mod tests {
             expect: Some("yes".to_owned()),
             no_close: false,
             binary: true,
+            tls: TlsOptions {
+                cacert: Some("ca.pem".into()),
+                cert: Some("a.pem".into()),
+                key: Some("a.key".into()),
+                insecure: false,
+                server_name: Some("b.example".to_owned()),
+            },
             log: LogFilter::parse("threadws=debug").expect("a filter"),
         };
         assert_eq!(options(line), expected);
+        assert!(options("connect -k wss://a/").tls.insecure);
         for line in ["connect -h", "connect ws://a/ --help", "connect --once -h --nonsense"] {
             assert_eq!(command(line), Ok(Command::Print(HELP)), "{line}");
         }
@@ -331,6 +364,8 @@ mod tests {
             "connect --header secret ws://a/",
             "connect --header :secret ws://a/",
             "connect --heder=Authorization:secret ws://a/",
+            "connect --key secret wss://a/",
+            "connect --insecure --cacert secret wss://a/",
             "connect --timeout 0 ws://a/",
             "connect --timeout 3 ws://a/",
             "connect --origin a ws://a/",

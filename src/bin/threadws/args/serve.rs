@@ -1,7 +1,7 @@
 //! The command line of `threadws serve`, the default command. No I/O.
 
 use super::{Command, LogChoice, LogOption, VERSION, one_line, unknown_option, value};
-use crate::args::values;
+use crate::args::{tls, values};
 use crate::log_filter::LogFilter;
 use lexopt::prelude::{Long, Short, Value};
 use log::LevelFilter;
@@ -37,7 +37,18 @@ pub(crate) struct ServeOptions {
     pub(crate) proxy_protocol: bool,
     pub(crate) ping: Option<Duration>,
     pub(crate) page: bool,
+    /// `None` without TLS.
+    pub(crate) cert: Option<CertOptions>,
     pub(crate) log: LogFilter,
+}
+
+/// The files of a server with TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CertOptions {
+    pub(crate) cert: PathBuf,
+    /// The certificate's file by default.
+    pub(crate) key: Option<PathBuf>,
+    pub(crate) client_ca: Option<PathBuf>,
 }
 
 /// The socket that accepts clients.
@@ -94,6 +105,7 @@ Examples:
   threadws --echo --every 0 --max-message 16MiB
   threadws --broadcast --every 0 --trust-proxy 10.0.0.0/8
   threadws --topics --every 0 --slow-peer skip
+  threadws --listen 0.0.0.0:443 --cert cert.pem --key key.pem
 
 Messages:
   --every DURATION      how often to send each client the message: 500ms, 3s,
@@ -132,6 +144,14 @@ Connections:
                         repeatable [default: loopback]
   --proxy-protocol      require trusted proxies to send a PROXY protocol
                         header, version 1 or 2 [default: off]
+
+TLS:
+  --cert FILE           serve https:// and wss:// with the certificate in this
+                        PEM file; SIGHUP reads the files again
+                        [default: no TLS]
+  --key FILE            its private key [default: the file of --cert]
+  --client-ca FILE      demand a certificate of each client, issued by a CA in
+                        this PEM file [default: off]
 
 Limits:
   --max-clients N       connections at a time; further ones get 503
@@ -189,7 +209,7 @@ Exit status:
 ";
 
 /// All long options, from which a misspelt one is guessed.
-const OPTIONS: [&str; 28] = [
+const OPTIONS: [&str; 31] = [
     "every",
     "message",
     "echo",
@@ -202,6 +222,9 @@ const OPTIONS: [&str; 28] = [
     "allow-origin",
     "trust-proxy",
     "proxy-protocol",
+    "cert",
+    "key",
+    "client-ca",
     "max-clients",
     "max-per-address",
     "handshake-rate",
@@ -244,6 +267,7 @@ impl Default for ServeOptions {
             proxy_protocol: false,
             ping: Some(Duration::from_secs(20)),
             page: true,
+            cert: None,
             log: LogFilter::level(LevelFilter::Info),
         }
     }
@@ -255,6 +279,7 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
     let mut options = ServeOptions::default();
     let (mut echo, mut broadcast, mut topics) = (false, false, false);
     let mut trust = Vec::new();
+    let (mut cert, mut key, mut client_ca) = (None, None, None);
     let mut log = LogChoice::default();
     while let Some(arg) = parser.next().map_err(one_line)? {
         if let Some(option) = LogOption::of(&arg) {
@@ -285,6 +310,9 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
                 "loopback" | "unix" | "none" | "any" => Ok(text.to_owned()),
                 network => values::network(network),
             })?),
+            Long("cert") => cert = Some(tls::file(&mut parser)?),
+            Long("key") => key = Some(tls::file(&mut parser)?),
+            Long("client-ca") => client_ca = Some(tls::file(&mut parser)?),
             Long("max-clients") => {
                 options.max_clients = Some(value(&mut parser, "max-clients", values::count)?);
             }
@@ -333,6 +361,10 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
     if !trust.is_empty() {
         options.trust = trust;
     }
+    tls::check_key(cert.is_some(), "--key", key.is_some())?;
+    tls::check_key(cert.is_some(), "--client-ca", client_ca.is_some())?;
+    tls::check_feature(cert.is_some())?;
+    options.cert = cert.map(|cert| CertOptions { cert, key, client_ca });
     options.log = log.resolve(env_log)?;
     Ok(Command::Serve(Box::new(options)))
 }
@@ -390,7 +422,8 @@ mod tests {
                     --allow-origin https://a.example --allow-origin=https://b.example --max-message 64KiB --ping 0 --slow-peer skip \
                     --trust-proxy 10.0.0.0/8 --trust-proxy loopback --log threadws=debug --proxy-protocol \
                     --max-per-address 4 --handshake-rate 20/1s --message-rate 600/1m --max-lifetime 2h \
-                    --idle-timeout 90s --message-timeout 2m --subprotocol mqtt --subprotocol soap --max-head 64KiB";
+                    --idle-timeout 90s --message-timeout 2m --subprotocol mqtt --subprotocol soap --max-head 64KiB \
+                    --cert a.pem --key a.key --client-ca ca.pem";
         let expected = ServeOptions {
             listen: Listen::Address("[::1]:0".to_owned()),
             every: Some(Duration::from_millis(500)),
@@ -413,6 +446,11 @@ mod tests {
             proxy_protocol: true,
             ping: None,
             page: false,
+            cert: Some(CertOptions {
+                cert: "a.pem".into(),
+                key: Some("a.key".into()),
+                client_ca: Some("ca.pem".into()),
+            }),
             log: LogFilter::parse("threadws=debug").expect("a filter"),
         };
         assert_eq!(options(line), expected);
@@ -483,6 +521,9 @@ mod tests {
             "--max-lifetime 1",
             "--message-timeout 0",
             "--proxy-protocol=yes",
+            "--key key.pem",
+            "--client-ca ca.pem",
+            "--cert",
             "--listen 65536",
             "--listen unix:",
             "--listen unix:@abstract",

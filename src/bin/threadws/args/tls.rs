@@ -1,0 +1,81 @@
+//! The options of `wss://`, which `connect` and `bench` have. They have the names of curl's. No I/O.
+
+use super::{one_line, value};
+use lexopt::Arg;
+use lexopt::prelude::{Long, Short};
+use std::path::PathBuf;
+
+/// The error of an option of TLS in a binary that has none.
+const NO_TLS: &str = "this binary was built without the feature tls";
+
+/// How a client uses TLS.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct TlsOptions {
+    pub(crate) cacert: Option<PathBuf>,
+    pub(crate) cert: Option<PathBuf>,
+    /// The certificate's file by default.
+    pub(crate) key: Option<PathBuf>,
+    pub(crate) insecure: bool,
+    pub(crate) server_name: Option<String>,
+}
+
+/// An option of TLS.
+pub(super) enum TlsOption {
+    CaCert,
+    Cert,
+    Key,
+    Insecure,
+    ServerName,
+}
+
+impl TlsOption {
+    pub(super) fn of(arg: &Arg<'_>) -> Option<Self> {
+        match arg {
+            Long("cacert") => Some(Self::CaCert),
+            Long("cert") => Some(Self::Cert),
+            Long("key") => Some(Self::Key),
+            Long("insecure") | Short('k') => Some(Self::Insecure),
+            Long("server-name") => Some(Self::ServerName),
+            _ => None,
+        }
+    }
+}
+
+impl TlsOptions {
+    pub(super) fn take(&mut self, option: TlsOption, parser: &mut lexopt::Parser) -> Result<(), String> {
+        match option {
+            TlsOption::CaCert => self.cacert = Some(file(parser)?),
+            TlsOption::Cert => self.cert = Some(file(parser)?),
+            TlsOption::Key => self.key = Some(file(parser)?),
+            TlsOption::Insecure => self.insecure = true,
+            TlsOption::ServerName => {
+                self.server_name = Some(value(parser, "server-name", |text| Ok(text.to_owned()))?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses options that cannot work together, or in this binary.
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.insecure && self.cacert.is_some() {
+            return Err("--insecure and --cacert cannot be combined".to_owned());
+        }
+        check_key(self.cert.is_some(), "--key", self.key.is_some())?;
+        check_feature(*self != Self::default())
+    }
+}
+
+/// Takes the path of a file.
+pub(super) fn file(parser: &mut lexopt::Parser) -> Result<PathBuf, String> {
+    parser.value().map(PathBuf::from).map_err(one_line)
+}
+
+/// Refuses an option that needs `--cert`.
+pub(super) fn check_key(has_cert: bool, name: &str, is_given: bool) -> Result<(), String> {
+    if is_given && !has_cert { Err(format!("{name} needs --cert")) } else { Ok(()) }
+}
+
+/// Refuses options of TLS in a binary without it.
+pub(super) fn check_feature(uses_tls: bool) -> Result<(), String> {
+    if uses_tls && !cfg!(feature = "tls") { Err(NO_TLS.to_owned()) } else { Ok(()) }
+}

@@ -1,0 +1,294 @@
+//! The server: its certificate, those of its clients, plain HTTP on its port, and clients that do not shake hands.
+
+use crate::{client_tls, server_tls};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+use support::{RawPeer, TestServer, certificate, echo, eventually, ms, watchdog};
+use threadws::tls::{ClientTls, rustls};
+use threadws::{Config, Connect, Connection, Error, Result};
+
+fn connect(addr: SocketAddr, tls: ClientTls) -> Result<Connection> {
+    Connect::new(format!("wss://{addr}/")).tls(tls).connect()
+}
+
+fn with_certificate(name: &str) -> ClientTls {
+    client_tls().certificate_files(certificate(&format!("{name}.pem")), certificate(&format!("{name}.key")))
+}
+
+/// Sends the subject of the client's certificate, or "none".
+fn who(client: &mut Connection) -> std::result::Result<(), threadws::BoxError> {
+    let certificate = client.request().peer_certificate().map(<[u8]>::to_vec);
+    let text = certificate.map(|der| String::from_utf8_lossy(&der).into_owned());
+    let name = text.map_or("none", |text| if text.contains("threadws test client") { "client" } else { "?" });
+    client.send(name)?;
+    Ok(client.ignore()?)
+}
+
+#[track_caller]
+fn name_of(connection: Result<Connection>) -> String {
+    let mut connection = connection.expect("a connection");
+    let name = connection.recv().expect("open").expect("open");
+    connection.close(1000, "").expect("a clean end");
+    name.to_string()
+}
+
+#[test]
+fn a_required_client_certificate_is_in_the_request() {
+    let _dog = watchdog(20);
+    let tls = server_tls("server").client_ca_file(certificate("ca.pem"));
+    let server = TestServer::with(|server| server.tls(tls), who);
+    assert_eq!(name_of(connect(server.addr(), with_certificate("client"))), "client");
+    for (tls, expected) in [(client_tls(), "demands a certificate"), (with_certificate("stranger"), "issuer")]
+    {
+        match connect(server.addr(), tls).expect_err("it is refused") {
+            Error::Tls(text) => assert!(text.contains(expected), "{text}"),
+            other => panic!("another error: {other}"),
+        }
+    }
+    eventually("two refusals", || server.stats().refused["tls"] == 2);
+}
+
+#[test]
+fn an_optional_client_certificate_may_be_missing_but_not_wrong() {
+    let _dog = watchdog(20);
+    let tls = server_tls("server").client_ca_file(certificate("ca.pem")).client_certificate_optional(true);
+    let server = TestServer::with(|server| server.tls(tls), who);
+    assert_eq!(name_of(connect(server.addr(), client_tls())), "none");
+    assert_eq!(name_of(connect(server.addr(), with_certificate("client"))), "client");
+    drop(connect(server.addr(), with_certificate("stranger")).expect_err("it is refused"));
+}
+
+#[test]
+fn a_renewed_certificate_is_for_new_clients_only() {
+    let _dog = watchdog(20);
+    let server = TestServer::with(|server| server.tls(server_tls("server")), echo);
+    let mut old = connect(server.addr(), client_tls()).expect("a connection");
+    // For this name only the next one is valid.
+    let next = client_tls().server_name("other.example");
+    drop(connect(server.addr(), next.clone()).expect_err("another name"));
+    server.set_tls(server_tls("other_name")).expect("it is replaced");
+    let error = server.set_tls(server_tls("no such")).expect_err("no file");
+    assert!(error.to_string().contains("no such.pem"), "{error}");
+    drop(connect(server.addr(), next).expect("the renewed certificate"));
+    old.send("still here").expect("sent");
+    assert_eq!(old.recv().expect("open"), Some("still here".into()));
+
+    let plain = TestServer::new(echo);
+    let error = plain.set_tls(server_tls("server")).expect_err("it has no TLS");
+    assert!(matches!(error, Error::Invalid(_)), "{error}");
+}
+
+#[test]
+fn plain_http_on_the_port_is_answered_or_redirected() {
+    let _dog = watchdog(20);
+    let server = TestServer::with(|server| server.tls(server_tls("server")), echo);
+    let request = "GET /chat?x=1 HTTP/1.1\r\nHost: example.com:8443\r\n\r\n";
+    let mut peer = RawPeer::connect(server.addr());
+    peer.write(request);
+    let answer = peer.answer();
+    assert_eq!(answer.status, 400);
+    assert!(String::from_utf8_lossy(&answer.body).contains("speaks TLS"), "{answer:?}");
+
+    let server = TestServer::with(|server| server.tls(server_tls("server").redirect_http(true)), echo);
+    let mut peer = RawPeer::connect(server.addr());
+    peer.write(request);
+    let answer = peer.answer();
+    assert_eq!((answer.status, answer.all("location")), (308, vec!["https://example.com:8443/chat?x=1"]));
+    // The client follows it.
+    let url = format!("ws://{}/", server.addr());
+    let connection = Connect::new(url).max_redirects(1).tls(client_tls()).connect();
+    connection.expect("it follows").close(1000, "").expect("a clean end");
+}
+
+#[test]
+fn tls_on_a_plain_port_is_refused_as_such() {
+    let _dog = watchdog(20);
+    let (report, reports) = std::sync::mpsc::channel();
+    let server = TestServer::with(
+        |server| server.on_handshake_error(move |error| report.send(error.to_string()).unwrap_or(())),
+        echo,
+    );
+    drop(connect(server.addr(), client_tls()).expect_err("no TLS there"));
+    let text = support::next(&reports, "a report");
+    assert!(text.contains("a TLS handshake on a port without TLS"), "{text}");
+}
+
+#[test]
+fn a_full_server_sends_an_alert() {
+    let _dog = watchdog(20);
+    let server = TestServer::with(|server| server.tls(server_tls("server")).max_clients(1), echo);
+    let _first = connect(server.addr(), client_tls()).expect("a place");
+    match connect(server.addr(), client_tls()).expect_err("it is full") {
+        Error::Tls(text) => assert!(text.contains("is full"), "{text}"),
+        other => panic!("another error: {other}"),
+    }
+}
+
+#[test]
+fn a_proxy_header_precedes_tls() {
+    let _dog = watchdog(20);
+    let server = TestServer::with(
+        |server| server.tls(server_tls("server")).proxy_protocol(true),
+        |client| {
+            client.send(client.client_addr().to_string())?;
+            Ok(client.ignore()?)
+        },
+    );
+    let mut stream = TcpStream::connect(server.addr()).expect("it listens");
+    stream.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.8 1234 443\r\n").expect("sent");
+    let connection = Connect::new("wss://localhost/").tls(client_tls()).connect_over(stream);
+    assert_eq!(name_of(connection), "192.0.2.7");
+}
+
+#[test]
+fn two_hundred_silent_or_dripping_handshakes_delay_no_other() {
+    let _dog = watchdog(60);
+    let config = Config::new().with_handshake_timeout(ms(3000));
+    let server = TestServer::with(|server| server.tls(server_tls("server")).config(config), echo);
+    let mut peers: Vec<TcpStream> =
+        (0..200).map(|_| TcpStream::connect(server.addr()).expect("it listens")).collect();
+    let hello = [22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3];
+    let start = Instant::now();
+    let mut slowest = Duration::ZERO;
+    for byte in hello {
+        for peer in peers.iter_mut().step_by(2) {
+            peer.write_all(&[byte]).expect("sent");
+        }
+        let before = Instant::now();
+        let mut connection = connect(server.addr(), client_tls()).expect("a connection");
+        connection.send("x").expect("sent");
+        connection.recv().expect("open");
+        connection.close(1000, "").expect("a clean end");
+        slowest = slowest.max(before.elapsed());
+    }
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    for mut peer in peers {
+        peer.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        // The end, perhaps after an alert.
+        while !matches!(peer.read(&mut [0; 64]), Ok(0) | Err(_)) {}
+    }
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    eventually("all are gone", || server.stats().threads <= 32 && server.stats().open == 0);
+}
+
+#[test]
+fn a_detached_server_refuses_tls() {
+    let error = threadws::Server::detached().tls(server_tls("server")).spawn(echo).expect_err("no listener");
+    assert!(matches!(error, Error::Invalid(_)), "{error}");
+}
+
+/// A request and a message behind the last bytes of the handshake, in pieces of each size.
+#[test]
+fn a_request_behind_the_handshake_is_read_in_any_pieces() {
+    let _dog = watchdog(60);
+    let server = TestServer::with(|server| server.tls(server_tls("server")), echo);
+    for (pieces, versions) in [1, 5, 100, 10_000].into_iter().flat_map(|pieces| {
+        [&rustls::version::TLS12, &rustls::version::TLS13].map(|version| (pieces, version))
+    }) {
+        let mut stream = TcpStream::connect(server.addr()).expect("it listens");
+        stream.set_nodelay(true).expect("an option");
+        let mut tls = raw_client(versions);
+        let mut sent_request = false;
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\x81\x02hi") {
+            if !tls.is_handshaking() && !sent_request {
+                sent_request = true;
+                let request = support::upgrade_request(server.addr(), "/", &[]);
+                tls.writer().write_all(request.as_bytes()).expect("queued");
+                tls.writer().write_all(b"\x81\x82\0\0\0\0hi").expect("queued");
+            }
+            let mut wire = Vec::new();
+            while tls.wants_write() {
+                tls.write_tls(&mut wire).expect("memory");
+            }
+            for piece in wire.chunks(pieces) {
+                stream.write_all(piece).expect("sent");
+            }
+            if wire.is_empty() {
+                assert!(tls.read_tls(&mut stream).expect("bytes") > 0, "it ended");
+                tls.process_new_packets().expect("TLS");
+                let mut plain = [0; 4096];
+                while let Ok(count @ 1..) = tls.reader().read(&mut plain) {
+                    answer.extend(&plain[..count]);
+                }
+            }
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&answer));
+    }
+}
+
+fn raw_client(version: &'static rustls::SupportedProtocolVersion) -> rustls::ClientConnection {
+    use rustls::pki_types::pem::PemObject as _;
+    let mut roots = rustls::RootCertStore::empty();
+    let ca = rustls::pki_types::CertificateDer::from_pem_file(certificate("ca.pem"));
+    roots.add(ca.expect("a certificate")).expect("a root");
+    let provider = rustls::crypto::ring::default_provider();
+    let config = rustls::ClientConfig::builder_with_provider(provider.into())
+        .with_protocol_versions(&[version])
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = "localhost".try_into().expect("a name");
+    rustls::ClientConnection::new(config.into(), name).expect("a connection")
+}
+
+#[test]
+fn a_configuration_with_early_data_is_refused() {
+    use rustls::pki_types::pem::PemObject as _;
+    let chain = rustls::pki_types::CertificateDer::from_pem_file(certificate("server.pem"));
+    let key = rustls::pki_types::PrivateKeyDer::from_pem_file(certificate("server.key"));
+    let provider = rustls::crypto::ring::default_provider();
+    let mut config = rustls::ServerConfig::builder_with_provider(provider.into())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![chain.expect("a certificate")], key.expect("a key"))
+        .expect("they fit");
+    let spawn = |config: rustls::ServerConfig| {
+        threadws::Server::bind("127.0.0.1:0").expect("a port").tls(std::sync::Arc::new(config)).spawn(echo)
+    };
+    drop(spawn(config.clone()).expect("it works"));
+    config.max_early_data_size = 1000;
+    let error = spawn(config.clone()).expect_err("early data");
+    assert!(error.to_string().contains("max_early_data_size"), "{error}");
+    config.max_early_data_size = 0;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let error = spawn(config).expect_err("another protocol");
+    assert!(error.to_string().contains("alpn_protocols"), "{error}");
+}
+
+#[test]
+fn arbitrary_bytes_end_a_handshake_without_a_panic() {
+    let _dog = watchdog(60);
+    let config = Config::new().with_handshake_timeout(ms(500));
+    let server = TestServer::with(|server| server.tls(server_tls("server")).config(config), echo);
+    let hello = {
+        let mut wire = Vec::new();
+        raw_client(&rustls::version::TLS13).write_tls(&mut wire).expect("memory");
+        wire
+    };
+    // Numbers that repeat in each run (Knuth's generator).
+    let mut random = 1_u64;
+    let mut next = move || {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (random >> 33) as usize
+    };
+    for _ in 0..300 {
+        let mut bytes = hello.clone();
+        for _ in 0..=next() % 4 {
+            let at = next() % bytes.len();
+            bytes[at] = next().to_le_bytes()[0];
+        }
+        if next() % 2 == 0 {
+            bytes.truncate(next() % bytes.len());
+        }
+        let mut stream = TcpStream::connect(server.addr()).expect("it listens");
+        // It may be gone before all is written.
+        drop(stream.write_all(&bytes));
+        drop(stream.shutdown(std::net::Shutdown::Write));
+        while !matches!(stream.read(&mut [0; 4096]), Ok(0) | Err(_)) {}
+    }
+    let mut connection = connect(server.addr(), client_tls()).expect("it lives");
+    connection.close(1000, "").expect("a clean end");
+}
