@@ -10,7 +10,8 @@ use std::time::Duration;
 ///
 /// Every limit can be raised, and none can be removed. Four times can be turned off by `None`:
 /// [`ping_interval`](Self::with_ping_interval), [`max_close_time`](Self::with_max_close_time),
-/// [`max_lifetime`](Self::with_max_lifetime) and [`idle_timeout`](Self::with_idle_timeout). Without pings, a peer that vanishes may never be noticed.
+/// [`max_lifetime`](Self::with_max_lifetime) and [`idle_timeout`](Self::with_idle_timeout). Without pings, a peer that
+/// vanishes may never be noticed.
 ///
 /// A value that cannot work is refused by [`Server::run`](crate::Server::run), [`Server::spawn`](crate::Server::spawn) and
 /// [`Connect::connect`](crate::Connect::connect) with [`Error::Invalid`], which names the setting: a message size of 0,
