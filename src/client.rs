@@ -88,6 +88,7 @@ pub struct Connect {
     tls: ClientTls,
 }
 
+/// # Connect
 impl Connect {
     /// Starts with a URL. A malformed URL is refused by [`connect`](Self::connect).
     ///
@@ -109,68 +110,6 @@ impl Connect {
             #[cfg(feature = "tls")]
             tls: ClientTls::new(),
         }
-    }
-
-    /// Adds a header to the request, such as `Origin` or `Authorization`.
-    ///
-    /// Headers that the handshake itself sends are refused: `Host`, `Upgrade`, `Connection`, `Content-Length`,
-    /// `Transfer-Encoding`, `Expect`, and all `Sec-WebSocket-…`. A second `Origin` is refused, too (RFC 6454 §7.3).
-    pub fn header(mut self, name: impl AsRef<str>, value: impl AsRef<str>) -> Self {
-        let name = HeaderName::try_from(name.as_ref());
-        // `from_str` refuses what is not ASCII, but RFC 9110 §5.5 allows it.
-        let value = HeaderValue::from_bytes(value.as_ref().as_bytes());
-        match (name, value) {
-            (Ok(name), Ok(mut value)) => {
-                // Hides the value in every `Debug`.
-                value.set_sensitive(SECRETS.contains(&name));
-                match self.headers.try_append(name, value) {
-                    Ok(_) => self,
-                    Err(_) => self.refuse("too many headers"),
-                }
-            }
-            (Ok(name), Err(_)) => self.refuse(format!("the value of header {name} cannot be sent")),
-            (Err(_), _) => self.refuse("the name of a header cannot be sent"),
-        }
-    }
-
-    /// Sets the subprotocols that the client offers, the preferred one first. Defaults to none.
-    pub fn subprotocols<T: Into<String>>(mut self, names: impl IntoIterator<Item = T>) -> Self {
-        self.subprotocols = names.into_iter().map(Into::into).collect();
-        self
-    }
-
-    /// Sets the limits and timeouts of the connection. Defaults to [`Config::default`].
-    ///
-    /// `Config` holds the limits and timeouts of a connection, the same for both ends; everything that only a server has is
-    /// a method of [`Server`](crate::Server).
-    pub fn config(mut self, config: Config) -> Self {
-        self.config = config;
-        self
-    }
-
-    /// Sets how many redirects are followed. Defaults to 0.
-    ///
-    /// `Authorization`, the URL's user and password, and `Cookie` are not sent to another origin. A redirect that is not
-    /// followed is [`Error::Refused`]: one too many, or one from `wss://` to `ws://`, to a URL with a user, or to a malformed
-    /// URL. The client certificate and the server name of [`tls`](Self::tls) are not used for another host.
-    pub fn max_redirects(mut self, redirects: usize) -> Self {
-        self.max_redirects = redirects;
-        self
-    }
-
-    /// Sets how `wss://` uses TLS: see [`ClientTls`]. Defaults to the roots of the system, and no certificate of the client.
-    #[cfg(feature = "tls")]
-    pub fn tls(mut self, tls: impl Into<ClientTls>) -> Self {
-        self.tls = tls.into();
-        self
-    }
-
-    /// Keeps the error of the first setting that cannot work.
-    fn refuse(mut self, why: impl Into<Cow<'static, str>>) -> Self {
-        if self.target.is_ok() {
-            self.target = Err(Error::invalid(why));
-        }
-        self
     }
 
     /// Connects.
@@ -235,6 +174,73 @@ impl Connect {
     pub fn connect_over(self, stream: impl Into<OwnedFd>) -> Result<Connection> {
         let deadline = Deadline::after(self.config.handshake_timeout());
         self.check()?.shake_hands(Stream::new(stream)?, deadline)
+    }
+}
+
+/// # Settings
+impl Connect {
+    /// Adds a header to the request, such as `Origin` or `Authorization`.
+    ///
+    /// Headers that the handshake itself sends are refused: `Host`, `Upgrade`, `Connection`, `Content-Length`,
+    /// `Transfer-Encoding`, `Expect`, and all `Sec-WebSocket-…`. A second `Origin` is refused, too (RFC 6454 §7.3).
+    pub fn header(mut self, name: impl AsRef<str>, value: impl AsRef<str>) -> Self {
+        let name = HeaderName::try_from(name.as_ref());
+        // `from_str` refuses what is not ASCII, but RFC 9110 §5.5 allows it.
+        let value = HeaderValue::from_bytes(value.as_ref().as_bytes());
+        match (name, value) {
+            (Ok(name), Ok(mut value)) => {
+                // Hides the value in every `Debug`.
+                value.set_sensitive(SECRETS.contains(&name));
+                match self.headers.try_append(name, value) {
+                    Ok(_) => self,
+                    Err(_) => self.refuse("too many headers"),
+                }
+            }
+            (Ok(name), Err(_)) => self.refuse(format!("the value of header {name} cannot be sent")),
+            (Err(_), _) => self.refuse("the name of a header cannot be sent"),
+        }
+    }
+
+    /// Sets the subprotocols that the client offers, the preferred one first. Defaults to none.
+    pub fn subprotocols<T: Into<String>>(mut self, names: impl IntoIterator<Item = T>) -> Self {
+        self.subprotocols = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Sets the limits and timeouts of the connection. Defaults to [`Config::default`].
+    ///
+    /// `Config` holds the limits and timeouts of a connection, the same for both ends; everything that only a server has is
+    /// a method of [`Server`](crate::Server).
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Sets how many redirects are followed. Defaults to 0.
+    ///
+    /// `Authorization`, the URL's user and password, and `Cookie` are not sent to another origin. A redirect that is not
+    /// followed is [`Error::Refused`]: one too many, or one from `wss://` to `ws://`, to a URL with a user, or to a malformed
+    /// URL. The client certificate and the server name of [`tls`](Self::tls) are not used for another host.
+    pub fn max_redirects(mut self, redirects: usize) -> Self {
+        self.max_redirects = redirects;
+        self
+    }
+}
+
+impl Connect {
+    /// Keeps the error of the first setting that cannot work.
+    fn refuse(mut self, why: impl Into<Cow<'static, str>>) -> Self {
+        if self.target.is_ok() {
+            self.target = Err(Error::invalid(why));
+        }
+        self
+    }
+
+    /// Sets how `wss://` uses TLS: see [`ClientTls`]. Defaults to the roots of the system, and no certificate of the client.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: impl Into<ClientTls>) -> Self {
+        self.tls = tls.into();
+        self
     }
 
     fn check(self) -> Result<HandshakeRequest> {

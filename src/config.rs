@@ -10,7 +10,8 @@ use std::time::Duration;
 ///
 /// Every limit can be raised, and none can be removed. Four times can be turned off by `None`:
 /// [`ping_interval`](Self::with_ping_interval), [`max_close_time`](Self::with_max_close_time),
-/// [`max_lifetime`](Self::with_max_lifetime) and [`idle_timeout`](Self::with_idle_timeout). Without pings, a peer that vanishes may never be noticed.
+/// [`max_lifetime`](Self::with_max_lifetime) and [`idle_timeout`](Self::with_idle_timeout). Without pings, a peer that
+/// vanishes may never be noticed.
 ///
 /// A value that cannot work is refused by [`Server::run`](crate::Server::run), [`Server::spawn`](crate::Server::spawn) and
 /// [`Connect::connect`](crate::Connect::connect) with [`Error::Invalid`], which names the setting: a message size of 0,
@@ -18,14 +19,18 @@ use std::time::Duration;
 ///
 /// ```
 /// use std::time::Duration;
-/// use threadws::Config;
+/// use threadws::{Config, Server};
 ///
+/// # fn main() -> threadws::Result<()> {
 /// let config = Config::new()
 ///     .with_max_message_size(16 << 20)
 ///     .with_ping_interval(Duration::from_secs(5))
 ///     .with_idle_timeout(Duration::from_secs(600));
 /// assert_eq!(config.ping_interval(), Some(Duration::from_secs(5)));
 /// assert_eq!(config.max_lifetime(), None);
+/// let server = Server::bind("127.0.0.1:0")?.config(config);
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -80,6 +85,7 @@ pub(crate) fn time_for(bytes: usize, timeout: Duration) -> Duration {
 /// The longest wait in one read, where neither pings nor messages need a shorter one.
 const MAX_READ_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// # Sizes
 impl Config {
     /// Returns the defaults.
     pub fn new() -> Self {
@@ -112,7 +118,10 @@ impl Config {
         self.max_head_size = bytes;
         self
     }
+}
 
+/// # Timeouts
+impl Config {
     /// Sets how long the whole handshake may take.
     ///
     /// On a server the time starts when a thread takes the client over. On a client it starts with the call, so it
@@ -130,21 +139,6 @@ impl Config {
     /// while the handler receives. Defaults to 30 s.
     pub fn with_message_timeout(mut self, timeout: Duration) -> Self {
         self.message_timeout = timeout;
-        self
-    }
-
-    /// Sets how long the peer can be silent before it is sent a ping, or turns pings off.
-    ///
-    /// A ping may leave up to a sixteenth of this time later. Without pings, a peer that vanishes may never be noticed.
-    /// Defaults to 20 s.
-    pub fn with_ping_interval(mut self, interval: impl Into<Option<Duration>>) -> Self {
-        self.ping_interval = interval.into();
-        self
-    }
-
-    /// Sets how long a peer can stay silent after a ping has left. Any byte is a sign of life. Defaults to 20 s.
-    pub fn with_ping_timeout(mut self, timeout: Duration) -> Self {
-        self.ping_timeout = timeout;
         self
     }
 
@@ -176,17 +170,22 @@ impl Config {
         self.max_close_time = time.into();
         self
     }
+}
 
-    /// Sets how long a connection can last, from the end of its handshake, or `None` for no limit.
+/// # Keepalive and age
+impl Config {
+    /// Sets how long the peer can be silent before it is sent a ping, or turns pings off.
     ///
-    /// Then it is closed with 1001, "maximum lifetime", as by a shutdown. Messages that the peer sent before its own Close
-    /// are still received, and [`recv`](crate::Connection::recv) returns `None` in the end.
-    ///
-    /// The thread that receives checks the time: during a receiving call, or when a busy handler next receives. It may be
-    /// late by less than 2 s: by a sixteenth of the shortest time that a read waits for. These times are this one, the
-    /// idle timeout, the ping interval, the message timeout, and 30 s. Defaults to `None`.
-    pub fn with_max_lifetime(mut self, time: impl Into<Option<Duration>>) -> Self {
-        self.max_lifetime = time.into();
+    /// A ping may leave up to a sixteenth of this time later. Without pings, a peer that vanishes may never be noticed.
+    /// Defaults to 20 s.
+    pub fn with_ping_interval(mut self, interval: impl Into<Option<Duration>>) -> Self {
+        self.ping_interval = interval.into();
+        self
+    }
+
+    /// Sets how long a peer can stay silent after a ping has left. Any byte is a sign of life. Defaults to 20 s.
+    pub fn with_ping_timeout(mut self, timeout: Duration) -> Self {
+        self.ping_timeout = timeout;
         self
     }
 
@@ -202,6 +201,22 @@ impl Config {
         self
     }
 
+    /// Sets how long a connection can last, from the end of its handshake, or `None` for no limit.
+    ///
+    /// Then it is closed with 1001, "maximum lifetime", as by a shutdown. Messages that the peer sent before its own Close
+    /// are still received, and [`recv`](crate::Connection::recv) returns `None` in the end.
+    ///
+    /// The thread that receives checks the time: during a receiving call, or when a busy handler next receives. It may be
+    /// late by less than 2 s: by a sixteenth of the shortest time that a read waits for. These times are this one, the
+    /// idle timeout, the ping interval, the message timeout, and 30 s. Defaults to `None`.
+    pub fn with_max_lifetime(mut self, time: impl Into<Option<Duration>>) -> Self {
+        self.max_lifetime = time.into();
+        self
+    }
+}
+
+/// # Values
+impl Config {
     /// Returns the largest message that is received, in bytes.
     pub fn max_message_size(&self) -> usize {
         self.max_message_size
@@ -227,16 +242,6 @@ impl Config {
         self.message_timeout
     }
 
-    /// Returns how long the peer can be silent before it is sent a ping; `None` if pings are off.
-    pub fn ping_interval(&self) -> Option<Duration> {
-        self.ping_interval
-    }
-
-    /// Returns how long a peer can stay silent after a ping has left.
-    pub fn ping_timeout(&self) -> Duration {
-        self.ping_timeout
-    }
-
     /// Returns how long a peer may take for each started MiB that is queued for it.
     pub fn write_timeout(&self) -> Duration {
         self.write_timeout
@@ -252,9 +257,14 @@ impl Config {
         self.max_close_time
     }
 
-    /// Returns how long a connection can last; `None` if there is no limit.
-    pub fn max_lifetime(&self) -> Option<Duration> {
-        self.max_lifetime
+    /// Returns how long the peer can be silent before it is sent a ping; `None` if pings are off.
+    pub fn ping_interval(&self) -> Option<Duration> {
+        self.ping_interval
+    }
+
+    /// Returns how long a peer can stay silent after a ping has left.
+    pub fn ping_timeout(&self) -> Duration {
+        self.ping_timeout
     }
 
     /// Returns after how long without a data message a connection is closed; `None` if there is no limit.
@@ -262,6 +272,13 @@ impl Config {
         self.idle_timeout
     }
 
+    /// Returns how long a connection can last; `None` if there is no limit.
+    pub fn max_lifetime(&self) -> Option<Duration> {
+        self.max_lifetime
+    }
+}
+
+impl Config {
     /// Refuses settings that cannot work, before anything is started.
     pub(crate) fn check(&self) -> Result<()> {
         if self.max_message_size == 0 {

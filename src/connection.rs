@@ -5,11 +5,13 @@
 // `limits.rs` decide when a connection ends by itself. There is no lock here, because only the thread of the connection runs
 // all of this. Other threads use the connection's outbox, which has a lock.
 
-// First, because the documentation lists the methods in the order of the modules.
+// In this order, with empty lines that rustfmt keeps, because rustdoc lists the methods in the order of the modules.
 mod recv;
+
 mod send;
 
 mod close;
+
 pub(crate) mod connection;
 mod cork;
 mod keepalive;

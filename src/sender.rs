@@ -47,6 +47,15 @@ impl Sender {
         &self.outbox
     }
 
+    pub(crate) fn start_close(&self, content: CloseFrame) {
+        if self.outbox.close(Some(content)) {
+            self.outbox.watch_close();
+        }
+    }
+}
+
+/// # Send
+impl Sender {
     /// Sends one message and returns when the operating system has taken all of it.
     ///
     /// It does not mean that the peer has read it.
@@ -70,6 +79,24 @@ impl Sender {
 
     /// Sends one message, or queues it if the socket buffer is full.
     ///
+    /// ```
+    /// use threadws::Error;
+    ///
+    /// # fn main() -> threadws::Result<()> {
+    /// let handle = threadws::Server::bind("127.0.0.1:0")?.spawn(|client| {
+    ///     match client.sender().try_send("a measurement") {
+    ///         Ok(()) => {}
+    ///         Err(Error::Full) => println!("left out, because the client reads too slowly"),
+    ///         Err(error) => return Err(error.into()),
+    ///     }
+    ///     Ok(client.ignore()?)
+    /// })?;
+    /// let mut connection = threadws::connect(format!("ws://{}/", handle.local_addr()?))?;
+    /// assert_eq!(connection.recv()?, Some("a measurement".into()));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Blocking
     ///
     /// Never waits.
@@ -82,6 +109,23 @@ impl Sender {
     /// * [`Error::Closed`](crate::Error::Closed): as for [`send`](Self::send).
     pub fn try_send(&self, message: impl IntoMessage) -> Result<()> {
         self.outbox.try_send(message).map(drop)
+    }
+
+    /// Waits until everything that waits for the peer now has left this process. For callers of
+    /// [`try_send`](Self::try_send) this is the way to slow down to the peer's speed.
+    ///
+    /// # Blocking
+    ///
+    /// At most `timeout`, or until the connection ends. A `timeout` of zero only checks.
+    ///
+    /// # Errors
+    ///
+    /// * [`Error::Timeout`](crate::Error::Timeout) with [`Timeout::Drained`](crate::Timeout::Drained): the peer has not
+    ///   read enough yet. The connection stays open.
+    /// * [`Error::Timeout`](crate::Error::Timeout) with another timeout, or [`Error::Closed`](crate::Error::Closed): the
+    ///   connection ended.
+    pub fn wait_drained(&self, timeout: Duration) -> Result<()> {
+        self.outbox.wait_drained(Deadline::after(timeout))
     }
 
     /// Sends a ping of at most 125 bytes (RFC 6455 §5.5.2). It replaces a ping that is still queued.
@@ -100,12 +144,28 @@ impl Sender {
         encoder::check_control(payload)?;
         self.outbox.ping(payload)
     }
+}
 
+/// # Close
+impl Sender {
     /// Starts the closing handshake: queues a Close frame behind everything that was sent before.
     ///
     /// Nothing can be sent afterwards. Until the connection ends, the handler still receives the peer's messages. It ends
     /// when the peer has answered, or after [`close_timeout`](crate::Config::with_close_timeout) without a message, 5 s by
     /// default. A second call does nothing.
+    ///
+    /// ```
+    /// # fn main() -> threadws::Result<()> {
+    /// let handle = threadws::Server::bind("127.0.0.1:0")?.spawn(|client| Ok(client.ignore()?))?;
+    /// let mut connection = threadws::connect(format!("ws://{}/", handle.local_addr()?))?;
+    /// for client in handle.hub().clients() {
+    ///     client.sender().close(4000, "an administrator closed the room")?;
+    /// }
+    /// let error = connection.recv().expect_err("a code other than 1000 and 1001 is an error");
+    /// assert_eq!(u16::from(error.close_code()), 4000);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Blocking
     ///
@@ -123,12 +183,6 @@ impl Sender {
         Ok(())
     }
 
-    pub(crate) fn start_close(&self, content: CloseFrame) {
-        if self.outbox.close(Some(content)) {
-            self.outbox.watch_close();
-        }
-    }
-
     /// Ends the connection at once, without a Close frame. What is queued is lost, and the peer reports close code 1006.
     ///
     /// # Blocking
@@ -136,6 +190,14 @@ impl Sender {
     /// Never waits.
     pub fn terminate(&self) {
         self.outbox.break_off(Cause::Terminated);
+    }
+}
+
+/// # About the connection
+impl Sender {
+    /// Returns the connection's number. It is never used again in this process.
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// Returns the connection's state. Another thread may change it at once: only the result of a send is certain.
@@ -156,28 +218,6 @@ impl Sender {
     /// Never waits.
     pub fn stats(&self) -> ClientStats {
         self.outbox.stats()
-    }
-
-    /// Waits until everything that waits for the peer now has left this process. For callers of
-    /// [`try_send`](Self::try_send) this is the way to slow down to the peer's speed.
-    ///
-    /// # Blocking
-    ///
-    /// At most `timeout`, or until the connection ends. A `timeout` of zero only checks.
-    ///
-    /// # Errors
-    ///
-    /// * [`Error::Timeout`](crate::Error::Timeout) with [`Timeout::Drained`](crate::Timeout::Drained): the peer has not
-    ///   read enough yet. The connection stays open.
-    /// * [`Error::Timeout`](crate::Error::Timeout) with another timeout, or [`Error::Closed`](crate::Error::Closed): the
-    ///   connection ended.
-    pub fn wait_drained(&self, timeout: Duration) -> Result<()> {
-        self.outbox.wait_drained(Deadline::after(timeout))
-    }
-
-    /// Returns the connection's number. It is never used again in this process.
-    pub fn id(&self) -> u64 {
-        self.id
     }
 }
 

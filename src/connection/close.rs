@@ -33,11 +33,25 @@ pub(super) struct Closing {
     progress: u64,
 }
 
+/// # Close
+///
+/// A handler that returns closes its connection, too.
 impl Connection {
     /// Closes the connection: sends what is held and a Close, and waits for the peer's Close.
     ///
     /// Messages that arrive meanwhile are discarded. If the peer has closed before, or the connection has ended, nothing is
     /// sent. [`closed`](Self::closed) returns how it ended.
+    ///
+    /// ```
+    /// # fn main() -> threadws::Result<()> {
+    /// let handle = threadws::Server::bind("127.0.0.1:0")?.spawn(|client| Ok(client.ignore()?))?;
+    /// let mut connection = threadws::connect(format!("ws://{}/", handle.local_addr()?))?;
+    /// connection.send("the last words")?;
+    /// connection.close(1000, "done")?;
+    /// assert!(connection.closed().is_some_and(threadws::Closed::is_clean));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Blocking
     ///
@@ -71,6 +85,16 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// Returns how the connection ended, or `None` before a receiving call or [`close`](Self::close) has found its end.
+    pub fn closed(&self) -> Option<&Closed> {
+        self.closed.as_ref()
+    }
+
+    /// Returns the state of the connection.
+    pub fn state(&self) -> State {
+        self.sender.state()
     }
 
     /// Returns the close deadline for the next read. It is restarted if the caller has received a message since the last

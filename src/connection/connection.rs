@@ -1,4 +1,4 @@
-//! The type [`Connection`], what it consists of, and what it tells about itself.
+//! The type [`Connection`], its ticks and topics, and what it tells about itself.
 
 use super::close::Closing;
 use super::cork::Cork;
@@ -6,10 +6,10 @@ use super::keepalive::Keepalive;
 use super::limits::AgeLimits;
 use super::reader::Reader;
 use crate::addr::Addr;
-use crate::config::Config;
+use crate::config::{Config, SlowPeer};
 use crate::error::{Closed, Error, Result};
 use crate::hub::{Hooks, Hub};
-use crate::message::State;
+use crate::message::IntoMessage;
 use crate::net::Stream;
 use crate::protocol::Role;
 use crate::quota::Bucket;
@@ -17,10 +17,13 @@ use crate::request::{Request, Response};
 use crate::sender::Sender;
 use crate::stats::{ClientStats, Counters};
 use crate::sync::Arc;
-use crate::tick::Tick;
+use crate::tick::{Action, Tick};
 use crate::timer::Timer;
 use std::fmt;
 use std::time::{Duration, Instant};
+
+/// Ticks that are over are searched for when this number was added, or more if there are more.
+const FEW_TICKS: usize = 4;
 
 /// One WebSocket connection, used by the thread that reads it. Other threads send with its [`sender`](Self::sender).
 ///
@@ -119,31 +122,213 @@ impl Connection {
             closed: None,
         }))
     }
+}
 
-    /// Returns a handle that sends from any thread.
-    pub fn sender(&self) -> Sender {
-        self.sender.clone()
+/// # Ticks
+///
+/// Messages at intervals, or after a delay, without a thread of the program.
+impl Connection {
+    /// Sends `message` every `interval`, for the first time after one interval, until the connection is closed or the tick
+    /// is cancelled.
+    ///
+    /// If the message before is still queued, the tick is skipped and counted. The next tick is due one interval after the
+    /// last was due. Ticks that were missed are not made up for.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # fn main() -> threadws::Result<()> {
+    /// let handle = threadws::Server::bind("127.0.0.1:0")?.spawn(|client| {
+    ///     let tick = client.every(Duration::from_millis(10), "tick");
+    ///     client.recv()?; // until the client says something
+    ///     tick.cancel();
+    ///     Ok(client.ignore()?)
+    /// })?;
+    /// let mut connection = threadws::connect(format!("ws://{}/", handle.local_addr()?))?;
+    /// assert_eq!(connection.recv()?, Some("tick".into()));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Blocking
+    ///
+    /// Never waits.
+    ///
+    /// # Panics
+    ///
+    /// If `interval` is zero.
+    pub fn every(&mut self, interval: Duration, message: impl IntoMessage) -> Tick {
+        assert!(!interval.is_zero(), "interval is 0");
+        self.start_tick(interval, Some(interval), Action::message(message))
     }
 
-    /// Returns the state of the connection.
-    pub fn state(&self) -> State {
-        self.sender.state()
+    /// Like [`every`](Self::every), with a new message each time. `None` sends nothing this time.
+    ///
+    /// The closure runs on the timer thread, which all connections share. It must be quick, because it delays other ticks.
+    /// If it panics, its tick is cancelled.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # fn main() -> threadws::Result<()> {
+    /// let handle = threadws::Server::bind("127.0.0.1:0")?.spawn(|client| {
+    ///     let mut count = 0;
+    ///     client.every_with(Duration::from_millis(10), move || {
+    ///         count += 1;
+    ///         Some(format!("tick {count}"))
+    ///     });
+    ///     Ok(client.ignore()?)
+    /// })?;
+    /// let mut connection = threadws::connect(format!("ws://{}/", handle.local_addr()?))?;
+    /// assert_eq!(connection.recv()?, Some("tick 1".into()));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Blocking
+    ///
+    /// Never waits.
+    ///
+    /// # Panics
+    ///
+    /// If `interval` is zero.
+    pub fn every_with<T: IntoMessage>(
+        &mut self,
+        interval: Duration,
+        make: impl FnMut() -> Option<T> + Send + 'static,
+    ) -> Tick {
+        assert!(!interval.is_zero(), "interval is 0");
+        self.start_tick(interval, Some(interval), Action::make(make))
     }
 
-    /// Returns the connection's numbers: messages and bytes in both directions, its backlog, the last round-trip time,
-    /// and when it was opened.
-    pub fn stats(&self) -> ClientStats {
-        let outbox = self.sender.outbox();
-        let counts = self.reader.counts();
-        outbox.reader_counts().set_received(counts.messages, counts.bytes);
-        outbox.stats()
+    /// Sends `message` once, after `delay`. It is not sent if it does not fit into the backlog then, or if the connection is
+    /// closing.
+    ///
+    /// # Blocking
+    ///
+    /// Never waits.
+    pub fn after(&mut self, delay: Duration, message: impl IntoMessage) -> Tick {
+        self.start_tick(delay, None, Action::message(message))
     }
 
-    /// Returns how the connection ended, or `None` before a receiving call or [`close`](Self::close) has found its end.
-    pub fn closed(&self) -> Option<&Closed> {
-        self.closed.as_ref()
+    /// Like [`after`](Self::after), with a message that is made at that time, as for [`every_with`](Self::every_with).
+    ///
+    /// # Blocking
+    ///
+    /// Never waits.
+    pub fn after_with<T: IntoMessage>(
+        &mut self,
+        delay: Duration,
+        make: impl FnMut() -> Option<T> + Send + 'static,
+    ) -> Tick {
+        self.start_tick(delay, None, Action::make(make))
     }
 
+    fn start_tick(&mut self, delay: Duration, interval: Option<Duration>, action: Action) -> Tick {
+        let tick = Tick::start(&self.timer, self.sender.outbox(), &self.counters, delay, interval, action);
+        if self.ticks.len() == self.ticks.capacity() {
+            self.ticks.retain(|tick| !tick.is_over());
+            // At least as many ticks are added before the next search, so it costs little for each of them.
+            let left = self.ticks.len();
+            self.ticks.shrink_to(2 * left.max(FEW_TICKS));
+            self.ticks.reserve_exact(left.max(FEW_TICKS));
+        }
+        self.ticks.push(tick.clone());
+        tick
+    }
+}
+
+/// # Topics and other clients
+///
+/// On a connection of a server. A client's connection returns [`Error::Invalid`].
+impl Connection {
+    /// Subscribes this client to a topic, until [`unsubscribe`](Self::unsubscribe) or the end of its handler. A second call
+    /// does nothing.
+    ///
+    /// ```
+    /// # fn main() -> threadws::Result<()> {
+    /// let handle = threadws::Server::bind("127.0.0.1:0")?.spawn(|client| {
+    ///     client.subscribe("news")?;
+    ///     client.send("subscribed")?;
+    ///     Ok(client.ignore()?)
+    /// })?;
+    /// let mut connection = threadws::connect(format!("ws://{}/", handle.local_addr()?))?;
+    /// connection.recv()?;
+    /// handle.hub().publish("news", "it rains");
+    /// assert_eq!(connection.recv()?, Some("it rains".into()));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Blocking
+    ///
+    /// Never waits for a peer. It calls [`on_subscribe`](crate::Server::on_subscribe).
+    ///
+    /// # Errors
+    ///
+    /// * [`Error::Invalid`]: the topic is empty or longer than 256 bytes, or the connection was opened by
+    ///   [`connect`](crate::connect). The connection stays open.
+    /// * [`Error::TooManyTopics`]: see [`Server::max_topics`](crate::Server::max_topics). The connection stays open.
+    /// * [`Error::Closed`]: the connection has ended.
+    pub fn subscribe(&self, topic: &str) -> Result<()> {
+        let hub = self.hub()?;
+        if let Some(closed) = &self.closed {
+            return Err(Error::Closed(closed.clone()));
+        }
+        hub.subscribe(self.id(), topic, &self.hooks)
+    }
+
+    /// Ends a subscription. Returns whether there was one.
+    ///
+    /// # Blocking
+    ///
+    /// Never waits for a peer. It calls [`on_unsubscribe`](crate::Server::on_unsubscribe).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`]: the connection was opened by [`connect`](crate::connect).
+    pub fn unsubscribe(&self, topic: &str) -> Result<bool> {
+        Ok(self.hub()?.unsubscribe(self.id(), topic, &self.hooks))
+    }
+
+    /// Sets how the server treats this client if its backlog is full when a message is broadcast or published. Defaults to
+    /// [`Server::slow_peer`](crate::Server::slow_peer).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`]: the connection was opened by [`connect`](crate::connect).
+    pub fn set_slow_peer(&self, policy: SlowPeer) -> Result<()> {
+        self.hub()?;
+        self.sender.outbox().set_slow_peer(policy);
+        Ok(())
+    }
+
+    /// Returns the server's hub: all of its clients and their topics.
+    ///
+    /// ```
+    /// # fn main() -> threadws::Result<()> {
+    /// let handle = threadws::Server::bind("127.0.0.1:0")?.spawn(|client| {
+    ///     while let Some(message) = client.recv()? {
+    ///         client.hub()?.broadcast_except(client.id(), message); // to all the others
+    ///     }
+    ///     Ok(())
+    /// })?;
+    /// # drop(handle);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`]: the connection was opened by [`connect`](crate::connect).
+    pub fn hub(&self) -> Result<&Hub> {
+        match self.sender.outbox().role() {
+            Role::Server => Ok(&self.hub),
+            Role::Client => Err(Error::invalid("only a server's connection has a hub")),
+        }
+    }
+}
+
+/// # About the connection
+impl Connection {
     /// Returns the number of the connection. It is not used again in this process.
     pub fn id(&self) -> u64 {
         self.sender.id()
@@ -164,6 +349,20 @@ impl Connection {
 
     /// Returns the request that opened the connection, with the extensions that
     /// [`check_request`](crate::Server::check_request) has set.
+    ///
+    /// ```
+    /// # fn main() -> threadws::Result<()> {
+    /// let handle = threadws::Server::bind("127.0.0.1:0")?.spawn(|client| {
+    ///     let request = client.request();
+    ///     let agent = request.header("user-agent").unwrap_or("an unknown program");
+    ///     client.send(format!("{} for {agent}", request.path()))?;
+    ///     Ok(())
+    /// })?;
+    /// let mut connection = threadws::connect(format!("ws://{}/news", handle.local_addr()?))?;
+    /// assert_eq!(connection.recv()?, Some("/news for an unknown program".into()));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn request(&self) -> &Request {
         &self.request
     }
@@ -178,16 +377,13 @@ impl Connection {
         self.subprotocol.as_deref()
     }
 
-    /// Returns the server's hub: all of its clients and their topics.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Invalid`]: the connection was opened by [`connect`](crate::connect).
-    pub fn hub(&self) -> Result<&Hub> {
-        match self.sender.outbox().role() {
-            Role::Server => Ok(&self.hub),
-            Role::Client => Err(Error::invalid("only a server's connection has a hub")),
-        }
+    /// Returns the connection's numbers: messages and bytes in both directions, its backlog, the last round-trip time,
+    /// and when it was opened.
+    pub fn stats(&self) -> ClientStats {
+        let outbox = self.sender.outbox();
+        let counts = self.reader.counts();
+        outbox.reader_counts().set_received(counts.messages, counts.bytes);
+        outbox.stats()
     }
 }
 

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 /// If a read finds nothing and the peer has been silent for this time, buffers are shrunk: it may be silent for longer.
 const RELEASE_AFTER: Duration = Duration::from_secs(1);
 
+/// # Receive
 impl Connection {
     /// Receives the next message. Returns `None` after a closing handshake with code 1000, 1001 or none.
     ///
@@ -58,6 +59,27 @@ impl Connection {
     }
 
     /// Like [`recv`](Self::recv), but waits at most `timeout` for a message.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use threadws::{Error, Timeout};
+    ///
+    /// # fn main() -> threadws::Result<()> {
+    /// let handle = threadws::Server::bind("127.0.0.1:0")?.spawn(|client| {
+    ///     loop {
+    ///         match client.recv_timeout(Duration::from_millis(10)) {
+    ///             Ok(Some(message)) => println!("{message}"),
+    ///             Ok(None) => return Ok(()),
+    ///             Err(Error::Timeout(Timeout::Recv)) => client.send("are you there?")?,
+    ///             Err(error) => return Err(error.into()),
+    ///         }
+    ///     }
+    /// })?;
+    /// let mut connection = threadws::connect(format!("ws://{}/", handle.local_addr()?))?;
+    /// assert_eq!(connection.recv()?, Some("are you there?".into()));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Blocking
     ///

@@ -1,18 +1,32 @@
-//! Sending: messages of the connection's own thread, held in the cork or not, ticks, and topics.
+//! Sending: messages of the connection's own thread, held in the cork or not.
 
 use super::Connection;
 use super::cork::To;
-use crate::config::SlowPeer;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::message::IntoMessage;
-use crate::tick::{Action, Tick};
-use std::time::Duration;
+use crate::sender::Sender;
 
-/// Ticks that are over are searched for when this number was added, or more if there are more.
-const FEW_TICKS: usize = 4;
-
+/// # Send
+///
+/// These methods are for the thread that has the connection; other threads have a [`Sender`].
 impl Connection {
     /// Sends one message, after what [`write`](Self::write) holds.
+    ///
+    /// ```
+    /// use threadws::Message;
+    ///
+    /// # fn main() -> threadws::Result<()> {
+    /// let handle = threadws::Server::bind("127.0.0.1:0")?.spawn(|client| {
+    ///     client.send("text")?;
+    ///     client.send(vec![1, 2, 3])?; // binary
+    ///     Ok(())
+    /// })?;
+    /// let mut connection = threadws::connect(format!("ws://{}/", handle.local_addr()?))?;
+    /// assert_eq!(connection.recv()?, Some(Message::Text("text".into())));
+    /// assert_eq!(connection.recv()?, Some(Message::Binary(vec![1, 2, 3])));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Blocking
     ///
@@ -21,11 +35,29 @@ impl Connection {
     /// # Errors
     ///
     /// Those of [`Sender::send`](crate::Sender::send). If a write fails and the peer's Close has arrived,
-    /// [`Error::Closed`] has its code, such as 1009 for a message that the peer refused. Messages that came before the Close
+    /// [`Error::Closed`](crate::Error::Closed) has its code, such as 1009 for a message that the peer refused. Messages that came before the Close
     /// can still be received.
     pub fn send(&mut self, message: impl IntoMessage) -> Result<()> {
         let sent = self.cork.write(To { sender: &self.sender, hub: &self.hub }, message, false);
         sent.map_err(|error| self.explain(error))
+    }
+
+    /// Returns a handle that sends from any thread.
+    ///
+    /// ```
+    /// # fn main() -> threadws::Result<()> {
+    /// let handle = threadws::Server::bind("127.0.0.1:0")?.spawn(|client| {
+    ///     let sender = client.sender();
+    ///     std::thread::spawn(move || sender.send("from another thread"));
+    ///     Ok(client.ignore()?)
+    /// })?;
+    /// let mut connection = threadws::connect(format!("ws://{}/", handle.local_addr()?))?;
+    /// assert_eq!(connection.recv()?, Some("from another thread".into()));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn sender(&self) -> Sender {
+        self.sender.clone()
     }
 
     /// Sends one message or queues it, as [`Sender::try_send`](crate::Sender::try_send) does. What [`write`](Self::write)
@@ -37,7 +69,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// Those of [`Sender::try_send`](crate::Sender::try_send). After [`Error::Full`] the message was not queued. What
+    /// Those of [`Sender::try_send`](crate::Sender::try_send). After [`Error::Full`](crate::Error::Full) the message was not queued. What
     /// [`write`](Self::write) holds was queued or is still held.
     pub fn try_send(&mut self, message: impl IntoMessage) -> Result<()> {
         self.cork.try_flush(To { sender: &self.sender, hub: &self.hub })?;
@@ -56,6 +88,21 @@ impl Connection {
     ///
     /// So an answer is late only if the handler is slow between two messages that arrived together. Messages that other
     /// threads or the [`Hub`](crate::Hub) send to this client do not wait for what is held.
+    ///
+    /// ```
+    /// # fn main() -> threadws::Result<()> {
+    /// let handle = threadws::Server::bind("127.0.0.1:0")?.spawn(|client| {
+    ///     while let Some(message) = client.recv()? {
+    ///         client.write(message)?; // an echo
+    ///     }
+    ///     Ok(())
+    /// })?;
+    /// let mut connection = threadws::connect(format!("ws://{}/", handle.local_addr()?))?;
+    /// connection.send("hello")?;
+    /// assert_eq!(connection.recv()?, Some("hello".into()));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Blocking
     ///
@@ -79,12 +126,12 @@ impl Connection {
     ///
     /// # Blocking
     ///
-    /// Never waits for other clients: see [`SlowPeer`]. Waits as [`flush`](Self::flush) does if [`write`](Self::write)
+    /// Never waits for other clients: see [`SlowPeer`](crate::hub::SlowPeer). Waits as [`flush`](Self::flush) does if [`write`](Self::write)
     /// holds answers.
     ///
     /// # Errors
     ///
-    /// * [`Error::Invalid`]: the connection was opened by [`connect`](crate::connect).
+    /// * [`Error::Invalid`](crate::Error::Invalid): the connection was opened by [`connect`](crate::connect).
     /// * Those of [`flush`](Self::flush). The other clients are sent the message all the same.
     pub fn write_broadcast(&mut self, message: impl IntoMessage) -> Result<()> {
         self.hub()?;
@@ -120,126 +167,5 @@ impl Connection {
     /// Those of [`Sender::ping`](crate::Sender::ping).
     pub fn ping(&self, payload: &[u8]) -> Result<()> {
         self.sender.ping(payload)
-    }
-
-    /// Sends `message` every `interval`, for the first time after one interval, until the connection is closed or the tick
-    /// is cancelled.
-    ///
-    /// If the message before is still queued, the tick is skipped and counted. The next tick is due one interval after the
-    /// last was due. Ticks that were missed are not made up for.
-    ///
-    /// # Blocking
-    ///
-    /// Never waits.
-    ///
-    /// # Panics
-    ///
-    /// If `interval` is zero.
-    pub fn every(&mut self, interval: Duration, message: impl IntoMessage) -> Tick {
-        assert!(!interval.is_zero(), "interval is 0");
-        self.start_tick(interval, Some(interval), Action::message(message))
-    }
-
-    /// Like [`every`](Self::every), with a new message each time. `None` sends nothing this time.
-    ///
-    /// The closure runs on the timer thread, which all connections share. It must be quick, because it delays other ticks.
-    /// If it panics, its tick is cancelled.
-    ///
-    /// # Blocking
-    ///
-    /// Never waits.
-    ///
-    /// # Panics
-    ///
-    /// If `interval` is zero.
-    pub fn every_with<T: IntoMessage>(
-        &mut self,
-        interval: Duration,
-        make: impl FnMut() -> Option<T> + Send + 'static,
-    ) -> Tick {
-        assert!(!interval.is_zero(), "interval is 0");
-        self.start_tick(interval, Some(interval), Action::make(make))
-    }
-
-    /// Sends `message` once, after `delay`. It is not sent if it does not fit into the backlog then, or if the connection is
-    /// closing.
-    ///
-    /// # Blocking
-    ///
-    /// Never waits.
-    pub fn after(&mut self, delay: Duration, message: impl IntoMessage) -> Tick {
-        self.start_tick(delay, None, Action::message(message))
-    }
-
-    /// Like [`after`](Self::after), with a message that is made at that time, as for [`every_with`](Self::every_with).
-    ///
-    /// # Blocking
-    ///
-    /// Never waits.
-    pub fn after_with<T: IntoMessage>(
-        &mut self,
-        delay: Duration,
-        make: impl FnMut() -> Option<T> + Send + 'static,
-    ) -> Tick {
-        self.start_tick(delay, None, Action::make(make))
-    }
-
-    /// Subscribes this client to a topic, until [`unsubscribe`](Self::unsubscribe) or the end of its handler. A second call
-    /// does nothing.
-    ///
-    /// # Blocking
-    ///
-    /// Never waits for a peer. It calls [`on_subscribe`](crate::Server::on_subscribe).
-    ///
-    /// # Errors
-    ///
-    /// * [`Error::Invalid`]: the topic is empty or longer than 256 bytes, or the connection was opened by
-    ///   [`connect`](crate::connect). The connection stays open.
-    /// * [`Error::TooManyTopics`]: see [`Server::max_topics`](crate::Server::max_topics). The connection stays open.
-    /// * [`Error::Closed`]: the connection has ended.
-    pub fn subscribe(&self, topic: &str) -> Result<()> {
-        let hub = self.hub()?;
-        if let Some(closed) = &self.closed {
-            return Err(Error::Closed(closed.clone()));
-        }
-        hub.subscribe(self.id(), topic, &self.hooks)
-    }
-
-    /// Ends a subscription. Returns whether there was one.
-    ///
-    /// # Blocking
-    ///
-    /// Never waits for a peer. It calls [`on_unsubscribe`](crate::Server::on_unsubscribe).
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Invalid`]: the connection was opened by [`connect`](crate::connect).
-    pub fn unsubscribe(&self, topic: &str) -> Result<bool> {
-        Ok(self.hub()?.unsubscribe(self.id(), topic, &self.hooks))
-    }
-
-    /// Sets how the server treats this client if its backlog is full when a message is broadcast or published. Defaults to
-    /// [`Server::slow_peer`](crate::Server::slow_peer).
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Invalid`]: the connection was opened by [`connect`](crate::connect).
-    pub fn set_slow_peer(&self, policy: SlowPeer) -> Result<()> {
-        self.hub()?;
-        self.sender.outbox().set_slow_peer(policy);
-        Ok(())
-    }
-
-    fn start_tick(&mut self, delay: Duration, interval: Option<Duration>, action: Action) -> Tick {
-        let tick = Tick::start(&self.timer, self.sender.outbox(), &self.counters, delay, interval, action);
-        if self.ticks.len() == self.ticks.capacity() {
-            self.ticks.retain(|tick| !tick.is_over());
-            // At least as many ticks are added before the next search, so it costs little for each of them.
-            let left = self.ticks.len();
-            self.ticks.shrink_to(2 * left.max(FEW_TICKS));
-            self.ticks.reserve_exact(left.max(FEW_TICKS));
-        }
-        self.ticks.push(tick.clone());
-        tick
     }
 }

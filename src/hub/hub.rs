@@ -61,8 +61,67 @@ struct HubState {
     ended: Totals,
 }
 
+/// # Send
+impl Hub {
+    /// Sends one message to every client, and returns for how many it was sent, queued or dropped.
+    ///
+    /// The message is encoded once. A message that [`write`](crate::Connection::write) or
+    /// [`write_broadcast`](crate::Connection::write_broadcast) still holds is sent later than this one, unless
+    /// [`flush`](crate::Connection::flush) is called before.
+    ///
+    /// # Blocking
+    ///
+    /// Never waits for a peer.
+    pub fn broadcast(&self, message: impl IntoMessage) -> Delivery {
+        send(&self.everyone(), None, message)
+    }
+
+    /// Sends one message to every client except the one with this number. Otherwise like [`broadcast`](Self::broadcast).
+    ///
+    /// # Blocking
+    ///
+    /// Never waits for a peer.
+    pub fn broadcast_except(&self, id: u64, message: impl IntoMessage) -> Delivery {
+        send(&self.everyone(), Some(id), message)
+    }
+
+    /// Sends one message to every client that [subscribed](crate::Connection::subscribe) to a topic. Otherwise like
+    /// [`broadcast`](Self::broadcast).
+    ///
+    /// # Blocking
+    ///
+    /// Never waits for a peer.
+    pub fn publish(&self, topic: &str, message: impl IntoMessage) -> Delivery {
+        self.subscribed_to(topic).map_or_else(Delivery::default, |clients| send(&clients, None, message))
+    }
+
+    /// Sends one message to every client that subscribed to a topic, except the one with this number. Otherwise like
+    /// [`broadcast`](Self::broadcast).
+    ///
+    /// # Blocking
+    ///
+    /// Never waits for a peer.
+    pub fn publish_except(&self, id: u64, topic: &str, message: impl IntoMessage) -> Delivery {
+        self.subscribed_to(topic).map_or_else(Delivery::default, |clients| send(&clients, Some(id), message))
+    }
+}
+
+/// # Clients and topics
 impl Hub {
     /// Returns all clients, oldest first.
+    ///
+    /// ```
+    /// # fn main() -> threadws::Result<()> {
+    /// let handle = threadws::Server::bind("127.0.0.1:0")?.spawn(|client| Ok(client.ignore()?))?;
+    /// let connection = threadws::connect(format!("ws://{}/", handle.local_addr()?))?;
+    /// for client in handle.hub().clients() {
+    ///     println!("client {} at {}", client.id(), client.client_addr());
+    ///     client.sender().send("for you only")?;
+    /// }
+    /// # drop(connection);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn clients(&self) -> Vec<Client> {
         self.everyone().to_vec()
     }
@@ -113,48 +172,6 @@ impl Hub {
         if range.contains(&state.everyone.len()) { Ok(()) } else { Err(Error::Timeout(Timeout::Count)) }
     }
 
-    /// Sends one message to every client, and returns for how many it was sent, queued or dropped.
-    ///
-    /// The message is encoded once. A message that [`write`](crate::Connection::write) or
-    /// [`write_broadcast`](crate::Connection::write_broadcast) still holds is sent later than this one, unless
-    /// [`flush`](crate::Connection::flush) is called before.
-    ///
-    /// # Blocking
-    ///
-    /// Never waits for a peer.
-    pub fn broadcast(&self, message: impl IntoMessage) -> Delivery {
-        send(&self.everyone(), None, message)
-    }
-
-    /// Sends one message to every client except the one with this number. Otherwise like [`broadcast`](Self::broadcast).
-    ///
-    /// # Blocking
-    ///
-    /// Never waits for a peer.
-    pub fn broadcast_except(&self, id: u64, message: impl IntoMessage) -> Delivery {
-        send(&self.everyone(), Some(id), message)
-    }
-
-    /// Sends one message to every client that [subscribed](crate::Connection::subscribe) to a topic. Otherwise like
-    /// [`broadcast`](Self::broadcast).
-    ///
-    /// # Blocking
-    ///
-    /// Never waits for a peer.
-    pub fn publish(&self, topic: &str, message: impl IntoMessage) -> Delivery {
-        self.subscribed_to(topic).map_or_else(Delivery::default, |clients| send(&clients, None, message))
-    }
-
-    /// Sends one message to every client that subscribed to a topic, except the one with this number. Otherwise like
-    /// [`broadcast`](Self::broadcast).
-    ///
-    /// # Blocking
-    ///
-    /// Never waits for a peer.
-    pub fn publish_except(&self, id: u64, topic: &str, message: impl IntoMessage) -> Delivery {
-        self.subscribed_to(topic).map_or_else(Delivery::default, |clients| send(&clients, Some(id), message))
-    }
-
     /// Returns the clients that subscribed to a topic, oldest first.
     pub fn subscribers(&self, topic: &str) -> Vec<Client> {
         self.subscribed_to(topic).map_or_else(Vec::new, |clients| clients.to_vec())
@@ -164,7 +181,9 @@ impl Hub {
     pub fn topics(&self) -> Vec<(String, usize)> {
         self.state.lock().topics.sizes()
     }
+}
 
+impl Hub {
     fn everyone(&self) -> ClientList {
         self.state.lock().everyone.list()
     }

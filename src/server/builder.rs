@@ -54,6 +54,7 @@ pub struct Server {
     error: Option<Error>,
 }
 
+/// # Listen
 impl Server {
     /// Binds a TCP listener to an address.
     ///
@@ -117,19 +118,6 @@ impl Server {
         Self::new(None)
     }
 
-    fn new(listener: Option<Listener>) -> Self {
-        let hub = Hub::default();
-        Self {
-            listener,
-            meter: Meter::new(Arc::default(), Arc::new(hub.clone())),
-            hub,
-            hooks: Hooks::default(),
-            settings: Settings::default(),
-            trust: None,
-            error: None,
-        }
-    }
-
     /// Returns the address that the server listens on: [`Addr::Tcp`], or [`Addr::Unix`].
     ///
     /// # Errors
@@ -139,7 +127,97 @@ impl Server {
     pub fn local_addr(&self) -> Result<Addr> {
         Ok(self.listener.as_ref().ok_or_else(no_address)?.local_addr()?)
     }
+}
 
+/// # Run
+impl Server {
+    /// Runs the server in this thread. `handler` is called for each client, in a thread of the client's own.
+    ///
+    /// The handler's result decides how the connection is closed: with 1000 after `Ok`, with 1011 after an error or a
+    /// panic. Both are logged, passed to [`on_close`](Self::on_close), and kept for
+    /// [`ShutdownReport::failures`](super::ShutdownReport::failures). A handler that returns this crate's [`Result`] or
+    /// `anyhow::Result<()>` is passed as `run(|client| Ok(handler(client)?))`, which converts its error.
+    ///
+    /// ```no_run
+    /// use threadws::{Connection, Server};
+    ///
+    /// fn handler(client: &mut Connection) -> threadws::Result<()> {
+    ///     while let Some(message) = client.recv()? {
+    ///         client.send(message)?; // an echo
+    ///     }
+    ///     Ok(())
+    /// }
+    ///
+    /// fn main() -> threadws::Result<()> {
+    ///     Server::bind("127.0.0.1:8005")?.run(|client| Ok(handler(client)?))
+    /// }
+    /// ```
+    ///
+    /// # Blocking
+    ///
+    /// Waits forever. Use [`spawn`](Self::spawn) for a server that ends.
+    ///
+    /// # Errors
+    ///
+    /// As for [`spawn`](Self::spawn).
+    pub fn run(
+        self,
+        handler: impl Fn(&mut Connection) -> Result<(), BoxError> + Send + Sync + 'static,
+    ) -> Result<()> {
+        let (shared, acceptor) = self.start(Box::new(handler))?;
+        let handle = ServerHandle::new(shared);
+        acceptor.run();
+        drop(handle);
+        Ok(())
+    }
+
+    /// Runs the server in its own threads, until the handle is dropped. `handler` is as for [`run`](Self::run).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # fn main() -> threadws::Result<()> {
+    /// let handle = threadws::Server::bind("127.0.0.1:0")?.spawn(|client| {
+    ///     client.send("hello")?;
+    ///     Ok(())
+    /// })?;
+    /// let mut connection = threadws::connect(format!("ws://{}/", handle.local_addr()?))?;
+    /// assert_eq!(connection.recv()?, Some("hello".into()));
+    /// let report = handle.shutdown(Duration::from_secs(5));
+    /// assert!(report.is_complete());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// * [`Error::Invalid`]: a setting cannot work. The text names it.
+    /// * [`Error::Io`]: the server's own threads or descriptors could not be created.
+    pub fn spawn(
+        self,
+        handler: impl Fn(&mut Connection) -> Result<(), BoxError> + Send + Sync + 'static,
+    ) -> Result<ServerHandle> {
+        let (shared, acceptor) = self.start(Box::new(handler))?;
+        let handle = ServerHandle::new(shared);
+        handle.start_acceptor(acceptor)?;
+        Ok(handle)
+    }
+
+    /// Returns the hub of this server's clients, for callbacks that send to them. The handle and each connection have the
+    /// same hub.
+    pub fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    /// Returns a meter, for callbacks that read the server's numbers.
+    pub fn meter(&self) -> Meter {
+        self.meter.clone()
+    }
+}
+
+/// # Settings
+///
+/// Each has a default, so a first program needs none of them.
+impl Server {
     /// Sets the limits and timeouts of each connection. Defaults to [`Config::default`].
     ///
     /// `Config` holds the limits and timeouts of a connection, the same for both ends; everything that only a server has is
@@ -203,6 +281,54 @@ impl Server {
         self
     }
 
+    /// Sets how many topics a client can be subscribed to at the same time. Defaults to 128.
+    pub fn max_topics(mut self, topics: usize) -> Self {
+        self.hooks.max_topics = topics;
+        self.require(topics > 0, "max_topics is 0");
+        self
+    }
+
+    /// Sets what happens to a client that cannot take a broadcast or published message because its queue is full
+    /// ([`max_backlog`](Config::max_backlog)). Defaults to [`SlowPeer::Close`].
+    ///
+    /// Applies to broadcast and published messages only. Ticks are skipped, and [`try_send`](crate::Sender::try_send)
+    /// returns [`Error::Full`]. A handler can choose another policy for its client by
+    /// [`set_slow_peer`](Connection::set_slow_peer).
+    pub fn slow_peer(mut self, policy: SlowPeer) -> Self {
+        self.settings.slow_peer = policy;
+        self
+    }
+
+    /// Sets whether dropping the [`ServerHandle`] panics if a handler has panicked, with the text of the first such panic.
+    /// Defaults to false.
+    ///
+    /// For tests: a failed `assert_eq!` in a handler then fails the test. The handle does not panic while its thread is
+    /// already panicking. Do not keep such a handle in a `thread_local!`, because a panic while it is dropped there aborts
+    /// the process. [`ShutdownReport::raise`](super::ShutdownReport::raise) does it for any failure, at any time. Panics of
+    /// other callbacks and of ticks are only logged.
+    ///
+    /// ```should_panic
+    /// # fn main() -> threadws::Result<()> {
+    /// let server = threadws::Server::bind("127.0.0.1:0")?.raise_panics(true);
+    /// let handle = server.spawn(|client| {
+    ///     assert_eq!(client.recv()?, Some("expected".into()));
+    ///     Ok(())
+    /// })?;
+    /// let mut client = threadws::connect(format!("ws://{}/", handle.local_addr()?))?;
+    /// client.send("another")?;
+    /// assert!(client.recv().is_err()); // closed with 1011
+    /// drop(handle); // panics: "the handler of client 1 panicked: assertion `left == right` failed ..."
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn raise_panics(mut self, raise: bool) -> Self {
+        self.settings.raise_panics = raise;
+        self
+    }
+}
+
+/// # Browsers and proxies
+impl Server {
     /// Lets web pages of this origin connect, in addition to pages of the server's own host. Can be repeated. Defaults to
     /// none.
     ///
@@ -276,7 +402,10 @@ impl Server {
         self.settings.handshake.proxy_protocol = expected;
         self
     }
+}
 
+/// # Limits for each client address
+impl Server {
     /// Sets how many connections one client address can have at the same time. Further ones are answered 429. Defaults to
     /// no limit.
     ///
@@ -319,102 +448,20 @@ impl Server {
             self.keep(Rate::new("message_rate", limit, per)).map(Buckets::new);
         self
     }
+}
 
-    /// Sets how many topics a client can be subscribed to at the same time. Defaults to 128.
-    pub fn max_topics(mut self, topics: usize) -> Self {
-        self.hooks.max_topics = topics;
-        self.require(topics > 0, "max_topics is 0");
-        self
-    }
-
-    /// Sets what happens to a client that cannot take a broadcast or published message because its queue is full
-    /// ([`max_backlog`](Config::max_backlog)). Defaults to [`SlowPeer::Close`].
-    ///
-    /// Applies to broadcast and published messages only. Ticks are skipped, and [`try_send`](crate::Sender::try_send)
-    /// returns [`Error::Full`]. A handler can choose another policy for its client by
-    /// [`set_slow_peer`](Connection::set_slow_peer).
-    pub fn slow_peer(mut self, policy: SlowPeer) -> Self {
-        self.settings.slow_peer = policy;
-        self
-    }
-
-    /// Sets whether dropping the [`ServerHandle`] panics if a handler has panicked, with the text of the first such panic.
-    /// Defaults to false.
-    ///
-    /// For tests: a failed `assert_eq!` in a handler then fails the test. The handle does not panic while its thread is
-    /// already panicking. Do not keep such a handle in a `thread_local!`, because a panic while it is dropped there aborts
-    /// the process. [`ShutdownReport::raise`](super::ShutdownReport::raise) does it for any failure, at any time. Panics of
-    /// other callbacks and of ticks are only logged.
-    ///
-    /// ```should_panic
-    /// # fn main() -> threadws::Result<()> {
-    /// let server = threadws::Server::bind("127.0.0.1:0")?.raise_panics(true);
-    /// let handle = server.spawn(|client| {
-    ///     assert_eq!(client.recv()?, Some("expected".into()));
-    ///     Ok(())
-    /// })?;
-    /// let mut client = threadws::connect(format!("ws://{}/", handle.local_addr()?))?;
-    /// client.send("another")?;
-    /// assert!(client.recv().is_err()); // closed with 1011
-    /// drop(handle); // panics: "the handler of client 1 panicked: assertion `left == right` failed ..."
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn raise_panics(mut self, raise: bool) -> Self {
-        self.settings.raise_panics = raise;
-        self
-    }
-
-    /// Returns the hub of this server's clients, for callbacks that send to them. The handle and each connection have the
-    /// same hub.
-    pub fn hub(&self) -> &Hub {
-        &self.hub
-    }
-
-    /// Returns a meter, for callbacks that read the server's numbers.
-    pub fn meter(&self) -> Meter {
-        self.meter.clone()
-    }
-
-    /// Runs the server in this thread. `handler` is called for each client, in a thread of the client's own.
-    ///
-    /// The handler's result decides how the connection is closed: with 1000 after `Ok`, with 1011 after an error or a
-    /// panic. Both are logged, passed to [`on_close`](Self::on_close), and kept for
-    /// [`ShutdownReport::failures`](super::ShutdownReport::failures). A handler that returns this crate's [`Result`] or
-    /// `anyhow::Result<()>` is passed as `run(|client| Ok(handler(client)?))`, which converts its error.
-    ///
-    /// # Blocking
-    ///
-    /// Waits forever. Use [`spawn`](Self::spawn) for a server that ends.
-    ///
-    /// # Errors
-    ///
-    /// As for [`spawn`](Self::spawn).
-    pub fn run(
-        self,
-        handler: impl Fn(&mut Connection) -> Result<(), BoxError> + Send + Sync + 'static,
-    ) -> Result<()> {
-        let (shared, acceptor) = self.start(Box::new(handler))?;
-        let handle = ServerHandle::new(shared);
-        acceptor.run();
-        drop(handle);
-        Ok(())
-    }
-
-    /// Runs the server in its own threads, until the handle is dropped. `handler` is as for [`run`](Self::run).
-    ///
-    /// # Errors
-    ///
-    /// * [`Error::Invalid`]: a setting cannot work. The text names it.
-    /// * [`Error::Io`]: the server's own threads or descriptors could not be created.
-    pub fn spawn(
-        self,
-        handler: impl Fn(&mut Connection) -> Result<(), BoxError> + Send + Sync + 'static,
-    ) -> Result<ServerHandle> {
-        let (shared, acceptor) = self.start(Box::new(handler))?;
-        let handle = ServerHandle::new(shared);
-        handle.start_acceptor(acceptor)?;
-        Ok(handle)
+impl Server {
+    fn new(listener: Option<Listener>) -> Self {
+        let hub = Hub::default();
+        Self {
+            listener,
+            meter: Meter::new(Arc::default(), Arc::new(hub.clone())),
+            hub,
+            hooks: Hooks::default(),
+            settings: Settings::default(),
+            trust: None,
+            error: None,
+        }
     }
 
     /// Starts everything except the acceptor's thread.

@@ -7,6 +7,9 @@ use crate::error::{Closed, Error};
 use crate::hub::{Client, Hub};
 use crate::request::{HandshakeError, Reject, Request, Response};
 
+/// # Requests
+///
+/// Callbacks that decide about a request.
 impl Server {
     /// Checks each request. Called when a handshake has passed the server's own checks, just before the 101.
     ///
@@ -15,6 +18,31 @@ impl Server {
     /// by [`Connection::request`](crate::Connection::request).
     ///
     /// The callback runs in the client's thread, so it delays no other client. If it panics, the client is answered 500.
+    ///
+    /// ```
+    /// use threadws::handshake::Reject;
+    ///
+    /// # fn main() -> threadws::Result<()> {
+    /// let server = threadws::Server::bind("127.0.0.1:0")?.check_request(|request, _response| {
+    ///     match request.header("authorization") {
+    ///         Some("Bearer apple") => {
+    ///             request.extensions_mut().insert("alice"); // the handler finds it there
+    ///             Ok(())
+    ///         }
+    ///         _ => Err(Reject::new(401, "a token is missing")),
+    ///     }
+    /// });
+    /// let handle = server.spawn(|client| {
+    ///     let user = client.request().extensions().get::<&str>().copied();
+    ///     Ok(client.send(format!("hello, {}", user.unwrap_or("stranger")))?)
+    /// })?;
+    /// let url = format!("ws://{}/", handle.local_addr()?);
+    /// assert!(threadws::connect(&url).is_err());
+    /// let mut connection = threadws::Connect::new(&url).header("authorization", "Bearer apple").connect()?;
+    /// assert_eq!(connection.recv()?, Some("hello, alice".into()));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn check_request(
         mut self,
         callback: impl Fn(&mut Request, &mut Response) -> Result<(), Reject> + Send + Sync + 'static,
@@ -59,18 +87,12 @@ impl Server {
         self.settings.handshake.serve_http = Some(Box::new(callback));
         self
     }
+}
 
-    /// Observes refused handshakes. Called after the refusal was answered.
-    ///
-    /// It is not called for a connection that sent no request, that closed before the 101, or that was turned away before
-    /// it got a thread ([`Stats::refused`](crate::stats::Stats::refused)).
-    ///
-    /// The callback runs in the client's thread. If it panics, the panic is logged and has no other effect.
-    pub fn on_handshake_error(mut self, callback: impl Fn(&HandshakeError) + Send + Sync + 'static) -> Self {
-        self.settings.handshake.on_handshake_error = Some(Box::new(callback));
-        self
-    }
-
+/// # Observe
+///
+/// Callbacks that change nothing.
+impl Server {
     /// Observes connections that open. Called when the client is in the hub, just before its 101 is sent. For a connection
     /// that was [adopted](crate::ServerHandle::adopt), the 101 was sent before.
     ///
@@ -119,6 +141,17 @@ impl Server {
         callback: impl Fn(&Client, &Closed, HandlerResult<'_>) + Send + Sync + 'static,
     ) -> Self {
         self.settings.on_close = Some(Box::new(callback));
+        self
+    }
+
+    /// Observes refused handshakes. Called after the refusal was answered.
+    ///
+    /// It is not called for a connection that sent no request, that closed before the 101, or that was turned away before
+    /// it got a thread ([`Stats::refused`](crate::stats::Stats::refused)).
+    ///
+    /// The callback runs in the client's thread. If it panics, the panic is logged and has no other effect.
+    pub fn on_handshake_error(mut self, callback: impl Fn(&HandshakeError) + Send + Sync + 'static) -> Self {
+        self.settings.handshake.on_handshake_error = Some(Box::new(callback));
         self
     }
 

@@ -139,6 +139,85 @@ impl ServerHandle {
         self.shared.capacity
     }
 
+    /// Replaces the TLS settings, for example by a renewed certificate. Connections that exist are not affected.
+    ///
+    /// # Errors
+    ///
+    /// The old settings stay in force.
+    ///
+    /// * [`Error::Tls`], [`Error::Io`]: a certificate, a key or a file cannot be used. The text names it.
+    /// * [`Error::Invalid`]: the server was started without TLS.
+    #[cfg(feature = "tls")]
+    pub fn set_tls(&self, tls: impl Into<ServerTls>) -> Result<()> {
+        let Some(current) = &self.shared.settings.handshake.tls else {
+            return Err(Error::invalid("the server was started without TLS"));
+        };
+        let new = Arc::new(tls.into().build()?);
+        let old = std::mem::replace(&mut *current.lock(), new);
+        // After the lock, because the old settings can hold values of the program.
+        drop(old);
+        Ok(())
+    }
+
+    /// Stops the server: accepts no more clients, sends Close 1001 to every client, answers 503 to handshakes in progress,
+    /// and waits for the handlers to return.
+    ///
+    /// After `timeout` the remaining clients are disconnected, also those in a handshake or an HTTP answer. A handler that
+    /// does not return then is abandoned, and its connection is named in the report. Its thread ends when it returns. A
+    /// closure of a tick, or `on_error`, that still runs is abandoned, too. A second call does nothing.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # fn main() -> threadws::Result<()> {
+    /// let handle = threadws::Server::bind("127.0.0.1:0")?.spawn(|client| Ok(client.ignore()?))?;
+    /// let report = handle.shutdown(Duration::from_secs(5));
+    /// assert_eq!(report.to_string(), "0 connections closed");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Blocking
+    ///
+    /// Waits at most `timeout`, and then up to 800 ms for the handlers of disconnected clients. Does not wait on one of the
+    /// server's own threads: it signals everything to end, and counts handlers that still run as abandoned. A second call does
+    /// not wait either, even during the first one, and returns an empty report.
+    pub fn shutdown(&self, timeout: Duration) -> ShutdownReport {
+        let waits = !self.is_own_thread();
+        let start = now();
+        // A year is as good as any longer time, and does not overflow an `Instant`.
+        let deadline = if waits { start + timeout.min(MAX_TIMEOUT) } else { start };
+        let last_deadline = if waits { deadline + DISCONNECT_TIMEOUT } else { start };
+
+        let acceptor = self.acceptor.lock().take();
+        if let Some(acceptor) = acceptor {
+            acceptor.stop();
+        }
+        let Some(count) = self.shared.registry.stop(&CloseFrame::new(CloseCode::GOING_AWAY, "")) else {
+            return ShutdownReport::default();
+        };
+        let mut abandoned = self.shared.registry.wait_empty(deadline);
+        if waits && !abandoned.is_empty() {
+            self.shared.registry.terminate_all();
+            abandoned = self.shared.registry.wait_empty(last_deadline);
+        }
+        self.shared.pool.stop();
+        if waits {
+            self.shared.pool.join(last_deadline);
+        }
+        // Handlers that were abandoned need the timer and the flush thread.
+        let is_busy = abandoned.is_empty() && !self.join_own_threads(last_deadline);
+        let (failures, failed) = self.shared.failures.kept();
+        let closed = count.saturating_sub(abandoned.len());
+        let report = ShutdownReport { closed, abandoned, is_busy, failures, failed };
+        if report.is_complete() {
+            log_line!(Info, LOG, "stopped: {report}");
+        } else {
+            log_line!(Warn, LOG, "stopped: {report}");
+        }
+        report
+    }
+
     /// Takes over a connection from another HTTP server, which has accepted it and read the request: `handleUpgrade` in
     /// `ws`.
     ///
@@ -211,74 +290,6 @@ impl ServerHandle {
                 _ => Error::Unavailable,
             }
         })
-    }
-
-    /// Replaces the TLS settings, for example by a renewed certificate. Connections that exist are not affected.
-    ///
-    /// # Errors
-    ///
-    /// The old settings stay in force.
-    ///
-    /// * [`Error::Tls`], [`Error::Io`]: a certificate, a key or a file cannot be used. The text names it.
-    /// * [`Error::Invalid`]: the server was started without TLS.
-    #[cfg(feature = "tls")]
-    pub fn set_tls(&self, tls: impl Into<ServerTls>) -> Result<()> {
-        let Some(current) = &self.shared.settings.handshake.tls else {
-            return Err(Error::invalid("the server was started without TLS"));
-        };
-        let new = Arc::new(tls.into().build()?);
-        let old = std::mem::replace(&mut *current.lock(), new);
-        // After the lock, because the old settings can hold values of the program.
-        drop(old);
-        Ok(())
-    }
-
-    /// Stops the server: accepts no more clients, sends Close 1001 to every client, answers 503 to handshakes in progress,
-    /// and waits for the handlers to return.
-    ///
-    /// After `timeout` the remaining clients are disconnected, also those in a handshake or an HTTP answer. A handler that
-    /// does not return then is abandoned, and its connection is named in the report. Its thread ends when it returns. A
-    /// closure of a tick, or `on_error`, that still runs is abandoned, too. A second call does nothing.
-    ///
-    /// # Blocking
-    ///
-    /// Waits at most `timeout`, and then up to 800 ms for the handlers of disconnected clients. Does not wait on one of the
-    /// server's own threads: it signals everything to end, and counts handlers that still run as abandoned. A second call does
-    /// not wait either, even during the first one, and returns an empty report.
-    pub fn shutdown(&self, timeout: Duration) -> ShutdownReport {
-        let waits = !self.is_own_thread();
-        let start = now();
-        // A year is as good as any longer time, and does not overflow an `Instant`.
-        let deadline = if waits { start + timeout.min(MAX_TIMEOUT) } else { start };
-        let last_deadline = if waits { deadline + DISCONNECT_TIMEOUT } else { start };
-
-        let acceptor = self.acceptor.lock().take();
-        if let Some(acceptor) = acceptor {
-            acceptor.stop();
-        }
-        let Some(count) = self.shared.registry.stop(&CloseFrame::new(CloseCode::GOING_AWAY, "")) else {
-            return ShutdownReport::default();
-        };
-        let mut abandoned = self.shared.registry.wait_empty(deadline);
-        if waits && !abandoned.is_empty() {
-            self.shared.registry.terminate_all();
-            abandoned = self.shared.registry.wait_empty(last_deadline);
-        }
-        self.shared.pool.stop();
-        if waits {
-            self.shared.pool.join(last_deadline);
-        }
-        // Handlers that were abandoned need the timer and the flush thread.
-        let is_busy = abandoned.is_empty() && !self.join_own_threads(last_deadline);
-        let (failures, failed) = self.shared.failures.kept();
-        let closed = count.saturating_sub(abandoned.len());
-        let report = ShutdownReport { closed, abandoned, is_busy, failures, failed };
-        if report.is_complete() {
-            log_line!(Info, LOG, "stopped: {report}");
-        } else {
-            log_line!(Warn, LOG, "stopped: {report}");
-        }
-        report
     }
 
     /// Ends the timer, the flush thread and the acceptor, and joins those that end before `deadline`. Returns false if one

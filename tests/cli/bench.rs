@@ -3,7 +3,9 @@
 
 use rustix::process::Signal;
 use std::net::SocketAddr;
-use std::process::{Command, Output};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Instant;
 use support::{Network, PATIENCE, Process, TestServer, echo, eventually, program, watchdog};
 
@@ -235,4 +237,21 @@ fn a_load_that_memory_cannot_hold_is_refused() {
     assert_eq!(output.status.code(), Some(2));
     let output = run_below(&wrapper, &["--size", "64KiB", "--duration", "2s", &server.url()]);
     assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn a_report_that_cannot_be_printed_is_a_failure() {
+    let _watchdog = watchdog(40);
+    let server = TestServer::new(echo);
+    let (reader, writer) = UnixStream::pair().expect("a pair");
+    drop(reader);
+    let mut command = bench(&[], &["-q", "--duration", "300ms", "--clients", "2", &url(server.addr())]);
+    command.stdout(OwnedFd::from(writer)).stderr(Stdio::piped());
+    let output = command.spawn().and_then(Child::wait_with_output).expect("the binary runs");
+    let error = text(&output.stderr);
+    assert_eq!(
+        (output.status.code(), error.contains("cannot write to stdout: ")),
+        (Some(1), true),
+        "{error}"
+    );
 }

@@ -210,6 +210,28 @@ fn ctrl_c_closes_and_gives_the_terminal_back() {
 }
 
 #[test]
+fn a_signal_ends_it_while_the_terminal_takes_no_output() {
+    let _dog = watchdog(30);
+    let host = Host::new();
+    let Some(mut user) = host.terminal(&["-q"]) else { return };
+    user.keys("\x13"); // Ctrl-S
+    let (written, flood) = mpsc::channel();
+    host.then(move |peer| {
+        // More than the buffers on the way to the screen hold.
+        peer.write(Frame::text(&"x".repeat(100)).unmasked().encode().repeat(2000));
+        written.send(()).expect("the test waits");
+    });
+    support::next(&flood, "the flood");
+    user.signal(Signal::INT);
+    host.then(|peer| drop(peer.expect_close(1000)));
+    support::eventually("it gives the terminal back", || user.echoes());
+    host.then(RawServerPeer::expect_gone);
+    assert_eq!(user.wait().code(), Some(1));
+    drop(host.steps);
+    host.server.join();
+}
+
+#[test]
 fn a_long_line_scrolls_and_a_resize_draws_it_again() {
     let _dog = watchdog(30);
     let host = Host::new();

@@ -82,6 +82,29 @@ fn an_endless_answer_fails_at_its_limit() {
 }
 
 #[test]
+fn the_size_of_an_answer_is_limited_by_the_setting() {
+    let _dog = watchdog(20);
+    for limit in [1 << 10, 64 << 10] {
+        for size in [limit, limit + 1] {
+            let host = RawServer::new(move |listener| {
+                let mut peer = listener.accept();
+                let bare = peer.handshake_answer("x: \r\n").len();
+                peer.accept_handshake(&format!("x: {}\r\n", "y".repeat(size - bare)));
+                peer.expect_gone();
+            });
+            let config = Config::new().with_max_head_size(limit);
+            let result = Connect::new(host.url()).config(config).connect();
+            if size == limit {
+                drop(result.expect("it is as large as it may be"));
+            } else {
+                expect_broken(result, &format!("the head of the response has more than {limit} bytes"));
+            }
+            host.join();
+        }
+    }
+}
+
+#[test]
 fn interim_answers_before_the_101_are_skipped() {
     let _dog = watchdog(20);
     let host = RawServer::new(|listener| {

@@ -10,6 +10,7 @@ mod hot_path;
 mod links;
 mod options;
 mod prose;
+mod reference;
 mod rooms;
 mod test_map;
 

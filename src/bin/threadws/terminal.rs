@@ -13,6 +13,7 @@ use signal_hook::consts::{SIGCONT, SIGTSTP, SIGWINCH};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 use std::io::{self, IsTerminal, Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -25,8 +26,10 @@ const MAX_OUTPUT: usize = 16 * 1024;
 /// The columns of a terminal that does not know its size.
 const COLUMNS: usize = 80;
 
-/// The way to the terminal that is in use, for threads that do not have it.
-static IN_USE: Mutex<Option<SyncSender<ScreenEvent>>> = Mutex::new(None);
+/// The way to the screen's thread, and the modes before editing, for threads that do not have the [`Terminal`].
+static IN_USE: Mutex<Option<(SyncSender<ScreenEvent>, Termios)>> = Mutex::new(None);
+/// Set by [`stop_editing`]. `Relaxed` is enough, because nothing else depends on it.
+static IS_STOPPED: AtomicBool = AtomicBool::new(false);
 
 /// A request to the screen's thread.
 enum ScreenEvent {
@@ -45,7 +48,8 @@ enum ScreenEvent {
     Redraw,
     /// The user pressed Ctrl-Z.
     Suspend,
-    StopEditing,
+    /// Makes the thread look at [`IS_STOPPED`].
+    Wake,
     End,
 }
 
@@ -82,6 +86,7 @@ impl Terminal {
         let (events, next) = mpsc::sync_channel(MAX_EVENTS);
         let mut signals = Signals::new([SIGWINCH, SIGCONT, SIGTSTP])?;
         let modes = Modes::edit()?;
+        *IN_USE.lock().unwrap_or_else(PoisonError::into_inner) = Some((events.clone(), modes.before.clone()));
         let screen =
             Screen { editor: Some(LineEditor::default()), modes, is_shown: false, output: Vec::new(), enter };
         let screen = spawn("threadws-screen", move || screen.run(&next))?;
@@ -96,10 +101,6 @@ impl Terminal {
                 }
             }
         })?;
-        // A log in a file does not touch the typed line.
-        if io::stderr().is_terminal() {
-            *IN_USE.lock().unwrap_or_else(PoisonError::into_inner) = Some(events.clone());
-        }
         Ok(Self { events, screen })
     }
 
@@ -117,16 +118,22 @@ impl Terminal {
     }
 }
 
-/// Gives the terminal its modes back, if one is in use: the next signal ends the process at once.
+/// Gives the terminal its modes back, if one is in use: the next signal ends the process at once. Never waits, because the
+/// screen's thread may be waiting for a terminal that takes no output.
 pub(crate) fn stop_editing() {
-    if let Some(events) = in_use() {
-        drop(events.send(ScreenEvent::StopEditing));
+    if let Some((events, modes)) = in_use() {
+        // It fails if the terminal is gone.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &modes);
+        IS_STOPPED.store(true, Ordering::Relaxed);
+        // The thread does not sleep if the queue is full, and is gone if it is closed.
+        drop(events.try_send(ScreenEvent::Wake));
     }
 }
 
 /// Hides the typed line, if there is one, until the result is dropped. The caller may write to the terminal meanwhile.
 pub(crate) fn hide_typed_line() -> Option<SyncSender<()>> {
-    let events = in_use()?;
+    // A log in a file does not touch the typed line.
+    let (events, _) = in_use().filter(|_| io::stderr().is_terminal())?;
     let (hide, hidden) = mpsc::sync_channel(0);
     let (write, written) = mpsc::sync_channel(0);
     events.send(ScreenEvent::Lend { hidden: hide, written }).ok()?;
@@ -135,7 +142,7 @@ pub(crate) fn hide_typed_line() -> Option<SyncSender<()>> {
     Some(write)
 }
 
-fn in_use() -> Option<SyncSender<ScreenEvent>> {
+fn in_use() -> Option<(SyncSender<ScreenEvent>, Termios)> {
     IN_USE.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
@@ -204,6 +211,9 @@ struct Screen<F> {
 impl<F: FnMut(Entry) -> Echo> Screen<F> {
     fn run(mut self, events: &Receiver<ScreenEvent>) {
         loop {
+            if self.editor.is_some() && IS_STOPPED.load(Ordering::Relaxed) {
+                self.stop_editing();
+            }
             // The typed line is drawn once for all the output that is waiting, in the same write. In a flood of messages
             // it is then visible, too.
             let event = if self.output.len() < MAX_OUTPUT { events.try_recv().ok() } else { None };
@@ -238,7 +248,7 @@ impl<F: FnMut(Entry) -> Echo> Screen<F> {
                     drop(emulate_default_handler(SIGTSTP));
                     self.resume();
                 }
-                Some(ScreenEvent::StopEditing) => self.stop_editing(),
+                Some(ScreenEvent::Wake) => {}
                 Some(ScreenEvent::End) | None => return self.stop_editing(),
             }
         }

@@ -244,10 +244,20 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
                 options.message_timeout = value(&mut parser, "message-timeout", values::timeout)?;
             }
             Long("ping") => options.ping = value(&mut parser, "ping", values::duration_or_off)?,
-            Long(name) => return Err(unknown_option(name, &OPTIONS)),
+            Long(name) => match elsewhere(name) {
+                Some(meant) => return Err(format!("unknown option '--{name}'; {meant}")),
+                None => return Err(unknown_option(name, &OPTIONS)),
+            },
             // If the user forgets a quote, part of a header's value arrives here.
             Value(word) => url = only_url(url, word)?,
-            Short(letter) => return Err(unknown_letter(letter)),
+            Short(letter) => {
+                let meant = elsewhere(letter.encode_utf8(&mut [0; 4])).map(|meant| format!("; {meant}"));
+                return Err(format!(
+                    "unknown option '-{}'{}",
+                    letter.escape_debug(),
+                    meant.unwrap_or_default()
+                ));
+            }
         }
     }
     if options.once && options.no_close {
@@ -259,17 +269,21 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
     Ok(Command::Connect(Box::new(options)))
 }
 
-/// Names the option of this command that has the purpose of another client's.
-fn unknown_letter(letter: char) -> String {
-    let meant = match letter {
-        'A' | 'b' | 'e' => "for a header, use --header 'NAME: VALUE'",
-        'k' | 'n' => "there is no TLS, so there is no certificate to check",
-        'l' => "for a server, use 'threadws --listen PORT'",
-        'P' => "-vv logs pings and pongs",
-        'u' => "put the user and the password into the URL, or use --header-file",
-        _ => return format!("unknown option '-{}'", letter.escape_debug()),
-    };
-    format!("unknown option '-{letter}'; {meant}")
+/// Returns how this command does what an option of another client does: of wscat, curl or websocat.
+fn elsewhere(option: &str) -> Option<&'static str> {
+    Some(match option {
+        "1" | "one-message" => "use --once",
+        "A" | "user-agent" | "b" | "cookie" | "e" | "referer" => "use --header 'NAME: VALUE'",
+        "k" | "insecure" | "n" | "no-check" | "ca" | "cert" => "there is no TLS",
+        "L" | "location" => "use --max-redirects N",
+        "l" | "listen" => "a server is 'threadws --listen PORT'",
+        "m" | "max-time" | "w" | "wait" => "use --timeout DURATION",
+        "no-color" => "set the variable NO_COLOR",
+        "P" | "show-ping-pong" => "-vv logs pings and pongs",
+        "slash" => "the commands are always there on a terminal",
+        "u" | "user" | "auth" => "put the user into the URL, or use --header-file FILE",
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -336,9 +350,22 @@ mod tests {
         assert_eq!(options("connect -c a -Hx:y -s b -o https://c -xd"), long);
         assert_eq!(long.url, "ws://a");
         assert!(command("connect -c a b").expect_err("two").contains("more than one URL"));
-        for (line, hint) in [("-k", "no TLS"), ("-u", "URL"), ("-l", "--listen"), ("-P", "-vv")] {
-            let error = command(&format!("connect a {line}")).expect_err(line);
-            assert!(error.contains(hint), "{error}");
+    }
+
+    #[test]
+    fn options_of_other_clients_are_answered_with_a_hint() {
+        for (line, hint) in [
+            ("-k", "unknown option '-k'; there is no TLS"),
+            ("-u secret", "unknown option '-u'; put the user into the URL, or use --header-file FILE"),
+            (
+                "--auth=secret",
+                "unknown option '--auth'; put the user into the URL, or use --header-file FILE",
+            ),
+            ("-L", "unknown option '-L'; use --max-redirects N"),
+            ("-Z", "unknown option '-Z'"),
+            ("--protocol b", "unknown option '--protocol'; did you mean '--subprotocol'?"),
+        ] {
+            assert_eq!(command(&format!("connect a {line}")), Err(hint.to_owned()), "{line}");
         }
     }
 

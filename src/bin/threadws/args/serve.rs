@@ -339,6 +339,9 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
             }
             Long("slow-peer") => options.slow_peer = value(&mut parser, "slow-peer", values::slow_peer)?,
             Long("ping") => options.ping = value(&mut parser, "ping", values::duration_or_off)?,
+            Short('l' | 'p') | Long("port") => {
+                return Err("the port is set by --listen PORT or --listen ADDRESS:PORT".to_owned());
+            }
             Long(name) => return Err(unknown_option(name, &OPTIONS)),
             // The URL may contain a password, so the error does not show it.
             Value(word) if word.to_string_lossy().contains("://") => {
@@ -525,6 +528,8 @@ mod tests {
             "--client-ca ca.pem",
             "--cert",
             "--listen 65536",
+            "-p 8080",
+            "--port 8080",
             "--listen unix:",
             "--listen unix:@abstract",
             "--path ws",

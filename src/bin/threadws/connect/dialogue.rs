@@ -27,6 +27,8 @@ pub(super) fn talk(connection: &mut Connection, options: &ConnectOptions) -> Res
         .map(|text| printer.sent(text) + &note(sender.try_send(text.as_str())))
         .collect();
     let no_close = options.no_close;
+    // Otherwise the log line of the connection may be written into the first prompt.
+    log::logger().flush();
     let terminal = Terminal::start(move |entry| match entry {
         Entry::Line(line) => enter(&sender, &line, printer, begin),
         Entry::End if no_close => Echo { text: String::new(), goes_on: false },
