@@ -173,7 +173,8 @@ impl Interrupt {
                     // From now on Ctrl-C and the like act at once.
                     terminal::stop_editing();
                     drop(sender.close(1000, ""));
-                    std::thread::sleep(CLOSE_TIMEOUT);
+                    // Longer than the library's timeout with --once and --expect, which is reported in the same words.
+                    std::thread::sleep(CLOSE_TIMEOUT + CLOSE_TIMEOUT / 10);
                     // The server is silent, or sends messages without end, or stdout takes none.
                     fail(FAILED, &Error::Timeout(Timeout::Close).to_string());
                     std::process::exit(i32::from(FAILED));
