@@ -63,7 +63,7 @@ impl Server {
     /// Observes refused handshakes. Called after the refusal was answered.
     ///
     /// It is not called for a connection that sent no request, that closed before the 101, or that was turned away before
-    /// it got a thread ([`Stats::refused`](crate::stats::Stats::refused)).
+    /// it got a thread or because its TLS handshake failed ([`Stats::refused`](crate::stats::Stats::refused)).
     ///
     /// The callback runs in the client's thread. If it panics, the panic is logged and has no other effect.
     pub fn on_handshake_error(mut self, callback: impl Fn(&HandshakeError) + Send + Sync + 'static) -> Self {

@@ -3,9 +3,9 @@
 use super::client::ClientTls;
 use super::rustls::ProtocolVersion;
 use super::server::TlsServer;
-use super::{TlsSession, explain};
+use super::{LOG, TlsSession, explain};
 use crate::error::{Error, Result, Timeout};
-use crate::logging::catch;
+use crate::logging::contain;
 use crate::net::line::{Line, write_sealed};
 use crate::net::session::record_len;
 use crate::net::{Deadline, Session};
@@ -57,10 +57,9 @@ fn shake_hands(
             return Err(Error::tls("the server answered without TLS: ws:// instead of wss://?"));
         }
         let result = run(&mut || {
-            // A verifier or resolver of the program may panic.
-            let fed = catch(|| session.feed(&record));
-            fed.map_err(|panic| Error::tls(format!("a callback panicked: {panic}")))?
-                .map_err(|error| explain(&error, peer))
+            // Calls the verifiers and resolvers of the program, if it has any.
+            let fed = contain(LOG, "a callback of the TLS configuration", || session.feed(&record));
+            fed.ok_or_else(|| Error::tls("a callback panicked"))?.map_err(|error| explain(&error, peer))
         });
         match result {
             Some(Ok(())) => {}
@@ -133,4 +132,39 @@ fn compute<T>(deadline: Deadline, step: impl FnOnce() -> T) -> Option<T> {
     *count.lock() -= 1;
     freed.notify_one();
     Some(result)
+}
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use super::*;
+    use crate::sync::{AtomicUsize, Ordering};
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn no_more_steps_compute_than_processors_and_none_waits_forever() {
+        let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let step = || {
+            most.fetch_max(now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(20));
+            now.fetch_sub(1, Ordering::Relaxed);
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..4 * processors() {
+                scope.spawn(|| compute(Deadline::NEVER, step).expect("no deadline"));
+            }
+        });
+        assert_eq!(most.load(Ordering::Relaxed), processors());
+        std::thread::scope(|scope| {
+            let start = Instant::now();
+            for _ in 0..processors() {
+                scope.spawn(|| compute(Deadline::NEVER, || std::thread::sleep(Duration::from_millis(500))));
+            }
+            // Others may compute here, too, so it is not certain that all places are taken.
+            let late = (0..100).any(|_| {
+                std::thread::sleep(Duration::from_millis(1));
+                compute(Deadline::at(Instant::now()), || ()).is_none()
+            });
+            assert!(late && start.elapsed() < Duration::from_millis(500));
+        });
+    }
 }
