@@ -292,7 +292,7 @@ fn arbitrary_bytes_end_a_handshake_without_a_panic() {
         let mut bytes = hello.clone();
         for _ in 0..=next() % 4 {
             let at = next() % bytes.len();
-            bytes[at] = next() as u8;
+            bytes[at] = next().to_le_bytes()[0];
         }
         if next() % 2 == 0 {
             bytes.truncate(next() % bytes.len());
