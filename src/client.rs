@@ -225,6 +225,13 @@ impl Connect {
         self.max_redirects = redirects;
         self
     }
+
+    /// Sets how `wss://` uses TLS: see [`ClientTls`]. Defaults to the roots of the system, and no certificate of the client.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: impl Into<ClientTls>) -> Self {
+        self.tls = tls.into();
+        self
+    }
 }
 
 impl Connect {
@@ -233,13 +240,6 @@ impl Connect {
         if self.target.is_ok() {
             self.target = Err(Error::invalid(why));
         }
-        self
-    }
-
-    /// Sets how `wss://` uses TLS: see [`ClientTls`]. Defaults to the roots of the system, and no certificate of the client.
-    #[cfg(feature = "tls")]
-    pub fn tls(mut self, tls: impl Into<ClientTls>) -> Self {
-        self.tls = tls.into();
         self
     }
 

@@ -113,7 +113,7 @@ impl Session for TlsSession {
 
     fn write(&mut self, stream: &dyn Transport) -> io::Result<()> {
         while self.connection.wants_write() {
-            self.connection.write_tls(&mut Socket(stream))?;
+            self.connection.write_tls(&mut RecordWriter(stream))?;
         }
         Ok(())
     }
@@ -133,10 +133,10 @@ impl Session for TlsSession {
     }
 }
 
-/// The socket, as rustls writes to it.
-struct Socket<'a>(&'a dyn Transport);
+/// The socket, to which rustls writes sealed records.
+struct RecordWriter<'a>(&'a dyn Transport);
 
-impl Write for Socket<'_> {
+impl Write for RecordWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.try_write(&[IoSlice::new(bytes)])
     }

@@ -298,33 +298,6 @@ impl Server {
         self.settings.slow_peer = policy;
         self
     }
-
-    /// Sets whether dropping the [`ServerHandle`] panics if a handler has panicked, with the text of the first such panic.
-    /// Defaults to false.
-    ///
-    /// For tests: a failed `assert_eq!` in a handler then fails the test. The handle does not panic while its thread is
-    /// already panicking. Do not keep such a handle in a `thread_local!`, because a panic while it is dropped there aborts
-    /// the process. [`ShutdownReport::raise`](super::ShutdownReport::raise) does it for any failure, at any time. Panics of
-    /// other callbacks and of ticks are only logged.
-    ///
-    /// ```should_panic
-    /// # fn main() -> threadws::Result<()> {
-    /// let server = threadws::Server::bind("127.0.0.1:0")?.raise_panics(true);
-    /// let handle = server.spawn(|client| {
-    ///     assert_eq!(client.recv()?, Some("expected".into()));
-    ///     Ok(())
-    /// })?;
-    /// let mut client = threadws::connect(format!("ws://{}/", handle.local_addr()?))?;
-    /// client.send("another")?;
-    /// assert!(client.recv().is_err()); // closed with 1011
-    /// drop(handle); // panics: "the handler of client 1 panicked: assertion `left == right` failed ..."
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn raise_panics(mut self, raise: bool) -> Self {
-        self.settings.raise_panics = raise;
-        self
-    }
 }
 
 /// # Browsers and proxies

@@ -91,7 +91,7 @@ impl Server {
 
 /// # Observe
 ///
-/// Callbacks that change nothing.
+/// Callbacks that change nothing, and panics that end a test.
 impl Server {
     /// Observes connections that open. Called when the client is in the hub, just before its 101 is sent. For a connection
     /// that was [adopted](crate::ServerHandle::adopt), the 101 was sent before.
@@ -147,7 +147,7 @@ impl Server {
     /// Observes refused handshakes. Called after the refusal was answered.
     ///
     /// It is not called for a connection that sent no request, that closed before the 101, or that was turned away before
-    /// it got a thread ([`Stats::refused`](crate::stats::Stats::refused)).
+    /// it got a thread or because its TLS handshake failed ([`Stats::refused`](crate::stats::Stats::refused)).
     ///
     /// The callback runs in the client's thread. If it panics, the panic is logged and has no other effect.
     pub fn on_handshake_error(mut self, callback: impl Fn(&HandshakeError) + Send + Sync + 'static) -> Self {
@@ -187,6 +187,33 @@ impl Server {
     /// effect.
     pub fn on_error(mut self, callback: impl Fn(&Error) + Send + Sync + 'static) -> Self {
         self.settings.on_error = Some(Box::new(callback));
+        self
+    }
+
+    /// Sets whether dropping the [`ServerHandle`] panics if a handler has panicked, with the text of the first such panic.
+    /// Defaults to false.
+    ///
+    /// For tests: a failed `assert_eq!` in a handler then fails the test. The handle does not panic while its thread is
+    /// already panicking. Do not keep such a handle in a `thread_local!`, because a panic while it is dropped there aborts
+    /// the process. [`ShutdownReport::raise`](super::ShutdownReport::raise) does it for any failure, at any time. Panics of
+    /// other callbacks and of ticks are only logged.
+    ///
+    /// ```should_panic
+    /// # fn main() -> threadws::Result<()> {
+    /// let server = threadws::Server::bind("127.0.0.1:0")?.raise_panics(true);
+    /// let handle = server.spawn(|client| {
+    ///     assert_eq!(client.recv()?, Some("expected".into()));
+    ///     Ok(())
+    /// })?;
+    /// let mut client = threadws::connect(format!("ws://{}/", handle.local_addr()?))?;
+    /// client.send("another")?;
+    /// assert!(client.recv().is_err()); // closed with 1011
+    /// drop(handle); // panics: "the handler of client 1 panicked: assertion `left == right` failed ..."
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn raise_panics(mut self, raise: bool) -> Self {
+        self.settings.raise_panics = raise;
         self
     }
 }

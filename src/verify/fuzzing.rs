@@ -3,6 +3,12 @@
 //!
 //! The first bytes of an input choose settings, the others are the bytes from the peer.
 
+#[cfg(all(feature = "tls", not(all(test, model))))]
+mod tls;
+
+#[cfg(all(feature = "tls", not(all(test, model))))]
+pub use tls::tls_handshake;
+
 use crate::addr::Addr;
 use crate::config::{MAX_HEAD_SIZE, MAX_HEADERS};
 use crate::message::{CloseCode, CloseFrame};

@@ -98,7 +98,7 @@ impl Session for MockSession {
     }
 }
 
-/// What the peer has opened.
+/// The content that the peer has opened.
 #[derive(Debug, Default)]
 pub(crate) struct Unsealed {
     pub(crate) plain: Vec<u8>,

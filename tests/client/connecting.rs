@@ -263,9 +263,7 @@ fn redirects_end_at_their_limit() {
     expect_refused(Connect::new(host.url()).max_redirects(3).connect(), 302);
     host.join();
     // The location has to be a URL that the client supports, without credentials of the server's choice.
-    for location in
-        ["ftp://x/", "http://", "ws://user:secret@127.0.0.1/", "wss://127.0.0.1:1/", "ws+unix:/run/x.sock:/"]
-    {
+    for location in ["ftp://x/", "http://", "ws://user:secret@127.0.0.1/", "ws+unix:/run/x.sock:/"] {
         let host = RawServer::answering(redirect(location));
         let error = Connect::new(host.url()).max_redirects(3).connect().expect_err("nowhere to go");
         assert!(matches!(error, Error::Refused(_)), "{error}");
@@ -315,7 +313,6 @@ fn an_invalid_request_is_refused_and_nothing_is_sent() {
     let url = host.url();
     let settings = [
         Connect::new("http//example.com"),
-        Connect::new("wss://127.0.0.1/"),
         Connect::new(&url).header("x y", "secret"),
         Connect::new(&url).header("x", "secret\r\ny: z"),
         Connect::new(&url).header("Host", "secret"),

@@ -6,14 +6,7 @@ use threadws::{Connect, Error};
 #[test]
 fn a_redirect_that_cannot_be_followed_is_a_refusal() {
     let _dog = watchdog(20);
-    let locations = [
-        "https://127.0.0.1:1/",
-        "wss://127.0.0.1:1/",
-        "ftp://x/",
-        "http://",
-        "ws://user:secret@127.0.0.1/",
-        "/a b",
-    ];
+    let locations = ["ftp://x/", "http://", "ws://user:secret@127.0.0.1/", "/a b"];
     for location in locations {
         let host = RawServer::answering(format!(
             "HTTP/1.1 301 no\r\nLocation: {location}\r\nContent-Length: 4\r\n\r\ngone"
@@ -30,6 +23,6 @@ fn a_redirect_that_cannot_be_followed_is_a_refusal() {
         }
     }
     // A URL that the caller gives is the caller's mistake.
-    let error = Connect::new("wss://127.0.0.1:1/").max_redirects(3).connect().expect_err("not yet");
+    let error = Connect::new("ftp://127.0.0.1:1/").max_redirects(3).connect().expect_err("another scheme");
     assert!(matches!(error, Error::Invalid(_)), "{error}");
 }

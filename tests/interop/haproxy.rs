@@ -210,3 +210,25 @@ fn curl_gets_pages_and_upgrades_with_and_without_haproxy() {
     }
     server.stop();
 }
+
+/// HAProxy passes TLS on as it is, and says before it for whom.
+#[test]
+#[cfg(feature = "tls")]
+fn haproxy_passes_tls_on_behind_a_proxy_header() {
+    use crate::support::{certificate, client_tls};
+    let _dog = watchdog(30);
+    let Some(haproxy) = program("haproxy") else { return };
+    let (cert, key) = (certificate("server.pem"), certificate("server.key"));
+    for version in ["send-proxy", "send-proxy-v2"] {
+        let options = ["--echo", "--every", "0", "--proxy-protocol", "--cert", &cert, "--key", &key];
+        let server = Process::threadws(&options);
+        let proxy = Haproxy::tcp_before(&haproxy, server.addr(), version);
+        let url = format!("wss://{}/", proxy.addr());
+        let mut connection = threadws::Connect::new(url).tls(client_tls()).connect().expect("a connection");
+        server.wait_for_line(&["connected from 127.0.0.1"]);
+        connection.send("x".repeat(1 << 20)).expect("sent");
+        assert_eq!(connection.recv().expect("open").map(|message| message.as_bytes().len()), Some(1 << 20));
+        connection.close(1000, "").expect("a clean end");
+        server.stop();
+    }
+}

@@ -106,6 +106,8 @@ const SERVER: &[Row<Server>] = &[
     ("slow_peer", "", &[]),
     ("check_request", "", &[]),
     ("serve_http", "", &[]),
+    // Its wrong values are in `tests/tls`.
+    ("tls", "", &[]),
     ("raise_panics", "", &[]),
 ];
 
@@ -178,6 +180,8 @@ const CONNECT: &[Row<Connect>] = &[
         &[|connect| connect.config(Config::new().with_close_timeout(Duration::ZERO))],
     ),
     ("max_redirects", "", &[]),
+    // Its wrong values are in `tests/tls`.
+    ("tls", "", &[]),
 ];
 
 /// Returns the methods of a file that set something. Callbacks that only observe can be given no wrong value.

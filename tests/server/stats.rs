@@ -57,7 +57,7 @@ fn the_counters_match_what_happened() {
     );
     assert_eq!(
         stats.refused.iter().map(|(reason, count)| (*reason, *count)).collect::<Vec<_>>(),
-        [("address", 0), ("full", 0), ("no_thread", 0), ("rate", 0), ("stopping", 0)]
+        [("address", 0), ("full", 0), ("no_thread", 0), ("rate", 0), ("stopping", 0), ("tls", 0)]
     );
 }
 
@@ -315,6 +315,7 @@ fn the_prometheus_text_is_well_formed_and_matches() {
         ("threadws_connections_refused_total", Some(("reason", "stopping")), "counter", 0.0),
         ("threadws_connections_refused_total", Some(("reason", "address")), "counter", 0.0),
         ("threadws_connections_refused_total", Some(("reason", "rate")), "counter", 0.0),
+        ("threadws_connections_refused_total", Some(("reason", "tls")), "counter", 0.0),
         ("threadws_policy_closes_total", Some(("policy", "message_rate")), "counter", 0.0),
         ("threadws_policy_closes_total", Some(("policy", "max_lifetime")), "counter", 0.0),
         ("threadws_policy_closes_total", Some(("policy", "idle_timeout")), "counter", 0.0),

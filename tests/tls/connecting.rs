@@ -176,6 +176,38 @@ fn a_redirect_to_wss_is_followed_and_never_back() {
 }
 
 #[test]
+fn the_client_certificate_is_not_for_another_host() {
+    let _dog = watchdog(20);
+    // Sends "yes" if the client has a certificate.
+    let target = TestServer::with(
+        |server| {
+            let tls = server_tls("server").client_ca_file(certificate("ca.pem"));
+            server.tls(tls.client_certificate_optional(true))
+        },
+        |client| {
+            client.send(if client.request().peer_certificate().is_some() { "yes" } else { "no" })?;
+            Ok(client.ignore()?)
+        },
+    );
+    for (host, expected) in [("localhost", "yes"), ("127.0.0.1", "no")] {
+        let location = format!("wss://{host}:{}/", target.addr().port());
+        let first = TestServer::with(
+            |server| {
+                server.tls(server_tls("server")).check_request(move |_, _| {
+                    Err(threadws::handshake::Reject::new(307, "there").header("location", &location))
+                })
+            },
+            echo,
+        );
+        let tls = client_tls().certificate_files(certificate("client.pem"), certificate("client.key"));
+        let url = format!("wss://localhost:{}/", first.addr().port());
+        let mut connection = Connect::new(url).max_redirects(1).tls(tls).connect().expect("it follows");
+        assert_eq!(connection.recv().expect("open"), Some(expected.into()), "{host}");
+        connection.close(1000, "").expect("a clean end");
+    }
+}
+
+#[test]
 fn a_given_configuration_is_used_if_it_speaks_http() {
     let _dog = watchdog(20);
     let server = server("server");

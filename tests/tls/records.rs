@@ -28,7 +28,7 @@ fn text(text: &str) -> Vec<u8> {
 }
 
 #[test]
-fn no_message_waits_for_the_next_packet_however_records_are_cut() {
+fn no_message_waits_however_its_records_are_cut() {
     let _dog = watchdog(30);
     let (server, _ends) = reporting(Config::new());
     for version in [&TLS12, &TLS13] {

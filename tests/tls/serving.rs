@@ -126,6 +126,19 @@ fn a_full_server_sends_an_alert() {
 }
 
 #[test]
+fn an_address_with_too_many_connections_gets_an_alert() {
+    let _dog = watchdog(20);
+    // Loopback is a trusted proxy by default, whose clients are known only after their request.
+    let settings = |server: threadws::Server| server.max_clients_per_address(1).trust_proxy("none");
+    let server = TestServer::with(|server| settings(server).tls(server_tls("server")), echo);
+    let _first = connect(server.addr(), client_tls()).expect("a place");
+    match connect(server.addr(), client_tls()).expect_err("it has one") {
+        Error::Tls(text) => assert!(text.contains("too many connections"), "{text}"),
+        other => panic!("another error: {other}"),
+    }
+}
+
+#[test]
 fn a_proxy_header_precedes_tls() {
     let _dog = watchdog(20);
     let server = TestServer::with(

@@ -92,8 +92,9 @@ impl ClientTls {
         self
     }
 
-    /// Reads the files, so that they are read once for all handshakes of a connection.
+    /// Checks the settings, and reads the files, before anything is sent.
     pub(crate) fn built(self) -> Result<Self> {
+        self.server_name.as_deref().map(server_name).transpose()?;
         Ok(Self { made: Some(self.config()?), ..self })
     }
 
@@ -105,11 +106,7 @@ impl ClientTls {
 
     /// Starts a TLS connection to a host.
     pub(crate) fn connection(&self, host: &str) -> Result<rustls::Connection> {
-        let name = self.server_name.as_deref().unwrap_or(host);
-        // A zone names an interface of this machine, and the dot at the end is not a part of the name (RFC 6066 §3).
-        let name = name.split('%').next().unwrap_or_default();
-        let name = ServerName::try_from(name.strip_suffix('.').unwrap_or(name).to_owned())
-            .map_err(|_| Error::invalid("the host is no name that a certificate can be for"))?;
+        let name = server_name(self.server_name.as_deref().unwrap_or(host))?;
         let connection =
             ClientConnection::new(self.config()?, name).map_err(|error| explain(&error, "server"))?;
         Ok(connection.into())
@@ -166,6 +163,15 @@ impl From<Arc<ClientConfig>> for ClientTls {
     fn from(config: Arc<ClientConfig>) -> Self {
         Self { given: Some(config), ..Self::default() }
     }
+}
+
+/// Returns the name or address that a certificate has to be for.
+fn server_name(host: &str) -> Result<ServerName<'static>> {
+    // A zone names an interface of this machine, and the dot at the end is not a part of the name (RFC 6066 §3).
+    let name = host.split('%').next().unwrap_or_default();
+    let name = name.strip_suffix('.').unwrap_or(name).to_owned();
+    ServerName::try_from(name)
+        .map_err(|_| Error::invalid("tls: no certificate can be for the host or server_name"))
 }
 
 /// Returns the roots of the system, or those of Mozilla if it has none, as in an empty chroot.

@@ -1,11 +1,11 @@
 //! The TLS handshake of either role, before one deadline.
 
 use super::client::ClientTls;
-use super::rustls::ProtocolVersion;
+use super::rustls::{self, Connection, ProtocolVersion};
 use super::server::TlsServer;
-use super::{TlsSession, explain};
+use super::{LOG, TlsSession, explain};
 use crate::error::{Error, Result, Timeout};
-use crate::logging::catch;
+use crate::logging::contain;
 use crate::net::line::{Line, write_sealed};
 use crate::net::session::record_len;
 use crate::net::{Deadline, Session};
@@ -17,8 +17,7 @@ const READ: usize = 4096;
 
 /// Shakes hands with a server.
 pub(crate) fn connect(line: &mut Line, tls: &ClientTls, host: &str, deadline: Deadline) -> Result<()> {
-    let session = TlsSession::new(tls.connection(host)?);
-    shake_hands(line, session, "server", deadline, |step| Some(step()))
+    shake_hands(line, tls.connection(host)?, deadline)
 }
 
 /// Shakes hands with a client, of which `bytes` were already read. They are replaced by the plaintext that has arrived behind
@@ -30,57 +29,45 @@ pub(crate) fn accept(
     deadline: Deadline,
 ) -> Result<()> {
     line.sealed = std::mem::take(bytes);
-    let session = TlsSession::new(tls.connection()?);
-    shake_hands(line, session, "client", deadline, |step| compute(deadline, step))?;
+    shake_hands(line, tls.connection()?, deadline)?;
     match line.open(bytes) {
-        Err(error) if error.kind() != ErrorKind::WouldBlock => Err(Error::tls(error.to_string())),
+        Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error.into()),
         _ => Ok(()),
     }
 }
 
-/// Shakes hands. `run` calls a step that computes, or returns `None` at the deadline.
-fn shake_hands(
-    line: &mut Line,
-    mut session: TlsSession,
-    peer: &'static str,
-    deadline: Deadline,
-    run: impl Fn(&mut dyn FnMut() -> Result<()>) -> Option<Result<()>>,
-) -> Result<()> {
+fn shake_hands(line: &mut Line, connection: Connection, deadline: Deadline) -> Result<()> {
+    let is_client = matches!(connection, Connection::Client(_));
+    let peer = if is_client { "server" } else { "client" };
+    let mut session = TlsSession::new(connection);
     while session.is_handshaking() {
         write(&mut session, line, deadline)?;
-        let Some(len) = record_len(&line.sealed) else {
+        let Some(record) = record_len(&line.sealed).and_then(|len| line.sealed.get(..len)) else {
             read(line, peer, deadline)?;
             continue;
         };
-        let record: Vec<u8> = line.sealed.drain(..len).collect();
-        if peer == "server" && record.starts_with(b"HTTP/") {
+        if is_client && record == b"HTTP/" {
             return Err(Error::tls("the server answered without TLS: ws:// instead of wss://?"));
         }
-        let result = run(&mut || {
-            // A verifier or resolver of the program may panic.
-            let fed = catch(|| session.feed(&record));
-            fed.map_err(|panic| Error::tls(format!("a callback panicked: {panic}")))?
-                .map_err(|error| explain(&error, peer))
-        });
-        match result {
-            Some(Ok(())) => {}
-            Some(Err(error)) => {
-                // The alert for the peer. Ignored: the handshake has failed.
-                drop(session.write(&**line.stream()));
-                return Err(error);
-            }
-            None => return Err(Error::Timeout(Timeout::Handshake)),
+        // Calls the verifiers and resolvers of the program, if it has any.
+        let mut step = || contain(LOG, "a callback of the TLS configuration", || session.feed(record));
+        let fed = if is_client { step() } else { gate().compute(deadline, step)? };
+        if let Err(error) = fed.unwrap_or_else(|| Err(rustls::Error::General("a callback panicked".into()))) {
+            // The alert for the peer. Ignored: the handshake has failed.
+            drop(session.write(&**line.stream()));
+            return Err(explain(&error, peer));
         }
+        let used = record.len();
+        line.sealed.drain(..used);
     }
     // With TLS 1.3 the rest leaves with the first bytes of the program: a server's session tickets, or a client's Finished.
     // A peer that has closed already cannot fail the handshake then, and one system call less is made.
     if session.connection.protocol_version() == Some(ProtocolVersion::TLSv1_2) {
         write(&mut session, line, deadline)?;
     }
-    if peer == "client" {
-        let certificates = session.connection.peer_certificates().unwrap_or_default();
-        line.peer_certificate =
-            certificates.first().map(|certificate| certificate.to_vec().into_boxed_slice());
+    if !is_client {
+        let certificate = session.connection.peer_certificates().and_then(<[_]>::first);
+        line.peer_certificate = certificate.map(|certificate| certificate.as_ref().into());
     }
     line.session = Some(Box::new(session));
     Ok(())
@@ -109,28 +96,69 @@ fn read(line: &mut Line, peer: &str, deadline: Deadline) -> Result<()> {
     }
 }
 
-/// How many handshakes compute at this moment, and a signal for those that wait.
-static COMPUTING: (Mutex<usize>, OnceLock<Condvar>) = (Mutex::new(0), OnceLock::new());
-
-/// Calls a step that computes, in at most as many threads at a time as there are processors. Returns `None` at the deadline.
+/// Lets as many handshakes compute at a time as there are processors.
 ///
 /// Otherwise thousands of clients that reconnect at once would share the processors, and all of them would miss the deadline.
 /// This way the first ones finish early.
-fn compute<T>(deadline: Deadline, step: impl FnOnce() -> T) -> Option<T> {
-    let (count, freed) = (&COMPUTING.0, COMPUTING.1.get_or_init(Condvar::default));
-    let most = processors();
-    let mut computing = count.lock();
-    while *computing >= most {
-        if deadline.has_passed(now()) {
-            return None;
+struct HandshakeGate {
+    most: usize,
+    computing: Mutex<usize>,
+    /// Notified when a step has ended.
+    freed: Condvar,
+}
+
+/// Returns the gate of the process.
+fn gate() -> &'static HandshakeGate {
+    static GATE: OnceLock<HandshakeGate> = OnceLock::new();
+    GATE.get_or_init(|| HandshakeGate {
+        most: processors(),
+        computing: Mutex::new(0),
+        freed: Condvar::default(),
+    })
+}
+
+impl HandshakeGate {
+    /// Calls a step that computes, and that does not panic. It fails if there is no place before the deadline.
+    fn compute<T>(&self, deadline: Deadline, step: impl FnOnce() -> T) -> Result<T> {
+        let mut computing = self.computing.lock();
+        while *computing >= self.most {
+            if deadline.has_passed(now()) {
+                return Err(Error::Timeout(Timeout::Handshake));
+            }
+            computing = self.freed.wait_until(computing, deadline.instant());
         }
-        computing = freed.wait_until(computing, deadline.instant());
+        *computing += 1;
+        drop(computing);
+        let result = step();
+        *self.computing.lock() -= 1;
+        self.freed.notify_one();
+        Ok(result)
     }
-    *computing += 1;
-    drop(computing);
-    // The step contains the panics of callbacks, so the count goes down again.
-    let result = step();
-    *count.lock() -= 1;
-    freed.notify_one();
-    Some(result)
+}
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use super::*;
+    use crate::sync::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    #[test]
+    fn no_more_steps_compute_than_processors_and_none_waits_forever() {
+        let gate = HandshakeGate { most: 2, computing: Mutex::new(0), freed: Condvar::default() };
+        let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let step = || {
+            most.fetch_max(now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(20));
+            now.fetch_sub(1, Ordering::Relaxed);
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| gate.compute(Deadline::NEVER, step).expect("no deadline"));
+            }
+        });
+        assert_eq!(most.load(Ordering::Relaxed), 2);
+        let full = HandshakeGate { most: 0, ..gate };
+        let result = full.compute(Deadline::after(Duration::from_millis(10)), step);
+        assert!(matches!(result, Err(Error::Timeout(Timeout::Handshake))));
+    }
 }

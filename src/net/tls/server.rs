@@ -18,7 +18,7 @@ use std::path::PathBuf;
 /// # fn main() -> threadws::Result<()> {
 /// threadws::Server::bind("0.0.0.0:443")?
 ///     .tls(ServerTls::files("cert.pem", "key.pem"))
-///     .run(|client| Ok(client.echo()?))
+///     .run(|client| Ok(client.ignore()?))
 /// # }
 /// ```
 ///

@@ -1,6 +1,7 @@
 //! The options of `wss://`, which `connect` and `bench` have. They have the names of curl's. No I/O.
 
 use super::{one_line, value};
+use crate::args::values;
 use lexopt::Arg;
 use lexopt::prelude::{Long, Short};
 use std::path::PathBuf;
@@ -49,7 +50,7 @@ impl TlsOptions {
             TlsOption::Key => self.key = Some(file(parser)?),
             TlsOption::Insecure => self.insecure = true,
             TlsOption::ServerName => {
-                self.server_name = Some(value(parser, "server-name", |text| Ok(text.to_owned()))?);
+                self.server_name = Some(value(parser, "server-name", values::host)?);
             }
         }
         Ok(())

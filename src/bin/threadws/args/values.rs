@@ -148,6 +148,15 @@ pub(crate) fn listen_address(text: &str) -> Result<String, String> {
     }
 }
 
+/// Checks a name or an IP address of a host. The library checks it further.
+pub(crate) fn host(text: &str) -> Result<String, String> {
+    if !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic()) {
+        Ok(text.to_owned())
+    } else {
+        Err(expected("a name or an address", text))
+    }
+}
+
 /// Checks an IP address or a CIDR block.
 pub(crate) fn network(text: &str) -> Result<String, String> {
     let works = text.parse::<IpAddr>().is_ok() || text.parse::<ipnet::IpNet>().is_ok();
