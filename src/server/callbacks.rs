@@ -190,7 +190,7 @@ impl Server {
         self
     }
 
-    /// Sets whether dropping the [`ServerHandle`] panics if a handler has panicked, with the text of the first such panic.
+    /// Sets whether dropping the [`ServerHandle`](crate::ServerHandle) panics if a handler has panicked, with the text of the first such panic.
     /// Defaults to false.
     ///
     /// For tests: a failed `assert_eq!` in a handler then fails the test. The handle does not panic while its thread is

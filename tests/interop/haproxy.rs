@@ -215,7 +215,8 @@ fn curl_gets_pages_and_upgrades_with_and_without_haproxy() {
 #[test]
 #[cfg(feature = "tls")]
 fn haproxy_passes_tls_on_behind_a_proxy_header() {
-    use crate::support::{certificate, client_tls};
+    use support::certificate;
+    use threadws::tls::ClientTls;
     let _dog = watchdog(30);
     let Some(haproxy) = program("haproxy") else { return };
     let (cert, key) = (certificate("server.pem"), certificate("server.key"));
@@ -224,7 +225,10 @@ fn haproxy_passes_tls_on_behind_a_proxy_header() {
         let server = Process::threadws(&options);
         let proxy = Haproxy::tcp_before(&haproxy, server.addr(), version);
         let url = format!("wss://{}/", proxy.addr());
-        let mut connection = threadws::Connect::new(url).tls(client_tls()).connect().expect("a connection");
+        let mut connection = threadws::Connect::new(url)
+            .tls(ClientTls::new().ca_file(certificate("ca.pem")))
+            .connect()
+            .expect("a connection");
         server.wait_for_line(&["connected from 127.0.0.1"]);
         connection.send("x".repeat(1 << 20)).expect("sent");
         assert_eq!(connection.recv().expect("open").map(|message| message.as_bytes().len()), Some(1 << 20));

@@ -123,9 +123,9 @@ fn a_server_of_each_version_sees_our_certificate() {
 fn a_session_is_resumed_until_the_certificate_is_replaced() {
     let _dog = watchdog(60);
     let Some(openssl) = program("openssl") else { return };
-    let folder = crate::support::Folder::new();
+    let folder = support::Folder::new();
     let session = folder.path("session").to_str().expect("UTF-8").to_owned();
-    let server = TestServer::with(|server| server.tls(server_tls("server")), crate::support::echo);
+    let server = TestServer::with(|server| server.tls(server_tls("server")), support::echo);
     for version in VERSIONS {
         let connect = |options: &[&str]| {
             let mut peer = client(&openssl, &server, &[&[version], options].concat());
@@ -137,9 +137,7 @@ fn a_session_is_resumed_until_the_certificate_is_replaced() {
         drop(std::fs::remove_file(&session));
         let first = connect(&["-sess_out", &session]);
         first.wait_for_stdout("New, TLSv1");
-        crate::support::eventually("a ticket", || {
-            std::fs::metadata(&session).is_ok_and(|file| file.len() > 0)
-        });
+        support::eventually("a ticket", || std::fs::metadata(&session).is_ok_and(|file| file.len() > 0));
         drop(first);
         connect(&["-sess_in", &session]).wait_for_stdout("Reused, TLSv1");
         server.set_tls(server_tls("server")).expect("it is replaced");

@@ -100,7 +100,7 @@ fn a_part_of_a_record_starts_the_message_clock() {
 }
 
 #[test]
-fn records_without_data_are_life_and_at_most_32_in_a_row() {
+fn at_most_32_records_without_data_arrive_in_a_row() {
     let _dog = watchdog(30);
     let (server, ends) = reporting(Config::new());
     let mut peer = TlsPeer::open(server.addr());
@@ -237,7 +237,7 @@ fn nothing_after_a_close_notify_is_received() {
 }
 
 #[test]
-fn a_stream_that_is_cut_is_told_from_one_that_ends() {
+fn a_cut_stream_is_told_from_one_that_ends() {
     let _dog = watchdog(30);
     let (server, ends) = reporting(Config::new());
     let peer = TlsPeer::open(server.addr());
