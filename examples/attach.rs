@@ -8,8 +8,8 @@
 //!
 //! ```text
 //! curl http://127.0.0.1:8005/
-//! npx wscat -c ws://127.0.0.1:8005/ws
-//! npx wscat -c ws://127.0.0.1:8005/elsewhere
+//! cargo run -- connect ws://127.0.0.1:8005/ws
+//! cargo run -- connect ws://127.0.0.1:8005/elsewhere
 //! ```
 //!
 //! You see: a page with the number of open WebSockets; an echo; and a 404, because only `/ws` accepts WebSockets.

@@ -6,9 +6,9 @@
 //! Run it with `cargo run --example auth [ADDRESS]`, and connect with
 //!
 //! ```text
-//! npx wscat -c ws://127.0.0.1:8005/ -H 'Authorization: Bearer apple'
-//! npx wscat -c 'ws://127.0.0.1:8005/?token=cherry'
-//! npx wscat -c ws://127.0.0.1:8005/
+//! cargo run -- connect -H 'Authorization: Bearer apple' ws://127.0.0.1:8005/
+//! cargo run -- connect 'ws://127.0.0.1:8005/?token=cherry'
+//! cargo run -- connect ws://127.0.0.1:8005/
 //! ```
 //!
 //! You see: "hello, alice", then "hello, carol", then a refusal with 401. No line that is printed here has a token.

@@ -7,7 +7,7 @@
 //! Run it with `cargo run --example behind_proxy [ADDRESS]`, and connect as a proxy on this machine would:
 //!
 //! ```text
-//! npx wscat -c ws://127.0.0.1:8005/ -H 'X-Forwarded-For: 198.51.100.1, 203.0.113.9, 10.1.2.3'
+//! cargo run -- connect -H 'X-Forwarded-For: 198.51.100.1, 203.0.113.9, 10.1.2.3' ws://127.0.0.1:8005/
 //! ```
 //!
 //! You see: your address is 203.0.113.9, because `10.1.2.3` is a trusted proxy, and `198.51.100.1` may be forged. Without

@@ -3,7 +3,8 @@
 //! It uses the fastest calls for this. `recv_ref` lends the message instead of copying it. `write` holds answers back
 //! while more input is already here, so that the answers to a burst leave in one system call.
 //!
-//! Run it with `cargo run --release --example echo [ADDRESS]`, and connect with `npx wscat -c ws://127.0.0.1:8005/`.
+//! Run it with `cargo run --release --example echo [ADDRESS]`. Connect with
+//! `cargo run --release -- connect ws://127.0.0.1:8005/`, or measure it with `cargo run --release -- bench ws://127.0.0.1:8005/`.
 //!
 //! You see: each message that you send comes back. A message of more than 20 MiB closes the connection with 1009.
 

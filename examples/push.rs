@@ -3,9 +3,9 @@
 //! A `Sender` can be cloned, and moved to any thread. It sends at once, because a thread that waits in `recv` holds no
 //! lock.
 //!
-//! Run it with `cargo run --example push [ADDRESS]`, and connect with `npx wscat -c ws://127.0.0.1:8005/`.
+//! Run it with `cargo run --example push [ADDRESS]`, and connect with `cargo run -- connect ws://127.0.0.1:8005/`.
 //!
-//! You see: in wscat `push 1`, `push 2`, ... once a second, although you send nothing. A message that you send is printed
+//! You see: in the client `push 1`, `push 2`, ... once a second, although you send nothing. A message that you send is printed
 //! here at once, between two pushes. When you disconnect, the thread that sends ends, and prints a line.
 
 use std::time::Duration;
