@@ -209,6 +209,15 @@ fn ctrl_c_closes_and_gives_the_terminal_back() {
     host.server.join();
 }
 
+/// Returns how often each thread of a process has waited so far.
+fn switches(pid: u32) -> String {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
+    let status =
+        threads.map(|thread| std::fs::read_to_string(thread.expect("a thread").path().join("status")));
+    let status = status.collect::<Result<String, _>>().expect("its threads stay");
+    status.lines().filter(|line| line.starts_with("voluntary_ctxt_switches")).collect()
+}
+
 #[test]
 fn a_signal_ends_it_while_the_terminal_takes_no_output() {
     let _dog = watchdog(30);
@@ -218,10 +227,15 @@ fn a_signal_ends_it_while_the_terminal_takes_no_output() {
     let (written, flood) = mpsc::channel();
     host.then(move |peer| {
         // More than the buffers on the way to the screen hold.
-        peer.write(Frame::text(&"x".repeat(100)).unmasked().encode().repeat(2000));
+        peer.write(Frame::text(&"x".repeat(100)).unmasked().encode().repeat(20_000));
         written.send(()).expect("the test waits");
     });
     support::next(&flood, "the flood");
+    let (pid, mut before) = (user.pid(), String::new());
+    support::eventually("all its threads wait", || {
+        let now = switches(pid);
+        std::mem::replace(&mut before, now.clone()) == now
+    });
     user.signal(Signal::INT);
     host.then(|peer| drop(peer.expect_close(1000)));
     support::eventually("it gives the terminal back", || user.echoes());
