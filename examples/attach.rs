@@ -8,8 +8,8 @@
 //!
 //! ```text
 //! curl http://127.0.0.1:8005/
-//! npx wscat -c ws://127.0.0.1:8005/ws
-//! npx wscat -c ws://127.0.0.1:8005/elsewhere
+//! cargo run -- connect ws://127.0.0.1:8005/ws
+//! cargo run -- connect ws://127.0.0.1:8005/elsewhere
 //! ```
 //!
 //! You see: a page with the number of open WebSockets; an echo; and a 404, because only `/ws` accepts WebSockets.
@@ -29,8 +29,7 @@ use threadws::{BoxError, Connection, Server, ServerHandle, http};
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 fn main() -> Result<(), BoxError> {
-    // Prints the failures of handlers, which the library logs.
-    simplelog::SimpleLogger::init(simplelog::LevelFilter::Warn, simplelog::Config::default())?;
+    env_logger::init(); // prints the failures of handlers, which the library logs
     let websockets = Arc::new(Server::detached().path("/ws").spawn(|client| Ok(echo(client)?))?);
     let listener = TcpListener::bind(std::env::args().nth(1).unwrap_or("127.0.0.1:8005".into()))?;
     println!("listening on http://{}/", listener.local_addr()?);

@@ -6,9 +6,9 @@
 //! Run it with `cargo run --example auth [ADDRESS]`, and connect with
 //!
 //! ```text
-//! npx wscat -c ws://127.0.0.1:8005/ -H 'Authorization: Bearer apple'
-//! npx wscat -c 'ws://127.0.0.1:8005/?token=cherry'
-//! npx wscat -c ws://127.0.0.1:8005/
+//! cargo run -- connect -H 'Authorization: Bearer apple' ws://127.0.0.1:8005/
+//! cargo run -- connect 'ws://127.0.0.1:8005/?token=cherry'
+//! cargo run -- connect ws://127.0.0.1:8005/
 //! ```
 //!
 //! You see: "hello, alice", then "hello, carol", then a refusal with 401. No line that is printed here has a token.
@@ -26,9 +26,7 @@ struct User {
 }
 
 fn main() -> threadws::Result<()> {
-    // Prints the failures of handlers, which the library logs.
-    simplelog::SimpleLogger::init(simplelog::LevelFilter::Warn, simplelog::Config::default())
-        .expect("the only logger");
+    env_logger::init(); // prints the failures of handlers, which the library logs
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:8005".into());
     // A real server should store hashes of random tokens, because the time that a lookup takes can reveal a token.
     let users = HashMap::from([("apple", User { name: "alice" }), ("cherry", User { name: "carol" })]);

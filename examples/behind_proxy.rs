@@ -7,7 +7,7 @@
 //! Run it with `cargo run --example behind_proxy [ADDRESS]`, and connect as a proxy on this machine would:
 //!
 //! ```text
-//! npx wscat -c ws://127.0.0.1:8005/ -H 'X-Forwarded-For: 198.51.100.1, 203.0.113.9, 10.1.2.3'
+//! cargo run -- connect -H 'X-Forwarded-For: 198.51.100.1, 203.0.113.9, 10.1.2.3' ws://127.0.0.1:8005/
 //! ```
 //!
 //! You see: your address is 203.0.113.9, because `10.1.2.3` is a trusted proxy, and `198.51.100.1` may be forged. Without
@@ -25,9 +25,7 @@ use threadws::{
 struct UserAgent(String);
 
 fn main() -> threadws::Result<()> {
-    // Prints the failures of handlers, which the library logs.
-    simplelog::SimpleLogger::init(simplelog::LevelFilter::Warn, simplelog::Config::default())
-        .expect("the only logger");
+    env_logger::init(); // prints the failures of handlers, which the library logs
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:8005".into());
     let server = Server::bind(address)?
         .trust_proxy("loopback")

@@ -1,9 +1,9 @@
 //! WebSockets and the pages of another HTTP server, tiny_http, on one port.
 //!
 //! Run it with `cargo run --example beside_rest [ADDRESS]`. Try `curl -d 'buy milk' http://127.0.0.1:8005/notes`,
-//! `curl http://127.0.0.1:8005/notes` and `npx wscat -c ws://127.0.0.1:8005/ws`.
+//! `curl http://127.0.0.1:8005/notes` and `cargo run -- connect ws://127.0.0.1:8005/ws`.
 //!
-//! You see: curl gets the notes, and wscat gets each note when it is posted.
+//! You see: curl gets the notes, and the client gets each note when it is posted.
 //!
 //! tiny_http cannot pass a socket on, so this program accepts the connections. It reads the first head of each. A WebSocket
 //! goes to threadws, and the bytes of any other connection are copied to and from tiny_http, which listens on loopback.

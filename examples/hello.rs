@@ -1,8 +1,9 @@
 //! The smallest server: prints each client and each message, and sends every client a message every 3 seconds.
 //!
-//! Run it with `cargo run --example hello [ADDRESS]`, and connect with `npx wscat -c ws://127.0.0.1:8005/`.
+//! Run it with `cargo run --example hello [ADDRESS]`, and connect with `cargo run -- connect ws://127.0.0.1:8005/`.
 //!
-//! You see: here a line for each message, and for each client that connects or leaves; in wscat a message every 3 seconds.
+//! You see: here a line for each message, and for each client that connects or leaves; in the client a message every 3
+//! seconds.
 
 fn main() -> threadws::Result<()> {
     let server = threadws::Server::bind(std::env::args().nth(1).unwrap_or("127.0.0.1:8005".into()))?;

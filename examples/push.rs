@@ -3,18 +3,16 @@
 //! A `Sender` can be cloned, and moved to any thread. It sends at once, because a thread that waits in `recv` holds no
 //! lock.
 //!
-//! Run it with `cargo run --example push [ADDRESS]`, and connect with `npx wscat -c ws://127.0.0.1:8005/`.
+//! Run it with `cargo run --example push [ADDRESS]`, and connect with `cargo run -- connect ws://127.0.0.1:8005/`.
 //!
-//! You see: in wscat `push 1`, `push 2`, ... once a second, although you send nothing. A message that you send is printed
+//! You see: in the client `push 1`, `push 2`, ... once a second, although you send nothing. A message that you send is printed
 //! here at once, between two pushes. When you disconnect, the thread that sends ends, and prints a line.
 
 use std::time::Duration;
 use threadws::{Sender, Server};
 
 fn main() -> threadws::Result<()> {
-    // Prints the failures of handlers, which the library logs.
-    simplelog::SimpleLogger::init(simplelog::LevelFilter::Warn, simplelog::Config::default())
-        .expect("the only logger");
+    env_logger::init(); // prints the failures of handlers, which the library logs
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:8005".into());
     let server = Server::bind(address)?;
     println!("listening on ws://{}/", server.local_addr()?);

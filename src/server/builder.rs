@@ -182,6 +182,7 @@ impl Server {
     /// })?;
     /// let mut connection = threadws::connect(format!("ws://{}/", handle.local_addr()?))?;
     /// assert_eq!(connection.recv()?, Some("hello".into()));
+    /// assert_eq!(connection.recv()?, None); // the handler has returned
     /// let report = handle.shutdown(Duration::from_secs(5));
     /// assert!(report.is_complete());
     /// # Ok(())

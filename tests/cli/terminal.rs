@@ -4,7 +4,7 @@
 use rustix::process::Signal;
 use std::process::Command;
 use std::sync::mpsc;
-use support::{Frame, Process, Pty, RawServer, RawServerPeer, watchdog};
+use support::{Frame, PATIENCE, Process, Pty, RawServer, RawServerPeer, watchdog};
 
 const COLUMNS: u16 = 60;
 
@@ -209,6 +209,15 @@ fn ctrl_c_closes_and_gives_the_terminal_back() {
     host.server.join();
 }
 
+/// Returns how often each thread of a process has waited so far.
+fn switches(pid: u32) -> String {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
+    let status =
+        threads.map(|thread| std::fs::read_to_string(thread.expect("a thread").path().join("status")));
+    let status = status.collect::<Result<String, _>>().expect("its threads stay");
+    status.lines().filter(|line| line.starts_with("voluntary_ctxt_switches")).collect()
+}
+
 #[test]
 fn a_signal_ends_it_while_the_terminal_takes_no_output() {
     let _dog = watchdog(30);
@@ -218,10 +227,15 @@ fn a_signal_ends_it_while_the_terminal_takes_no_output() {
     let (written, flood) = mpsc::channel();
     host.then(move |peer| {
         // More than the buffers on the way to the screen hold.
-        peer.write(Frame::text(&"x".repeat(100)).unmasked().encode().repeat(2000));
+        peer.write(Frame::text(&"x".repeat(100)).unmasked().encode().repeat(20_000));
         written.send(()).expect("the test waits");
     });
     support::next(&flood, "the flood");
+    let (pid, mut before) = (user.pid(), String::new());
+    support::eventually("all its threads wait", || {
+        let now = switches(pid);
+        std::mem::replace(&mut before, now.clone()) == now
+    });
     user.signal(Signal::INT);
     host.then(|peer| drop(peer.expect_close(1000)));
     support::eventually("it gives the terminal back", || user.echoes());
@@ -287,15 +301,33 @@ fn a_flood_of_messages_leaves_the_typed_line_visible() {
     user.wait_for_last(&["> typed"]);
     host.then(|peer| {
         let flood: Vec<u8> =
-            (0..20_000).flat_map(|number| Frame::text(&format!("{number}")).unmasked().encode()).collect();
+            (0..5000).flat_map(|number| Frame::text(&format!("{number}")).unmasked().encode()).collect();
         peer.write(flood);
     });
-    user.wait_for_row("< 19999");
-    user.wait_for_last(&["< 19998", "< 19999", "> typed"]);
-    assert_eq!(user.rows().len(), 20_001);
+    user.wait_for_last(&["< 4998", "< 4999", "> typed"]);
+    assert_eq!(user.rows().len(), 5001);
     user.keys("\x15\x04");
     host.ends_with(1000);
     user.wait();
+}
+
+#[test]
+fn texts_to_execute_and_times_work_for_pipes_too() {
+    let _dog = watchdog(30);
+    let server = Process::threadws(&["--echo", "--every", "0"]);
+    let url = server.url();
+    let mut piped = Process::with_pipe(command(&["-q", "-x", "/one", "--execute", "two", &url]));
+    piped.write("three\n");
+    piped.end_input();
+    piped.wait_for_success(PATIENCE);
+    assert_eq!(piped.stdout(), ["/one", "two", "three"]);
+    // With `--once` it replaces stdin, which stays open here.
+    let mut once = Process::with_pipe(command(&["-q", "--once", "--times", "-x", "one", &url]));
+    once.wait_for_success(PATIENCE);
+    let line = once.stdout().concat();
+    let shape = line.replace(|c: char| c.is_ascii_digit(), "9");
+    assert_eq!(shape, "9999-99-99T99:99:99.999999Z one", "{line}");
+    server.stop();
 }
 
 #[test]

@@ -160,6 +160,20 @@ fn auth_needs_a_token_and_names_its_user() {
 }
 
 #[test]
+fn shutdown_closes_with_1001_and_ends_with_0() {
+    let example = Example::run("shutdown");
+    let mut client = example.connect();
+    client.send("hello");
+    client.expect("hello");
+    example.terminate();
+    let Message::Close(Some(frame)) = client.recv() else { panic!("expected a Close") };
+    assert_eq!(u16::from(frame.code), 1001);
+    drop(client);
+    assert_eq!(example.line(), "1 connection closed");
+    assert_eq!(example.status(), Some(0));
+}
+
+#[test]
 fn attach_passes_upgrades_on_and_answers_pages() {
     let example = Example::run("attach");
     assert!(example.get("/").ends_with("\r\n\r\n0 WebSockets are open\n"));

@@ -1,6 +1,7 @@
 //! The documents and examples say what the code does.
 
 mod chat;
+mod commands;
 mod defaults;
 mod deploying;
 mod examples;

@@ -1,6 +1,7 @@
 //! Programs of `examples/`, as cargo built them, on a free port.
 
 use super::programs::built;
+use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -73,6 +74,16 @@ impl Example {
                 return line;
             }
         }
+    }
+
+    /// Sends it SIGTERM.
+    pub fn terminate(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("it runs");
+    }
+
+    /// Waits for its end, and returns its exit status.
+    pub fn status(mut self) -> Option<i32> {
+        self.child.wait().expect("a child").code()
     }
 
     pub fn socket(&self) -> TcpStream {

@@ -82,17 +82,16 @@ impl Pty {
 
     /// Returns all rows so far, those that were scrolled away included.
     pub fn rows(&self) -> Vec<String> {
-        self.screen.lock().unwrap_or_else(PoisonError::into_inner).rows()
+        self.screen.lock().unwrap_or_else(PoisonError::into_inner).rows_from(0)
     }
 
     /// Waits until the last rows are these, the last one with the cursor.
     #[track_caller]
     pub fn wait_for_last(&self, last: &[&str]) {
         eventually(&format!("the last rows {last:?}"), || {
-            let rows = self.rows();
-            let cursor = self.screen.lock().unwrap_or_else(PoisonError::into_inner).row;
-            rows.len() == cursor + 1
-                && rows.ends_with(&last.iter().map(|row| (*row).to_owned()).collect::<Vec<_>>())
+            let screen = self.screen.lock().unwrap_or_else(PoisonError::into_inner);
+            let first = screen.cells.len().saturating_sub(last.len());
+            screen.row + 1 == screen.cells.len() && screen.rows_from(first) == last
         });
     }
 
@@ -178,8 +177,8 @@ impl Screen {
         }
     }
 
-    fn rows(&self) -> Vec<String> {
-        self.cells.iter().map(|row| row.concat().trim_end().to_owned()).collect()
+    fn rows_from(&self, first: usize) -> Vec<String> {
+        self.cells[first..].iter().map(|row| row.concat().trim_end().to_owned()).collect()
     }
 
     fn feed(&mut self, bytes: &[u8]) {

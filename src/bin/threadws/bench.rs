@@ -316,9 +316,9 @@ fn load(shared: &LoadState, connection: &mut Connection) -> Result<Histogram, St
             continue; // Too late to be counted. The connection is being closed.
         }
         if !expected.matches(received.message) {
-            return Err(
-                "a message that came back is not the one that was sent: is this an echo server?".to_owned()
-            );
+            return Err("a message that came back is not the one that was sent: is this an echo server? \
+                 'threadws --echo --every 0' is one"
+                .to_owned());
         }
         expected.advance();
         let now = Instant::now();

@@ -34,7 +34,7 @@ Usage: threadws bench [OPTIONS] URL
 Loads a WebSocket echo server and reports how many messages per second it sends
 back, and how long each takes. Each client has a thread and keeps a number of
 messages in flight. The order, the length and the content of each message that
-comes back are checked.
+comes back are checked. 'threadws --echo --every 0' is such a server.
 
 Examples:
   threadws bench ws://127.0.0.1:8005/
