@@ -113,7 +113,7 @@ impl Session for TlsSession {
 
     fn write(&mut self, stream: &dyn Transport) -> io::Result<()> {
         while self.connection.wants_write() {
-            self.connection.write_tls(&mut Socket(stream))?;
+            self.connection.write_tls(&mut SocketWriter(stream))?;
         }
         Ok(())
     }
@@ -134,9 +134,9 @@ impl Session for TlsSession {
 }
 
 /// The socket, as rustls writes to it.
-struct Socket<'a>(&'a dyn Transport);
+struct SocketWriter<'a>(&'a dyn Transport);
 
-impl Write for Socket<'_> {
+impl Write for SocketWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.try_write(&[IoSlice::new(bytes)])
     }

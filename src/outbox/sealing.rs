@@ -22,11 +22,11 @@ pub(super) struct Sealing {
     session: Box<dyn Session>,
     /// The part of the queue that is in the sealed bytes. Nothing, if they are only the session's own.
     sealed: Taken,
-    phase: Phase,
+    phase: SealPhase,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum SealPhase {
     Open,
     /// A close_notify follows when the queue is empty.
     Ending,
@@ -38,7 +38,7 @@ enum Phase {
 
 impl Sealing {
     fn new(session: Box<dyn Session>) -> Self {
-        Self { session, sealed: Taken::default(), phase: Phase::Open }
+        Self { session, sealed: Taken::default(), phase: SealPhase::Open }
     }
 
     /// Writes the sealed bytes. If they contain nothing of the queue, first seals what is next in it.
@@ -52,7 +52,7 @@ impl Sealing {
         lent: Lent<'_>,
         is_refusing: bool,
     ) -> Result<Option<Taken>, Cause> {
-        if self.phase == Phase::Broken {
+        if self.phase == SealPhase::Broken {
             return Ok(None);
         }
         if self.sealed.bytes() == 0 {
@@ -60,9 +60,9 @@ impl Sealing {
             if !slices.is_empty() {
                 let count = self.session.seal(&slices)?;
                 self.sealed = queue.take(count);
-            } else if self.phase == Phase::Ending && queue.is_empty() {
+            } else if self.phase == SealPhase::Ending && queue.is_empty() {
                 self.session.close_notify();
-                self.phase = Phase::Ended;
+                self.phase = SealPhase::Ended;
             }
         }
         if !self.session.has_sealed() {
@@ -75,9 +75,9 @@ impl Sealing {
     /// Returns whether nothing is to be written beside the queue.
     pub(super) fn is_empty(&self) -> bool {
         match self.phase {
-            Phase::Open | Phase::Ended => !self.session.has_sealed(),
-            Phase::Ending => false,
-            Phase::Broken => true,
+            SealPhase::Open | SealPhase::Ended => !self.session.has_sealed(),
+            SealPhase::Ending => false,
+            SealPhase::Broken => true,
         }
     }
 
@@ -93,7 +93,7 @@ impl Sealing {
 
     /// Called when the connection breaks: drops what is sealed. What the peer has sent can still be opened.
     pub(super) fn break_off(&mut self) {
-        self.phase = Phase::Broken;
+        self.phase = SealPhase::Broken;
         self.sealed = Taken::default();
     }
 }
@@ -129,8 +129,8 @@ impl Outbox {
     pub(crate) fn close_notify(&self) {
         let mut state = self.state.lock();
         let Some(sealing) = &mut state.sealing else { return };
-        if sealing.phase == Phase::Open {
-            sealing.phase = Phase::Ending;
+        if sealing.phase == SealPhase::Open {
+            sealing.phase = SealPhase::Ending;
             if state.stall.is_none() {
                 self.write_queue(&mut state, NOTHING);
             }
@@ -153,13 +153,13 @@ mod tests {
 
     /// A socket that takes `room` bytes, then refuses once, and so on.
     #[derive(Debug)]
-    struct Socket {
+    struct SmallSocket {
         room: usize,
         wire: Mutex<Vec<u8>>,
         refuses: Mutex<bool>,
     }
 
-    impl Socket {
+    impl SmallSocket {
         fn new(room: usize) -> Self {
             Self { room, wire: Mutex::new(Vec::new()), refuses: Mutex::new(false) }
         }
@@ -169,7 +169,7 @@ mod tests {
         }
     }
 
-    impl Transport for Socket {
+    impl Transport for SmallSocket {
         fn try_write(&self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
             let mut refuses = self.refuses.lock();
             *refuses = !*refuses;
@@ -191,7 +191,7 @@ mod tests {
         fn forget_unsent(&self) {}
     }
 
-    impl AsFd for Socket {
+    impl AsFd for SmallSocket {
         fn as_fd(&self) -> BorrowedFd<'_> {
             unreachable!("nothing polls it")
         }
@@ -208,7 +208,7 @@ mod tests {
     }
 
     /// Writes the queue until nothing is left. Checks after each write that what counts as written has reached the peer.
-    fn write(sealing: &mut Sealing, queue: &mut Queue, socket: &Socket) {
+    fn write(sealing: &mut Sealing, queue: &mut Queue, socket: &SmallSocket) {
         let before = socket.plain().len() + queue.bytes();
         loop {
             match sealing.write_next(queue, socket, LENT, true) {
@@ -229,7 +229,7 @@ mod tests {
         for piece in 1..30 {
             for room in [1, 3, 7, 100] {
                 let mut sealing = Sealing::new(Box::new(MockSession::new(piece)));
-                let socket = Socket::new(room);
+                let socket = SmallSocket::new(room);
                 write(&mut sealing, &mut queue(), &socket);
                 assert_eq!(socket.plain(), b"firstheadlentwaitedshared", "records of {piece}");
             }
@@ -240,7 +240,7 @@ mod tests {
     fn a_control_frame_overtakes_all_that_is_not_sealed() {
         for piece in 1..30 {
             let mut sealing = Sealing::new(Box::new(MockSession::new(piece)));
-            let (socket, mut queue) = (Socket::new(1), queue());
+            let (socket, mut queue) = (SmallSocket::new(1), queue());
             sealing.write_next(&mut queue, &socket, LENT, false).expect_err("the record has more bytes");
             let sealed = &b"firstheadlentwaitedshared"[..piece.min(25)];
             queue.set(Slot::Pong, b"PONG".to_vec());
@@ -257,9 +257,9 @@ mod tests {
     }
 
     #[test]
-    fn a_sealed_ping_is_known_until_the_socket_has_taken_it() {
+    fn a_sealed_ping_waits_until_the_socket_takes_it() {
         let mut sealing = Sealing::new(Box::new(MockSession::new(100)));
-        let (socket, mut queue) = (Socket::new(1), Queue::default());
+        let (socket, mut queue) = (SmallSocket::new(1), Queue::default());
         queue.set(Slot::Ping, b"PING".to_vec());
         sealing.write_next(&mut queue, &socket, NOTHING, false).expect_err("the record has more bytes");
         assert!(!queue.has_ping() && sealing.has_ping());
@@ -270,7 +270,7 @@ mod tests {
     #[test]
     fn sealed_bytes_of_a_lender_need_no_lender() {
         let mut sealing = Sealing::new(Box::new(MockSession::new(100)));
-        let (socket, mut queue) = (Socket::new(1), queue());
+        let (socket, mut queue) = (SmallSocket::new(1), queue());
         sealing.write_next(&mut queue, &socket, LENT, false).expect_err("the record has more bytes");
         loop {
             match sealing.write_next(&mut queue, &socket, NOTHING, true) {
@@ -283,11 +283,11 @@ mod tests {
     }
 
     #[test]
-    fn a_close_notify_follows_the_queue_and_the_sessions_own_records() {
+    fn a_close_notify_follows_the_queue_and_own_records() {
         let mut sealing = Sealing::new(Box::new(MockSession::new(10)));
-        let (socket, mut queue) = (Socket::new(7), queue());
+        let (socket, mut queue) = (SmallSocket::new(7), queue());
         assert_eq!(sealing.session.open(&mut key_update()), Ok(Content::Data(0)));
-        sealing.phase = Phase::Ending;
+        sealing.phase = SealPhase::Ending;
         assert!(!sealing.is_empty());
         write(&mut sealing, &mut queue, &socket);
         let unsealed = unseal(&socket.wire.lock());
@@ -298,7 +298,7 @@ mod tests {
     #[test]
     fn nothing_is_written_after_the_connection_broke() {
         let mut sealing = Sealing::new(Box::new(MockSession::new(10)));
-        let (socket, mut queue) = (Socket::new(1), queue());
+        let (socket, mut queue) = (SmallSocket::new(1), queue());
         sealing.write_next(&mut queue, &socket, LENT, false).expect_err("the record has more bytes");
         sealing.break_off();
         assert!(sealing.is_empty());

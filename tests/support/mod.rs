@@ -31,6 +31,8 @@ pub mod threadless_client;
 pub mod time;
 #[cfg(feature = "tls")]
 pub mod tls_peer;
+#[cfg(feature = "tls")]
+pub mod tls_relay;
 
 #[cfg(feature = "cli")]
 pub mod clients;
@@ -57,7 +59,7 @@ pub use raw_peer::{Answer, RawPeer, upgrade_request};
 pub use raw_server::{RawServer, RawServerPeer};
 pub use reporting_echo::{reported_end, reporting_echo};
 pub use sockets::unsent_bytes_of;
-pub use test_server::{TestServer, echo, expect_echo, reached};
+pub use test_server::{TestServer, echo, expect_echo, is_behind_relay, reached};
 pub use threadless_client::{ThreadlessClient, poll_clients};
 pub use time::{PATIENCE, eventually, eventually_within, ms, watchdog};
 

@@ -27,7 +27,7 @@ fn text(text: &str) -> Vec<u8> {
 }
 
 #[test]
-fn no_message_waits_for_the_next_packet_however_records_are_cut() {
+fn no_message_waits_however_its_records_are_cut() {
     let _dog = watchdog(30);
     let (server, _ends) = reporting(Config::new());
     for version in [&TLS12, &TLS13] {
@@ -99,7 +99,7 @@ fn a_part_of_a_record_starts_the_message_clock() {
 }
 
 #[test]
-fn records_without_data_are_life_and_at_most_32_in_a_row() {
+fn at_most_32_records_without_data_follow_each_other() {
     let _dog = watchdog(30);
     let (server, ends) = reporting(Config::new());
     let mut peer = TlsPeer::open(server.addr());
@@ -236,7 +236,7 @@ fn nothing_after_a_close_notify_is_received() {
 }
 
 #[test]
-fn a_stream_that_is_cut_is_told_from_one_that_ends() {
+fn a_cut_stream_is_reported_as_cut() {
     let _dog = watchdog(30);
     let (server, ends) = reporting(Config::new());
     let peer = TlsPeer::open(server.addr());

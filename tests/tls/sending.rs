@@ -95,7 +95,7 @@ fn a_send_does_not_wait_for_a_reader_that_waits() {
 }
 
 #[test]
-fn many_threads_send_and_every_message_arrives_whole_and_in_order() {
+fn messages_of_many_threads_arrive_whole_and_in_order() {
     let _dog = watchdog(60);
     const SENDERS: usize = 8;
     const MESSAGES: usize = 300;
@@ -208,7 +208,7 @@ fn a_burst_of_answers_is_one_record() {
 }
 
 #[test]
-fn a_peer_that_does_not_read_costs_no_more_than_its_backlog() {
+fn a_peer_that_does_not_read_costs_its_backlog() {
     let _dog = watchdog(60);
     const BACKLOG: usize = 1 << 20;
     let (tx, rx) = mpsc::channel();
