@@ -113,7 +113,7 @@ impl Session for TlsSession {
 
     fn write(&mut self, stream: &dyn Transport) -> io::Result<()> {
         while self.connection.wants_write() {
-            self.connection.write_tls(&mut RecordWriter(stream))?;
+            self.connection.write_tls(&mut SocketWriter(stream))?;
         }
         Ok(())
     }
@@ -133,10 +133,10 @@ impl Session for TlsSession {
     }
 }
 
-/// The socket, to which rustls writes sealed records.
-struct RecordWriter<'a>(&'a dyn Transport);
+/// The socket, as rustls writes to it.
+struct SocketWriter<'a>(&'a dyn Transport);
 
-impl Write for RecordWriter<'_> {
+impl Write for SocketWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.try_write(&[IoSlice::new(bytes)])
     }

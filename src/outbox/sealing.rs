@@ -22,11 +22,11 @@ pub(super) struct Sealing {
     session: Box<dyn Session>,
     /// The part of the queue that is in the sealed bytes. Nothing, if they are only the session's own.
     sealed: Taken,
-    stage: Stage,
+    phase: SealPhase,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum SealPhase {
     Open,
     /// A close_notify follows when the queue is empty.
     Ending,
@@ -38,7 +38,7 @@ enum Stage {
 
 impl Sealing {
     fn new(session: Box<dyn Session>) -> Self {
-        Self { session, sealed: Taken::default(), stage: Stage::Open }
+        Self { session, sealed: Taken::default(), phase: SealPhase::Open }
     }
 
     /// Writes the sealed bytes. If they contain nothing of the queue, first seals what is next in it.
@@ -52,7 +52,7 @@ impl Sealing {
         lent: Lent<'_>,
         is_refusing: bool,
     ) -> Result<Option<Taken>, Cause> {
-        if self.stage == Stage::Broken {
+        if self.phase == SealPhase::Broken {
             return Ok(None);
         }
         if self.sealed.bytes() == 0 {
@@ -60,9 +60,9 @@ impl Sealing {
             if !slices.is_empty() {
                 let count = self.session.seal(&slices)?;
                 self.sealed = queue.take(count);
-            } else if self.stage == Stage::Ending && queue.is_empty() {
+            } else if self.phase == SealPhase::Ending && queue.is_empty() {
                 self.session.close_notify();
-                self.stage = Stage::Ended;
+                self.phase = SealPhase::Ended;
             }
         }
         if !self.session.has_sealed() {
@@ -74,10 +74,10 @@ impl Sealing {
 
     /// Returns whether nothing is to be written beside the queue.
     pub(super) fn is_empty(&self) -> bool {
-        match self.stage {
-            Stage::Open | Stage::Ended => !self.session.has_sealed(),
-            Stage::Ending => false,
-            Stage::Broken => true,
+        match self.phase {
+            SealPhase::Open | SealPhase::Ended => !self.session.has_sealed(),
+            SealPhase::Ending => false,
+            SealPhase::Broken => true,
         }
     }
 
@@ -93,7 +93,7 @@ impl Sealing {
 
     /// Called when the connection breaks: drops what is sealed. What the peer has sent can still be opened.
     pub(super) fn break_off(&mut self) {
-        self.stage = Stage::Broken;
+        self.phase = SealPhase::Broken;
         self.sealed = Taken::default();
     }
 }
@@ -129,8 +129,8 @@ impl Outbox {
     pub(crate) fn close_notify(&self) {
         let mut state = self.state.lock();
         let Some(sealing) = &mut state.sealing else { return };
-        if sealing.stage == Stage::Open {
-            sealing.stage = Stage::Ending;
+        if sealing.phase == SealPhase::Open {
+            sealing.phase = SealPhase::Ending;
             if state.stall.is_none() {
                 self.write_queue(&mut state, NOTHING);
             }
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sealed_ping_is_known_until_the_socket_has_taken_it() {
+    fn a_sealed_ping_waits_until_the_socket_takes_it() {
         let mut sealing = Sealing::new(Box::new(MockSession::new(100)));
         let (socket, mut queue) = (SmallSocket::new(1), Queue::default());
         queue.set(Slot::Ping, b"PING".to_vec());
@@ -283,11 +283,11 @@ mod tests {
     }
 
     #[test]
-    fn a_close_notify_follows_the_queue_and_the_sessions_own_records() {
+    fn a_close_notify_follows_the_queue_and_own_records() {
         let mut sealing = Sealing::new(Box::new(MockSession::new(10)));
         let (socket, mut queue) = (SmallSocket::new(7), queue());
         assert_eq!(sealing.session.open(&mut key_update()), Ok(Content::Data(0)));
-        sealing.stage = Stage::Ending;
+        sealing.phase = SealPhase::Ending;
         assert!(!sealing.is_empty());
         write(&mut sealing, &mut queue, &socket);
         let unsealed = unseal(&socket.wire.lock());

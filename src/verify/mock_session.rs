@@ -42,7 +42,7 @@ impl MockSession {
     }
 
     fn append(&mut self, kind: u8, body: &[u8]) {
-        assert!(!self.has_ended, "a record after close_notify");
+        assert!(!self.has_ended, "I14: a record after close_notify");
         self.sealed.extend(record(kind, self.number, body));
         self.number = self.number.wrapping_add(1);
     }
@@ -50,7 +50,7 @@ impl MockSession {
 
 impl Session for MockSession {
     fn seal(&mut self, plain: &[IoSlice<'_>]) -> Result<usize, Cause> {
-        assert!(!self.has_sealed_data, "sealed before the socket has taken what was sealed");
+        assert!(!self.has_sealed_data, "I14: sealed before the socket has taken the last data");
         let bytes: Vec<u8> = plain.iter().flat_map(|slice| slice.iter().copied()).take(self.piece).collect();
         assert!(!bytes.is_empty(), "a record of nothing");
         self.append(DATA, &bytes);
@@ -98,7 +98,7 @@ impl Session for MockSession {
     }
 }
 
-/// The content that the peer has opened.
+/// The content of the records that the peer has opened.
 #[derive(Debug, Default)]
 pub(crate) struct Unsealed {
     pub(crate) plain: Vec<u8>,
@@ -112,8 +112,8 @@ pub(crate) fn unseal(mut wire: &[u8]) -> Unsealed {
     let (mut unsealed, mut number) = (Unsealed::default(), 0_u8);
     while let Some(len) = record_len(wire) {
         let (record, rest) = wire.split_at(len);
-        assert!(!unsealed.has_ended, "{wire:?} after close_notify");
-        assert_eq!(record[5], number, "records in another order");
+        assert!(!unsealed.has_ended, "I14: {wire:?} after close_notify");
+        assert_eq!(record[5], number, "I14: records in another order");
         let body = record[6..].iter().map(|byte| byte ^ 0x5a);
         match record[0] {
             DATA => unsealed.plain.extend(body),

@@ -1,7 +1,7 @@
 //! Models of the outbox, the hub, the timer and shutdown for the model checker shuttle. `.ci/models` runs them.
 //!
 //! A model is a few threads over a scripted socket. shuttle runs it many times. At each lock, wait and atomic it chooses the
-//! thread that continues, and it chooses how many bytes the socket accepts. `I1` to `I13` in assertions are the invariants
+//! thread that continues, and it chooses how many bytes the socket accepts. `I1` to `I14` in assertions are the invariants
 //! in `guide/design.md`.
 //!
 //! loom would explore every order. These models have too many of them, and loom has neither `Weak` nor deadlines. shuttle

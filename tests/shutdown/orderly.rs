@@ -4,12 +4,15 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;
-use support::{Frame, PATIENCE, RawPeer, TestServer, echo, eventually, ms, next, watchdog};
+use support::{Frame, PATIENCE, RawPeer, TestServer, echo, eventually, is_behind_relay, ms, next, watchdog};
 use threadws::{Config, Server};
 
 #[test]
 fn all_clients_get_1001_and_are_counted() {
     let _dog = watchdog(30);
+    if is_behind_relay("the relay still accepts") {
+        return;
+    }
     let server = TestServer::new(echo);
     let addr = server.addr();
     let mut peers: Vec<_> = (0..10).map(|_| RawPeer::open(addr)).collect();
@@ -139,6 +142,9 @@ fn a_stuck_writer_ends_at_the_timeout() {
 #[test]
 fn dropping_the_handle_shuts_down_and_joins() {
     let _dog = watchdog(30);
+    if is_behind_relay("the relay still accepts") {
+        return;
+    }
     let (starts, ends) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let counts = (Arc::clone(&starts), Arc::clone(&ends));
     let server = TestServer::new(move |client| {
@@ -269,6 +275,9 @@ fn many_silent_clients_do_not_delay_the_shutdown() {
 #[test]
 fn the_port_is_free_after_the_shutdown() {
     let _dog = watchdog(30);
+    if is_behind_relay("the relay has the port") {
+        return;
+    }
     let server = TestServer::new(echo);
     let addr = server.addr();
     let mut peer = RawPeer::open(addr);

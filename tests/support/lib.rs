@@ -27,6 +27,8 @@ pub mod sockets;
 pub mod test_server;
 pub mod threadless_client;
 pub mod time;
+#[cfg(feature = "tls")]
+pub mod tls_relay;
 
 pub use bystander::Bystander;
 pub use cgroup::Cgroup;
@@ -47,7 +49,7 @@ pub use raw_peer::{Answer, RawPeer, upgrade_request};
 pub use raw_server::{RawServer, RawServerPeer};
 pub use reporting_echo::{reported_end, reporting_echo};
 pub use sockets::unsent_bytes_of;
-pub use test_server::{TestServer, echo, expect_echo, reached};
+pub use test_server::{TestServer, echo, expect_echo, is_behind_relay, reached};
 pub use threadless_client::{ThreadlessClient, poll_clients};
 pub use time::{PATIENCE, eventually, eventually_within, ms, watchdog};
 

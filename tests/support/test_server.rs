@@ -11,6 +11,7 @@ use threadws::{Addr, BoxError, Connection, Server, ServerHandle, hub::Delivery};
 pub struct TestServer {
     /// `None` after [`into_handle`](Self::into_handle).
     handle: Option<ServerHandle>,
+    addr: SocketAddr,
     panics: LibraryPanics,
 }
 
@@ -28,14 +29,15 @@ impl TestServer {
         handler: impl Fn(&mut Connection) -> Result<(), BoxError> + Send + Sync + 'static,
     ) -> Self {
         let panics = LibraryPanics::from_now_on();
-        let server = settings(Server::bind("127.0.0.1:0").expect("a free port"));
-        Self { handle: Some(server.spawn(handler).expect("the settings work")), panics }
+        let server = settings(with_tls(Server::bind("127.0.0.1:0").expect("a free port")));
+        let handle = server.spawn(handler).expect("the settings work");
+        let addr = before(handle.local_addr().expect("it listens"));
+        Self { handle: Some(handle), addr, panics }
     }
 
+    /// Returns the address for peers without TLS.
     pub fn addr(&self) -> SocketAddr {
-        let addr = self.local_addr().expect("it listens");
-        let Addr::Tcp(addr) = addr else { panic!("{addr} is not TCP") };
-        addr
+        self.addr
     }
 
     /// Returns the handle, which is no longer shut down by this value. The watchdog still detects panics.
@@ -79,4 +81,37 @@ pub fn expect_echo(server: &TestServer) {
 /// For how many clients a message was sent or queued.
 pub fn reached(delivery: Delivery) -> usize {
     delivery.sent + delivery.queued
+}
+
+/// Returns a server with TLS, if the tests run over TLS.
+pub fn with_tls(server: Server) -> Server {
+    #[cfg(feature = "tls")]
+    if is_over_tls() {
+        let [certificate, key] = ["server.pem", "server.key"].map(super::certificate);
+        return server.tls(threadws::tls::ServerTls::files(certificate, key));
+    }
+    server
+}
+
+/// Returns the address for peers without TLS: the server's own, or a relay's if the tests run over TLS.
+pub fn before(addr: Addr) -> SocketAddr {
+    let Addr::Tcp(addr) = addr else { panic!("{addr} is not TCP") };
+    #[cfg(feature = "tls")]
+    if is_over_tls() {
+        return super::tls_relay::start(addr);
+    }
+    addr
+}
+
+/// Returns whether the servers of the tests have TLS.
+fn is_over_tls() -> bool {
+    cfg!(feature = "tls") && std::env::var_os("THREADWS_TEST_TLS").is_some_and(|value| value == "1")
+}
+
+/// Returns whether a test has to be skipped, because it runs over TLS and the relay disturbs it.
+pub fn is_behind_relay(why: &str) -> bool {
+    if is_over_tls() {
+        eprintln!("skipped over TLS: {why}");
+    }
+    is_over_tls()
 }

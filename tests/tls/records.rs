@@ -100,7 +100,7 @@ fn a_part_of_a_record_starts_the_message_clock() {
 }
 
 #[test]
-fn at_most_32_records_without_data_arrive_in_a_row() {
+fn at_most_32_records_without_data_follow_each_other() {
     let _dog = watchdog(30);
     let (server, ends) = reporting(Config::new());
     let mut peer = TlsPeer::open(server.addr());
@@ -237,7 +237,7 @@ fn nothing_after_a_close_notify_is_received() {
 }
 
 #[test]
-fn a_cut_stream_is_told_from_one_that_ends() {
+fn a_cut_stream_is_reported_as_cut() {
     let _dog = watchdog(30);
     let (server, ends) = reporting(Config::new());
     let peer = TlsPeer::open(server.addr());
