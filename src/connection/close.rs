@@ -118,7 +118,7 @@ impl Connection {
     }
 
     /// Returns the close deadline, which is not restarted any more. Every thread enforces it.
-    fn last_close_deadline(&mut self) -> Deadline {
+    pub(super) fn last_close_deadline(&mut self) -> Deadline {
         let outbox = self.sender.outbox();
         let closing =
             self.closing.get_or_insert_with(|| Closing { deadline: outbox.close_deadline(), progress: 0 });

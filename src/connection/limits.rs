@@ -103,8 +103,13 @@ impl Connection {
     /// Counts one message for the client's address, or ends the connection if that exceeds the message rate.
     pub(super) fn count_message(&mut self) -> Result<()> {
         let Some(rate) = &self.message_rate else { return Ok(()) };
-        // Messages that were on their way when the server closed are not held against the client.
-        if self.sender.state() != State::Open || rate.take(now).is_ok() {
+        if rate.take(now).is_ok() {
+            return Ok(());
+        }
+        if self.sender.state() != State::Open {
+            // Messages that were on their way when the server closed are not held against the client. They do not prolong its
+            // stay either.
+            self.last_close_deadline();
             return Ok(());
         }
         let rate = rate.rate();

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
-use support::{Frame, RawPeer, TestServer, echo, eventually, ms, next, watchdog};
-use threadws::{BoxError, Connection, Error, Server};
+use support::{Frame, PATIENCE, RawPeer, TestServer, echo, eventually, ms, next, watchdog};
+use threadws::{BoxError, Config, Connection, Error, Server, Timeout};
 
 const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
 
@@ -265,6 +265,34 @@ fn message_n_plus_one_of_an_address_ends_its_connection() {
     assert_eq!(again.expect_close(1008), "too many messages");
     eventually("all three are counted", || server.stats().policy_closes["message_rate"] == 3);
     other.close(1000);
+}
+
+#[test]
+fn too_many_messages_after_a_close_delay_nothing() {
+    let _dog = watchdog(60);
+    let close_timeout = ms(400);
+    let config = Config::new().with_close_timeout(close_timeout);
+    let (tx, ended) = mpsc::channel();
+    let server = TestServer::with(
+        |server| server.config(config).message_rate(4, ms(600_000)),
+        move |client| {
+            let start = Instant::now();
+            client.sender().close(1000, "")?;
+            let result = client.ignore();
+            tx.send((result, start.elapsed()))?;
+            Ok(())
+        },
+    );
+    let mut peer = open(asking(HERE, server.addr()));
+    peer.expect_close(1000);
+    let message = Frame::text("more").encode();
+    while peer.try_write(&message).is_ok() {
+        std::thread::sleep(close_timeout / 8);
+    }
+    let (result, took) = next(&ended, "the end");
+    let error = result.expect_err("no Close came");
+    assert!(matches!(error, Error::Timeout(Timeout::Close)), "{error}");
+    assert!(took < close_timeout + PATIENCE / 2, "after {took:?}");
 }
 
 #[test]
