@@ -247,6 +247,36 @@ fn raw_client(version: &'static rustls::SupportedProtocolVersion) -> rustls::Cli
 }
 
 #[test]
+fn plain_http_over_tls_ends_by_close_notify() {
+    let _dog = watchdog(20);
+    let server = TestServer::with(
+        |server| {
+            let answer = |request: &threadws::handshake::Request| {
+                threadws::handshake::Response::new(request.body().to_ascii_uppercase())
+            };
+            server.tls(server_tls("server")).serve_http(answer)
+        },
+        echo,
+    );
+    let body = "x".repeat(100_000);
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let mut stream = TcpStream::connect(server.addr()).expect("it listens");
+        let mut tls = raw_client(version);
+        let mut tls = rustls::Stream::new(&mut tls, &mut stream);
+        let head = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n", body.len());
+        tls.write_all(format!("{head}Expect: 100-continue\r\n\r\n").as_bytes()).expect("sent");
+        let mut interim = [0; 25];
+        tls.read_exact(&mut interim).expect("an interim response");
+        assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
+        tls.write_all(body.as_bytes()).expect("sent");
+        let mut answer = String::new();
+        // It fails without a close_notify.
+        tls.read_to_string(&mut answer).expect("an answer that is not cut off");
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with(&"X".repeat(100_000)));
+    }
+}
+
+#[test]
 fn a_configuration_with_early_data_is_refused() {
     use rustls::pki_types::pem::PemObject as _;
     let chain = rustls::pki_types::CertificateDer::from_pem_file(certificate("server.pem"));

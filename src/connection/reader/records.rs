@@ -18,7 +18,7 @@ pub(super) struct Records {
     filled: usize,
     /// The records without data since the last one with data.
     without_data: u32,
-    /// The peer's close_notify has arrived.
+    /// The peer's close_notify has arrived, or a record that cannot be opened.
     has_ended: bool,
 }
 
@@ -42,7 +42,7 @@ impl Reader {
         }
     }
 
-    /// Returns whether the peer's close_notify has arrived.
+    /// Returns whether no further record is opened.
     pub(super) fn has_ended(&self) -> bool {
         self.records.as_ref().is_some_and(|records| records.has_ended)
     }
@@ -55,9 +55,7 @@ impl Reader {
     /// Reads sealed bytes, and opens all records that are complete then. Returns the number of sealed bytes: a record without
     /// data is no end of the stream.
     ///
-    /// # Errors
-    ///
-    /// If a record cannot be opened, the connection is broken, and the outbox has the cause.
+    /// If a record cannot be opened, the outbox is broken, and the stream ends here. The messages before it can be received.
     pub(super) fn read_records(&mut self, wait: bool) -> io::Result<usize> {
         if self.has_ended() {
             return Ok(0);
@@ -73,20 +71,19 @@ impl Reader {
         let mut at = self.end;
         while let Some(len) = self.buffer.get(at..records.filled).and_then(record_len) {
             let Some(record) = self.buffer.get_mut(at..at + len) else { break };
-            match records.outbox.open_record(record).map_err(|_| io::ErrorKind::InvalidData)? {
-                Content::Data(0) if records.without_data == MAX_WITHOUT_DATA => {
-                    records.outbox.break_off(Cause::Tls("too many records without data"));
-                    return Err(io::ErrorKind::InvalidData.into());
-                }
-                Content::Data(0) => records.without_data += 1,
-                Content::Data(count) => {
+            match records.outbox.open_record(record) {
+                Ok(Content::Data(0)) if records.without_data < MAX_WITHOUT_DATA => records.without_data += 1,
+                Ok(Content::Data(count)) if count > 0 => {
                     self.buffer.copy_within(at..at + count, self.end);
                     self.end += count;
                     self.counts.bytes += count as u64;
                     records.without_data = 0;
                 }
-                Content::End => {
-                    // RFC 8446 §6.1: what follows is ignored.
+                end => {
+                    if let Ok(Content::Data(_)) = end {
+                        records.outbox.break_off(Cause::Tls("too many records without data"));
+                    }
+                    // RFC 8446 §6.1: bytes behind a close_notify are ignored.
                     records.has_ended = true;
                     records.filled = at + len;
                 }
