@@ -196,6 +196,52 @@ fn a_terminal_that_hangs_up_ends_nothing() {
     expect_to_end_at_once(server);
 }
 
+/// The server in a terminal in non-blocking mode, which is read after the end of the process's input, and copied to stdout.
+const NONBLOCKING_TERMINAL: &str = r#"
+import os, sys
+master, slave = os.openpty()
+os.set_blocking(slave, False)
+if os.fork() == 0:
+    os.close(slave)
+    os.close(2)
+    os.read(0, 1)
+    try:
+        while True:
+            os.write(1, os.read(master, 4096))
+    except OSError:
+        os._exit(0)
+os.dup2(slave, 2)
+os.close(slave)
+os.close(master)
+os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"#;
+
+/// Another process that shares the terminal can set this mode.
+#[test]
+fn a_terminal_in_nonblocking_mode_loses_no_line() {
+    let _dog = watchdog(60);
+    const MESSAGES: usize = 700; // fewer than the queue holds, and more than the terminal
+    let Some(python) = program("python3") else { return };
+    let mut command = Command::new(python);
+    command.args(["-c", NONBLOCKING_TERMINAL, env!("CARGO_BIN_EXE_threadws"), "--listen", "127.0.0.1:0"]);
+    command.args(OPTIONS).env("TERM", "xterm").env_remove("NO_COLOR");
+    let mut server = Process::with_pipe(command).listening();
+    let mut peer = RawPeer::open(server.addr());
+    for number in 0..MESSAGES {
+        let text = format!("{}{number:04}.", "x".repeat(150));
+        peer.send_text(&text);
+        peer.expect_text(&text);
+    }
+    server.end_input();
+    for number in 0..MESSAGES {
+        let line = server.wait_for_stdout(&format!("x{number:04}."));
+        assert!(line.contains("[INFO] \u{1b}[0mclient 1 sent text: x"), "{line}");
+    }
+    peer.close(1000);
+    expect_to_end_at_once(server);
+}
+
 /// Checks that the server works although only the log has its address, and that it ends when it is stopped.
 #[track_caller]
 fn expect_to_serve(server: Process) {

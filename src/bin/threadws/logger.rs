@@ -6,22 +6,34 @@
 use crate::escape;
 use crate::log_filter::LogFilter;
 use crate::stderr::{self, LineWriter};
-use crate::stdio::Blocking;
+use crate::stdio::{self, Blocking};
 use crate::terminal;
-use log::{Level, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use rustix::event::PollFlags;
+use simplelog::{ColorChoice, Config, ConfigBuilder, TermLogger, TerminalMode, WriteLogger};
 use std::collections::VecDeque;
 use std::fmt::Write;
 use std::io::{self, IsTerminal};
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
+use time::OffsetDateTime;
+use time::format_description::StaticFormatDescription;
+use time::macros::format_description;
 
 /// The longest queue, in lines. A burst of connections fits, and a stderr that is never read costs little memory.
 const MAX_LINES: usize = 1024;
 /// The longest queue, in bytes of text.
 const MAX_BYTES: usize = 256 * 1024;
-/// The longest text of a record, in bytes. With time, level and target it stays below 8 KiB.
+/// The longest text of a record, in bytes. With time, level and target it stays below the 8 KiB that simplelog writes to a
+/// terminal in one call, so that lines of several processes do not mix.
 const MAX_TEXT: usize = 4 * 1024;
+/// A line that was queued for longer shows its age, because simplelog shows the time when it is written.
+const LATE: Duration = Duration::from_secs(1);
+/// RFC 3339. The width is fixed, so that lines can be sorted as text.
+const TIME_FORMAT: StaticFormatDescription =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
 
 /// The running logger.
 #[derive(Debug)]
@@ -33,11 +45,19 @@ pub(crate) fn start(filter: LogFilter) -> io::Result<Logger> {
     let lines = Arc::clone(&queue);
     let env = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     let is_coloured = is_coloured(io::stderr().is_terminal(), env);
-    let mut stderr = LineWriter::new(Blocking(io::stderr()));
+    let refused = Arc::new(AtomicBool::new(false));
+    let sink = stderr_sink(is_coloured, &refused);
     let write = move || {
         lines.write_to(|line| {
             let _hidden = terminal::hide_typed_line();
-            stderr.write(&line.to_text(is_coloured))
+            line.log_to(&*sink);
+            // In non-blocking mode a terminal may have taken only a part. `TermLogger` keeps the rest, and does not report
+            // it. A rest for which there is room again already is written with the next line.
+            while is_coloured && !stdio::is_ready(io::stderr(), PollFlags::OUT) {
+                stdio::wait(io::stderr(), PollFlags::OUT);
+                sink.flush();
+            }
+            !refused.swap(false, Ordering::Relaxed)
         });
     };
     std::thread::Builder::new().name("threadws-log".to_owned()).spawn(write)?;
@@ -57,26 +77,34 @@ impl Logger {
     }
 }
 
-/// Returns a time in UTC (RFC 3339). The width is fixed, so that lines can be sorted as text.
+/// Returns the logger that formats and writes lines. It sets `refused` if a line cannot be written.
+fn stderr_sink(is_coloured: bool, refused: &Arc<AtomicBool>) -> Box<dyn Log> {
+    if is_coloured {
+        // It hides errors, so lines that a terminal refuses are not counted. Terminals seldom refuse a line.
+        TermLogger::new(LevelFilter::Trace, config(), TerminalMode::Stderr, ColorChoice::Always)
+    } else {
+        let stderr = LineWriter::new(Blocking(io::stderr()), Arc::clone(refused));
+        WriteLogger::new(LevelFilter::Trace, config(), stderr)
+    }
+}
+
+/// Returns the form of the lines: the time in UTC, the level, the target of `debug` and `trace`, and the text.
+fn config() -> Config {
+    ConfigBuilder::new()
+        .set_time_format_custom(TIME_FORMAT)
+        .set_thread_level(LevelFilter::Off) // it would name the writer thread
+        .set_location_level(LevelFilter::Off)
+        .set_target_level(LevelFilter::Debug)
+        .build()
+}
+
+/// Returns a time as the log shows it.
 pub(crate) fn timestamp(time: SystemTime) -> String {
-    let time = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (days, seconds, micros) = (time.as_secs() / 86_400, time.as_secs() % 86_400, time.subsec_micros());
-    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    // Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`. The years of this calculation begin
-    // in March, so that a leap day is the last day of its year. An era has 400 years.
-    let days = days + 719_468; // since 0000-03-01
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let (year, month) = if month < 10 { (year, month + 3) } else { (year + 1, month - 9) };
-    let year = 400 * era + year;
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
+    OffsetDateTime::from(time).format(TIME_FORMAT).expect("a time with a date has all components")
 }
 
 /// Chooses colours for terminals, and not for files and pipes, unless the environment forces them
-/// (<https://no-color.org>, <https://bixense.com/clicolors>).
+/// (<https://no-color.org>, <https://bixense.com/clicolors>). simplelog's `Auto` does not check for a terminal.
 fn is_coloured(terminal: bool, env: impl Fn(&str) -> Option<String>) -> bool {
     let set = |name| env(name).filter(|value| !value.is_empty());
     let able = terminal && set("TERM").is_some_and(|term| term != "dumb");
@@ -110,7 +138,7 @@ impl Log for QueueLog {
             level: record.level(),
             target: record.target().to_owned(),
             text: text.unwrap_or_else(|_| "(formatting this line panicked)".to_owned()),
-            logged_at: UNIX_EPOCH,
+            logged_at: Instant::now(),
             dropped: 0,
         });
     }
@@ -126,41 +154,34 @@ struct LogLine {
     level: Level,
     target: String,
     text: String,
-    /// Set when it is queued.
-    logged_at: SystemTime,
+    logged_at: Instant,
     /// How many lines were dropped directly before this one.
     dropped: u64,
 }
 
 impl LogLine {
-    /// The line that reports dropped lines, with the time of the line that follows.
-    fn of_dropped(dropped: u64, logged_at: SystemTime) -> Self {
+    /// The line that reports dropped lines.
+    fn of_dropped(dropped: u64) -> Self {
         Self {
             level: Level::Warn,
             target: module_path!().to_owned(),
             text: format!("… {dropped} {} dropped", if dropped == 1 { "line" } else { "lines" }),
-            logged_at,
+            logged_at: Instant::now(),
             dropped: 0,
         }
     }
 
-    /// Returns the line as it is written: the time, the level, the target of `debug` and `trace`, and the text.
-    fn to_text(&self, is_coloured: bool) -> String {
-        let Self { level, text, .. } = self;
-        let time = timestamp(self.logged_at);
-        let target = if *level >= Level::Debug { format!("{}: ", self.target) } else { String::new() };
-        if !is_coloured {
-            return format!("{time} [{level}] {target}{text}\n");
-        }
-        // Red, yellow, blue, cyan, white (ECMA-48 §8.3.117).
-        let color = match level {
-            Level::Error => 31,
-            Level::Warn => 33,
-            Level::Info => 34,
-            Level::Debug => 36,
-            Level::Trace => 37,
-        };
-        format!("{time} \u{1b}[{color}m[{level}]\u{1b}[0m {target}{text}\n")
+    fn log_to(&self, sink: &dyn Log) {
+        let age = self.logged_at.elapsed();
+        let late = if age > LATE { format!("({} s ago) ", age.as_secs()) } else { String::new() };
+        let metadata = Metadata::builder().level(self.level).target(&self.target).build();
+        // `log` cannot change a record, so a new one is built. simplelog shows none of the fields that it lacks.
+        sink.log(
+            &Record::builder()
+                .metadata(metadata)
+                .args(format_args!("{late}{text}", text = self.text))
+                .build(),
+        );
     }
 
     fn size(&self) -> usize {
@@ -192,8 +213,6 @@ impl LineQueue {
     /// Queues a line, or drops it if the queue is full. Never waits for the writer.
     fn push(&self, mut line: LogLine) {
         let mut queued = self.lock();
-        // Under the lock, so that the times of the lines are in order.
-        line.logged_at = SystemTime::now();
         if queued.lines.len() >= MAX_LINES || queued.bytes + line.size() > MAX_BYTES {
             queued.dropped += 1;
             return;
@@ -231,8 +250,7 @@ impl LineQueue {
         loop {
             let (dropped_before, line) = self.pop();
             dropped += dropped_before;
-            let time = line.as_ref().map_or_else(SystemTime::now, |line| line.logged_at);
-            if dropped > 0 && write(&LogLine::of_dropped(dropped, time)) {
+            if dropped > 0 && write(&LogLine::of_dropped(dropped)) {
                 dropped = 0;
             }
             // A line that a full disk refuses is reported before the next line that it accepts.
@@ -281,8 +299,9 @@ fn log_panic(info: &PanicHookInfo<'_>) {
 mod tests {
     use super::*;
     use std::fmt;
+    use std::io::Read as _;
+    use std::os::unix::net::UnixStream;
     use std::sync::mpsc;
-    use std::time::Instant;
 
     /// A stderr in memory. It accepts a line for each message from `gate`, and all lines when the gate is dropped.
     struct TestStderr {
@@ -445,28 +464,34 @@ mod tests {
             (0, 0, "1970-01-01T00:00:00.000000Z"),
             (951_782_399, 999_999_999, "2000-02-28T23:59:59.999999Z"),
             (951_782_400, 120_000_000, "2000-02-29T00:00:00.120000Z"),
-            (951_868_800, 1_000, "2000-03-01T00:00:00.000001Z"),
-            (1_798_761_599, 999, "2026-12-31T23:59:59.000000Z"),
-            (1_835_442_367, 0, "2028-02-29T13:06:07.000000Z"),
-            (4_107_542_400, 0, "2100-03-01T00:00:00.000000Z"), // 2100 has no leap day
         ];
         for (seconds, nanos, expected) in cases {
-            assert_eq!(timestamp(UNIX_EPOCH + Duration::new(seconds, nanos)), expected);
+            assert_eq!(timestamp(SystemTime::UNIX_EPOCH + Duration::new(seconds, nanos)), expected);
         }
     }
 
+    /// Returns a line as a file shows it, after the time.
+    fn written(level: Level, age: u64) -> String {
+        let (mut file, writer) = UnixStream::pair().expect("a pair");
+        let sink = WriteLogger::new(LevelFilter::Trace, config(), writer);
+        let logged_at =
+            Instant::now().checked_sub(Duration::from_secs(age)).expect("the system runs for longer");
+        let (target, text) = ("threadws::hub".to_owned(), "hi".to_owned());
+        LogLine { level, target, text, logged_at, dropped: 0 }.log_to(&*sink);
+        drop(sink);
+        let mut line = String::new();
+        file.read_to_string(&mut line).expect("UTF-8");
+        line.split_off(timestamp(SystemTime::now()).len())
+    }
+
     #[test]
-    fn a_line_has_time_level_and_text_and_target_only_at_debug() {
-        let line = |level| LogLine {
-            level,
-            target: "threadws::hub".to_owned(),
-            text: "hi".to_owned(),
-            logged_at: UNIX_EPOCH,
-            dropped: 0,
-        };
-        let time = "1970-01-01T00:00:00.000000Z";
-        assert_eq!(line(Level::Info).to_text(false), format!("{time} [INFO] hi\n"));
-        assert_eq!(line(Level::Debug).to_text(false), format!("{time} [DEBUG] threadws::hub: hi\n"));
-        assert_eq!(line(Level::Error).to_text(true), format!("{time} \u{1b}[31m[ERROR]\u{1b}[0m hi\n"));
+    fn a_line_has_level_and_text_and_target_only_at_debug() {
+        assert_eq!(written(Level::Info, 0), " [INFO] hi\n");
+        assert_eq!(written(Level::Debug, 0), " [DEBUG] threadws::hub: hi\n");
+    }
+
+    #[test]
+    fn a_line_that_waited_shows_its_age() {
+        assert_eq!(written(Level::Info, 3), " [INFO] (3 s ago) hi\n");
     }
 }

@@ -48,7 +48,7 @@ impl<T: AsFd> Write for Blocking<T> {
 }
 
 /// Waits until a read or write of this kind may not have to wait. It can return early.
-fn wait(stream: impl AsFd, flags: PollFlags) {
+pub(crate) fn wait(stream: impl AsFd, flags: PollFlags) {
     let mut stream = [PollFd::new(&stream, flags)];
     let polled = poll(&mut stream, None);
     if stream[0].revents().contains(PollFlags::NVAL) || polled.is_err_and(|error| error != Errno::INTR) {
