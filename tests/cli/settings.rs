@@ -18,7 +18,7 @@ const SERVE: &[Row] = &[
     ("broadcast", &[&["--broadcast", "--topics"]]),
     ("topics", &[&["--topics", "--path", "/ws"]]),
     ("no-page", &[]),
-    ("listen", &[&["--listen", "8005"], &["--listen", "127.0.0.1"], &["--listen", "127.0.0.1:65536"]]),
+    ("listen", &[&["--listen", "65536"], &["--listen", "127.0.0.1"], &["--listen", "127.0.0.1:65536"]]),
     (
         "path",
         &[
@@ -91,6 +91,9 @@ const CONNECT: &[Row] = &[
     ("no-close", &[&["--once", "--no-close"]]),
     ("max-redirects", &[&["--max-redirects", "-1"], &["--max-redirects", "18446744073709551616"]]),
     ("binary", &[]),
+    ("connect: URL", &[&["--connect", "ws://a.example/"]]),
+    ("execute", &[]),
+    ("times", &[]),
     (
         "header",
         &[

@@ -274,7 +274,8 @@ fn elsewhere(option: &str) -> Option<&'static str> {
     Some(match option {
         "1" | "one-message" => "use --once",
         "A" | "user-agent" | "b" | "cookie" | "e" | "referer" => "use --header 'NAME: VALUE'",
-        "k" | "insecure" | "n" | "no-check" | "ca" | "cert" => "there is no TLS",
+        "n" | "no-check" => "use --insecure",
+        "ca" => "use --cacert FILE",
         "L" | "location" => "use --max-redirects N",
         "l" | "listen" => "a server is 'threadws --listen PORT'",
         "m" | "max-time" | "w" | "wait" => "use --timeout DURATION",
@@ -355,7 +356,8 @@ mod tests {
     #[test]
     fn options_of_other_clients_are_answered_with_a_hint() {
         for (line, hint) in [
-            ("-k", "unknown option '-k'; there is no TLS"),
+            ("-n", "unknown option '-n'; use --insecure"),
+            ("--ca", "unknown option '--ca'; use --cacert FILE"),
             ("-u secret", "unknown option '-u'; put the user into the URL, or use --header-file FILE"),
             (
                 "--auth=secret",
