@@ -29,7 +29,8 @@ use threadws::{BoxError, Connection, Server, ServerHandle, http};
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 fn main() -> Result<(), BoxError> {
-    env_logger::init(); // prints the failures of handlers, which the library logs
+    // Prints the failures of handlers, which the library logs.
+    simplelog::SimpleLogger::init(simplelog::LevelFilter::Warn, simplelog::Config::default())?;
     let websockets = Arc::new(Server::detached().path("/ws").spawn(|client| Ok(echo(client)?))?);
     let listener = TcpListener::bind(std::env::args().nth(1).unwrap_or("127.0.0.1:8005".into()))?;
     println!("listening on http://{}/", listener.local_addr()?);

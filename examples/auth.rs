@@ -26,7 +26,9 @@ struct User {
 }
 
 fn main() -> threadws::Result<()> {
-    env_logger::init(); // prints the failures of handlers, which the library logs
+    // Prints the failures of handlers, which the library logs.
+    simplelog::SimpleLogger::init(simplelog::LevelFilter::Warn, simplelog::Config::default())
+        .expect("the only logger");
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:8005".into());
     // A real server should store hashes of random tokens, because the time that a lookup takes can reveal a token.
     let users = HashMap::from([("apple", User { name: "alice" }), ("cherry", User { name: "carol" })]);

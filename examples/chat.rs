@@ -36,7 +36,9 @@ const MAX_NAME: usize = 24;
 const MAX_ROOM: usize = 200;
 
 fn main() -> Result<()> {
-    env_logger::init(); // prints the failures of handlers, which the library logs
+    // Prints the failures of handlers, which the library logs.
+    simplelog::SimpleLogger::init(simplelog::LevelFilter::Warn, simplelog::Config::default())
+        .expect("the only logger");
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:8005".into());
     let rooms = Arc::new(Rooms::default());
     let rooms_to_leave = Arc::clone(&rooms);

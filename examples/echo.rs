@@ -11,7 +11,9 @@
 use threadws::{Config, Server};
 
 fn main() -> threadws::Result<()> {
-    env_logger::init(); // prints the failures of handlers, which the library logs
+    // Prints the failures of handlers, which the library logs.
+    simplelog::SimpleLogger::init(simplelog::LevelFilter::Warn, simplelog::Config::default())
+        .expect("the only logger");
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:8005".into());
     // The default of 1 MiB is too small for the Autobahn testsuite, which sends 16 MiB.
     let server = Server::bind(address)?.config(Config::new().with_max_message_size(20 << 20));

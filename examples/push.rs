@@ -12,7 +12,9 @@ use std::time::Duration;
 use threadws::{Sender, Server};
 
 fn main() -> threadws::Result<()> {
-    env_logger::init(); // prints the failures of handlers, which the library logs
+    // Prints the failures of handlers, which the library logs.
+    simplelog::SimpleLogger::init(simplelog::LevelFilter::Warn, simplelog::Config::default())
+        .expect("the only logger");
     let address = std::env::args().nth(1).unwrap_or("127.0.0.1:8005".into());
     let server = Server::bind(address)?;
     println!("listening on ws://{}/", server.local_addr()?);

@@ -21,7 +21,8 @@ use std::time::Duration;
 use threadws::{BoxError, Server};
 
 fn main() -> Result<ExitCode, BoxError> {
-    env_logger::init(); // prints the failures of handlers, which the library logs
+    // Prints the failures of handlers, which the library logs.
+    simplelog::SimpleLogger::init(simplelog::LevelFilter::Warn, simplelog::Config::default())?;
     // Before the server runs, so that no signal ends the program without a shutdown.
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let is_stopping = Arc::new(AtomicBool::new(false));

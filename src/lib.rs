@@ -61,7 +61,7 @@
 //! # Log
 //!
 //! The library logs through the crate `log`, never the contents of a message, a cookie or a credential. `log` prints
-//! nothing until the program sets up a logger, such as `env_logger`. Without one the failure of a handler is
+//! nothing until the program sets up a logger, such as `env_logger` or `simplelog`. Without one the failure of a handler is
 //! only seen by [`Server::on_close`] and in the [`ShutdownReport`](server::ShutdownReport).
 //!
 //! | target | lines |
