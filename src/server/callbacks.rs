@@ -126,6 +126,9 @@ impl Server {
     /// Called once for each client that was in the hub, after the closing handshake and after the client has left the hub
     /// and its topics. A handler that panicked or returned an error is seen here also by programs without a logger.
     ///
+    /// The request is gone then. A name that is needed here can be kept by the client's number in [`on_open`](Self::on_open),
+    /// as the example `chat` keeps its names.
+    ///
     /// The callback runs in the client's thread. If it panics, the panic is logged and has no other effect.
     ///
     /// ```
@@ -190,13 +193,13 @@ impl Server {
         self
     }
 
-    /// Sets whether dropping the [`ServerHandle`](crate::ServerHandle) panics if a handler has panicked, with the text of the first such panic.
-    /// Defaults to false.
+    /// Sets whether dropping the [`ServerHandle`](crate::ServerHandle) panics if a handler has panicked, with the text of the
+    /// first such panic. Defaults to false.
     ///
-    /// For tests: a failed `assert_eq!` in a handler then fails the test. The handle does not panic while its thread is
+    /// For tests: a failed `assert_eq!` in a handler then fails the test. A handler that returned an error does not count:
+    /// [`ShutdownReport::raise`](super::ShutdownReport::raise) does that. The handle does not panic while its thread is
     /// already panicking. Do not keep such a handle in a `thread_local!`, because a panic while it is dropped there aborts
-    /// the process. [`ShutdownReport::raise`](super::ShutdownReport::raise) does it for any failure, at any time. Panics of
-    /// other callbacks and of ticks are only logged.
+    /// the process. Panics of other callbacks and of ticks are only logged.
     ///
     /// ```should_panic
     /// # fn main() -> threadws::Result<()> {

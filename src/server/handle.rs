@@ -166,6 +166,9 @@ impl ServerHandle {
     /// does not return then is abandoned, and its connection is named in the report. Its thread ends when it returns. A
     /// closure of a tick, or `on_error`, that still runs is abandoned, too. A second call does nothing.
     ///
+    /// A client that does not receive does not answer the Close, so this waits for the whole `timeout`. In a test, close or
+    /// drop the clients first.
+    ///
     /// ```
     /// use std::time::Duration;
     ///

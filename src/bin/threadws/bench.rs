@@ -162,7 +162,9 @@ fn collect(events: &Receiver<LoadEvent>, clients: usize) -> Result<Histogram, Co
         latency.merge(&result.map_err(CommandError::Failed)?);
     }
     if latency.count() == 0 {
-        return Err(CommandError::Failed("no message came back".to_owned()));
+        return Err(CommandError::Failed(
+            "no message came back: is it an echo server, such as threadws --echo --every 0?".to_owned(),
+        ));
     }
     Ok(latency)
 }

@@ -212,9 +212,9 @@ fn print_messages(connection: &mut Connection, options: &ConnectOptions) -> Resu
     let printed = loop {
         let message = match receive(connection, &mut out, deadline) {
             Ok(Ok(Some(message))) => message,
-            Ok(Ok(None)) => return missed(options, "the server closed the connection"),
+            Ok(Ok(None)) => return missed(options, ": the server closed the connection"),
             Ok(Err(Error::Timeout(Timeout::Recv))) => {
-                let unmet = missed(options, &format!("within {:?}", options.timeout));
+                let unmet = missed(options, &format!(" within {:?}", options.timeout));
                 close(connection);
                 return unmet;
             }
@@ -245,8 +245,8 @@ fn print_messages(connection: &mut Connection, options: &ConnectOptions) -> Resu
 /// Reports that the connection ended, or the time was over, before the expected message.
 fn missed(options: &ConnectOptions, how: &str) -> Result<(), CommandError> {
     match (&options.expect, options.once) {
-        (Some(_), _) => Err(CommandError::Unmet(format!("no message with the expected text: {how}"))),
-        (None, true) => Err(CommandError::Failed(format!("no reply: {how}"))),
+        (Some(_), _) => Err(CommandError::Unmet(format!("no message with the expected text{how}"))),
+        (None, true) => Err(CommandError::Failed(format!("no reply{how}"))),
         (None, false) => Ok(()),
     }
 }

@@ -31,7 +31,9 @@ pub(super) fn talk(connection: &mut Connection, options: &ConnectOptions) -> Res
     log::logger().flush();
     let terminal = Terminal::start(move |entry| match entry {
         Entry::Line(line) => enter(&sender, &line, printer, begin),
-        Entry::End if no_close => Echo { text: String::new(), goes_on: false },
+        Entry::End if no_close => {
+            Echo { text: "* no more input; Ctrl-C closes\n".to_owned(), goes_on: false }
+        }
         Entry::End => close(&sender, "1000"),
     });
     let terminal =
