@@ -451,6 +451,9 @@ fn a_started_frame_is_finished_before_any_other() {
 #[test]
 fn a_deadline_at_the_last_byte_is_success_or_timeout() {
     let _dog = watchdog(100);
+    if is_behind_relay("the relay reads") {
+        return;
+    }
     let (tx, rx) = mpsc::channel();
     let server = TestServer::with(
         |server| server.config(Config::new().with_write_timeout(ms(15))),
