@@ -6,12 +6,15 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::error::Error;
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use threadws::{Connection, Server};
 use threadws_benches::{BINARY, TEXT, client_frame, header, open};
 
 /// Bursts before the count begins. The buffers grow meanwhile.
 const WARM_UP: usize = 100;
 const BURSTS: usize = 1000;
+/// A pause before the count begins.
+const SETTLE: Duration = Duration::from_millis(200);
 
 #[global_allocator]
 static COUNTING: Counting = Counting(AtomicU64::new(0));
@@ -92,6 +95,8 @@ fn count(
     let mut before = 0;
     for round in 0..WARM_UP + BURSTS {
         if round == WARM_UP {
+            // Other threads of the server may still start.
+            std::thread::sleep(SETTLE);
             before = COUNTING.0.load(Ordering::SeqCst);
         }
         stream.write_all(&burst)?;
