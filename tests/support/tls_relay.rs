@@ -92,10 +92,10 @@ impl Relay {
         if !self.server_ended && self.to_peer.len() < HELD {
             self.read_server()?;
         }
-        if !self.to_peer.is_empty()
-            && let Some(count) = again(self.peer.write(&self.to_peer))?
-        {
-            self.to_peer.drain(..count);
+        if !self.to_peer.is_empty() {
+            if let Some(count) = again(self.peer.write(&self.to_peer))? {
+                self.to_peer.drain(..count);
+            }
         }
         if self.server_ended && self.to_peer.is_empty() {
             // Ignored: the peer may have gone.
