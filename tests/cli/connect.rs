@@ -250,7 +250,15 @@ fn options_set_the_headers_of_the_handshake() {
     assert!(!client.log().concat().contains("from-a-file"), "{:?}", client.log());
     host.join();
     let named = format!("--header-file {file:?}: ");
-    for bad in [&b"secret"[..], b": secret", b"a b: secret", b"x: secret\x01", b"x: secret\xff"] {
+    let set_by_the_handshake = b"Host: secret";
+    for bad in [
+        &b"secret"[..],
+        b": secret",
+        b"a b: secret",
+        b"x: secret\x01",
+        b"x: secret\xff",
+        set_by_the_handshake,
+    ] {
         std::fs::write(file, [&b"\xef\xbb\xbfX: y\r\n\r\n"[..], bad, b"\n"].concat()).expect("a file");
         let stderr = run(&["--header-file", file, "ws://127.0.0.1:1/"], "").expect(2, "");
         assert!(stderr.contains(&format!("{named}line 3: ")) && !stderr.contains("secret"), "{stderr}");

@@ -16,6 +16,7 @@ use crate::terminal;
 #[cfg(feature = "tls")]
 use crate::tls;
 use crate::{CommandError, FAILED, fail};
+use header_file::HeaderFile;
 use log::{info, warn};
 use printer::Printer;
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -37,14 +38,15 @@ const MAX_ADVICE_LENGTH: usize = 200;
 
 /// Connects, and exchanges messages until either side closes the connection.
 pub(crate) fn connect(options: &ConnectOptions, stop: StopSignal) -> Result<(), CommandError> {
-    let settings = settings(options)?;
+    let file = header_file::read(options)?;
+    let settings = settings(options, &file);
     let interrupt = Interrupt::watch(stop)?;
     // All of stdin is read before connecting, so that a message that the server sends earlier is not taken for the reply.
     let whole = match options.once && options.execute.is_empty() {
         true => Some(stdin::read_whole(options.binary)?),
         false => None,
     };
-    let mut connection = settings.connect().map_err(not_connected)?;
+    let mut connection = settings.connect().map_err(|error| not_connected(error, &file))?;
     interrupt.close_instead(connection.sender());
     match connection.subprotocol() {
         Some(name) => info!("connected to {}, subprotocol {name}", connection.peer_addr()),
@@ -91,7 +93,7 @@ fn log_end(connection: &Connection) {
     }
 }
 
-fn settings(options: &ConnectOptions) -> Result<Connect, CommandError> {
+fn settings(options: &ConnectOptions, file: &HeaderFile) -> Connect {
     let mut config = Config::new()
         .with_handshake_timeout(options.timeout)
         .with_max_message_size(options.max_message)
@@ -119,16 +121,16 @@ fn settings(options: &ConnectOptions) -> Result<Connect, CommandError> {
     if let Some(origin) = &options.origin {
         settings = settings.header("origin", origin);
     }
-    for (name, value) in options.headers.iter().chain(&header_file::read(options)?) {
+    for (name, value) in options.headers.iter().chain(file.headers()) {
         settings = settings.header(name, value);
     }
-    Ok(settings)
+    settings
 }
 
 /// Explains why there is no connection. The text never contains the URL or a header.
-fn not_connected(error: Error) -> CommandError {
+fn not_connected(error: Error, file: &HeaderFile) -> CommandError {
     match error {
-        Error::Invalid(what) => CommandError::Usage(what.into_owned()),
+        Error::Invalid(what) => CommandError::Usage(file.locate(&what)),
         Error::Timeout(timeout) => CommandError::Failed(format!("cannot connect: {timeout}")),
         Error::Refused(response) => {
             let advice = advice(response.headers());
