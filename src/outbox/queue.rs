@@ -406,20 +406,23 @@ mod tests {
         wire
     }
 
-    fn queue() -> Queue {
-        let mut queue = Queue::default();
-        queue.push(Unit::Frames(b"first".to_vec()), 0);
-        queue.push(Unit::Owned { header: b"he".to_vec(), payload: b"ad".to_vec() }, 0);
-        queue.push(Unit::Lent(4), 0);
-        queue.push(Unit::Waited(b"waited".to_vec()), 0);
-        queue.push(Unit::Shared(Arc::from(&b"shared"[..])), 0);
-        queue
+    impl Queue {
+        /// Returns a queue with a unit of each kind.
+        pub(in crate::outbox) fn of_each_kind() -> Self {
+            let mut queue = Self::default();
+            queue.push(Unit::Frames(b"first".to_vec()), 0);
+            queue.push(Unit::Owned { header: b"he".to_vec(), payload: b"ad".to_vec() }, 0);
+            queue.push(Unit::Lent(4), 0);
+            queue.push(Unit::Waited(b"waited".to_vec()), 0);
+            queue.push(Unit::Shared(Arc::from(&b"shared"[..])), 0);
+            queue
+        }
     }
 
     #[test]
     fn frames_are_written_in_order_whatever_the_socket_takes() {
         for piece in 1..30 {
-            assert_eq!(written(queue(), piece), b"firstheadlentwaitedshared");
+            assert_eq!(written(Queue::of_each_kind(), piece), b"firstheadlentwaitedshared");
         }
     }
 
@@ -427,7 +430,7 @@ mod tests {
     fn a_control_frame_overtakes_data_but_never_interrupts_a_frame() {
         for torn in 0..5 {
             for piece in 1..30 {
-                let mut queue = queue();
+                let mut queue = Queue::of_each_kind();
                 advance(&mut queue, torn);
                 queue.set(Slot::Pong, b"PONG".to_vec());
                 queue.set(Slot::Close, b"CLOSE".to_vec());
@@ -444,7 +447,7 @@ mod tests {
 
     #[test]
     fn lent_bytes_and_those_behind_them_are_left_to_the_lender() {
-        let mut queue = queue();
+        let mut queue = Queue::of_each_kind();
         queue.set(Slot::Close, b"CLOSE".to_vec());
         for expected in ["firsthead", "", ""] {
             let all = gathered(&queue, [&[]; 2]);
@@ -502,7 +505,7 @@ mod tests {
 
     #[test]
     fn a_message_is_out_when_its_last_byte_is_written() {
-        let mut queue = queue();
+        let mut queue = Queue::of_each_kind();
         let ticket = queue.ticket();
         queue.push(Unit::Frames(b"later".to_vec()), 0);
         advance(&mut queue, 24);

@@ -143,8 +143,8 @@ impl Outbox {
 mod tests {
     use super::*;
     use crate::net::Deadline;
-    use crate::outbox::queue::{NOTHING, Slot, Unit};
-    use crate::sync::{Arc, Mutex};
+    use crate::outbox::queue::{NOTHING, Slot};
+    use crate::sync::Mutex;
     use crate::verify::mock_session::{MockSession, key_update, unseal};
     use rustix::fd::{AsFd, BorrowedFd};
     use std::io::{self, ErrorKind, IoSlice};
@@ -197,16 +197,6 @@ mod tests {
         }
     }
 
-    fn queue() -> Queue {
-        let mut queue = Queue::default();
-        queue.push(Unit::Frames(b"first".to_vec()), 0);
-        queue.push(Unit::Owned { header: b"he".to_vec(), payload: b"ad".to_vec() }, 0);
-        queue.push(Unit::Lent(4), 0);
-        queue.push(Unit::Waited(b"waited".to_vec()), 0);
-        queue.push(Unit::Shared(Arc::from(&b"shared"[..])), 0);
-        queue
-    }
-
     /// Writes the queue until nothing is left. Checks after each write that what counts as written has reached the peer.
     fn write(sealing: &mut Sealing, queue: &mut Queue, socket: &SmallSocket) {
         let before = socket.plain().len() + queue.bytes();
@@ -230,7 +220,7 @@ mod tests {
             for room in [1, 3, 7, 100] {
                 let mut sealing = Sealing::new(Box::new(MockSession::new(piece)));
                 let socket = SmallSocket::new(room);
-                write(&mut sealing, &mut queue(), &socket);
+                write(&mut sealing, &mut Queue::of_each_kind(), &socket);
                 assert_eq!(socket.plain(), b"firstheadlentwaitedshared", "records of {piece}");
             }
         }
@@ -240,7 +230,7 @@ mod tests {
     fn a_control_frame_overtakes_all_that_is_not_sealed() {
         for piece in 1..30 {
             let mut sealing = Sealing::new(Box::new(MockSession::new(piece)));
-            let (socket, mut queue) = (SmallSocket::new(1), queue());
+            let (socket, mut queue) = (SmallSocket::new(1), Queue::of_each_kind());
             sealing.write_next(&mut queue, &socket, LENT, false).expect_err("the record has more bytes");
             let sealed = &b"firstheadlentwaitedshared"[..piece.min(25)];
             queue.set(Slot::Pong, b"PONG".to_vec());
@@ -270,7 +260,7 @@ mod tests {
     #[test]
     fn sealed_bytes_of_a_lender_need_no_lender() {
         let mut sealing = Sealing::new(Box::new(MockSession::new(100)));
-        let (socket, mut queue) = (SmallSocket::new(1), queue());
+        let (socket, mut queue) = (SmallSocket::new(1), Queue::of_each_kind());
         sealing.write_next(&mut queue, &socket, LENT, false).expect_err("the record has more bytes");
         loop {
             match sealing.write_next(&mut queue, &socket, NOTHING, true) {
@@ -285,7 +275,7 @@ mod tests {
     #[test]
     fn a_close_notify_follows_the_queue_and_own_records() {
         let mut sealing = Sealing::new(Box::new(MockSession::new(10)));
-        let (socket, mut queue) = (SmallSocket::new(7), queue());
+        let (socket, mut queue) = (SmallSocket::new(7), Queue::of_each_kind());
         assert_eq!(sealing.session.open(&mut key_update()), Ok(Content::Data(0)));
         sealing.phase = SealPhase::Ending;
         assert!(!sealing.is_empty());
@@ -298,7 +288,7 @@ mod tests {
     #[test]
     fn nothing_is_written_after_the_connection_broke() {
         let mut sealing = Sealing::new(Box::new(MockSession::new(10)));
-        let (socket, mut queue) = (SmallSocket::new(1), queue());
+        let (socket, mut queue) = (SmallSocket::new(1), Queue::of_each_kind());
         sealing.write_next(&mut queue, &socket, LENT, false).expect_err("the record has more bytes");
         sealing.break_off();
         assert!(sealing.is_empty());
