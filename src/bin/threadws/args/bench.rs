@@ -28,7 +28,8 @@ pub(crate) struct BenchOptions {
 const MAX_IN_FLIGHT: usize = 1 << 30;
 const PER_MESSAGE: usize = 256;
 
-pub(crate) const HELP: &str = "\
+pub(crate) const HELP: &str = concat!(
+    "\
 Usage: threadws bench [OPTIONS] URL
 
 Loads a WebSocket echo server and reports how many messages per second it sends
@@ -50,16 +51,9 @@ Load:
   --allow-remote        allow a server on another machine: only load one whose
                         owner agrees [default: loopback only]
 
-TLS, for wss://:
-  --cacert FILE         trust the CA certificates in this PEM file instead of
-                        the system's [default: the system's]
-  --cert FILE           certificate of the client, a PEM file [default: none]
-  --key FILE            its private key [default: the file of --cert]
-  --server-name NAME    name that the server's certificate has to be for
-                        [default: the host in the URL]
-  -k, --insecure        accept any certificate: everyone on the way can read
-                        and change what is sent [default: off]
-
+",
+    super::tls::tls_help!(),
+    "
 Report:
   --json                print one JSON object instead of tables [default: off]
 
@@ -83,7 +77,8 @@ Exit status:
   2    the command line is wrong, the server may not be loaded, or the load may
        need more memory than there is
   130  stopped at once, by a second signal
-";
+"
+);
 
 const OPTIONS: [&str; 16] = [
     "clients",

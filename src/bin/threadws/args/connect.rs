@@ -34,7 +34,8 @@ pub(crate) struct ConnectOptions {
     pub(crate) log: LogFilter,
 }
 
-pub(crate) const HELP: &str = "\
+pub(crate) const HELP: &str = concat!(
+    "\
 Usage: threadws connect [OPTIONS] URL
 
 Connects to a WebSocket server. Each line of stdin is sent as a text message,
@@ -99,16 +100,9 @@ A user and password in the URL are sent as Basic authorization: percent-encode
 special characters in them. To hide them from other users of the machine, use
 --header-file instead.
 
-TLS, for wss://:
-  --cacert FILE         trust the CA certificates in this PEM file instead of
-                        the system's [default: the system's]
-  --cert FILE           certificate of the client, a PEM file [default: none]
-  --key FILE            its private key [default: the file of --cert]
-  --server-name NAME    name that the server's certificate has to be for
-                        [default: the host in the URL]
-  -k, --insecure        accept any certificate: everyone on the way can read
-                        and change what is sent [default: off]
-
+",
+    super::tls::tls_help!(),
+    "
 Limits:
   --timeout DURATION    for the handshake, for the message that --once or
                         --expect waits for, and for each message after the
@@ -141,7 +135,8 @@ Exit status:
   2    the command line is wrong
   3    --expect: no message contained the text
   130  stopped at once, by a second signal or by one before it was connected
-";
+"
+);
 
 const OPTIONS: [&str; 25] = [
     "once",

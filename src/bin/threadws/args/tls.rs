@@ -6,6 +6,24 @@ use lexopt::Arg;
 use lexopt::prelude::{Long, Short};
 use std::path::PathBuf;
 
+/// The part of the help that both commands have. A macro, because `concat!` takes no constant.
+macro_rules! tls_help {
+    () => {
+        "\
+TLS, for wss://:
+  --cacert FILE         trust the CA certificates in this PEM file instead of
+                        the system's [default: the system's]
+  --cert FILE           certificate of the client, a PEM file [default: none]
+  --key FILE            its private key [default: the file of --cert]
+  --server-name NAME    name that the server's certificate has to be for
+                        [default: the host in the URL]
+  -k, --insecure        accept any certificate: everyone on the way can read
+                        and change what is sent [default: off]
+"
+    };
+}
+pub(super) use tls_help;
+
 /// The error of an option of TLS in a binary that has none.
 const NO_TLS: &str = "this binary was built without the feature tls";
 
