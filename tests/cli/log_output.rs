@@ -139,23 +139,33 @@ fn a_full_nonblocking_stderr_stalls_nothing_and_drops_are_counted() {
     expect_to_end_at_once(server);
 }
 
-/// The server in a terminal whose first words are read, and no more. The terminal is closed with the input of the
-/// process.
-const TERMINAL: &str = r#"
+/// Returns a program in Python that runs the server with a terminal as its stderr. `setup` is done with the ends of the
+/// terminal, `reader` in a child process. The terminal is closed when the reader ends.
+fn in_a_terminal(setup: &str, reader: &str) -> String {
+    format!(
+        r#"
 import os, sys
 master, slave = os.openpty()
+{setup}
 if os.fork() == 0:
     os.close(slave)
     os.close(2)
-    os.write(1, b"the terminal shows " + repr(os.read(master, 60)).encode() + b"\n")
-    os.close(1)
-    os.read(0, 1)
+{reader}
     os._exit(0)
 os.dup2(slave, 2)
 os.close(slave)
 os.close(master)
 os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
 os.execv(sys.argv[1], sys.argv[1:])
+"#
+    )
+}
+
+/// Reads the first words, and no more. Ends with the input of the process.
+const FIRST_WORDS: &str = r#"
+    os.write(1, b"the terminal shows " + repr(os.read(master, 60)).encode() + b"\n")
+    os.close(1)
+    os.read(0, 1)
 "#;
 
 /// Starts a server whose log is in colours, on a terminal that is not read.
@@ -163,7 +173,8 @@ os.execv(sys.argv[1], sys.argv[1:])
 fn on_a_terminal() -> Option<Process> {
     let python = program("python3")?;
     let mut command = Command::new(python);
-    command.args(["-c", TERMINAL, env!("CARGO_BIN_EXE_threadws"), "--listen", "127.0.0.1:0"]).args(OPTIONS);
+    let terminal = in_a_terminal("", FIRST_WORDS);
+    command.args(["-c", &terminal, env!("CARGO_BIN_EXE_threadws"), "--listen", "127.0.0.1:0"]).args(OPTIONS);
     command.env("TERM", "xterm").env_remove("NO_COLOR");
     let server = Process::with_pipe(command).listening();
     server.wait_for_stdout(r"the terminal shows b'20");
@@ -196,25 +207,14 @@ fn a_terminal_that_hangs_up_ends_nothing() {
     expect_to_end_at_once(server);
 }
 
-/// The server in a terminal in non-blocking mode, which is read after the end of the process's input, and copied to stdout.
-const NONBLOCKING_TERMINAL: &str = r#"
-import os, sys
-master, slave = os.openpty()
-os.set_blocking(slave, False)
-if os.fork() == 0:
-    os.close(slave)
-    os.close(2)
+/// Copies the terminal to stdout, after the end of the process's input.
+const LATE_COPY: &str = r#"
     os.read(0, 1)
     try:
         while True:
             os.write(1, os.read(master, 4096))
     except OSError:
         os._exit(0)
-os.dup2(slave, 2)
-os.close(slave)
-os.close(master)
-os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
-os.execv(sys.argv[1], sys.argv[1:])
 "#;
 
 /// Another process that shares the terminal can set this mode.
@@ -224,7 +224,8 @@ fn a_terminal_in_nonblocking_mode_loses_no_line() {
     const MESSAGES: usize = 700; // fewer than the queue holds, and more than the terminal
     let Some(python) = program("python3") else { return };
     let mut command = Command::new(python);
-    command.args(["-c", NONBLOCKING_TERMINAL, env!("CARGO_BIN_EXE_threadws"), "--listen", "127.0.0.1:0"]);
+    let terminal = in_a_terminal("os.set_blocking(slave, False)", LATE_COPY);
+    command.args(["-c", &terminal, env!("CARGO_BIN_EXE_threadws"), "--listen", "127.0.0.1:0"]);
     command.args(OPTIONS).env("TERM", "xterm").env_remove("NO_COLOR");
     let mut server = Process::with_pipe(command).listening();
     let mut peer = RawPeer::open(server.addr());
