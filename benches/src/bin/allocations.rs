@@ -13,7 +13,7 @@ use threadws_benches::{BINARY, TEXT, client_frame, header, open};
 /// Bursts before the count begins. The buffers grow meanwhile.
 const WARM_UP: usize = 100;
 const BURSTS: usize = 1000;
-/// A pause before the count begins.
+/// A pause before the count begins. Otherwise the allocations of server threads that still start would be counted.
 const SETTLE: Duration = Duration::from_millis(200);
 
 #[global_allocator]
@@ -95,7 +95,6 @@ fn count(
     let mut before = 0;
     for round in 0..WARM_UP + BURSTS {
         if round == WARM_UP {
-            // Other threads of the server may still start.
             std::thread::sleep(SETTLE);
             before = COUNTING.0.load(Ordering::SeqCst);
         }
