@@ -29,8 +29,8 @@ use threadws::{Config, Connect, Connection, Error, Message, Sender, Timeout};
 
 /// The longest closing handshake after a signal, `--once` or `--expect`: the library's default.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the server may take for each started MiB of stdin. When all buffers are full, a server that works on each message
-/// reads nothing for a minute, and one whose replies wait for a pager on stdout longer.
+/// How long the server may take for each started MiB of stdin. A server that works on each message may read nothing for a
+/// minute. It may take longer if a pager holds back stdout, because its replies are then not read.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// How many headers of a name are shown of a refusal, and how many bytes of each.
 const MAX_ADVICE: usize = 3;
@@ -72,7 +72,8 @@ pub(crate) fn connect(options: &ConnectOptions, stop: StopSignal) -> Result<(), 
         if let (Err(Missing::Unread(error)), false) = (&end, closes) {
             warn!("cannot read stdin: {error}");
         }
-        // Reported before the Close, because the main thread asks for it after the end. It fails if that has ended.
+        // Sent before the Close, because the main thread waits for this report once the connection has ended. Fails if the
+        // main thread no longer receives.
         drop(report.send(end));
         if closes {
             // Never fails: the code and the empty reason are valid.
@@ -82,7 +83,7 @@ pub(crate) fn connect(options: &ConnectOptions, stop: StopSignal) -> Result<(), 
     let result = print_messages(&mut connection, options);
     let by_peer = connection.closed().is_some_and(|closed| closed.by_peer());
     log_end(&connection);
-    // The user has ended it, or `--expect` has its message: then the rest of stdin is not missing.
+    // Unsent lines are an error with --once, and if the server closed the connection. With --expect they are not.
     let needs_all = options.once || by_peer && options.expect.is_none();
     result.and_then(|()| stdin::check(&stdin_end, needs_all))
 }
@@ -175,7 +176,8 @@ impl Interrupt {
                     // From now on Ctrl-C and the like act at once.
                     terminal::stop_editing();
                     drop(sender.close(1000, ""));
-                    // Longer than the library's timeout with --once and --expect, which is reported in the same words.
+                    // Longer than the library's close timeout with --once and --expect, so that the main thread reports
+                    // that one first, with the same text.
                     std::thread::sleep(CLOSE_TIMEOUT + CLOSE_TIMEOUT / 10);
                     // The server is silent, or sends messages without end, or stdout takes none.
                     fail(FAILED, &Error::Timeout(Timeout::Close).to_string());

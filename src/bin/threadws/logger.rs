@@ -35,12 +35,8 @@ const LATE: Duration = Duration::from_secs(1);
 const TIME_FORMAT: StaticFormatDescription =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
 
-/// The running logger.
-#[derive(Debug)]
-pub(crate) struct Logger(Arc<LineQueue>);
-
 /// Starts the writer thread, and installs the logger and the panic hook.
-pub(crate) fn start(filter: LogFilter) -> io::Result<Logger> {
+pub(crate) fn start(filter: LogFilter) -> io::Result<()> {
     let queue = Arc::new(LineQueue::default());
     let lines = Arc::clone(&queue);
     let env = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
@@ -62,19 +58,12 @@ pub(crate) fn start(filter: LogFilter) -> io::Result<Logger> {
     };
     std::thread::Builder::new().name("threadws-log".to_owned()).spawn(write)?;
     let max = filter.max();
-    let front = QueueLog { filter, queue: Arc::clone(&queue) };
+    let front = QueueLog { filter, queue };
     log::set_boxed_logger(Box::new(front)).map_err(io::Error::other)?;
     log::set_max_level(max);
     // The default hook writes to stderr itself, so a panicking handler could wait forever for a reader of stderr.
     panic::set_hook(Box::new(log_panic));
-    Ok(Logger(queue))
-}
-
-impl Logger {
-    /// Waits until all lines are written. Gives up after a moment if nothing reads stderr.
-    pub(crate) fn drain(&self) {
-        stderr::wait_for(|timeout| self.0.drain(timeout));
-    }
+    Ok(())
 }
 
 /// Returns the logger that formats and writes lines. It sets `refused` if a line cannot be written.
@@ -143,6 +132,7 @@ impl Log for QueueLog {
         });
     }
 
+    /// Waits until all lines are written. Gives up after a moment if nothing reads stderr.
     fn flush(&self) {
         stderr::wait_for(|timeout| self.queue.drain(timeout));
     }

@@ -76,12 +76,11 @@ fn run(log: LogFilter, command: impl FnOnce(StopSignal) -> Result<(), CommandErr
         Ok(stop) => stop,
         Err(error) => return fail(FAILED, &format!("cannot handle signals: {error}")),
     };
-    let logger = match logger::start(log) {
-        Ok(logger) => logger,
-        Err(error) => return fail(FAILED, &format!("cannot start the logger: {error}")),
-    };
+    if let Err(error) = logger::start(log) {
+        return fail(FAILED, &format!("cannot start the logger: {error}"));
+    }
     let result = command(stop);
-    logger.drain();
+    log::logger().flush();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(CommandError::Usage(error)) => fail_with_hint(&error),

@@ -1,7 +1,7 @@
 //! A terminal on which a user types while messages and log lines arrive. They are written above the typed line.
 //!
-//! One thread owns the screen. The other threads send it what they read or want to show, so it is never written by two.
-//! The lock holds only the way to that thread; nothing is sent under it.
+//! Only the screen's thread writes to stdout. The other threads send it what they read or want to show. The lock holds a
+//! sender of its queue; nothing is sent under the lock.
 
 mod keys;
 mod line_editor;
@@ -26,7 +26,7 @@ const MAX_OUTPUT: usize = 16 * 1024;
 /// The columns of a terminal that does not know its size.
 const COLUMNS: usize = 80;
 
-/// The way to the screen's thread, and the modes before editing, for threads that do not have the [`Terminal`].
+/// A sender to the screen's thread, and the modes before editing, for threads that do not have the [`Terminal`].
 static IN_USE: Mutex<Option<(SyncSender<ScreenEvent>, Termios)>> = Mutex::new(None);
 /// Set by [`stop_editing`]. `Relaxed` is enough, because nothing else depends on it.
 static IS_STOPPED: AtomicBool = AtomicBool::new(false);
@@ -123,7 +123,7 @@ impl Terminal {
 pub(crate) fn stop_editing() {
     if let Some((events, modes)) = in_use() {
         // It fails if the terminal is gone.
-        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &modes);
+        drop(set_modes(&modes));
         IS_STOPPED.store(true, Ordering::Relaxed);
         // The thread does not sleep if the queue is full, and is gone if it is closed.
         drop(events.try_send(ScreenEvent::Wake));
@@ -154,16 +154,17 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHan
 fn read_keys(events: &SyncSender<ScreenEvent>) {
     let mut stdin = Blocking(io::stdin());
     let mut bytes = [0; 4096];
-    loop {
-        let event = match stdin.read(&mut bytes) {
-            Ok(read @ 1..) => ScreenEvent::Typed(bytes[..read].to_vec()),
-            Ok(0) | Err(_) => ScreenEvent::InputEnded,
-        };
-        let ended = matches!(event, ScreenEvent::InputEnded);
-        if events.send(event).is_err() || ended {
+    while let Ok(read @ 1..) = stdin.read(&mut bytes) {
+        if events.send(ScreenEvent::Typed(bytes[..read].to_vec())).is_err() {
             return;
         }
     }
+    // Fails only if the screen's thread is gone.
+    drop(events.send(ScreenEvent::InputEnded));
+}
+
+fn set_modes(modes: &Termios) -> io::Result<()> {
+    Ok(tcsetattr(io::stdin(), OptionalActions::Now, modes)?)
 }
 
 /// The modes of the terminal for editing, and those before. The latter are set when this is dropped.
@@ -179,20 +180,15 @@ impl Modes {
         // Keys come at once, and are not shown by the terminal. Ctrl-C, Ctrl-Z and Ctrl-\ still send their signals.
         editing.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO | LocalModes::IEXTEN);
         editing.input_modes.remove(InputModes::INLCR | InputModes::IGNCR | InputModes::ISTRIP);
-        let modes = Self { before, editing };
-        modes.set(&modes.editing)?;
-        Ok(modes)
-    }
-
-    fn set(&self, modes: &Termios) -> io::Result<()> {
-        Ok(tcsetattr(io::stdin(), OptionalActions::Now, modes)?)
+        set_modes(&editing)?;
+        Ok(Self { before, editing })
     }
 }
 
 impl Drop for Modes {
     fn drop(&mut self) {
         // It fails if the terminal is gone.
-        drop(self.set(&self.before));
+        drop(set_modes(&self.before));
     }
 }
 
@@ -243,7 +239,7 @@ impl<F: FnMut(Entry) -> Echo> Screen<F> {
                 Some(ScreenEvent::Suspend) => {
                     self.hide();
                     self.flush();
-                    drop(self.modes.set(&self.modes.before));
+                    drop(set_modes(&self.modes.before));
                     // Stops the process until SIGCONT.
                     drop(emulate_default_handler(SIGTSTP));
                     self.resume();
@@ -299,7 +295,7 @@ impl<F: FnMut(Entry) -> Echo> Screen<F> {
     /// Sets the modes again, and draws the line again: the shell has used the terminal, or the row has another width.
     fn resume(&mut self) {
         if self.editor.is_some() {
-            drop(self.modes.set(&self.modes.editing));
+            drop(set_modes(&self.modes.editing));
             self.draw();
         }
     }
@@ -314,7 +310,7 @@ impl<F: FnMut(Entry) -> Echo> Screen<F> {
         self.hide();
         self.flush();
         if self.editor.take().is_some() {
-            drop(self.modes.set(&self.modes.before));
+            drop(set_modes(&self.modes.before));
         }
     }
 

@@ -47,7 +47,7 @@ is closed; replies are printed as long as they keep arriving.
 If stdin and stdout are a terminal, the line can be edited while messages
 arrive, and has a history. '>' is a sent message, '<' a received one. A line
 that begins with a slash is a command: /ping, /close CODE REASON, /help, or
-//TEXT to send /TEXT. Ctrl-D ends on an empty line, as in a shell.
+//TEXT to send /TEXT. Ctrl-D on an empty line ends the input.
 
 URL is ws://HOST:PORT/PATH or ws+unix:/SOCKET:/PATH. Without a scheme it is
 ws://, and a port alone is one of this machine.
@@ -93,8 +93,8 @@ Handshake:
   --max-redirects N     follow up to this many redirects; Authorization and
                         Cookie are not sent to another origin [default: 0]
 
-The short options mean the same as those of wscat, not of curl: there, -s is
---silent (here -q), -o an output file, and -x a proxy.
+The short options mean the same as in wscat. Some differ from curl, where -s is
+--silent (here -q), -o names an output file, and -x a proxy.
 
 A user and password in the URL are sent as Basic authorization: percent-encode
 special characters in them. To hide them from other users of the machine, use
@@ -130,8 +130,8 @@ Other:
 
 Exit status:
   0    success; also after SIGINT or SIGTERM, which close the connection
-  1    the connection was refused or failed, --once got no reply, or part of
-       stdin was not sent, or of the messages not printed
+  1    the connection was refused or failed, --once got no reply, part of stdin
+       was not sent, or a received message was not printed
   2    the command line is wrong
   3    --expect: no message contained the text
   130  stopped at once, by a second signal or by one before it was connected

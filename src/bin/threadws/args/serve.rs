@@ -132,7 +132,7 @@ Connections:
   --path PATH           the only path that accepts WebSockets; other paths get
                         404 [default: any path]
   --subprotocol NAME    a subprotocol to accept; the first one that the client
-                        offers and the server has is agreed; repeatable
+                        offers and the server accepts is used; repeatable
                         [default: none]
   --allow-origin ORIGIN allow pages of another site to connect, or of any site
                         with 'any': https://a.example, file:// or another value
@@ -364,8 +364,8 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
     if !trust.is_empty() {
         options.trust = trust;
     }
-    tls::check_key(cert.is_some(), "--key", key.is_some())?;
-    tls::check_key(cert.is_some(), "--client-ca", client_ca.is_some())?;
+    tls::check_needs_cert(cert.is_some(), "--key", key.is_some())?;
+    tls::check_needs_cert(cert.is_some(), "--client-ca", client_ca.is_some())?;
     tls::check_feature(cert.is_some())?;
     options.cert = cert.map(|cert| CertOptions { cert, key, client_ca });
     options.log = log.resolve(env_log)?;

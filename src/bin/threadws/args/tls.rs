@@ -1,4 +1,4 @@
-//! The options of `wss://`, which `connect` and `bench` have. They have the names of curl's. No I/O.
+//! The options for `wss://`, shared by `connect` and `bench`. All but `--server-name` are named as in curl. No I/O.
 
 use super::{one_line, value};
 use crate::args::values;
@@ -23,9 +23,6 @@ TLS, for wss://:
     };
 }
 pub(super) use tls_help;
-
-/// The error of an option of TLS in a binary that has none.
-const NO_TLS: &str = "this binary was built without the feature tls";
 
 /// How a client uses TLS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -79,7 +76,7 @@ impl TlsOptions {
         if self.insecure && self.cacert.is_some() {
             return Err("--insecure and --cacert cannot be combined".to_owned());
         }
-        check_key(self.cert.is_some(), "--key", self.key.is_some())?;
+        check_needs_cert(self.cert.is_some(), "--key", self.key.is_some())?;
         check_feature(*self != Self::default())
     }
 }
@@ -90,11 +87,15 @@ pub(super) fn file(parser: &mut lexopt::Parser) -> Result<PathBuf, String> {
 }
 
 /// Refuses an option that needs `--cert`.
-pub(super) fn check_key(has_cert: bool, name: &str, is_given: bool) -> Result<(), String> {
+pub(super) fn check_needs_cert(has_cert: bool, name: &str, is_given: bool) -> Result<(), String> {
     if is_given && !has_cert { Err(format!("{name} needs --cert")) } else { Ok(()) }
 }
 
 /// Refuses options of TLS in a binary without it.
 pub(super) fn check_feature(uses_tls: bool) -> Result<(), String> {
-    if uses_tls && !cfg!(feature = "tls") { Err(NO_TLS.to_owned()) } else { Ok(()) }
+    if uses_tls && !cfg!(feature = "tls") {
+        Err("this binary was built without the feature tls".to_owned())
+    } else {
+        Ok(())
+    }
 }

@@ -52,16 +52,12 @@ pub(crate) fn header(text: &str) -> Result<(String, String), String> {
 }
 
 /// Completes a URL that has no scheme, such as `localhost:8005/chat`, `:8005` or `8005`. A port without a host is one of
-/// this machine. A user needs a scheme before it, because it could be one itself.
+/// this machine. A URL with a user is not completed, because `user:` could be a scheme.
 pub(crate) fn url(text: String) -> String {
-    let is_scheme =
-        |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
-    let has_scheme = match text.split_once(':') {
-        Some((scheme, rest)) => {
-            is_scheme(scheme) && (rest.starts_with("//") || scheme.to_ascii_lowercase().ends_with("unix"))
-        }
-        None => false,
-    };
+    let has_scheme = text.split_once(':').is_some_and(|(scheme, rest)| {
+        scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
+            && (rest.starts_with("//") || scheme.to_ascii_lowercase().ends_with("unix"))
+    });
     let authority = text.split(['/', '?', '#']).next().unwrap_or_default();
     let port = authority.strip_prefix(':').unwrap_or(authority);
     if has_scheme || authority.is_empty() || authority.contains('@') {
@@ -125,7 +121,7 @@ pub(crate) fn slow_peer(text: &str) -> Result<SlowPeer, String> {
 }
 
 /// Checks an address such as `127.0.0.1:8005`, `[fe80::1%eth0]:8005` or `localhost:8005`. A name or zone is resolved later.
-/// A port without a host is one of this machine, and with a colon before it one of all its addresses.
+/// A port alone means 127.0.0.1. A port after a colon means all addresses of this machine.
 pub(crate) fn listen_address(text: &str) -> Result<String, String> {
     let is_port = |port: &str| port.parse::<u16>().is_ok() && !port.starts_with('+');
     if is_port(text) {

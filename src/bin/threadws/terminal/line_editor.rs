@@ -81,7 +81,7 @@ impl LineEditor {
         None
     }
 
-    /// Empties the line, and adds it to the history unless it is there already.
+    /// Empties the line, and adds it to the history unless it is empty or repeats the newest entry.
     fn complete(&mut self) -> String {
         let line = mem::take(&mut self.line);
         let text = line.iter().collect();
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_combining_mark_is_removed_with_its_letter() {
-        // A letter with a mark, and a flag: each of its two halves is a character of its own.
+        // A letter with a mark, removed from either side, and a letter of two columns.
         assert_eq!(lines(&mut LineEditor::default(), "ae\u{301}\x7f\r"), ["a"]);
         assert_eq!(lines(&mut LineEditor::default(), "e\u{301}a\x01\x04\r"), ["a"]);
         assert_eq!(lines(&mut LineEditor::default(), "a한\x7f\r"), ["a"]);
