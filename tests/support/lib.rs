@@ -52,6 +52,8 @@ pub use sockets::unsent_bytes_of;
 pub use test_server::{TestServer, echo, expect_echo, is_behind_relay, reached};
 pub use threadless_client::{ThreadlessClient, poll_clients};
 pub use time::{PATIENCE, eventually, eventually_within, ms, watchdog};
+#[cfg(feature = "tls")]
+pub use tls_relay::rustls_client;
 
 /// Returns the next value, or fails with a description of what was awaited.
 #[track_caller]

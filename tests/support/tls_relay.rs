@@ -8,21 +8,27 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use threadws::tls::rustls::pki_types::pem::PemObject;
 use threadws::tls::rustls::pki_types::{CertificateDer, ServerName};
-use threadws::tls::rustls::{ClientConfig, ClientConnection, RootCertStore, crypto};
+use threadws::tls::rustls::{
+    self, ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion, crypto,
+};
 
 /// The most bytes that the relay holds in each direction, so that a slow end slows the other.
 const HELD: usize = 16 * 1024;
 
-/// Starts a relay before a server, and returns its address.
-pub fn start(server: SocketAddr) -> SocketAddr {
+/// Returns a configuration that trusts `ca.pem`.
+pub fn rustls_client(versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(certificate("ca.pem")).expect("a certificate")).expect("valid");
-    let config = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
+    ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
+        .with_protocol_versions(versions)
         .expect("versions")
         .with_root_certificates(roots)
-        .with_no_client_auth();
-    let config = Arc::new(config);
+        .with_no_client_auth()
+}
+
+/// Starts a relay before a server, and returns its address.
+pub fn start(server: SocketAddr) -> SocketAddr {
+    let config = Arc::new(rustls_client(rustls::DEFAULT_VERSIONS));
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let addr = listener.local_addr().expect("it is bound");
     std::thread::spawn(move || {

@@ -1,19 +1,16 @@
 //! The client: which servers it trusts, what its errors say, and redirects.
 
-use crate::{client_tls, server_tls};
+use crate::{client_tls, connect, rustls_server, server_tls};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use support::{RawServer, TestServer, certificate, echo, ms, watchdog};
+use support::{RawServer, TestServer, certificate, echo, ms, rustls_client, watchdog};
+use threadws::tls::rustls::crypto::ring;
 use threadws::tls::{ClientTls, rustls};
-use threadws::{Config, Connect, Connection, Error, Result, Timeout};
+use threadws::{Config, Connect, Connection, Error, Timeout};
 
 fn server(name: &str) -> TestServer {
     TestServer::with(|server| server.tls(server_tls(name)), echo)
-}
-
-fn connect(addr: SocketAddr, tls: impl Into<ClientTls>) -> Result<Connection> {
-    Connect::new(format!("wss://{addr}/")).tls(tls).connect()
 }
 
 #[track_caller]
@@ -177,6 +174,7 @@ fn a_redirect_to_wss_is_followed_and_never_back() {
 
 #[test]
 fn the_client_certificate_is_not_for_another_host() {
+    use rustls::pki_types::pem::PemObject as _;
     let _dog = watchdog(20);
     // Sends "yes" if the client has a certificate.
     let target = TestServer::with(
@@ -189,7 +187,23 @@ fn the_client_certificate_is_not_for_another_host() {
             Ok(client.ignore()?)
         },
     );
-    for (host, expected) in [("localhost", "yes"), ("127.0.0.1", "no")] {
+    let files = || client_tls().certificate_files(certificate("client.pem"), certificate("client.key"));
+    let given = || {
+        let key = rustls::pki_types::PrivateKeyDer::from_pem_file(certificate("client.key")).expect("a key");
+        let chain = rustls::pki_types::CertificateDer::from_pem_file(certificate("client.pem"));
+        let chain = vec![chain.expect("a certificate")];
+        let key = rustls::sign::CertifiedKey::from_der(chain, key, &ring::default_provider());
+        let mut config = rustls_client(rustls::DEFAULT_VERSIONS);
+        config.client_auth_cert_resolver =
+            Arc::new(rustls::sign::SingleCertAndKey::from(key.expect("they fit")));
+        ClientTls::from(Arc::new(config))
+    };
+    for (host, expected, tls) in [
+        ("localhost", "yes", files()),
+        ("127.0.0.1", "no", files()),
+        ("localhost", "yes", given()),
+        ("127.0.0.1", "no", given()),
+    ] {
         let location = format!("wss://{host}:{}/", target.addr().port());
         let first = TestServer::with(
             |server| {
@@ -199,7 +213,6 @@ fn the_client_certificate_is_not_for_another_host() {
             },
             echo,
         );
-        let tls = client_tls().certificate_files(certificate("client.pem"), certificate("client.key"));
         let url = format!("wss://localhost:{}/", first.addr().port());
         let mut connection = Connect::new(url).max_redirects(1).tls(tls).connect().expect("it follows");
         assert_eq!(connection.recv().expect("open"), Some(expected.into()), "{host}");
@@ -212,17 +225,7 @@ fn a_given_configuration_is_used_if_it_speaks_http() {
     let _dog = watchdog(20);
     let server = server("server");
     let config = |protocols: &[&str]| {
-        let mut roots = rustls::RootCertStore::empty();
-        let pem = std::fs::read(certificate("ca.pem")).expect("a file");
-        for certificate in rustls::pki_types::pem::PemObject::pem_slice_iter(&pem) {
-            roots.add(certificate.expect("a certificate")).expect("a root");
-        }
-        let provider = rustls::crypto::ring::default_provider();
-        let mut config = rustls::ClientConfig::builder_with_provider(provider.into())
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let mut config = rustls_client(rustls::DEFAULT_VERSIONS);
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         Arc::new(config)
     };
@@ -313,17 +316,7 @@ fn frames_behind_the_101_are_received_in_any_pieces() {
 fn raw_server(
     serve: impl FnOnce(&mut rustls::ServerConnection, &mut TcpStream) + Send + 'static,
 ) -> (SocketAddr, std::thread::JoinHandle<()>) {
-    use rustls::pki_types::pem::PemObject as _;
-    let certificate_file = |file: &str| std::fs::read(certificate(file)).expect("a file");
-    let chain = rustls::pki_types::CertificateDer::from_pem_slice(&certificate_file("server.pem"));
-    let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(&certificate_file("server.key"));
-    let provider = rustls::crypto::ring::default_provider();
-    let config = rustls::ServerConfig::builder_with_provider(provider.into())
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(vec![chain.expect("a certificate")], key.expect("a key"))
-        .expect("they fit");
+    let config = rustls_server(ring::default_provider(), rustls::DEFAULT_VERSIONS);
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let addr = listener.local_addr().expect("bound");
     let thread = std::thread::spawn(move || {

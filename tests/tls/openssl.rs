@@ -80,7 +80,7 @@ fn key_updates_of_the_client_interrupt_no_ticks() {
 fn only_h2_and_old_versions_are_refused_by_an_alert() {
     let _dog = watchdog(60);
     let Some(openssl) = program("openssl") else { return };
-    let server = TestServer::with(|server| server.tls(server_tls("server")), support::echo);
+    let server = crate::serve(support::echo);
     let peer = client(&openssl, &server, &["-alpn", "h2"]);
     peer.wait_for_line(&["alert", "no application protocol"]);
     let peer = client(&openssl, &server, &["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"]);
@@ -125,7 +125,7 @@ fn a_session_is_resumed_until_the_certificate_is_replaced() {
     let Some(openssl) = program("openssl") else { return };
     let folder = support::Folder::new();
     let session = folder.path("session").to_str().expect("UTF-8").to_owned();
-    let server = TestServer::with(|server| server.tls(server_tls("server")), support::echo);
+    let server = crate::serve(support::echo);
     for version in VERSIONS {
         let connect = |options: &[&str]| {
             let mut peer = client(&openssl, &server, &[&[version], options].concat());

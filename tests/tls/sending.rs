@@ -1,25 +1,16 @@
 //! Sending over TLS: it never waits for reading, and the order and the ends are those of plain connections.
 
 use crate::tls_peer::{CLOSE_NOTIFY, DATA, TlsPeer};
-use crate::{client_tls, server_tls};
+use crate::{client_tls, rustls_server, serve, server_tls};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
-use support::{Frame, TestServer, certificate, echo, eventually, ms, next, watchdog};
+use support::{Frame, TestServer, echo, eventually, ms, next, rustls_client, watchdog};
 use threadws::tls::rustls::crypto::CipherSuiteCommon;
-use threadws::tls::rustls::pki_types::pem::PemObject;
-use threadws::tls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use threadws::tls::rustls::version::{TLS12, TLS13};
-use threadws::tls::rustls::{
-    ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion,
-    Tls12CipherSuite, crypto,
-};
+use threadws::tls::rustls::{SupportedCipherSuite, SupportedProtocolVersion, Tls12CipherSuite, crypto};
 use threadws::{BoxError, Connect, Connection, Message};
-
-fn serve(handler: impl Fn(&mut Connection) -> Result<(), BoxError> + Send + Sync + 'static) -> TestServer {
-    TestServer::with(|server| server.tls(server_tls("server")), handler)
-}
 
 fn url(addr: SocketAddr) -> String {
     format!("wss://localhost:{}/", addr.port())
@@ -30,14 +21,7 @@ fn connect(addr: SocketAddr) -> Connection {
 }
 
 fn connect_with(addr: SocketAddr, version: &'static SupportedProtocolVersion) -> Connection {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(certificate("ca.pem")).expect("a certificate")).expect("valid");
-    let config = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
-        .with_protocol_versions(&[version])
-        .expect("a version")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Connect::new(url(addr)).tls(Arc::new(config)).connect().expect("it connects")
+    Connect::new(url(addr)).tls(Arc::new(rustls_client(&[version]))).connect().expect("it connects")
 }
 
 #[test]
@@ -274,15 +258,7 @@ fn a_connection_whose_keys_are_nearly_used_up_is_closed() {
         }
         _ => false,
     });
-    let config = ServerConfig::builder_with_provider(Arc::new(provider))
-        .with_protocol_versions(&[&TLS12])
-        .expect("a version")
-        .with_no_client_auth()
-        .with_single_cert(
-            vec![CertificateDer::from_pem_file(certificate("server.pem")).expect("a certificate")],
-            PrivateKeyDer::from_pem_file(certificate("server.key")).expect("a key"),
-        )
-        .expect("they fit");
+    let config = rustls_server(provider, &[&TLS12]);
     let server = TestServer::with(|server| server.tls(Arc::new(config)), echo);
     let mut client = connect_with(server.addr(), &TLS12);
     for _ in 0..MESSAGES {

@@ -1,16 +1,12 @@
 //! The server: its certificate, those of its clients, plain HTTP on its port, and clients that do not shake hands.
 
-use crate::{client_tls, server_tls};
+use crate::{client_tls, connect, rustls_server, serve, server_tls};
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
-use support::{RawPeer, TestServer, certificate, echo, eventually, ms, watchdog};
+use support::{RawPeer, TestServer, certificate, echo, eventually, ms, rustls_client, watchdog};
 use threadws::tls::{ClientTls, rustls};
 use threadws::{Config, Connect, Connection, Error, Result};
-
-fn connect(addr: SocketAddr, tls: ClientTls) -> Result<Connection> {
-    Connect::new(format!("wss://{addr}/")).tls(tls).connect()
-}
 
 fn with_certificate(name: &str) -> ClientTls {
     client_tls().certificate_files(certificate(&format!("{name}.pem")), certificate(&format!("{name}.key")))
@@ -62,7 +58,7 @@ fn an_optional_client_certificate_may_be_missing_but_not_wrong() {
 #[test]
 fn a_renewed_certificate_is_for_new_clients_only() {
     let _dog = watchdog(20);
-    let server = TestServer::with(|server| server.tls(server_tls("server")), echo);
+    let server = serve(echo);
     let mut old = connect(server.addr(), client_tls()).expect("a connection");
     // For this name only the next one is valid.
     let next = client_tls().server_name("other.example");
@@ -82,7 +78,7 @@ fn a_renewed_certificate_is_for_new_clients_only() {
 #[test]
 fn plain_http_on_the_port_is_answered_or_redirected() {
     let _dog = watchdog(20);
-    let server = TestServer::with(|server| server.tls(server_tls("server")), echo);
+    let server = serve(echo);
     let request = "GET /chat?x=1 HTTP/1.1\r\nHost: example.com:8443\r\n\r\n";
     let mut peer = RawPeer::connect(server.addr());
     peer.write(request);
@@ -195,7 +191,7 @@ fn a_detached_server_refuses_tls() {
 #[test]
 fn a_request_behind_the_handshake_is_read_in_any_pieces() {
     let _dog = watchdog(60);
-    let server = TestServer::with(|server| server.tls(server_tls("server")), echo);
+    let server = serve(echo);
     for (pieces, versions) in [1, 5, 100, 10_000].into_iter().flat_map(|pieces| {
         [&rustls::version::TLS12, &rustls::version::TLS13].map(|version| (pieces, version))
     }) {
@@ -232,18 +228,8 @@ fn a_request_behind_the_handshake_is_read_in_any_pieces() {
 }
 
 fn raw_client(version: &'static rustls::SupportedProtocolVersion) -> rustls::ClientConnection {
-    use rustls::pki_types::pem::PemObject as _;
-    let mut roots = rustls::RootCertStore::empty();
-    let ca = rustls::pki_types::CertificateDer::from_pem_file(certificate("ca.pem"));
-    roots.add(ca.expect("a certificate")).expect("a root");
-    let provider = rustls::crypto::ring::default_provider();
-    let config = rustls::ClientConfig::builder_with_provider(provider.into())
-        .with_protocol_versions(&[version])
-        .expect("versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
     let name = "localhost".try_into().expect("a name");
-    rustls::ClientConnection::new(config.into(), name).expect("a connection")
+    rustls::ClientConnection::new(rustls_client(&[version]).into(), name).expect("a connection")
 }
 
 #[test]
@@ -278,16 +264,7 @@ fn plain_http_over_tls_ends_by_close_notify() {
 
 #[test]
 fn a_configuration_with_early_data_is_refused() {
-    use rustls::pki_types::pem::PemObject as _;
-    let chain = rustls::pki_types::CertificateDer::from_pem_file(certificate("server.pem"));
-    let key = rustls::pki_types::PrivateKeyDer::from_pem_file(certificate("server.key"));
-    let provider = rustls::crypto::ring::default_provider();
-    let mut config = rustls::ServerConfig::builder_with_provider(provider.into())
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(vec![chain.expect("a certificate")], key.expect("a key"))
-        .expect("they fit");
+    let mut config = rustls_server(rustls::crypto::ring::default_provider(), rustls::DEFAULT_VERSIONS);
     let spawn = |config: rustls::ServerConfig| {
         threadws::Server::bind("127.0.0.1:0").expect("a port").tls(std::sync::Arc::new(config)).spawn(echo)
     };

@@ -4,19 +4,15 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use support::frame::{self, Frame};
-use support::{PATIENCE, certificate, upgrade_request};
+use support::{PATIENCE, rustls_client, upgrade_request};
 use threadws::tls::rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use threadws::tls::rustls::crypto::cipher::{
     AeadKey, InboundOpaqueMessage, Iv, MessageDecrypter, MessageEncrypter, OutboundPlainMessage,
 };
 use threadws::tls::rustls::kernel::KernelConnection;
-use threadws::tls::rustls::pki_types::pem::PemObject;
-use threadws::tls::rustls::pki_types::{CertificateDer, ServerName};
+use threadws::tls::rustls::pki_types::ServerName;
 use threadws::tls::rustls::unbuffered::ConnectionState;
-use threadws::tls::rustls::{
-    ClientConfig, ConnectionTrafficSecrets, RootCertStore, SupportedCipherSuite, SupportedProtocolVersion,
-    crypto,
-};
+use threadws::tls::rustls::{ConnectionTrafficSecrets, SupportedCipherSuite, SupportedProtocolVersion};
 pub(crate) use threadws::tls::rustls::{ContentType, ProtocolVersion};
 
 /// The type of an alert, a handshake message and application data.
@@ -55,15 +51,7 @@ impl TlsPeer {
         let mut stream = TcpStream::connect(addr).expect("the server listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_nodelay(true).expect("TCP");
-        let mut roots = RootCertStore::empty();
-        roots
-            .add(CertificateDer::from_pem_file(certificate("ca.pem")).expect("a certificate"))
-            .expect("valid");
-        let mut config = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
-            .with_protocol_versions(&[version])
-            .expect("a version")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let mut config = rustls_client(&[version]);
         config.enable_secret_extraction = true;
         let name = ServerName::try_from("localhost").expect("a name");
         let mut connection = UnbufferedClientConnection::new(Arc::new(config), name).expect("it works");

@@ -2,9 +2,10 @@
 
 use super::pem::{self, Identity, Pem};
 use super::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use super::rustls::client::{Resumption, WebPkiServerVerifier};
+use super::rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier};
 use super::rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use super::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use super::rustls::sign::CertifiedKey;
 use super::rustls::{
     self, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
@@ -101,7 +102,12 @@ impl ClientTls {
     /// Returns the settings for another host, to which the first one redirects: the certificate and the name are not meant
     /// for it.
     pub(crate) fn for_another_host(&self) -> Self {
-        Self { identity: None, server_name: None, made: None, ..self.clone() }
+        let given = self.given.as_deref().map(|config| {
+            let mut config = config.clone();
+            config.client_auth_cert_resolver = Arc::new(NoCertificate);
+            Arc::new(config)
+        });
+        Self { identity: None, server_name: None, made: None, given, ..self.clone() }
     }
 
     /// Starts a TLS connection to a host.
@@ -192,6 +198,20 @@ fn default_roots() -> Arc<RootCertStore> {
         Arc::new(roots)
     });
     Arc::clone(roots)
+}
+
+/// Presents no certificate to a server that asks for one.
+#[derive(Debug)]
+struct NoCertificate;
+
+impl ResolvesClientCert for NoCertificate {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
 }
 
 /// The verifier of [`ClientTls::dangerous_accept_any_certificate`].
