@@ -11,7 +11,7 @@ use crate::hub::Hub;
 use crate::net::connect::{connect_any, connect_unix};
 #[cfg(feature = "tls")]
 use crate::net::tls::{self, ClientTls};
-use crate::net::{Deadline, Established, Line, Stream};
+use crate::net::{Deadline, Line, Stream};
 use crate::outbox::Outbox;
 use crate::protocol::client_handshake::{self, Offer};
 use crate::protocol::head::{self, HeadLimits, Scanner};
@@ -343,10 +343,7 @@ impl HandshakeRequest {
         let stream = Arc::clone(line.stream());
         let (timer, flush) = shared_threads()?;
         let outbox = Outbox::new(Role::Client, &self.config, Arc::clone(&stream), flush);
-        let sealed = line.take_session().map(|Established { session, sealed }| {
-            outbox.seal_with(session);
-            sealed
-        });
+        let sealed = line.take_session().map(|session| outbox.establish(session));
         let parts = Parts {
             sender: Sender::new(next_id(), outbox),
             request: Box::new(Request::new(request, peer_addr, peer_addr.without_port())),

@@ -163,9 +163,9 @@ impl Config {
 
     /// Sets how long the closing handshake may take in total if the caller still receives messages, or `None` for no limit.
     ///
-    /// Otherwise a peer that sends messages, and never its Close, could keep the connection open. Without a limit, the caller
-    /// can end it by [`Connection::close`](crate::Connection::close). At least [`close_timeout`](Self::with_close_timeout) is
-    /// granted. Defaults to 60 s.
+    /// Without a limit, a peer that sends messages and never its Close can keep the connection open until the caller calls
+    /// [`Connection::close`](crate::Connection::close). At least [`close_timeout`](Self::with_close_timeout) is granted.
+    /// Defaults to 60 s.
     pub fn with_max_close_time(mut self, time: impl Into<Option<Duration>>) -> Self {
         self.max_close_time = time.into();
         self

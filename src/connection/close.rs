@@ -26,7 +26,9 @@ pub(super) fn outcome(closed: &Closed) -> Result<()> {
     Err(closed.cause().and_then(Cause::to_error).unwrap_or_else(|| Error::Closed(closed.clone())))
 }
 
-/// The close deadline as the reading thread enforces it, and the progress at which it looked last.
+/// The close deadline that the reading thread enforces, and the value of [`Reader::progress`] when it was set.
+///
+/// [`Reader::progress`]: super::reader::Reader::progress
 #[derive(Debug)]
 pub(super) struct Closing {
     deadline: Deadline,

@@ -1,4 +1,4 @@
-//! The type [`Connection`], its ticks and topics, and what it tells about itself.
+//! The type [`Connection`], its ticks, its topics and its properties.
 
 use super::close::Closing;
 use super::cork::Cork;

@@ -107,8 +107,8 @@ impl Connection {
             return Ok(());
         }
         if self.sender.state() != State::Open {
-            // Messages that were on their way when the server closed are not held against the client. They do not prolong its
-            // stay either.
+            // Messages that were on the wire when the server closed break no limit. They do not restart the close deadline
+            // either.
             self.last_close_deadline();
             return Ok(());
         }

@@ -63,11 +63,16 @@ impl Line {
         if self.session.is_none() {
             return self.stream.read_append(buffer, wait);
         }
-        self.sealed.reserve(READ);
-        if self.has_ended || self.stream.read_append(&mut self.sealed, wait)? == 0 {
+        if self.has_ended || self.read_sealed(wait)? == 0 {
             return Ok(0);
         }
         self.open(buffer)
+    }
+
+    /// Reads sealed bytes once. Zero is the end of the stream.
+    pub(super) fn read_sealed(&mut self, wait: bool) -> io::Result<usize> {
+        self.sealed.reserve(READ);
+        self.stream.read_append(&mut self.sealed, wait)
     }
 
     /// Opens all whole records, and appends their plaintext to `buffer`. Returns as [`read_append`](Self::read_append) does.

@@ -28,7 +28,8 @@ const FAILED_BEFORE: &str = "the session has failed";
 const USED_UP: &str = "the keys are used up";
 /// A connection with keys for fewer records is closed. AES-GCM may seal 2^24.
 const WORN: u64 = 1 << 16;
-/// The records that one call seals, at most, and those that rustls counts and we do not.
+/// Records kept in reserve: for those that one `seal` makes, and for alerts and handshake records, which rustls counts and
+/// `records` does not.
 const RESERVE: u64 = 64;
 
 /// The target of this module's log lines.

@@ -63,8 +63,8 @@ impl Outbox {
         self.state.lock().close_deadline
     }
 
-    /// Moves the close deadline to the limit of all restarts, and returns the one before. Called when the reading thread
-    /// enforces it from now on. `total` is the time from the first Close to the limit, if there is one.
+    /// Called when the reading thread starts to enforce the close deadline. Returns that deadline. From now on the other threads
+    /// enforce a later one: `total` after the first Close, or none at all for `None`.
     pub(crate) fn extend_close_deadline(&self, total: Option<Duration>) -> Deadline {
         let mut state = self.state.lock();
         let before = state.close_deadline;

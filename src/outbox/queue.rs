@@ -211,7 +211,7 @@ impl Queue {
         self.memory
     }
 
-    /// Counts what is queued now as the high water, if it is the most so far.
+    /// Raises the high-water mark to the number of bytes queued now, if that is more.
     pub(super) fn note_high_water(&mut self) {
         self.high_water = self.high_water.max(self.bytes());
     }
@@ -287,7 +287,7 @@ impl Queue {
         self.set(Slot::First, response);
     }
 
-    /// Returns whether the 101 is queued, whole or in part. If it was dropped, it stays so.
+    /// Returns whether the 101 is queued, whole or in part. Also true if it was dropped before it was written.
     pub(super) fn is_opening(&self) -> bool {
         self.response > 0
     }

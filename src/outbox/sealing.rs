@@ -10,7 +10,7 @@ use super::Outbox;
 use super::queue::{Lent, NOTHING, Queue, Taken};
 use crate::error::Cause;
 use crate::net::session::{Content, RECORD};
-use crate::net::{Session, Transport};
+use crate::net::{Established, Session, Transport};
 use std::mem;
 
 /// The most plaintext that is sealed for one system call.
@@ -20,7 +20,7 @@ const SEALED: usize = 4 * RECORD;
 #[derive(Debug)]
 pub(super) struct Sealing {
     session: Box<dyn Session>,
-    /// The part of the queue that is in the sealed bytes. Nothing, if they are only the session's own.
+    /// The part of the queue that the sealed bytes contain. Empty if they are only the session's own records.
     sealed: Taken,
     phase: SealPhase,
 }
@@ -43,20 +43,20 @@ impl Sealing {
 
     /// Writes the sealed bytes. If they contain nothing of the queue, first seals what is next in it.
     ///
-    /// Returns what the socket took of the queue, or `None` if there is nothing that this thread can write. A socket that
-    /// `is_refusing` bytes gets one record at a time, because a control frame cannot overtake it.
+    /// Returns what the socket took of the queue, or `None` if there is nothing that this thread can write. While the socket
+    /// refuses bytes (`is_refused`), seals one record at a time, because a control frame cannot overtake sealed bytes.
     pub(super) fn write_next(
         &mut self,
         queue: &mut Queue,
         stream: &dyn Transport,
         lent: Lent<'_>,
-        is_refusing: bool,
+        is_refused: bool,
     ) -> Result<Option<Taken>, Cause> {
         if self.phase == SealPhase::Broken {
             return Ok(None);
         }
         if self.sealed.bytes() == 0 {
-            let slices = queue.gather(lent, if is_refusing { RECORD } else { SEALED });
+            let slices = queue.gather(lent, if is_refused { RECORD } else { SEALED });
             if !slices.is_empty() {
                 let count = self.session.seal(&slices)?;
                 self.sealed = queue.take(count);
@@ -102,6 +102,12 @@ impl Outbox {
     /// Seals everything from now on. Called before any other thread knows this outbox.
     pub(crate) fn seal_with(&self, session: Box<dyn Session>) {
         self.state.lock().sealing = Some(Box::new(Sealing::new(session)));
+    }
+
+    /// Like [`seal_with`](Self::seal_with). Returns the start of a record that was read with the handshake.
+    pub(crate) fn establish(&self, established: Established) -> Vec<u8> {
+        self.seal_with(established.session);
+        established.sealed
     }
 
     /// Opens one whole record. Its plaintext replaces the start of `record`.

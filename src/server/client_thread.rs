@@ -11,7 +11,7 @@ use crate::handshake::{Handshake, Host, Opened, Source};
 use crate::hub::Client;
 use crate::logging::{catch, contain, log_line};
 use crate::message::{CloseCode, State};
-use crate::net::{Deadline, Established, Line, Stream};
+use crate::net::{Deadline, Line, Stream};
 use crate::outbox::Outbox;
 use crate::protocol::Role;
 use crate::quota::Admission;
@@ -112,10 +112,7 @@ impl Accepted {
         let Opened { request, response, deadline, subprotocol, early, session, admission } = opened;
         let config = &shared.settings.config;
         let outbox = Outbox::new(Role::Server, config, Arc::clone(stream), Arc::clone(&shared.flush));
-        let sealed = session.map(|Established { session, sealed }| {
-            outbox.seal_with(session);
-            sealed
-        });
+        let sealed = session.map(|session| outbox.establish(session));
         let is_answered = response.is_none();
         if let Some(response) = response {
             outbox.hold(response);

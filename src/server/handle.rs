@@ -241,7 +241,8 @@ impl ServerHandle {
     /// * [`Error::Io`]: no thread could be started, or the peer has disconnected.
     /// * [`Error::Invalid`]: `stream` is neither a TCP nor a Unix stream socket. Nothing was sent on it.
     ///
-    /// Except for the last, the peer was answered 503, with the bytes that its socket accepted without waiting.
+    /// With [`Error::Unavailable`], or if no thread could be started, the peer was answered 503, with the bytes that its
+    /// socket accepted without waiting.
     pub fn upgrade(
         &self,
         stream: impl Into<OwnedFd>,
@@ -265,8 +266,8 @@ impl ServerHandle {
     ///
     /// # Errors
     ///
-    /// As for [`upgrade`](Self::upgrade), but the peer was sent a Close with 1013, try again later. Also
-    /// [`Error::Invalid`], without a Close, if `subprotocol` is not a token.
+    /// As for [`upgrade`](Self::upgrade), but the peer is sent a Close with 1013, try again later, instead of the 503. If
+    /// `subprotocol` is not a token, returns [`Error::Invalid`] and sends nothing.
     pub fn adopt(
         &self,
         stream: impl Into<OwnedFd>,

@@ -52,15 +52,15 @@ impl Reader {
         if self.records.is_some() && !self.has_ended() { Cause::Truncated } else { Cause::Eof }
     }
 
-    /// Reads sealed bytes, and opens all records that are complete then. Returns the number of sealed bytes: a record without
-    /// data is no end of the stream.
+    /// Reads sealed bytes, and opens all records that are complete then. Returns the number of sealed bytes that were read, so
+    /// that a record without data is not taken for the end of the stream.
     ///
     /// If a record cannot be opened, the outbox is broken, and the stream ends here. The messages before it can be received.
     pub(super) fn read_records(&mut self, wait: bool) -> io::Result<usize> {
         if self.has_ended() {
             return Ok(0);
         }
-        // A part of a record can fill the buffer. A larger one takes any record.
+        // The start of a record can fill the buffer. A larger buffer takes any record.
         self.last_was_full |= self.filled() - self.start == self.buffer.len();
         self.make_room();
         let filled = self.filled();

@@ -64,8 +64,8 @@ fn bare(name: &str) -> &str {
     inner.trim_end_matches(')').trim_matches('"')
 }
 
-/// Returns the text of an error after the handshake, or of one that a client sees only then: with TLS 1.3 the server checks the
-/// client's certificate when the client is ready.
+/// Returns the text of an error after the handshake. With TLS 1.3 a client learns only then that the server refuses its
+/// certificate, because the server checks it after the client has finished.
 pub(super) fn short(error: &rustls::Error) -> &'static str {
     match error {
         rustls::Error::DecryptError => "a record cannot be decrypted",

@@ -12,9 +12,6 @@ use crate::net::{Deadline, Session};
 use crate::sync::{Condvar, Mutex, OnceLock, now, processors};
 use std::io::{self, ErrorKind};
 
-/// How many bytes are read at least in one call. A certificate chain has 1 to 4 KiB.
-const READ: usize = 4096;
-
 /// Shakes hands with a server.
 pub(crate) fn connect(line: &mut Line, tls: &ClientTls, host: &str, deadline: Deadline) -> Result<()> {
     shake_hands(line, tls.connection(host)?, deadline)
@@ -84,8 +81,7 @@ fn read(line: &mut Line, peer: &str, deadline: Deadline) -> Result<()> {
     if !line.stream.wait_readable(deadline)? {
         return Err(Error::Timeout(Timeout::Handshake));
     }
-    line.sealed.reserve(READ);
-    match line.stream.read_append(&mut line.sealed, false) {
+    match line.read_sealed(false) {
         Ok(0) => {
             let what = format!("the {peer} closed the connection during the TLS handshake");
             Err(Error::Io(io::Error::new(ErrorKind::UnexpectedEof, what)))

@@ -4,6 +4,7 @@ use super::rustls::RootCertStore;
 use super::rustls::pki_types::pem::{self, PemObject};
 use super::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use crate::error::{Error, Result, context};
+use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -22,13 +23,13 @@ pub(super) struct Identity {
 }
 
 impl Pem {
-    fn read(&self) -> Result<Vec<u8>> {
-        match self {
-            Self::File(path) => {
-                Ok(std::fs::read(path).map_err(|error| context(format_args!("cannot read {self}"), error))?)
-            }
-            Self::Text(text) => Ok(text.clone()),
-        }
+    fn read(&self) -> Result<Cow<'_, [u8]>> {
+        Ok(match self {
+            Self::File(path) => Cow::Owned(
+                std::fs::read(path).map_err(|error| context(format_args!("cannot read {self}"), error))?,
+            ),
+            Self::Text(text) => Cow::Borrowed(text),
+        })
     }
 
     pub(super) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>> {
@@ -44,8 +45,8 @@ impl Pem {
 
     fn key(&self) -> Result<PrivateKeyDer<'static>> {
         let text = self.read()?;
-        // Both the header of PKCS #8 and the one of OpenSSL's old format have this word. It is in no Base64 text of a key,
-        // except by chance: one in 2^50.
+        // Both the header of PKCS #8 and the one of OpenSSL's old format have this word. The Base64 text of a key
+        // contains it only by chance: about one in 2^43 for an RSA key.
         if text.windows(b"ENCRYPTED".len()).any(|word| word == b"ENCRYPTED") {
             return Err(Error::tls(format!(
                 "the key in {self} is encrypted: decrypt it with `openssl pkey -in FILE -out NEW_FILE`"

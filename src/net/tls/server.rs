@@ -64,8 +64,8 @@ impl ServerTls {
     /// Demands a certificate from each client, issued by a CA in a PEM file. Can be repeated, for more CAs. Defaults to no
     /// demand.
     ///
-    /// [`Request::peer_certificate`](crate::handshake::Request::peer_certificate) returns it. Browsers do not open a
-    /// WebSocket to a server that asks for a certificate which they would have to ask their user for.
+    /// [`Request::peer_certificate`](crate::handshake::Request::peer_certificate) returns it. A browser opens no
+    /// WebSocket if it would have to ask its user for the certificate.
     ///
     /// Has no effect on a given `rustls::ServerConfig`, which has a verifier of its own.
     pub fn client_ca_file(self, path: impl Into<PathBuf>) -> Self {

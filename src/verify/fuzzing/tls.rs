@@ -10,7 +10,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-/// More than a socket pair takes without waiting would wait for a reader.
+/// A socket pair takes this many bytes without a reader. A longer input would block `write_all`.
 const MOST_BYTES: usize = 32 * 1024;
 
 /// Whatever arrives, a handshake ends in time, and answers with whole records, of which an alert is the last. The first byte
