@@ -5,7 +5,7 @@ use rustix::process::Signal;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::Instant;
 use support::{Network, PATIENCE, Process, TestServer, echo, eventually, program, watchdog};
 
@@ -246,8 +246,7 @@ fn a_report_that_cannot_be_printed_is_a_failure() {
     let (reader, writer) = UnixStream::pair().expect("a pair");
     drop(reader);
     let mut command = bench(&[], &["-q", "--duration", "300ms", "--clients", "2", &url(server.addr())]);
-    command.stdout(OwnedFd::from(writer)).stderr(Stdio::piped());
-    let output = command.spawn().and_then(Child::wait_with_output).expect("the binary runs");
+    let output = command.stdout(OwnedFd::from(writer)).output().expect("the binary runs");
     let error = text(&output.stderr);
     assert_eq!(
         (output.status.code(), error.contains("cannot write to stdout: ")),

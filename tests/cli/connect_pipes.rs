@@ -14,9 +14,7 @@ use support::{Frame, PATIENCE, Process, RawServer, ms, watchdog};
 
 /// Runs a client with this file as its stdin.
 fn run_from(args: &[&str], stdin: impl Into<Stdio>) -> Output {
-    let mut command = client(args);
-    command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let output = command.spawn().and_then(std::process::Child::wait_with_output).expect("the binary runs");
+    let output = client(args).stdin(stdin).output().expect("the binary runs");
     println!("{args:?}: {output:?}");
     output
 }

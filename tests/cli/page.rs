@@ -105,7 +105,7 @@ fn the_page_shows_a_killed_server_and_reconnects_later() {
     let _turn = turn();
     let Some(mut browser) = Chromium::start() else { return };
     let mut server = Server::start(&[]);
-    let host = server.host.clone();
+    let host = server.host().to_owned();
     browser.show(1280, 900, "dark");
     browser.open(&server.url());
     browser.wait_until("it is open", &state_is("Open"));

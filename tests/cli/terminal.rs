@@ -9,8 +9,8 @@ use support::{Frame, PATIENCE, Process, Pty, RawServer, RawServerPeer, watchdog}
 const COLUMNS: u16 = 60;
 
 fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_threadws"));
-    command.arg("connect").args(args).env_remove("THREADWS_LOG").env_remove("NO_COLOR").env("TERM", "xterm");
+    let mut command = crate::connect::client(args);
+    command.env_remove("NO_COLOR").env("TERM", "xterm");
     command
 }
 
@@ -314,7 +314,7 @@ fn a_flood_of_messages_leaves_the_typed_line_visible() {
 #[test]
 fn texts_to_execute_and_times_work_for_pipes_too() {
     let _dog = watchdog(30);
-    let server = Process::threadws(&["--echo", "--every", "0"]);
+    let server = crate::connect::echo_server();
     let url = server.url();
     let mut piped = Process::with_pipe(command(&["-q", "-x", "/one", "--execute", "two", &url]));
     piped.write("three\n");
@@ -357,7 +357,7 @@ fn ctrl_z_stops_it_and_fg_goes_on() {
 #[test]
 fn a_dumb_terminal_and_a_pipe_have_no_prompt() {
     let _dog = watchdog(30);
-    let server = Process::threadws(&["--echo", "--every", "0"]);
+    let server = crate::connect::echo_server();
     let url = server.url();
     let mut dumb = command(&["-q", &url]);
     dumb.env("TERM", "dumb");

@@ -2,7 +2,7 @@
 #![cfg(all(feature = "cli", feature = "tls"))]
 
 use rustix::process::Signal;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use support::{Folder, PATIENCE, Process, certificate, eventually, program, watchdog};
 
 fn server(options: &[&str]) -> Process {
@@ -16,19 +16,11 @@ fn wss(server: &Process) -> String {
 
 /// Sends "hello" by `threadws connect`. Returns what it printed on stdout, or its error.
 fn hello(url: &str, options: &[&str]) -> Result<String, String> {
-    use std::io::Write as _;
-    let mut command = Command::new(env!("CARGO_BIN_EXE_threadws"));
-    command.args(["connect", "-q", "--once"]).args(options).arg(url);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("the binary runs");
-    // A client that ends early does not read it.
-    drop(child.stdin.take().expect("a pipe").write_all(b"hello"));
-    let output = child.wait_with_output().expect("it ends");
-    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    match output.status.code() {
-        Some(0) => Ok(text(output.stdout)),
-        Some(1) => Err(text(output.stderr)),
-        other => panic!("status {other:?}: {}", text(output.stderr)),
+    let ended = crate::connect::run(&[&["-q", "--once"], options, &[url]].concat(), "hello");
+    match ended.code {
+        Some(0) => Ok(String::from_utf8(ended.stdout).expect("UTF-8")),
+        Some(1) => Err(ended.stderr),
+        other => panic!("status {other:?}: {}", ended.stderr),
     }
 }
 

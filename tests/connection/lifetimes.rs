@@ -32,8 +32,8 @@ fn expect_retired(mut peer: RawPeer, reason: &str, ended: &mpsc::Receiver<String
     assert_eq!(peer.expect_close(1001), reason);
     peer.send(&Frame::close(1001, ""));
     peer.expect_eof();
-    let rx = format!("sent 1001 (going away) {reason:?}; then received 1001 (going away)");
-    assert_eq!(next(ended, "the handler's end"), rx);
+    let expected = format!("sent 1001 (going away) {reason:?}; then received 1001 (going away)");
+    assert_eq!(next(ended, "the handler's end"), expected);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use threadws::connection::State;
 use threadws::{Closed, Config, Connection, Error, Timeout};
 
 #[derive(Debug)]
-struct Told {
+struct Ended {
     error: Option<Error>,
     closed: Option<Closed>,
     state: State,
@@ -18,7 +18,7 @@ struct Told {
 
 /// Starts a server whose handler greets, reads to the end and reports it. A value that is dropped at the handler's end
 /// reports on the third channel that it ended.
-fn server(config: Config) -> (TestServer, Receiver<Told>, Receiver<()>) {
+fn server(config: Config) -> (TestServer, Receiver<Ended>, Receiver<()>) {
     struct AtTheEnd(mpsc::Sender<()>);
     impl Drop for AtTheEnd {
         fn drop(&mut self) {
@@ -33,7 +33,7 @@ fn server(config: Config) -> (TestServer, Receiver<Told>, Receiver<()>) {
             let _end = AtTheEnd(end.clone());
             client.send("in")?;
             let error = client.ignore().err();
-            tx.send(Told { error, closed: client.closed().cloned(), state: client.state() }).unwrap_or(());
+            tx.send(Ended { error, closed: client.closed().cloned(), state: client.state() }).unwrap_or(());
             Ok(())
         },
     );
@@ -42,7 +42,7 @@ fn server(config: Config) -> (TestServer, Receiver<Told>, Receiver<()>) {
 
 /// Checks that the handler ended once, and that its place is free.
 #[track_caller]
-fn ended_once(server: &TestServer, rx: &Receiver<Told>, ends: &Receiver<()>) -> Told {
+fn ended_once(server: &TestServer, rx: &Receiver<Ended>, ends: &Receiver<()>) -> Ended {
     let end = next(rx, "the handler's end");
     next(ends, "the handler's return");
     assert_eq!(end.state, State::Closed);
@@ -366,8 +366,8 @@ mod binary {
         for cause in
             ["end of stream", "connection reset", "no sign of life after a ping", "1001 (going away)"]
         {
-            let rx = lines.iter().filter(|line| line.contains(cause)).count();
-            assert_eq!(rx, 1, "{cause} in {lines:#?}");
+            let count = lines.iter().filter(|line| line.contains(cause)).count();
+            assert_eq!(count, 1, "{cause} in {lines:#?}");
         }
         server.wait_for_lines(&["connected from 127.0.0.1"], 4);
         RawPeer::open(server.addr()).close(1000);

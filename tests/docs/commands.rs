@@ -4,18 +4,12 @@
 #![cfg(feature = "cli")]
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn help(command: &str) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_threadws")).args([command, "--help"]).output();
-    String::from_utf8(output.expect("the binary runs").stdout).expect("UTF-8")
-}
-
-fn documents() -> Vec<(String, String)> {
+fn documents(helps: &[(&str, String)]) -> Vec<(String, String)> {
     let below = |folder: &str, extension| crate::files_below(&root().join(folder), extension);
     let files: Vec<PathBuf> = below("src/guide", "md").into_iter().chain(below("examples", "rs")).collect();
     let readme = root().join("README.md");
@@ -23,7 +17,7 @@ fn documents() -> Vec<(String, String)> {
         .iter()
         .chain([&readme])
         .map(|path| (path.display().to_string(), std::fs::read_to_string(path).expect("UTF-8")));
-    let helps = ["serve", "connect", "bench"].map(|command| (format!("{command} --help"), help(command)));
+    let helps = helps.iter().map(|(command, help)| (format!("{command} --help"), help.clone()));
     texts.chain(helps).collect()
 }
 
@@ -40,9 +34,9 @@ fn commands<'a>(text: &'a str, start: &'static str) -> impl Iterator<Item = Vec<
 }
 
 /// Checks that `threadws` has these options.
-fn check_options(place: &str, words: &[&str]) {
-    let command = words.first().copied().filter(|word| ["connect", "bench", "serve"].contains(word));
-    let help = help(command.unwrap_or("serve"));
+fn check_options(helps: &[(&str, String)], place: &str, words: &[&str]) {
+    let named = helps.iter().find(|(command, _)| words.first() == Some(command));
+    let (_, help) = named.unwrap_or(&helps[0]); // serve
     for word in words.iter().map(|word| word.trim_end_matches(['\'', '.', ','])) {
         let is_option = word.starts_with('-') && word.len() > 1;
         let listed = help.split([' ', ',', '\n']).any(|known| known == word);
@@ -53,9 +47,10 @@ fn check_options(place: &str, words: &[&str]) {
 #[test]
 fn commands_in_documents_exist() {
     let (mut threadws, mut examples) = (0, 0);
-    for (place, text) in documents() {
+    let helps = ["serve", "connect", "bench"].map(|command| (command, crate::help(command)));
+    for (place, text) in documents(&helps) {
         for words in commands(&text, "threadws ") {
-            check_options(&place, &words);
+            check_options(&helps, &place, &words);
             threadws += 1;
         }
         for words in commands(&text, "cargo run") {
@@ -64,7 +59,7 @@ fn commands_in_documents_exist() {
                 assert!(file.exists(), "{place}: cargo run {}", words.join(" "));
                 examples += 1;
             } else if let Some(at) = words.iter().position(|word| *word == "--") {
-                check_options(&place, &words[at + 1..]);
+                check_options(&helps, &place, &words[at + 1..]);
                 threadws += 1;
             }
         }

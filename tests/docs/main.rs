@@ -34,3 +34,11 @@ fn files_below(folder: &Path, extension: &str) -> Vec<PathBuf> {
     files.sort();
     files
 }
+
+/// Returns the help of a command.
+#[cfg(feature = "cli")]
+fn help(command: &str) -> String {
+    let output =
+        std::process::Command::new(env!("CARGO_BIN_EXE_threadws")).args([command, "--help"]).output();
+    String::from_utf8(output.expect("the binary runs").stdout).expect("UTF-8")
+}

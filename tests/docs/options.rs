@@ -3,7 +3,6 @@
 #![cfg(feature = "cli")]
 
 use std::collections::BTreeMap;
-use std::process::Command;
 
 const GUIDE: &str = include_str!("../../src/guide/command_line.md");
 
@@ -25,11 +24,7 @@ fn in_guide(command: &str) -> Options {
 
 /// Entries such as `  --listen ADDR  ... [default: 127.0.0.1:8005]`, over several lines.
 fn in_help(command: &str) -> Options {
-    let output = Command::new(env!("CARGO_BIN_EXE_threadws"))
-        .args([command, "--help"])
-        .output()
-        .expect("the binary runs");
-    let help = String::from_utf8(output.stdout).expect("UTF-8");
+    let help = crate::help(command);
     let mut entries: Vec<String> = Vec::new();
     for line in help.lines() {
         if line.starts_with("  -") {

@@ -128,7 +128,7 @@ fn installed(package: &str, install: impl FnOnce(&OsStr) -> Command) -> Option<P
 
 /// Returns the path of a file in `tests/certificates/`, which its script `make` has made.
 ///
-/// `server` and `renewed` are for localhost, 127.0.0.1, ::1 and *.threadws.test. `client` is for clients. `ca` has issued them.
+/// `server` is for localhost, 127.0.0.1, ::1 and *.threadws.test. `client` is for clients. `ca` has issued them.
 pub fn certificate(file: &str) -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("certificates");
     folder.join(file).to_string_lossy().into_owned()

@@ -28,12 +28,6 @@ impl Pty {
     /// Starts a program. Returns `None` if `setsid` is missing, which gives the program its controlling terminal.
     #[track_caller]
     pub fn spawn(command: &Command, columns: u16) -> Option<Self> {
-        Self::spawn_with(command, columns, |_| {})
-    }
-
-    /// The same, after `redirect` has replaced some of its three streams.
-    #[track_caller]
-    pub fn spawn_with(command: &Command, columns: u16, redirect: impl FnOnce(&mut Command)) -> Option<Self> {
         let mut words = Command::new(program("setsid")?);
         let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pseudo-terminal");
         grantpt(&controller).and_then(|()| unlockpt(&controller)).expect("a pseudo-terminal");
@@ -52,7 +46,6 @@ impl Pty {
             };
         }
         words.stdin(clone()).stdout(clone()).stderr(clone());
-        redirect(&mut words);
         let controller = File::from(controller);
         let screen = Arc::new(Mutex::new(Screen::new(columns)));
         set_size(&controller, columns);
@@ -122,8 +115,7 @@ impl Pty {
 
     #[track_caller]
     pub fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process id");
-        kill_process(pid, signal).expect("the process is there");
+        kill_process(Pid::from_child(&self.child), signal).expect("the process is there");
     }
 
     /// Waits for its end, and for the last rows.

@@ -84,7 +84,7 @@ pub fn reached(delivery: Delivery) -> usize {
 }
 
 /// Returns a server with TLS, if the tests run over TLS.
-pub fn with_tls(server: Server) -> Server {
+fn with_tls(server: Server) -> Server {
     #[cfg(feature = "tls")]
     if is_over_tls() {
         let [certificate, key] = ["server.pem", "server.key"].map(super::certificate);
@@ -94,7 +94,7 @@ pub fn with_tls(server: Server) -> Server {
 }
 
 /// Returns the address for peers without TLS: the server's own, or a relay's if the tests run over TLS.
-pub fn before(addr: Addr) -> SocketAddr {
+fn before(addr: Addr) -> SocketAddr {
     let Addr::Tcp(addr) = addr else { panic!("{addr} is not TCP") };
     #[cfg(feature = "tls")]
     if is_over_tls() {

@@ -14,8 +14,7 @@ pub(super) const ADDRESS: &str =
     "document.getElementById('host').textContent + document.getElementById('path').value";
 
 /// The three sizes of windows, with names.
-pub(super) const SIZES: [(&str, u32, u32); 3] =
-    [("desktop", 1280, 900), ("laptop", 1366, 768), ("phone", 390, 844)];
+const SIZES: [(&str, u32, u32); 3] = [("desktop", 1280, 900), ("laptop", 1366, 768), ("phone", 390, 844)];
 
 /// Checks that the word on the page and the socket's own state agree.
 pub(super) fn state_is(word: &str) -> String {
@@ -127,7 +126,7 @@ pub(super) fn coloured_pixels(browser: &mut Chromium, row: &str) -> (u64, u64) {
     (number(0), number(1))
 }
 
-pub(super) fn kept(name: &str) -> std::path::PathBuf {
+fn kept(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("page-{name}.png"))
 }
 
@@ -140,7 +139,7 @@ pub(super) fn turn() -> MutexGuard<'static, ()> {
 /// The binary with a tick every second. Dropping it kills it.
 pub(super) struct Server {
     child: Child,
-    pub(super) host: String,
+    host: String,
     log: Arc<Mutex<String>>, // its stderr so far, filled by a thread
 }
 
@@ -194,7 +193,7 @@ impl Server {
         format!("http://{}/", self.host)
     }
 
-    pub(super) fn log(&self) -> String {
+    fn log(&self) -> String {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
