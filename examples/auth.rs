@@ -12,6 +12,9 @@
 //! ```
 //!
 //! You see: "hello, alice", then "hello, carol", then a refusal with 401. No line that is printed here has a token.
+//!
+//! A server that announces users who leave keeps their names by the client's number, as the example `chat` does, because
+//! `Server::on_close` has no request.
 
 use std::collections::HashMap;
 use threadws::{
