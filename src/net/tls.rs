@@ -17,17 +17,24 @@ use self::failure::{explain, short};
 use super::Transport;
 use super::session::{Content, RECORD, Session};
 use crate::error::{self, Cause};
+use crate::logging::catch;
 use crate::sync::Arc;
 use rustls::crypto::CryptoProvider;
 use rustls::{Connection, Error, SupportedCipherSuite};
 use std::io::{self, IoSlice, Read, Write};
 
+/// A session store, a key log, a verifier or a resolver of a given configuration panicked.
+const PANICKED: &str = "a callback of the TLS configuration panicked";
 /// The session has failed before, so its connection is broken.
 const FAILED_BEFORE: &str = "the session has failed";
+/// The peer sends record after record, and no data.
+const WITHOUT_DATA: &str = "too many records without data";
 /// The keys of TLS 1.2 cannot be renewed.
 const USED_UP: &str = "the keys are used up";
 /// A connection with keys for fewer records is closed. AES-GCM may seal 2^24.
 const WORN: u64 = 1 << 16;
+/// The most records without data in a row. A peer could otherwise keep a thread busy with empty records.
+const MAX_WITHOUT_DATA: u32 = 32;
 /// Records kept in reserve: for those that one `seal` makes, and for alerts and handshake records, which rustls counts and
 /// `records` does not.
 const RESERVE: u64 = 64;
@@ -58,11 +65,13 @@ pub(crate) struct TlsSession {
     connection: Connection,
     /// How many records with data were sealed.
     records: u64,
+    /// How many records without data were opened since the last one with data.
+    without_data: u32,
 }
 
 impl TlsSession {
     pub(crate) fn new(connection: impl Into<Connection>) -> Self {
-        Self { connection: connection.into(), records: 0 }
+        Self { connection: connection.into(), records: 0, without_data: 0 }
     }
 
     pub(crate) fn is_handshaking(&self) -> bool {
@@ -70,16 +79,20 @@ impl TlsSession {
     }
 
     /// Feeds one whole record. After an error the alert for the peer is sealed.
-    pub(crate) fn feed(&mut self, mut record: &[u8]) -> Result<(), Error> {
-        while !record.is_empty() {
-            // It takes about 4 KiB at a time, and nothing after close_notify.
-            match self.connection.read_tls(&mut record) {
-                Ok(1..) => {}
-                Ok(0) => return Ok(()),
-                Err(error) => return Err(Error::General(error.to_string())),
-            }
+    pub(crate) fn feed(&mut self, record: &[u8]) -> Result<(), Error> {
+        let fed = catch(|| feed(&mut self.connection, record));
+        let fed = fed.unwrap_or_else(|_| Err(Error::General(PANICKED.into())));
+        // RFC 8446 §6.2: a fatal alert is not answered.
+        if fed.as_ref().is_err_and(|error| !matches!(error, Error::AlertReceived(_))) {
+            self.alert();
         }
-        self.connection.process_new_packets().map(drop)
+        fed
+    }
+
+    /// Seals a close_notify, unless rustls has sealed the fatal alert. It seals none for some errors, and lets no other alert
+    /// be chosen.
+    fn alert(&mut self) {
+        self.connection.send_close_notify();
     }
 
     /// Returns how many records the keys may still seal. The last ones are for alerts.
@@ -123,15 +136,37 @@ impl Session for TlsSession {
         self.feed(record).map_err(|error| Cause::Tls(short(&error)))?;
         match self.connection.reader().read(record) {
             Ok(0) => Ok(Content::End),
-            Ok(count) => Ok(Content::Data(count)),
-            // No plaintext: the record was TLS's own.
-            Err(_) => Ok(Content::Data(0)),
+            Ok(count) => {
+                self.without_data = 0;
+                Ok(Content::Data(count))
+            }
+            // No plaintext: the record was TLS's own, or empty.
+            Err(_) if self.without_data < MAX_WITHOUT_DATA => {
+                self.without_data += 1;
+                Ok(Content::Data(0))
+            }
+            Err(_) => {
+                self.alert();
+                Err(Cause::Tls(WITHOUT_DATA))
+            }
         }
     }
 
     fn close_notify(&mut self) {
         self.connection.send_close_notify();
     }
+}
+
+fn feed(connection: &mut Connection, mut record: &[u8]) -> Result<(), Error> {
+    while !record.is_empty() {
+        // It takes about 4 KiB at a time, and nothing after close_notify.
+        match connection.read_tls(&mut record) {
+            Ok(1..) => {}
+            Ok(0) => return Ok(()),
+            Err(error) => return Err(Error::General(error.to_string())),
+        }
+    }
+    connection.process_new_packets().map(drop)
 }
 
 /// The socket, as rustls writes to it.

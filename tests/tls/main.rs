@@ -3,6 +3,7 @@
 
 mod connecting;
 mod openssl;
+mod panics;
 mod records;
 mod sending;
 mod serving;

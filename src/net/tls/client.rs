@@ -34,6 +34,7 @@ use std::path::PathBuf;
 /// Files are read each time a connection is made. A program that connects often passes an `Arc<rustls::ClientConfig>`, from
 /// which a `ClientTls` can be made. Its list of ALPN protocols has to be empty, or to contain `http/1.1` and not `h2`. Its
 /// session store and key log are called while a lock of the connection is held. They must not wait, nor use this crate.
+/// If one of its callbacks panics, the connection fails with [`Error::Tls`], and the panic goes no further.
 #[derive(Debug, Clone, Default)]
 #[must_use = "it is passed to Connect::tls"]
 pub struct ClientTls {

@@ -2,7 +2,8 @@
 
 use super::pem::Identity;
 use super::rustls::pki_types::UnixTime;
-use super::rustls::{self, AlertDescription, CertificateError, InconsistentKeys};
+use super::rustls::{self, AlertDescription, CertificateError, InconsistentKeys, PeerMisbehaved};
+use super::{PANICKED, WITHOUT_DATA};
 use crate::error::Error;
 use crate::request::Escaped;
 
@@ -17,6 +18,7 @@ pub(super) fn explain(error: &rustls::Error, peer: &str) -> Error {
         rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol => {
             format!("the {peer} and this program have no version or method in common: {error}")
         }
+        rustls::Error::General(text) => format!("{}", Escaped(text)),
         error => format!("{}", Escaped(&error.to_string())),
     })
 }
@@ -72,6 +74,8 @@ pub(super) fn short(error: &rustls::Error) -> &'static str {
         rustls::Error::PeerSentOversizedRecord => "a record is too large",
         rustls::Error::InvalidMessage(_) => "a record is malformed",
         rustls::Error::AlertReceived(alert) => received(*alert),
+        rustls::Error::PeerMisbehaved(PeerMisbehaved::TooManyEmptyFragments) => WITHOUT_DATA,
+        rustls::Error::General(text) if text == PANICKED => PANICKED,
         _ => "the peer broke a rule of TLS",
     }
 }

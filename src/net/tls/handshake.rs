@@ -3,9 +3,9 @@
 use super::client::ClientTls;
 use super::rustls::{self, Connection, ProtocolVersion};
 use super::server::TlsServer;
-use super::{LOG, TlsSession, explain};
+use super::{LOG, PANICKED, TlsSession, explain};
 use crate::error::{Error, Result, Timeout};
-use crate::logging::contain;
+use crate::logging::{catch, log_line};
 use crate::net::line::{Line, write_sealed};
 use crate::net::session::record_len;
 use crate::net::{Deadline, Session};
@@ -14,7 +14,7 @@ use std::io::{self, ErrorKind};
 
 /// Shakes hands with a server.
 pub(crate) fn connect(line: &mut Line, tls: &ClientTls, host: &str, deadline: Deadline) -> Result<()> {
-    shake_hands(line, tls.connection(host)?, deadline)
+    shake_hands(line, contained(|| tls.connection(host))?, deadline)
 }
 
 /// Shakes hands with a client, of which `bytes` were already read. They are replaced by the plaintext that has arrived behind
@@ -26,11 +26,19 @@ pub(crate) fn accept(
     deadline: Deadline,
 ) -> Result<()> {
     line.sealed = std::mem::take(bytes);
-    shake_hands(line, tls.connection()?, deadline)?;
+    shake_hands(line, contained(|| tls.connection())?, deadline)?;
     match line.open(bytes) {
         Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error.into()),
         _ => Ok(()),
     }
+}
+
+/// Starts a TLS connection, which asks a client's session store, and can call other callbacks of a given configuration.
+fn contained(start: impl FnOnce() -> Result<Connection>) -> Result<Connection> {
+    catch(start).unwrap_or_else(|_| {
+        log_line!(Error, LOG, "{PANICKED}");
+        Err(Error::tls(PANICKED))
+    })
 }
 
 fn shake_hands(line: &mut Line, connection: Connection, deadline: Deadline) -> Result<()> {
@@ -46,10 +54,12 @@ fn shake_hands(line: &mut Line, connection: Connection, deadline: Deadline) -> R
         if is_client && record == b"HTTP/" {
             return Err(Error::tls("the server answered without TLS: ws:// instead of wss://?"));
         }
-        // Calls the verifiers and resolvers of the program, if it has any.
-        let mut step = || contain(LOG, "a callback of the TLS configuration", || session.feed(record));
+        let mut step = || session.feed(record);
         let fed = if is_client { step() } else { gate().compute(deadline, step)? };
-        if let Err(error) = fed.unwrap_or_else(|| Err(rustls::Error::General("a callback panicked".into()))) {
+        if let Err(error) = fed {
+            if error == rustls::Error::General(PANICKED.into()) {
+                log_line!(Error, LOG, "{PANICKED}");
+            }
             // The alert for the peer. Ignored: the handshake has failed.
             drop(session.write(&**line.stream()));
             return Err(explain(&error, peer));

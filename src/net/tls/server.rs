@@ -27,7 +27,7 @@ use std::path::PathBuf;
 /// A `ServerTls` can also be made from an `Arc<rustls::ServerConfig>`, for example for several certificates, of which one is
 /// chosen by the name that the client asks for. Its list of ALPN protocols has to be empty, or to contain `http/1.1` and
 /// not `h2`. Its session store and key log are called while a lock of the connection is held. They must not wait, nor use
-/// this crate.
+/// this crate. If one of its callbacks panics, only the connection for which it was called ends.
 #[derive(Debug, Clone)]
 #[must_use = "it is passed to Server::tls"]
 pub struct ServerTls {
