@@ -113,11 +113,39 @@ fn at_most_32_records_without_data_follow_each_other() {
         peer.send(DATA, &text("life"));
         peer.expect_text("life");
     }
-    let records: Vec<u8> = (0..33).flat_map(|_| peer.seal(DATA, &[])).collect();
-    peer.write(&records);
-    let closed = next(&ends, "the end");
-    assert!(closed.to_string().contains("TLS failed"), "{closed}");
+    for version in [&TLS12, &TLS13] {
+        let mut peer = TlsPeer::open_with(server.addr(), version);
+        for _ in 0..33 {
+            peer.send(DATA, &[]);
+        }
+        expect_flood_ends(peer, &ends);
+    }
+    // Other records without data count, too.
+    let mut peer = TlsPeer::open(server.addr());
+    for number in 0..33 {
+        if number % 2 == 0 { peer.send(DATA, &[]) } else { peer.update_keys(false) }
+    }
+    expect_flood_ends(peer, &ends);
+}
+
+#[track_caller]
+fn expect_flood_ends(mut peer: TlsPeer, ends: &Receiver<Closed>) {
+    assert_eq!(peer.last_alert().as_deref(), Some(CLOSE_NOTIFY));
+    drop(peer);
+    let closed = next(ends, "the end");
+    assert!(closed.to_string().ends_with("TLS failed: too many records without data"), "{closed}");
     assert_eq!(closed.code(), 1006);
+}
+
+#[test]
+fn a_thousand_records_with_data_are_no_flood() {
+    let _dog = watchdog(30);
+    let (server, _ends) = reporting(Config::new());
+    let mut peer = TlsPeer::open(server.addr());
+    let frame = text(&"x".repeat(998));
+    let records: Vec<u8> = frame.chunks(1).flat_map(|byte| peer.seal(DATA, byte)).collect();
+    peer.write(&records);
+    peer.expect_text(&"x".repeat(998));
 }
 
 #[test]

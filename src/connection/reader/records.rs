@@ -7,17 +7,12 @@ use crate::outbox::Outbox;
 use crate::sync::Arc;
 use std::io;
 
-/// The most records without data in a row. A peer could otherwise keep this thread busy with empty records.
-const MAX_WITHOUT_DATA: u32 = 32;
-
 /// The record that is arriving, and how it will be opened.
 #[derive(Debug)]
 pub(super) struct Records {
     outbox: Arc<Outbox>,
     /// The end of the bytes in the reader's buffer.
     filled: usize,
-    /// The records without data since the last one with data.
-    without_data: u32,
     /// The peer's close_notify has arrived, or a record that cannot be opened.
     has_ended: bool,
 }
@@ -25,7 +20,7 @@ pub(super) struct Records {
 impl Records {
     /// `filled` is the end of the bytes in the reader's buffer.
     pub(super) fn new(outbox: &Arc<Outbox>, filled: usize) -> Self {
-        Self { outbox: Arc::clone(outbox), filled, without_data: 0, has_ended: false }
+        Self { outbox: Arc::clone(outbox), filled, has_ended: false }
     }
 }
 
@@ -72,17 +67,12 @@ impl Reader {
         while let Some(len) = self.buffer.get(at..records.filled).and_then(record_len) {
             let Some(record) = self.buffer.get_mut(at..at + len) else { break };
             match records.outbox.open_record(record) {
-                Ok(Content::Data(0)) if records.without_data < MAX_WITHOUT_DATA => records.without_data += 1,
-                Ok(Content::Data(count)) if count > 0 => {
+                Ok(Content::Data(count)) => {
                     self.buffer.copy_within(at..at + count, self.end);
                     self.end += count;
                     self.counts.bytes += count as u64;
-                    records.without_data = 0;
                 }
-                end => {
-                    if let Ok(Content::Data(_)) = end {
-                        records.outbox.break_off(Cause::Tls("too many records without data"));
-                    }
+                Ok(Content::End) | Err(_) => {
                     // RFC 8446 §6.1: bytes behind a close_notify are ignored.
                     records.has_ended = true;
                     records.filled = at + len;
