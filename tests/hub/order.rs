@@ -128,8 +128,9 @@ fn try_send_never_waits_and_goes_behind_what_write_holds() {
                         for size in [64 << 10, 1000, 1] {
                             while client.try_send(vec![7; size]).is_ok() {}
                         }
-                        // The kernel still moves bytes into the peer's buffer.
-                        std::thread::sleep(ms(100));
+                        // The kernel still moves bytes into the peer's buffer: 200 ms later it fills a window that is
+                        // smaller than a segment.
+                        std::thread::sleep(ms(400));
                         is_settled = client.try_send([7]).is_err();
                     }
                     sent.send((None, Duration::ZERO)).unwrap_or(());
