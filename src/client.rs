@@ -5,6 +5,7 @@ mod resolve;
 use crate::addr::Addr;
 use crate::config::{Config, MAX_HEADERS};
 use crate::connection::{Connection, Early, Parts};
+use crate::deflate_pool::DeflatePool;
 use crate::error::{Error, Result, Timeout, context};
 use crate::flush_thread::FlushThread;
 use crate::hub::Hub;
@@ -12,7 +13,7 @@ use crate::net::connect::{connect_any, connect_unix};
 #[cfg(feature = "tls")]
 use crate::net::tls::{self, ClientTls};
 use crate::net::{Deadline, Line, Stream};
-use crate::outbox::Outbox;
+use crate::outbox::{Compression, Outbox};
 use crate::protocol::client_handshake::{self, Offer};
 use crate::protocol::head::{self, HeadLimits, Scanner};
 use crate::protocol::response_body::{BodySeen, Framing};
@@ -22,7 +23,7 @@ use crate::request::{Request, Response, SECRETS};
 use crate::sender::Sender;
 use crate::sync::{Arc, Mutex, next_id};
 use crate::timer::Timer;
-use http::header::{AUTHORIZATION, LOCATION, SET_COOKIE};
+use http::header::{AUTHORIZATION, LOCATION, SEC_WEBSOCKET_EXTENSIONS, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::borrow::Cow;
 use std::io::{self, ErrorKind};
@@ -324,7 +325,8 @@ impl HandshakeRequest {
     }
 
     fn exchange(&self, mut line: Line, peer_addr: Addr, deadline: Deadline) -> Result<Connection> {
-        let (offer, bytes) = Offer::new(&self.target, &self.subprotocols, &self.headers)?;
+        let (offer, bytes) =
+            Offer::new(&self.target, &self.subprotocols, &self.headers, self.config.deflate())?;
         // A server may respond and close before it has read the whole request. Then its response counts, and not our EPIPE.
         let written = line.write_all(&bytes, || deadline);
         let (response, early) = match read_response(&mut line, &self.config, deadline) {
@@ -342,7 +344,13 @@ impl HandshakeRequest {
             .map_err(|refusal| Error::invalid(refusal.reason))?;
         let stream = Arc::clone(line.stream());
         let (timer, flush) = shared_threads()?;
-        let outbox = Outbox::new(Role::Client, &self.config, Arc::clone(&stream), flush);
+        let agreed = offer.deflate(&response)?;
+        let compression = self.config.deflate().zip(agreed).map(|(settings, agreed)| {
+            let header =
+                response.headers().get(SEC_WEBSOCKET_EXTENSIONS).and_then(|value| value.to_str().ok());
+            Compression::new(agreed, header.unwrap_or_default(), settings, deflate_pool())
+        });
+        let outbox = Outbox::new(Role::Client, &self.config, Arc::clone(&stream), flush, compression);
         let sealed = line.take_session().map(|session| outbox.establish(session));
         let parts = Parts {
             sender: Sender::new(next_id(), outbox),
@@ -464,4 +472,10 @@ fn shared_threads() -> Result<(Arc<Timer>, Arc<FlushThread>)> {
     let (timer, _) = Timer::start().inspect_err(|_| flush.stop())?;
     *shared = Some((Arc::clone(&timer), Arc::clone(&flush)));
     Ok((timer, flush))
+}
+
+/// Returns the compressors of all client connections in the process.
+fn deflate_pool() -> Arc<DeflatePool> {
+    static POOL: Mutex<Option<Arc<DeflatePool>>> = Mutex::new(None);
+    Arc::clone(POOL.lock().get_or_insert_with(|| Arc::new(DeflatePool::new())))
 }

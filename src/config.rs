@@ -1,5 +1,6 @@
 //! Limits and timeouts, each with its default, unit and reason. No I/O.
 
+use crate::deflate::Deflate;
 use crate::error::{Error, Result};
 use std::time::Duration;
 
@@ -46,6 +47,7 @@ pub struct Config {
     max_close_time: Option<Duration>,
     max_lifetime: Option<Duration>,
     idle_timeout: Option<Duration>,
+    deflate: Option<Deflate>,
 }
 
 /// The action of a server for a client whose queue is too full for a broadcast or published message.
@@ -116,6 +118,19 @@ impl Config {
     /// with [`Error::Io`] for a larger response. Defaults to 16 KiB.
     pub fn with_max_head_size(mut self, bytes: usize) -> Self {
         self.max_head_size = bytes;
+        self
+    }
+}
+
+/// # Compression
+impl Config {
+    /// Turns compression (permessage-deflate, RFC 7692) on, with these settings, or off. It is used with each peer that has it,
+    /// too: see [`deflate`](crate::deflate). It needs the feature `deflate`, which is on by default.
+    ///
+    /// Compression takes processor time, and the length of a compressed message says something about its contents: see
+    /// "Compression" in [`guide::security`](crate::guide::security). Defaults to `None`, which is off.
+    pub fn with_deflate(mut self, deflate: impl Into<Option<Deflate>>) -> Self {
+        self.deflate = deflate.into();
         self
     }
 }
@@ -232,6 +247,11 @@ impl Config {
         self.max_head_size
     }
 
+    /// Returns the settings of compression; `None` if it is off.
+    pub fn deflate(&self) -> Option<&Deflate> {
+        self.deflate.as_ref()
+    }
+
     /// Returns how long the whole handshake may take.
     pub fn handshake_timeout(&self) -> Duration {
         self.handshake_timeout
@@ -287,6 +307,7 @@ impl Config {
         if self.max_head_size < MIN_HEAD_SIZE {
             return Err(Error::invalid("max_head_size is less than 1 KiB"));
         }
+        self.deflate.as_ref().map_or(Ok(()), Deflate::check)?;
         let times = [
             ("handshake_timeout", Some(self.handshake_timeout), ""),
             ("message_timeout", Some(self.message_timeout), ""),
@@ -341,6 +362,7 @@ impl Default for Config {
             max_close_time: Some(Duration::from_secs(60)),
             max_lifetime: None,
             idle_timeout: None,
+            deflate: None,
         }
     }
 }

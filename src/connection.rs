@@ -1,7 +1,7 @@
 //! The types that the methods of a [`Connection`] return.
 
 // The type `Connection` is in `connection.rs`. Receiving is in `recv.rs`, on the buffer of `reader.rs`. Sending is in
-// `send.rs`, and `cork.rs` holds answers while more input is here. `close.rs` has the closing handshake; `keepalive.rs` and
+// `send.rs`, and `cork.rs` holds answers while more input is here. `decompression.rs` lends decompressors. `close.rs` has the closing handshake; `keepalive.rs` and
 // `limits.rs` decide when a connection ends by itself. There is no lock here, because only the thread of the connection runs
 // all of this. Other threads use the connection's outbox, which has a lock.
 
@@ -14,6 +14,7 @@ mod close;
 
 pub(crate) mod connection;
 mod cork;
+mod decompression;
 mod keepalive;
 mod limits;
 mod reader;

@@ -40,6 +40,8 @@ pub enum Violation {
     InvalidCloseCode(u16),
     /// Text, or a close reason, that is not UTF-8 (§8.1).
     InvalidUtf8,
+    /// A compressed message that is not valid DEFLATE (RFC 7692 §6.2).
+    InvalidDeflate,
 }
 
 impl fmt::Display for Violation {
@@ -59,6 +61,7 @@ impl fmt::Display for Violation {
             Self::TruncatedClose => "close frame of one byte",
             Self::InvalidCloseCode(code) => return write!(f, "invalid close code {code}"),
             Self::InvalidUtf8 => "text is not valid UTF-8",
+            Self::InvalidDeflate => "compressed message is not valid DEFLATE",
         })
     }
 }

@@ -29,7 +29,7 @@ use crate::protocol::Refusal;
 use crate::protocol::forwarded::{self, TrustedProxies};
 use crate::protocol::head::{self, HeadLimits, Scanner};
 use crate::protocol::proxy_header;
-use crate::protocol::server_handshake::{self, HandshakePolicy, RequestKind, Upgrade};
+use crate::protocol::server_handshake::{self, Choices, HandshakePolicy, RequestKind, Upgrade};
 use crate::quota::{Admission, Excess, Quotas};
 use crate::stats::Counters;
 #[cfg(feature = "tls")]
@@ -172,7 +172,7 @@ pub(crate) struct Opened {
     pub(crate) response: Option<Vec<u8>>,
     /// The deadline of the whole handshake.
     pub(crate) deadline: Deadline,
-    pub(crate) subprotocol: Option<String>,
+    pub(crate) choices: Choices,
     /// Bytes that were read after the head: the first frames.
     pub(crate) early: Vec<u8>,
     pub(crate) session: Option<Established>,
@@ -350,7 +350,7 @@ impl Handshake<'_> {
                     request,
                     response: None,
                     deadline,
-                    subprotocol,
+                    choices: Choices { subprotocol, deflate: None },
                     early,
                     session,
                     admission,
@@ -395,7 +395,12 @@ impl Handshake<'_> {
             Err(excess) => return self.refuse(&excess.into(), Some(request)),
         };
         match server_handshake::check(&request, &self.rules.policy) {
-            Ok(RequestKind::WebSocket(upgrade)) => self.open(request, &upgrade, early, admission),
+            Ok(RequestKind::WebSocket(mut upgrade)) => {
+                if let Some(deflate) = self.config.deflate() {
+                    upgrade.accept_deflate(request.headers(), deflate);
+                }
+                self.open(request, &upgrade, early, admission)
+            }
             Ok(RequestKind::Http(length)) => self.answer_http(request, early, length),
             Err(refusal) => self.refuse(&refusal.into(), Some(request)),
         }
@@ -408,7 +413,7 @@ impl Handshake<'_> {
         early: Vec<u8>,
         admission: Admission,
     ) -> Option<Box<Opened>> {
-        let (response, subprotocol) = match self.switching(&mut request, upgrade) {
+        let (response, choices) = match self.switching(&mut request, upgrade) {
             Ok(answer) => answer,
             Err(reject) => return self.refuse(&reject, Some(request)),
         };
@@ -416,23 +421,19 @@ impl Handshake<'_> {
             return self.refuse(&UNAVAILABLE.into(), Some(request));
         }
         let (deadline, response, session) = (self.deadline, Some(response), self.line.take_session());
-        Some(Box::new(Opened { request, response, deadline, subprotocol, early, session, admission }))
+        Some(Box::new(Opened { request, response, deadline, choices, early, session, admission }))
     }
 
-    /// Calls `check_request`. Returns the bytes of the 101, and the subprotocol.
-    fn switching(
-        &self,
-        request: &mut Request,
-        upgrade: &Upgrade,
-    ) -> Result<(Vec<u8>, Option<String>), Reject> {
+    /// Calls `check_request`. Returns the bytes of the 101, and the agreements.
+    fn switching(&self, request: &mut Request, upgrade: &Upgrade) -> Result<(Vec<u8>, Choices), Reject> {
         let Some(check_request) = &self.rules.check_request else {
-            return Ok((upgrade.bytes(), upgrade.subprotocol()));
+            return Ok((upgrade.bytes(), upgrade.choices()));
         };
         let mut response = upgrade.response();
         contain(LOG, "the callback check_request", || check_request(request, &mut response))
             .unwrap_or_else(|| Err(FAILED.into()))?;
-        let subprotocol = upgrade.finish(request, &mut response)?;
-        Ok((head::write_switching(response.headers()), subprotocol))
+        let choices = upgrade.finish(request, &mut response)?;
+        Ok((head::write_switching(response.headers()), choices))
     }
 
     /// Answers with a refusal, and reports it.

@@ -89,6 +89,8 @@ mod addr;
 mod client;
 mod config;
 pub mod connection;
+pub mod deflate;
+mod deflate_pool;
 pub mod error;
 mod flush_thread;
 pub mod guide;

@@ -149,12 +149,17 @@ pub trait IntoMessage: sealed::Sealed {}
 impl<T: sealed::Sealed + ?Sized> IntoMessage for T {}
 
 mod sealed {
-    use super::{Cow, Message, MessageRef};
+    use super::{Cow, Message, MessageRef, Uncompressed};
 
     /// The methods of [`IntoMessage`](super::IntoMessage), for this crate only.
     pub trait Sealed {
         /// Returns the message to send.
         fn as_message(&self) -> MessageRef<'_>;
+
+        /// Returns whether the message may be compressed.
+        fn may_compress(&self) -> bool {
+            true
+        }
 
         /// Returns the payload, owned if `self` was. Nothing is copied, except an array that was given by value.
         fn into_payload<'a>(self) -> Cow<'a, [u8]>
@@ -231,6 +236,10 @@ mod sealed {
             (**self).as_message()
         }
 
+        fn may_compress(&self) -> bool {
+            (**self).may_compress()
+        }
+
         fn into_payload<'a>(self) -> Cow<'a, [u8]>
         where
             Self: 'a,
@@ -238,7 +247,41 @@ mod sealed {
             Cow::Borrowed(T::as_message(self).as_bytes())
         }
     }
+
+    impl<T: Sealed> Sealed for Uncompressed<T> {
+        fn as_message(&self) -> MessageRef<'_> {
+            self.0.as_message()
+        }
+
+        fn may_compress(&self) -> bool {
+            false
+        }
+
+        fn into_payload<'a>(self) -> Cow<'a, [u8]>
+        where
+            Self: 'a,
+        {
+            self.0.into_payload()
+        }
+    }
 }
+
+/// A message that is sent without compression, although the connection has it: for what is compressed already, such as an image,
+/// and for a secret. See "Compression" in [`guide::security`](crate::guide::security).
+///
+/// ```
+/// use threadws::deflate::Uncompressed;
+///
+/// # fn main() -> threadws::Result<()> {
+/// # let handle = threadws::Server::bind("127.0.0.1:0")?.spawn(|client| Ok(client.ignore()?))?;
+/// # let mut connection = threadws::connect(format!("ws://{}/", handle.local_addr()?))?;
+/// connection.send(Uncompressed("a token and what a stranger wrote"))?;
+/// handle.hub().broadcast(Uncompressed(vec![0; 1000]));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Uncompressed<T>(pub T);
 
 /// A message or a control frame: what [`Connection::next_event`](crate::Connection::next_event) returns.
 ///

@@ -8,18 +8,20 @@
 //! A message takes three steps: [`send`](Outbox::send) or [`try_send`](Outbox::try_send) encodes it,
 //! [`write`](Outbox::write) gives the socket as much as it takes, and [`queue_rest`](Outbox::queue_rest) queues the rest.
 //!
-//! Elsewhere: the order of queued frames is in [`queue`], TLS in [`sealing`], waiting in [`wait`], the 101 in [`open`], the Close and the end in
+//! Elsewhere: the order of queued frames is in [`queue`], TLS in [`sealing`], compression in [`compression`], waiting in [`wait`], the 101 in [`open`], the Close and the end in
 //! [`close`], messages for many clients in [`broadcast`]. The reader's batching is in `connection/cork.rs`.
 
 mod broadcast;
 mod close;
+mod compression;
 mod open;
 mod queue;
 mod sealing;
 mod state;
 mod wait;
 
-pub(crate) use broadcast::Fate;
+pub(crate) use broadcast::{Fate, SharedFrames};
+pub(crate) use compression::Compression;
 
 use self::state::{OutboxState, WriteStall};
 use crate::config::{Config, time_for};
@@ -49,6 +51,9 @@ pub(crate) struct Outbox {
     progress: Condvar,
     reader_counts: ReaderCounts,
     role: Role,
+    /// Messages of this length or more are compressed. `usize::MAX` without an agreement, so that a send compares once.
+    compress_from: usize,
+    compression: Option<Box<Compression>>,
     /// A copy of the gate's state for `state()`. Relaxed, because it guards nothing: every write checks the gate under the
     /// lock.
     state_hint: AtomicU8,
@@ -79,9 +84,11 @@ impl Outbox {
         config: &Config,
         stream: Arc<impl Transport + 'static>,
         flush: Arc<FlushThread>,
+        compression: Option<Compression>,
     ) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             role,
+            compress_from: compression.as_ref().map_or(usize::MAX, Compression::shortest),
             max_backlog: config.max_backlog(),
             write_timeout: config.write_timeout(),
             close_timeout: config.close_timeout(),
@@ -105,7 +112,9 @@ impl Outbox {
                 last_sent: config.idle_timeout().map(|_| now()),
                 sent: Counts::default(),
                 ending: Ending::default(),
+                compression: compression.as_ref().map(|compression| Box::new(compression.state())),
             }),
+            compression: compression.map(Box::new),
             progress: Condvar::default(),
         })
     }
@@ -154,6 +163,8 @@ impl Outbox {
             high_water: state.queue.high_water(),
             round_trip: self.reader_counts.last_round_trip(),
             opened_at: self.opened,
+            saved_received: self.saved_received(),
+            saved_sent: state.saved(),
         }
     }
 
@@ -164,6 +175,8 @@ impl Outbox {
         let totals = Totals {
             opened: u64::from(!state.queue.is_opening()),
             traffic: self.reader_counts.traffic(state.sent.messages, state.sent.bytes),
+            saved_received: self.saved_received(),
+            saved_sent: state.saved(),
             messages_skipped: state.skipped,
             slow_peers_closed: u64::from(is_slow),
             ..self.reader_counts.totals()
@@ -171,8 +184,24 @@ impl Outbox {
         (totals, state.queue.bytes())
     }
 
+    /// Returns the agreement on compression.
+    pub(crate) fn compression(&self) -> Option<&Compression> {
+        self.compression.as_deref()
+    }
+
+    /// Returns whether this message is compressed, if that makes it smaller.
+    #[inline]
+    pub(crate) fn compresses(&self, message: &impl IntoMessage) -> bool {
+        message.as_message().as_bytes().len() >= self.compress_from && message.may_compress()
+    }
+
     /// Sends one message, and returns when the socket has taken all of it.
     pub(crate) fn send(&self, message: impl IntoMessage) -> Result<()> {
+        if self.compresses(&message) {
+            if let Some(frames) = self.compress(message.as_message()) {
+                return self.send_compressed(frames, 1, None, true).map(drop);
+            }
+        }
         let mut buffer = encoder::EMPTY;
         let frame = EncodedFrame::new(self.role, message, &mut buffer);
         let state = self.admit(frame.len(), None)?;
@@ -181,6 +210,11 @@ impl Outbox {
 
     /// Sends or queues one message, without waiting. Returns the ticket for [`is_out`](Self::is_out).
     pub(crate) fn try_send(&self, message: impl IntoMessage) -> Result<u64> {
+        if self.compresses(&message) {
+            if let Some(frames) = self.compress(message.as_message()) {
+                return Ok(self.send_compressed(frames, 1, Some(self.max_backlog), false)?.ticket);
+            }
+        }
         let mut buffer = encoder::EMPTY;
         let frame = EncodedFrame::new(self.role, message, &mut buffer);
         let state = self.admit(frame.len(), Some(self.max_backlog))?;
@@ -190,8 +224,12 @@ impl Outbox {
     /// Sends encoded frames that hold `messages` messages, and returns when the socket has taken all of them. `frames` is
     /// empty afterwards.
     pub(crate) fn send_frames(&self, frames: &mut Vec<u8>, messages: u64) -> Result<()> {
-        let state = self.admit(frames.len(), None);
-        let result = state.and_then(|state| self.write(state, Payload::Lent([frames, &[]]), messages));
+        let result = match self.compress_corked(frames) {
+            Some(compressed) => self.send_compressed(compressed, messages, None, true),
+            None => self
+                .admit(frames.len(), None)
+                .and_then(|state| self.write(state, Payload::Lent([frames, &[]]), messages)),
+        };
         frames.clear();
         result.map(drop)
     }
@@ -205,10 +243,15 @@ impl Outbox {
         messages: u64,
         bound: Option<usize>,
     ) -> Result<()> {
-        let result = match self.admit(frames.len(), bound) {
-            Err(Error::Full) => return Err(Error::Full),
-            state => state.and_then(|state| self.write(state, Payload::Copied(frames), messages)),
+        let result = match self.compress_corked(frames) {
+            Some(compressed) => self.send_compressed(compressed, messages, bound, false),
+            None => self
+                .admit(frames.len(), bound)
+                .and_then(|state| self.write(state, Payload::Copied(frames), messages)),
         };
+        if let Err(Error::Full) = result {
+            return Err(Error::Full);
+        }
         frames.clear();
         result.map(drop)
     }
@@ -216,8 +259,19 @@ impl Outbox {
     /// Locks the state, if frames of `len` bytes may be sent now.
     ///
     /// If the backlog with them would exceed `bound`, returns [`Error::Full`]. An empty backlog takes frames of any size.
+    #[inline]
     fn admit(&self, len: usize, bound: Option<usize>) -> Result<MutexGuard<'_, OutboxState>> {
-        let mut state = self.state.lock();
+        self.admit_to(self.state.lock(), len, bound)
+    }
+
+    /// Like [`admit`](Self::admit), with a state that is locked already.
+    #[inline]
+    fn admit_to<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, OutboxState>,
+        len: usize,
+        bound: Option<usize>,
+    ) -> Result<MutexGuard<'a, OutboxState>> {
         let has_room = self.find_room(&mut state, len, bound);
         self.check_open(&mut state)?;
         if has_room {

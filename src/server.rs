@@ -24,6 +24,7 @@ pub use handle::ShutdownReport;
 
 use crate::addr::Addr;
 use crate::connection::Connection;
+use crate::deflate_pool::DeflatePool;
 use crate::error::{BoxError, Error, Result};
 use crate::flush_thread::FlushThread;
 use crate::hub::{Hooks, Hub};
@@ -63,6 +64,7 @@ struct Shared {
     pool: Arc<ThreadPool<Box<Accepted>>>,
     flush: Arc<FlushThread>,
     timer: Arc<Timer>,
+    deflate: Arc<DeflatePool>,
     /// The flush thread, the timer and the acceptor, until they are joined.
     own_threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -115,6 +117,7 @@ impl Shared {
             failures: Failures::default(),
             flush,
             timer,
+            deflate: Arc::new(DeflatePool::new()),
             own_threads: Mutex::new(vec![flush_thread, timer_thread]),
         }))
     }

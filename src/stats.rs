@@ -8,6 +8,7 @@ mod prometheus;
 
 pub(crate) use counters::{Counters, PolicyClose, TurnedAway};
 
+use crate::deflate::Saved;
 use crate::sync::{Arc, AtomicU64, Ordering};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -52,6 +53,10 @@ pub struct ClientStats {
     pub round_trip: Option<Duration>,
     /// When the handshake ended.
     pub opened_at: Instant,
+    /// The received messages that were compressed.
+    pub saved_received: Saved,
+    /// The sent messages that were compressed.
+    pub saved_sent: Saved,
 }
 
 /// The numbers of a server since its start: what [`ServerHandle::stats`](crate::ServerHandle::stats) and [`Meter::stats`]
@@ -82,6 +87,10 @@ pub struct Stats {
     pub policy_closes: BTreeMap<&'static str, u64>,
     /// Messages and bytes in both directions, of all connections.
     pub traffic: Traffic,
+    /// The received messages that were compressed.
+    pub saved_received: Saved,
+    /// The sent messages that were compressed.
+    pub saved_sent: Saved,
     /// How many broadcast and published messages were dropped for a client because its queue was full.
     pub messages_skipped: u64,
     /// How many bytes of data frames are queued for clients now.
@@ -120,6 +129,8 @@ impl Stats {
     pub(crate) fn add(&mut self, totals: &Totals) {
         self.opened += totals.opened;
         self.traffic.add(totals.traffic);
+        self.saved_received.add(totals.saved_received);
+        self.saved_sent.add(totals.saved_sent);
         self.messages_skipped += totals.messages_skipped;
         self.pings += totals.pings;
         self.round_trips += totals.round_trips;
@@ -196,6 +207,8 @@ pub(crate) struct Totals {
     /// Connections whose 101 was sent.
     pub(crate) opened: u64,
     pub(crate) traffic: Traffic,
+    pub(crate) saved_received: Saved,
+    pub(crate) saved_sent: Saved,
     pub(crate) messages_skipped: u64,
     pub(crate) pings: u64,
     pub(crate) round_trips: u64,
@@ -208,6 +221,8 @@ impl Totals {
     pub(crate) fn add(&mut self, other: &Self) {
         self.opened += other.opened;
         self.traffic.add(other.traffic);
+        self.saved_received.add(other.saved_received);
+        self.saved_sent.add(other.saved_sent);
         self.messages_skipped += other.messages_skipped;
         self.pings += other.pings;
         self.round_trips += other.round_trips;

@@ -102,7 +102,6 @@ pub(crate) fn next_id() -> u64 {
 pub(crate) const STACK: usize = 2 << 20;
 
 /// Returns how many threads can compute at the same time.
-#[cfg(feature = "tls")]
 pub(crate) fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }

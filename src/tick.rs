@@ -4,10 +4,11 @@
 //! The timer's thread calls each tick when it is due (`timer.rs`). A tick uses the outbox's way that never waits, so a slow
 //! peer delays no other tick. No lock is held while the program's closure runs.
 
-use crate::error::Error;
+use crate::deflate::Uncompressed;
+use crate::error::{Error, Result};
 use crate::logging::contain;
 use crate::message::{IntoMessage, Message, MessageRef, State};
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, SharedFrames};
 use crate::protocol::Role;
 use crate::protocol::encoder;
 use crate::stats::Counters;
@@ -18,19 +19,39 @@ use std::time::{Duration, Instant};
 
 /// The source of a tick's messages.
 pub(crate) enum Action {
-    Message(Message),
-    Make(Box<dyn FnMut() -> Option<Message> + Send>),
-    /// A message of a server's tick, encoded once.
-    Frame(Arc<[u8]>),
+    Message(TickMessage),
+    Make(Box<dyn FnMut() -> Option<TickMessage> + Send>),
+    /// A message of a server's tick, encoded and compressed once.
+    Frame(SharedFrames),
 }
 
 impl Action {
     pub(crate) fn message(message: impl IntoMessage) -> Self {
-        Self::Message(message.as_message().into())
+        Self::Message(TickMessage::new(&message))
     }
 
     pub(crate) fn make<T: IntoMessage>(mut make: impl FnMut() -> Option<T> + Send + 'static) -> Self {
-        Self::Make(Box::new(move || make().map(|message| message.as_message().into())))
+        Self::Make(Box::new(move || make().map(|message| TickMessage::new(&message))))
+    }
+}
+
+/// A message, and whether it may be compressed.
+pub(crate) struct TickMessage {
+    message: Message,
+    may_compress: bool,
+}
+
+impl TickMessage {
+    fn new(message: &impl IntoMessage) -> Self {
+        Self { message: message.as_message().into(), may_compress: message.may_compress() }
+    }
+
+    fn send(&self, outbox: &Outbox) -> Result<u64> {
+        if self.may_compress {
+            outbox.try_send(&self.message)
+        } else {
+            outbox.try_send(Uncompressed(&self.message))
+        }
     }
 }
 
@@ -84,9 +105,9 @@ impl Tick {
         let action = match action {
             Action::Message(message) if outbox.role() == Role::Server => {
                 let mut frame = Vec::new();
-                let view = MessageRef::from(&message);
+                let view = MessageRef::from(&message.message);
                 encoder::append(Role::Server, view.into(), view.as_bytes(), &mut frame);
-                Action::Frame(frame.into())
+                Action::Frame(SharedFrames::new(frame.into(), 1, message.may_compress))
             }
             action => action,
         };
@@ -154,9 +175,9 @@ impl TickJob {
         } else {
             match &mut action {
                 Action::Frame(frame) => outbox.try_send_shared(frame).map(Some),
-                Action::Message(message) => outbox.try_send(&*message).map(Some),
+                Action::Message(message) => message.send(&outbox).map(Some),
                 Action::Make(make) => match contain("threadws::timer", "the closure of a tick", make) {
-                    Some(Some(message)) => outbox.try_send(message).map(Some),
+                    Some(Some(message)) => message.send(&outbox).map(Some),
                     Some(None) => Ok(None),
                     None => return false,
                 },

@@ -377,6 +377,12 @@ impl Connection {
         self.subprotocol.as_deref()
     }
 
+    /// Returns the extension that both ends agreed on, with its parameters, as `extensions` of a browser's socket does:
+    /// `permessage-deflate`, or `None`. See [`Config::with_deflate`].
+    pub fn extensions(&self) -> Option<&str> {
+        self.sender.outbox().compression().map(|compression| &*compression.extensions)
+    }
+
     /// Returns the connection's numbers: messages and bytes in both directions, its backlog, the last round-trip time,
     /// and when it was opened.
     pub fn stats(&self) -> ClientStats {
@@ -404,7 +410,7 @@ mod tests {
 
     /// Each client takes the memory of one connection. Other systems have other sizes of the types of std.
     #[test]
-    fn a_connection_has_at_most_624_bytes() {
-        assert!(size_of::<Connection>() <= 624, "{}", size_of::<Connection>());
+    fn a_connection_has_at_most_632_bytes() {
+        assert!(size_of::<Connection>() <= 632, "{}", size_of::<Connection>());
     }
 }

@@ -73,6 +73,7 @@ impl Cork {
         let view = message.as_message();
         let payload = view.as_bytes();
         if hold
+            && message.may_compress()
             && !self.has_broadcasts()
             && self.own.bytes.len() + payload.len() <= MAX_CORK
             && encoder::append_short(to.sender.outbox().role(), view.into(), payload, &mut self.own.bytes)
@@ -82,7 +83,7 @@ impl Cork {
         }
         let size = payload.len();
         let is_alone = !hold && self.len() == 0;
-        if is_alone || size >= MAX_CORK {
+        if is_alone || size >= MAX_CORK || !holds(to, &message) {
             self.flush(to)?;
             return to.sender.outbox().send(message);
         }
@@ -104,7 +105,7 @@ impl Cork {
         let size = view.as_bytes().len();
         let is_alone = !hold && self.len() == 0;
         // An error concerns the own client. The others receive the message all the same.
-        if is_alone || size >= self.max_broadcasts {
+        if is_alone || size >= self.max_broadcasts || !message.may_compress() {
             let flushed = self.flush(to);
             to.hub.broadcast(message);
             return flushed;
@@ -167,7 +168,7 @@ impl Cork {
         self.broadcasts.bytes.clear();
         // With answers among them, the own client receives the broadcasts from `own`.
         let except = (!self.own.bytes.is_empty()).then(|| to.sender.id());
-        to.hub.broadcast_frames(except, &frames, messages);
+        to.hub.broadcast_frames(except, frames, messages);
     }
 
     /// The size of the frames that the own client will receive.
@@ -179,6 +180,17 @@ impl Cork {
     pub(super) fn release_memory(&mut self) {
         self.own.bytes.shrink_to(KEPT);
         self.broadcasts.bytes.shrink_to(0);
+    }
+}
+
+/// Returns whether an answer can be held. What is held is compressed when it leaves, so a message that must not be compressed is
+/// not held. A client's frames have masks, so they have to be compressed before they are held.
+fn holds(to: To<'_>, message: &impl IntoMessage) -> bool {
+    let outbox = to.sender.outbox();
+    if message.may_compress() {
+        outbox.role() == Role::Server || !outbox.compresses(message)
+    } else {
+        outbox.compression().is_none()
     }
 }
 

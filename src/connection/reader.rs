@@ -40,7 +40,7 @@ pub(super) struct Reader {
     message_timeout: Duration,
     /// The read timeout that the socket has now. The reader waits for an earlier deadline with `poll`.
     socket_timeout: Duration,
-    decoder: Decoder,
+    pub(super) decoder: Decoder,
     stream: Arc<Stream>,
     /// Zeroed when it is allocated. `start..end` was read from the socket and not parsed yet. With TLS, `end..filled` is the
     /// start of a record.
@@ -82,9 +82,13 @@ impl Reader {
         buffer.extend_from_slice(plain);
         buffer.extend_from_slice(sealed);
         buffer.resize(size, 0);
+        let mut decoder = Decoder::new(outbox.role(), config.max_message_size());
+        if let Some(compression) = outbox.compression() {
+            decoder.accept_compressed(compression.agreed.peers);
+        }
         Ok(Self {
             stream,
-            decoder: Decoder::new(outbox.role(), config.max_message_size()),
+            decoder,
             buffer,
             start: 0,
             end: plain.len(),
@@ -405,7 +409,7 @@ mod tests {
     fn reader(config: &Config, stream: Stream) -> Reader {
         let (flush, _) = FlushThread::start().expect("a thread");
         let stream = Arc::new(stream);
-        let outbox = Outbox::new(Role::Server, config, Arc::clone(&stream), Arc::clone(&flush));
+        let outbox = Outbox::new(Role::Server, config, Arc::clone(&stream), Arc::clone(&flush), None);
         flush.stop();
         Reader::new(config, stream, Early::default(), &outbox).expect("a reader")
     }

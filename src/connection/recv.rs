@@ -250,6 +250,7 @@ impl Connection {
                 self.handle(item)?;
                 return Ok(Some(item));
             }
+            Ok(None) if self.lend_decompressor()? => return Ok(None),
             Ok(None) => {}
             Err(error) => return Err(self.fail(error)),
         }
@@ -303,6 +304,10 @@ impl Connection {
             Item::Close(span) => {
                 let content = close_frame(self.reader.bytes(span))?;
                 self.answer_close(content);
+            }
+            Item::Assembled => {
+                self.reader.give_decompressor_back(self.sender.outbox());
+                self.count_message()?;
             }
             _ => self.count_message()?,
         }

@@ -88,7 +88,7 @@ impl Error {
     ///
     /// | error | code |
     /// | --- | --- |
-    /// | [`Violation`](Error::Violation) | 1002, 1007 for text that is not UTF-8, 1008 for too many fragments |
+    /// | [`Violation`](Error::Violation) | 1002, 1007 for text that is not UTF-8 and for invalid DEFLATE, 1008 for too many fragments |
     /// | [`MessageTooBig`](Error::MessageTooBig) | 1009 |
     /// | [`Timeout::Message`], [`TooManyMessages`](Error::TooManyMessages) | 1008 |
     /// | [`Timeout::Write`] | 1013: reported but not sent, because the peer does not read |
@@ -98,7 +98,7 @@ impl Error {
     pub fn close_code(&self) -> CloseCode {
         match self {
             Self::Closed(closed) => closed.code(),
-            Self::Violation(Violation::InvalidUtf8) => CloseCode::INVALID_PAYLOAD,
+            Self::Violation(Violation::InvalidUtf8 | Violation::InvalidDeflate) => CloseCode::INVALID_PAYLOAD,
             Self::Violation(Violation::TooManyFragments)
             | Self::Timeout(Timeout::Message)
             | Self::TooManyMessages { .. } => CloseCode::POLICY_VIOLATION,

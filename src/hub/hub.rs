@@ -8,6 +8,7 @@ use super::topics::{self, Topics};
 use super::{Client, Delivery, Hooks};
 use crate::error::{Error, Result, Timeout};
 use crate::message::IntoMessage;
+use crate::outbox::SharedFrames;
 use crate::protocol::Role;
 use crate::protocol::encoder;
 use crate::stats::{Measured, Stats, Totals};
@@ -65,7 +66,7 @@ struct HubState {
 impl Hub {
     /// Sends one message to every client, and returns for how many it was sent, queued or dropped.
     ///
-    /// The message is encoded once. A message that [`write`](crate::Connection::write) or
+    /// The message is encoded and compressed once. A message that [`write`](crate::Connection::write) or
     /// [`write_broadcast`](crate::Connection::write_broadcast) still holds is sent later than this one, unless
     /// [`flush`](crate::Connection::flush) is called before.
     ///
@@ -260,8 +261,8 @@ impl Hub {
     }
 
     /// Sends whole frames, which hold this number of messages, to every client, or to all except one.
-    pub(crate) fn broadcast_frames(&self, except: Option<u64>, frames: &Arc<[u8]>, messages: u64) {
-        deliver(&self.everyone(), except, frames, messages);
+    pub(crate) fn broadcast_frames(&self, except: Option<u64>, frames: Arc<[u8]>, messages: u64) {
+        deliver(&self.everyone(), except, &SharedFrames::new(frames, messages, true));
     }
 }
 
@@ -295,13 +296,13 @@ fn send(clients: &[Client], except: Option<u64>, message: impl IntoMessage) -> D
     let view = message.as_message();
     let mut frame = Vec::new();
     encoder::append(Role::Server, view.into(), view.as_bytes(), &mut frame);
-    deliver(clients, except, &frame.into(), 1)
+    deliver(clients, except, &SharedFrames::new(frame.into(), 1, message.may_compress()))
 }
 
-fn deliver(clients: &[Client], except: Option<u64>, frames: &Arc<[u8]>, messages: u64) -> Delivery {
+fn deliver(clients: &[Client], except: Option<u64>, frames: &SharedFrames) -> Delivery {
     let mut delivery = Delivery::default();
     for client in clients.iter().filter(|client| Some(client.id()) != except) {
-        delivery.count(client.sender.outbox().broadcast(frames, messages));
+        delivery.count(client.sender.outbox().broadcast(frames));
     }
     delivery
 }

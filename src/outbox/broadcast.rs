@@ -2,11 +2,56 @@
 //!
 //! The lists of connections are in `hub`.
 
+use super::compression::Compression;
 use super::queue::Payload;
+use super::state::OutboxState;
 use super::{Outbox, Written};
 use crate::config::SlowPeer;
+use crate::deflate::Saved;
 use crate::error::{Cause, Result};
 use crate::sync::{Arc, Ordering};
+use std::cell::{Ref, RefCell};
+
+/// Frames of a server for many connections, or for many times. They are compressed once for all peers with the same window.
+#[derive(Debug)]
+pub(crate) struct SharedFrames {
+    plain: Arc<[u8]>,
+    /// How many messages they hold.
+    messages: u64,
+    may_compress: bool,
+    /// For each window that a peer has, in bits. `None` if the frames would not be smaller.
+    compressed: RefCell<Vec<(u8, Option<CompressedForm>)>>,
+}
+
+/// Compressed frames that refer to no message before them.
+#[derive(Debug)]
+struct CompressedForm {
+    bytes: Arc<[u8]>,
+    saved: Saved,
+}
+
+impl SharedFrames {
+    pub(crate) fn new(plain: Arc<[u8]>, messages: u64, may_compress: bool) -> Self {
+        Self { plain, messages, may_compress, compressed: RefCell::default() }
+    }
+
+    /// Returns the frames as a peer can decompress them, or `None` if they are sent as they are. Compresses them if this is the
+    /// first peer with its window.
+    fn compressed(&self, compression: &Compression) -> Option<Ref<'_, CompressedForm>> {
+        if !self.may_compress || self.plain.len() < compression.shortest() {
+            return None;
+        }
+        let bits = compression.agreed.ours.bits;
+        let find = |forms: &[(u8, _)]| forms.iter().position(|(its, _)| *its == bits);
+        let found = find(&self.compressed.borrow());
+        if found.is_none() {
+            let form = compression.compress_shared(&self.plain);
+            let form = form.map(|(bytes, saved)| CompressedForm { bytes: bytes.into(), saved });
+            self.compressed.borrow_mut().push((bits, form));
+        }
+        Ref::filter_map(self.compressed.borrow(), |forms| forms.get(find(forms)?)?.1.as_ref()).ok()
+    }
+}
 
 /// The result of a broadcast on one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,22 +72,31 @@ impl Outbox {
     /// Sends or queues one frame, without waiting. Returns the ticket for [`is_out`](Self::is_out).
     ///
     /// Only for servers: each frame of a client needs a mask of its own.
-    pub(crate) fn try_send_shared(&self, frame: &Arc<[u8]>) -> Result<u64> {
-        let state = self.admit(frame.len(), Some(self.max_backlog))?;
-        Ok(self.write(state, Payload::Shared(frame), 1)?.ticket)
+    pub(crate) fn try_send_shared(&self, frames: &SharedFrames) -> Result<u64> {
+        let compressed = self.compression().and_then(|compression| frames.compressed(compression));
+        let state = self.state.lock();
+        let compressed = compressed.as_deref().filter(|_| self.may_share(&state));
+        let bytes = compressed.map_or(&frames.plain, |form| &form.bytes);
+        let mut state = self.admit_to(state, bytes.len(), Some(self.max_backlog))?;
+        state.count_shared(compressed.map(|form| form.saved));
+        Ok(self.write(state, Payload::Shared(bytes), frames.messages)?.ticket)
     }
 
-    /// Sends or queues frames that hold `messages` messages, without waiting.
+    /// Sends or queues frames, without waiting.
     ///
     /// If the backlog is full, skips them or breaks the connection, as [`set_slow_peer`](Self::set_slow_peer) says.
-    pub(crate) fn broadcast(&self, frames: &Arc<[u8]>, messages: u64) -> Fate {
+    pub(crate) fn broadcast(&self, frames: &SharedFrames) -> Fate {
+        let compressed = self.compression().and_then(|compression| frames.compressed(compression));
         let mut state = self.state.lock();
-        let has_room = self.find_room(&mut state, frames.len(), Some(self.max_backlog));
+        let compressed = compressed.as_deref().filter(|_| self.may_share(&state));
+        let bytes = compressed.map_or(&frames.plain, |form| &form.bytes);
+        let has_room = self.find_room(&mut state, bytes.len(), Some(self.max_backlog));
         if !state.gate.is_open() {
             return Fate::Gone;
         }
         if has_room {
-            return match self.write(state, Payload::Shared(frames), messages) {
+            state.count_shared(compressed.map(|form| form.saved));
+            return match self.write(state, Payload::Shared(bytes), frames.messages) {
                 Ok(Written { is_out: true, .. }) => Fate::Sent,
                 Ok(_) => Fate::Queued,
                 // The socket failed, and the connection is broken.
@@ -50,7 +104,7 @@ impl Outbox {
             };
         }
         if self.skips.load(Ordering::Relaxed) {
-            state.skipped += messages;
+            state.skipped += frames.messages;
             self.unlock(state);
             return Fate::Skipped;
         }
@@ -58,8 +112,25 @@ impl Outbox {
         Fate::Closed
     }
 
+    /// Returns whether compressed frames that refer to no message before them may be sent now.
+    fn may_share(&self, state: &OutboxState) -> bool {
+        let state = state.compression.as_ref();
+        self.compression()
+            .zip(state)
+            .is_some_and(|(compression, state)| state.may_share(compression.agreed.ours))
+    }
+
     /// Sets what a broadcast does when the backlog is full.
     pub(crate) fn set_slow_peer(&self, policy: SlowPeer) {
         self.skips.store(policy == SlowPeer::Skip, Ordering::Relaxed);
+    }
+}
+
+impl OutboxState {
+    /// Counts shared frames, if they were compressed.
+    fn count_shared(&mut self, saved: Option<Saved>) {
+        if let (Some(saved), Some(compression)) = (saved, &mut self.compression) {
+            compression.shared(saved);
+        }
     }
 }

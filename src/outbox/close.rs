@@ -101,6 +101,9 @@ impl Outbox {
             self.update_ending(&mut state);
             state.stream = None;
             state.sealing = None;
+            if let Some(compression) = &mut state.compression {
+                compression.release();
+            }
         }
         state.queue.clear();
         self.state_hint.store(State::Closed as u8, Ordering::Relaxed);

@@ -1,6 +1,7 @@
 //! [`OutboxState`]: everything that the outbox's mutex guards.
 
 use super::Counts;
+use super::compression::CompressionState;
 use super::queue::{Lent, Queue, Taken};
 use super::sealing::Sealing;
 use crate::error::{Cause, Ending};
@@ -37,6 +38,8 @@ pub(super) struct OutboxState {
     pub(super) close_deadline: Deadline,
     /// Broadcast messages that were skipped because the backlog was full.
     pub(super) skipped: u64,
+    /// If compression was agreed on.
+    pub(super) compression: Option<Box<CompressionState>>,
 }
 
 /// The write timeout of a socket that takes nothing.

@@ -2,10 +2,12 @@
 //!
 //! URLs are in `url.rs`, the body of another response in `response_body.rs`. Connecting and redirects are in `client.rs`.
 
+use super::deflate::{self, Agreed};
 use super::head::write_header;
+use super::lists_token;
 use super::server_handshake::check_subprotocols;
 use super::url::Target;
-use super::{list, lists_token};
+use crate::deflate::Deflate;
 use crate::error::{BoxError, Error, Result};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, ORIGIN, SEC_WEBSOCKET_ACCEPT,
@@ -36,6 +38,7 @@ const RESERVED: [HeaderName; 11] = [
 pub(crate) struct Offer {
     key: String,
     subprotocols: Vec<String>,
+    deflate: Option<Deflate>,
 }
 
 impl Offer {
@@ -57,6 +60,7 @@ impl Offer {
         target: &Target,
         subprotocols: &[String],
         headers: &HeaderMap,
+        deflate: Option<&Deflate>,
     ) -> Result<(Self, Vec<u8>)> {
         Self::check_settings(subprotocols, headers)?;
         let key = generate_key();
@@ -73,17 +77,22 @@ impl Offer {
         if !subprotocols.is_empty() {
             write_header(&mut bytes, SEC_WEBSOCKET_PROTOCOL.as_str(), subprotocols.join(", ").as_bytes());
         }
+        if let Some(settings) = deflate {
+            let offer = deflate::offer(settings);
+            write_header(&mut bytes, SEC_WEBSOCKET_EXTENSIONS.as_str(), offer.as_bytes());
+        }
         for (name, value) in headers {
             write_header(&mut bytes, name.as_str(), value.as_bytes());
         }
         bytes.extend_from_slice(b"\r\n");
-        Ok((Self { key, subprotocols: subprotocols.to_vec() }, bytes))
+        Ok((Self { key, subprotocols: subprotocols.to_vec(), deflate: deflate.cloned() }, bytes))
     }
 
     /// Returns an offer with a fixed key.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn with_key(key: &str, subprotocols: &[&str]) -> Self {
-        Self { key: key.to_owned(), subprotocols: subprotocols.iter().map(|&name| name.to_owned()).collect() }
+        let subprotocols = subprotocols.iter().map(|&name| name.to_owned()).collect();
+        Self { key: key.to_owned(), subprotocols, deflate: None }
     }
 
     /// Checks a 101 by items 2 to 6 of RFC 6455 §4.1, and returns the agreed subprotocol.
@@ -106,9 +115,7 @@ impl Offer {
         {
             return Err(invalid_response("the server's 101 has the wrong Sec-WebSocket-Accept"));
         }
-        if list(headers, &SEC_WEBSOCKET_EXTENSIONS).next().is_some() {
-            return Err(invalid_response("the server's 101 names an extension that was not offered"));
-        }
+        self.deflate(response)?;
         let mut chosen = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
         let (chosen, second) = (chosen.next(), chosen.next());
         let Some(chosen) = chosen else { return Ok(None) };
@@ -117,6 +124,11 @@ impl Offer {
             Some(name) if second.is_none() => Ok(Some(name.clone())),
             _ => Err(invalid_response("the server's 101 names a subprotocol that was not offered")),
         }
+    }
+
+    /// Returns the agreement on compression of a 101.
+    pub(crate) fn deflate(&self, response: &http::Response<()>) -> Result<Option<Agreed>> {
+        deflate::agree(response.headers(), self.deflate.as_ref()).map_err(invalid_response)
     }
 }
 
@@ -146,7 +158,7 @@ mod tests {
         extra.append("x-twice", HeaderValue::from_static("1"));
         extra.append("x-twice", HeaderValue::from_static("2"));
         extra.append("origin", HeaderValue::from_static("http://example.com:8005"));
-        let (offer, bytes) = Offer::new(&target, &strings(&["v2", "chat"]), &extra).expect("an offer");
+        let (offer, bytes) = Offer::new(&target, &strings(&["v2", "chat"]), &extra, None).expect("an offer");
         let text = String::from_utf8(bytes.clone()).expect("ASCII");
         assert!(text.starts_with("GET /chat?a=b HTTP/1.1\r\nHost: example.com:8005\r\n"), "{text}");
         assert!(text.contains("\r\nSec-WebSocket-Key: ") && text.contains("\r\nX-Twice: 2\r\n"), "{text}");
@@ -159,7 +171,8 @@ mod tests {
             panic!("plain HTTP")
         };
         let mut response = upgrade.response();
-        assert_eq!(upgrade.finish(&request, &mut response), Ok(Some("chat".into())));
+        let choices = upgrade.finish(&request, &mut response).expect("one that was offered");
+        assert_eq!(choices.subprotocol.as_deref(), Some("chat"));
         let answer = crate::protocol::head::write_switching(response.headers());
         let answer = parse_response(&answer, LIMITS).expect("a head");
         assert_eq!(offer.check(&answer).expect("a yes"), Some("chat".into()));
@@ -168,7 +181,7 @@ mod tests {
     #[test]
     fn every_offer_has_its_own_key() {
         let target = Target::parse("ws://a").expect("a target");
-        let offer = || Offer::new(&target, &[], &HeaderMap::new()).expect("an offer").1;
+        let offer = || Offer::new(&target, &[], &HeaderMap::new(), None).expect("an offer").1;
         assert_ne!(offer(), offer());
     }
 
@@ -178,11 +191,11 @@ mod tests {
         for name in RESERVED {
             let mut headers = HeaderMap::new();
             headers.insert(name.clone(), HeaderValue::from_static("x"));
-            let error = Offer::new(&target, &[], &headers).expect_err("reserved").to_string();
+            let error = Offer::new(&target, &[], &headers, None).expect_err("reserved").to_string();
             assert!(error.contains(name.as_str()), "{error}");
         }
         for names in [&["a b"][..], &[""], &["a", "a"], &["a,b"]] {
-            Offer::new(&target, &strings(names), &HeaderMap::new()).expect_err("no list of tokens");
+            Offer::new(&target, &strings(names), &HeaderMap::new(), None).expect_err("no list of tokens");
         }
     }
 

@@ -6,21 +6,20 @@
 //!
 //! Reading from the socket into the buffer is in `connection/reader.rs`, UTF-8 in pieces in `utf8.rs`.
 
-use super::utf8::PartialText;
+mod partial_message;
+
+pub(crate) use partial_message::PartialMessage;
+
+use self::partial_message::Progress;
+use super::deflate::{Decompressor, Direction, Incoming};
 use super::{Role, mask};
+use crate::deflate::Saved;
 use crate::error::{Error, Result, Violation};
 use crate::message::{CloseCode, CloseFrame, Message, MessageRef};
 use std::ops::Range;
 
 /// The longest payload of a control frame (§5.5).
 pub(crate) const MAX_CONTROL: usize = 125;
-/// The number of fragments that any message can have. Each `BYTES_PER_FRAGMENT` received bytes allow one more, because some
-/// peers send megabytes in pieces of 64 bytes. Empty fragments allow none, so their number is limited.
-const FREE_FRAGMENTS: usize = 4096;
-const BYTES_PER_FRAGMENT: usize = 16;
-/// The capacity that is always kept for the next message. A larger buffer is kept as long as messages fill half of it.
-const KEPT_CAPACITY: usize = 4096;
-
 /// The result of [`Decoder::next`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Step {
@@ -99,6 +98,8 @@ pub(crate) struct Decoder {
     frame: Option<Frame>,
     max_message: usize,
     role: Role,
+    /// If compression was agreed on.
+    incoming: Option<Box<Incoming>>,
 }
 
 /// A data frame whose payload is not complete.
@@ -111,25 +112,6 @@ struct Frame {
     left: usize,
 }
 
-/// A message that arrives in pieces.
-#[derive(Debug, Default)]
-struct PartialMessage {
-    text: PartialText,
-    binary: Vec<u8>,
-    fragments: usize,
-    is_text: bool,
-    progress: Progress,
-}
-
-#[derive(Debug, Default, PartialEq, Eq)]
-enum Progress {
-    #[default]
-    None,
-    Started,
-    /// Complete and returned as [`Item::Assembled`]. The next call drops it.
-    Whole,
-}
-
 /// The header of a frame (§5.2).
 struct ParsedHeader {
     fin: bool,
@@ -137,11 +119,16 @@ struct ParsedHeader {
     key: Option<[u8; 4]>,
     payload: usize,
     size: usize,
+    is_compressed: bool,
 }
 
 /// The first byte of a message in one frame.
 const WHOLE_TEXT: u8 = 0x80 | TEXT;
 const WHOLE_BINARY: u8 = 0x80 | BINARY;
+
+/// The reserved bits. RSV1 marks a compressed message.
+const RESERVED: u8 = 0x70;
+const RSV1: u8 = 0x40;
 
 const CONTINUATION: u8 = 0;
 const TEXT: u8 = 1;
@@ -152,7 +139,12 @@ const PONG: u8 = 10;
 
 impl Decoder {
     pub(crate) fn new(role: Role, max_message: usize) -> Self {
-        Self { role, max_message, frame: None, message: PartialMessage::default() }
+        Self { role, max_message, frame: None, message: PartialMessage::default(), incoming: None }
+    }
+
+    /// Accepts compressed messages from now on.
+    pub(crate) fn accept_compressed(&mut self, peers: Direction) {
+        self.incoming = Some(Box::new(Incoming::new(peers)));
     }
 
     /// Fast path for a message of at most 125 bytes in one frame, if all of it is in `window`. Returns `None` for everything
@@ -185,8 +177,8 @@ impl Decoder {
 
     /// Decodes bytes from the front of `window`, up to the end of the first message or control frame.
     ///
-    /// It returns no item only if it needs more bytes. It then leaves less than one control frame undecoded, so a window
-    /// with room for a control frame always makes progress.
+    /// It returns no item only if it needs more bytes, or [a decompressor](Self::needs_decompressor). Except for the latter, it
+    /// leaves less than one control frame undecoded, so a window with room for a control frame always makes progress.
     ///
     /// # Errors
     ///
@@ -202,8 +194,17 @@ impl Decoder {
                 let piece = frame.left.min(window.len() - used);
                 if piece > 0 {
                     let bytes = &mut window[used..used + piece];
-                    frame.unmask(bytes);
-                    self.message.push(bytes)?;
+                    if self.message.is_compressed {
+                        let Some(incoming) = self.incoming.as_mut().filter(|incoming| incoming.is_ready())
+                        else {
+                            return Ok(Step { used, item: None });
+                        };
+                        frame.unmask(bytes);
+                        incoming.push(bytes, &mut self.message, self.max_message)?;
+                    } else {
+                        frame.unmask(bytes);
+                        self.message.push(bytes)?;
+                    }
                     used += piece;
                 }
                 if frame.left > 0 {
@@ -212,6 +213,9 @@ impl Decoder {
                 let fin = frame.fin;
                 self.frame = None;
                 if fin {
+                    if let Some(incoming) = self.incoming.as_mut().filter(|_| self.message.is_compressed) {
+                        incoming.finish(&mut self.message, self.max_message)?;
+                    }
                     self.message.finish()?;
                     return Ok(Step { used, item: Some(Item::Assembled) });
                 }
@@ -238,7 +242,7 @@ impl Decoder {
                 };
                 return Ok(Step { used: span.end, item: Some(item) });
             }
-            if whole && header.fin && header.opcode != CONTINUATION {
+            if whole && header.fin && header.opcode != CONTINUATION && !header.is_compressed {
                 if let Some(key) = header.key {
                     mask(&mut window[span.range()], key, 0);
                 }
@@ -246,7 +250,7 @@ impl Decoder {
                 return Ok(Step { used: span.end, item: Some(item) });
             }
             if header.opcode != CONTINUATION {
-                self.message.start(header.opcode == TEXT);
+                self.message.start(header.opcode == TEXT, header.is_compressed);
             }
             self.message.fragments += 1;
             self.frame = Some(Frame { fin: header.fin, key: header.key, seen: 0, left: header.payload });
@@ -262,7 +266,8 @@ impl Decoder {
         let fin = first & 0x80 != 0;
         let opcode = first & 0x0f;
         // §5.2: "MUST be 0 unless an extension is negotiated that defines meanings for non-zero values."
-        if first & 0x70 != 0 {
+        let mut is_compressed = first & RESERVED != 0;
+        if is_compressed && !self.may_be_compressed(first) {
             return Err(Violation::ReservedBit.into());
         }
         let started = self.message.progress == Progress::Started;
@@ -310,15 +315,17 @@ impl Decoder {
         let payload = if opcode >= CLOSE {
             usize::from(short)
         } else {
+            is_compressed |= self.message.is_compressed;
             // Compared before the conversion to `usize`. An overflow here would bypass the limit.
-            let room = self.max_message - self.message.len();
+            let room =
+                if is_compressed { self.room_compressed() } else { self.max_message - self.message.len() };
             match usize::try_from(length) {
                 Ok(length) if length <= room => length,
                 _ => return Err(Error::MessageTooBig { limit: self.max_message }),
             }
         };
         if opcode == CONTINUATION {
-            self.message.check_fragments()?;
+            self.message.check_fragments(self.received())?;
         }
         let key = if masked {
             let Some(key) = array::<4>(bytes, at) else { return Ok(None) };
@@ -327,7 +334,44 @@ impl Decoder {
             None
         };
         let size = at + if masked { 4 } else { 0 };
-        Ok(Some(ParsedHeader { fin, opcode, key, payload, size }))
+        Ok(Some(ParsedHeader { fin, opcode, key, payload, size, is_compressed }))
+    }
+
+    /// Returns whether a frame with a reserved bit can be the first one of a compressed message. RFC 7692 §6: the bit RSV1 is
+    /// set on no other frame.
+    fn may_be_compressed(&self, first: u8) -> bool {
+        self.incoming.is_some() && first & RESERVED == RSV1 && matches!(first & 0x0f, TEXT | BINARY)
+    }
+
+    /// Returns how many bytes a compressed message may still have before it is decompressed: more than the limit, because a
+    /// compressor can make a message longer.
+    fn room_compressed(&self) -> usize {
+        let most = self.max_message.saturating_add(self.max_message / 8 + 64);
+        most.saturating_sub(self.received())
+    }
+
+    /// Returns whether [`next`](Self::next) needs a decompressor to continue.
+    pub(crate) fn needs_decompressor(&self) -> bool {
+        let is_ready = self.incoming.as_ref().is_none_or(|incoming| incoming.is_ready());
+        !is_ready && self.message.is_compressed && self.frame.as_ref().is_some_and(|frame| frame.left > 0)
+    }
+
+    /// Lends a decompressor, until [`take_decompressor`](Self::take_decompressor) returns it behind the message.
+    pub(crate) fn lend(&mut self, decompressor: Decompressor) -> Result<()> {
+        match &mut self.incoming {
+            Some(incoming) => Ok(incoming.lend(decompressor)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the decompressor that was lent. Called between two messages.
+    pub(crate) fn take_decompressor(&mut self) -> Option<Decompressor> {
+        self.incoming.as_mut()?.take_decompressor()
+    }
+
+    /// Returns what the peer's compression has saved.
+    pub(crate) fn saved(&self) -> Saved {
+        self.incoming.as_ref().map_or_else(Saved::default, |incoming| incoming.saved())
     }
 
     /// Validates and copies a text, which [`assembled`](Self::assembled) then borrows. A `str` in the caller's buffer could
@@ -336,42 +380,25 @@ impl Decoder {
     pub(crate) fn copy_text(&mut self, bytes: &[u8]) -> Result<(), Violation> {
         let valid = text(bytes)?;
         self.message.reset();
-        self.message.is_text = true;
-        self.message.text.set(valid);
-        self.message.progress = Progress::Whole;
+        self.message.set_text(valid);
         Ok(())
     }
 
     /// Borrows the message that was returned as [`Item::Assembled`] or passed to [`copy_text`](Self::copy_text).
     pub(crate) fn assembled(&self) -> MessageRef<'_> {
-        if self.message.is_text {
-            MessageRef::Text(self.message.text.as_str())
-        } else {
-            MessageRef::Binary(&self.message.binary)
-        }
+        self.message.view()
     }
 
     /// Moves out the message that was returned as [`Item::Assembled`].
     pub(crate) fn take(&mut self) -> Message {
-        let message = if self.message.is_text {
-            Message::Text(self.message.text.take())
-        } else {
-            let mut binary = std::mem::take(&mut self.message.binary);
-            if binary.capacity() > KEPT_CAPACITY.max(2 * binary.len()) {
-                // The caller may keep the message for long, so the unused capacity is freed.
-                binary.shrink_to_fit();
-            }
-            Message::Binary(binary)
-        };
-        self.message.reset();
-        message
+        self.message.take()
     }
 
     /// Returns the vector into which the rest of a large binary frame can be read without the window, and the number of
     /// missing bytes. Not for text, which is validated as it passes through the window.
     pub(crate) fn direct(&mut self) -> Option<(&mut Vec<u8>, usize)> {
         match &self.frame {
-            Some(frame) if frame.left > 0 && !self.message.is_text => {
+            Some(frame) if frame.left > 0 && !self.message.is_text && !self.message.is_compressed => {
                 Some((&mut self.message.binary, frame.left))
             }
             _ => None,
@@ -385,15 +412,19 @@ impl Decoder {
         frame.unmask(self.message.binary.get_mut(start..).unwrap_or_default());
     }
 
-    /// Returns how many bytes of the message that is arriving were decoded.
+    /// Returns how many bytes of the message that is arriving were decoded. Of a compressed message they are counted before it
+    /// is decompressed.
     pub(crate) fn received(&self) -> usize {
-        self.message.len()
+        match &self.incoming {
+            Some(incoming) if self.message.is_compressed => incoming.compressed(),
+            _ => self.message.len(),
+        }
     }
 
     /// Returns the allocated bytes.
     #[cfg(all(test, not(model)))]
     pub(crate) fn allocated(&self) -> usize {
-        self.message.text.capacity() + self.message.binary.capacity()
+        self.message.allocated()
     }
 
     /// Frees the memory that was kept for the next message, unless that has begun.
@@ -417,52 +448,6 @@ impl Frame {
         }
         self.seen += bytes.len();
         self.left -= bytes.len();
-    }
-}
-
-impl PartialMessage {
-    fn start(&mut self, is_text: bool) {
-        self.progress = Progress::Started;
-        self.is_text = is_text;
-    }
-
-    fn push(&mut self, bytes: &[u8]) -> Result<(), Violation> {
-        if self.is_text {
-            return self.text.push(bytes);
-        }
-        self.binary.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn finish(&mut self) -> Result<(), Violation> {
-        self.progress = Progress::Whole;
-        if self.is_text { self.text.finish() } else { Ok(()) }
-    }
-
-    fn len(&self) -> usize {
-        if self.is_text { self.text.len() } else { self.binary.len() }
-    }
-
-    fn check_fragments(&self) -> Result<(), Violation> {
-        if self.fragments >= FREE_FRAGMENTS + self.len() / BYTES_PER_FRAGMENT {
-            return Err(Violation::TooManyFragments);
-        }
-        Ok(())
-    }
-
-    fn reset(&mut self) {
-        self.progress = Progress::None;
-        self.is_text = false;
-        self.fragments = 0;
-        // The buffers are kept for the next message, because new memory costs a page fault for each 4 KiB.
-        if self.text.capacity() > KEPT_CAPACITY.max(2 * self.text.len()) {
-            self.text = PartialText::default();
-        }
-        if self.binary.capacity() > KEPT_CAPACITY.max(2 * self.binary.len()) {
-            self.binary = Vec::new();
-        }
-        self.text.clear();
-        self.binary.clear();
     }
 }
 

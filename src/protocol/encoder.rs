@@ -16,6 +16,9 @@ pub(crate) const MAX_REASON: usize = MAX_CONTROL - 2;
 pub(crate) enum Opcode {
     Text = 0x81,
     Binary = 0x82,
+    /// With the bit RSV1 (RFC 7692 §6).
+    CompressedText = 0xc1,
+    CompressedBinary = 0xc2,
     Close = 0x88,
     Ping = 0x89,
     Pong = 0x8a,
@@ -27,6 +30,13 @@ impl From<MessageRef<'_>> for Opcode {
             MessageRef::Text(_) => Self::Text,
             MessageRef::Binary(_) => Self::Binary,
         }
+    }
+}
+
+impl Opcode {
+    /// Returns the opcode of the same message when it is compressed.
+    pub(crate) fn compressed(self) -> Self {
+        if self == Self::Text { Self::CompressedText } else { Self::CompressedBinary }
     }
 }
 
@@ -146,6 +156,31 @@ pub(crate) fn append(role: Role, opcode: Opcode, payload: &[u8], frame: &mut Vec
     if let Some(key) = key {
         mask(frame.get_mut(start..).unwrap_or_default(), key, 0);
     }
+}
+
+/// A message frame that this module has encoded.
+#[derive(Debug)]
+pub(crate) struct MessageFrame<'a> {
+    pub(crate) opcode: Opcode,
+    pub(crate) payload: &'a [u8],
+    /// With its header.
+    pub(crate) whole: &'a [u8],
+}
+
+/// Returns the frames of messages that were encoded one after another, without masks.
+pub(crate) fn frames(mut bytes: &[u8]) -> impl Iterator<Item = MessageFrame<'_>> {
+    std::iter::from_fn(move || {
+        let (&[first, length], _) = bytes.split_first_chunk()?;
+        let (header, payload) = match length {
+            126 => (4, u64::from(u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?))),
+            127 => (10, u64::from_be_bytes(*bytes.get(2..)?.first_chunk()?)),
+            length => (2, u64::from(length)),
+        };
+        let (whole, rest) = bytes.split_at_checked(header + usize::try_from(payload).ok()?)?;
+        bytes = rest;
+        let opcode = if first == Opcode::Text as u8 { Opcode::Text } else { Opcode::Binary };
+        Some(MessageFrame { opcode, payload: whole.get(header..)?, whole })
+    })
 }
 
 /// Returns the payload of a Close frame (§5.5.1), which is empty without a code.

@@ -6,6 +6,7 @@
 
 pub(crate) mod client_handshake;
 pub(crate) mod decoder;
+pub(crate) mod deflate;
 pub(crate) mod encoder;
 pub(crate) mod forwarded;
 pub(crate) mod gate;

@@ -3,9 +3,11 @@
 //! Parsing and writing heads is in `head.rs`, the rule for the `Origin` header in `origin.rs`. Reading from the socket,
 //! quotas and callbacks are in `handshake.rs`.
 
+use super::deflate::{self, Agreed};
 use super::head::write_switching;
 use super::origin::AllowedOrigins;
 use super::{Refusal, is_token, list, lists_token};
+use crate::deflate::Deflate;
 use crate::error::{Error, Result};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
@@ -87,6 +89,15 @@ pub(crate) enum RequestKind {
 pub(crate) struct Upgrade {
     accept: HeaderValue,
     subprotocol: Option<HeaderValue>,
+    deflate: Option<(Agreed, HeaderValue)>,
+}
+
+/// The agreements of a handshake.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Choices {
+    pub(crate) subprotocol: Option<String>,
+    /// With the header `Sec-WebSocket-Extensions`.
+    pub(crate) deflate: Option<(Agreed, HeaderValue)>,
 }
 
 /// Checks a request, in this order: plain HTTP or not, the headers of the handshake, path, origin, subprotocol.
@@ -116,7 +127,7 @@ pub(crate) fn check(
         return Err(ORIGIN);
     }
     let subprotocol = negotiate(headers, &policy.subprotocols)?;
-    Ok(RequestKind::WebSocket(Upgrade { accept, subprotocol }))
+    Ok(RequestKind::WebSocket(Upgrade { accept, subprotocol, deflate: None }))
 }
 
 /// Returns whether the request has any header of the handshake. A proxy may have dropped `Upgrade`. The client then gets an
@@ -264,12 +275,19 @@ impl Upgrade {
     /// (`.ci/instructions`).
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let subprotocol = self.subprotocol.iter().map(|name| (&SEC_WEBSOCKET_PROTOCOL, name));
-        write_switching(self.own_headers().into_iter().chain(subprotocol))
+        let deflate = self.deflate.iter().map(|(_, value)| (&SEC_WEBSOCKET_EXTENSIONS, value));
+        write_switching(self.own_headers().into_iter().chain(subprotocol).chain(deflate))
     }
 
-    /// Returns the agreed subprotocol, which a callback can still change.
-    pub(crate) fn subprotocol(&self) -> Option<String> {
-        self.subprotocol.as_ref().and_then(|name| name.to_str().ok()).map(str::to_owned)
+    /// Agrees on compression, if the client offers it.
+    pub(crate) fn accept_deflate(&mut self, headers: &HeaderMap, settings: &Deflate) {
+        self.deflate = deflate::answer(headers, settings);
+    }
+
+    /// Returns the agreements, which a callback can still change.
+    pub(crate) fn choices(&self) -> Choices {
+        let subprotocol = self.subprotocol.as_ref().and_then(|name| name.to_str().ok());
+        Choices { subprotocol: subprotocol.map(str::to_owned), deflate: self.deflate.clone() }
     }
 
     /// Returns the 101 for a callback, which can add headers.
@@ -279,6 +297,9 @@ impl Upgrade {
             response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, subprotocol.clone());
         }
         self.complete(&mut response);
+        if let Some((_, value)) = &self.deflate {
+            response.headers_mut().insert(SEC_WEBSOCKET_EXTENSIONS, value.clone());
+        }
         response
     }
 
@@ -289,32 +310,39 @@ impl Upgrade {
         for (name, value) in self.own_headers() {
             headers.insert(name, value.clone());
         }
-        // This server agrees to no extension, and a 101 has no body.
+        // A 101 has no body, and a callback cannot agree on an extension.
         for name in [SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_VERSION, CONTENT_LENGTH, TRANSFER_ENCODING] {
             headers.remove(name);
         }
     }
 
-    /// Restores the required headers after a callback, and returns the agreed subprotocol.
+    /// Restores the required headers after a callback, and returns the agreements.
     ///
     /// The callback can choose another subprotocol if the client offered it. RFC 6455 §4.1: the client fails the connection
-    /// for any other, so any other is a 500 here, with a reason.
+    /// for any other, so any other is a 500 here, with a reason. It can also remove the extension.
     pub(crate) fn finish(
         &self,
         request: &http::Request<()>,
         response: &mut http::Response<Vec<u8>>,
-    ) -> std::result::Result<Option<String>, Refusal> {
+    ) -> std::result::Result<Choices, Refusal> {
         const UNOFFERED: Refusal = Refusal::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "the server chose a subprotocol that the client did not offer",
         );
+        let keeps_deflate = response.headers().contains_key(SEC_WEBSOCKET_EXTENSIONS);
         self.complete(response);
+        let deflate = self.deflate.clone().filter(|_| keeps_deflate);
+        if let Some((_, value)) = &deflate {
+            response.headers_mut().insert(SEC_WEBSOCKET_EXTENSIONS, value.clone());
+        }
         let mut chosen = response.headers().get_all(SEC_WEBSOCKET_PROTOCOL).iter();
         let (chosen, second) = (chosen.next(), chosen.next());
-        let Some(chosen) = chosen else { return Ok(None) };
+        let Some(chosen) = chosen else { return Ok(Choices { subprotocol: None, deflate }) };
         let offered = list(request.headers(), &SEC_WEBSOCKET_PROTOCOL).any(|name| name == chosen.as_bytes());
         match chosen.to_str() {
-            Ok(name) if offered && second.is_none() => Ok(Some(name.to_owned())),
+            Ok(name) if offered && second.is_none() => {
+                Ok(Choices { subprotocol: Some(name.to_owned()), deflate })
+            }
             _ => Err(UNOFFERED),
         }
     }

@@ -12,7 +12,7 @@ use crate::hub::Client;
 use crate::logging::{catch, contain, log_line};
 use crate::message::{CloseCode, State};
 use crate::net::{Deadline, Line, Stream};
-use crate::outbox::Outbox;
+use crate::outbox::{Compression, Outbox};
 use crate::protocol::Role;
 use crate::quota::Admission;
 use crate::request::Escaped;
@@ -109,9 +109,15 @@ impl Accepted {
     #[inline(never)]
     fn open(&self, opened: Opened) -> Option<(Box<Connection>, Admission)> {
         let Self { id, shared, stream, peer_addr, .. } = self;
-        let Opened { request, response, deadline, subprotocol, early, session, admission } = opened;
+        let Opened { request, response, deadline, choices, early, session, admission } = opened;
         let config = &shared.settings.config;
-        let outbox = Outbox::new(Role::Server, config, Arc::clone(stream), Arc::clone(&shared.flush));
+        let compression =
+            config.deflate().zip(choices.deflate.as_ref()).map(|(settings, (agreed, header))| {
+                let header = header.to_str().unwrap_or_default();
+                Compression::new(*agreed, header, settings, Arc::clone(&shared.deflate))
+            });
+        let (stream, flush) = (Arc::clone(stream), Arc::clone(&shared.flush));
+        let outbox = Outbox::new(Role::Server, config, Arc::clone(&stream), flush, compression);
         let sealed = session.map(|session| outbox.establish(session));
         let is_answered = response.is_none();
         if let Some(response) = response {
@@ -124,7 +130,7 @@ impl Accepted {
             sender: sender.clone(),
             request,
             response: None,
-            subprotocol,
+            subprotocol: choices.subprotocol,
             hub: shared.hub.clone(),
             hooks: Arc::clone(&shared.hooks),
             counters: Arc::clone(shared.meter.counters()),
@@ -132,7 +138,7 @@ impl Accepted {
             message_rate: shared.settings.handshake.quotas.messages(client_addr),
         };
         let early = Early { plain: &early, sealed: sealed.as_deref() };
-        let mut connection = Connection::new(config, Arc::clone(stream), early, parts)
+        let mut connection = Connection::new(config, stream, early, parts)
             .inspect_err(|error| log_line!(Debug, LOG, "client {id} is gone: {error}"))
             .ok()?;
         shared.hub.join(Client { sender: sender.clone(), client_addr, peer_addr: *peer_addr });

@@ -88,7 +88,8 @@ pub fn request_head(input: &[u8]) {
         Ok(RequestKind::WebSocket(upgrade)) => {
             assert_eq!((request.method(), request.version()), (&Method::GET, Version::HTTP_11));
             let mut response = upgrade.response();
-            let subprotocol = upgrade.finish(&request, &mut response).expect("the server's choice");
+            let subprotocol =
+                upgrade.finish(&request, &mut response).expect("the server's choice").subprotocol;
             let answer = parse_response(&write_switching(response.headers()), default_limits());
             let key = request.headers()[SEC_WEBSOCKET_KEY].to_str().expect("base64");
             let names = subprotocol.as_deref();
@@ -125,7 +126,7 @@ pub fn response_head(input: &[u8]) {
     let from = Target::parse("ws://example.com:8005/a/b?c").expect("a target");
     let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
     if let Some(Ok(target)) = location.map(|location| from.redirected(location)) {
-        let (_, asked) = Offer::new(&target, &[], &HeaderMap::new()).expect("an offer");
+        let (_, asked) = Offer::new(&target, &[], &HeaderMap::new(), None).expect("an offer");
         parse_request(&asked, HeadLimits { size: 2 * MAX_HEAD_SIZE, headers: MAX_HEADERS })
             .expect("one request");
     }

@@ -1,7 +1,7 @@
 //! Models of the outbox, the hub, the timer and shutdown for the model checker shuttle. `.ci/models` runs them.
 //!
 //! A model is a few threads over a scripted socket. shuttle runs it many times. At each lock, wait and atomic it chooses the
-//! thread that continues, and it chooses how many bytes the socket accepts. `I1` to `I14` in assertions are the invariants
+//! thread that continues, and it chooses how many bytes the socket accepts. `I1` to `I20` in assertions are the invariants
 //! in `guide/design.md`.
 //!
 //! loom would explore every order. These models have too many of them, and loom has neither `Weak` nor deadlines. shuttle
@@ -12,6 +12,7 @@
 
 pub(crate) mod clock;
 mod closing;
+mod compression;
 mod hub;
 mod opening;
 mod sending;
@@ -24,7 +25,7 @@ use crate::error::{Cause, Closed, Error, Result, Timeout, Violation};
 use crate::flush_thread::FlushThread;
 use crate::message::{CloseCode, CloseFrame, State};
 use crate::net::Deadline;
-use crate::outbox::{Counts, Outbox};
+use crate::outbox::{Compression, Counts, Outbox, SharedFrames};
 use crate::protocol::Role;
 use crate::sync::Arc;
 use crate::verify::mock_session::{MockSession, key_update};
@@ -128,7 +129,17 @@ impl Link {
     }
 
     pub(crate) fn new_with(script: Arc<Script>, role: Role, config: &Config, flushing: &Flushing) -> Self {
-        let outbox = Outbox::new(role, config, Arc::clone(&script), Arc::clone(&flushing.0));
+        Self::with_compression(script, role, config, flushing, None)
+    }
+
+    fn with_compression(
+        script: Arc<Script>,
+        role: Role,
+        config: &Config,
+        flushing: &Flushing,
+        compression: Option<Compression>,
+    ) -> Self {
+        let outbox = Outbox::new(role, config, Arc::clone(&script), Arc::clone(&flushing.0), compression);
         if Self::is_sealed() {
             script.seal();
             outbox.seal_with(Box::new(MockSession::new(PIECE)));
@@ -168,7 +179,7 @@ impl Link {
             &message,
             &mut frame,
         );
-        let result = self.outbox.try_send_shared(&frame.into()).map(drop);
+        let result = self.outbox.try_send_shared(&SharedFrames::new(frame.into(), 1, true)).map(drop);
         Sent { sender, number, result }
     }
 

@@ -25,7 +25,7 @@ const PAGES: [(&str, &[&str], &[&str]); 6] = [
     ("Sender", &["sender.rs"], &["Send", "Close", "About the connection"]),
     ("Hub", &["hub/hub.rs"], &["Send", "Clients and topics"]),
     ("Connect", &["client.rs"], &["Connect", "Settings"]),
-    ("Config", &["config.rs"], &["Sizes", "Timeouts", "Keepalive and age", "Values"]),
+    ("Config", &["config.rs"], &["Sizes", "Compression", "Timeouts", "Keepalive and age", "Values"]),
 ];
 
 /// The methods that a first program calls. The example of `Config` has `Server::config`, and

@@ -11,17 +11,19 @@ const DOORS: &[(&str, &[&str])] = &[
     ("message", &[]),
     ("error", &[]),
     ("config", &[]),
+    ("deflate", &[]),
     ("sync", &[]),
     ("logging", &[]),
     ("request", &[]),
     ("stats", &[]),
     // The pure module, and the module of sockets.
-    ("protocol", &["addr", "message", "error"]),
+    ("protocol", &["addr", "message", "error", "deflate"]),
     ("net", &["error", "sync"]),
+    ("deflate_pool", &["protocol"]),
     // `timer` and `flush_thread` know their clients only as a `Weak<dyn ...>`.
     ("timer", &[]),
     ("flush_thread", &["net"]),
-    ("outbox", &["net", "flush_thread", "protocol"]),
+    ("outbox", &["net", "flush_thread", "protocol", "deflate_pool"]),
     ("sender", &["outbox", "net", "flush_thread", "protocol"]),
     // It encodes a message once for all clients.
     ("hub", &["sender", "outbox", "protocol"]),
@@ -44,11 +46,23 @@ const DOORS: &[(&str, &[&str])] = &[
             "net",
             "protocol",
             "quota",
+            "deflate_pool",
         ],
     ),
     (
         "client",
-        &["handshake", "connection", "sender", "outbox", "hub", "timer", "flush_thread", "net", "protocol"],
+        &[
+            "handshake",
+            "connection",
+            "sender",
+            "outbox",
+            "hub",
+            "timer",
+            "flush_thread",
+            "net",
+            "protocol",
+            "deflate_pool",
+        ],
     ),
     ("guide", &[]),
     // Only exports.
@@ -56,7 +70,8 @@ const DOORS: &[(&str, &[&str])] = &[
 ];
 /// Modules that are in no build of the library. They may use all others.
 const TEST_ROOMS: [&str; 1] = ["verify"];
-const BASE: [&str; 8] = ["addr", "message", "error", "config", "sync", "logging", "request", "stats"];
+const BASE: [&str; 9] =
+    ["addr", "message", "error", "config", "deflate", "sync", "logging", "request", "stats"];
 
 /// A longer file, without its tests, has to become two files.
 const MOST_LINES: usize = 500;
@@ -282,6 +297,14 @@ fn only_net_tls_names_rustls() {
     let words = ["rustls::", "use rustls", "webpki", "rustls_native_certs"];
     let found = others.flat_map(|source| named(source, &words)).collect();
     nothing(found, "only net/tls names rustls, so that another version changes one place");
+}
+
+#[test]
+fn only_the_codec_names_zlib_rs() {
+    let sources = sources();
+    let others = sources.iter().filter(|source| source.path != "protocol/deflate/codec.rs");
+    let found = others.flat_map(|source| named(source, &["zlib_rs"])).collect();
+    nothing(found, "only protocol/deflate/codec.rs names zlib-rs, so that another version changes one place");
 }
 
 #[test]

@@ -8,6 +8,9 @@ pub const CLOSE: u8 = 0x8;
 pub const PING: u8 = 0x9;
 pub const PONG: u8 = 0xA;
 
+/// The reserved bit of a compressed message (RFC 7692 §6).
+pub const RSV1: u8 = 0x40;
+
 /// One frame. The constructors make it final and masked, as a client sends it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Frame {
@@ -119,9 +122,15 @@ pub fn header(first: u8, mask: Option<[u8; 4]>, length: u64, bits: u8) -> Vec<u8
 /// Returns the first whole frame of `input` and its length in bytes, or `None` if the frame is not complete yet. Fails
 /// if a server must never send it.
 pub fn parse(input: &[u8]) -> Result<Option<(Frame, usize)>, String> {
+    parse_agreed(input, false)
+}
+
+/// The same on a connection that may have agreed on compression. Then the first frame of a message can have RSV1.
+pub fn parse_agreed(input: &[u8], compresses: bool) -> Result<Option<(Frame, usize)>, String> {
     let &[first, second, ref rest @ ..] = input else { return Ok(None) };
     let (fin, rsv, opcode) = (first & 0x80 != 0, first & 0x70, first & 0x0f);
-    if rsv != 0 {
+    let is_compressed = compresses && rsv == RSV1 && matches!(opcode, TEXT | BINARY);
+    if rsv != 0 && !is_compressed {
         return Err(format!("reserved bits {rsv:#x} without an extension"));
     }
     if !matches!(opcode, CONTINUATION | TEXT | BINARY | CLOSE | PING | PONG) {
@@ -156,7 +165,7 @@ pub fn parse(input: &[u8]) -> Result<Option<(Frame, usize)>, String> {
     let end = start + usize::try_from(length).map_err(|_| format!("length {length}"))?;
     let Some(payload) = input.get(start..end) else { return Ok(None) };
     let frame = Frame { fin, rsv, opcode, mask: None, payload: payload.to_vec() };
-    if opcode == TEXT && fin && std::str::from_utf8(payload).is_err() {
+    if opcode == TEXT && fin && !is_compressed && std::str::from_utf8(payload).is_err() {
         return Err("text that is not UTF-8".into());
     }
     if opcode == CLOSE {

@@ -102,6 +102,8 @@ pub struct RawPeer {
     taken: usize,
     ended: bool,
     closed: bool,
+    /// Compression was agreed on.
+    compresses: bool,
     wire: Arc<Wire>,
 }
 
@@ -147,7 +149,16 @@ impl RawPeer {
     pub fn from_stream(stream: TcpStream, addr: SocketAddr) -> Self {
         stream.set_nodelay(true).expect("TCP_NODELAY");
         stream.set_write_timeout(Some(PATIENCE)).expect("a write timeout");
-        Self { stream, addr, input: Vec::new(), taken: 0, ended: false, closed: false, wire: Wire::new() }
+        Self {
+            stream,
+            addr,
+            input: Vec::new(),
+            taken: 0,
+            ended: false,
+            closed: false,
+            compresses: false,
+            wire: Wire::new(),
+        }
     }
 
     /// Opens a WebSocket on `/`.
@@ -297,7 +308,7 @@ impl RawPeer {
     #[track_caller]
     pub fn frame_until(&mut self, deadline: Instant) -> io::Result<Option<Frame>> {
         loop {
-            match frame::parse(self.left()) {
+            match frame::parse_agreed(self.left(), self.compresses) {
                 Err(fault) => panic!("the server sent a bad frame: {fault}"),
                 Ok(Some((frame, bytes))) => {
                     assert!(!self.closed, "after its Close the server sent {frame:?}");
@@ -516,6 +527,7 @@ impl RawPeer {
         let answer = self.answer();
         assert_eq!(answer.status, 101, "{}\n{}", answer.head, answer.text());
         assert_eq!(answer.header("sec-websocket-accept"), Some(ACCEPT), "{}", answer.head);
+        self.compresses = answer.header("sec-websocket-extensions").is_some();
         answer
     }
 

@@ -1,5 +1,6 @@
 //! Bytes in, messages and errors out. The table has a row for each rule of RFC 6455 about frames.
 
+use super::partial_message::FREE_FRAGMENTS;
 use super::*;
 
 /// A decoded item, with owned values.

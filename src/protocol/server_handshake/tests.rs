@@ -310,7 +310,8 @@ fn the_first_offered_subprotocol_that_the_server_has_is_chosen() {
         let chosen = match check(&request, &policy()) {
             Ok(RequestKind::WebSocket(upgrade)) => {
                 let header = upgrade.response().headers().get("sec-websocket-protocol").cloned();
-                let chosen = upgrade.finish(&request, &mut upgrade.response()).expect("its own choice");
+                let chosen =
+                    upgrade.finish(&request, &mut upgrade.response()).expect("its own choice").subprotocol;
                 assert_eq!(header.as_ref().and_then(|name| name.to_str().ok()), chosen.as_deref());
                 Ok(chosen)
             }
@@ -346,7 +347,10 @@ fn a_callback_cannot_break_the_101() {
     ] {
         response.headers_mut().append(name, HeaderValue::from_static(value));
     }
-    assert_eq!(upgrade.finish(&request, &mut response), Ok(Some("chat".into())));
+    assert_eq!(
+        upgrade.finish(&request, &mut response).map(|choices| choices.subprotocol),
+        Ok(Some("chat".into()))
+    );
     let expected = upgrade.response();
     assert_eq!((response.status(), response.body().len()), (StatusCode::SWITCHING_PROTOCOLS, 0));
     assert_eq!(response.headers_mut().remove("set-cookie"), Some(HeaderValue::from_static("a=b")));
@@ -360,14 +364,15 @@ fn a_callback_can_only_choose_a_subprotocol_that_was_offered() {
     for (name, expected) in [("superchat", Ok(Some("superchat".into()))), ("v2", Err(500)), ("", Err(500))] {
         let mut response = upgrade.response();
         response.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static(name));
-        let chosen = upgrade.finish(&request, &mut response).map_err(|refusal| refusal.status.as_u16());
+        let chosen = upgrade.finish(&request, &mut response).map(|choices| choices.subprotocol);
+        let chosen = chosen.map_err(|refusal| refusal.status.as_u16());
         assert_eq!(chosen, expected, "{name}");
     }
     let mut response = upgrade.response();
     response.headers_mut().append("sec-websocket-protocol", HeaderValue::from_static("superchat"));
     assert!(upgrade.finish(&request, &mut response).is_err(), "two subprotocols");
     response.headers_mut().remove("sec-websocket-protocol");
-    assert_eq!(upgrade.finish(&request, &mut response), Ok(None));
+    assert_eq!(upgrade.finish(&request, &mut response), Ok(Choices::default()));
 }
 
 #[test]

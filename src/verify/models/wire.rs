@@ -1,6 +1,7 @@
 //! A strict parser of the bytes that a model wrote. It panics at everything unexpected.
 
 use crate::message::CloseFrame;
+use crate::protocol::deflate::codec;
 use crate::protocol::{Role, mask};
 
 /// Makes a message with its sender and number, and a pattern in which any wrong byte is noticed.
@@ -10,6 +11,9 @@ pub(crate) fn message(sender: u8, number: u8, len: usize) -> Vec<u8> {
     message.resize(len, sender << 4 | number);
     message
 }
+
+/// The opcode of a binary message with the bit RSV1. I15: no other frame has it.
+const COMPRESSED: u8 = 0x42;
 
 /// The 101 of a model.
 pub(crate) const RESPONSE: &[u8] = b"HTTP/1.1 101 \r\n\r\n";
@@ -32,6 +36,8 @@ pub(crate) struct Wire {
     pub(crate) close: Option<Option<CloseFrame>>,
     /// The number of bytes of an incomplete frame at the end.
     pub(crate) torn: usize,
+    /// All compressed messages. The peer has them as its window.
+    history: Vec<u8>,
 }
 
 impl Wire {
@@ -70,6 +76,14 @@ impl Wire {
 
     fn take(&mut self, opcode: u8, payload: &[u8]) {
         match opcode {
+            COMPRESSED => {
+                let (header, plain) = payload.split_at(codec::HEADER);
+                let len = usize::from(u16::from_be_bytes([header[0], header[1]]));
+                let start = self.history.len().checked_sub(len).expect("I16: a window of more than was sent");
+                assert_eq!(header, codec::header(&self.history[start..]), "I16: another window");
+                self.history.extend_from_slice(plain);
+                self.take(2, plain);
+            }
             2 => {
                 let (sender, number) = (payload[0], payload[1]);
                 assert_eq!(payload, message(sender, number, payload.len()), "I3: frames interleave");
@@ -101,8 +115,8 @@ fn one(payload: &[u8]) -> u8 {
 /// Returns opcode, payload and the bytes after the frame. `None` if the frame is incomplete.
 fn frame(role: Role, bytes: &[u8]) -> Option<(u8, Vec<u8>, &[u8])> {
     let (&[first, second], mut rest) = bytes.split_first_chunk()?;
-    let opcode = first & 15;
-    assert_eq!(first & 0xf0, 0x80, "I3: {bytes:?} is not the start of a frame");
+    let opcode = first & 0x4f;
+    assert_eq!(first & 0xb0, 0x80, "I3: {bytes:?} is not the start of a frame");
     assert_eq!(second & 0x80 != 0, role == Role::Client, "I3: only a client masks");
     let mut len = usize::from(second & 0x7f);
     assert!(len < 127 && (len < 126 || opcode < 8), "I3: length {len}");

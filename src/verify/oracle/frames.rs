@@ -133,7 +133,7 @@ impl RawFrame {
                 }
                 Violation::TruncatedClose | Violation::InvalidCloseCode(_) => self.end(),
                 Violation::InvalidUtf8 if self.is_control() => self.end(),
-                Violation::InvalidUtf8 => return None,
+                Violation::InvalidUtf8 | Violation::InvalidDeflate => return None,
             },
         })
     }

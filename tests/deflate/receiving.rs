@@ -1,0 +1,217 @@
+//! Compressed messages from a peer that keeps to the rules, and from one that does not. Sections are of RFC 7692.
+
+use super::{connect, echo_server, json, noise, offering, takeover, with};
+use std::sync::mpsc;
+use support::frame::RSV1;
+use support::{Frame, RawPeer, TestServer, echo, next, reported_end, reporting_echo, watchdog};
+use threadws::{Error, Event, Message, connection::Received, deflate::Deflate};
+
+/// §7.2.3.1.
+const HELLO: [u8; 7] = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+/// §7.2.3.2: the same, if it is the message before.
+const AGAIN: [u8; 5] = [0xf2, 0x00, 0x11, 0x00, 0x00];
+
+/// The first frame of a compressed message, or all of it.
+fn compressed(bytes: &[u8]) -> Frame {
+    Frame::new(1, bytes).rsv(RSV1)
+}
+
+#[test]
+fn every_call_receives_compressed_messages() {
+    let _dog = watchdog(30);
+    let (tx, rx) = mpsc::channel();
+    let server = TestServer::with(
+        |server| {
+            server.config(with(Deflate::new().threshold(100).peer_context_takeover(true).window_bits(15)))
+        },
+        move |client| {
+            tx.send(client.recv()?)?;
+            tx.send(client.recv_ref()?.map(|Received { message, .. }| message.into()))?;
+            tx.send(client.recv_timeout(support::PATIENCE).map(Some)?.flatten())?;
+            loop {
+                match client.next_event()? {
+                    Some(Event::Message(message)) => break tx.send(Some(message))?,
+                    event => assert!(event.is_some()),
+                }
+            }
+            loop {
+                match client.try_recv() {
+                    Err(Error::Empty) => std::thread::yield_now(),
+                    message => break tx.send(message?)?,
+                }
+            }
+            Ok(client.ignore()?)
+        },
+    );
+    let mut peer = offering(&server, "permessage-deflate");
+    peer.send(&compressed(&HELLO));
+    for _ in 0..4 {
+        // In two fragments, with a ping between them.
+        peer.send(&compressed(&AGAIN[..2]).more());
+        peer.send(&Frame::ping("?"));
+        peer.send(&Frame::continuation(&AGAIN[2..]));
+    }
+    for _ in 0..5 {
+        assert_eq!(next(&rx, "a message"), Some(Message::from("Hello")));
+    }
+    for _ in 0..4 {
+        peer.expect_pong(b"?");
+    }
+    let stats = server.hub().clients()[0].sender().stats();
+    assert_eq!((stats.saved_received.messages, stats.saved_received.plain_bytes), (5, 25));
+    assert_eq!(stats.saved_received.compressed_bytes, 27);
+    peer.close(1000);
+}
+
+#[test]
+fn single_bytes_become_a_message() {
+    let _dog = watchdog(30);
+    let server = echo_server(with(takeover().window_bits(15)));
+    let mut peer = offering(&server, "permessage-deflate");
+    let bytes = [compressed(&HELLO), compressed(&AGAIN), Frame::text("plain"), compressed(&AGAIN)];
+    for byte in bytes.iter().flat_map(Frame::encode) {
+        peer.write([byte]);
+    }
+    for expected in ["Hello", "Hello", "plain", "Hello"] {
+        // A message of five bytes is not made smaller, so the echo is plain.
+        peer.expect_text(expected);
+    }
+    peer.close(1000);
+}
+
+#[test]
+fn frames_that_break_the_rules_are_answered_with_1002() {
+    let _dog = watchdog(60);
+    let (server, rx) = reporting_echo(with(takeover()));
+    let start = compressed(&HELLO[..3]).more().encode();
+    let cases: [(&str, Vec<u8>); 7] = [
+        ("a compressed ping", Frame::ping("x").rsv(RSV1).encode()),
+        ("a compressed pong", Frame::pong("x").rsv(RSV1).encode()),
+        ("a compressed Close", Frame::close(1000, "").rsv(RSV1).encode()),
+        (
+            "a compressed fragment",
+            [start.clone(), Frame::continuation(&HELLO[3..]).rsv(RSV1).encode()].concat(),
+        ),
+        ("a ping between the fragments", [start, Frame::ping("x").rsv(RSV1).encode()].concat()),
+        ("RSV2", Frame::text("x").rsv(0x20).encode()),
+        ("RSV1 and RSV3", Frame::text("x").rsv(RSV1 | 0x10).encode()),
+    ];
+    for (what, bytes) in cases {
+        let mut peer = offering(&server, "permessage-deflate");
+        peer.write(bytes);
+        peer.expect_close(1002);
+        peer.expect_eof();
+        let (result, closed) = reported_end(&rx);
+        assert!(result.is_err(), "{what}");
+        assert_eq!(closed.traffic().messages_received, 0, "{what}");
+    }
+}
+
+#[test]
+fn data_that_is_not_deflate_is_answered_with_1007() {
+    let _dog = watchdog(60);
+    let (server, rx) = reporting_echo(with(takeover()));
+    let cut = compressed(&HELLO[..4]);
+    for frame in [compressed(&[0x07]), compressed(&[0xff; 20]), cut, compressed(&AGAIN)] {
+        let mut peer = offering(&server, "permessage-deflate");
+        peer.send(&frame);
+        peer.expect_close(1007);
+        peer.expect_eof();
+        let (result, closed) = reported_end(&rx);
+        let error = result.expect_err("a violation");
+        assert!(error.contains("compressed message is not valid DEFLATE"), "{error}");
+        assert_eq!(closed.traffic().messages_received, 0);
+    }
+}
+
+/// Undici, websockets, tornado and NATS had no limit behind the decompressor.
+#[test]
+fn bombs_are_answered_with_1009() {
+    let _dog = watchdog(60);
+    let (server, rx) = reporting_echo(with(takeover()).with_max_message_size(100_000));
+    let mut bomb = Vec::new();
+    // 0x63 0x00…: a block of zeros, made by a client of ours that has no limit.
+    let (tx, sink) = mpsc::channel();
+    let source = TestServer::with(
+        |server| server.config(with(Deflate::new())),
+        move |client| {
+            client.send(vec![0; 5_000_000])?;
+            tx.send(()).ok();
+            Ok(client.ignore()?)
+        },
+    );
+    let mut taker = offering(&source, "permessage-deflate");
+    bomb.extend(taker.message().payload);
+    next(&sink, "the bomb was sent");
+    assert!(bomb.len() < 6000, "{}", bomb.len());
+    for _ in 0..50 {
+        let mut peer = offering(&server, "permessage-deflate");
+        drop(peer.try_write(&Frame::new(2, bomb.clone()).rsv(RSV1).encode()));
+        peer.expect_close(1009);
+        peer.expect_eof();
+        let (result, closed) = reported_end(&rx);
+        assert!(result.expect_err("too big").contains("larger than 100000 bytes"));
+        assert_eq!(closed.traffic().messages_received, 0);
+    }
+}
+
+#[test]
+fn messages_of_the_limit_pass_when_compressed() {
+    let _dog = watchdog(60);
+    let limit = 70_000;
+    let server =
+        TestServer::with(|server| server.config(with(takeover()).with_max_message_size(limit)), echo);
+    for message in [Message::from(json(1, limit)), Message::Binary(noise(limit))] {
+        let mut connection = connect(&server, with(takeover()));
+        connection.send(&message).expect("it is taken");
+        assert_eq!(connection.recv().expect("an echo"), Some(message));
+        let error =
+            connection.send(json(2, limit + 1)).and_then(|()| connection.recv()).expect_err("too big");
+        assert_eq!(u16::from(error.close_code()), 1009);
+    }
+}
+
+#[test]
+fn compressed_text_has_to_be_utf_8() {
+    let _dog = watchdog(20);
+    let server = echo_server(with(takeover()));
+    let mut peer = offering(&server, "permessage-deflate");
+    // A block without compression: five bytes, of which one is invalid.
+    peer.send(&compressed(&[0x00, 0x05, 0x00, 0xfa, 0xff, b'H', b'e', 0xff, b'l', b'o', 0x00]));
+    peer.expect_close(1007);
+    peer.expect_eof();
+}
+
+#[test]
+fn compressed_messages_behind_the_handshake_are_not_lost() {
+    let _dog = watchdog(20);
+    let server = echo_server(with(takeover().window_bits(15)));
+    let mut peer = RawPeer::connect(server.addr());
+    let request =
+        support::upgrade_request(server.addr(), "/", &[("Sec-WebSocket-Extensions", "permessage-deflate")]);
+    peer.write([request.into_bytes(), compressed(&HELLO).encode(), compressed(&AGAIN).encode()].concat());
+    peer.expect_101();
+    peer.expect_text("Hello");
+    peer.expect_text("Hello");
+    peer.close(1000);
+}
+
+#[test]
+fn timeouts_hold_in_the_middle_of_a_compressed_message() {
+    let _dog = watchdog(30);
+    let config = with(takeover()).with_message_timeout(support::ms(200));
+    let server = TestServer::with(|server| server.config(config), echo);
+    let mut peer = offering(&server, "permessage-deflate");
+    peer.send(&compressed(&HELLO[..4]).more());
+    peer.expect_close(1008);
+    let server = echo_server(with(takeover()));
+    let mut peer = offering(&server, "permessage-deflate");
+    peer.send(&compressed(&HELLO[..4]).more());
+    peer.send(&Frame::ping("?"));
+    peer.expect_pong(b"?");
+    let closing = std::thread::spawn(move || server.into_handle().shutdown(support::PATIENCE));
+    peer.expect_close(1001);
+    peer.send(&Frame::continuation(&HELLO[4..]));
+    peer.send(&Frame::close(1001, ""));
+    assert!(closing.join().expect("no panic").is_complete());
+}
