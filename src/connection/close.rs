@@ -135,7 +135,7 @@ impl Connection {
         let outbox = self.sender.outbox();
         outbox.close_received(content.clone());
         // Without the reason, because the peer knows it.
-        outbox.close(content.map(|frame| CloseFrame::new(frame.code, "")));
+        outbox.close_with_notify(content.map(|frame| CloseFrame::new(frame.code, "")));
         self.finish(None);
     }
 
@@ -143,7 +143,7 @@ impl Connection {
     pub(super) fn fail(&mut self, error: Error) -> Error {
         self.queue_held();
         let outbox = self.sender.outbox();
-        outbox.close(Some(CloseFrame::new(error.close_code(), error.close_reason())));
+        outbox.close_with_notify(Some(CloseFrame::new(error.close_code(), error.close_reason())));
         self.finish(Some(Cause::from_error(&error)));
         error
     }
@@ -223,7 +223,7 @@ impl Drop for Connection {
             self.queue_held();
             let outbox = self.sender.outbox();
             if outbox.state() == State::Open {
-                outbox.close(Some(CloseFrame::new(CloseCode::GOING_AWAY, "")));
+                outbox.close_with_notify(Some(CloseFrame::new(CloseCode::GOING_AWAY, "")));
             }
             outbox.close_notify();
             // Otherwise closing the socket over unread input would send RST, and the peer could lose our last message. Even a

@@ -19,6 +19,16 @@ impl Outbox {
     ///
     /// Returns false, and does nothing, if a Close was queued before or the connection is broken.
     pub(crate) fn close(&self, content: Option<CloseFrame>) -> bool {
+        self.queue_close(content, false)
+    }
+
+    /// Like [`close`](Self::close). With TLS a close_notify leaves in the same system call. Called when nothing more is read,
+    /// because a peer may answer a close_notify at once, and drop what it had to send (RFC 5246 §7.2.1).
+    pub(crate) fn close_with_notify(&self, content: Option<CloseFrame>) {
+        self.queue_close(content, true);
+    }
+
+    fn queue_close(&self, content: Option<CloseFrame>, is_last: bool) -> bool {
         let mut frame = Vec::new();
         encoder::append(self.role, Opcode::Close, &encoder::close_payload(content.as_ref()), &mut frame);
         let mut state = self.state.lock();
@@ -32,6 +42,9 @@ impl Outbox {
         state.ending.sent = Some(content);
         state.start_close_deadline(self.close_timeout);
         state.queue.set(Slot::Close, frame);
+        if let Some(sealing) = state.sealing.as_mut().filter(|_| is_last) {
+            sealing.end();
+        }
         if state.stall.is_none() {
             self.write_queue(&mut state, NOTHING);
         }

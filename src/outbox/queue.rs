@@ -201,6 +201,11 @@ impl Queue {
         self.queued == self.written && self.control == 0
     }
 
+    /// Returns whether everything was taken from the queue.
+    pub(super) fn is_taken(&self) -> bool {
+        self.segments().next().is_none()
+    }
+
     /// Returns how many bytes of data frames are queued.
     pub(super) fn bytes(&self) -> usize {
         usize::try_from(self.queued - self.written).unwrap_or(usize::MAX)

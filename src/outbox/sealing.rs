@@ -60,7 +60,8 @@ impl Sealing {
             if !slices.is_empty() {
                 let count = self.session.seal(&slices)?;
                 self.sealed = queue.take(count);
-            } else if self.phase == SealPhase::Ending && queue.is_empty() {
+            }
+            if self.phase == SealPhase::Ending && queue.is_taken() {
                 self.session.close_notify();
                 self.phase = SealPhase::Ended;
             }
@@ -89,6 +90,13 @@ impl Sealing {
     /// Returns whether a ping is sealed that the socket has not taken.
     pub(super) fn has_ping(&self) -> bool {
         self.sealed.has_ping
+    }
+
+    /// Lets a close_notify follow the queue.
+    pub(super) fn end(&mut self) {
+        if self.phase == SealPhase::Open {
+            self.phase = SealPhase::Ending;
+        }
     }
 
     /// Called when the connection breaks: drops what is sealed. What the peer has sent can still be opened.
@@ -136,7 +144,7 @@ impl Outbox {
         let mut state = self.state.lock();
         let Some(sealing) = &mut state.sealing else { return };
         if sealing.phase == SealPhase::Open {
-            sealing.phase = SealPhase::Ending;
+            sealing.end();
             if state.stall.is_none() {
                 self.write_queue(&mut state, NOTHING);
             }
@@ -289,6 +297,25 @@ mod tests {
         let unsealed = unseal(&socket.wire.lock());
         assert_eq!((unsealed.answers, unsealed.has_ended), (1, true));
         assert_eq!(unsealed.plain.len(), 25);
+    }
+
+    #[test]
+    fn a_close_notify_is_sealed_with_the_last_of_the_queue() {
+        // Records of 100 bytes take the whole queue at once, those of 10 do not.
+        for (piece, writes) in [(100, 1), (10, 3)] {
+            let mut sealing = Sealing::new(Box::new(MockSession::new(piece)));
+            let (socket, mut queue) = (SmallSocket::new(1000), Queue::of_each_kind());
+            sealing.end();
+            for _ in 0..writes {
+                assert!(!sealing.is_empty() && !queue.is_taken());
+                while let Err(cause) = sealing.write_next(&mut queue, &socket, LENT, false) {
+                    assert_eq!(cause, Cause::Io(ErrorKind::WouldBlock));
+                }
+            }
+            assert!(sealing.is_empty() && queue.is_taken());
+            let unsealed = unseal(&socket.wire.lock());
+            assert!(unsealed.has_ended && unsealed.plain == b"firstheadlentwaitedshared");
+        }
     }
 
     #[test]

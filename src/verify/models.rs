@@ -202,13 +202,13 @@ impl Link {
                 Some(Input::Ping(byte)) => drop(outbox.pong(&[byte])),
                 Some(Input::Close(content)) => {
                     outbox.close_received(content.clone());
-                    outbox.close(content.map(|frame| CloseFrame::new(frame.code, "")));
+                    outbox.close_with_notify(content.map(|frame| CloseFrame::new(frame.code, "")));
                     outbox.close_notify();
                     drop(outbox.wait_empty(Deadline::NEVER));
                     return outbox.end(Counts::default(), None);
                 }
                 Some(Input::Invalid) => {
-                    outbox.close(Some(CloseFrame::new(CloseCode::PROTOCOL_ERROR, "")));
+                    outbox.close_with_notify(Some(CloseFrame::new(CloseCode::PROTOCOL_ERROR, "")));
                     outbox.close_notify();
                     drop(outbox.wait_empty(Deadline::NEVER));
                     return outbox.end(Counts::default(), Some(INVALID_INPUT));

@@ -7,6 +7,7 @@ mod panics;
 mod records;
 mod sending;
 mod serving;
+mod system_calls;
 mod tls_peer;
 
 use std::net::SocketAddr;
