@@ -7,7 +7,7 @@
 mod tls;
 
 #[cfg(all(feature = "tls", not(all(test, model))))]
-pub use tls::tls_handshake;
+pub use tls::{tls_handshake, tls_records};
 
 use crate::addr::Addr;
 use crate::config::{MAX_HEAD_SIZE, MAX_HEADERS};

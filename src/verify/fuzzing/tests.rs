@@ -26,6 +26,8 @@ fn seeds_and_their_mutations_break_no_promise() {
     let targets: &[(&str, FuzzTarget)] = &[
         #[cfg(all(feature = "tls", not(model)))]
         ("tls_handshake", super::tls_handshake),
+        #[cfg(all(feature = "tls", not(model)))]
+        ("tls_records", super::tls_records),
         ("decoder", decoder),
         ("request_head", request_head),
         ("response_head", response_head),
