@@ -43,6 +43,17 @@ fn a_client_and_a_server_echo_over_tls() {
     expect_echo(Connect::new(url).tls(client_tls()).connect().expect("a connection"));
 }
 
+/// See `tests/support/Cargo.toml`. Such a program had no TLS with tokio-tungstenite (tokio-tungstenite#336).
+#[test]
+fn a_program_with_two_providers_has_to_install_none() {
+    let _dog = watchdog(20);
+    assert!(rustls::crypto::CryptoProvider::get_default().is_none());
+    std::panic::catch_unwind(rustls::ClientConfig::builder).expect_err("rustls does not know which");
+    let server = server("server");
+    expect_echo(connect(server.addr(), client_tls()).expect("a connection"));
+    assert!(rustls::crypto::CryptoProvider::get_default().is_none());
+}
+
 #[test]
 fn an_unknown_issuer_is_refused_with_the_cure() {
     let _dog = watchdog(20);
