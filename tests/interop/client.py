@@ -1,6 +1,7 @@
 """Python's websockets as a client of the tests: client.py MODE URL [ARGUMENT...].
 
-Ends with status 0 if all was as it should be. For a wss:// URL, THREADWS_CA names the file of the CA.
+Ends with status 0 if all was as it should be. For a wss:// URL, THREADWS_CA names the file of the CA, and
+THREADWS_CERT that of a certificate of the client with its key, if it has one.
 """
 
 import os
@@ -19,6 +20,8 @@ TIMEOUT = 10
 def opened(**options):
     if url.startswith("wss:"):
         options["ssl"] = ssl.create_default_context(cafile=os.environ["THREADWS_CA"])
+        if "THREADWS_CERT" in os.environ:
+            options["ssl"].load_cert_chain(os.environ["THREADWS_CERT"])
     socket = connect(url, proxy=None, max_size=2**21, **options)
     assert socket.protocol.extensions == [], socket.protocol.extensions
     print("open", flush=True)

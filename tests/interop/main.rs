@@ -3,3 +3,5 @@
 mod clients;
 mod haproxy;
 mod servers;
+mod tls_proxies;
+mod trustme;

@@ -1,7 +1,8 @@
 """Python's websockets as a server of the tests: it prints its port, then how each connection ended.
 
 It sends everything back, but "ping me" (it does, and says "ponged PAYLOAD" when the pong has come), "in fragments" and
-"close CODE REASON". It speaks TLS if THREADWS_CERT and THREADWS_KEY name its files.
+"close CODE REASON". It speaks TLS if THREADWS_CERT and THREADWS_KEY name its files, and
+demands a certificate of each client if THREADWS_CA names the file of their CA.
 """
 
 import os
@@ -62,6 +63,9 @@ options = {"process_response": headers, "subprotocols": ["chat"], "select_subpro
 if "THREADWS_CERT" in os.environ:
     options["ssl"] = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     options["ssl"].load_cert_chain(os.environ["THREADWS_CERT"], os.environ["THREADWS_KEY"])
+    if "THREADWS_CA" in os.environ:
+        options["ssl"].load_verify_locations(os.environ["THREADWS_CA"])
+        options["ssl"].verify_mode = ssl.CERT_REQUIRED
 with serve(handler, "127.0.0.1", 0, **options) as server:
     say(server.socket.getsockname()[1])
     server.serve_forever()

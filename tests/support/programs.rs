@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
-/// The tested versions of npm's `ws` and of Python's `websockets`.
+/// The tested versions of npm's `ws`, and of Python's `websockets` and `trustme`.
 const WS: &str = "ws@8.18.3";
-const WEBSOCKETS: &str = "websockets==15.0.1";
+const PYTHON: &str = "websockets==15.0.1 trustme==1.2.1";
 
 /// Returns the path of a program, or `None` if the test is to be skipped. With `THREADWS_REQUIRE_ALL=1` a missing program is
 /// a failure.
@@ -57,13 +57,13 @@ pub fn node(script: &str, arguments: &[&str]) -> Option<Command> {
     Some(command)
 }
 
-/// Returns a command for `python3` with `websockets`.
+/// Returns a command for `python3` with `websockets` and `trustme`.
 pub fn python(script: &str, arguments: &[&str]) -> Option<Command> {
     let python = program("python3")?;
-    let folder = installed(WEBSOCKETS, |folder| {
+    let folder = installed(PYTHON, |folder| {
         let mut install = Command::new(&python);
         install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]);
-        install.arg("--target").arg(folder).arg(WEBSOCKETS);
+        install.arg("--target").arg(folder).args(PYTHON.split(' '));
         install
     })?;
     let mut command = Command::new(python);
@@ -97,13 +97,13 @@ fn profile_folder() -> PathBuf {
     path
 }
 
-/// Returns the folder in which a package is installed, below the target folder. It is installed once for all runs.
+/// Returns the folder in which packages are installed, below the target folder. They are installed once for all runs.
 fn installed(package: &str, install: impl FnOnce(&OsStr) -> Command) -> Option<PathBuf> {
     // Otherwise two tests of this process would both install it. Of two processes, the one that renames later loses.
     static INSTALLING: Mutex<()> = Mutex::new(());
     let _turn = INSTALLING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let target = target_tmp();
-    let done = target.join(package.replace(['@', '='], "-"));
+    let done = target.join(package.replace(['@', '=', ' '], "-"));
     if done.is_dir() {
         return Some(done);
     }

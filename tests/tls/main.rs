@@ -2,6 +2,7 @@
 #![cfg(feature = "tls")]
 
 mod connecting;
+mod gnutls;
 mod openssl;
 mod panics;
 mod records;
