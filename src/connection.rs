@@ -11,6 +11,7 @@ mod recv;
 mod send;
 
 mod close;
+mod events;
 
 pub(crate) mod connection;
 mod cork;
@@ -21,5 +22,8 @@ mod reader;
 
 pub use crate::message::State;
 pub use crate::tick::Tick;
+pub(crate) use close::DRAIN_TIME;
 pub(crate) use connection::{Connection, Early, Parts};
+pub use events::Arrival;
+pub(crate) use events::{Arrived, Buffers};
 pub use recv::Received;

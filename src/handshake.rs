@@ -212,6 +212,8 @@ pub(crate) struct Handshake<'a> {
     pub(crate) counters: &'a Counters,
     pub(crate) host: &'a dyn Host,
     pub(crate) deadline: Deadline,
+    /// Input is discarded after a refusal. Otherwise the caller does that.
+    pub(crate) lingers: bool,
     pub(crate) config: &'a Config,
 }
 
@@ -454,7 +456,9 @@ impl Handshake<'_> {
     /// Sends FIN, and discards what the client still sends, until it has read the answer or [`LINGER`] is over.
     fn linger(&mut self) {
         self.line.shutdown_write();
-        self.line.stream().drain(LINGER, Deadline::after(self.config.close_timeout()));
+        if self.lingers {
+            self.line.stream().drain(LINGER, Deadline::after(self.config.close_timeout()));
+        }
     }
 
     /// Sends a final answer.

@@ -2,13 +2,15 @@
 //! itself is [`Server`](crate::Server).
 
 // `builder.rs` has the settings' methods and the start, `callbacks.rs` the callbacks, `handle.rs` the shutdown. `accept.rs`
-// accepts, `client_thread.rs` serves one client in a thread of `thread_pool.rs`. `registry.rs` knows every connection.
+// accepts, `client_thread.rs` serves one client in a thread of `thread_pool.rs`, and `events.rs` many clients in a few threads.
+// `registry.rs` knows every connection.
 // `capacity.rs` counts the threads of the process, `failures.rs` keeps the failures of handlers.
 mod accept;
 pub(crate) mod builder;
 mod callbacks;
 mod capacity;
 mod client_thread;
+mod events;
 mod failures;
 pub(crate) mod handle;
 #[cfg(all(test, model))]
@@ -19,6 +21,7 @@ mod settings;
 mod thread_pool;
 
 pub use capacity::Capacity;
+pub use events::Events;
 pub use failures::{HandlerFailure, HandlerResult};
 pub use handle::ShutdownReport;
 
@@ -36,17 +39,57 @@ use crate::sync::{Arc, JoinHandle, Mutex};
 use crate::timer::Timer;
 use capacity::Place;
 use client_thread::{Accepted, Start};
+use events::{Callbacks, OpenCallback, SetTask, Workers};
 use failures::Failures;
 use registry::Registry;
 use settings::Settings;
 use std::io;
-use thread_pool::ThreadPool;
+use thread_pool::{Job, ThreadPool};
 
 /// The target of this module's log lines.
 const LOG: &str = "threadws::server";
 
 /// Called for each client, in its own thread.
 type Handler = dyn Fn(&mut Connection) -> Result<(), BoxError> + Send + Sync;
+
+/// How a server serves its clients.
+enum Way {
+    /// Each in a thread of its own.
+    Thread(Box<Handler>),
+    /// All in a few threads.
+    Events(Box<OpenCallback>),
+}
+
+impl Way {
+    fn events<E: Events>(
+        open: impl Fn(&mut Connection) -> Result<E, BoxError> + Send + Sync + 'static,
+    ) -> Self {
+        Self::Events(Box::new(move |client| Ok(Box::new(open(client)?))))
+    }
+
+    /// Calls the opening callback.
+    fn open(&self, client: &mut Connection) -> Result<Box<dyn Callbacks>, BoxError> {
+        match self {
+            Self::Thread(_) => Err("the server has no events".into()),
+            Self::Events(open) => open(client),
+        }
+    }
+}
+
+/// A task of a thread of the pool.
+enum Task {
+    Client(Box<Accepted>),
+    Set(SetTask),
+}
+
+impl Job for Task {
+    fn run(self) -> bool {
+        match self {
+            Self::Client(client) => client.run(),
+            Self::Set(task) => task.run(),
+        }
+    }
+}
 
 /// Everything that the threads of a server share.
 struct Shared {
@@ -55,17 +98,19 @@ struct Shared {
     process: Capacity,
     capacity: Capacity,
     settings: Settings,
-    handler: Box<Handler>,
+    way: Way,
+    /// `None` if each client has a thread.
+    workers: Option<Workers>,
     hub: Hub,
     hooks: Arc<Hooks>,
     meter: Meter,
     registry: Registry,
     failures: Failures,
-    pool: Arc<ThreadPool<Box<Accepted>>>,
+    pool: Arc<ThreadPool<Task>>,
     flush: Arc<FlushThread>,
     timer: Arc<Timer>,
     deflate: Arc<DeflatePool>,
-    /// The flush thread, the timer and the acceptor, until they are joined.
+    /// The flush thread, the timer, the watcher and the acceptor, until they are joined.
     own_threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -91,25 +136,43 @@ impl NotAdmitted {
 }
 
 impl Shared {
-    /// Starts the flush thread and the timer.
+    /// Starts the flush thread and the timer, and the workers.
     fn start(
         address: Option<Addr>,
         settings: Settings,
         hub: Hub,
         hooks: Hooks,
         meter: Meter,
-        handler: Box<Handler>,
+        way: Way,
     ) -> Result<Arc<Self>> {
         let (flush, flush_thread) = FlushThread::start()?;
         let (timer, timer_thread) = Timer::start().inspect_err(|_| flush.stop())?;
-        let process = Capacity::of_process(settings.stack_size);
+        let mut own_threads = vec![flush_thread, timer_thread];
+        let process = match way {
+            Way::Thread(_) => Capacity::of_process(settings.stack_size),
+            Way::Events(_) => Capacity::without_threads(),
+        };
+        let pool = Arc::new(ThreadPool::new(settings.stack_size, Arc::clone(meter.counters())));
+        let workers = match &way {
+            Way::Thread(_) => None,
+            Way::Events(_) => {
+                let (workers, watcher) = Workers::start(&pool, &settings).inspect_err(|_| {
+                    flush.stop();
+                    timer.stop();
+                    pool.stop();
+                })?;
+                own_threads.push(watcher);
+                Some(workers)
+            }
+        };
         Ok(Arc::new(Self {
             address,
             process,
             capacity: process.at_most(settings.max_clients.unwrap_or(usize::MAX)),
-            pool: Arc::new(ThreadPool::new(settings.stack_size, Arc::clone(meter.counters()))),
+            pool,
             settings,
-            handler,
+            way,
+            workers,
             hub,
             hooks: Arc::new(hooks),
             meter,
@@ -118,7 +181,7 @@ impl Shared {
             flush,
             timer,
             deflate: Arc::new(DeflatePool::new()),
-            own_threads: Mutex::new(vec![flush_thread, timer_thread]),
+            own_threads: Mutex::new(own_threads),
         }))
     }
 
@@ -158,7 +221,13 @@ impl Shared {
             None => Start::Socket(self.settings.handshake.source(peer_addr).map_err(NotAdmitted::Excess)?),
         };
         let client = Accepted::new(self, stream, peer_addr, place, start).ok_or(NotAdmitted::Stopping)?;
-        self.pool.run(client).map_err(NotAdmitted::NoThread)
+        match &self.workers {
+            None => self.pool.run(Task::Client(client)).map_err(NotAdmitted::NoThread),
+            Some(workers) => {
+                workers.admit(client);
+                Ok(())
+            }
+        }
     }
 
     /// Takes a place for one more client, if this server and the process have one.
@@ -167,6 +236,10 @@ impl Shared {
     }
 
     fn stop_threads(&self) {
+        if let Some(workers) = &self.workers {
+            workers.stop();
+            workers.stop_watcher();
+        }
         self.timer.stop();
         self.flush.stop();
     }

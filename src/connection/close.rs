@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// At the end, input is read and discarded for this time, and again as long as the peer is in full flow. Otherwise the system
 /// sends RST for unread input. Measured: because of it a peer lost 1.37 of the last 1.50 MB, and the Close frame.
-const DRAIN_TIME: Duration = Duration::from_secs(2);
+pub(crate) const DRAIN_TIME: Duration = Duration::from_secs(2);
 /// When the socket accepts bytes of the queue, the reading thread writes for this time before it reads again.
 const WRITE_TURN: Duration = Duration::from_millis(20);
 
@@ -155,6 +155,11 @@ impl Connection {
         let outbox = self.sender.outbox();
         outbox.break_off(cause);
         if let Some(Cause::Tls(_)) = outbox.broken() {
+            if self.puts_off_end {
+                let error = outbox.last_error();
+                self.finish(None);
+                return error;
+            }
             self.reader.stream().drain(DRAIN_TIME, outbox.close_deadline());
         }
         // Another thread may have ended it first, for another cause.
@@ -179,7 +184,26 @@ impl Connection {
     /// Called after both Closes, or after our Close for an error. Sends everything that is queued and FIN, and reads the
     /// peer's last bytes, all before the close deadline.
     fn finish(&mut self, cause: Option<Cause>) {
+        if self.puts_off_end {
+            self.reader.discard_unread();
+            self.unfinished = Some(Box::new(cause));
+            return;
+        }
         let deadline = self.last_close_deadline();
+        if self.write_rest(deadline) {
+            // RFC 6455 §7.1.1: the server closes the socket first, so that the client has no TIME_WAIT. A client waits for
+            // that.
+            if self.sender.outbox().role() == Role::Server || cause.is_some() {
+                self.reader.stream().shutdown_write();
+            }
+            self.reader.stream().drain(DRAIN_TIME, deadline);
+        }
+        self.end(cause);
+    }
+
+    /// Writes everything that is queued. Returns false if the connection broke instead, which it does at the close deadline at
+    /// the latest.
+    pub(super) fn write_rest(&mut self, deadline: Deadline) -> bool {
         let outbox = self.sender.outbox();
         let stream = self.reader.stream();
         outbox.close_notify();
@@ -189,17 +213,20 @@ impl Connection {
             // After an error the queue is empty.
             drop(outbox.wait_empty(Deadline::after(WRITE_TURN)));
         }
-        // It fails at the close deadline at the latest, and the connection is broken then.
-        if outbox.wait_empty(Deadline::NEVER).is_ok() {
-            // RFC 6455 §7.1.1: the server closes the socket first, so that the client has no TIME_WAIT. A client waits for
-            // that.
-            if outbox.role() == Role::Server || cause.is_some() {
-                stream.shutdown_write();
-            }
-            stream.drain(DRAIN_TIME, deadline);
-        }
-        let closed = outbox.end(self.reader.counts(), cause);
+        outbox.wait_empty(Deadline::NEVER).is_ok()
+    }
+
+    /// Drops the socket.
+    pub(super) fn end(&mut self, cause: Option<Cause>) {
+        let closed = self.sender.outbox().end(self.reader.counts(), cause);
         self.set_closed(closed);
+    }
+
+    /// Completes an end that [`puts_off_end`](Connection::puts_off_end) has put off.
+    pub(super) fn complete(&mut self) {
+        if let Some(cause) = self.unfinished.take() {
+            self.finish(*cause);
+        }
     }
 
     /// Sends or queues what is held, without waiting, so that a Close follows it.

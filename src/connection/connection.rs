@@ -7,7 +7,7 @@ use super::limits::AgeLimits;
 use super::reader::Reader;
 use crate::addr::Addr;
 use crate::config::{Config, SlowPeer};
-use crate::error::{Closed, Error, Result};
+use crate::error::{Cause, Closed, Error, Result};
 use crate::hub::{Hooks, Hub};
 use crate::message::IntoMessage;
 use crate::net::Stream;
@@ -44,6 +44,10 @@ pub struct Connection {
     /// Set when a receiving call has first looked at the close deadline.
     pub(super) closing: Option<Closing>,
     pub(super) closed: Option<Closed>,
+    /// An end is put off, as [`unfinished`](Self::unfinished), because the thread that reads must not wait for this peer.
+    pub(super) puts_off_end: bool,
+    /// The end that was put off, and its cause: a Close was sent, and what is queued is still to be sent.
+    pub(super) unfinished: Option<Box<Option<Cause>>>,
     pub(super) age_limits: Option<Box<AgeLimits>>,
     /// When a receiving call last returned without a message. The message timeout does not run until the next call.
     pub(super) paused: Option<Instant>,
@@ -120,6 +124,8 @@ impl Connection {
             max_close_time: config.max_close_time(),
             closing: None,
             closed: None,
+            puts_off_end: false,
+            unfinished: None,
         }))
     }
 }

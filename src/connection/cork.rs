@@ -176,6 +176,13 @@ impl Cork {
         self.own.bytes.len().max(self.broadcasts.bytes.len())
     }
 
+    /// Exchanges the memory for answers, if no answer is held.
+    pub(super) fn exchange_memory(&mut self, memory: &mut Vec<u8>) {
+        if self.own.bytes.is_empty() {
+            std::mem::swap(&mut self.own.bytes, memory);
+        }
+    }
+
     /// Frees the memory that only a busy connection needs.
     pub(super) fn release_memory(&mut self) {
         self.own.bytes.shrink_to(KEPT);

@@ -1,6 +1,9 @@
 //! Keepalive: when to ping a silent peer, and when it is dead. Only the reader uses it, because only the reader sees pongs.
 
+use super::Connection;
 use crate::config::Config;
+use crate::error::{Cause, Result, Timeout};
+use crate::message::State;
 use crate::net::Deadline;
 use std::time::{Duration, Instant};
 
@@ -27,6 +30,10 @@ pub(super) enum KeepaliveStep {
 impl Keepalive {
     pub(super) fn new(config: &Config) -> Self {
         Self { interval: config.ping_interval(), timeout: config.ping_timeout(), pinged: None, number: 0 }
+    }
+
+    pub(super) fn interval(&self) -> Option<Duration> {
+        self.interval
     }
 
     /// Returns when [`due`](Self::due) must be called. `last_heard` is when the last byte arrived.
@@ -61,6 +68,31 @@ impl Keepalive {
         let pinged = self.pinged.filter(|_| payload == self.number.to_be_bytes())?;
         self.pinged = None;
         Some(now - pinged)
+    }
+}
+
+impl Connection {
+    /// Pings a peer that is silent, or ends the connection if it is dead. A read found nothing at `asked`.
+    pub(super) fn ping_silent_peer(&mut self, now: Instant, asked: Instant) -> Result<()> {
+        let last_heard = self.reader.last_heard(now);
+        let outbox = self.sender.outbox();
+        let deadline = self.keepalive.deadline(last_heard);
+        if outbox.state() != State::Open || !deadline.has_passed(now) {
+            return Ok(());
+        }
+        match self.keepalive.due(last_heard, outbox.ping_waits()) {
+            KeepaliveStep::Ping(payload) => {
+                // Ignored: it fails only if the connection is closing, and the next read finds that.
+                drop(outbox.ping(&payload));
+                self.keepalive.ping_sent(Instant::now());
+                outbox.reader_counts().ping_sent();
+                Ok(())
+            }
+            // This process may have been stopped since the read. The pong may have arrived meanwhile, so the next read looks
+            // for it.
+            KeepaliveStep::Dead if !deadline.has_passed(asked) => Ok(()),
+            KeepaliveStep::Dead => Err(self.lost(Cause::Timeout(Timeout::Ping))),
+        }
     }
 }
 

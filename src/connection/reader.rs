@@ -250,6 +250,11 @@ impl Reader {
         self.last_heard
     }
 
+    /// Sets when the last byte arrived, for a caller that has read the clock.
+    pub(super) fn set_last_heard(&mut self, now: Instant) {
+        (self.last_heard, self.was_heard) = (now, false);
+    }
+
     /// Extends the deadline of the message that is arriving by a time in which the handler did not read.
     pub(super) fn skip_pause(&mut self, pause: Duration) {
         if let Some(started) = &mut self.message_started {
@@ -387,6 +392,38 @@ impl Reader {
             }
             at += step.used;
         }
+    }
+
+    /// Takes a large buffer from a thread that reads for many connections, and frees the own one.
+    pub(super) fn borrow_buffer(&mut self, lent: &mut Vec<u8>) {
+        let unread = self.filled() - self.start;
+        if unread < BULK_BUFFER {
+            lent.resize(BULK_BUFFER, 0);
+            let own = self.buffer.get(self.start..self.start + unread);
+            if let (Some(from), Some(to)) = (own, lent.get_mut(..unread)) {
+                to.copy_from_slice(from);
+            }
+            self.buffer = std::mem::take(lent);
+            (self.start, self.end) = (0, self.end - self.start);
+            self.set_filled(unread);
+        }
+        // The buffer stays as large as it is.
+        self.small_reads = 0;
+    }
+
+    /// Gives a large buffer back, and keeps only what is not parsed yet. The next read needs a buffer first.
+    pub(super) fn return_buffer(&mut self, lent: &mut Vec<u8>) {
+        let unread = self.start..self.filled();
+        let own = self.buffer.get(unread.clone()).unwrap_or_default().to_vec();
+        *lent = std::mem::replace(&mut self.buffer, own);
+        (self.start, self.end) = (0, self.end - unread.start);
+        self.set_filled(unread.len());
+        self.last_was_full = false;
+    }
+
+    /// Frees the memory of the last message.
+    pub(super) fn release_message(&mut self) {
+        self.decoder.release_memory();
     }
 
     /// Frees the memory that only a busy connection needs.

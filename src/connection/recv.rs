@@ -5,7 +5,6 @@
 //! deadlines of the connection and of the caller. The buffer and the socket are in `reader.rs`.
 
 use super::cork::{Cork, To};
-use super::keepalive::KeepaliveStep;
 use super::{Connection, close};
 use crate::error::{Cause, Error, Result, Timeout};
 use crate::message::{Event, IntoMessage, Message, MessageRef, State};
@@ -203,7 +202,7 @@ impl Connection {
 
     /// Moves or copies a message out of the reader.
     #[inline(always)]
-    fn take(&mut self, item: Item) -> Result<Message> {
+    pub(super) fn take(&mut self, item: Item) -> Result<Message> {
         match item {
             Item::Binary(span) => Ok(Message::Binary(self.reader.copy(span))),
             Item::Text(span) => match self.reader.copy_text(span) {
@@ -217,7 +216,7 @@ impl Connection {
     /// Lends a message. A function of its own, because the borrow checker accepts no conditional return of a borrow in a
     /// loop.
     #[inline]
-    fn lend(&mut self, item: Item) -> Received<'_> {
+    pub(super) fn lend(&mut self, item: Item) -> Received<'_> {
         let hold = self.reader.has_unread();
         let to = To { sender: &self.sender, hub: &self.hub };
         Received { message: self.reader.view(item), to, cork: &mut self.cork, hold }
@@ -245,6 +244,10 @@ impl Connection {
     /// Returns the next message or control frame in the bytes that were read. If there is none, sends what is held and reads
     /// once, within the deadlines of the connection and of the caller, and returns `None`.
     fn parse_or_read(&mut self, waiting: &mut Waiting) -> Result<Option<Item>> {
+        if self.unfinished.is_some() {
+            self.complete();
+            return Ok(None);
+        }
         match self.reader.next() {
             Ok(Some(item)) => {
                 self.handle(item)?;
@@ -292,7 +295,7 @@ impl Connection {
     }
 
     /// Counts a message, or answers a control frame.
-    fn handle(&mut self, item: Item) -> Result<()> {
+    pub(super) fn handle(&mut self, item: Item) -> Result<()> {
         match item {
             // Ignored: it fails only after our Close, and then no pong may follow.
             Item::Ping(span) => drop(self.sender.outbox().pong(self.reader.bytes(span))),
@@ -315,7 +318,7 @@ impl Connection {
     }
 
     /// Returns the deadlines of the next read. If one has passed, closes the connection or returns the error for it.
-    fn deadlines(&mut self, now: Instant, waiting: &mut Waiting) -> Result<Deadlines> {
+    pub(super) fn deadlines(&mut self, now: Instant, waiting: &mut Waiting) -> Result<Deadlines> {
         let is_open = self.sender.state() == State::Open;
         if let Some(paused) = self.paused.take() {
             self.reader.skip_pause(now - paused);
@@ -362,7 +365,7 @@ impl Connection {
     ///
     /// The read costs as much as sending to one client. It is not repeated before the broadcasts are sent, because
     /// otherwise a peer that sends without a pause could delay them forever.
-    fn read_again(&mut self) -> Result<bool> {
+    pub(super) fn read_again(&mut self) -> Result<bool> {
         self.has_read_again = self.cork.has_broadcasts() && !self.has_read_again;
         if !self.has_read_again {
             return Ok(false);
@@ -393,33 +396,16 @@ impl Connection {
             self.reader.release_memory();
             self.cork.release_memory();
         }
-        let outbox = self.sender.outbox();
-        let deadline = self.keepalive.deadline(last_heard);
-        if outbox.state() != State::Open || !deadline.has_passed(now) {
-            return Ok(());
-        }
-        match self.keepalive.due(last_heard, outbox.ping_waits()) {
-            KeepaliveStep::Ping(payload) => {
-                // Ignored: it fails only if the connection is closing, and the next read finds that.
-                drop(outbox.ping(&payload));
-                self.keepalive.ping_sent(Instant::now());
-                outbox.reader_counts().ping_sent();
-                Ok(())
-            }
-            // This process may have been stopped since the read. The pong may have arrived meanwhile, so the next read looks
-            // for it.
-            KeepaliveStep::Dead if !deadline.has_passed(asked) => Ok(()),
-            KeepaliveStep::Dead => Err(self.lost(Cause::Timeout(Timeout::Ping))),
-        }
+        self.ping_silent_peer(now, asked)
     }
 }
 
 /// The end of a read. It can be late for the `rough` deadline, as [`Reader::read_until`](super::reader::Reader::read_until)
 /// explains.
 #[derive(Debug)]
-struct Deadlines {
-    exact: Deadline,
-    rough: Deadline,
+pub(super) struct Deadlines {
+    pub(super) exact: Deadline,
+    pub(super) rough: Deadline,
 }
 
 /// How long a receiving call may still wait for a message.

@@ -1,10 +1,13 @@
-//! Guides: how the crate is built, its limits, its security, how to deploy it, how fast it is, its command, and how it
+//! Guides: how the crate is built, its two ways to serve, its limits, its security, how to deploy it, how fast it is, its command, and how it
 //! compares with npm's `ws`.
 //!
 //! Their examples are compiled and run as tests.
 
 #[doc = include_str!("design.md")]
 pub mod design {}
+
+#[doc = include_str!("events.md")]
+pub mod events {}
 
 #[doc = include_str!("defaults.md")]
 pub mod defaults {}

@@ -7,6 +7,7 @@ pub(crate) mod connect;
 pub(crate) mod deadline;
 pub(crate) mod line;
 pub(crate) mod listener;
+pub(crate) mod ready;
 pub(crate) mod session;
 pub(crate) mod stream;
 #[cfg(feature = "tls")]
@@ -16,6 +17,7 @@ pub(crate) mod wake;
 pub(crate) use deadline::Deadline;
 pub(crate) use line::{Established, Line};
 pub(crate) use listener::Listener;
+pub(crate) use ready::{Batch, ReadySet};
 pub(crate) use session::Session;
 pub(crate) use stream::{Stream, Transport};
 #[cfg(not(all(test, model)))]

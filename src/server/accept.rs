@@ -250,6 +250,7 @@ fn is_about_connection(errno: Option<Errno>) -> bool {
 #[cfg(all(test, not(model)))]
 mod tests {
     use super::*;
+    use crate::server::Way;
     use crate::server::builder::Server;
     use crate::server::handle::ServerHandle;
     use crate::sync::mpsc;
@@ -259,7 +260,7 @@ mod tests {
         let (calls, called) = mpsc::channel();
         let server = Server::bind("127.0.0.1:0").expect("a free port");
         let server = server.on_error(move |error| calls.send(error.to_string()).unwrap_or(()));
-        let (shared, mut acceptor) = server.start(Box::new(|_| Ok(()))).expect("it starts");
+        let (shared, mut acceptor) = server.start(Way::Thread(Box::new(|_| Ok(())))).expect("it starts");
         let handle = ServerHandle::new(shared);
         acceptor.log_refusal(format_args!("full"));
         acceptor.failed(Errno::MFILE.into());

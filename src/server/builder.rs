@@ -3,7 +3,7 @@
 use super::accept::Acceptor;
 use super::handle::ServerHandle;
 use super::settings::Settings;
-use super::{Handler, Shared, no_address};
+use super::{Shared, Way, no_address};
 use crate::addr::Addr;
 use crate::config::{Config, SlowPeer};
 use crate::connection::Connection;
@@ -164,11 +164,7 @@ impl Server {
         self,
         handler: impl Fn(&mut Connection) -> Result<(), BoxError> + Send + Sync + 'static,
     ) -> Result<()> {
-        let (shared, acceptor) = self.start(Box::new(handler))?;
-        let handle = ServerHandle::new(shared);
-        acceptor.run();
-        drop(handle);
-        Ok(())
+        self.run_way(Way::Thread(Box::new(handler)))
     }
 
     /// Runs the server in its own threads, until the handle is dropped. `handler` is as for [`run`](Self::run).
@@ -197,10 +193,7 @@ impl Server {
         self,
         handler: impl Fn(&mut Connection) -> Result<(), BoxError> + Send + Sync + 'static,
     ) -> Result<ServerHandle> {
-        let (shared, acceptor) = self.start(Box::new(handler))?;
-        let handle = ServerHandle::new(shared);
-        handle.start_acceptor(acceptor)?;
-        Ok(handle)
+        self.spawn_way(Way::Thread(Box::new(handler)))
     }
 
     /// Returns the hub of this server's clients, for callbacks that send to them. The handle and each connection have the
@@ -438,8 +431,23 @@ impl Server {
         }
     }
 
+    pub(super) fn run_way(self, way: Way) -> Result<()> {
+        let (shared, acceptor) = self.start(way)?;
+        let handle = ServerHandle::new(shared);
+        acceptor.run();
+        drop(handle);
+        Ok(())
+    }
+
+    pub(super) fn spawn_way(self, way: Way) -> Result<ServerHandle> {
+        let (shared, acceptor) = self.start(way)?;
+        let handle = ServerHandle::new(shared);
+        handle.start_acceptor(acceptor)?;
+        Ok(handle)
+    }
+
     /// Starts everything except the acceptor's thread.
-    pub(super) fn start(self, handler: Box<Handler>) -> Result<(Arc<Shared>, Acceptor)> {
+    pub(super) fn start(self, way: Way) -> Result<(Arc<Shared>, Acceptor)> {
         let Self { listener, hub, hooks, meter, mut settings, trust, error } = self;
         if let Some(error) = error {
             return Err(error);
@@ -451,7 +459,7 @@ impl Server {
         // Before there are threads, which an error would leave behind.
         let address = listener.as_ref().map(Listener::local_addr).transpose()?;
         let place = listener.as_ref().map(ToString::to_string);
-        let shared = Shared::start(address, settings, hub, hooks, meter, handler)?;
+        let shared = Shared::start(address, settings, hub, hooks, meter, way)?;
         let acceptor = Acceptor::new(listener, Arc::clone(&shared))?;
         shared.log_start(place.as_deref());
         Ok((shared, acceptor))
@@ -468,7 +476,7 @@ impl Server {
         }
     }
 
-    fn require(&mut self, is_valid: bool, problem: &'static str) {
+    pub(super) fn require(&mut self, is_valid: bool, problem: &'static str) {
         if !is_valid {
             self.keep::<()>(Err(Error::invalid(problem)));
         }

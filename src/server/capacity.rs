@@ -20,6 +20,11 @@ const MEMORY_PER_CLIENT: u64 = 4 << 20;
 /// Twice the memory of an idle client, with its kernel stack and its socket, in bytes. Counted against the memory of the
 /// machine and of its control groups. `MEMORY_PER_CLIENT` would allow too few clients there, because few clients use it.
 const MEMORY_AT_REST: u64 = 64 << 10;
+/// The same for a client without a thread.
+const MEMORY_WITHOUT_THREAD: u64 = 24 << 10;
+/// The limits that only threads reach.
+const OF_THREADS: [&str; 5] =
+    ["vm.max_map_count", "kernel.threads-max", "kernel.pid_max", "RLIMIT_NPROC", "cgroup pids.max"];
 /// The address space that glibc reserves for the arena of a thread, for up to 8 threads for each processor (mallopt(3),
 /// `M_ARENA_MAX`). On 32-bit systems both are smaller.
 const ARENA: u64 = if cfg!(target_pointer_width = "64") { 64 << 20 } else { 1 << 20 };
@@ -47,7 +52,14 @@ impl Capacity {
     /// first call.
     pub(crate) fn of_process(stack: usize) -> Self {
         static DEFAULT: OnceLock<Capacity> = OnceLock::new();
-        if stack == STACK { *DEFAULT.get_or_init(|| lowest(&limits(STACK))) } else { lowest(&limits(stack)) }
+        let read = |stack| lowest(&limits(Some(stack)));
+        if stack == STACK { *DEFAULT.get_or_init(|| read(STACK)) } else { read(stack) }
+    }
+
+    /// Returns the capacity of the process for clients without a thread each.
+    pub(crate) fn without_threads() -> Self {
+        static CAPACITY: OnceLock<Capacity> = OnceLock::new();
+        *CAPACITY.get_or_init(|| lowest(&limits(None)))
     }
 
     /// Returns this capacity, or `clients` if that is lower.
@@ -112,9 +124,10 @@ fn lowest(limits: &[Limit]) -> Capacity {
     Capacity { clients: usize::try_from(count).unwrap_or(usize::MAX).max(1), limited_by: name }
 }
 
-/// Returns the limits for clients with this stack.
-fn limits(stack: usize) -> Vec<Limit> {
-    let memory_per_client = MEMORY_PER_CLIENT.saturating_add(stack as u64);
+/// Returns the limits for clients with this stack, or without a thread each.
+fn limits(stack: Option<usize>) -> Vec<Limit> {
+    let memory_per_client = MEMORY_PER_CLIENT.saturating_add(stack.unwrap_or(0) as u64);
+    let at_rest = if stack.is_some() { MEMORY_AT_REST } else { MEMORY_WITHOUT_THREAD };
     let threads = count_entries("/proc/self/task");
     let mappings = fs::read_to_string("/proc/self/maps").map_or(0, |maps| maps.lines().count() as u64);
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(UNKNOWN);
@@ -146,13 +159,8 @@ fn limits(stack: usize) -> Vec<Limit> {
             memory_per_client,
         ),
         ("cgroup pids.max", cgroup("pids", ["pids.max"; 2]), threads, 1),
-        (
-            "cgroup memory.max",
-            cgroup("memory", ["memory.limit_in_bytes", "memory.max"]),
-            resident,
-            MEMORY_AT_REST,
-        ),
-        ("MemTotal", kilobytes(MEMORY_INFO, "MemTotal:"), resident, MEMORY_AT_REST),
+        ("cgroup memory.max", cgroup("memory", ["memory.limit_in_bytes", "memory.max"]), resident, at_rest),
+        ("MemTotal", kilobytes(MEMORY_INFO, "MemTotal:"), resident, at_rest),
     ];
     for (name, limit, in_use, per_client) in optional {
         limits.extend(limit.map(|limit| Limit::new(name, limit, in_use, per_client)));
@@ -167,6 +175,9 @@ fn limits(stack: usize) -> Vec<Limit> {
         let limit =
             limit.map(|limit| address_space(name, limit, own("VmSize:"), arenas(), memory_per_client));
         limits.extend(limit);
+    }
+    if stack.is_none() {
+        limits.retain(|limit| !OF_THREADS.contains(&limit.name));
     }
     limits
 }
@@ -273,6 +284,7 @@ mod tests {
     fn this_machine_has_a_capacity() {
         let capacity = Capacity::of_process(STACK);
         assert!(capacity.clients >= 1);
+        assert!(Capacity::without_threads().clients >= capacity.clients);
         assert_eq!(capacity.at_most(1).clients, 1);
     }
 }

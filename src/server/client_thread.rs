@@ -1,9 +1,9 @@
 //! The life of one client in its own thread: handshake, handler, and the end. Only this thread closes the socket.
 
-use super::Shared;
 use super::capacity::Place;
 use super::failures::HandlerResult;
 use super::thread_pool::Job;
+use super::{Shared, Way};
 use crate::addr::Addr;
 use crate::connection::{Connection, Early, Parts};
 use crate::error::{BoxError, Error};
@@ -66,6 +66,19 @@ impl Head {
 }
 
 impl Accepted {
+    pub(super) fn stream(&self) -> &Arc<Stream> {
+        &self.stream
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Returns whether the request is still to be read from the socket.
+    pub(super) fn reads_request(&self) -> bool {
+        matches!(self.start, Some(Start::Socket(_)))
+    }
+
     /// Inserts a connection into the registry. `None` if the server is shutting down.
     pub(super) fn new(
         shared: &Arc<Shared>,
@@ -82,8 +95,9 @@ impl Accepted {
             .then(|| Box::new(Self { id, shared, stream, peer_addr, start: Some(start), _place: place }))
     }
 
+    /// Reads and answers the request. Returns `None` if it was refused. Without `lingers` the caller then discards input.
     #[inline(never)]
-    fn shake_hands(&mut self) -> Option<Box<Opened>> {
+    pub(super) fn shake_hands(&mut self, deadline: Deadline, lingers: bool) -> Option<Box<Opened>> {
         let start = self.start.take()?;
         let settings = &self.shared.settings;
         let handshake = Handshake {
@@ -92,7 +106,8 @@ impl Accepted {
             rules: &settings.handshake,
             counters: self.shared.meter.counters(),
             host: self,
-            deadline: Deadline::after(settings.config.handshake_timeout()),
+            deadline,
+            lingers,
             config: &settings.config,
         };
         match start {
@@ -107,7 +122,7 @@ impl Accepted {
     /// Makes a connection after the handshake, puts it into the hub, and then sends the 101. `None` if the client has
     /// disconnected. It has left the hub then.
     #[inline(never)]
-    fn open(&self, opened: Opened) -> Option<(Box<Connection>, Admission)> {
+    pub(super) fn open(&self, opened: Opened) -> Option<(Box<Connection>, Admission)> {
         let Self { id, shared, stream, peer_addr, .. } = self;
         let Opened { request, response, deadline, choices, early, session, admission } = opened;
         let config = &shared.settings.config;
@@ -162,7 +177,8 @@ impl Accepted {
 
     /// Calls the handler, and closes the connection afterwards. Returns false if the handler panicked.
     fn serve(&self, mut connection: Box<Connection>) -> bool {
-        match catch(|| (self.shared.handler)(&mut connection)) {
+        let Way::Thread(handler) = &self.shared.way else { return true };
+        match catch(|| handler(&mut connection)) {
             Ok(Ok(())) => self.end(&mut connection, HandlerResult::Ok),
             Ok(Err(error)) => self.end(&mut connection, HandlerResult::Err(&error)),
             Err(panic) => {
@@ -177,6 +193,19 @@ impl Accepted {
     /// hub.
     #[inline(never)]
     fn end(&self, connection: &mut Connection, result: HandlerResult<'_>) {
+        let (result, code) = self.judge(connection, result);
+        // The reason is empty, because the text of an error is not for the peer. A failure to close is logged below.
+        drop(connection.close(code, ""));
+        self.leave(connection, result);
+    }
+
+    /// Logs and keeps a failure. Returns the result without an error that only reports the end of the connection, and the close
+    /// code.
+    pub(super) fn judge<'a>(
+        &self,
+        connection: &Connection,
+        result: HandlerResult<'a>,
+    ) -> (HandlerResult<'a>, CloseCode) {
         let Self { id, shared, .. } = self;
         let result = match result {
             HandlerResult::Err(error) if is_end_of(connection, error) => HandlerResult::Ok,
@@ -190,8 +219,12 @@ impl Accepted {
             shared.failures.add(*id, result);
             CloseCode::INTERNAL_ERROR
         };
-        // The reason is empty, because the text of an error is not for the peer. A failure to close is logged below.
-        drop(connection.close(code, ""));
+        (result, code)
+    }
+
+    /// Takes a client whose connection has ended out of the hub.
+    pub(super) fn leave(&self, connection: &Connection, result: HandlerResult<'_>) {
+        let Self { id, shared, .. } = self;
         if let Some(closed) = connection.closed() {
             let seconds = closed.lifetime().as_secs_f64();
             log_line!(Debug, LOG, "client {id} closed after {seconds:.1} s: {closed}");
@@ -209,7 +242,8 @@ impl Accepted {
 
 impl Job for Box<Accepted> {
     fn run(mut self) -> bool {
-        match self.shake_hands().and_then(|opened| self.open(*opened)) {
+        let deadline = Deadline::after(self.shared.settings.config.handshake_timeout());
+        match self.shake_hands(deadline, true).and_then(|opened| self.open(*opened)) {
             // The connection counts against the quotas of its address until its handler has ended.
             Some((connection, _admission)) => self.serve(connection),
             None => true,

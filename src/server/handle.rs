@@ -204,6 +204,9 @@ impl ServerHandle {
             self.shared.registry.terminate_all();
             abandoned = self.shared.registry.wait_empty(last_deadline);
         }
+        if let Some(workers) = &self.shared.workers {
+            workers.stop();
+        }
         self.shared.pool.stop();
         if waits {
             self.shared.pool.join(last_deadline);

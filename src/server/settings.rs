@@ -25,6 +25,10 @@ pub(super) struct Settings {
     pub(super) on_close: Option<Box<OnClose>>,
     pub(super) on_error: Option<Box<OnError>>,
     pub(super) raise_panics: bool,
+    /// `None` for the number of processors.
+    pub(super) workers: Option<usize>,
+    pub(super) max_callback_threads: usize,
+    pub(super) max_handshake_threads: usize,
 }
 
 impl Default for Settings {
@@ -39,6 +43,9 @@ impl Default for Settings {
             on_close: None,
             on_error: None,
             raise_panics: false,
+            workers: None,
+            max_callback_threads: 2048,
+            max_handshake_threads: 1024,
         }
     }
 }

@@ -2,9 +2,11 @@
 
 use super::RawPeer;
 use super::library_panics::LibraryPanics;
+use std::any::{type_name, type_name_of_val};
 use std::net::SocketAddr;
 use std::ops::Deref;
-use threadws::{Addr, BoxError, Connection, Server, ServerHandle, hub::Delivery};
+use threadws::server::Events;
+use threadws::{Addr, BoxError, Connection, Message, Server, ServerHandle, hub::Delivery};
 
 /// A server that is shut down and joined when it is dropped. It fails the test if the library panicked.
 #[derive(Debug)]
@@ -30,7 +32,20 @@ impl TestServer {
     ) -> Self {
         let panics = LibraryPanics::from_now_on();
         let server = settings(with_tls(Server::bind("127.0.0.1:0").expect("a free port")));
-        let handle = server.spawn(handler).expect("the settings work");
+        let handle = spawn(server, handler).expect("the settings work");
+        let addr = before(handle.local_addr().expect("it listens"));
+        Self { handle: Some(handle), addr, panics }
+    }
+
+    /// Starts a server whose clients are served by callbacks.
+    #[track_caller]
+    pub fn with_events<E: Events>(
+        settings: impl FnOnce(Server) -> Server,
+        open: impl Fn(&mut Connection) -> Result<E, BoxError> + Send + Sync + 'static,
+    ) -> Self {
+        let panics = LibraryPanics::from_now_on();
+        let server = settings(with_tls(Server::bind("127.0.0.1:0").expect("a free port")));
+        let handle = server.spawn_events(open).expect("the settings work");
         let addr = before(handle.local_addr().expect("it listens"));
         Self { handle: Some(handle), addr, panics }
     }
@@ -67,6 +82,33 @@ pub fn echo(client: &mut Connection) -> Result<(), BoxError> {
         client.send(message)?;
     }
     Ok(())
+}
+
+/// Starts a server with a thread for each client, or with events if the tests run so.
+///
+/// With events the opening callback runs the handler, because it may receive and wait. The handler [`echo`] becomes a callback
+/// for messages.
+pub fn spawn<H>(server: Server, handler: H) -> threadws::Result<ServerHandle>
+where
+    H: Fn(&mut Connection) -> Result<(), BoxError> + Send + Sync + 'static,
+{
+    if !has_events() {
+        return server.spawn(handler);
+    }
+    if type_name::<H>() == type_name_of_val(&echo) {
+        return server
+            .spawn_events(|_| Ok(|client: &mut Connection, message: Message| Ok(client.send(message)?)));
+    }
+    server.spawn_events(move |client| {
+        handler(client)?;
+        client.sender().close(1000, "")?;
+        Ok(|_: &mut Connection, _: Message| Ok(()))
+    })
+}
+
+/// Returns whether the servers of the tests have events instead of a thread for each client.
+pub fn has_events() -> bool {
+    std::env::var_os("THREADWS_TEST_EVENTS").is_some_and(|value| value == "1")
 }
 
 /// Checks that an echo server works.

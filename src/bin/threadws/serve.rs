@@ -18,9 +18,11 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use threadws::connection::Arrival;
 use threadws::handshake::{Reject, Request};
 use threadws::http::Method;
-use threadws::{Addr, BoxError, Config, Connection, Error, Message, Server, ServerHandle};
+use threadws::server::Events;
+use threadws::{Addr, BoxError, Closed, Config, Connection, Error, Message, Server, ServerHandle};
 
 /// The longest path that can be a topic, in bytes. `subscribe` refuses a longer one, too, but only after the 101.
 const MAX_TOPIC: usize = 256;
@@ -66,8 +68,14 @@ pub(crate) fn serve(
     };
     let handler =
         ClientHandler { every: options.every, message: options.message.clone(), answer: options.answer };
-    let handle = configure(server, options).spawn(move |client| handler.run(client)).map_err(failed)?;
-    let handle = Arc::new(handle);
+    let server = configure(server, options);
+    let handle = if options.events {
+        let handler = Arc::new(handler);
+        server.spawn_events(move |client| ClientEvents::open(&handler, client))
+    } else {
+        server.spawn(move |client| handler.run(client))
+    };
+    let handle = Arc::new(handle.map_err(failed)?);
     #[cfg(feature = "tls")]
     if let Some(cert) = &options.cert {
         tls::reload_at_sighup(cert, &handle)
@@ -191,6 +199,9 @@ fn configure(server: Server, options: &ServeOptions) -> Server {
     if let Some(path) = &options.path {
         server = server.path(path);
     }
+    if let Some(workers) = options.workers {
+        server = server.workers(workers);
+    }
     if let Some(clients) = options.max_clients {
         server = server.max_clients(clients);
     }
@@ -224,7 +235,7 @@ fn print_line(line: &str) {
     }
 }
 
-/// Serves the clients. Each call of `run` has the thread of one client.
+/// Serves the clients.
 #[derive(Debug)]
 struct ClientHandler {
     every: Option<Duration>,
@@ -233,7 +244,16 @@ struct ClientHandler {
 }
 
 impl ClientHandler {
+    /// Serves a client in a thread of its own.
     fn run(&self, client: &mut Connection) -> Result<(), BoxError> {
+        self.open(client);
+        let result = self.answer_messages(client);
+        log_end(client, result.as_ref().err());
+        Ok(result?)
+    }
+
+    /// Logs a new client, and starts its tick.
+    fn open(&self, client: &mut Connection) {
         let (id, addr, peer) = (client.id(), client.client_addr(), client.peer_addr());
         // Compared and shown without the port, which `client_addr` does not have: the peer may be the client itself.
         let peer = peer.ip().map_or(peer, Addr::from);
@@ -244,22 +264,19 @@ impl ClientHandler {
             // The tick is not cancelled: it stops when the connection ends.
             drop(client.every(interval, self.message.as_str()));
         }
-        let result = self.answer_messages(client);
-        let age = client.stats().opened_at.elapsed().as_secs_f64();
-        match (client.closed(), &result) {
-            (Some(closed), _) => info!("client {id} disconnected after {age:.1}s: {closed}"),
-            (None, Err(error)) => info!("client {id} disconnected after {age:.1}s: {error}"),
-            (None, Ok(())) => info!("client {id} disconnected after {age:.1}s"),
-        }
-        Ok(result?)
     }
 
-    fn answer_messages(&self, client: &mut Connection) -> threadws::Result<()> {
-        // The path is the topic, without the query.
+    /// Returns the topic of a client, which is its path without the query, and subscribes to it.
+    fn join_topic(&self, client: &Connection) -> threadws::Result<String> {
         let topic = client.request().path().to_owned();
         if self.answer == Answer::Topics {
             client.subscribe(&topic)?;
         }
+        Ok(topic)
+    }
+
+    fn answer_messages(&self, client: &mut Connection) -> threadws::Result<()> {
+        let topic = self.join_topic(client)?;
         // Checked once for the connection, because the log level does not change.
         let (id, is_logged) = (client.id(), log_enabled!(Level::Info));
         while let Some(mut received) = client.recv_ref()? {
@@ -281,5 +298,58 @@ impl ClientHandler {
             }
         }
         Ok(())
+    }
+}
+
+fn log_end(client: &Connection, error: Option<&Error>) {
+    let (id, age) = (client.id(), client.stats().opened_at.elapsed().as_secs_f64());
+    match (client.closed(), error) {
+        (Some(closed), _) => info!("client {id} disconnected after {age:.1}s: {closed}"),
+        (None, Some(error)) => info!("client {id} disconnected after {age:.1}s: {error}"),
+        (None, None) => info!("client {id} disconnected after {age:.1}s"),
+    }
+}
+
+/// Serves one client with `--events`.
+#[derive(Debug)]
+struct ClientEvents {
+    handler: Arc<ClientHandler>,
+    topic: String,
+    is_logged: bool,
+}
+
+impl ClientEvents {
+    fn open(handler: &Arc<ClientHandler>, client: &mut Connection) -> Result<Self, BoxError> {
+        handler.open(client);
+        let topic = handler.join_topic(client)?;
+        Ok(Self { handler: Arc::clone(handler), topic, is_logged: log_enabled!(Level::Info) })
+    }
+}
+
+impl Events for ClientEvents {
+    fn message(&mut self, client: &mut Connection, message: Message) -> Result<(), BoxError> {
+        if self.is_logged {
+            info!("client {} sent {}", client.id(), Preview((&message).into()));
+        }
+        match self.handler.answer {
+            Answer::Nothing => {}
+            Answer::Echo => client.write(message)?,
+            Answer::Broadcast => client.write_broadcast(message)?,
+            Answer::Topics => drop(client.hub()?.publish(&self.topic, message)),
+        }
+        Ok(())
+    }
+
+    fn received(&mut self, arrival: Arrival<'_>) -> Result<(), BoxError> {
+        if self.handler.answer == Answer::Echo && !self.is_logged {
+            let mut received = arrival.lend()?;
+            return Ok(received.write(received.message)?);
+        }
+        let (client, message) = arrival.take()?;
+        self.message(client, message)
+    }
+
+    fn closed(&mut self, client: &mut Connection, _: &Closed) {
+        log_end(client, None);
     }
 }

@@ -37,6 +37,9 @@ pub(crate) struct ServeOptions {
     pub(crate) proxy_protocol: bool,
     pub(crate) ping: Option<Duration>,
     pub(crate) page: bool,
+    /// Shares a few threads among all clients.
+    pub(crate) events: bool,
+    pub(crate) workers: Option<usize>,
     /// `None` without TLS.
     pub(crate) cert: Option<CertOptions>,
     pub(crate) log: LogFilter,
@@ -120,6 +123,13 @@ Messages:
                         the query does not count [default: off]
   --no-page             serve no page: answer a plain GET with 426
                         [default: the page]
+
+Threads:
+  --events              share a few threads among all clients, instead of one
+                        thread per client: for many clients, and for more
+                        messages per second [default: off]
+  --workers N           how many threads wait for clients with --events
+                        [default: the number of processors]
 
 Connections:
   --listen ADDR         address and port, or a port alone: 8080 is
@@ -209,13 +219,15 @@ Exit status:
 ";
 
 /// All long options, from which a misspelt one is guessed.
-const OPTIONS: [&str; 31] = [
+const OPTIONS: [&str; 33] = [
     "every",
     "message",
     "echo",
     "broadcast",
     "topics",
     "no-page",
+    "events",
+    "workers",
     "listen",
     "path",
     "subprotocol",
@@ -267,6 +279,8 @@ impl Default for ServeOptions {
             proxy_protocol: false,
             ping: Some(Duration::from_secs(20)),
             page: true,
+            events: false,
+            workers: None,
             cert: None,
             log: LogFilter::level(LevelFilter::Info),
         }
@@ -295,6 +309,8 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
             Long("broadcast") => broadcast = true,
             Long("topics") => topics = true,
             Long("no-page") => options.page = false,
+            Long("events") => options.events = true,
+            Long("workers") => options.workers = Some(value(&mut parser, "workers", values::count)?),
             Long("listen") => options.listen = value(&mut parser, "listen", listen)?,
             Long("path") => options.path = Some(value(&mut parser, "path", values::path)?),
             Long("subprotocol") => {
@@ -426,7 +442,7 @@ mod tests {
                     --trust-proxy 10.0.0.0/8 --trust-proxy loopback --log threadws=debug --proxy-protocol \
                     --max-per-address 4 --handshake-rate 20/1s --message-rate 600/1m --max-lifetime 2h \
                     --idle-timeout 90s --message-timeout 2m --subprotocol mqtt --subprotocol soap --max-head 64KiB \
-                    --cert a.pem --key a.key --client-ca ca.pem";
+                    --cert a.pem --key a.key --client-ca ca.pem --events --workers 3";
         let expected = ServeOptions {
             listen: Listen::Address("[::1]:0".to_owned()),
             every: Some(Duration::from_millis(500)),
@@ -449,6 +465,8 @@ mod tests {
             proxy_protocol: true,
             ping: None,
             page: false,
+            events: true,
+            workers: Some(3),
             cert: Some(CertOptions {
                 cert: "a.pem".into(),
                 key: Some("a.key".into()),

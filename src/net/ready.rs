@@ -1,0 +1,230 @@
+//! A set of sockets, and waiting for those that have input: `epoll` on Linux, `poll` on other systems.
+//!
+//! One thread waits. Any thread adds and removes sockets meanwhile, and wakes the waiting thread. A socket is reported by each
+//! wait as long as it has input.
+
+#[cfg(target_os = "linux")]
+pub(crate) type ReadySet = self::epoll::EpollSet;
+#[cfg(target_os = "linux")]
+pub(crate) type Batch = self::epoll::EpollBatch;
+#[cfg(not(target_os = "linux"))]
+pub(crate) type ReadySet = self::poll::PollSet;
+#[cfg(not(target_os = "linux"))]
+pub(crate) type Batch = self::poll::PollBatch;
+
+/// The token of the wake socket. No other socket has it.
+const WAKE: u64 = u64::MAX;
+
+#[cfg(target_os = "linux")]
+mod epoll {
+    use super::WAKE;
+    use crate::net::wake::Wake;
+    use crate::net::{Deadline, Stream};
+    use crate::sync::Arc;
+    use rustix::buffer::spare_capacity;
+    use rustix::event::{Timespec, epoll};
+    use rustix::fd::OwnedFd;
+    use rustix::io::Errno;
+    use std::fmt;
+    use std::io;
+    use std::time::{Duration, Instant};
+
+    /// How many sockets one wait reports at most. The next wait reports the others.
+    const MAX_READY: usize = 1024;
+    /// The longest wait, because old kernels count it in an `int` of milliseconds.
+    const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
+    /// Sockets that are watched for input, each with a token.
+    #[derive(Debug)]
+    pub(crate) struct EpollSet {
+        epoll: OwnedFd,
+        wake: Wake,
+    }
+
+    /// The sockets that a wait has found.
+    #[derive(Default)]
+    pub(crate) struct EpollBatch(Vec<epoll::Event>);
+
+    impl EpollBatch {
+        /// Returns the tokens of the sockets that are ready.
+        pub(crate) fn tokens(&self) -> impl Iterator<Item = u64> + '_ {
+            self.0.iter().map(|event| event.data.u64()).filter(|token| *token != WAKE)
+        }
+    }
+
+    impl fmt::Debug for EpollBatch {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_list().entries(self.tokens()).finish()
+        }
+    }
+
+    impl EpollSet {
+        pub(crate) fn new() -> io::Result<Self> {
+            let (epoll, wake) = (epoll::create(epoll::CreateFlags::CLOEXEC)?, Wake::new()?);
+            epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
+            Ok(Self { epoll, wake })
+        }
+
+        /// Watches a socket.
+        pub(crate) fn add(&self, socket: &Arc<Stream>, token: u64) -> io::Result<()> {
+            let data = epoll::EventData::new_u64(token);
+            Ok(epoll::add(&self.epoll, &**socket, data, epoll::EventFlags::IN)?)
+        }
+
+        /// Stops watching a socket. Called before the socket is closed, because a copy of its descriptor in a child process
+        /// would keep it in the set.
+        pub(crate) fn remove(&self, socket: &Arc<Stream>, _token: u64) {
+            // Ignored: it fails only for a socket that is not in the set.
+            _ = epoll::delete(&self.epoll, &**socket);
+        }
+
+        /// Ends the present wait, or the next one.
+        pub(crate) fn wake(&self) {
+            self.wake.wake();
+        }
+
+        /// Waits until a socket is ready, until [`wake`](Self::wake) is called, or for the deadline.
+        pub(crate) fn wait(&self, batch: &mut EpollBatch, deadline: Deadline) -> io::Result<()> {
+            let events = &mut batch.0;
+            events.clear();
+            events.reserve(MAX_READY);
+            // Without a deadline, the clock is not read.
+            let timeout = deadline.instant().map(|moment| {
+                let left = moment.saturating_duration_since(Instant::now()).min(LONGEST);
+                Timespec {
+                    tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
+                    tv_nsec: left.subsec_nanos().into(),
+                }
+            });
+            match epoll::wait(&self.epoll, spare_capacity(events), timeout.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            if events.iter().any(|event| event.data.u64() == WAKE) {
+                self.wake.clear();
+            }
+            Ok(())
+        }
+    }
+}
+
+#[cfg(any(not(target_os = "linux"), all(test, not(model))))]
+mod poll {
+    use super::WAKE;
+    use crate::net::stream::poll_until;
+    use crate::net::wake::Wake;
+    use crate::net::{Deadline, Stream};
+    use crate::sync::{Arc, Mutex};
+    use rustix::event::{PollFd, PollFlags};
+    use std::collections::BTreeMap;
+    use std::io;
+
+    /// Sockets that are watched for input, each with a token.
+    #[derive(Debug)]
+    pub(crate) struct PollSet {
+        /// Locked to change or copy it, not while a thread waits.
+        sockets: Mutex<BTreeMap<u64, Arc<Stream>>>,
+        wake: Wake,
+    }
+
+    /// The sockets that a wait has found.
+    #[derive(Debug, Default)]
+    pub(crate) struct PollBatch(Vec<u64>);
+
+    impl PollBatch {
+        /// Returns the tokens of the sockets that are ready.
+        pub(crate) fn tokens(&self) -> impl Iterator<Item = u64> + '_ {
+            self.0.iter().copied()
+        }
+    }
+
+    impl PollSet {
+        pub(crate) fn new() -> io::Result<Self> {
+            Ok(Self { sockets: Mutex::default(), wake: Wake::new()? })
+        }
+
+        /// Watches a socket.
+        #[expect(clippy::unnecessary_wraps, reason = "epoll can fail")]
+        pub(crate) fn add(&self, socket: &Arc<Stream>, token: u64) -> io::Result<()> {
+            debug_assert_ne!(token, WAKE);
+            self.sockets.lock().insert(token, Arc::clone(socket));
+            self.wake();
+            Ok(())
+        }
+
+        /// Stops watching a socket.
+        pub(crate) fn remove(&self, _socket: &Arc<Stream>, token: u64) {
+            let removed = self.sockets.lock().remove(&token);
+            // The waiting thread holds the socket until it wakes.
+            self.wake();
+            drop(removed);
+        }
+
+        /// Ends the present wait, or the next one.
+        pub(crate) fn wake(&self) {
+            self.wake.wake();
+        }
+
+        /// Waits until a socket is ready, until [`wake`](Self::wake) is called, or for the deadline.
+        pub(crate) fn wait(&self, batch: &mut PollBatch, deadline: Deadline) -> io::Result<()> {
+            batch.0.clear();
+            let sockets: Vec<_> =
+                self.sockets.lock().iter().map(|(token, socket)| (*token, Arc::clone(socket))).collect();
+            let mut fds = vec![PollFd::new(&self.wake, PollFlags::IN)];
+            fds.extend(sockets.iter().map(|(_, socket)| PollFd::new(&**socket, PollFlags::IN)));
+            poll_until(&mut fds, deadline)?;
+            let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
+            if ready.next() == Some(true) {
+                self.wake.clear();
+            }
+            batch
+                .0
+                .extend(sockets.iter().zip(ready).filter(|(_, ready)| *ready).map(|((token, _), _)| *token));
+            Ok(())
+        }
+    }
+}
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use super::poll;
+    use super::*;
+    use crate::net::{Deadline, Stream};
+    use crate::sync::Arc;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::time::{Duration, Instant};
+
+    macro_rules! a_socket_is_reported_until_it_is_read {
+        ($set:ty, $batch:ty) => {
+            let (ours, mut peers) = UnixStream::pair().expect("a pair");
+            let stream = Arc::new(Stream::new(ours).expect("a stream"));
+            let (set, mut batch) = (<$set>::new().expect("descriptors"), <$batch>::default());
+            let soon = || Deadline::at(Instant::now() + Duration::from_millis(5));
+            let mut found = |set: &$set, deadline| {
+                set.wait(&mut batch, deadline).expect("it waits");
+                batch.tokens().collect::<Vec<_>>()
+            };
+            set.add(&stream, 7).expect("it is watched");
+            assert_eq!(found(&set, soon()), []);
+            peers.write_all(b"x").expect("it is open");
+            assert_eq!(found(&set, Deadline::NEVER), [7]);
+            assert_eq!(found(&set, Deadline::NEVER), [7]);
+            stream.read(&mut [0; 9], false).expect("it is there");
+            set.wake();
+            assert_eq!(found(&set, Deadline::NEVER), []);
+            assert_eq!(found(&set, soon()), []);
+            drop(peers);
+            assert_eq!(found(&set, Deadline::NEVER), [7]);
+            set.remove(&stream, 7);
+            set.wake();
+            assert_eq!(found(&set, Deadline::NEVER), []);
+        };
+    }
+
+    #[test]
+    fn a_socket_is_reported_until_it_is_read() {
+        a_socket_is_reported_until_it_is_read!(ReadySet, Batch);
+        a_socket_is_reported_until_it_is_read!(poll::PollSet, poll::PollBatch);
+    }
+}
