@@ -81,6 +81,12 @@ pub fn response(request: &[u8]) -> Option<Vec<u8>> {
 pub fn open(to: impl ToSocketAddrs + Display + Copy) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect(to)?;
     stream.set_nodelay(true)?;
+    open_over(&mut stream, to)?;
+    Ok(stream)
+}
+
+/// Waits for the opening handshake on a connection.
+pub fn open_over(mut stream: impl Read + Write, to: impl Display) -> io::Result<()> {
     stream.write_all(&request(to))?;
     let mut head = Vec::new();
     let mut bytes = [0; 1024];
@@ -91,7 +97,7 @@ pub fn open(to: impl ToSocketAddrs + Display + Copy) -> io::Result<TcpStream> {
         }
         head.extend_from_slice(&bytes[..count]);
         match head_end(&head)? {
-            Some(end) if end == head.len() => return Ok(stream),
+            Some(end) if end == head.len() => return Ok(()),
             Some(_) => return Err(io::Error::other("the server sent bytes after the 101")),
             None => {}
         }

@@ -2,19 +2,22 @@
 //! every byte that comes back.
 
 use crate::peers::Running;
+use crate::stream::{Stream, client_config};
 use hdrhistogram::Histogram;
 use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fd::OwnedFd;
 use rustix::net::sockopt::set_socket_linger;
+use rustls::ClientConfig;
 use std::collections::VecDeque;
 use std::error::Error;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use threadws_benches::{BINARY, client_frame, head_end, header, open, request};
+use threadws_benches::{BINARY, client_frame, head_end, header, open_over, request};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -29,21 +32,15 @@ pub enum Load {
         clients: usize,
         size: usize,
         in_flight: usize,
+        /// With TLS: each message of a burst in a record of its own, as a client sends that does not join them.
+        record_each: bool,
     },
     /// One client sends, all receive.
-    Broadcast {
-        clients: usize,
-        size: usize,
-        in_flight: usize,
-    },
+    Broadcast { clients: usize, size: usize, in_flight: usize },
     /// Handshakes, `parallel` of them at a time.
-    Handshakes {
-        parallel: usize,
-    },
+    Handshakes { parallel: usize },
     /// Clients that sent one message and are idle now.
-    Idle {
-        clients: usize,
-    },
+    Idle { clients: usize },
 }
 
 /// The length of a run: the warm-up, and the part that is measured.
@@ -69,8 +66,13 @@ pub struct Outcome {
 impl Load {
     pub fn name(self) -> String {
         match self {
-            Self::Echo { clients, size, in_flight } => {
-                format!("echo {}, {} clients, {in_flight} in flight", bytes(size), thousands(clients))
+            Self::Echo { clients, size, in_flight, record_each } => {
+                let records = if record_each { ", a record each" } else { "" };
+                format!(
+                    "echo {}, {} clients, {in_flight} in flight{records}",
+                    bytes(size),
+                    thousands(clients)
+                )
             }
             Self::Broadcast { clients, size, in_flight } => {
                 format!("broadcast {} to {}, {in_flight} in flight", bytes(size), thousands(clients))
@@ -90,7 +92,11 @@ impl Load {
 
     pub fn run(self, server: &Running, length: Length) -> Result<Outcome> {
         match self {
-            Self::Echo { clients, size, in_flight } => echo(server, length, clients, size, in_flight),
+            Self::Echo { clients, size, in_flight, record_each } => {
+                let wire = Wire::new(size, in_flight);
+                let tls = tls(server, record_each.then_some(wire.frame))?;
+                echo(server, tls.as_ref(), length, clients, &wire, in_flight)
+            }
             Self::Broadcast { clients, size, in_flight } => {
                 broadcast(server, length, clients, size, in_flight)
             }
@@ -98,6 +104,11 @@ impl Load {
             Self::Idle { clients } => idle(server, clients),
         }
     }
+}
+
+/// Returns the TLS settings for a server, if it has TLS.
+fn tls(server: &Running, record: Option<usize>) -> Result<Option<Arc<ClientConfig>>> {
+    server.is_tls.then(|| client_config(record)).transpose()
 }
 
 pub fn bytes(size: usize) -> String {
@@ -232,7 +243,7 @@ impl Wire {
 }
 
 struct Client {
-    stream: TcpStream,
+    stream: Stream,
     /// Bytes that have to be written.
     unwritten: usize,
     /// The position in the frame of the next byte to write.
@@ -245,7 +256,7 @@ struct Client {
 }
 
 impl Client {
-    fn new(stream: TcpStream) -> Self {
+    fn new(stream: Stream) -> Self {
         Self { stream, unwritten: 0, write_at: 0, read_at: 0, messages: 0, sent: VecDeque::new() }
     }
 
@@ -257,6 +268,7 @@ impl Client {
 
     /// Writes as much as the socket takes.
     fn write(&mut self, wire: &Wire) -> io::Result<()> {
+        self.stream.flush()?;
         while self.unwritten > 0 {
             let end = wire.sent.len().min(self.write_at + self.unwritten);
             match self.stream.write(&wire.sent[self.write_at..end]) {
@@ -285,7 +297,7 @@ impl Client {
         let whole = (self.read_at + count) / wire.answer;
         self.read_at = (self.read_at + count) % wire.answer;
         self.messages += whole as u64;
-        Ok((whole as u64, count == buffer.len()))
+        Ok((whole as u64, count == buffer.len() || self.stream.is_tls()))
     }
 
     /// Records the round trips of the oldest `messages` in flight.
@@ -308,41 +320,53 @@ impl Client {
 /// Closes with RST, because thousands of connections in TIME_WAIT would use up the ports.
 impl Drop for Client {
     fn drop(&mut self) {
-        _ = set_socket_linger(&self.stream, Some(Duration::ZERO));
+        _ = set_socket_linger(&self.stream.socket, Some(Duration::ZERO));
     }
 }
 
-fn connect(server: &Running, poll: &Poll, clients: usize) -> Result<Vec<Client>> {
+fn connect(
+    server: &Running,
+    tls: Option<&Arc<ClientConfig>>,
+    poll: &Poll,
+    clients: usize,
+) -> Result<Vec<Client>> {
     let mut connected = Vec::with_capacity(clients);
     for index in 0..clients {
-        let stream = open(server.address)?;
-        poll.add(&stream, index)?;
+        let mut stream = Stream::connect(server.address, tls)?;
+        open_over(&mut stream, server.address)?;
+        poll.add(&stream.socket, index)?;
         connected.push(Client::new(stream));
     }
     Ok(connected)
 }
 
-fn echo(server: &Running, length: Length, clients: usize, size: usize, in_flight: usize) -> Result<Outcome> {
-    let wire = Wire::new(size, in_flight);
+fn echo(
+    server: &Running,
+    tls: Option<&Arc<ClientConfig>>,
+    length: Length,
+    clients: usize,
+    wire: &Wire,
+    in_flight: usize,
+) -> Result<Outcome> {
     let mut poll = Poll::new()?;
-    let mut clients = connect(server, &poll, clients)?;
+    let mut clients = connect(server, tls, &poll, clients)?;
     let mut buffer = vec![0; READ];
     let mut meter = Meter::new(server, length)?;
     for client in &mut clients {
-        client.send(&wire, in_flight as u64, Instant::now())?;
+        client.send(wire, in_flight as u64, Instant::now())?;
     }
     while meter.is_running()? {
         poll.wait()?;
         for index in poll.ready() {
             let client = &mut clients[index];
-            client.write(&wire)?;
+            client.write(wire)?;
             loop {
-                let (messages, more) = client.receive(&wire, &mut buffer)?;
+                let (messages, more) = client.receive(wire, &mut buffer)?;
                 if messages > 0 {
                     let now = Instant::now();
                     client.record(messages, now, &mut meter.round_trips);
                     meter.count += messages;
-                    client.send(&wire, messages, now)?;
+                    client.send(wire, messages, now)?;
                 }
                 if !more {
                     break;
@@ -365,7 +389,7 @@ fn broadcast(
 ) -> Result<Outcome> {
     let wire = Wire::new(size, in_flight);
     let mut poll = Poll::new()?;
-    let mut clients = connect(server, &poll, clients)?;
+    let mut clients = connect(server, tls(server, None)?.as_ref(), &poll, clients)?;
     // A broadcast before the server has added the last client would not reach it.
     std::thread::sleep(Duration::from_millis(100));
     let receivers = clients.len() as u64;
@@ -398,14 +422,14 @@ fn broadcast(
 }
 
 fn handshakes(server: &Running, length: Length, parallel: usize) -> Result<Outcome> {
-    let request = request(server.address);
+    let (request, tls) = (request(server.address), tls(server, None)?);
     let mut poll = Poll::new()?;
     let mut meter = Meter::new(server, length)?;
     let begin = |poll: &Poll, index| -> Result<(Client, Vec<u8>, Instant)> {
         let began = Instant::now();
-        let mut stream = TcpStream::connect(server.address)?;
+        let mut stream = Stream::connect(server.address, tls.as_ref())?;
         stream.write_all(&request)?;
-        poll.add(&stream, index)?;
+        poll.add(&stream.socket, index)?;
         Ok((Client::new(stream), Vec::new(), began))
     };
     let mut slots = (0..parallel).map(|index| begin(&poll, index)).collect::<Result<Vec<_>>>()?;
@@ -431,11 +455,13 @@ fn handshakes(server: &Running, length: Length, parallel: usize) -> Result<Outco
 }
 
 fn idle(server: &Running, clients: usize) -> Result<Outcome> {
-    let wire = Wire::new(32, 1);
+    let (wire, tls) = (Wire::new(32, 1), tls(server, None)?);
     let before = resident(server)?;
     let mut connected = Vec::new();
     for _ in 0..clients {
-        let mut client = Client::new(open(server.address)?);
+        let mut stream = Stream::connect(server.address, tls.as_ref())?;
+        open_over(&mut stream, server.address)?;
+        let mut client = Client::new(stream);
         client.send(&wire, 1, Instant::now())?;
         let mut answer = vec![0; wire.answer];
         client.stream.read_exact(&mut answer)?;

@@ -6,6 +6,7 @@
 mod load;
 mod peers;
 mod report;
+mod stream;
 
 use load::{Length, Load, Outcome};
 use peers::Peer;
@@ -18,16 +19,19 @@ use std::time::{Duration, Instant};
 const HELP: &str = "\
 Usage: matrix [OPTIONS]
 
+  --tls           compare servers with TLS, and threadws without
   --quick         one short round in less than 2 minutes, to try it out
   --rounds N      how often each load is run on each peer [default: 5]
   --only WORDS    only loads whose name contains this, such as '64 in flight'
   --peers NAMES   only these peers: threadws,threadws-recv,floor,tungstenite,
-                  tokio-tungstenite,node-ws [default: all that are installed]
+                  tokio-tungstenite,node-ws, and with --tls threadws,threadws-tls,
+                  tokio-tungstenite-tls,node-ws-tls,python-websockets-tls
+                  [default: all that are installed]
   --out DIR       folder for the table and the plots
                   [default: benches/target/matrix]
 
-Node's `ws` is measured if `node` finds it: set NODE_PATH. Only the loopback
-interface is used. No run starts after 18 minutes. On a shared machine,
+Node's `ws` is measured if `node` finds it: set NODE_PATH. Python's `websockets`
+is measured if `python3` finds it: set PYTHONPATH. Only the loopback interface is used. No run starts after 18 minutes. On a shared machine,
 `chrt -f 10` before the command keeps other processes away, but it starves Node.
 ";
 
@@ -35,22 +39,58 @@ interface is used. No run starts after 18 minutes. On a shared machine,
 const LIMIT: Duration = Duration::from_secs(18 * 60);
 const QUICK_LIMIT: Duration = Duration::from_secs(100);
 
-const LOADS: [Load; 11] = [
-    Load::Echo { clients: 50, size: 32, in_flight: 1 },
-    Load::Echo { clients: 50, size: 32, in_flight: 64 },
-    Load::Echo { clients: 50, size: 1024, in_flight: 64 },
-    Load::Echo { clients: 50, size: 64 << 10, in_flight: 1 },
-    Load::Echo { clients: 2, size: 16 << 20, in_flight: 1 },
-    Load::Echo { clients: 500, size: 32, in_flight: 1 },
-    Load::Echo { clients: 2000, size: 32, in_flight: 1 },
-    Load::Broadcast { clients: 1000, size: 64, in_flight: 1 },
-    Load::Broadcast { clients: 1000, size: 64, in_flight: 16 },
-    Load::Handshakes { parallel: 32 },
-    Load::Idle { clients: 1000 },
-];
+/// Without TLS, relative to [`Peer::Floor`].
+const PLAIN: Matrix = Matrix {
+    peers: &[Peer::Threadws, Peer::ThreadwsOwned, Peer::Floor, Peer::Naive, Peer::Tokio, Peer::Node],
+    loads: &[
+        echo(50, 32, 1),
+        echo(50, 32, 64),
+        echo(50, 1024, 64),
+        echo(50, 64 << 10, 1),
+        echo(2, 16 << 20, 1),
+        echo(500, 32, 1),
+        echo(2000, 32, 1),
+        Load::Broadcast { clients: 1000, size: 64, in_flight: 1 },
+        Load::Broadcast { clients: 1000, size: 64, in_flight: 16 },
+        Load::Handshakes { parallel: 32 },
+        Load::Idle { clients: 1000 },
+    ],
+    reference: Peer::Floor,
+};
+
+/// Servers with TLS, relative to threadws without it.
+const TLS: Matrix = Matrix {
+    peers: &[Peer::Threadws, Peer::ThreadwsTls, Peer::TokioTls, Peer::NodeTls, Peer::PythonTls],
+    loads: &[
+        echo(50, 32, 1),
+        echo(50, 32, 64),
+        Load::Echo { clients: 50, size: 32, in_flight: 64, record_each: true },
+        echo(50, 1024, 1),
+        echo(50, 64 << 10, 1),
+        Load::Broadcast { clients: 1000, size: 32, in_flight: 1 },
+        Load::Broadcast { clients: 1000, size: 32, in_flight: 16 },
+        Load::Handshakes { parallel: 32 },
+        Load::Idle { clients: 1000 },
+        Load::Idle { clients: 5000 },
+    ],
+    reference: Peer::Threadws,
+};
+
+/// A comparison of peers.
+struct Matrix {
+    peers: &'static [Peer],
+    loads: &'static [Load],
+    /// The figures of the other peers are relative to this one's.
+    reference: Peer,
+}
+
+const fn echo(clients: usize, size: usize, in_flight: usize) -> Load {
+    Load::Echo { clients, size, in_flight, record_each: false }
+}
 
 /// The command line.
 struct Options {
+    matrix: &'static Matrix,
     quick: bool,
     rounds: usize,
     only: String,
@@ -61,12 +101,14 @@ struct Options {
 /// One load, and the runs of each peer.
 pub struct Row {
     pub load: Load,
+    /// The figures of the other peers are relative to this one's.
+    pub reference: Peer,
     pub runs: Vec<(Peer, Vec<Outcome>)>,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    if let [word, name, mode] = args.as_slice() {
+    if let [word, name, mode, ..] = args.as_slice() {
         if word == "peer" {
             let peer = Peer::ALL.into_iter().find(|peer| peer.name() == name).ok_or("no such peer")?;
             raise_limits();
@@ -82,30 +124,40 @@ fn main() -> Result<(), Box<dyn Error>> {
     let cores = Cores::find()?;
     let rows = run(&options, &cores, began)?;
     std::fs::create_dir_all(&options.out)?;
-    report::write(&options.out, &rows, &cores.describe(), &command(&args), began.elapsed())?;
+    report::write(
+        &options.out,
+        &rows,
+        options.matrix.reference,
+        &cores.describe(),
+        &command(&args),
+        began.elapsed(),
+    )?;
     println!("written to {}", options.out.display());
     Ok(())
 }
 
 fn options(args: &[String]) -> Result<Option<Options>, Box<dyn Error>> {
     let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let matrix = if args.iter().any(|arg| arg == "--tls") { &TLS } else { &PLAIN };
     let mut options = Options {
+        matrix,
         quick: false,
         rounds: 5,
         only: String::new(),
-        peers: Peer::ALL.to_vec(),
+        peers: matrix.peers.to_vec(),
         out: here.join("target/matrix"),
     };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or(format!("{arg} needs a value"));
         match arg.as_str() {
+            "--tls" => {}
             "--quick" => (options.quick, options.rounds) = (true, 1),
             "--rounds" => options.rounds = value()?.parse()?,
             "--only" => options.only = value()?.clone(),
             "--peers" => {
                 let names = value()?;
-                options.peers = Peer::ALL.to_vec();
+                options.peers = matrix.peers.to_vec();
                 options.peers.retain(|peer| names.split(',').any(|name| name == peer.name()));
             }
             "--out" => options.out = value()?.into(),
@@ -145,9 +197,17 @@ fn run(options: &Options, cores: &Cores, began: Instant) -> Result<Vec<Row>, Box
     };
     let mut rows: Vec<Row> = Vec::new();
     let is_fast = |load: &Load| !options.quick || !matches!(load, Load::Echo { clients: 2000.., .. });
-    for load in LOADS.into_iter().filter(is_fast).filter(|load| load.name().contains(&options.only)) {
+    for load in options
+        .matrix
+        .loads
+        .iter()
+        .copied()
+        .filter(is_fast)
+        .filter(|load| load.name().contains(&options.only))
+    {
         let peers = options.peers.iter().filter(|peer| peer.has(load.is_broadcast()));
-        rows.push(Row { load, runs: peers.map(|peer| (*peer, Vec::new())).collect() });
+        let reference = options.matrix.reference;
+        rows.push(Row { load, reference, runs: peers.map(|peer| (*peer, Vec::new())).collect() });
     }
     let limit = if options.quick { QUICK_LIMIT } else { LIMIT };
     let total = options.rounds * rows.iter().map(|row| row.runs.len()).sum::<usize>();

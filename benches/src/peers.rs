@@ -1,7 +1,13 @@
 //! The peers: the servers that are measured. Each echoes or broadcasts, in its own process, on a free port of the loopback
 //! interface.
 
+use crate::stream::{CERTIFICATE, KEY};
 use futures_util::{SinkExt, StreamExt};
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::NoServerSessionStorage;
 use std::collections::HashMap;
 use std::error::Error;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -10,9 +16,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
+use threadws::tls::ServerTls;
 use threadws::{Addr, Config, Connection, Server};
 use threadws_benches::{head_end_of_request, header, response};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::tungstenite;
 
 type Done = Result<(), Box<dyn Error>>;
@@ -32,11 +41,25 @@ pub enum Peer {
     Naive,
     Tokio,
     Node,
+    ThreadwsTls,
+    TokioTls,
+    NodeTls,
+    PythonTls,
 }
 
 impl Peer {
-    pub const ALL: [Self; 6] =
-        [Self::Threadws, Self::ThreadwsOwned, Self::Floor, Self::Naive, Self::Tokio, Self::Node];
+    pub const ALL: [Self; 10] = [
+        Self::Threadws,
+        Self::ThreadwsOwned,
+        Self::Floor,
+        Self::Naive,
+        Self::Tokio,
+        Self::Node,
+        Self::ThreadwsTls,
+        Self::TokioTls,
+        Self::NodeTls,
+        Self::PythonTls,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -46,6 +69,10 @@ impl Peer {
             Self::Naive => "tungstenite",
             Self::Tokio => "tokio-tungstenite",
             Self::Node => "node-ws",
+            Self::ThreadwsTls => "threadws-tls",
+            Self::TokioTls => "tokio-tungstenite-tls",
+            Self::NodeTls => "node-ws-tls",
+            Self::PythonTls => "python-websockets-tls",
         }
     }
 
@@ -59,40 +86,71 @@ impl Peer {
             Self::Naive => "tungstenite with one thread per client: accept, read, send",
             Self::Tokio => "tokio-tungstenite on one thread (`current_thread`)",
             Self::Node => "the package `ws` on Node.js",
+            Self::ThreadwsTls => "this crate with TLS (rustls, ring)",
+            Self::TokioTls => {
+                "tokio-tungstenite over tokio-rustls (ring) on one thread, with the same TLS settings: one session ticket, \
+                 no session store"
+            }
+            Self::NodeTls => "`ws` on `https` of Node.js (OpenSSL)",
+            Self::PythonTls => "`websockets` on asyncio with `ssl` (OpenSSL)",
         }
+    }
+
+    pub fn is_tls(self) -> bool {
+        matches!(self, Self::ThreadwsTls | Self::TokioTls | Self::NodeTls | Self::PythonTls)
     }
 
     /// Whether the peer can run this kind of load.
     pub fn has(self, broadcast: bool) -> bool {
-        !broadcast || matches!(self, Self::Threadws | Self::Floor | Self::Tokio | Self::Node)
+        !broadcast || !matches!(self, Self::ThreadwsOwned | Self::Naive)
     }
 
     /// Whether the peer is installed.
     pub fn is_installed(self) -> bool {
-        self != Self::Node
-            || Command::new("node")
-                .args(["-e", "require.resolve('ws')"])
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .status()
-                .is_ok_and(|status| status.success())
+        let mut command = match self {
+            Self::Node | Self::NodeTls => Command::new("node"),
+            Self::PythonTls => Command::new("python3"),
+            _ => return true,
+        };
+        let args = if self == Self::PythonTls {
+            ["-c", "import websockets"]
+        } else {
+            ["-e", "require.resolve('ws')"]
+        };
+        let command = command.args(args).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
     }
 
     /// Starts the peer on the cores of the caller.
     pub fn start(self, broadcast: bool) -> Result<Running, Box<dyn Error>> {
         let mode = if broadcast { "broadcast" } else { "echo" };
-        let mut command = if self == Self::Node {
-            let mut node = Command::new("node");
-            node.args(["-e", include_str!("ws.js"), mode]);
-            node
-        } else {
-            let mut command = Command::new(std::env::current_exe()?);
-            command.args(["peer", self.name(), mode]);
-            command
+        let mut command = match self {
+            Self::Node | Self::NodeTls => {
+                let mut node = Command::new("node");
+                node.args(["-e", include_str!("ws.js"), mode]);
+                node
+            }
+            Self::PythonTls => {
+                let mut python = Command::new("python3");
+                python.args(["-c", include_str!("websockets.py"), mode]);
+                python
+            }
+            _ => {
+                let mut command = Command::new(std::env::current_exe()?);
+                command.args(["peer", self.name(), mode]);
+                command
+            }
         };
+        if self.is_tls() {
+            command.args([CERTIFICATE, KEY]);
+        }
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         let stdout = child.stdout.take().ok_or("no stdout")?;
-        let running = |port| Running { child, address: SocketAddr::from(([127, 0, 0, 1], port)) };
+        let running = |port| Running {
+            child,
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
+            is_tls: self.is_tls(),
+        };
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
         match line.trim().parse() {
@@ -107,20 +165,24 @@ impl Peer {
     /// Runs the peer, in the process that [`start`](Self::start) has started.
     pub fn serve(self, broadcast: bool) -> Done {
         match self {
-            Self::Threadws | Self::ThreadwsOwned => self.threadws(broadcast),
+            Self::Threadws | Self::ThreadwsOwned | Self::ThreadwsTls => self.threadws(broadcast),
             Self::Floor => floor(broadcast),
             Self::Naive => naive(),
-            Self::Tokio => {
+            Self::Tokio | Self::TokioTls => {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                runtime.block_on(tokio(broadcast))
+                let tls = if self.is_tls() { Some(TlsAcceptor::from(server_config()?)) } else { None };
+                runtime.block_on(tokio(tls, broadcast))
             }
-            Self::Node => Err("node-ws does not run in this program".into()),
+            Self::Node | Self::NodeTls | Self::PythonTls => Err("does not run in this program".into()),
         }
     }
 
     fn threadws(self, broadcast: bool) -> Done {
         let config = Config::new().with_max_message_size(MAX_MESSAGE).with_ping_interval(PING);
-        let server = Server::bind("127.0.0.1:0")?.config(config);
+        let mut server = Server::bind("127.0.0.1:0")?.config(config);
+        if self.is_tls() {
+            server = server.tls(ServerTls::files(CERTIFICATE, KEY));
+        }
         if let Addr::Tcp(addr) = server.local_addr()? {
             println!("{}", addr.port());
         }
@@ -147,6 +209,7 @@ impl Peer {
 pub struct Running {
     child: Child,
     pub address: SocketAddr,
+    pub is_tls: bool,
 }
 
 impl Running {
@@ -303,7 +366,7 @@ fn naive() -> Done {
 
 type Queues = Arc<Mutex<HashMap<u64, mpsc::UnboundedSender<tungstenite::Message>>>>;
 
-async fn tokio(broadcast: bool) -> Done {
+async fn tokio(tls: Option<TlsAcceptor>, broadcast: bool) -> Done {
     let listener = listen()?;
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -311,16 +374,43 @@ async fn tokio(broadcast: bool) -> Done {
     for id in 0.. {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        if broadcast {
-            drop(tokio::spawn(tokio_broadcast(stream, id, Arc::clone(&queues))));
-        } else {
-            drop(tokio::spawn(tokio_echo(stream)));
+        let queues = broadcast.then(|| Arc::clone(&queues));
+        match tls.clone() {
+            None => drop(tokio::spawn(tokio_serve(stream, id, queues))),
+            Some(tls) => drop(tokio::spawn(async move {
+                if let Ok(stream) = tls.accept(stream).await {
+                    tokio_serve(stream, id, queues).await;
+                }
+            })),
         }
     }
     Ok(())
 }
 
-async fn tokio_echo(stream: tokio::net::TcpStream) {
+/// The TLS settings of this crate's server.
+fn server_config() -> Result<Arc<ServerConfig>, Box<dyn Error>> {
+    let chain = CertificateDer::pem_file_iter(CERTIFICATE)?.collect::<Result<_, _>>()?;
+    let mut config = ServerConfig::builder_with_provider(ring::default_provider().into())
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, PrivateKeyDer::from_pem_file(KEY)?)?;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.ticketer = ring::Ticketer::new()?;
+    config.send_tls13_tickets = 1;
+    Ok(Arc::new(config))
+}
+
+async fn tokio_serve(stream: impl TokioStream, id: u64, queues: Option<Queues>) {
+    match queues {
+        None => tokio_echo(stream).await,
+        Some(queues) => tokio_broadcast(stream, id, queues).await,
+    }
+}
+
+trait TokioStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> TokioStream for T {}
+
+async fn tokio_echo(stream: impl TokioStream) {
     let Ok(mut socket) = tokio_tungstenite::accept_async(stream).await else { return };
     while let Some(Ok(message)) = socket.next().await {
         if (message.is_text() || message.is_binary()) && socket.send(message).await.is_err() {
@@ -329,7 +419,7 @@ async fn tokio_echo(stream: tokio::net::TcpStream) {
     }
 }
 
-async fn tokio_broadcast(stream: tokio::net::TcpStream, id: u64, queues: Queues) {
+async fn tokio_broadcast(stream: impl TokioStream, id: u64, queues: Queues) {
     let Ok(socket) = tokio_tungstenite::accept_async(stream).await else { return };
     let (mut sink, mut source) = socket.split();
     let (queue, mut queued) = mpsc::unbounded_channel();

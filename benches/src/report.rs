@@ -29,15 +29,18 @@ pub fn outcome(load: Load, outcome: &Outcome) -> String {
 pub fn write(
     out: &Path,
     rows: &[Row],
+    reference: Peer,
     cores: &str,
     command: &str,
     took: Duration,
 ) -> Result<(), Box<dyn Error>> {
-    std::fs::write(out.join("results.md"), table(rows, cores, command, took)?)?;
-    let rates = "Messages per second, relative to the floor: longer is better";
-    std::fs::write(out.join("rates.svg"), plot(rows, Figure::Rate, rates))?;
-    let costs = "Server CPU per message, or memory per client, relative to the floor: shorter is better";
-    std::fs::write(out.join("costs.svg"), plot(rows, Figure::Cost, costs))?;
+    std::fs::write(out.join("results.md"), table(rows, reference, cores, command, took)?)?;
+    let name = reference.name();
+    let rates = format!("Messages per second, relative to {name}: longer is better");
+    std::fs::write(out.join("rates.svg"), plot(rows, reference, Figure::Rate, &rates))?;
+    let costs =
+        format!("Server CPU per message, or memory per client, relative to {name}: shorter is better");
+    std::fs::write(out.join("costs.svg"), plot(rows, reference, Figure::Cost, &costs))?;
     std::fs::write(out.join("runs.csv"), runs(rows))?;
     Ok(())
 }
@@ -55,7 +58,13 @@ fn runs(rows: &[Row]) -> String {
     csv
 }
 
-fn table(rows: &[Row], cores: &str, command: &str, took: Duration) -> Result<String, Box<dyn Error>> {
+fn table(
+    rows: &[Row],
+    reference: Peer,
+    cores: &str,
+    command: &str,
+    took: Duration,
+) -> Result<String, Box<dyn Error>> {
     let peers: Vec<Peer> =
         Peer::ALL.into_iter().filter(|peer| rows.iter().any(|row| row.of(*peer).is_some())).collect();
     let mut text = format!(
@@ -70,8 +79,9 @@ fn table(rows: &[Row], cores: &str, command: &str, took: Duration) -> Result<Str
     let rounds = if least == most { most.to_string() } else { format!("{least} to {most}") };
     _ = writeln!(
         text,
-        "Medians of {rounds} interleaved runs. In brackets: relative to the floor in the same runs. The machine may be \
-         shared, so **compare only the ratios within one table**, and ignore differences of a few per cent.\n"
+        "Medians of {rounds} interleaved runs. In brackets: relative to {} in the same runs. The machine may be \
+         shared, so **compare only the ratios within one table**, and ignore differences of a few per cent.\n",
+        reference.name(),
     );
     for peer in &peers {
         _ = writeln!(text, "- **{}**: {}", peer.name(), peer.what());
@@ -105,16 +115,16 @@ impl Row {
         Some(if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 })
     }
 
-    /// Returns the median relative to the floor's.
+    /// Returns the median relative to the reference's.
     fn ratio(&self, peer: Peer, figure: Figure) -> Option<f64> {
-        Some(self.median(peer, figure)? / self.median(Peer::Floor, figure)?)
+        Some(self.median(peer, figure)? / self.median(self.reference, figure)?)
     }
 
     fn cell(&self, peer: Peer, figure: Figure) -> String {
         let Some(value) = self.median(peer, figure) else { return "–".to_owned() };
         let value = figure.show(value);
         match self.ratio(peer, figure) {
-            Some(ratio) if peer != Peer::Floor => format!("{value} ({})", short(ratio)),
+            Some(ratio) if peer != self.reference => format!("{value} ({})", short(ratio)),
             _ => value,
         }
     }
@@ -178,15 +188,15 @@ fn machine() -> String {
 
 const WIDTH: f64 = 860.0;
 const LEFT: f64 = 150.0;
-/// The length of the floor's bar.
+/// The length of the reference's bar.
 const UNIT: f64 = 270.0;
-/// The longest bar, relative to the floor's. A longer one is cut, and its figure is right.
+/// The longest bar, relative to the reference's. A longer one is cut, and its figure is right.
 const LONGEST: f64 = 2.0;
 const BAR: f64 = 16.0;
 
 /// Returns a plot with a group of bars for each load. The colours differ on white and on black. Without colours, the order
 /// of the bars identifies the peers.
-fn plot(rows: &[Row], figure: Figure, title: &str) -> String {
+fn plot(rows: &[Row], reference: Peer, figure: Figure, title: &str) -> String {
     let mut y = 58.0;
     let mut body = String::new();
     for row in rows.iter().filter(|row| matches!(figure, Figure::Cost) || !row.load.is_memory()) {
@@ -198,7 +208,7 @@ fn plot(rows: &[Row], figure: Figure, title: &str) -> String {
         _ = writeln!(body, r#"<text class="load" x="10" y="{}">{}</text>"#, y + 12.0, row.load.name());
         y += 20.0;
         let top = y;
-        // Written after the line of the floor, so that the text is above it.
+        // Written after the line of the reference, so that the text is above it.
         let mut words = String::new();
         for (peer, ratio) in bars {
             let long = ratio.min(LONGEST) * UNIT;
@@ -209,6 +219,10 @@ fn plot(rows: &[Row], figure: Figure, title: &str) -> String {
                 Peer::Naive => "#d9822b",
                 Peer::Tokio => "#c0504d",
                 Peer::Node => "#5a9e57",
+                Peer::ThreadwsTls => "#7fb2e5",
+                Peer::TokioTls => "#c0504d",
+                Peer::NodeTls => "#5a9e57",
+                Peer::PythonTls => "#d9822b",
             };
             let unit = match figure {
                 Figure::Rate => "/s",
@@ -247,8 +261,9 @@ text {{ fill: #1f2328 }} .load {{ font-weight: 600 }} .note {{ fill: #6e7781 }} 
 @media (prefers-color-scheme: dark) {{ text {{ fill: #d1d7e0 }} .value {{ stroke: #0d1117 }} .note {{ fill: #9198a1 }} line {{ stroke: #9198a1 }} }}
 </style>
 <text x="10" y="22" font-size="16" font-weight="600">{title}</text>
-<text class="note" x="10" y="42">Medians. The dashed line is the floor: one thread per client with nothing but the parser. A bar that ends in » is cut.</text>
+<text class="note" x="10" y="42">Medians. The dashed line is {}. A bar that ends in » is cut.</text>
 {body}</svg>
-"#
+"#,
+        reference.name(),
     )
 }

@@ -1,13 +1,16 @@
-// The package `ws` as an echo or broadcast server. Prints its port.
+// The package `ws` as an echo or broadcast server, with TLS if there is a certificate and a key. Prints its port.
+const { readFileSync } = require('fs');
 const { WebSocketServer } = require('ws');
-const broadcast = process.argv.includes('broadcast');
-const options = { port: 0, host: '127.0.0.1', perMessageDeflate: false, backlog: 4096, maxPayload: 64 << 20 };
-const server = new WebSocketServer(options, () => console.log(server.address().port));
+const [mode, cert, key] = process.argv.slice(1);
+const kind = cert ? require('https') : require('http');
+const secret = cert ? { cert: readFileSync(cert), key: readFileSync(key) } : {};
+const http = kind.createServer(secret).listen({ port: 0, host: '127.0.0.1', backlog: 4096 }, () => console.log(http.address().port));
+const server = new WebSocketServer({ server: http, perMessageDeflate: false, maxPayload: 64 << 20 });
 server.on('connection', (client) => {
   client._socket.setNoDelay(true);
   client.on('error', () => {});
   client.on('message', (data, binary) => {
-    if (broadcast) for (const one of server.clients) one.send(data, { binary });
+    if (mode === 'broadcast') for (const one of server.clients) one.send(data, { binary });
     else client.send(data, { binary });
   });
 });
