@@ -11,6 +11,7 @@ use super::queue::{Lent, NOTHING, Queue, Taken};
 use crate::error::Cause;
 use crate::net::session::{Content, RECORD};
 use crate::net::{Established, Session, Transport};
+use std::io::IoSlice;
 use std::mem;
 
 /// The most plaintext that is sealed for one system call.
@@ -22,6 +23,8 @@ pub(super) struct Sealing {
     session: Box<dyn Session>,
     /// The part of the queue that the sealed bytes contain. Empty if they are only the session's own records.
     sealed: Taken,
+    /// How many bytes are sealed of the frames that are queued next: see [`write_now`](Self::write_now).
+    sealed_before: usize,
     phase: SealPhase,
 }
 
@@ -38,7 +41,26 @@ enum SealPhase {
 
 impl Sealing {
     fn new(session: Box<dyn Session>) -> Self {
-        Self { session, sealed: Taken::default(), phase: SealPhase::Open }
+        Self { session, sealed: Taken::default(), sealed_before: 0, phase: SealPhase::Open }
+    }
+
+    /// Seals and writes frames without queuing them. Nothing may be queued. Returns how many of their bytes the socket took.
+    ///
+    /// If the socket does not take all that was sealed, that is 0, and the caller has to queue the frames. `write_next` does
+    /// not seal that part again.
+    pub(super) fn write_now(&mut self, frames: Lent<'_>, stream: &dyn Transport) -> usize {
+        if self.phase != SealPhase::Open {
+            return 0;
+        }
+        let slices = frames.map(IoSlice::new);
+        let slices = if frames[1].is_empty() { &slices[..1] } else { &slices };
+        let Ok(sealed) = self.session.seal(slices) else { return 0 };
+        // If the keys are worn, the caller closes the connection when it has queued the frames.
+        if !self.is_worn() && self.session.write(stream).is_ok() {
+            return sealed;
+        }
+        self.sealed_before = sealed;
+        0
     }
 
     /// Writes the sealed bytes. If they contain nothing of the queue, first seals what is next in it.
@@ -55,7 +77,9 @@ impl Sealing {
         if self.phase == SealPhase::Broken {
             return Ok(None);
         }
-        if self.sealed.bytes() == 0 {
+        if self.sealed_before > 0 {
+            self.sealed = queue.take(mem::take(&mut self.sealed_before));
+        } else if self.sealed.bytes() == 0 {
             let slices = queue.gather(lent, if is_refused { RECORD } else { SEALED });
             if !slices.is_empty() {
                 let count = self.session.seal(&slices)?;
@@ -157,11 +181,11 @@ impl Outbox {
 mod tests {
     use super::*;
     use crate::net::Deadline;
-    use crate::outbox::queue::{NOTHING, Slot};
+    use crate::outbox::queue::{NOTHING, Slot, Unit};
     use crate::sync::Mutex;
     use crate::verify::mock_session::{MockSession, key_update, unseal};
     use rustix::fd::{AsFd, BorrowedFd};
-    use std::io::{self, ErrorKind, IoSlice};
+    use std::io::{self, ErrorKind};
 
     const LENT: Lent<'static> = [b"le", b"nt"];
 
@@ -236,6 +260,24 @@ mod tests {
                 let socket = SmallSocket::new(room);
                 write(&mut sealing, &mut Queue::of_each_kind(), &socket);
                 assert_eq!(socket.plain(), b"firstheadlentwaitedshared", "records of {piece}");
+            }
+        }
+    }
+
+    #[test]
+    fn frames_that_are_sealed_before_they_are_queued_are_sealed_once() {
+        for piece in 1..12 {
+            for room in [1, 3, 7, 100] {
+                let mut sealing = Sealing::new(Box::new(MockSession::new(piece)));
+                let (socket, mut queue) = (SmallSocket::new(room), Queue::default());
+                let frames: Lent<'_> = [b"header", b"data"];
+                let written = sealing.write_now(frames, &socket);
+                assert!([0, piece.min(10)].contains(&written));
+                if written < 10 {
+                    queue.push(Unit::Frames(frames.concat()), written);
+                }
+                write(&mut sealing, &mut queue, &socket);
+                assert_eq!(socket.plain(), b"headerdata", "records of {piece}");
             }
         }
     }

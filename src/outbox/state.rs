@@ -57,15 +57,17 @@ impl OutboxState {
         bound.is_none_or(|bound| !waits || self.queue.memory().saturating_add(len) <= bound)
     }
 
-    /// Writes frames, if nothing is queued before them. Returns how many bytes the socket took. With TLS frames are queued
-    /// first.
+    /// Writes frames, if nothing is queued before them. Returns how many bytes the socket took.
     pub(super) fn write_now(&mut self, frames: [&[u8]; 2]) -> usize {
-        if self.stall.is_some() || !self.queue.is_empty() || self.sealing.is_some() {
+        if self.stall.is_some() || !self.queue.is_empty() {
             return 0;
         }
         let Some(stream) = &self.stream else { return 0 };
         // An error is not lost: `write_queue` runs into it again, and handles it.
-        let written = stream.try_write(&frames.map(IoSlice::new)).unwrap_or(0);
+        let written = match &mut self.sealing {
+            None => stream.try_write(&frames.map(IoSlice::new)).unwrap_or(0),
+            Some(sealing) => sealing.write_now(frames, &**stream),
+        };
         self.sent.bytes += written as u64;
         written
     }
