@@ -71,7 +71,10 @@ pub(crate) struct TlsSession {
 
 impl TlsSession {
     pub(crate) fn new(connection: impl Into<Connection>) -> Self {
-        Self { connection: connection.into(), records: 0, without_data: 0 }
+        let mut connection: Connection = connection.into();
+        // The outbox limits what is sealed ahead. The limit of rustls, 64 KiB, is less than a message of 64 KiB with its header.
+        connection.set_buffer_limit(None);
+        Self { connection, records: 0, without_data: 0 }
     }
 
     pub(crate) fn is_handshaking(&self) -> bool {

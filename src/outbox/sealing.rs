@@ -14,8 +14,10 @@ use crate::net::{Established, Session, Transport};
 use std::io::IoSlice;
 use std::mem;
 
-/// The most plaintext that is sealed for one system call.
-const SEALED: usize = 4 * RECORD;
+/// The most plaintext that is sealed for one system call: a message of 64 KiB with its header.
+const SEALED: usize = 4 * RECORD + MAX_HEADER;
+/// The longest header of a frame (RFC 6455 §5.2).
+const MAX_HEADER: usize = 14;
 
 /// The session, and what the socket has not taken of its sealed bytes.
 #[derive(Debug)]
@@ -49,7 +51,7 @@ impl Sealing {
     /// If the socket does not take all that was sealed, that is 0, and the caller has to queue the frames. `write_next` does
     /// not seal that part again.
     pub(super) fn write_now(&mut self, frames: Lent<'_>, stream: &dyn Transport) -> usize {
-        if self.phase != SealPhase::Open {
+        if self.phase != SealPhase::Open || frames[0].len() + frames[1].len() > SEALED {
             return 0;
         }
         let slices = frames.map(IoSlice::new);
