@@ -6,3 +6,4 @@ mod crowd;
 mod growth;
 mod soak;
 mod starvation;
+mod tls;

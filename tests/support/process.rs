@@ -1,8 +1,9 @@
 //! The real binary, and other programs that run beside a test.
 
 use super::process_usage::{ProcessUsage, ThreadTimes};
-use super::programs::built;
+use super::programs::{built, certificate};
 use super::raw_peer::RawPeer;
+use super::test_server::{before, is_over_tls};
 use super::time::{PATIENCE, eventually, eventually_within, ms};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead as _, BufReader, Read, Write as _};
@@ -10,6 +11,7 @@ use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use threadws::Addr;
 
 /// A running program. It is killed and reaped when this is dropped, and its output is shown when the test fails.
 #[derive(Debug)]
@@ -75,6 +77,18 @@ impl Process {
     #[track_caller]
     pub fn threadws(options: &[&str]) -> Self {
         Self::threadws_under(&[], options)
+    }
+
+    /// The same. With `THREADWS_TEST_TLS=1` it has TLS, and the relay is before it.
+    #[track_caller]
+    pub fn threadws_over_tls_if_asked(options: &[&str]) -> Self {
+        if !is_over_tls() {
+            return Self::threadws(options);
+        }
+        let [certificate, key] = ["server.pem", "server.key"].map(certificate);
+        let mut process = Self::threadws(&[options, &["--cert", &certificate, "--key", &key]].concat());
+        process.addr = process.addr.map(|addr| before(Addr::Tcp(addr)));
+        process
     }
 
     /// The same, started by a program that replaces itself with it: `prlimit`, `env`, `strace -D`.

@@ -136,7 +136,7 @@ fn with_tls(server: Server) -> Server {
 }
 
 /// Returns the address for peers without TLS: the server's own, or a relay's if the tests run over TLS.
-fn before(addr: Addr) -> SocketAddr {
+pub(crate) fn before(addr: Addr) -> SocketAddr {
     let Addr::Tcp(addr) = addr else { panic!("{addr} is not TCP") };
     #[cfg(feature = "tls")]
     if is_over_tls() {
@@ -146,7 +146,7 @@ fn before(addr: Addr) -> SocketAddr {
 }
 
 /// Returns whether the servers of the tests have TLS.
-fn is_over_tls() -> bool {
+pub(crate) fn is_over_tls() -> bool {
     cfg!(feature = "tls") && std::env::var_os("THREADWS_TEST_TLS").is_some_and(|value| value == "1")
 }
 

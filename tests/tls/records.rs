@@ -4,7 +4,7 @@ use crate::server_tls;
 use crate::tls_peer::{ALERT, CLOSE_NOTIFY, ContentType, DATA, HANDSHAKE, TlsPeer};
 use std::net::Shutdown;
 use std::sync::mpsc::{self, Receiver};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use support::{Frame, PATIENCE, TestServer, echo, ms, next, watchdog};
 use threadws::tls::rustls::version::{TLS12, TLS13};
 use threadws::{Closed, Config};
@@ -282,6 +282,58 @@ fn a_cut_stream_is_reported_as_cut() {
 }
 
 #[test]
+fn a_stream_cut_inside_a_frame_is_reported_as_cut() {
+    let _dog = watchdog(30);
+    let (server, ends) = reporting(Config::new());
+    let frame = text("half of it");
+    let (start, _) = frame.split_at(frame.len() / 2);
+    for part in [true, false] {
+        let mut peer = TlsPeer::open(server.addr());
+        let record = peer.seal(DATA, start);
+        peer.write(if part { &record[..10] } else { &record });
+        peer.stream.shutdown(Shutdown::Write).expect("it is open");
+        let closed = next(&ends, "the end");
+        assert!(closed.to_string().contains("without close_notify"), "{closed}");
+        assert_eq!(closed.code(), 1006);
+    }
+}
+
+#[test]
+fn a_reset_after_both_closes_is_clean() {
+    let _dog = watchdog(30);
+    let (server, ends) = reporting(Config::new());
+    let mut peer = TlsPeer::open(server.addr());
+    peer.send_frame(Frame::close(1000, ""));
+    assert_eq!(peer.next_frame().close_content().expect("a code").0, 1000);
+    rustix::net::sockopt::set_socket_linger(&peer.stream, Some(Duration::ZERO)).expect("an option");
+    drop(peer);
+    assert!(next(&ends, "the end").is_clean());
+}
+
+#[test]
+fn messages_of_one_record_are_received_without_waiting() {
+    let _dog = watchdog(30);
+    let server = TestServer::with(
+        |server| server.tls(server_tls("server")),
+        |client| {
+            while let Some(first) = client.recv()? {
+                let mut all = first.to_string();
+                while let Ok(Some(message)) = client.try_recv() {
+                    all += &message.to_string();
+                }
+                client.send(all)?;
+            }
+            Ok(())
+        },
+    );
+    let mut peer = TlsPeer::open(server.addr());
+    for _ in 0..100 {
+        peer.send(DATA, &[text("a"), text("b"), text("c")].concat());
+        peer.expect_text("abc");
+    }
+}
+
+#[test]
 fn a_missing_close_notify_after_both_closes_is_clean() {
     let _dog = watchdog(30);
     let (server, ends) = reporting(Config::new());
@@ -299,9 +351,10 @@ fn each_request_for_new_keys_is_answered_once_before_data() {
     let _dog = watchdog(30);
     let (server, _ends) = reporting(Config::new());
     let mut peer = TlsPeer::open(server.addr());
-    for round in 0..200 {
-        // Three requests owe one answer (RFC 8446 §4.6.3).
-        for _ in 0..3 {
+    // Ten thousand requests.
+    for round in 0..330 {
+        // They owe one answer (RFC 8446 §4.6.3), and none is sent before the data.
+        for _ in 0..31 {
             peer.update_keys(true);
         }
         peer.update_keys(false);

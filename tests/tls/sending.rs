@@ -240,6 +240,50 @@ fn a_close_behind_a_full_socket_ends_with_close_notify() {
 }
 
 #[test]
+fn a_close_to_a_deaf_peer_ends_in_time() {
+    let _dog = watchdog(30);
+    let (tx, rx) = mpsc::channel();
+    let server = TestServer::with(
+        |server| {
+            let config = threadws::Config::new().with_close_timeout(ms(500));
+            server.config(config).tls(server_tls("server"))
+        },
+        move |client| {
+            client.sender().try_send(vec![7; 16 << 20])?;
+            let start = Instant::now();
+            let error = client.close(4000, "enough").expect_err("the peer does not read");
+            tx.send((start.elapsed(), error.to_string()))?;
+            Ok(())
+        },
+    );
+    let peer = TlsPeer::open(server.addr());
+    let (elapsed, error) = next(&rx, "the end");
+    assert!((ms(400)..ms(5000)).contains(&elapsed), "{elapsed:?}: {error}");
+    drop(peer);
+}
+
+#[test]
+fn the_numbers_count_frames_and_not_sealed_bytes() {
+    let _dog = watchdog(30);
+    let (tx, rx) = mpsc::channel();
+    let server = serve(move |client| {
+        let message = client.recv()?.expect("a message");
+        client.send(message)?;
+        tx.send(client.stats().traffic)?;
+        Ok(client.ignore()?)
+    });
+    let mut client = connect(server.addr());
+    client.send(vec![7; 100]).expect("it is open");
+    client.recv().expect("open").expect("an echo");
+    // A header of two bytes, and the client's mask.
+    let traffic = next(&rx, "the numbers");
+    assert_eq!((traffic.bytes_received, traffic.bytes_sent), (106, 102));
+    let traffic = client.stats().traffic;
+    assert_eq!((traffic.bytes_received, traffic.bytes_sent), (102, 106));
+    client.close(1000, "").expect("it closes");
+}
+
+#[test]
 fn a_connection_whose_keys_are_nearly_used_up_is_closed() {
     let _dog = watchdog(30);
     // TLS 1.2 cannot renew its keys. The suite is the usual one with a lower limit than 2^24 records.

@@ -1,10 +1,11 @@
 //! The server: its certificate, those of its clients, plain HTTP on its port, and clients that do not shake hands.
 
+use crate::tls_peer::{DATA, TlsPeer};
 use crate::{client_tls, connect, rustls_server, serve, server_tls};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
-use support::{RawPeer, TestServer, certificate, echo, eventually, ms, rustls_client, watchdog};
+use support::{RawPeer, TestServer, certificate, echo, eventually, ms, rustls_client, take_turn, watchdog};
 use threadws::tls::{ClientTls, rustls};
 use threadws::{Config, Connect, Connection, Error, Result};
 
@@ -152,7 +153,7 @@ fn a_proxy_header_precedes_tls() {
 
 #[test]
 fn two_hundred_silent_or_dripping_handshakes_delay_no_other() {
-    let _dog = watchdog(60);
+    let (_turn, _dog) = (take_turn(), watchdog(60));
     let config = Config::new().with_handshake_timeout(ms(3000));
     let server = TestServer::with(|server| server.tls(server_tls("server")).config(config), echo);
     let mut peers: Vec<TcpStream> =
@@ -179,6 +180,131 @@ fn two_hundred_silent_or_dripping_handshakes_delay_no_other() {
     }
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     eventually("all are gone", || server.stats().threads <= 32 && server.stats().open == 0);
+}
+
+/// Clients that flood the server with records, each until it is disconnected.
+#[test]
+fn two_hundred_floods_of_records_delay_no_other() {
+    let (_turn, _dog) = (take_turn(), watchdog(120));
+    let server = serve(echo);
+    let floods: Vec<_> = (0..200)
+        .map(|number| {
+            let addr = server.addr();
+            std::thread::spawn(move || match number % 3 {
+                // Empty records, key updates, and handshake messages that announce 16 MiB.
+                0 | 1 => {
+                    let mut peer = TlsPeer::open(addr);
+                    for _ in 0..33 {
+                        if number % 3 == 0 { peer.send(DATA, &[]) } else { peer.update_keys(true) }
+                    }
+                    while peer.read_record().is_ok() {}
+                }
+                _ => {
+                    let mut stream = TcpStream::connect(addr).expect("it listens");
+                    let record = [&[22, 3, 3, 64, 0, 1, 255, 255, 255][..], &[0; 16_380]].concat();
+                    for _ in 0..100 {
+                        if stream.write_all(&record).is_err() {
+                            break;
+                        }
+                    }
+                    while !matches!(stream.read(&mut [0; 64]), Ok(0) | Err(_)) {}
+                }
+            })
+        })
+        .collect();
+    let mut slowest = Duration::ZERO;
+    while !floods.iter().all(std::thread::JoinHandle::is_finished) {
+        let before = Instant::now();
+        let mut connection = connect(server.addr(), client_tls()).expect("a connection");
+        connection.send("x").expect("sent");
+        connection.recv().expect("open");
+        connection.close(1000, "").expect("a clean end");
+        slowest = slowest.max(before.elapsed());
+    }
+    for flood in floods {
+        flood.join().expect("no panic");
+    }
+    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+    eventually("all are gone", || server.stats().open == 0);
+}
+
+#[test]
+fn clients_that_leave_right_after_the_handshake_harm_nothing() {
+    let _dog = watchdog(60);
+    let server = serve(echo);
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        for is_reset in [false, true] {
+            let mut stream = TcpStream::connect(server.addr()).expect("it listens");
+            let mut tls = raw_client(version);
+            while tls.is_handshaking() {
+                tls.complete_io(&mut stream).expect("a handshake");
+            }
+            if is_reset {
+                rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).expect("an option");
+            }
+        }
+    }
+    let mut connection = connect(server.addr(), client_tls()).expect("it lives");
+    connection.close(1000, "").expect("a clean end");
+}
+
+#[test]
+fn a_client_may_write_a_megabyte_before_it_reads() {
+    let _dog = watchdog(60);
+    let server = serve(echo);
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let mut stream = TcpStream::connect(server.addr()).expect("it listens");
+        let mut tls = raw_client(version);
+        while tls.is_handshaking() {
+            tls.complete_io(&mut stream).expect("a handshake");
+        }
+        let frame = support::Frame::binary(vec![7; 1 << 20]).encode();
+        let mut tls = rustls::Stream::new(&mut tls, &mut stream);
+        tls.write_all(support::upgrade_request(server.addr(), "/", &[]).as_bytes()).expect("sent");
+        tls.write_all(&frame).expect("sent");
+        let mut answer = vec![0; 1 << 20];
+        // The 101, and the start of the echo.
+        tls.read_exact(&mut answer).expect("an answer");
+        assert!(answer.starts_with(b"HTTP/1.1 101") && answer.ends_with(&[7; 1000]));
+    }
+}
+
+/// With keys against quantum computers it is larger than a packet.
+#[test]
+fn a_large_client_hello_in_single_bytes_is_accepted() {
+    let _dog = watchdog(60);
+    let server = serve(echo);
+    let mut config = rustls_client(rustls::DEFAULT_VERSIONS);
+    config.alpn_protocols = (0..40).map(|number| vec![b'a' + number; 100]).collect();
+    config.alpn_protocols.push(b"http/1.1".to_vec());
+    let mut tls = rustls::ClientConnection::new(config.into(), "localhost".try_into().expect("a name"));
+    let tls = tls.as_mut().expect("a connection");
+    let mut hello = Vec::new();
+    tls.write_tls(&mut hello).expect("memory");
+    assert!(hello.len() > 4096, "{}", hello.len());
+    let mut stream = TcpStream::connect(server.addr()).expect("it listens");
+    stream.set_nodelay(true).expect("an option");
+    for byte in hello {
+        stream.write_all(&[byte]).expect("sent");
+    }
+    while tls.is_handshaking() {
+        tls.complete_io(&mut stream).expect("a handshake");
+    }
+    assert_eq!(tls.alpn_protocol(), Some(&b"http/1.1"[..]));
+}
+
+#[test]
+fn a_shutdown_waits_for_no_tls_handshake() {
+    let _dog = watchdog(60);
+    let server = serve(echo);
+    let mut peers: Vec<_> = (0..20).map(|_| TcpStream::connect(server.addr()).expect("it listens")).collect();
+    for peer in peers.iter_mut().step_by(2) {
+        peer.write_all(&[22, 3, 1, 2, 0, 1]).expect("sent");
+    }
+    let _open = connect(server.addr(), client_tls()).expect("a connection");
+    let start = Instant::now();
+    drop(server.into_handle().shutdown(Duration::from_millis(500)));
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
 }
 
 #[test]
