@@ -3,8 +3,13 @@
 //!
 //! The first bytes of an input choose settings, the others are the bytes from the peer.
 
+#[cfg(all(feature = "deflate", not(all(test, model))))]
+mod deflate;
 #[cfg(all(feature = "tls", not(all(test, model))))]
 mod tls;
+
+#[cfg(all(feature = "deflate", not(all(test, model))))]
+pub use deflate::{extensions, pack, unpack};
 
 #[cfg(all(feature = "tls", not(all(test, model))))]
 pub use tls::{tls_handshake, tls_records};

@@ -28,6 +28,12 @@ fn seeds_and_their_mutations_break_no_promise() {
         ("tls_handshake", super::tls_handshake),
         #[cfg(all(feature = "tls", not(model)))]
         ("tls_records", super::tls_records),
+        #[cfg(all(feature = "deflate", not(model)))]
+        ("extensions", super::extensions),
+        #[cfg(all(feature = "deflate", not(model)))]
+        ("unpack", super::unpack),
+        #[cfg(all(feature = "deflate", not(model)))]
+        ("pack", super::pack),
         ("decoder", decoder),
         ("request_head", request_head),
         ("response_head", response_head),

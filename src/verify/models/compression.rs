@@ -43,7 +43,11 @@ fn senders_and_broadcasts_share_one_window() {
         });
         let broadcaster = spawn({
             let outbox: Arc<Outbox> = Arc::clone(&link.outbox);
-            move || (0..3).for_each(|number| drop(outbox.broadcast(&shared(3, number, 40))))
+            move || {
+                for number in 0..3 {
+                    outbox.broadcast(&shared(3, number, 40));
+                }
+            }
         });
         // Many of these are refused, because the backlog is small.
         let skipper = spawn({
