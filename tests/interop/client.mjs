@@ -25,7 +25,7 @@ async function open(options) {
   assert.equal(socket.readyState, WebSocket.CONNECTING);
   await once(socket, 'open');
   assert.equal(socket.readyState, WebSocket.OPEN);
-  assert.equal(socket.extensions, '');
+  assert.equal(socket.extensions, options?.perMessageDeflate ? 'permessage-deflate' : '');
   console.log('open');
   return socket;
 }
@@ -70,6 +70,31 @@ const modes = {
     socket.close(4001, 'done');
     assert.equal(socket.readyState, WebSocket.CLOSING);
     assert.equal((await closed(socket)).code, 4001);
+  },
+
+  // Compressed, plain and shared messages between each other: echoes, noise, and the server's ticks.
+  async deflate(takeover, bits) {
+    // ws takes `false` for a demand.
+    const forget = takeover !== 'takeover' || undefined;
+    const perMessageDeflate = { threshold: 0, serverNoContextTakeover: forget, clientNoContextTakeover: forget };
+    if (bits) perMessageDeflate.serverMaxWindowBits = Number(bits);
+    const socket = await open({ perMessageDeflate });
+    let ticks = 0;
+    for (let number = 0; number < 200; number++) {
+      const size = [0, 1, 60, 300, 900, 3000, 20_000][number % 7];
+      const json = JSON.stringify(Array.from({ length: size / 20 }, (_, at) => ({ id: (at * number) % 97, name: 'a user' })));
+      const sent = number % 5 === 4 ? randomBytes(size) : Buffer.from(json);
+      socket.send(sent, { compress: number % 3 !== 2, binary: number % 5 === 4 });
+      for (;;) {
+        const { data } = await message(socket);
+        if (!data.toString().startsWith('tick')) { assert.ok(sent.equals(data), `message ${number}`); break; }
+        ticks++;
+      }
+      if (number % 40 === 0) await new Promise((resolve) => setTimeout(resolve, 25));
+    }
+    assert.ok(ticks > 5, `${ticks} ticks`);
+    socket.close(1000);
+    assert.equal((await closed(socket)).code, 1000);
   },
 
   async ticks(count, interval, text) {

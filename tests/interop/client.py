@@ -4,12 +4,14 @@ Ends with status 0 if all was as it should be. For a wss:// URL, THREADWS_CA nam
 THREADWS_CERT that of a certificate of the client with its key, if it has one.
 """
 
+import json
 import os
 import ssl
 import sys
 import time
 
 from websockets.exceptions import ConnectionClosed
+from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.frames import CloseCode
 from websockets.sync.client import connect
 
@@ -23,7 +25,7 @@ def opened(**options):
         if "THREADWS_CERT" in os.environ:
             options["ssl"].load_cert_chain(os.environ["THREADWS_CERT"])
     socket = connect(url, proxy=None, max_size=2**21, **options)
-    assert socket.protocol.extensions == [], socket.protocol.extensions
+    assert bool(socket.protocol.extensions) == ("extensions" in options), socket.protocol.extensions
     print("open", flush=True)
     return socket
 
@@ -58,6 +60,30 @@ def talk(address=None):
         assert socket.recv(timeout=TIMEOUT) == str(number)
     socket.close(4001, "done")
     assert socket.close_code == 4001, socket.close_code
+
+
+def deflate(takeover, bits=None):
+    """Compressed, plain and shared messages between each other: echoes, noise, and the server's ticks."""
+    forget = takeover != "takeover"
+    factory = ClientPerMessageDeflateFactory(
+        server_no_context_takeover=forget,
+        client_no_context_takeover=forget,
+        server_max_window_bits=int(bits) if bits else None,
+        client_max_window_bits=True,
+    )
+    socket = opened(extensions=[factory], compression=None)
+    ticks = 0
+    for number in range(200):
+        size = [0, 1, 60, 300, 900, 3000, 20000][number % 7]
+        sent = os.urandom(size) if number % 5 == 4 else json.dumps([{"id": at * number % 97} for at in range(size // 10)])
+        socket.send(sent)
+        while isinstance(back := socket.recv(timeout=TIMEOUT), str) and back.startswith("tick"):
+            ticks += 1
+        assert back == sent, number
+        if number % 40 == 0:
+            time.sleep(0.025)
+    assert ticks > 5, ticks
+    socket.close()
 
 
 def ticks(count, interval, text):
@@ -113,4 +139,4 @@ def hear(text):
     assert socket.close_code == 1000, socket.close_code
 
 
-{"talk": talk, "ticks": ticks, "big": big, "close": close, "bare": bare, "wait": wait, "hear": hear}[mode](*rest)
+{"talk": talk, "deflate": deflate, "ticks": ticks, "big": big, "close": close, "bare": bare, "wait": wait, "hear": hear}[mode](*rest)

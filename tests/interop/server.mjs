@@ -1,5 +1,6 @@
 // npm's ws as a server of the tests: it prints its port, then how each connection ended. It sends everything back, but
 // "ping me" (it does, and says "ponged PAYLOAD" when the pong has come), "in fragments" and "close CODE REASON".
+// It compresses if THREADWS_DEFLATE is "takeover" or "fresh".
 // THREADWS_WS names the folder that has node_modules/ws. It speaks TLS if THREADWS_CERT and THREADWS_KEY name its files.
 import { readFileSync } from 'node:fs';
 import http from 'node:http';
@@ -7,11 +8,16 @@ import https from 'node:https';
 import { createRequire } from 'node:module';
 
 const { WebSocketServer } = createRequire(`${process.env.THREADWS_WS}/`)('ws');
-const { THREADWS_CERT, THREADWS_KEY } = process.env;
+const { THREADWS_CERT, THREADWS_KEY, THREADWS_DEFLATE } = process.env;
 const listener = THREADWS_CERT
   ? https.createServer({ cert: readFileSync(THREADWS_CERT), key: readFileSync(THREADWS_KEY) })
   : http.createServer();
-const server = new WebSocketServer({ server: listener, handleProtocols: (names) => names.has('chat') && 'chat' });
+// ws takes `false` for a demand.
+const forget = THREADWS_DEFLATE === 'fresh' || undefined;
+const perMessageDeflate = THREADWS_DEFLATE
+  ? { threshold: 0, serverNoContextTakeover: forget, clientNoContextTakeover: forget }
+  : false;
+const server = new WebSocketServer({ server: listener, perMessageDeflate, handleProtocols: (names) => names.has('chat') && 'chat' });
 server.on('headers', (headers) => headers.push('X-Server: the other one'));
 listener.listen(0, '127.0.0.1', () => console.log(listener.address().port));
 server.on('connection', (socket, request) => {

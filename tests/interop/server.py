@@ -1,8 +1,9 @@
 """Python's websockets as a server of the tests: it prints its port, then how each connection ended.
 
 It sends everything back, but "ping me" (it does, and says "ponged PAYLOAD" when the pong has come), "in fragments" and
-"close CODE REASON". It speaks TLS if THREADWS_CERT and THREADWS_KEY name its files, and
-demands a certificate of each client if THREADWS_CA names the file of their CA.
+"close CODE REASON". It compresses, with context takeover unless THREADWS_DEFLATE is "fresh". It speaks TLS if
+THREADWS_CERT and THREADWS_KEY name its files, and demands a certificate of each client if THREADWS_CA names the file of
+their CA.
 """
 
 import os
@@ -11,6 +12,7 @@ import threading
 from socket import SHUT_RDWR
 
 from websockets.exceptions import ConnectionClosed
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.sync.server import serve
 
 
@@ -66,6 +68,9 @@ if "THREADWS_CERT" in os.environ:
     if "THREADWS_CA" in os.environ:
         options["ssl"].load_verify_locations(os.environ["THREADWS_CA"])
         options["ssl"].verify_mode = ssl.CERT_REQUIRED
+if os.environ.get("THREADWS_DEFLATE") == "fresh":
+    forget = ServerPerMessageDeflateFactory(server_no_context_takeover=True, client_no_context_takeover=True)
+    options |= {"extensions": [forget], "compression": None}
 with serve(handler, "127.0.0.1", 0, **options) as server:
     say(server.socket.getsockname()[1])
     server.serve_forever()
