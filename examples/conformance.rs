@@ -4,9 +4,10 @@
 //! cargo run --example conformance ws://127.0.0.1:9001
 //! ```
 //!
-//! You see: the number of cases. The fuzzing server writes the report.
+//! You see: the number of cases. The fuzzing server writes the report. With a second argument, `takeover`, compressed
+//! messages may refer to those before them.
 
-use threadws::{Config, Connect, Connection, Result};
+use threadws::{Config, Connect, Connection, Result, deflate::Deflate};
 
 const AGENT: &str = "threadws";
 
@@ -25,7 +26,10 @@ fn main() -> Result<()> {
 }
 
 fn connect(url: &str) -> Result<Connection> {
-    Connect::new(url).config(Config::new().with_max_message_size(20 << 20)).connect()
+    let takeover = std::env::args().nth(2).is_some_and(|mode| mode == "takeover");
+    let deflate = Deflate::new().threshold(0).context_takeover(takeover).peer_context_takeover(takeover);
+    let config = Config::new().with_max_message_size(20 << 20).with_deflate(deflate);
+    Connect::new(url).config(config).connect()
 }
 
 fn echo(connection: &mut Connection) -> Result<()> {

@@ -33,6 +33,19 @@ pub(super) fn write(stats: &Stats, out: &mut impl Write) -> Result<()> {
     )?;
     text.counter("received_bytes", "Bytes received after handshakes.", traffic.bytes_received)?;
     text.counter("sent_bytes", "Bytes sent after handshakes.", traffic.bytes_sent)?;
+    let directions = [("received", stats.saved_received), ("sent", stats.saved_sent)];
+    text.family("deflate_messages_total", "Compressed messages.", "counter")?;
+    for (direction, saved) in directions {
+        text.labelled("deflate_messages_total", "direction", direction, &saved.messages)?;
+    }
+    text.family("deflate_plain_bytes_total", "Bytes of these messages without compression.", "counter")?;
+    for (direction, saved) in directions {
+        text.labelled("deflate_plain_bytes_total", "direction", direction, &saved.plain_bytes)?;
+    }
+    text.family("deflate_compressed_bytes_total", "Bytes of these messages with compression.", "counter")?;
+    for (direction, saved) in directions {
+        text.labelled("deflate_compressed_bytes_total", "direction", direction, &saved.compressed_bytes)?;
+    }
     text.gauge("backlog_bytes", "Bytes queued for clients now.", stats.backlog)?;
     text.counter("ticks_sent", "Ticks sent.", stats.ticks_sent)?;
     text.counter("ticks_skipped", "Ticks skipped.", stats.ticks_skipped)?;

@@ -97,6 +97,14 @@ impl LogChoice {
     }
 }
 
+fn check_deflate(deflate: bool) -> Result<(), String> {
+    if deflate && !cfg!(feature = "deflate") {
+        Err("this binary was built without the feature deflate".to_owned())
+    } else {
+        Ok(())
+    }
+}
+
 fn value<T>(
     parser: &mut lexopt::Parser,
     name: &str,

@@ -23,6 +23,7 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 use stdin::Missing;
+use threadws::deflate::Deflate;
 use threadws::http::HeaderMap;
 use threadws::http::header::{LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use threadws::{Config, Connect, Connection, Error, Message, Sender, Timeout};
@@ -110,6 +111,9 @@ fn settings(options: &ConnectOptions, file: &HeaderFile) -> Connect {
         // Replies are printed as long as they arrive. The user has chosen the server, and can press Ctrl-C.
         config = config.with_close_timeout(options.timeout).with_max_close_time(None);
         config = config.with_write_timeout(WRITE_TIMEOUT);
+    }
+    if options.deflate {
+        config = config.with_deflate(Deflate::new());
     }
     let mut settings = Connect::new(&options.url)
         .subprotocols(&options.subprotocols)

@@ -1,6 +1,6 @@
 //! `threadws serve`: starts the server, handles each client, and stops at a signal.
 
-use crate::args::serve::{Answer, LISTEN, Listen, ServeOptions};
+use crate::args::serve::{Answer, DeflateOptions, LISTEN, Listen, ServeOptions};
 use crate::http::{self, PlainHttp};
 use crate::preview::Preview;
 use crate::signals::StopSignal;
@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use threadws::connection::Arrival;
+use threadws::deflate::Deflate;
 use threadws::handshake::{Reject, Request};
 use threadws::http::Method;
 use threadws::server::Events;
@@ -162,6 +163,10 @@ fn configure(server: Server, options: &ServeOptions) -> Server {
         .with_idle_timeout(options.idle_timeout);
     if let Some(ping) = options.ping {
         config = config.with_ping_timeout(ping);
+    }
+    if let Some(DeflateOptions { threshold, takeover }) = options.deflate {
+        let deflate = Deflate::new().threshold(threshold);
+        config = config.with_deflate(deflate.context_takeover(takeover).peer_context_takeover(takeover));
     }
     let topics = options.answer == Answer::Topics;
     let plain = PlainHttp { page: options.page, path: options.path.clone(), topics };

@@ -1,6 +1,6 @@
 //! The command line of `threadws connect`. No I/O.
 
-use super::{Command, LogChoice, LogOption, one_line, only_url, unknown_option, value};
+use super::{Command, LogChoice, LogOption, check_deflate, one_line, only_url, unknown_option, value};
 use crate::args::tls::{TlsOption, TlsOptions};
 use crate::args::values;
 use crate::log_filter::LogFilter;
@@ -19,6 +19,7 @@ pub(crate) struct ConnectOptions {
     pub(crate) origin: Option<String>,
     pub(crate) subprotocols: Vec<String>,
     pub(crate) max_redirects: usize,
+    pub(crate) deflate: bool,
     /// Messages to send first.
     pub(crate) execute: Vec<String>,
     pub(crate) times: bool,
@@ -92,6 +93,8 @@ Handshake:
                         repeatable [default: none]
   --max-redirects N     follow up to this many redirects; Authorization and
                         Cookie are not sent to another origin [default: 0]
+  --deflate             offer compression (permessage-deflate); both sides
+                        compress if the server accepts it [default: off]
 
 The short options mean the same as in wscat. Some differ from curl, where -s is
 --silent (here -q), -o names an output file, and -x a proxy.
@@ -138,7 +141,7 @@ Exit status:
 "
 );
 
-const OPTIONS: [&str; 25] = [
+const OPTIONS: [&str; 26] = [
     "once",
     "expect",
     "no-close",
@@ -151,6 +154,7 @@ const OPTIONS: [&str; 25] = [
     "origin",
     "subprotocol",
     "max-redirects",
+    "deflate",
     "timeout",
     "max-message",
     "message-timeout",
@@ -175,6 +179,7 @@ impl ConnectOptions {
             origin: None,
             subprotocols: Vec::new(),
             max_redirects: 0,
+            deflate: false,
             execute: Vec::new(),
             times: false,
             timeout: Duration::from_secs(10),
@@ -219,6 +224,7 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
             Long("max-redirects") => {
                 options.max_redirects = value(&mut parser, "max-redirects", values::number)?;
             }
+            Long("deflate") => options.deflate = true,
             Long("binary") => options.binary = true,
             Long("times") => options.times = true,
             Short('x') | Long("execute") => options.execute.push(value(&mut parser, "execute", text)?),
@@ -260,6 +266,7 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
     }
     options.url = url.ok_or("no URL: threadws connect ws://127.0.0.1:8005/")?;
     options.tls.check()?;
+    check_deflate(options.deflate)?;
     options.log = log.resolve(env_log)?;
     Ok(Command::Connect(Box::new(options)))
 }
@@ -300,7 +307,7 @@ mod tests {
         let line = "connect --once --expect yes --binary --header=x-a:1 --header X-B:2:3 ws://a/ --header-file f \
                     --origin https://a.example --subprotocol b --subprotocol a --max-redirects 5 --timeout 3s --ping 0 \
                     --max-message 64KiB --message-timeout 2m --log threadws=debug \
-                    --execute hi -x there --times \
+                    --execute hi -x there --times --deflate \
                     --cacert ca.pem --cert a.pem --key a.key --server-name b.example";
         let expected = ConnectOptions {
             url: "ws://a/".to_owned(),
@@ -309,6 +316,7 @@ mod tests {
             origin: Some("https://a.example".to_owned()),
             subprotocols: vec!["b".to_owned(), "a".to_owned()],
             max_redirects: 5,
+            deflate: true,
             execute: vec!["hi".to_owned(), "there".to_owned()],
             times: true,
             timeout: Duration::from_secs(3),

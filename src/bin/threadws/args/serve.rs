@@ -1,6 +1,6 @@
 //! The command line of `threadws serve`, the default command. No I/O.
 
-use super::{Command, LogChoice, LogOption, VERSION, one_line, unknown_option, value};
+use super::{Command, LogChoice, LogOption, VERSION, check_deflate, one_line, unknown_option, value};
 use crate::args::{tls, values};
 use crate::log_filter::LogFilter;
 use lexopt::prelude::{Long, Short, Value};
@@ -40,9 +40,24 @@ pub(crate) struct ServeOptions {
     /// Shares a few threads among all clients.
     pub(crate) events: bool,
     pub(crate) workers: Option<usize>,
+    /// `None` without compression.
+    pub(crate) deflate: Option<DeflateOptions>,
     /// `None` without TLS.
     pub(crate) cert: Option<CertOptions>,
     pub(crate) log: LogFilter,
+}
+
+/// How the server compresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DeflateOptions {
+    pub(crate) threshold: usize,
+    pub(crate) takeover: bool,
+}
+
+impl Default for DeflateOptions {
+    fn default() -> Self {
+        Self { threshold: 512, takeover: false }
+    }
 }
 
 /// The files of a server with TLS.
@@ -155,6 +170,14 @@ Connections:
   --proxy-protocol      require trusted proxies to send a PROXY protocol
                         header, version 1 or 2 [default: off]
 
+Compression:
+  --deflate             compress messages for clients that can decompress them
+                        (permessage-deflate), and accept theirs [default: off]
+  --deflate-threshold SIZE
+                        shortest message to compress [default: 512]
+  --deflate-takeover    let messages refer to those before them: smaller short
+                        messages, and 8 KiB more for a client [default: off]
+
 TLS:
   --cert FILE           serve https:// and wss:// with the certificate in this
                         PEM file; SIGHUP reads the files again
@@ -219,7 +242,7 @@ Exit status:
 ";
 
 /// All long options, from which a misspelt one is guessed.
-const OPTIONS: [&str; 33] = [
+const OPTIONS: [&str; 36] = [
     "every",
     "message",
     "echo",
@@ -234,6 +257,9 @@ const OPTIONS: [&str; 33] = [
     "allow-origin",
     "trust-proxy",
     "proxy-protocol",
+    "deflate",
+    "deflate-threshold",
+    "deflate-takeover",
     "cert",
     "key",
     "client-ca",
@@ -281,6 +307,7 @@ impl Default for ServeOptions {
             page: true,
             events: false,
             workers: None,
+            deflate: None,
             cert: None,
             log: LogFilter::level(LevelFilter::Info),
         }
@@ -294,6 +321,7 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
     let (mut echo, mut broadcast, mut topics) = (false, false, false);
     let mut trust = Vec::new();
     let (mut cert, mut key, mut client_ca) = (None, None, None);
+    let (mut deflate, mut threshold, mut takeover) = (false, None, false);
     let mut log = LogChoice::default();
     while let Some(arg) = parser.next().map_err(one_line)? {
         if let Some(option) = LogOption::of(&arg) {
@@ -326,6 +354,11 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
                 "loopback" | "unix" | "none" | "any" => Ok(text.to_owned()),
                 network => values::network(network),
             })?),
+            Long("deflate") => deflate = true,
+            Long("deflate-threshold") => {
+                threshold = Some(value(&mut parser, "deflate-threshold", values::size)?);
+            }
+            Long("deflate-takeover") => takeover = true,
             Long("cert") => cert = Some(tls::file(&mut parser)?),
             Long("key") => key = Some(tls::file(&mut parser)?),
             Long("client-ca") => client_ca = Some(tls::file(&mut parser)?),
@@ -380,6 +413,14 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
     if !trust.is_empty() {
         options.trust = trust;
     }
+    if !deflate && (threshold.is_some() || takeover) {
+        return Err("--deflate-threshold and --deflate-takeover need --deflate".to_owned());
+    }
+    check_deflate(deflate)?;
+    options.deflate = deflate.then(|| DeflateOptions {
+        threshold: threshold.unwrap_or(DeflateOptions::default().threshold),
+        takeover,
+    });
     tls::check_needs_cert(cert.is_some(), "--key", key.is_some())?;
     tls::check_needs_cert(cert.is_some(), "--client-ca", client_ca.is_some())?;
     tls::check_feature(cert.is_some())?;
@@ -442,7 +483,8 @@ mod tests {
                     --trust-proxy 10.0.0.0/8 --trust-proxy loopback --log threadws=debug --proxy-protocol \
                     --max-per-address 4 --handshake-rate 20/1s --message-rate 600/1m --max-lifetime 2h \
                     --idle-timeout 90s --message-timeout 2m --subprotocol mqtt --subprotocol soap --max-head 64KiB \
-                    --cert a.pem --key a.key --client-ca ca.pem --events --workers 3";
+                    --cert a.pem --key a.key --client-ca ca.pem --events --workers 3 \
+                    --deflate --deflate-threshold 1 --deflate-takeover";
         let expected = ServeOptions {
             listen: Listen::Address("[::1]:0".to_owned()),
             every: Some(Duration::from_millis(500)),
@@ -467,6 +509,7 @@ mod tests {
             page: false,
             events: true,
             workers: Some(3),
+            deflate: Some(DeflateOptions { threshold: 1, takeover: true }),
             cert: Some(CertOptions {
                 cert: "a.pem".into(),
                 key: Some("a.key".into()),
@@ -477,6 +520,7 @@ mod tests {
         assert_eq!(options(line), expected);
         assert_eq!(options("--listen unix:/run/a.sock").listen, Listen::Unix("/run/a.sock".into()));
         assert_eq!(options("--trust-proxy unix --trust-proxy ::1").trust, ["unix", "::1"]);
+        assert_eq!(options("--deflate").deflate, Some(DeflateOptions::default()));
         assert_eq!(options("--trust-proxy none").trust, ["none"]);
         assert_eq!(options("--trust-proxy any").trust, ["any"]);
         assert_eq!(options("--topics").answer, Answer::Topics);
@@ -514,6 +558,7 @@ mod tests {
         assert!(HELP.contains(&format!("[default: {}s]", defaults.ping.expect("on").as_secs())));
         assert!(HELP.contains(&format!("[default: {}MiB]", defaults.max_message >> 20)));
         assert!(HELP.contains(&format!("[default: {}KiB]", defaults.max_head >> 10)));
+        assert!(HELP.contains(&format!("compress [default: {}]", DeflateOptions::default().threshold)));
         assert!(HELP.contains(&format!("with 1008 [default: {}s]", defaults.message_timeout.as_secs())));
     }
 
@@ -544,6 +589,9 @@ mod tests {
             "--proxy-protocol=yes",
             "--key key.pem",
             "--client-ca ca.pem",
+            "--deflate-threshold 1",
+            "--deflate-takeover",
+            "--deflate --deflate-threshold 0",
             "--cert",
             "--listen 65536",
             "-p 8080",
