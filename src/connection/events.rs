@@ -191,10 +191,11 @@ impl Connection {
     fn next_deadline(&mut self, now: Instant) -> Result<Deadline> {
         // Input that has arrived is no silence. The set reports it.
         let input = |client: &Self| client.reader.stream().has_input();
-        let Deadlines { exact, mut rough } = self.deadlines(now, &mut Waiting::Forever)?;
+        let Deadlines { mut exact, mut rough } = self.deadlines(now, &mut Waiting::Forever)?;
         if rough.has_passed(now) && !input(self) {
             self.ping_silent_peer(now, now)?;
-            rough = self.deadlines(now, &mut Waiting::Forever)?.rough;
+            // The second look can have sent a Close, which has a deadline, too.
+            Deadlines { exact, rough } = self.deadlines(now, &mut Waiting::Forever)?;
         }
         // A pong can bring the next ping forward, if the ping timeout is longer than the interval.
         let latest =

@@ -17,7 +17,7 @@ pub(crate) mod wake;
 pub(crate) use deadline::Deadline;
 pub(crate) use line::{Established, Line};
 pub(crate) use listener::Listener;
-pub(crate) use ready::{Batch, ReadySet};
+pub(crate) use ready::{Ready, ReadySet};
 pub(crate) use session::Session;
 pub(crate) use stream::{Stream, Transport};
 #[cfg(not(all(test, model)))]

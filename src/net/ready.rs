@@ -3,21 +3,46 @@
 //! One thread waits. Any thread adds and removes sockets meanwhile, and wakes the waiting thread. A socket is reported by each
 //! wait as long as it has input.
 
+use super::Deadline;
+use crate::sync::Arc;
+use std::io;
+
+/// Sockets that are watched for input, each with a token. The models implement it with scripted sockets.
+pub(crate) trait Ready: Sized + Send + Sync + 'static {
+    type Socket: Send + Sync;
+    /// The sockets that a wait has found.
+    type Batch: Default;
+
+    fn new() -> io::Result<Self>;
+
+    /// Watches a socket.
+    fn add(&self, socket: &Arc<Self::Socket>, token: u64) -> io::Result<()>;
+
+    /// Stops watching a socket. Called before the socket is closed, because a copy of its descriptor in a child process would
+    /// keep it in the set.
+    fn remove(&self, socket: &Arc<Self::Socket>, token: u64);
+
+    /// Ends the present wait, or the next one.
+    fn wake(&self);
+
+    /// Waits until a socket is ready, until [`wake`](Self::wake) is called, or for the deadline.
+    fn wait(&self, batch: &mut Self::Batch, deadline: Deadline) -> io::Result<()>;
+
+    /// Returns the tokens of the sockets that are ready.
+    fn tokens(batch: &Self::Batch) -> impl Iterator<Item = u64> + '_;
+}
+
 #[cfg(target_os = "linux")]
 pub(crate) type ReadySet = self::epoll::EpollSet;
-#[cfg(target_os = "linux")]
-pub(crate) type Batch = self::epoll::EpollBatch;
 #[cfg(not(target_os = "linux"))]
 pub(crate) type ReadySet = self::poll::PollSet;
-#[cfg(not(target_os = "linux"))]
-pub(crate) type Batch = self::poll::PollBatch;
 
 /// The token of the wake socket. No other socket has it.
 const WAKE: u64 = u64::MAX;
 
 #[cfg(target_os = "linux")]
 mod epoll {
-    use super::WAKE;
+    use super::{Ready, WAKE};
     use crate::net::wake::Wake;
     use crate::net::{Deadline, Stream};
     use crate::sync::Arc;
@@ -25,7 +50,6 @@ mod epoll {
     use rustix::event::{Timespec, epoll};
     use rustix::fd::OwnedFd;
     use rustix::io::Errno;
-    use std::fmt;
     use std::io;
     use std::time::{Duration, Instant};
 
@@ -41,51 +65,31 @@ mod epoll {
         wake: Wake,
     }
 
-    /// The sockets that a wait has found.
-    #[derive(Default)]
-    pub(crate) struct EpollBatch(Vec<epoll::Event>);
+    impl Ready for EpollSet {
+        type Socket = Stream;
+        type Batch = Vec<epoll::Event>;
 
-    impl EpollBatch {
-        /// Returns the tokens of the sockets that are ready.
-        pub(crate) fn tokens(&self) -> impl Iterator<Item = u64> + '_ {
-            self.0.iter().map(|event| event.data.u64()).filter(|token| *token != WAKE)
-        }
-    }
-
-    impl fmt::Debug for EpollBatch {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.debug_list().entries(self.tokens()).finish()
-        }
-    }
-
-    impl EpollSet {
-        pub(crate) fn new() -> io::Result<Self> {
+        fn new() -> io::Result<Self> {
             let (epoll, wake) = (epoll::create(epoll::CreateFlags::CLOEXEC)?, Wake::new()?);
             epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
             Ok(Self { epoll, wake })
         }
 
-        /// Watches a socket.
-        pub(crate) fn add(&self, socket: &Arc<Stream>, token: u64) -> io::Result<()> {
+        fn add(&self, socket: &Arc<Stream>, token: u64) -> io::Result<()> {
             let data = epoll::EventData::new_u64(token);
             Ok(epoll::add(&self.epoll, &**socket, data, epoll::EventFlags::IN)?)
         }
 
-        /// Stops watching a socket. Called before the socket is closed, because a copy of its descriptor in a child process
-        /// would keep it in the set.
-        pub(crate) fn remove(&self, socket: &Arc<Stream>, _token: u64) {
+        fn remove(&self, socket: &Arc<Stream>, _token: u64) {
             // Ignored: it fails only for a socket that is not in the set.
             _ = epoll::delete(&self.epoll, &**socket);
         }
 
-        /// Ends the present wait, or the next one.
-        pub(crate) fn wake(&self) {
+        fn wake(&self) {
             self.wake.wake();
         }
 
-        /// Waits until a socket is ready, until [`wake`](Self::wake) is called, or for the deadline.
-        pub(crate) fn wait(&self, batch: &mut EpollBatch, deadline: Deadline) -> io::Result<()> {
-            let events = &mut batch.0;
+        fn wait(&self, events: &mut Vec<epoll::Event>, deadline: Deadline) -> io::Result<()> {
             events.clear();
             events.reserve(MAX_READY);
             // Without a deadline, the clock is not read.
@@ -105,12 +109,16 @@ mod epoll {
             }
             Ok(())
         }
+
+        fn tokens(events: &Vec<epoll::Event>) -> impl Iterator<Item = u64> + '_ {
+            events.iter().map(|event| event.data.u64()).filter(|token| *token != WAKE)
+        }
     }
 }
 
 #[cfg(any(not(target_os = "linux"), all(test, not(model))))]
 mod poll {
-    use super::WAKE;
+    use super::{Ready, WAKE};
     use crate::net::stream::poll_until;
     use crate::net::wake::Wake;
     use crate::net::{Deadline, Stream};
@@ -127,47 +135,34 @@ mod poll {
         wake: Wake,
     }
 
-    /// The sockets that a wait has found.
-    #[derive(Debug, Default)]
-    pub(crate) struct PollBatch(Vec<u64>);
+    impl Ready for PollSet {
+        type Socket = Stream;
+        type Batch = Vec<u64>;
 
-    impl PollBatch {
-        /// Returns the tokens of the sockets that are ready.
-        pub(crate) fn tokens(&self) -> impl Iterator<Item = u64> + '_ {
-            self.0.iter().copied()
-        }
-    }
-
-    impl PollSet {
-        pub(crate) fn new() -> io::Result<Self> {
+        fn new() -> io::Result<Self> {
             Ok(Self { sockets: Mutex::default(), wake: Wake::new()? })
         }
 
-        /// Watches a socket.
-        #[expect(clippy::unnecessary_wraps, reason = "epoll can fail")]
-        pub(crate) fn add(&self, socket: &Arc<Stream>, token: u64) -> io::Result<()> {
+        fn add(&self, socket: &Arc<Stream>, token: u64) -> io::Result<()> {
             debug_assert_ne!(token, WAKE);
             self.sockets.lock().insert(token, Arc::clone(socket));
             self.wake();
             Ok(())
         }
 
-        /// Stops watching a socket.
-        pub(crate) fn remove(&self, _socket: &Arc<Stream>, token: u64) {
+        fn remove(&self, _socket: &Arc<Stream>, token: u64) {
             let removed = self.sockets.lock().remove(&token);
             // The waiting thread holds the socket until it wakes.
             self.wake();
             drop(removed);
         }
 
-        /// Ends the present wait, or the next one.
-        pub(crate) fn wake(&self) {
+        fn wake(&self) {
             self.wake.wake();
         }
 
-        /// Waits until a socket is ready, until [`wake`](Self::wake) is called, or for the deadline.
-        pub(crate) fn wait(&self, batch: &mut PollBatch, deadline: Deadline) -> io::Result<()> {
-            batch.0.clear();
+        fn wait(&self, batch: &mut Vec<u64>, deadline: Deadline) -> io::Result<()> {
+            batch.clear();
             let sockets: Vec<_> =
                 self.sockets.lock().iter().map(|(token, socket)| (*token, Arc::clone(socket))).collect();
             let mut fds = vec![PollFd::new(&self.wake, PollFlags::IN)];
@@ -177,10 +172,12 @@ mod poll {
             if ready.next() == Some(true) {
                 self.wake.clear();
             }
-            batch
-                .0
-                .extend(sockets.iter().zip(ready).filter(|(_, ready)| *ready).map(|((token, _), _)| *token));
+            batch.extend(sockets.iter().zip(ready).filter(|(_, ready)| *ready).map(|((token, _), _)| *token));
             Ok(())
+        }
+
+        fn tokens(batch: &Vec<u64>) -> impl Iterator<Item = u64> + '_ {
+            batch.iter().copied()
         }
     }
 }
@@ -196,14 +193,14 @@ mod tests {
     use std::time::{Duration, Instant};
 
     macro_rules! a_socket_is_reported_until_it_is_read {
-        ($set:ty, $batch:ty) => {
+        ($set:ty) => {
             let (ours, mut peers) = UnixStream::pair().expect("a pair");
             let stream = Arc::new(Stream::new(ours).expect("a stream"));
-            let (set, mut batch) = (<$set>::new().expect("descriptors"), <$batch>::default());
+            let (set, mut batch) = (<$set>::new().expect("descriptors"), Default::default());
             let soon = || Deadline::at(Instant::now() + Duration::from_millis(5));
             let mut found = |set: &$set, deadline| {
                 set.wait(&mut batch, deadline).expect("it waits");
-                batch.tokens().collect::<Vec<_>>()
+                <$set>::tokens(&batch).collect::<Vec<_>>()
             };
             set.add(&stream, 7).expect("it is watched");
             assert_eq!(found(&set, soon()), []);
@@ -224,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_socket_is_reported_until_it_is_read() {
-        a_socket_is_reported_until_it_is_read!(ReadySet, Batch);
-        a_socket_is_reported_until_it_is_read!(poll::PollSet, poll::PollBatch);
+        a_socket_is_reported_until_it_is_read!(ReadySet);
+        a_socket_is_reported_until_it_is_read!(poll::PollSet);
     }
 }

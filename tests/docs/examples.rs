@@ -21,6 +21,36 @@ fn hello_prints_messages_and_sends_every_3_seconds() {
     assert_eq!(example.line(), "client left");
 }
 
+#[test]
+fn events_prints_messages_and_sends_every_3_seconds() {
+    let example = Example::run("events");
+    let mut client = example.connect();
+    assert_eq!(example.line(), "client connected from 127.0.0.1");
+    client.send("good day");
+    assert_eq!(example.line(), r#"Text("good day")"#);
+    client.expect("a message from the server");
+    assert_eq!(client.close(), None);
+    assert!(example.line().starts_with("client left: "));
+    // The next client vanishes.
+    drop(example.connect());
+    assert_eq!(example.line(), "client connected from 127.0.0.1");
+    assert!(example.line().starts_with("client left: "));
+}
+
+#[test]
+fn crowd_sends_each_message_to_its_room() {
+    let example = Example::run("crowd");
+    let mut clients = [example.connect(), example.connect()];
+    for client in &mut clients {
+        client.expect("welcome");
+    }
+    clients[1].send("good day");
+    for client in &mut clients {
+        let message = client.recv().to_string();
+        assert!(message.ends_with(": good day"), "{message}");
+    }
+}
+
 /// `main` prints the error that it returns by `Debug`.
 #[test]
 fn an_error_of_main_is_printed_as_a_sentence() {

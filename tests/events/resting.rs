@@ -133,3 +133,16 @@ fn a_message_that_does_not_end_is_late() {
     peer.expect_close(1008);
     assert!(start.elapsed() >= ms(190), "{:?}", start.elapsed());
 }
+
+#[test]
+fn an_idle_client_that_ignores_the_close_is_disconnected() {
+    let _dog = watchdog(60);
+    let config = Config::new().with_idle_timeout(ms(150)).with_close_timeout(ms(150));
+    let server = server(|server| server.config(config));
+    let start = Instant::now();
+    let mut peer = RawPeer::open(server.addr());
+    assert_eq!(peer.expect_close(1001), "idle timeout");
+    peer.expect_eof_alone();
+    assert!(start.elapsed() >= ms(290) && start.elapsed() < ms(10_000), "{:?}", start.elapsed());
+    eventually("it has left", || server.hub().count() == 0);
+}

@@ -101,6 +101,8 @@ where
     }
     server.spawn_events(move |client| {
         handler(client)?;
+        // The end of a handler sends what is held.
+        client.flush()?;
         client.sender().close(1000, "")?;
         Ok(|_: &mut Connection, _: Message| Ok(()))
     })

@@ -11,7 +11,7 @@ use crate::error::BoxError;
 use crate::handshake::LINGER;
 use crate::logging::catch;
 use crate::net::stream::FULL_FLOW;
-use crate::net::{Deadline, Stream};
+use crate::net::{Deadline, ReadySet, Stream};
 use crate::quota::Admission;
 use crate::server::client_thread::Accepted;
 use crate::server::failures::HandlerResult;
@@ -185,6 +185,7 @@ impl EventClient {
 }
 
 impl Member for Box<EventClient> {
+    type Ready = ReadySet;
     type Buffers = Buffers;
 
     #[inline]

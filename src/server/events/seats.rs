@@ -1,12 +1,12 @@
 //! The state of a set: the seats of its members, their deadlines, and the members that wait for a helper.
 
-use super::set::{BACK_OFF, Crew, Duty};
-use crate::net::{Deadline, ReadySet, Stream};
+use super::set::{BACK_OFF, Crew, Duty, Member, Socket};
+use crate::net::{Deadline, Ready};
 use crate::sync::{Arc, now};
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
-pub(super) struct SetState<M> {
+pub(super) struct SetState<M: Member> {
     pub(super) seats: Vec<Seat<M>>,
     pub(super) free: Vec<u32>,
     /// The deadlines of the members that rest.
@@ -27,13 +27,13 @@ pub(super) struct SetState<M> {
 }
 
 /// The place of a member, also while a thread has it.
-pub(super) struct Seat<M> {
+pub(super) struct Seat<M: Member> {
     /// Tells this member from those that had the seat before.
     pub(super) generation: u32,
     /// `None` while a thread has the member.
     pub(super) member: Option<M>,
     /// `None` if the seat is free.
-    pub(super) socket: Option<Arc<Stream>>,
+    pub(super) socket: Option<Arc<Socket<M>>>,
     /// The entry in [`SetState::due`].
     pub(super) due: Option<Instant>,
     pub(super) is_watched: bool,
@@ -68,7 +68,7 @@ impl<M> CrewState<M> {
     }
 }
 
-impl<M> SetState<M> {
+impl<M: Member> SetState<M> {
     /// Each crew has at least one thread.
     pub(super) fn new(max_callbacks: usize, max_handshakes: usize) -> Self {
         Self {
@@ -104,7 +104,7 @@ impl<M> SetState<M> {
 
     /// Puts a member into its seat, and watches its socket.
     #[inline]
-    pub(super) fn settle(&mut self, ready: &ReadySet, index: u32, member: M, deadline: Option<Deadline>) {
+    pub(super) fn settle(&mut self, ready: &M::Ready, index: u32, member: M, deadline: Option<Deadline>) {
         let Some(seat) = self.seats.get_mut(index as usize) else { return };
         seat.member = Some(member);
         if seat.is_watched && deadline.is_none() {
@@ -151,7 +151,7 @@ impl<M> SetState<M> {
         Duty::Lead(self.leader)
     }
 
-    pub(super) fn add_seat(&mut self, socket: Arc<Stream>) -> u32 {
+    pub(super) fn add_seat(&mut self, socket: Arc<Socket<M>>) -> u32 {
         let index = self.free.pop().unwrap_or_else(|| {
             self.seats.push(Seat { generation: 0, member: None, socket: None, due: None, is_watched: false });
             u32::try_from(self.seats.len() - 1).unwrap_or(u32::MAX)
@@ -172,7 +172,7 @@ impl<M> SetState<M> {
         self.free.push(index);
     }
 
-    pub(super) fn unwatch(&mut self, ready: &ReadySet, index: u32) {
+    pub(super) fn unwatch(&mut self, ready: &M::Ready, index: u32) {
         let Some(seat) = self.seats.get_mut(index as usize) else { return };
         if let (true, Some(socket)) = (seat.is_watched, &seat.socket) {
             ready.remove(socket, token(index, seat.generation));

@@ -11,7 +11,7 @@
 
 use super::seats::SetState;
 use super::watcher::Watcher;
-use crate::net::{Batch, Deadline, ReadySet, Stream};
+use crate::net::{Deadline, Ready};
 use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, Ordering, Weak, now};
 use std::io;
 use std::time::{Duration, Instant};
@@ -23,6 +23,8 @@ pub(super) const BACK_OFF: Duration = Duration::from_millis(50);
 
 /// Something that is served when its socket has input, and at its deadline.
 pub(super) trait Member: Send + Sized + 'static {
+    /// The sockets of the members.
+    type Ready: Ready;
     /// The memory that a thread uses for one member after the other.
     type Buffers: Default;
 
@@ -86,7 +88,7 @@ pub(super) trait Threads<M: Member>: Send + Sync {
 
 /// A set, and the threads that serve it.
 pub(super) struct Set<M: Member> {
-    ready: ReadySet,
+    ready: M::Ready,
     state: Mutex<SetState<M>>,
     /// Changes when the leader begins to serve a member (odd) and when it has served it (even). Relaxed, because the watcher
     /// takes the lock before it uses it.
@@ -106,6 +108,8 @@ struct LeaderTurn<'a, M: Member> {
     buffers: &'a mut M::Buffers,
 }
 
+/// The socket of a member.
+pub(super) type Socket<M> = <<M as Member>::Ready as Ready>::Socket;
 type Guard<'a, M> = MutexGuard<'a, SetState<M>>;
 
 impl<M: Member> Set<M> {
@@ -116,7 +120,7 @@ impl<M: Member> Set<M> {
         max_callbacks: usize,
         max_handshakes: usize,
     ) -> io::Result<Arc<Self>> {
-        let ready = ReadySet::new()?;
+        let ready = M::Ready::new()?;
         Ok(Arc::new_cyclic(|this| Self {
             ready,
             state: Mutex::new(SetState::new(max_callbacks, max_handshakes)),
@@ -145,7 +149,7 @@ impl<M: Member> Set<M> {
     }
 
     /// Adds a member that rests until its socket has input, or until the deadline. Returns it if the set is stopped.
-    pub(super) fn insert(&self, member: M, socket: Arc<Stream>, deadline: Deadline) -> Result<(), M> {
+    pub(super) fn insert(&self, member: M, socket: Arc<Socket<M>>, deadline: Deadline) -> Result<(), M> {
         let mut state = self.state.lock();
         if state.is_stopped {
             return Err(member);
@@ -156,7 +160,7 @@ impl<M: Member> Set<M> {
     }
 
     /// Adds a member for which a helper is needed at once. Returns it if the set is stopped.
-    pub(super) fn insert_busy(&self, member: M, socket: Arc<Stream>, crew: Crew) -> Result<(), M> {
+    pub(super) fn insert_busy(&self, member: M, socket: Arc<Socket<M>>, crew: Crew) -> Result<(), M> {
         let mut state = self.state.lock();
         if state.is_stopped {
             return Err(member);
@@ -174,7 +178,7 @@ impl<M: Member> Set<M> {
 
     /// Leads the set until it is stopped or the lead is lost. Returns the next duty of this thread.
     fn lead(&self, number: u64, buffers: &mut M::Buffers) -> Option<Duty> {
-        let mut batch = Batch::default();
+        let mut batch = <M::Ready as Ready>::Batch::default();
         let mut state = self.state.lock();
         loop {
             if state.is_stopped && state.is_empty() {
@@ -192,7 +196,7 @@ impl<M: Member> Set<M> {
             state.wait = None;
             let is_spread = std::mem::take(&mut state.is_spread);
             let mut turn = LeaderTurn { number, is_spread, now, buffers: &mut *buffers };
-            for token in batch.tokens() {
+            for token in M::Ready::tokens(&batch) {
                 if let Some((index, member)) = state.take_ready(token) {
                     match self.serve(state, &mut turn, index, member, Why::Input) {
                         Some(next) => state = next,
