@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::time::Duration;
 use support::{RawPeer, TestServer, echo, expect_echo, ms, watchdog};
+use threadws::deflate::Deflate;
 use threadws::{Config, Connect, Error, Server};
 
 /// Less than a millisecond, which is the shortest time: no client could be served in it.
@@ -109,6 +110,9 @@ const SERVER: &[Row<Server>] = &[
     // Its wrong values are in `tests/tls`.
     ("tls", "", &[]),
     ("raise_panics", "", &[]),
+    ("workers", "workers", &[|server| server.workers(0)]),
+    ("max_callback_threads", "max_callback_threads", &[|server| server.max_callback_threads(0)]),
+    ("max_handshake_threads", "max_handshake_threads", &[|server| server.max_handshake_threads(0)]),
 ];
 
 /// The times that no setter takes.
@@ -131,6 +135,16 @@ const CONFIG: &[Row<Config>] = &[
         "max_head_size",
         "max_head_size",
         &[|config| config.with_max_head_size(0), |config| config.with_max_head_size(1023)],
+    ),
+    (
+        "deflate",
+        "deflate",
+        &[
+            |config| config.with_deflate(Deflate::new().level(0)),
+            |config| config.with_deflate(Deflate::new().level(10)),
+            |config| config.with_deflate(Deflate::new().window_bits(8)),
+            |config| config.with_deflate(Deflate::new().window_bits(16)),
+        ],
     ),
     ("handshake_timeout", "handshake_timeout", &bad_times!(with_handshake_timeout)),
     ("message_timeout", "message_timeout", &bad_times!(with_message_timeout)),
@@ -213,6 +227,7 @@ fn invalid_settings_are_refused_before_the_start() {
     let _dog = watchdog(60);
     expect_rows(SERVER, setters(include_str!("../../src/server/builder.rs")));
     expect_rows(SERVER, setters(include_str!("../../src/server/callbacks.rs")));
+    expect_rows(SERVER, setters(include_str!("../../src/server/events.rs")));
     for (_, name, calls) in SERVER {
         for (number, call) in calls.iter().enumerate() {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
