@@ -36,6 +36,7 @@ fn answer_to(peer: &mut RawPeer) -> Option<u16> {
 fn a_full_server_answers_sixteen_at_a_time() {
     let _dog = watchdog(60);
     let (server, mut inside) = full();
+    let threads = server.stats().threads;
     loop {
         let start = Instant::now();
         let mut peers: Vec<_> = (0..TOLD + 24).map(|_| RawPeer::connect(server.addr())).collect();
@@ -48,7 +49,7 @@ fn a_full_server_answers_sixteen_at_a_time() {
         }
         drop(peers);
     }
-    assert_eq!(server.stats().threads, 1, "it costs no thread");
+    assert!(server.stats().threads <= threads, "it costs no thread");
     inside.send_text("hello");
     inside.expect_text("hello");
     inside.close(1000);

@@ -122,6 +122,7 @@ fn a_flood_from_one_address_takes_no_threads() {
     let server = TestServer::with(|server| server.trust_proxy("none").max_clients_per_address(1), echo);
     let _one = open(asking(HERE, server.addr()));
     eventually("it is in", || server.hub().count() == 1);
+    let threads = server.stats().threads;
     let flood: Vec<RawPeer> = (0..200).map(|_| RawPeer::connect_from(HERE, server.addr())).collect();
     let mut other = open(asking(ELSEWHERE, server.addr()));
     other.send_text("still served");
@@ -129,7 +130,7 @@ fn a_flood_from_one_address_takes_no_threads() {
     // They were accepted before the other one.
     let stats = server.stats();
     assert_eq!((stats.refused["address"], stats.accepted, stats.open), (200, 202, 2));
-    assert_eq!(stats.threads, 2);
+    assert!(stats.threads <= threads + 1, "{} threads", stats.threads);
     drop(flood);
 }
 
