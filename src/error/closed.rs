@@ -39,6 +39,7 @@ pub(crate) enum Cause {
     /// The stream ended without a Close from the peer, and without TLS's own close_notify. Anyone on the way can have cut it.
     Truncated,
     /// The peer broke a rule of TLS, or sent a fatal alert.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "no session exists without the feature"))]
     Tls(&'static str),
     Io(io::ErrorKind),
     Timeout(Timeout),
