@@ -119,7 +119,7 @@ fn frame(role: Role, bytes: &[u8]) -> Option<(u8, Vec<u8>, &[u8])> {
     assert_eq!(first & 0xb0, 0x80, "I3: {bytes:?} is not the start of a frame");
     assert_eq!(second & 0x80 != 0, role == Role::Client, "I3: only a client masks");
     let mut len = usize::from(second & 0x7f);
-    assert!(len < 127 && (len < 126 || opcode < 8), "I3: length {len}");
+    assert!(len < 127 && (len < 126 || opcode & 0x0f < 8), "I3: length {len}");
     if len == 126 {
         let (bytes, after) = rest.split_first_chunk()?;
         len = usize::from(u16::from_be_bytes(*bytes));
