@@ -1,10 +1,11 @@
 //! Compression with other implementations, at both ends, with and without context takeover: npm's `ws`, Python's `websockets`,
-//! and Chromium, which compress by C zlib.
+//! and Chromium, which compress by C zlib. The tests run one after the other, because these programs need a processor of their own to start in
+//! time.
 #![cfg(all(feature = "cli", feature = "deflate"))]
 
 use std::process::Command;
 use support::chromium::Chromium;
-use support::{PATIENCE, Process, programs, watchdog};
+use support::{PATIENCE, Process, programs, take_turn, watchdog};
 use threadws::deflate::{Deflate, Uncompressed};
 use threadws::{Config, Connect, Message};
 
@@ -22,6 +23,7 @@ fn arguments(takeover: bool) -> Vec<&'static str> {
 
 /// The client offers takeover or not, the server agrees or not, and the window of the server has each size.
 fn clients(client: fn(&[&str]) -> Option<Command>) {
+    let _turn = take_turn();
     let _dog = watchdog(300);
     for takeover in [true, false] {
         let server = Process::threadws(&arguments(takeover));
@@ -50,6 +52,7 @@ fn websockets_clients() {
 #[ignore = "installs packages from the internet"]
 fn ws_client_over_tls() {
     use support::certificate;
+    let _turn = take_turn();
     let _dog = watchdog(120);
     let (cert, key) = (certificate("server.pem"), certificate("server.key"));
     let server = Process::threadws(&[&arguments(true)[..], &["--cert", &cert, "--key", &key]].concat());
@@ -62,6 +65,7 @@ fn ws_client_over_tls() {
 
 /// Echoes of all sizes, compressed or not.
 fn servers(server: fn() -> Option<Command>) {
+    let _turn = take_turn();
     let _dog = watchdog(300);
     for theirs in MODES {
         let Some(mut command) = server() else { return };
@@ -111,6 +115,7 @@ fn websockets_servers() {
 #[test]
 #[ignore = "starts a browser"]
 fn chromium_client() {
+    let _turn = take_turn();
     let _dog = watchdog(120);
     let Some(mut browser) = Chromium::start() else { return };
     for takeover in [true, false] {
