@@ -246,7 +246,10 @@ impl<M: Member> Set<M> {
         let mut state = self.state.lock();
         state.crew(crew).is_starting = false;
         loop {
-            if state.needs_leader {
+            let own = state.crew(crew);
+            // The last helper stays with those that wait, because nothing else would start another.
+            let may_lead = own.threads > 1 || own.waiting.is_empty();
+            if state.needs_leader && may_lead {
                 state.crew(crew).threads -= 1;
                 return Some(state.next_leader());
             }
@@ -320,10 +323,9 @@ impl<M: Member> Set<M> {
             return;
         }
         drop(state);
-        if let Some(duty) = self.help(crew, &mut M::Buffers::default()) {
-            let mut state = self.state.lock();
-            let Duty::Lead(_) = duty else { return };
-            state.needs_leader = true;
+        if let Some(Duty::Lead(_)) = self.help(crew, &mut M::Buffers::default()) {
+            self.state.lock().needs_leader = true;
+            self.watcher.wake_if_asleep();
         }
     }
 
