@@ -198,8 +198,8 @@ impl Outbox {
     /// Sends one message, and returns when the socket has taken all of it.
     pub(crate) fn send(&self, message: impl IntoMessage) -> Result<()> {
         if self.compresses(&message) {
-            if let Some(frames) = self.compress(message.as_message()) {
-                return self.send_compressed(frames, 1, None, true).map(drop);
+            if let Some(written) = self.send_smaller(message.as_message(), None, true) {
+                return written.map(drop);
             }
         }
         let mut buffer = encoder::EMPTY;
@@ -211,8 +211,8 @@ impl Outbox {
     /// Sends or queues one message, without waiting. Returns the ticket for [`is_out`](Self::is_out).
     pub(crate) fn try_send(&self, message: impl IntoMessage) -> Result<u64> {
         if self.compresses(&message) {
-            if let Some(frames) = self.compress(message.as_message()) {
-                return Ok(self.send_compressed(frames, 1, Some(self.max_backlog), false)?.ticket);
+            if let Some(written) = self.send_smaller(message.as_message(), Some(self.max_backlog), false) {
+                return Ok(written?.ticket);
             }
         }
         let mut buffer = encoder::EMPTY;
@@ -224,8 +224,8 @@ impl Outbox {
     /// Sends encoded frames that hold `messages` messages, and returns when the socket has taken all of them. `frames` is
     /// empty afterwards.
     pub(crate) fn send_frames(&self, frames: &mut Vec<u8>, messages: u64) -> Result<()> {
-        let result = match self.compress_corked(frames) {
-            Some(compressed) => self.send_compressed(compressed, messages, None, true),
+        let result = match self.send_corked_smaller(frames, messages, None, true) {
+            Some(written) => written,
             None => self
                 .admit(frames.len(), None)
                 .and_then(|state| self.write(state, Payload::Lent([frames, &[]]), messages)),
@@ -243,8 +243,8 @@ impl Outbox {
         messages: u64,
         bound: Option<usize>,
     ) -> Result<()> {
-        let result = match self.compress_corked(frames) {
-            Some(compressed) => self.send_compressed(compressed, messages, bound, false),
+        let result = match self.send_corked_smaller(frames, messages, bound, false) {
+            Some(written) => written,
             None => self
                 .admit(frames.len(), bound)
                 .and_then(|state| self.write(state, Payload::Copied(frames), messages)),

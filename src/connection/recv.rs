@@ -244,18 +244,20 @@ impl Connection {
     /// Returns the next message or control frame in the bytes that were read. If there is none, sends what is held and reads
     /// once, within the deadlines of the connection and of the caller, and returns `None`.
     fn parse_or_read(&mut self, waiting: &mut Waiting) -> Result<Option<Item>> {
-        if self.unfinished.is_some() {
-            self.complete();
-            return Ok(None);
-        }
         match self.reader.next() {
             Ok(Some(item)) => {
-                self.handle(item)?;
+                if !self.is_plain(item) {
+                    self.handle(item)?;
+                }
                 return Ok(Some(item));
             }
             Ok(None) if self.lend_decompressor()? => return Ok(None),
             Ok(None) => {}
             Err(error) => return Err(self.fail(error)),
+        }
+        if self.unfinished.is_some() {
+            self.complete();
+            return Ok(None);
         }
         if let Some(cause) = self.sender.outbox().broken_hint() {
             return self.read_rest(cause);
@@ -294,6 +296,11 @@ impl Connection {
         }
     }
 
+    /// Returns whether [`handle`](Self::handle) has nothing to do: a message in one frame, and no message rate.
+    pub(super) fn is_plain(&self, item: Item) -> bool {
+        matches!(item, Item::Binary(_) | Item::Text(_)) && self.message_rate.is_none()
+    }
+
     /// Counts a message, or answers a control frame.
     pub(super) fn handle(&mut self, item: Item) -> Result<()> {
         match item {
@@ -312,7 +319,7 @@ impl Connection {
                 self.reader.give_decompressor_back(self.sender.outbox());
                 self.count_message()?;
             }
-            _ => self.count_message()?,
+            Item::Binary(_) | Item::Text(_) => self.count_message()?,
         }
         Ok(())
     }

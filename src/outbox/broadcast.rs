@@ -9,7 +9,7 @@ use super::{Outbox, Written};
 use crate::config::SlowPeer;
 use crate::deflate::Saved;
 use crate::error::{Cause, Result};
-use crate::sync::{Arc, Ordering};
+use crate::sync::{Arc, MutexGuard, Ordering};
 use std::cell::{Ref, RefCell};
 
 /// Frames of a server for many connections, or for many times. They are compressed once for all peers with the same window.
@@ -69,34 +69,68 @@ pub(crate) enum Fate {
 }
 
 impl Outbox {
-    /// Sends or queues one frame, without waiting. Returns the ticket for [`is_out`](Self::is_out).
+    /// Sends or queues frames, without waiting. Returns the ticket for [`is_out`](Self::is_out).
     ///
     /// Only for servers: each frame of a client needs a mask of its own.
     pub(crate) fn try_send_shared(&self, frames: &SharedFrames) -> Result<u64> {
-        let compressed = self.compression().and_then(|compression| frames.compressed(compression));
-        let state = self.state.lock();
-        let compressed = compressed.as_deref().filter(|_| self.may_share(&state));
-        let bytes = compressed.map_or(&frames.plain, |form| &form.bytes);
-        let mut state = self.admit_to(state, bytes.len(), Some(self.max_backlog))?;
-        state.count_shared(compressed.map(|form| form.saved));
-        Ok(self.write(state, Payload::Shared(bytes), frames.messages)?.ticket)
+        let try_send = |state, bytes: &Arc<[u8]>, saved| {
+            let mut state = self.admit_to(state, bytes.len(), Some(self.max_backlog))?;
+            state.count_shared(saved);
+            Ok(self.write(state, Payload::Shared(bytes), frames.messages)?.ticket)
+        };
+        match self.compression() {
+            None => try_send(self.state.lock(), &frames.plain, None),
+            Some(compression) => self.with_form(compression, frames, try_send),
+        }
     }
 
     /// Sends or queues frames, without waiting.
     ///
     /// If the backlog is full, skips them or breaks the connection, as [`set_slow_peer`](Self::set_slow_peer) says.
     pub(crate) fn broadcast(&self, frames: &SharedFrames) -> Fate {
-        let compressed = self.compression().and_then(|compression| frames.compressed(compression));
-        let mut state = self.state.lock();
-        let compressed = compressed.as_deref().filter(|_| self.may_share(&state));
-        let bytes = compressed.map_or(&frames.plain, |form| &form.bytes);
+        match self.compression() {
+            None => self.deliver(self.state.lock(), &frames.plain, None, frames.messages),
+            Some(compression) => self.broadcast_compressed(compression, frames),
+        }
+    }
+
+    fn broadcast_compressed(&self, compression: &Compression, frames: &SharedFrames) -> Fate {
+        self.with_form(compression, frames, |state, bytes, saved| {
+            self.deliver(state, bytes, saved, frames.messages)
+        })
+    }
+
+    /// Calls `send` under the lock, with the form of the frames for this peer, and what it saves: compressed if the peer can
+    /// decompress it now.
+    fn with_form<'a, T>(
+        &'a self,
+        compression: &Compression,
+        frames: &SharedFrames,
+        send: impl FnOnce(MutexGuard<'a, OutboxState>, &Arc<[u8]>, Option<Saved>) -> T,
+    ) -> T {
+        let compressed = frames.compressed(compression);
+        let state = self.state.lock();
+        let ours = compression.agreed.ours;
+        let may_share = state.compression.as_ref().is_some_and(|state| state.may_share(ours));
+        let form = compressed.as_deref().filter(|_| may_share);
+        send(state, form.map_or(&frames.plain, |form| &form.bytes), form.map(|form| form.saved))
+    }
+
+    #[inline(always)]
+    fn deliver<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, OutboxState>,
+        bytes: &Arc<[u8]>,
+        saved: Option<Saved>,
+        messages: u64,
+    ) -> Fate {
         let has_room = self.find_room(&mut state, bytes.len(), Some(self.max_backlog));
         if !state.gate.is_open() {
             return Fate::Gone;
         }
         if has_room {
-            state.count_shared(compressed.map(|form| form.saved));
-            return match self.write(state, Payload::Shared(bytes), frames.messages) {
+            state.count_shared(saved);
+            return match self.write(state, Payload::Shared(bytes), messages) {
                 Ok(Written { is_out: true, .. }) => Fate::Sent,
                 Ok(_) => Fate::Queued,
                 // The socket failed, and the connection is broken.
@@ -104,20 +138,12 @@ impl Outbox {
             };
         }
         if self.skips.load(Ordering::Relaxed) {
-            state.skipped += frames.messages;
+            state.skipped += messages;
             self.unlock(state);
             return Fate::Skipped;
         }
         self.break_gate(&mut state, Cause::SlowPeer);
         Fate::Closed
-    }
-
-    /// Returns whether compressed frames that refer to no message before them may be sent now.
-    fn may_share(&self, state: &OutboxState) -> bool {
-        let state = state.compression.as_ref();
-        self.compression()
-            .zip(state)
-            .is_some_and(|(compression, state)| state.may_share(compression.agreed.ours))
     }
 
     /// Sets what a broadcast does when the backlog is full.

@@ -160,9 +160,14 @@ impl Outbox {
         self.compression.as_ref().map_or_else(Saved::default, |compression| compression.received())
     }
 
-    /// Compresses one message. Returns `None` if it has to be sent as it is.
-    pub(super) fn compress(&self, message: MessageRef<'_>) -> Option<CompressedFrames<'_>> {
-        self.compress_with(|compressor, bits, window| {
+    /// Compresses one message, and sends or queues it. Returns `None` if it has to be sent as it is.
+    pub(super) fn send_smaller(
+        &self,
+        message: MessageRef<'_>,
+        bound: Option<usize>,
+        waits: bool,
+    ) -> Option<Result<Written>> {
+        let frames = self.compress_with(|compressor, bits, window| {
             let (mut bytes, mut saved) = (Vec::new(), Saved::default());
             let plain = message.as_bytes();
             append_compressed(self.role, message.into(), plain, compressor, bits, window, &mut bytes).then(
@@ -171,25 +176,39 @@ impl Outbox {
                     (bytes, saved)
                 },
             )
-        })
+        })?;
+        Some(self.send_compressed(frames, 1, bound, waits))
     }
 
-    /// Compresses whole unmasked frames. Returns `None` if they have to be sent as they are.
-    fn compress_frames(&self, frames: &[u8]) -> Option<CompressedFrames<'_>> {
-        let shortest = self.compress_from;
-        self.compress_with(|compressor, bits, window| {
-            compress_frames(frames, shortest, compressor, bits, window)
-        })
-    }
-
-    /// Compresses the frames that the cork has held, if compression was agreed on. A client's cork holds only frames that are too
-    /// short.
+    /// Compresses the frames that the cork has held, and sends or queues them. Returns `None` if they have to be sent as they
+    /// are. A client's cork holds only frames that are too short.
     #[inline]
-    pub(super) fn compress_corked(&self, frames: &[u8]) -> Option<CompressedFrames<'_>> {
+    pub(super) fn send_corked_smaller(
+        &self,
+        frames: &[u8],
+        messages: u64,
+        bound: Option<usize>,
+        waits: bool,
+    ) -> Option<Result<Written>> {
         if frames.len() < self.compress_from || self.role == Role::Client {
             return None;
         }
-        self.compress_frames(frames)
+        self.send_frames_smaller(frames, messages, bound, waits)
+    }
+
+    /// Compresses whole unmasked frames, and sends or queues them. Returns `None` if they have to be sent as they are.
+    fn send_frames_smaller(
+        &self,
+        frames: &[u8],
+        messages: u64,
+        bound: Option<usize>,
+        waits: bool,
+    ) -> Option<Result<Written>> {
+        let shortest = self.compress_from;
+        let frames = self.compress_with(|compressor, bits, window| {
+            compress_frames(frames, shortest, compressor, bits, window)
+        })?;
+        Some(self.send_compressed(frames, messages, bound, waits))
     }
 
     fn compress_with(
@@ -212,7 +231,7 @@ impl Outbox {
     }
 
     /// Sends or queues compressed frames. If the caller `waits`, returns when the socket has taken all of them.
-    pub(super) fn send_compressed(
+    fn send_compressed(
         &self,
         mut frames: CompressedFrames<'_>,
         messages: u64,

@@ -63,11 +63,20 @@ impl OutboxState {
             return 0;
         }
         let Some(stream) = &self.stream else { return 0 };
+        if self.sealing.is_some() {
+            return self.seal_now(frames);
+        }
         // An error is not lost: `write_queue` runs into it again, and handles it.
-        let written = match &mut self.sealing {
-            None => stream.try_write(&frames.map(IoSlice::new)).unwrap_or(0),
-            Some(sealing) => sealing.write_now(frames, &**stream),
-        };
+        let written = stream.try_write(&frames.map(IoSlice::new)).unwrap_or(0);
+        self.sent.bytes += written as u64;
+        written
+    }
+
+    /// The rest of `write_now` with TLS.
+    #[inline(never)]
+    fn seal_now(&mut self, frames: [&[u8]; 2]) -> usize {
+        let (Some(stream), Some(sealing)) = (&self.stream, &mut self.sealing) else { return 0 };
+        let written = sealing.write_now(frames, &**stream);
         self.sent.bytes += written as u64;
         written
     }
