@@ -78,6 +78,11 @@ const SERVE: &[Row] = &[
     ("max-head: max_head_size", &[&["--max-head", "0"], &["--max-head", "1023"]]),
     ("slow-peer", &[&["--slow-peer", "wait"]]),
     ("ping", &[&["--ping", "9000h"]]),
+    ("events", &[]),
+    ("workers", &[&["--events", "--workers", "0"], &["--workers", "2"]]),
+    ("deflate", &[]),
+    ("deflate-threshold", &[&["--deflate-threshold", "1"], &["--deflate", "--deflate-threshold", "0"]]),
+    ("deflate-takeover", &[&["--deflate-takeover"]]),
     ("log", &[&["--log", "inof"]]),
     ("quiet", &[]),
     ("verbose", &[]),
@@ -94,6 +99,7 @@ const CONNECT: &[Row] = &[
     ("connect: URL", &[&["--connect", "ws://a.example/"]]),
     ("execute", &[]),
     ("times", &[]),
+    ("deflate", &[]),
     (
         "header",
         &[

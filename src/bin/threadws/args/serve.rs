@@ -413,6 +413,9 @@ pub(super) fn parse(mut parser: lexopt::Parser, env_log: Option<OsString>) -> Re
     if !trust.is_empty() {
         options.trust = trust;
     }
+    if options.workers.is_some() && !options.events {
+        return Err("--workers needs --events".to_owned());
+    }
     if !deflate && (threshold.is_some() || takeover) {
         return Err("--deflate-threshold and --deflate-takeover need --deflate".to_owned());
     }
@@ -589,6 +592,7 @@ mod tests {
             "--proxy-protocol=yes",
             "--key key.pem",
             "--client-ca ca.pem",
+            "--workers 2",
             "--deflate-threshold 1",
             "--deflate-takeover",
             "--deflate --deflate-threshold 0",
