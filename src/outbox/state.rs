@@ -54,9 +54,11 @@ impl OutboxState {
     /// Returns whether `len` bytes more fit into `bound`. An empty backlog takes frames of any size.
     pub(super) fn has_room(&self, len: usize, bound: Option<usize>) -> bool {
         let bytes = self.queue.bytes();
-        // With TLS, bytes that are sealed have left the memory of the queue, and still count.
-        let used = bytes.max(self.queue.memory());
-        bound.is_none_or(|bound| bytes == 0 || used.saturating_add(len) <= bound)
+        match bound {
+            // With TLS, bytes that are sealed have left the memory of the queue, and still count.
+            Some(bound) if bytes > 0 => bytes.max(self.queue.memory()).saturating_add(len) <= bound,
+            _ => true,
+        }
     }
 
     /// Writes frames, if nothing is queued before them. Returns how many bytes the socket took.
