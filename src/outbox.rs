@@ -265,7 +265,7 @@ impl Outbox {
     }
 
     /// Like [`admit`](Self::admit), with a state that is locked already.
-    #[inline]
+    #[inline(always)]
     fn admit_to<'a>(
         &'a self,
         mut state: MutexGuard<'a, OutboxState>,
