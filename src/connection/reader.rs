@@ -386,6 +386,7 @@ impl Reader {
         let mut at = 0;
         loop {
             let window = bytes.get_mut(at..)?;
+            self.decoder.hide_compression(window);
             let step = decoder.next(window).ok()?;
             if let Item::Close(span) = step.item? {
                 return decoder::close_frame(window.get(span.range())?).ok();

@@ -343,6 +343,14 @@ impl Decoder {
         self.incoming.is_some() && first & RESERVED == RSV1 && matches!(first & 0x0f, TEXT | BINARY)
     }
 
+    /// Marks the frame at the start of `window` as a plain binary one, if it is the first one of a compressed message. Then another
+    /// decoder can skip that message without a decompressor.
+    pub(crate) fn hide_compression(&self, window: &mut [u8]) {
+        if let Some(first) = window.first_mut().filter(|first| self.may_be_compressed(**first)) {
+            *first = *first & 0x80 | BINARY;
+        }
+    }
+
     /// Returns how many bytes a compressed message may still have before it is decompressed: more than the limit, because a
     /// compressor can make a message longer.
     fn room_compressed(&self) -> usize {

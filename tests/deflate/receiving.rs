@@ -3,8 +3,9 @@
 use super::{connect, echo_server, json, noise, offering, takeover, with};
 use std::sync::mpsc;
 use support::frame::RSV1;
-use support::{Frame, RawPeer, TestServer, echo, next, reported_end, reporting_echo, watchdog};
-use threadws::{Error, Event, Message, connection::Received, deflate::Deflate};
+use support::{Frame, RawPeer, RawServer, TestServer, echo, next, reported_end, reporting_echo, watchdog};
+use threadws::deflate::{Deflate, Uncompressed};
+use threadws::{Connect, Error, Event, Message, connection::Received};
 
 /// §7.2.3.1.
 const HELLO: [u8; 7] = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
@@ -214,4 +215,36 @@ fn timeouts_hold_in_the_middle_of_a_compressed_message() {
     peer.send(&Frame::continuation(&HELLO[4..]));
     peer.send(&Frame::close(1001, ""));
     assert!(closing.join().expect("no panic").is_complete());
+}
+
+/// The server reads nothing, so the client's write fails.
+#[test]
+fn a_failed_send_finds_the_close_behind_compressed_messages() {
+    let _dog = watchdog(30);
+    for _ in 0..3 {
+        let host = RawServer::new(|listener| {
+            let mut peer = listener.accept();
+            peer.accept_handshake("Sec-WebSocket-Extensions: permessage-deflate\r\n");
+            peer.expect_input();
+            let frames = [
+                compressed(&HELLO),
+                // Its first bytes would not be valid as text.
+                compressed(&AGAIN[..1]).more(),
+                Frame::ping("?"),
+                Frame::continuation(&AGAIN[1..]),
+                Frame::close(1009, "too big"),
+            ];
+            // In one segment, because the reset could discard a second one.
+            peer.write(frames.map(|frame| frame.unmasked().encode()).concat());
+        });
+        let mut connection =
+            Connect::new(host.url()).config(with(Deflate::new())).connect().expect("it opens");
+        let error = connection.send(Uncompressed(vec![0; 16 << 20])).expect_err("it is reset");
+        assert_eq!(error.close_code(), 1009, "{error}");
+        for _ in 0..2 {
+            assert_eq!(connection.recv().expect("it has arrived"), Some(Message::from("Hello")));
+        }
+        let error = connection.recv().expect_err("it is over");
+        assert_eq!(error.close_code(), 1009, "{error}");
+    }
 }
