@@ -21,7 +21,7 @@ mod outgoing;
 mod window;
 
 pub(crate) use codec::{Compressor, Decompressor};
-pub(crate) use incoming::Incoming;
+pub(crate) use incoming::{Decompressed, Incoming};
 pub(crate) use negotiation::{Agreed, Direction, agree, answer, offer};
 pub(crate) use outgoing::{append_compressed, compress_frames, compressor_bits};
 pub(crate) use window::Window;

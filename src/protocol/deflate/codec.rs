@@ -1,5 +1,6 @@
 //! DEFLATE (RFC 1951) by zlib-rs. No other file names it.
 
+use super::Decompressed;
 use crate::error::Violation;
 use std::fmt;
 use zlib_rs::{DeflateConfig, DeflateFlush, Inflate, InflateFlush, Method, Status, Strategy};
@@ -89,18 +90,6 @@ pub(crate) struct Decompressor {
     state: Box<Inflate>,
     /// The bytes that the last step has made.
     piece: Box<[u8]>,
-}
-
-/// The result of [`Decompressor::step`].
-#[derive(Debug)]
-pub(crate) struct Decompressed<'a> {
-    /// The number of bytes of the input that are done.
-    pub(crate) used: usize,
-    pub(crate) plain: &'a [u8],
-    /// A final block has ended. The rest of the input begins a new stream.
-    pub(crate) is_final: bool,
-    /// There was no room for more, so there may be more, even if all input is used.
-    pub(crate) is_full: bool,
 }
 
 impl Decompressor {

@@ -23,6 +23,18 @@ pub(crate) struct Incoming {
     saved: Saved,
 }
 
+/// The result of [`Decompressor::step`].
+#[derive(Debug)]
+pub(crate) struct Decompressed<'a> {
+    /// How many bytes of the input were used.
+    pub(crate) used: usize,
+    pub(crate) plain: &'a [u8],
+    /// A final block has ended. The rest of the input begins a new stream.
+    pub(crate) is_final: bool,
+    /// There was no room for more, so there may be more, even if all input is used.
+    pub(crate) is_full: bool,
+}
+
 impl Incoming {
     pub(crate) fn new(peers: Direction) -> Self {
         Self {

@@ -1,5 +1,6 @@
 //! Replaces the compression in a build without the feature `deflate`: there is no compressor, so no value of these types.
 
+use super::Decompressed;
 use crate::error::Violation;
 
 #[derive(Debug)]
@@ -7,14 +8,6 @@ pub(crate) enum Compressor {}
 
 #[derive(Debug)]
 pub(crate) enum Decompressor {}
-
-#[derive(Debug)]
-pub(crate) struct Decompressed<'a> {
-    pub(crate) used: usize,
-    pub(crate) plain: &'a [u8],
-    pub(crate) is_final: bool,
-    pub(crate) is_full: bool,
-}
 
 impl Compressor {
     pub(crate) fn new(_: u8, _: u8) -> Option<Self> {

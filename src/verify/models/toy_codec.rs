@@ -1,6 +1,7 @@
 //! Replaces zlib in a model: a compressed message is the length and a checksum of the window that it refers to, and the message.
 //! So the model's peer finds every message that refers to other bytes than the peer has.
 
+use super::Decompressed;
 use crate::error::Violation;
 
 #[derive(Debug)]
@@ -8,14 +9,6 @@ pub(crate) struct Compressor;
 
 #[derive(Debug)]
 pub(crate) struct Decompressor;
-
-#[derive(Debug)]
-pub(crate) struct Decompressed<'a> {
-    pub(crate) used: usize,
-    pub(crate) plain: &'a [u8],
-    pub(crate) is_final: bool,
-    pub(crate) is_full: bool,
-}
 
 /// Two bytes of length and two of checksum.
 pub(crate) const HEADER: usize = 4;
