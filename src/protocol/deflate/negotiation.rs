@@ -37,28 +37,25 @@ pub(crate) fn answer(headers: &HeaderMap, settings: &Deflate) -> Option<(Agreed,
     let offers = extensions(headers)?;
     let offer = offers.iter().filter(|offer| offer.is_deflate()).find_map(|offer| offer.parameters(true))?;
     let bits = settings.bits();
+    // §7.1.2.1: named only if the offer names it, because some clients refuse it otherwise.
     let server_bits = offer.server_max_window_bits.map(|most| most.min(bits));
-    let answer = Parameters {
-        server_no_context_takeover: offer.server_no_context_takeover
-            || !settings.takes_over()
-            || server_bits == Some(FEWEST_BITS),
-        // Without `client_max_window_bits` in the offer the client cannot be limited to a small window.
-        client_no_context_takeover: offer.client_no_context_takeover
-            || !settings.peer_takes_over(false)
-            || (bits < MOST_BITS && offer.client_max_window_bits.is_none()),
-        // §7.1.2.1: named only if the offer names it, because some clients refuse it otherwise.
-        server_max_window_bits: server_bits,
-        client_max_window_bits: None,
-    };
+    let server_forgets =
+        offer.server_no_context_takeover || !settings.takes_over() || server_bits == Some(FEWEST_BITS);
+    // Without `client_max_window_bits` in the offer the client cannot be limited to a small window.
+    let client_forgets = offer.client_no_context_takeover
+        || !settings.peer_takes_over(false)
+        || (bits < MOST_BITS && offer.client_max_window_bits.is_none());
     // Without takeover a limit for the client would save nothing here.
-    let limit = offer.client_max_window_bits.filter(|_| !answer.client_no_context_takeover);
-    let limit = limit.map(|most| Some(most.unwrap_or(MOST_BITS).min(bits)));
-    let answer = Parameters { client_max_window_bits: limit, ..answer };
-    let ours = Direction { bits: server_bits.unwrap_or(bits), takeover: !answer.server_no_context_takeover };
-    let peers = Direction {
-        bits: limit.flatten().unwrap_or(MOST_BITS),
-        takeover: !answer.client_no_context_takeover,
+    let client_bits = offer.client_max_window_bits.filter(|_| !client_forgets);
+    let client_bits = client_bits.map(|most| most.unwrap_or(MOST_BITS).min(bits));
+    let answer = Parameters {
+        server_no_context_takeover: server_forgets,
+        client_no_context_takeover: client_forgets,
+        server_max_window_bits: server_bits,
+        client_max_window_bits: client_bits.map(Some),
     };
+    let ours = Direction { bits: server_bits.unwrap_or(bits), takeover: !server_forgets };
+    let peers = Direction { bits: client_bits.unwrap_or(MOST_BITS), takeover: !client_forgets };
     Some((Agreed { ours, peers }, HeaderValue::try_from(answer.to_string()).ok()?))
 }
 
@@ -183,12 +180,11 @@ impl Extension<'_> {
 
 /// §7.1.2: "a decimal integer value without leading zeroes between 8 to 15".
 fn bits(value: &[u8]) -> Option<u8> {
-    let bits = match value {
-        [digit @ b'8'..=b'9'] => digit - b'0',
-        [b'1', digit @ b'0'..=b'5'] => 10 + digit - b'0',
-        _ => return None,
-    };
-    (FEWEST_BITS..=MOST_BITS).contains(&bits).then_some(bits)
+    match value {
+        [digit @ b'8'..=b'9'] => Some(digit - b'0'),
+        [b'1', digit @ b'0'..=b'5'] => Some(10 + digit - b'0'),
+        _ => None,
+    }
 }
 
 /// Returns all elements of the header, from all its lines. `None` if it does not have the syntax of RFC 6455 §9.1.
