@@ -23,7 +23,7 @@ use crate::request::{Request, Response, SECRETS};
 use crate::sender::Sender;
 use crate::sync::{Arc, Mutex, next_id};
 use crate::timer::Timer;
-use http::header::{AUTHORIZATION, LOCATION, SEC_WEBSOCKET_EXTENSIONS, SET_COOKIE};
+use http::header::{AUTHORIZATION, LOCATION, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::borrow::Cow;
 use std::io::{self, ErrorKind};
@@ -339,24 +339,21 @@ impl HandshakeRequest {
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(refused(line, response, early, deadline));
         }
-        let subprotocol = offer.check(&response)?;
+        let choices = offer.check(&response)?;
         let request = head::parse_request(&bytes, HeadLimits { size: bytes.len() + 1, headers: usize::MAX })
             .map_err(|refusal| Error::invalid(refusal.reason))?;
         let stream = Arc::clone(line.stream());
         let (timer, flush) = shared_threads()?;
-        let agreed = offer.deflate(&response)?;
-        let compression = self.config.deflate().zip(agreed).map(|(settings, agreed)| {
-            let header =
-                response.headers().get(SEC_WEBSOCKET_EXTENSIONS).and_then(|value| value.to_str().ok());
-            Compression::new(agreed, header.unwrap_or_default(), settings, deflate_pool())
-        });
+        let compression = self.config.deflate().zip(choices.deflate);
+        let compression = compression
+            .map(|(settings, (agreed, header))| Compression::new(agreed, &header, settings, deflate_pool()));
         let outbox = Outbox::new(Role::Client, &self.config, Arc::clone(&stream), flush, compression);
         let sealed = line.take_session().map(|session| outbox.establish(session));
         let parts = Parts {
             sender: Sender::new(next_id(), outbox),
             request: Box::new(Request::new(request, peer_addr, peer_addr.without_port())),
             response: Some(Box::new(response.map(|()| Vec::new()))),
-            subprotocol,
+            subprotocol: choices.subprotocol,
             hub: Hub::default(),
             hooks: Arc::default(),
             counters: Arc::default(),

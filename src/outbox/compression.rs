@@ -20,12 +20,13 @@ use crate::protocol::deflate::{
     Agreed, Compressor, Decompressor, Direction, Window, append_compressed, compress_frames, compressor_bits,
 };
 use crate::sync::{Arc, AtomicU64, Ordering};
+use http::HeaderValue;
 
 /// The agreement with the peer, and the compressors.
 #[derive(Debug)]
 pub(crate) struct Compression {
     pub(crate) agreed: Agreed,
-    /// The header of the 101 that says so.
+    /// The header `Sec-WebSocket-Extensions` of the 101.
     pub(crate) extensions: Box<str>,
     level: u8,
     shortest: usize,
@@ -66,10 +67,15 @@ struct TakenWindow<'a> {
 }
 
 impl Compression {
-    pub(crate) fn new(agreed: Agreed, extensions: &str, settings: &Deflate, pool: Arc<DeflatePool>) -> Self {
+    pub(crate) fn new(
+        agreed: Agreed,
+        extensions: &HeaderValue,
+        settings: &Deflate,
+        pool: Arc<DeflatePool>,
+    ) -> Self {
         Self {
             agreed,
-            extensions: extensions.into(),
+            extensions: extensions.to_str().unwrap_or_default().into(),
             level: settings.effort(),
             shortest: settings.shortest(),
             pool,

@@ -2,10 +2,10 @@
 //!
 //! URLs are in `url.rs`, the body of another response in `response_body.rs`. Connecting and redirects are in `client.rs`.
 
-use super::deflate::{self, Agreed};
+use super::deflate;
 use super::head::write_header;
 use super::lists_token;
-use super::server_handshake::check_subprotocols;
+use super::server_handshake::{Choices, check_subprotocols};
 use super::url::Target;
 use crate::deflate::Deflate;
 use crate::error::{BoxError, Error, Result};
@@ -95,10 +95,10 @@ impl Offer {
         Self { key: key.to_owned(), subprotocols, deflate: None }
     }
 
-    /// Checks a 101 by items 2 to 6 of RFC 6455 §4.1, and returns the agreed subprotocol.
+    /// Checks a 101 by items 2 to 6 of RFC 6455 §4.1, and returns the agreements.
     ///
     /// The caller handles item 1, another status, because the body of such a response is read and shown.
-    pub(crate) fn check(&self, response: &http::Response<()>) -> Result<Option<String>> {
+    pub(crate) fn check(&self, response: &http::Response<()>) -> Result<Choices> {
         let headers = response.headers();
         if response.status() != StatusCode::SWITCHING_PROTOCOLS || response.version() != Version::HTTP_11 {
             return Err(invalid_response("the response of the server is not an HTTP/1.1 101"));
@@ -115,20 +115,16 @@ impl Offer {
         {
             return Err(invalid_response("the server's 101 has the wrong Sec-WebSocket-Accept"));
         }
-        self.deflate(response)?;
+        let deflate = deflate::agree(headers, self.deflate.as_ref()).map_err(invalid_response)?;
+        let deflate = deflate.zip(headers.get(SEC_WEBSOCKET_EXTENSIONS).cloned());
         let mut chosen = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
         let (chosen, second) = (chosen.next(), chosen.next());
-        let Some(chosen) = chosen else { return Ok(None) };
+        let Some(chosen) = chosen else { return Ok(Choices { subprotocol: None, deflate }) };
         // RFC 6455 §11.3.4: it "MUST NOT appear more than once in an HTTP response". It is one name, not a list.
         match self.subprotocols.iter().find(|name| name.as_bytes() == chosen.as_bytes()) {
-            Some(name) if second.is_none() => Ok(Some(name.clone())),
+            Some(name) if second.is_none() => Ok(Choices { subprotocol: Some(name.clone()), deflate }),
             _ => Err(invalid_response("the server's 101 names a subprotocol that was not offered")),
         }
-    }
-
-    /// Returns the agreement on compression of a 101.
-    pub(crate) fn deflate(&self, response: &http::Response<()>) -> Result<Option<Agreed>> {
-        deflate::agree(response.headers(), self.deflate.as_ref()).map_err(invalid_response)
     }
 }
 
@@ -175,7 +171,7 @@ mod tests {
         assert_eq!(choices.subprotocol.as_deref(), Some("chat"));
         let answer = crate::protocol::head::write_switching(response.headers());
         let answer = parse_response(&answer, LIMITS).expect("a head");
-        assert_eq!(offer.check(&answer).expect("a yes"), Some("chat".into()));
+        assert_eq!(offer.check(&answer).expect("a yes").subprotocol, Some("chat".into()));
     }
 
     #[test]
@@ -207,7 +203,7 @@ mod tests {
         let check = |answer: &str| {
             let response =
                 parse_response(answer.as_bytes(), LIMITS).map_err(|refusal| refusal.reason.into_owned())?;
-            offer.check(&response).map_err(|error| error.to_string())
+            offer.check(&response).map(|choices| choices.subprotocol).map_err(|error| error.to_string())
         };
         assert_eq!(check(yes), Ok(None));
         let rows = [

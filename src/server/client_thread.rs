@@ -126,11 +126,9 @@ impl Accepted {
         let Self { id, shared, stream, peer_addr, .. } = self;
         let Opened { request, response, deadline, choices, early, session, admission } = opened;
         let config = &shared.settings.config;
-        let compression =
-            config.deflate().zip(choices.deflate.as_ref()).map(|(settings, (agreed, header))| {
-                let header = header.to_str().unwrap_or_default();
-                Compression::new(*agreed, header, settings, Arc::clone(&shared.deflate))
-            });
+        let compression = config.deflate().zip(choices.deflate).map(|(settings, (agreed, header))| {
+            Compression::new(agreed, &header, settings, Arc::clone(&shared.deflate))
+        });
         let (stream, flush) = (Arc::clone(stream), Arc::clone(&shared.flush));
         let outbox = Outbox::new(Role::Server, config, Arc::clone(&stream), flush, compression);
         let sealed = session.map(|session| outbox.establish(session));

@@ -100,7 +100,7 @@ pub fn request_head(input: &[u8]) {
             let names = subprotocol.as_deref();
             let agreed =
                 Offer::with_key(key, names.as_slice()).check(&answer.expect("a head")).expect("a valid 101");
-            assert_eq!(agreed, subprotocol);
+            assert_eq!(agreed.subprotocol, subprotocol);
         }
     }
 }
@@ -121,10 +121,10 @@ pub fn response_head(input: &[u8]) {
     assert_eq!(theirs.code, Some(response.status().as_u16()));
 
     let offer = Offer::with_key("dGhlIHNhbXBsZSBub25jZQ==", &["chat", "v2"]);
-    if let Ok(subprotocol) = offer.check(&response) {
+    if let Ok(choices) = offer.check(&response) {
         assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
         assert!(response.headers().get_all(SEC_WEBSOCKET_ACCEPT).iter().eq([ACCEPT]));
-        assert!([None, Some("chat"), Some("v2")].contains(&subprotocol.as_deref()));
+        assert!([None, Some("chat"), Some("v2")].contains(&choices.subprotocol.as_deref()));
     }
     check_body(Framing::of(&response), &bytes[head.len()..], usize::from(*piece));
     // A redirect, wherever it leads, results in exactly one request.

@@ -11,6 +11,7 @@ use crate::protocol::Role;
 use crate::protocol::deflate::{Agreed, Direction};
 use crate::protocol::encoder::{self, Opcode};
 use crate::sync::Arc;
+use http::HeaderValue;
 use shuttle::rand::{Rng, thread_rng};
 
 /// A connection that compresses all messages of 10 bytes or more, with a window for the last few of them.
@@ -18,7 +19,8 @@ fn compressing(role: Role, room: usize, takeover: bool, flushing: &Flushing) -> 
     let direction = Direction { bits: 9, takeover };
     let agreed = Agreed { ours: direction, peers: direction };
     let pool = Arc::new(DeflatePool::new());
-    let compression = Compression::new(agreed, "", &Deflate::new().threshold(10), pool);
+    let compression =
+        Compression::new(agreed, &HeaderValue::from_static(""), &Deflate::new().threshold(10), pool);
     let config = Config::new().with_max_backlog(BACKLOG);
     Link::with_compression(Script::new(room), role, &config, flushing, Some(compression))
 }
