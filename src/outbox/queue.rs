@@ -160,6 +160,8 @@ pub(super) struct Taken {
     data: usize,
     /// Bytes of control frames, and of the 101.
     control: usize,
+    /// The cost of the units that end with them.
+    memory: usize,
     /// A ping, whole or in part, is among them.
     pub(super) has_ping: bool,
 }
@@ -189,7 +191,8 @@ pub(super) struct Queue {
     close: Vec<u8>,
     /// How many bytes of the first unit are written.
     start: usize,
-    /// The memory of all units. It includes written bytes, because they are freed with their unit.
+    /// The memory of all units, and of those that were taken and are not written yet. It includes written bytes of a unit,
+    /// because they are freed with their unit.
     memory: usize,
     /// The highest number of bytes so far that the socket did not take at once.
     high_water: usize,
@@ -356,7 +359,7 @@ impl Queue {
                     let left = unit.len() - start;
                     let part = count.min(left);
                     if part == left {
-                        self.memory -= unit.cost();
+                        taken.memory += unit.cost();
                         self.units.pop_front();
                         self.start = 0;
                         if self.units.is_empty() {
@@ -377,6 +380,7 @@ impl Queue {
     pub(super) fn written(&mut self, taken: &Taken) -> usize {
         self.written += taken.data as u64;
         self.control -= taken.control;
+        self.memory -= taken.memory;
         let response = self.response.min(taken.bytes());
         self.response -= response;
         taken.bytes() - response

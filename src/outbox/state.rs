@@ -53,10 +53,8 @@ pub(super) struct WriteStall {
 impl OutboxState {
     /// Returns whether `len` bytes more fit into `bound`. An empty backlog takes frames of any size.
     pub(super) fn has_room(&self, len: usize, bound: Option<usize>) -> bool {
-        let bytes = self.queue.bytes();
         match bound {
-            // With TLS, bytes that are sealed have left the memory of the queue, and still count.
-            Some(bound) if bytes > 0 => bytes.max(self.queue.memory()).saturating_add(len) <= bound,
+            Some(bound) if self.queue.bytes() > 0 => self.queue.memory().saturating_add(len) <= bound,
             _ => true,
         }
     }
