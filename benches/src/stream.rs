@@ -13,7 +13,7 @@ pub const CERTIFICATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/cer
 pub const KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/certificates/server.key");
 const CA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/certificates/ca.pem");
 
-/// What a record has in addition to its plaintext, as rustls counts it.
+/// rustls counts these bytes of a record in addition to its plaintext.
 const RECORD_HEADER: usize = 5;
 
 /// Returns the settings of the load generator. Each of its handshakes is a full one. A record has at most `record` bytes, if

@@ -92,8 +92,8 @@ impl TlsSession {
         fed
     }
 
-    /// Seals a close_notify, unless rustls has sealed the fatal alert. It seals none for some errors, and lets no other alert
-    /// be chosen.
+    /// Seals a close_notify, unless rustls has sealed a fatal alert. For some errors it seals none, and has no function that
+    /// seals a chosen alert.
     fn alert(&mut self) {
         self.connection.send_close_notify();
     }

@@ -118,7 +118,7 @@ impl Sealing {
         self.sealed.has_ping
     }
 
-    /// Lets a close_notify follow the queue.
+    /// From now on, a close_notify is sealed after everything that is queued.
     pub(super) fn end(&mut self) {
         if self.phase == SealPhase::Open {
             self.phase = SealPhase::Ending;

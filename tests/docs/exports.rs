@@ -145,7 +145,7 @@ fn each_type_has_a_name_of_its_own() {
             for keyword in ["struct ", "enum ", "trait ", "union "] {
                 let Some(rest) = item.strip_prefix(keyword) else { continue };
                 let name = rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or(rest);
-                // A type that a model or a build without a feature replaces stands beside the real one.
+                // A model, or a build without a feature, replaces these types by types of the same name.
                 let twins = file == "sync.rs" && name == "Condvar"
                     || ["protocol/deflate/off.rs", "verify/models/toy_codec.rs"].contains(&file.as_str());
                 if name.starts_with(char::is_uppercase) && !twins {

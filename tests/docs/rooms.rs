@@ -178,7 +178,7 @@ fn the_doors_of_the_table_make_no_circle() {
     for (place, (room, doors)) in DOORS.iter().enumerate() {
         for door in *doors {
             let before = DOORS[..place].iter().any(|(earlier, _)| earlier == door);
-            assert!(before, "{room} may enter {door}, which does not stand above it");
+            assert!(before, "{room} may enter {door}, which is not above it");
         }
     }
 }

@@ -5,7 +5,8 @@
 //! THREADWS_SOAK=3600 cargo test --release --test load soak -- --ignored --nocapture
 //! ```
 //!
-//! With `THREADWS_TEST_TLS=1` all clients speak TLS with the server. `THREADWS_SOAK` is the length in seconds, 60 by default; `THREADWS_CHURN` is the number of clients, 5000 by default.
+//! `THREADWS_SOAK` is the length in seconds, 60 by default; `THREADWS_CHURN` is the number of clients, 5000 by default. With
+//! `THREADWS_TEST_TLS=1` all clients use TLS.
 
 #![cfg(feature = "cli")]
 

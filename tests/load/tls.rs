@@ -17,8 +17,9 @@ fn connect(server: &Process) -> Connection {
     Connect::new(url).tls(ClientTls::new().ca_file(certificate("ca.pem"))).connect().expect("a connection")
 }
 
-/// The first clients take this from the allocator, and each takes this more.
+/// The most bytes that the first clients take from the allocator.
 const FIRST: usize = 16 << 20;
+/// The most bytes that each idle client takes in addition.
 const IDLE: usize = 40 << 10;
 /// rustls keeps buffers of this size after a large message, until it next reads one (rustls#794).
 const KEPT: usize = 36 << 10;
@@ -67,7 +68,7 @@ fn a_client_that_does_not_read_adds_the_sealed_bytes() {
     publish(20);
     let before = server.usage();
     let deaf: Vec<_> = (0..CLIENTS).map(|_| connect(&server)).collect();
-    // More than the kernel takes for each, and their backlogs of 1 MiB.
+    // These are more bytes than the kernel takes for each client, and its backlog of 1 MiB.
     publish(150);
     let full = server.usage();
     let growth = full.growth_since(&before);

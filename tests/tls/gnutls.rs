@@ -6,8 +6,8 @@ use std::process::Command;
 use std::sync::mpsc;
 use support::{Process, TestServer, certificate, ms, next, program, upgrade_request, watchdog};
 
-/// A frame with the text "hi!". It is masked, so that it ends with a line feed and has no other and no zero: the command sends
-/// whole lines of text.
+/// A frame with the text "hi!". The command sends whole lines of text, so the mask is chosen for a frame that ends with a line
+/// feed, and contains neither another line feed nor a zero byte.
 const HI: &[u8] = b"\x81\x83\x01\x01\x2b\x01\x69\x68\x0a";
 
 #[test]

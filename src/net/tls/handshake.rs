@@ -102,7 +102,7 @@ fn read(line: &mut Line, peer: &str, deadline: Deadline) -> Result<()> {
     }
 }
 
-/// Lets as many handshakes compute at a time as there are processors.
+/// Limits the handshakes that compute at a time to the number of processors.
 ///
 /// Otherwise thousands of clients that reconnect at once would share the processors, and all of them would miss the deadline.
 /// This way the first ones finish early.
