@@ -5,7 +5,7 @@ use super::rustls::{self, Connection, ProtocolVersion};
 use super::server::TlsServer;
 use super::{LOG, PANICKED, TlsSession, explain};
 use crate::error::{Error, Result, Timeout};
-use crate::logging::{catch, log_line};
+use crate::logging::{contain, log_line};
 use crate::net::line::{Line, write_sealed};
 use crate::net::session::record_len;
 use crate::net::{Deadline, Session};
@@ -35,10 +35,7 @@ pub(crate) fn accept(
 
 /// Starts a TLS connection, which asks a client's session store, and can call other callbacks of a given configuration.
 fn contained(start: impl FnOnce() -> Result<Connection>) -> Result<Connection> {
-    catch(start).unwrap_or_else(|_| {
-        log_line!(Error, LOG, "{PANICKED}");
-        Err(Error::tls(PANICKED))
-    })
+    contain(LOG, "a callback of the TLS configuration", start).unwrap_or_else(|| Err(Error::tls(PANICKED)))
 }
 
 fn shake_hands(line: &mut Line, connection: Connection, deadline: Deadline) -> Result<()> {
