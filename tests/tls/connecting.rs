@@ -333,9 +333,7 @@ fn raw_server(
     let thread = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a client");
         let mut tls = rustls::ServerConnection::new(Arc::new(config)).expect("a connection");
-        while tls.is_handshaking() {
-            tls.complete_io(&mut stream).expect("a handshake");
-        }
+        tls.complete_io(&mut stream).expect("a handshake");
         serve(&mut tls, &mut stream);
     });
     (addr, thread)

@@ -3,7 +3,7 @@
 use crate::tls_peer::{DATA, TlsPeer};
 use crate::{client_tls, connect, rustls_server, serve, server_tls};
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 use support::{RawPeer, TestServer, certificate, echo, eventually, ms, rustls_client, take_turn, watchdog};
 use threadws::tls::{ClientTls, rustls};
@@ -165,12 +165,7 @@ fn two_hundred_silent_or_dripping_handshakes_delay_no_other() {
         for peer in peers.iter_mut().step_by(2) {
             peer.write_all(&[byte]).expect("sent");
         }
-        let before = Instant::now();
-        let mut connection = connect(server.addr(), client_tls()).expect("a connection");
-        connection.send("x").expect("sent");
-        connection.recv().expect("open");
-        connection.close(1000, "").expect("a clean end");
-        slowest = slowest.max(before.elapsed());
+        slowest = slowest.max(time_of_an_echo(server.addr()));
     }
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
     for mut peer in peers {
@@ -182,44 +177,54 @@ fn two_hundred_silent_or_dripping_handshakes_delay_no_other() {
     eventually("all are gone", || server.stats().threads <= 32 && server.stats().open == 0);
 }
 
-/// Clients that flood the server with records, each until it is disconnected.
+/// Returns how long a client needs to connect, to get an echo and to close.
+fn time_of_an_echo(addr: SocketAddr) -> Duration {
+    let before = Instant::now();
+    let mut connection = connect(addr, client_tls()).expect("a connection");
+    connection.send("x").expect("sent");
+    connection.recv().expect("open");
+    connection.close(1000, "").expect("a clean end");
+    before.elapsed()
+}
+
+/// Sends more records without data than the server accepts, and waits until it disconnects.
+fn flood_session(addr: SocketAddr, send: impl Fn(&mut TlsPeer)) {
+    let mut peer = TlsPeer::open(addr);
+    for _ in 0..33 {
+        send(&mut peer);
+    }
+    while peer.read_record().is_ok() {}
+}
+
+/// Sends a handshake message that announces 16 MiB, and waits until the server disconnects.
+fn flood_handshake(addr: SocketAddr) {
+    let mut stream = TcpStream::connect(addr).expect("it listens");
+    let record = [&[22, 3, 3, 64, 0, 1, 255, 255, 255][..], &[0; 16_380]].concat();
+    for _ in 0..100 {
+        if stream.write_all(&record).is_err() {
+            break;
+        }
+    }
+    while !matches!(stream.read(&mut [0; 64]), Ok(0) | Err(_)) {}
+}
+
 #[test]
 fn two_hundred_floods_of_records_delay_no_other() {
     let (_turn, _dog) = (take_turn(), watchdog(120));
     let server = serve(echo);
+    let addr = server.addr();
     let floods: Vec<_> = (0..200)
         .map(|number| {
-            let addr = server.addr();
             std::thread::spawn(move || match number % 3 {
-                // Empty records, key updates, and handshake messages that announce 16 MiB.
-                0 | 1 => {
-                    let mut peer = TlsPeer::open(addr);
-                    for _ in 0..33 {
-                        if number % 3 == 0 { peer.send(DATA, &[]) } else { peer.update_keys(true) }
-                    }
-                    while peer.read_record().is_ok() {}
-                }
-                _ => {
-                    let mut stream = TcpStream::connect(addr).expect("it listens");
-                    let record = [&[22, 3, 3, 64, 0, 1, 255, 255, 255][..], &[0; 16_380]].concat();
-                    for _ in 0..100 {
-                        if stream.write_all(&record).is_err() {
-                            break;
-                        }
-                    }
-                    while !matches!(stream.read(&mut [0; 64]), Ok(0) | Err(_)) {}
-                }
+                0 => flood_session(addr, |peer| peer.send(DATA, &[])),
+                1 => flood_session(addr, |peer| peer.update_keys(true)),
+                _ => flood_handshake(addr),
             })
         })
         .collect();
     let mut slowest = Duration::ZERO;
     while !floods.iter().all(std::thread::JoinHandle::is_finished) {
-        let before = Instant::now();
-        let mut connection = connect(server.addr(), client_tls()).expect("a connection");
-        connection.send("x").expect("sent");
-        connection.recv().expect("open");
-        connection.close(1000, "").expect("a clean end");
-        slowest = slowest.max(before.elapsed());
+        slowest = slowest.max(time_of_an_echo(addr));
     }
     for flood in floods {
         flood.join().expect("no panic");
@@ -236,9 +241,7 @@ fn clients_that_leave_right_after_the_handshake_harm_nothing() {
         for is_reset in [false, true] {
             let mut stream = TcpStream::connect(server.addr()).expect("it listens");
             let mut tls = raw_client(version);
-            while tls.is_handshaking() {
-                tls.complete_io(&mut stream).expect("a handshake");
-            }
+            tls.complete_io(&mut stream).expect("a handshake");
             if is_reset {
                 rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).expect("an option");
             }
@@ -255,9 +258,7 @@ fn a_client_may_write_a_megabyte_before_it_reads() {
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
         let mut stream = TcpStream::connect(server.addr()).expect("it listens");
         let mut tls = raw_client(version);
-        while tls.is_handshaking() {
-            tls.complete_io(&mut stream).expect("a handshake");
-        }
+        tls.complete_io(&mut stream).expect("a handshake");
         let frame = support::Frame::binary(vec![7; 1 << 20]).encode();
         let mut tls = rustls::Stream::new(&mut tls, &mut stream);
         tls.write_all(support::upgrade_request(server.addr(), "/", &[]).as_bytes()).expect("sent");
@@ -287,9 +288,7 @@ fn a_large_client_hello_in_single_bytes_is_accepted() {
     for byte in hello {
         stream.write_all(&[byte]).expect("sent");
     }
-    while tls.is_handshaking() {
-        tls.complete_io(&mut stream).expect("a handshake");
-    }
+    tls.complete_io(&mut stream).expect("a handshake");
     assert_eq!(tls.alpn_protocol(), Some(&b"http/1.1"[..]));
 }
 

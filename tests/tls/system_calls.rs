@@ -10,8 +10,9 @@ use threadws::tls::rustls::version::{TLS12, TLS13};
 
 /// strace, as a wrapper of a program. It writes what each system call has sent, and 0 for FIN.
 struct Trace {
-    folder: Folder,
-    wrapper: Vec<String>,
+    strace: String,
+    file: String,
+    _folder: Folder,
 }
 
 impl Trace {
@@ -19,18 +20,16 @@ impl Trace {
         let strace = program("strace")?.to_string_lossy().into_owned();
         let folder = Folder::new();
         let file = folder.path("trace").to_string_lossy().into_owned();
-        // -D makes the program the child of this process, and not strace.
-        let options = ["-D", "-f", "-qq", "-e", "trace=sendto,sendmsg,writev,shutdown", "-o"];
-        let wrapper = [&*strace].into_iter().chain(options).chain([&*file]).map(str::to_owned).collect();
-        Some(Self { folder, wrapper })
+        Some(Self { strace, file, _folder: folder })
     }
 
-    fn wrapper(&self) -> Vec<&str> {
-        self.wrapper.iter().map(String::as_str).collect()
+    fn wrapper(&self) -> [&str; 8] {
+        // -D makes the program the child of this process, and not strace.
+        [&self.strace, "-D", "-f", "-qq", "-e", "trace=sendto,sendmsg,writev,shutdown", "-o", &self.file]
     }
 
     fn sent(&self) -> Vec<usize> {
-        let text = fs::read_to_string(self.folder.path("trace")).unwrap_or_default();
+        let text = fs::read_to_string(&self.file).unwrap_or_default();
         text.lines().filter_map(|line| line.rsplit_once("= ")?.1.parse().ok()).collect()
     }
 }
@@ -65,8 +64,9 @@ fn a_client_seals_its_close_and_close_notify_together() {
     let _dog = watchdog(60);
     let Some(trace) = Trace::new() else { return };
     let server = serve(|client| Ok(client.close(1000, "")?));
-    let mut command = Command::new(&trace.wrapper[0]);
-    command.args(&trace.wrapper[1..]).arg(env!("CARGO_BIN_EXE_threadws"));
+    let [strace, options @ ..] = trace.wrapper();
+    let mut command = Command::new(strace);
+    command.args(options).arg(env!("CARGO_BIN_EXE_threadws"));
     let url = format!("wss://localhost:{}/", server.addr().port());
     command.args(["connect", &url, "--cacert", &certificate("ca.pem")]);
     Process::spawn(command).wait_for_success(support::PATIENCE);
