@@ -5,36 +5,34 @@ use std::io::{ErrorKind, Read, Write};
 use support::example::Example;
 use tungstenite::Message;
 
-#[test]
-fn hello_prints_messages_and_sends_every_3_seconds() {
-    let example = Example::run("hello");
+/// Checks an example that prints what its clients do, and sends every 3 seconds.
+fn expect_messages_and_ticks(name: &str, says_left: impl Fn(&str) -> bool) {
+    let example = Example::run(name);
+    let expect_left = || {
+        let line = example.line();
+        assert!(says_left(&line), "{line}");
+    };
     let mut client = example.connect();
     assert_eq!(example.line(), "client connected from 127.0.0.1");
     client.send("good day");
     assert_eq!(example.line(), r#"Text("good day")"#);
     client.expect("a message from the server");
     assert_eq!(client.close(), None);
-    assert_eq!(example.line(), "client left");
+    expect_left();
     // The next client vanishes.
     drop(example.connect());
     assert_eq!(example.line(), "client connected from 127.0.0.1");
-    assert_eq!(example.line(), "client left");
+    expect_left();
+}
+
+#[test]
+fn hello_prints_messages_and_sends_every_3_seconds() {
+    expect_messages_and_ticks("hello", |line| line == "client left");
 }
 
 #[test]
 fn events_prints_messages_and_sends_every_3_seconds() {
-    let example = Example::run("events");
-    let mut client = example.connect();
-    assert_eq!(example.line(), "client connected from 127.0.0.1");
-    client.send("good day");
-    assert_eq!(example.line(), r#"Text("good day")"#);
-    client.expect("a message from the server");
-    assert_eq!(client.close(), None);
-    assert!(example.line().starts_with("client left: "));
-    // The next client vanishes.
-    drop(example.connect());
-    assert_eq!(example.line(), "client connected from 127.0.0.1");
-    assert!(example.line().starts_with("client left: "));
+    expect_messages_and_ticks("events", |line| line.starts_with("client left: "));
 }
 
 #[test]
