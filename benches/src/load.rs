@@ -93,9 +93,7 @@ impl Load {
     pub fn run(self, server: &Running, length: Length) -> Result<Outcome> {
         match self {
             Self::Echo { clients, size, in_flight, record_each } => {
-                let wire = Wire::new(size, in_flight);
-                let tls = tls(server, record_each.then_some(wire.frame))?;
-                echo(server, tls.as_ref(), length, clients, &wire, in_flight)
+                echo(server, length, clients, size, in_flight, record_each)
             }
             Self::Broadcast { clients, size, in_flight } => {
                 broadcast(server, length, clients, size, in_flight)
@@ -342,31 +340,33 @@ fn connect(
 
 fn echo(
     server: &Running,
-    tls: Option<&Arc<ClientConfig>>,
     length: Length,
     clients: usize,
-    wire: &Wire,
+    size: usize,
     in_flight: usize,
+    record_each: bool,
 ) -> Result<Outcome> {
+    let wire = Wire::new(size, in_flight);
+    let tls = tls(server, record_each.then_some(wire.frame))?;
     let mut poll = Poll::new()?;
-    let mut clients = connect(server, tls, &poll, clients)?;
+    let mut clients = connect(server, tls.as_ref(), &poll, clients)?;
     let mut buffer = vec![0; READ];
     let mut meter = Meter::new(server, length)?;
     for client in &mut clients {
-        client.send(wire, in_flight as u64, Instant::now())?;
+        client.send(&wire, in_flight as u64, Instant::now())?;
     }
     while meter.is_running()? {
         poll.wait()?;
         for index in poll.ready() {
             let client = &mut clients[index];
-            client.write(wire)?;
+            client.write(&wire)?;
             loop {
-                let (messages, more) = client.receive(wire, &mut buffer)?;
+                let (messages, more) = client.receive(&wire, &mut buffer)?;
                 if messages > 0 {
                     let now = Instant::now();
                     client.record(messages, now, &mut meter.round_trips);
                     meter.count += messages;
-                    client.send(wire, messages, now)?;
+                    client.send(&wire, messages, now)?;
                 }
                 if !more {
                     break;

@@ -31,8 +31,9 @@ Usage: matrix [OPTIONS]
                   [default: benches/target/matrix]
 
 Node's `ws` is measured if `node` finds it: set NODE_PATH. Python's `websockets`
-is measured if `python3` finds it: set PYTHONPATH. Only the loopback interface is used. No run starts after 18 minutes. On a shared machine,
-`chrt -f 10` before the command keeps other processes away, but it starves Node.
+is measured if `python3` finds it: set PYTHONPATH. Only the loopback interface
+is used. No run starts after 18 minutes. On a shared machine, `chrt -f 10`
+before the command keeps other processes away, but it starves Node.
 ";
 
 /// No run starts later than this, so that all runs together take at most twenty minutes, or two with `--quick`.
@@ -101,8 +102,6 @@ struct Options {
 /// One load, and the runs of each peer.
 pub struct Row {
     pub load: Load,
-    /// The figures of the other peers are relative to this one's.
-    pub reference: Peer,
     pub runs: Vec<(Peer, Vec<Outcome>)>,
 }
 
@@ -197,17 +196,10 @@ fn run(options: &Options, cores: &Cores, began: Instant) -> Result<Vec<Row>, Box
     };
     let mut rows: Vec<Row> = Vec::new();
     let is_fast = |load: &Load| !options.quick || !matches!(load, Load::Echo { clients: 2000.., .. });
-    for load in options
-        .matrix
-        .loads
-        .iter()
-        .copied()
-        .filter(is_fast)
-        .filter(|load| load.name().contains(&options.only))
-    {
+    let loads = options.matrix.loads.iter().copied();
+    for load in loads.filter(is_fast).filter(|load| load.name().contains(&options.only)) {
         let peers = options.peers.iter().filter(|peer| peer.has(load.is_broadcast()));
-        let reference = options.matrix.reference;
-        rows.push(Row { load, reference, runs: peers.map(|peer| (*peer, Vec::new())).collect() });
+        rows.push(Row { load, runs: peers.map(|peer| (*peer, Vec::new())).collect() });
     }
     let limit = if options.quick { QUICK_LIMIT } else { LIMIT };
     let total = options.rounds * rows.iter().map(|row| row.runs.len()).sum::<usize>();

@@ -107,40 +107,26 @@ impl Peer {
 
     /// Whether the peer is installed.
     pub fn is_installed(self) -> bool {
-        let mut command = match self {
-            Self::Node | Self::NodeTls => Command::new("node"),
-            Self::PythonTls => Command::new("python3"),
+        let (program, args) = match self {
+            Self::Node | Self::NodeTls => ("node", ["-e", "require.resolve('ws')"]),
+            Self::PythonTls => ("python3", ["-c", "import websockets"]),
             _ => return true,
         };
-        let args = if self == Self::PythonTls {
-            ["-c", "import websockets"]
-        } else {
-            ["-e", "require.resolve('ws')"]
-        };
-        let command = command.args(args).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut command = Command::new(program);
+        command.args(args).stdout(Stdio::null()).stderr(Stdio::null());
         command.status().is_ok_and(|status| status.success())
     }
 
     /// Starts the peer on the cores of the caller.
     pub fn start(self, broadcast: bool) -> Result<Running, Box<dyn Error>> {
         let mode = if broadcast { "broadcast" } else { "echo" };
-        let mut command = match self {
-            Self::Node | Self::NodeTls => {
-                let mut node = Command::new("node");
-                node.args(["-e", include_str!("ws.js"), mode]);
-                node
-            }
-            Self::PythonTls => {
-                let mut python = Command::new("python3");
-                python.args(["-c", include_str!("websockets.py"), mode]);
-                python
-            }
-            _ => {
-                let mut command = Command::new(std::env::current_exe()?);
-                command.args(["peer", self.name(), mode]);
-                command
-            }
+        let (program, args) = match self {
+            Self::Node | Self::NodeTls => ("node".into(), ["-e", include_str!("ws.js")]),
+            Self::PythonTls => ("python3".into(), ["-c", include_str!("websockets.py")]),
+            _ => (std::env::current_exe()?, ["peer", self.name()]),
         };
+        let mut command = Command::new(program);
+        command.args(args).arg(mode);
         if self.is_tls() {
             command.args([CERTIFICATE, KEY]);
         }

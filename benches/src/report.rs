@@ -95,7 +95,7 @@ fn table(
         let names: Vec<_> = peers.iter().map(|peer| peer.name()).collect();
         _ = writeln!(text, "| | {} |\n|---|{}", names.join(" | "), "--:|".repeat(peers.len()));
         for row in rows.iter().filter(|row| matches!(figure, Figure::Cost) || !row.load.is_memory()) {
-            let cells: Vec<_> = peers.iter().map(|peer| row.cell(*peer, figure)).collect();
+            let cells: Vec<_> = peers.iter().map(|peer| row.cell(*peer, reference, figure)).collect();
             _ = writeln!(text, "| {} | {} |", row.load.name(), cells.join(" | "));
         }
     }
@@ -116,15 +116,15 @@ impl Row {
     }
 
     /// Returns the median relative to the reference's.
-    fn ratio(&self, peer: Peer, figure: Figure) -> Option<f64> {
-        Some(self.median(peer, figure)? / self.median(self.reference, figure)?)
+    fn ratio(&self, peer: Peer, reference: Peer, figure: Figure) -> Option<f64> {
+        Some(self.median(peer, figure)? / self.median(reference, figure)?)
     }
 
-    fn cell(&self, peer: Peer, figure: Figure) -> String {
+    fn cell(&self, peer: Peer, reference: Peer, figure: Figure) -> String {
         let Some(value) = self.median(peer, figure) else { return "–".to_owned() };
         let value = figure.show(value);
-        match self.ratio(peer, figure) {
-            Some(ratio) if peer != self.reference => format!("{value} ({})", short(ratio)),
+        match self.ratio(peer, reference, figure) {
+            Some(ratio) if peer != reference => format!("{value} ({})", short(ratio)),
             _ => value,
         }
     }
@@ -200,8 +200,11 @@ fn plot(rows: &[Row], reference: Peer, figure: Figure, title: &str) -> String {
     let mut y = 58.0;
     let mut body = String::new();
     for row in rows.iter().filter(|row| matches!(figure, Figure::Cost) || !row.load.is_memory()) {
-        let bars: Vec<_> =
-            row.runs.iter().filter_map(|(peer, _)| Some((*peer, row.ratio(*peer, figure)?))).collect();
+        let bars: Vec<_> = row
+            .runs
+            .iter()
+            .filter_map(|(peer, _)| Some((*peer, row.ratio(*peer, reference, figure)?)))
+            .collect();
         if bars.is_empty() {
             continue;
         }
