@@ -16,9 +16,9 @@ use support::{Nginx, RawPeer, program};
 fn the_page_shows_received_and_sent_messages() {
     let _turn = turn();
     let Some(mut browser) = Chromium::start() else { return };
-    let server = Server::start(&[]);
+    let server = serve(&[]);
     browser.show(1280, 900, "light");
-    browser.open(&server.url());
+    browser.open(&url(&server));
     // A timer of the test beside the page's timers measures how late the browser is with them.
     browser.evaluate(
         "(() => { window.late = 0; let last = performance.now();
@@ -30,8 +30,8 @@ fn the_page_shows_received_and_sent_messages() {
     browser.wait_until("the greeting is in the log", &entries_at_least("sent", 1));
     browser.wait_until("six messages came", &entries_at_least("received", 6));
     browser.wait_until("the switch sent two messages", &entries_at_least("sent", 3));
-    server.wait_for_log("Hello from the browser!");
-    assert_eq!(browser.text(ADDRESS), server.url().replacen("http", "ws", 1));
+    server.wait_for_line(&["Hello from the browser!"]);
+    assert_eq!(browser.text(ADDRESS), url(&server).replacen("http", "ws", 1));
 
     // The interval of the browser's messages, by the times in the log. The limits are extended by the delay that a busy
     // machine caused.
@@ -64,8 +64,9 @@ fn the_page_shows_received_and_sent_messages() {
         assert!(sent.1 > 100 && sent.0 == 0, "{scheme}: pixels of sent messages, above and below: {sent:?}");
     }
     assert_eq!(browser.complaints(), [""; 0]);
+    let host = server.addr().to_string();
     let elsewhere =
-        |url: &String| url.split("://").nth(1).and_then(|rest| rest.split('/').next()) != Some(server.host());
+        |url: &String| url.split("://").nth(1).and_then(|rest| rest.split('/').next()) != Some(&*host);
     let requests = browser.requests();
     assert!(requests.len() >= 2, "the page and its WebSocket were asked for: {requests:?}");
     assert_eq!(requests.into_iter().filter(elsewhere).collect::<Vec<_>>(), [""; 0]);
@@ -87,12 +88,12 @@ fn the_page_over_https_uses_wss() {
     let _turn = turn();
     let Some(mut browser) = Chromium::start() else { return };
     let (cert, key) = (certificate("server.pem"), certificate("server.key"));
-    let server = Server::start(&["--cert", &cert, "--key", &key]);
-    browser.open(&format!("https://{}/", server.host()));
+    let server = serve(&["--cert", &cert, "--key", &key]);
+    browser.open(&format!("https://{}/", server.addr()));
     browser.wait_until("it is open", &state_is("Open"));
     browser.wait_until("three messages came", &entries_at_least("received", 3));
-    server.wait_for_log("Hello from the browser!");
-    assert_eq!(browser.text(ADDRESS), format!("wss://{}/", server.host()));
+    server.wait_for_line(&["Hello from the browser!"]);
+    assert_eq!(browser.text(ADDRESS), format!("wss://{}/", server.addr()));
     assert_eq!(browser.complaints(), [""; 0]);
     browser.evaluate("document.getElementById('disconnect').click()");
     browser.wait_until("the close code is shown", &log_says("Closed with 1000 (normal closure)"));
@@ -104,14 +105,14 @@ fn the_page_over_https_uses_wss() {
 fn the_page_shows_a_killed_server_and_reconnects_later() {
     let _turn = turn();
     let Some(mut browser) = Chromium::start() else { return };
-    let mut server = Server::start(&[]);
-    let host = server.host().to_owned();
+    let server = serve(&[]);
+    let addr = server.addr();
     browser.show(1280, 900, "dark");
-    browser.open(&server.url());
+    browser.open(&url(&server));
     browser.wait_until("it is open", &state_is("Open"));
     browser.wait_until("a message came", &entries_at_least("received", 1));
 
-    server.kill();
+    drop(server);
     browser.wait_until("the loss is seen", "failures > 0");
     browser.wait_until("the close code is in the log", &log_says("Closed with 1006"));
     browser.wait_until(
@@ -132,7 +133,7 @@ fn the_page_shows_a_killed_server_and_reconnects_later() {
 
     // It tries several times by itself, with longer pauses, before the server is back.
     browser.wait_until("a third failed attempt", "failures >= 4");
-    let server = Server::start_at(&host, &[]);
+    let server = serve_at(&addr.to_string(), &[]);
     browser.wait_until("it is open again", &state_is("Open"));
     let before = count(&mut browser, "received");
     browser.wait_until("messages come again", &entries_at_least("received", before + 2));
@@ -143,9 +144,9 @@ fn the_page_shows_a_killed_server_and_reconnects_later() {
 
     // The typed text is still there. Another Enter sends it.
     browser.press("Enter");
-    server.wait_for_log("the server is away");
+    server.wait_for_line(&["the server is away"]);
 
-    server.terminate();
+    server.signal(rustix::process::Signal::TERM);
     browser.wait_until(
         "the server's goodbye is shown with code and meaning",
         &log_says("Closed with 1001 (going away)"),
@@ -157,8 +158,8 @@ fn the_page_shows_a_killed_server_and_reconnects_later() {
 fn enter_sends_the_text_and_the_server_logs_it() {
     let _turn = turn();
     let Some(mut browser) = Chromium::start() else { return };
-    let server = Server::start(&[]);
-    browser.open(&server.url());
+    let server = serve(&[]);
+    browser.open(&url(&server));
     browser.wait_until("it is open", &state_is("Open"));
 
     let mut order = Vec::new();
@@ -173,7 +174,7 @@ fn enter_sends_the_text_and_the_server_logs_it() {
     browser.evaluate("document.getElementById('text').focus()");
     browser.type_text("typed by hand, <b>not markup</b>, 안녕하세요");
     browser.press("Enter");
-    server.wait_for_log("typed by hand");
+    server.wait_for_line(&["typed by hand"]);
     browser.wait_until("the log shows it as text", &log_says("typed by hand, <b>not markup</b>, 안녕하세요"));
     assert_eq!(
         browser.text("document.getElementById('text').value"),
@@ -197,8 +198,8 @@ fn enter_sends_the_text_and_the_server_logs_it() {
 fn a_deliberate_disconnect_stays_disconnected_until_connect() {
     let _turn = turn();
     let Some(mut browser) = Chromium::start() else { return };
-    let server = Server::start(&[]);
-    browser.open(&server.url());
+    let server = serve(&[]);
+    browser.open(&url(&server));
     browser.wait_until("it is open", &state_is("Open"));
 
     browser.evaluate("document.getElementById('disconnect').click()");
@@ -220,11 +221,11 @@ fn a_deliberate_disconnect_stays_disconnected_until_connect() {
 fn with_topics_the_address_names_the_room_of_the_page() {
     let _turn = turn();
     let Some(mut browser) = Chromium::start() else { return };
-    let server = Server::start(&["--topics"]);
-    browser.open(&format!("{}room/7", server.url()));
+    let server = serve(&["--topics"]);
+    browser.open(&format!("{}room/7", url(&server)));
     browser.wait_until("it is open", &state_is("Open"));
     let address = browser.text(ADDRESS);
-    assert_eq!(address, format!("ws://{}/room/7", server.host()));
+    assert_eq!(address, format!("ws://{}/room/7", server.addr()));
     let came = |text: &str| {
         format!(
             "[...document.querySelectorAll('#entries .received')].some((entry) => entry.textContent.includes('{text}'))"
@@ -232,10 +233,10 @@ fn with_topics_the_address_names_the_room_of_the_page() {
     };
 
     let second = browser.new_tab();
-    browser.open(&format!("{}room/7?again", server.url()));
+    browser.open(&format!("{}room/7?again", url(&server)));
     browser.wait_until("its greeting is passed on to itself", &came("Hello from the browser!"));
     let third = browser.new_tab();
-    browser.open(&format!("{}room/8", server.url()));
+    browser.open(&format!("{}room/8", url(&server)));
     browser.wait_until("its greeting is passed on to itself", &came("Hello from the browser!"));
 
     browser.turn_to(second);
@@ -257,9 +258,9 @@ fn with_topics_the_address_names_the_room_of_the_page() {
 fn state_and_input_are_in_sight_in_every_state() {
     let _turn = turn();
     let Some(mut browser) = Chromium::start() else { return };
-    let mut server = Server::start(&[]);
+    let server = serve(&[]);
     browser.show(1280, 900, "light");
-    browser.open(&server.url());
+    browser.open(&url(&server));
     browser.wait_until("it is open", &state_is("Open"));
     browser.wait_until("some messages came", &entries_at_least("received", 4));
     expect_all_in_sight(&mut browser, "open");
@@ -275,7 +276,7 @@ fn state_and_input_are_in_sight_in_every_state() {
     browser.evaluate(
         "retryLater = () => { failures += 1; retry = { at: performance.now() + 9000, timer: 0 }; return 9000 }, 0",
     );
-    server.kill();
+    drop(server);
     browser.wait_until("it is lost", &state_is("Connection lost"));
     expect_colour(&mut browser, "Closed with 1006", "--bad");
     let colour = |id: &str| format!("getComputedStyle(document.getElementById('{id}')).color");
@@ -293,9 +294,9 @@ fn state_and_input_are_in_sight_in_every_state() {
 fn lines_bytes_and_earlier_messages_can_be_sent() {
     let _turn = turn();
     let Some(mut browser) = Chromium::start() else { return };
-    let server = Server::start(&["--echo"]);
+    let server = serve(&["--echo"]);
     browser.show(1280, 900, "light");
-    browser.open(&server.url());
+    browser.open(&url(&server));
     browser.wait_until("it is open", &state_is("Open"));
     let typed = |browser: &mut Chromium| browser.text("document.getElementById('text').value");
     browser.evaluate("document.getElementById('text').focus()");
@@ -305,10 +306,10 @@ fn lines_bytes_and_earlier_messages_can_be_sent() {
     browser.type_text("second line");
     assert_eq!(browser.evaluate("document.getElementById('text').rows"), 2, "the box grows");
     browser.press("Enter");
-    server.wait_for_log(r"text: first line\nsecond line");
+    server.wait_for_line(&[r"text: first line\nsecond line"]);
     browser.type_text("another");
     browser.press("Enter");
-    server.wait_for_log("text: another");
+    server.wait_for_line(&["text: another"]);
 
     // Up and down, as in a shell. What is being typed is not lost.
     browser.type_text("unfinished");
@@ -329,7 +330,7 @@ fn lines_bytes_and_earlier_messages_can_be_sent() {
     browser.wait_until("half a byte is refused", &log_says("not pairs of hexadecimal digits: de ad 0"));
     browser.type_text("0 FF");
     browser.press("Enter");
-    server.wait_for_log("binary, 4 bytes: de ad 00 ff");
+    server.wait_for_line(&["binary, 4 bytes: de ad 00 ff"]);
     let both = "['sent', 'received'].every((way) => [...document.querySelectorAll(`#entries .${way}`)]
                   .some((entry) => entry.textContent.includes('binary, 4 bytes: de ad 00 ff')))";
     browser.wait_until("both directions show the bytes", both);
@@ -345,8 +346,8 @@ fn lines_bytes_and_earlier_messages_can_be_sent() {
 fn another_path_and_a_subprotocol_can_be_chosen() {
     let _turn = turn();
     let Some(mut browser) = Chromium::start() else { return };
-    let server = Server::start(&["--topics", "--subprotocol", "mqtt"]);
-    browser.open(&server.url());
+    let server = serve(&["--topics", "--subprotocol", "mqtt"]);
+    browser.open(&url(&server));
     browser.wait_until("it is open", &state_is("Open"));
     let fill = |browser: &mut Chromium, id: &str, text: &str| {
         browser
@@ -359,7 +360,7 @@ fn another_path_and_a_subprotocol_can_be_chosen() {
         .wait_until("the button offers it", "document.getElementById('connect').textContent === 'Reconnect'");
     browser.press("Enter");
     browser.wait_until("it is open with mqtt", "isOpen() && socket.protocol === 'mqtt'");
-    assert_eq!(browser.text("socket.url"), format!("ws://{}/room/9?x=1", server.host()));
+    assert_eq!(browser.text("socket.url"), format!("ws://{}/room/9?x=1", server.addr()));
     browser.wait_until("the page says so", "document.getElementById('age').textContent.endsWith('mqtt')");
     assert_eq!(browser.complaints(), [""; 0]);
 
@@ -376,12 +377,11 @@ fn a_flood_of_messages_does_not_slow_the_page() {
     const FLOOD: u64 = 20_000;
     let _turn = turn();
     let Some(mut browser) = Chromium::start() else { return };
-    let server = Server::start(&["--broadcast", "--every", "0", "--log", "off"]);
+    let server = serve(&["--broadcast", "--every", "0", "--log", "off"]);
     browser.show(1280, 900, "light");
-    browser.open(&server.url());
+    browser.open(&url(&server));
     browser.wait_until("it is open", &state_is("Open"));
-    let addr = server.host().parse().expect("an address");
-    let mut flood = RawPeer::open(addr);
+    let mut flood = RawPeer::open(server.addr());
     let sent = thread::spawn(move || {
         for number in 0..FLOOD {
             let text = format!("message {number} of many");
@@ -412,11 +412,12 @@ fn a_flood_of_messages_does_not_slow_the_page() {
 fn the_console_stays_empty_for_every_kind_of_host() {
     let _turn = turn();
     let Some(mut browser) = Chromium::start() else { return };
-    let (four, six) = (Server::start(&[]), Server::start_at("[::1]:0", &[]));
-    let port = four.host().rsplit(':').next().unwrap_or_default();
+    let (four, six) = (serve(&[]), serve_at("[::1]:0", &[]));
+    let port = four.addr().port();
     let named = ["localhost", "my_host.localhost", "a-b.localhost", "localhost."]
         .map(|name| format!("{name}:{port}"));
-    for host in named.iter().map(String::as_str).chain([four.host(), six.host()]) {
+    let own = [&four, &six].map(|server| server.addr().to_string());
+    for host in named.iter().chain(&own) {
         browser.open(&format!("http://{host}/"));
         browser.wait_until(host, &state_is("Open"));
         assert_eq!(browser.complaints(), [""; 0], "{host}");
@@ -429,12 +430,11 @@ fn the_console_stays_empty_for_every_kind_of_host() {
 fn the_page_finds_its_socket_below_a_prefix() {
     let _turn = turn();
     let (Some(mut browser), Some(nginx)) = (Chromium::start(), program("nginx")) else { return };
-    let server = Server::start(&["--path", "/ws"]);
-    let backend = server.host().parse().expect("an address");
-    let nginx = Nginx::with(&nginx, |addr| below_app(addr, backend));
+    let server = serve(&["--path", "/ws"]);
+    let nginx = Nginx::with(&nginx, |addr| below_app(addr, server.addr()));
     browser.open(&format!("http://{}/app/", nginx.addr()));
     browser.wait_until("it is open", &state_is("Open"));
     assert_eq!(browser.text("socket.url"), format!("ws://{}/app/ws", nginx.addr()));
-    server.wait_for_log("Hello from the browser!");
+    server.wait_for_line(&["Hello from the browser!"]);
     assert_eq!(browser.complaints(), [""; 0]);
 }

@@ -1,12 +1,8 @@
 //! The server behind the page, and what can be seen on the page.
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::thread;
-use std::time::{Duration, Instant};
-
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use support::Process;
 use support::chromium::Chromium;
 
 /// The address that the page shows.
@@ -136,95 +132,16 @@ pub(super) fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner) // a test that failed leaves no broken state behind in ()
 }
 
-/// The binary with a tick every second. Dropping it kills it.
-pub(super) struct Server {
-    child: Child,
-    host: String,
-    log: Arc<Mutex<String>>, // its stderr so far, filled by a thread
+/// Starts the server on a free port, with a tick every second. Dropping it ends it as a crash does: without a Close frame.
+pub(super) fn serve(options: &[&str]) -> Process {
+    serve_at("127.0.0.1:0", options)
 }
 
-impl Server {
-    /// Starts the server on a free port.
-    pub(super) fn start(options: &[&str]) -> Server {
-        Self::start_at("127.0.0.1:0", options)
-    }
-
-    pub(super) fn start_at(address: &str, options: &[&str]) -> Server {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_threadws"))
-            .args(["--every", "1s", "--listen", address])
-            .args(options)
-            .env_remove("THREADWS_LOG")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("start the server");
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let mut server = Server { child, host: String::new(), log: Arc::default() };
-
-        let log = Arc::clone(&server.log);
-        thread::spawn(move || {
-            for line in BufReader::new(stderr.expect("stderr is piped")).lines().map_while(Result::ok) {
-                let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
-                log.push_str(&line);
-                log.push('\n');
-            }
-        });
-        let (first, incoming) = mpsc::channel();
-        thread::spawn(move || {
-            let mut line = String::new();
-            let read = BufReader::new(stdout.expect("stdout is piped")).read_line(&mut line);
-            first.send(read.map(|_| line)).ok(); // the test may have given up waiting
-        });
-        let line = incoming.recv_timeout(Duration::from_secs(10));
-        let line = line.ok().and_then(Result::ok).unwrap_or_default();
-        server.host = line
-            .strip_prefix("threadws listening on http")
-            .and_then(|rest| Some(rest.split_once("://")?.1.split('/').next()?.to_owned()))
-            .unwrap_or_else(|| panic!("no address within 10 s but {line:?}; stderr:\n{}", server.log()));
-        server
-    }
-
-    pub(super) fn host(&self) -> &str {
-        &self.host
-    }
-
-    pub(super) fn url(&self) -> String {
-        format!("http://{}/", self.host)
-    }
-
-    fn log(&self) -> String {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(super) fn wait_for_log(&self, text: &str) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !self.log().contains(text) {
-            assert!(
-                Instant::now() < deadline,
-                "not in the server's log after 10 s: {text:?}\n{}",
-                self.log()
-            );
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// Ends it as a crash does: without a Close frame.
-    pub(super) fn kill(&mut self) {
-        self.child.kill().expect("kill the server");
-        self.child.wait().expect("wait for the server");
-    }
-
-    /// Ends it as an administrator does.
-    pub(super) fn terminate(&self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signal the server");
-    }
+pub(super) fn serve_at(address: &str, options: &[&str]) -> Process {
+    Process::threadws_at(address, &[], &[&["--every", "1s"], options].concat())
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.child.kill().ok(); // it may have ended
-        self.child.wait().ok();
-    }
+/// Returns the URL of the page.
+pub(super) fn url(server: &Process) -> String {
+    format!("http://{}/", server.addr())
 }
