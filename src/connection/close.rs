@@ -155,7 +155,7 @@ impl Connection {
         let outbox = self.sender.outbox();
         outbox.break_off(cause);
         if let Some(Cause::Tls(_)) = outbox.broken() {
-            if self.puts_off_end {
+            if self.defers_end {
                 let error = outbox.last_error();
                 self.finish(None);
                 return error;
@@ -184,9 +184,9 @@ impl Connection {
     /// Called after both Closes, or after our Close for an error. Sends everything that is queued and FIN, and reads the
     /// peer's last bytes, all before the close deadline.
     fn finish(&mut self, cause: Option<Cause>) {
-        if self.puts_off_end {
+        if self.defers_end {
             self.reader.discard_unread();
-            self.unfinished = Some(Box::new(cause));
+            self.deferred_end = Some(Box::new(cause));
             return;
         }
         let deadline = self.last_close_deadline();
@@ -222,9 +222,9 @@ impl Connection {
         self.set_closed(closed);
     }
 
-    /// Completes an end that [`puts_off_end`](Connection::puts_off_end) has put off.
-    pub(super) fn complete(&mut self) {
-        if let Some(cause) = self.unfinished.take() {
+    /// Finishes a connection whose end was deferred, and waits for the peer.
+    pub(super) fn finish_deferred(&mut self) {
+        if let Some(cause) = self.deferred_end.take() {
             self.finish(*cause);
         }
     }

@@ -44,10 +44,10 @@ pub struct Connection {
     /// Set when a receiving call has first looked at the close deadline.
     pub(super) closing: Option<Closing>,
     pub(super) closed: Option<Closed>,
-    /// An end is put off, as [`unfinished`](Self::unfinished), because the thread that reads must not wait for this peer.
-    pub(super) puts_off_end: bool,
-    /// The end that was put off, and its cause: a Close was sent, and what is queued is still to be sent.
-    pub(super) unfinished: Option<Box<Option<Cause>>>,
+    /// An end that would wait for the peer is deferred, because the thread that reads serves other clients, too.
+    pub(super) defers_end: bool,
+    /// The cause of a deferred end. The rest of the queue and FIN are still to be sent.
+    pub(super) deferred_end: Option<Box<Option<Cause>>>,
     pub(super) age_limits: Option<Box<AgeLimits>>,
     /// When a receiving call last returned without a message. The message timeout does not run until the next call.
     pub(super) paused: Option<Instant>,
@@ -124,8 +124,8 @@ impl Connection {
             max_close_time: config.max_close_time(),
             closing: None,
             closed: None,
-            puts_off_end: false,
-            unfinished: None,
+            defers_end: false,
+            deferred_end: None,
         }))
     }
 }

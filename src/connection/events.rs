@@ -5,13 +5,13 @@
 //! [`Buffers`] and takes everything that one read has brought. Everything that is complete is taken, because the set
 //! knows only of bytes that are still in the socket. The set also calls [`Connection::check_deadlines`] in time.
 //!
-//! An end that would wait for the peer is put off ([`Connection::puts_off_end`]), and the set waits for it:
-//! [`Connection::start_finish`] and [`Connection::finish_now`].
+//! An end that would wait for the peer is deferred, and the set waits instead. [`Connection::start_finish`] sends FIN, and
+//! [`Connection::end_deferred`] ends the connection afterwards.
 
 use super::Connection;
 use super::cork::To;
 use super::recv::{Deadlines, Received, Waiting};
-use crate::error::{Cause, Error, Result, Violation};
+use crate::error::{Cause, Result};
 use crate::message::{CloseCode, CloseFrame, Message, State};
 use crate::net::{Deadline, Transport};
 use crate::protocol::decoder::{Item, Span};
@@ -45,7 +45,7 @@ pub(crate) enum Arrived {
     Pong(Span),
     /// Nothing more, until the socket has input or the deadline passes. `None` if an earlier deadline holds.
     Nothing(Option<Deadline>),
-    /// The connection has ended, or its end was put off.
+    /// The connection has ended, or its end was deferred.
     End,
 }
 
@@ -70,7 +70,7 @@ impl<'a> Arrival<'a> {
     pub fn lend(self) -> Result<Received<'a>> {
         match self.client.reader.prepare(self.item) {
             Ok(item) => Ok(self.client.lend(item)),
-            Err(violation) => Err(self.client.fail_later(violation)),
+            Err(violation) => Err(self.client.defer_end(|client| client.fail(violation.into()))),
         }
     }
 
@@ -82,10 +82,8 @@ impl<'a> Arrival<'a> {
     #[inline]
     pub fn take(self) -> Result<(&'a mut Connection, Message)> {
         let Self { client, item } = self;
-        client.puts_off_end = true;
-        let message = client.take(item);
-        client.puts_off_end = false;
-        Ok((client, message?))
+        let message = client.defer_end(|client| client.take(item))?;
+        Ok((client, message))
     }
 }
 
@@ -119,10 +117,7 @@ impl Connection {
                     return Arrived::Message(item);
                 }
             }
-            self.puts_off_end = true;
-            let arrived = self.look(reads);
-            self.puts_off_end = false;
-            match arrived {
+            match self.defer_end(|client| client.look(reads)) {
                 Ok(None) => {}
                 Ok(Some(arrived)) => return arrived,
                 Err(_) => return Arrived::End,
@@ -130,9 +125,23 @@ impl Connection {
         }
     }
 
+    /// Calls `f`. If the connection ends in it, the end is deferred.
+    #[inline]
+    fn defer_end<T>(&mut self, f: impl FnOnce(&mut Self) -> T) -> T {
+        self.defers_end = true;
+        let result = f(self);
+        self.defers_end = false;
+        result
+    }
+
+    /// Returns whether the connection has ended, or its end was deferred.
+    fn has_ended(&self) -> bool {
+        self.closed.is_some() || self.deferred_end.is_some()
+    }
+
     /// Returns `None` after a read.
     fn look(&mut self, reads: &mut Option<Instant>) -> Result<Option<Arrived>> {
-        if self.closed.is_some() || self.unfinished.is_some() {
+        if self.has_ended() {
             return Ok(Some(Arrived::End));
         }
         match self.reader.next() {
@@ -176,14 +185,12 @@ impl Connection {
     }
 
     /// Enforces the deadlines that have passed. Returns when to call this again, or `None` if the connection has ended or its
-    /// end was put off.
+    /// end was deferred.
     pub(crate) fn check_deadlines(&mut self, now: Instant) -> Option<Deadline> {
-        if self.closed.is_some() || self.unfinished.is_some() {
+        if self.has_ended() {
             return None;
         }
-        self.puts_off_end = true;
-        let deadline = self.next_deadline(now);
-        self.puts_off_end = false;
+        let deadline = self.defer_end(|client| client.next_deadline(now));
         self.reader.release_message();
         deadline.ok()
     }
@@ -208,17 +215,9 @@ impl Connection {
         self.reader.bytes(span).to_vec()
     }
 
-    /// Like [`fail`](Self::fail), but puts off the end.
-    fn fail_later(&mut self, violation: Violation) -> Error {
-        self.puts_off_end = true;
-        let error = self.fail(violation.into());
-        self.puts_off_end = false;
-        error
-    }
-
     /// Sends a Close, and does not wait for the peer's.
     pub(crate) fn start_close(&mut self, code: CloseCode) {
-        if self.closed.is_none() && self.unfinished.is_none() {
+        if !self.has_ended() {
             self.queue_held();
             self.sender.outbox().close(Some(CloseFrame::new(code, "")));
             self.last_close_deadline(); // what is discarded is no progress
@@ -241,14 +240,14 @@ impl Connection {
         Some(deadline)
     }
 
-    /// Returns whether an end was put off.
-    pub(crate) fn has_unfinished_end(&self) -> bool {
-        self.unfinished.is_some()
+    /// Returns whether an end was deferred.
+    pub(crate) fn has_deferred_end(&self) -> bool {
+        self.deferred_end.is_some()
     }
 
-    /// Completes an end that was put off, now that the peer's input was discarded.
-    pub(crate) fn finish_now(&mut self) {
-        if let Some(cause) = self.unfinished.take() {
+    /// Ends a connection whose end was deferred. Called after the peer's input was discarded.
+    pub(crate) fn end_deferred(&mut self) {
+        if let Some(cause) = self.deferred_end.take() {
             self.end(*cause);
         }
         debug_assert!(self.closed.is_some(), "the connection has ended");

@@ -255,8 +255,8 @@ impl Connection {
             Ok(None) => {}
             Err(error) => return Err(self.fail(error)),
         }
-        if self.unfinished.is_some() {
-            self.complete();
+        if self.deferred_end.is_some() {
+            self.finish_deferred();
             return Ok(None);
         }
         if let Some(cause) = self.sender.outbox().broken_hint() {

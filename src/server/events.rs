@@ -309,7 +309,7 @@ impl<E: Events> Callbacks for E {
 pub(super) enum Turn {
     /// Nothing more has arrived. `None` if an earlier deadline holds.
     Rest(Option<Deadline>),
-    /// The connection has ended, or its end was put off.
+    /// The connection has ended, or its end was deferred.
     End,
 }
 

@@ -159,7 +159,7 @@ impl EventClient {
     /// Returns the stage of a connection that may have ended.
     fn end_stage(&self) -> Stage {
         match &self.open {
-            Some(open) if open.connection.has_unfinished_end() => Stage::Finishing,
+            Some(open) if open.connection.has_deferred_end() => Stage::Finishing,
             Some(open) if open.connection.closed().is_none() => Stage::Open,
             _ => Stage::Ended,
         }
@@ -168,7 +168,7 @@ impl EventClient {
     /// Calls the last callbacks.
     fn end(&mut self) {
         let Some(mut open) = self.open.take() else { return };
-        open.connection.finish_now();
+        open.connection.end_deferred();
         if let (Some(mut callbacks), Some(closed)) =
             (open.callbacks.take(), open.connection.closed().cloned())
         {
