@@ -192,36 +192,34 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::time::{Duration, Instant};
 
-    macro_rules! a_socket_is_reported_until_it_is_read {
-        ($set:ty) => {
-            let (ours, mut peers) = UnixStream::pair().expect("a pair");
-            let stream = Arc::new(Stream::new(ours).expect("a stream"));
-            let (set, mut batch) = (<$set>::new().expect("descriptors"), Default::default());
-            let soon = || Deadline::at(Instant::now() + Duration::from_millis(5));
-            let mut found = |set: &$set, deadline| {
-                set.wait(&mut batch, deadline).expect("it waits");
-                <$set>::tokens(&batch).collect::<Vec<_>>()
-            };
-            set.add(&stream, 7).expect("it is watched");
-            assert_eq!(found(&set, soon()), []);
-            peers.write_all(b"x").expect("it is open");
-            assert_eq!(found(&set, Deadline::NEVER), [7]);
-            assert_eq!(found(&set, Deadline::NEVER), [7]);
-            stream.read(&mut [0; 9], false).expect("it is there");
-            set.wake();
-            assert_eq!(found(&set, Deadline::NEVER), []);
-            assert_eq!(found(&set, soon()), []);
-            drop(peers);
-            assert_eq!(found(&set, Deadline::NEVER), [7]);
-            set.remove(&stream, 7);
-            set.wake();
-            assert_eq!(found(&set, Deadline::NEVER), []);
+    fn report_until_read<S: Ready<Socket = Stream>>() {
+        let (ours, mut peers) = UnixStream::pair().expect("a pair");
+        let stream = Arc::new(Stream::new(ours).expect("a stream"));
+        let (set, mut batch) = (S::new().expect("descriptors"), S::Batch::default());
+        let soon = || Deadline::at(Instant::now() + Duration::from_millis(5));
+        let mut found = |deadline| {
+            set.wait(&mut batch, deadline).expect("it waits");
+            S::tokens(&batch).collect::<Vec<_>>()
         };
+        set.add(&stream, 7).expect("it is watched");
+        assert_eq!(found(soon()), []);
+        peers.write_all(b"x").expect("it is open");
+        assert_eq!(found(Deadline::NEVER), [7]);
+        assert_eq!(found(Deadline::NEVER), [7]);
+        stream.read(&mut [0; 9], false).expect("it is there");
+        set.wake();
+        assert_eq!(found(Deadline::NEVER), []);
+        assert_eq!(found(soon()), []);
+        drop(peers);
+        assert_eq!(found(Deadline::NEVER), [7]);
+        set.remove(&stream, 7);
+        set.wake();
+        assert_eq!(found(Deadline::NEVER), []);
     }
 
     #[test]
     fn a_socket_is_reported_until_it_is_read() {
-        a_socket_is_reported_until_it_is_read!(ReadySet);
-        a_socket_is_reported_until_it_is_read!(poll::PollSet);
+        report_until_read::<ReadySet>();
+        report_until_read::<poll::PollSet>();
     }
 }
