@@ -43,15 +43,16 @@ const WAKE: u64 = u64::MAX;
 #[cfg(target_os = "linux")]
 mod epoll {
     use super::{Ready, WAKE};
+    use crate::net::stream::time_left;
     use crate::net::wake::Wake;
     use crate::net::{Deadline, Stream};
     use crate::sync::Arc;
     use rustix::buffer::spare_capacity;
-    use rustix::event::{Timespec, epoll};
+    use rustix::event::epoll;
     use rustix::fd::OwnedFd;
     use rustix::io::Errno;
     use std::io;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     /// How many sockets one wait reports at most. The next wait reports the others.
     const MAX_READY: usize = 1024;
@@ -92,14 +93,7 @@ mod epoll {
         fn wait(&self, events: &mut Vec<epoll::Event>, deadline: Deadline) -> io::Result<()> {
             events.clear();
             events.reserve(MAX_READY);
-            // Without a deadline, the clock is not read.
-            let timeout = deadline.instant().map(|moment| {
-                let left = moment.saturating_duration_since(Instant::now()).min(LONGEST);
-                Timespec {
-                    tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
-                    tv_nsec: left.subsec_nanos().into(),
-                }
-            });
+            let timeout = time_left(deadline, LONGEST);
             match epoll::wait(&self.epoll, spare_capacity(events), timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),

@@ -273,21 +273,24 @@ fn recv_flags(wait: bool) -> RecvFlags {
 /// Waits until one of `fds` is ready. Returns false if the deadline came first.
 pub(crate) fn poll_until(fds: &mut [PollFd<'_>], deadline: Deadline) -> io::Result<bool> {
     loop {
-        // Without a deadline, the clock is not read.
-        let timeout = deadline.instant().map(|moment| {
-            let left = moment.saturating_duration_since(Instant::now());
-            // In nanoseconds: a timeout rounded down would return before the deadline and poll again.
-            Timespec {
-                tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
-                tv_nsec: left.subsec_nanos().into(),
-            }
-        });
-        match poll(fds, timeout.as_ref()) {
+        match poll(fds, time_left(deadline, Duration::MAX).as_ref()) {
             Ok(ready) => return Ok(ready > 0),
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Returns the time until the deadline, but at most `longest`. Without a deadline, the clock is not read.
+pub(super) fn time_left(deadline: Deadline, longest: Duration) -> Option<Timespec> {
+    deadline.instant().map(|moment| {
+        let left = moment.saturating_duration_since(Instant::now()).min(longest);
+        // In nanoseconds: a timeout rounded down would return before the deadline and poll again.
+        Timespec {
+            tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        }
+    })
 }
 
 /// Sleeps until the deadline.
