@@ -30,11 +30,7 @@ impl TestServer {
         settings: impl FnOnce(Server) -> Server,
         handler: impl Fn(&mut Connection) -> Result<(), BoxError> + Send + Sync + 'static,
     ) -> Self {
-        let panics = LibraryPanics::from_now_on();
-        let server = settings(with_tls(Server::bind("127.0.0.1:0").expect("a free port")));
-        let handle = spawn(server, handler).expect("the settings work");
-        let addr = before(handle.local_addr().expect("it listens"));
-        Self { handle: Some(handle), addr, panics }
+        Self::start(settings, |server| spawn(server, handler))
     }
 
     /// Starts a server whose clients are served by callbacks.
@@ -43,9 +39,17 @@ impl TestServer {
         settings: impl FnOnce(Server) -> Server,
         open: impl Fn(&mut Connection) -> Result<E, BoxError> + Send + Sync + 'static,
     ) -> Self {
+        Self::start(settings, |server| server.spawn_events(open))
+    }
+
+    #[track_caller]
+    fn start(
+        settings: impl FnOnce(Server) -> Server,
+        spawn: impl FnOnce(Server) -> threadws::Result<ServerHandle>,
+    ) -> Self {
         let panics = LibraryPanics::from_now_on();
         let server = settings(with_tls(Server::bind("127.0.0.1:0").expect("a free port")));
-        let handle = server.spawn_events(open).expect("the settings work");
+        let handle = spawn(server).expect("the settings work");
         let addr = before(handle.local_addr().expect("it listens"));
         Self { handle: Some(handle), addr, panics }
     }
