@@ -250,7 +250,7 @@ impl Server {
     /// Defaults to 2048.
     ///
     /// Messages of further clients wait until a callback returns. Each worker has its share of the threads, and at least one.
-    /// One more callback a worker can wait: if the worker itself makes it while the last of these threads is started.
+    /// One more callback for each worker can wait, if the worker calls it itself while the last of these threads starts.
     pub fn max_callback_threads(mut self, threads: usize) -> Self {
         self.settings.max_callback_threads = threads;
         self.require(threads > 0, "max_callback_threads is 0");
