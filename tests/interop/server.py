@@ -61,7 +61,8 @@ def subprotocol(connection, names):
     return "chat" if "chat" in names else None
 
 
-options = {"process_response": headers, "subprotocols": ["chat"], "select_subprotocol": subprotocol}
+# Why no limit for the close: see client.py.
+options = {"close_timeout": None, "process_response": headers, "subprotocols": ["chat"], "select_subprotocol": subprotocol}
 if "THREADWS_CERT" in os.environ:
     options["ssl"] = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     options["ssl"].load_cert_chain(os.environ["THREADWS_CERT"], os.environ["THREADWS_KEY"])
