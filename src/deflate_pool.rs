@@ -75,3 +75,27 @@ fn put<T>(place: &Mutex<Vec<T>>, value: T, kept: usize) {
     drop(values);
     drop(surplus);
 }
+
+#[cfg(all(test, feature = "deflate", not(model)))]
+mod tests {
+    use super::*;
+
+    /// The states of 500 connections that end at the same time are not kept.
+    #[test]
+    fn a_pool_keeps_one_of_each_for_a_processor() {
+        let pool = DeflatePool::new();
+        let most = pool.kept * COMPRESSORS_PER_PROCESSOR;
+        for _ in 0..3 {
+            let working: Vec<_> = (0..most).map_while(|_| pool.take_compressor(6, 12)).collect();
+            assert_eq!(working.len(), most);
+            assert!(pool.take_compressor(6, 12).is_none(), "one more works");
+            working.into_iter().for_each(|compressor| pool.put_compressor(compressor));
+            let lent: Vec<_> = (0..500).map_while(|_| pool.take_decompressor()).collect();
+            assert_eq!(lent.len(), 500);
+            lent.into_iter().for_each(|decompressor| pool.put_decompressor(decompressor));
+            assert_eq!(pool.compressors.lock().len(), pool.kept);
+            assert_eq!(pool.decompressors.lock().len(), pool.kept);
+        }
+        assert!(pool.take_compressor(6, 9).is_some_and(|other| other.has(6, 9)), "other settings");
+    }
+}

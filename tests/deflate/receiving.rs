@@ -47,16 +47,16 @@ fn every_call_receives_compressed_messages() {
     let mut peer = offering(&server, "permessage-deflate");
     peer.send(&compressed(&HELLO));
     for _ in 0..4 {
-        // In two fragments, with a ping between them.
-        peer.send(&compressed(&AGAIN[..2]).more());
-        peer.send(&Frame::ping("?"));
-        peer.send(&Frame::continuation(&AGAIN[2..]));
+        // In five fragments, with a ping after each.
+        for (at, byte) in AGAIN.iter().enumerate() {
+            let frame = if at == 0 { compressed(&[*byte]) } else { Frame::continuation([*byte]) };
+            peer.send(&if at < 4 { frame.more() } else { frame });
+            peer.send(&Frame::ping([*byte]));
+            peer.expect_pong(&[*byte]);
+        }
     }
     for _ in 0..5 {
         assert_eq!(next(&rx, "a message"), Some(Message::from("Hello")));
-    }
-    for _ in 0..4 {
-        peer.expect_pong(b"?");
     }
     let stats = server.hub().clients()[0].sender().stats();
     assert_eq!((stats.saved_received.messages, stats.saved_received.plain_bytes), (5, 25));
@@ -123,6 +123,20 @@ fn data_that_is_not_deflate_is_answered_with_1007() {
         assert!(error.contains("compressed message is not valid DEFLATE"), "{error}");
         assert_eq!(closed.traffic().messages_received, 0);
     }
+}
+
+/// Some peers compress each fragment by itself, and mark each. The error names that rule: the data would be valid.
+#[test]
+fn a_peer_that_marks_every_fragment_is_told_the_rule() {
+    let _dog = watchdog(20);
+    let (server, rx) = reporting_echo(with(takeover()));
+    let mut peer = offering(&server, "permessage-deflate");
+    peer.send(&compressed(&HELLO).more());
+    peer.send(&Frame::continuation(HELLO).rsv(RSV1));
+    peer.expect_close(1002);
+    peer.expect_eof();
+    let error = reported_end(&rx).0.expect_err("a violation");
+    assert!(error.contains("reserved bit set"), "{error}");
 }
 
 /// Undici, websockets, tornado and NATS had no limit behind the decompressor.
@@ -195,6 +209,41 @@ fn compressed_messages_behind_the_handshake_are_not_lost() {
     peer.expect_text("Hello");
     peer.expect_text("Hello");
     peer.close(1000);
+}
+
+#[test]
+fn a_client_finds_compressed_messages_behind_the_101() {
+    let _dog = watchdog(20);
+    let host = RawServer::new(|listener| {
+        let mut peer = listener.accept();
+        let frames = [compressed(&HELLO), compressed(&AGAIN)].map(|frame| frame.unmasked().encode()).concat();
+        let answer = peer.handshake_answer("Sec-WebSocket-Extensions: permessage-deflate\r\n");
+        // In one segment.
+        peer.write([answer.into_bytes(), frames].concat());
+        assert_eq!(peer.frame().close_content(), Some((1000, String::new())));
+        peer.send(Frame::close(1000, ""));
+    });
+    let mut connection = Connect::new(host.url()).config(with(Deflate::new())).connect().expect("it opens");
+    for _ in 0..2 {
+        assert_eq!(connection.recv().expect("valid"), Some(Message::from("Hello")));
+    }
+    connection.close(1000, "").expect("clean");
+}
+
+/// While a message arrives, `message_timeout` applies instead.
+#[test]
+fn the_idle_timeout_waits_for_a_compressed_message() {
+    let _dog = watchdog(30);
+    let idle = support::ms(300);
+    let server = echo_server(with(takeover()).with_idle_timeout(idle));
+    let mut peer = offering(&server, "permessage-deflate");
+    peer.send(&compressed(&HELLO[..4]).more());
+    std::thread::sleep(idle * 2);
+    peer.send(&Frame::continuation(&HELLO[4..]));
+    peer.expect_text("Hello");
+    let sent = std::time::Instant::now();
+    assert_eq!(peer.expect_close(1001), "idle timeout");
+    assert!(sent.elapsed() >= idle - support::ms(50), "{:?}", sent.elapsed());
 }
 
 #[test]

@@ -3,8 +3,9 @@
 use super::{connect, json, noise, offering, takeover, with};
 use std::time::Duration;
 use support::frame::RSV1;
-use support::{RawPeer, TestServer, echo, eventually, watchdog};
+use support::{RawPeer, TestServer, echo, eventually, reached, watchdog};
 use threadws::deflate::{Deflate, Uncompressed};
+use threadws::hub::SlowPeer;
 use threadws::{Config, Message};
 
 /// Compression without takeover, from 100 bytes on.
@@ -235,6 +236,42 @@ fn connections_do_not_see_what_others_have_compressed() {
             });
         }
     });
+}
+
+/// The counts are of clients, whatever form each of them gets.
+#[test]
+fn a_delivery_counts_clients_of_every_form() {
+    let _dog = watchdog(60);
+    let server = TestServer::with(
+        |server| server.config(with(takeover()).with_max_backlog(200_000)).slow_peer(SlowPeer::Skip),
+        |client| Ok(client.ignore()?),
+    );
+    let offers = ["permessage-deflate", "permessage-deflate; server_no_context_takeover", "-"];
+    let mut peers = offers.map(|offer| offering(&server, offer));
+    eventually("all are in the hub", || server.hub().count() == peers.len());
+    let text = json(1, 2000);
+    assert_eq!(server.hub().broadcast(text.as_str()).sent, peers.len());
+    for (peer, is_compressed) in peers.iter_mut().zip([true, true, false]) {
+        assert_eq!(next_form(peer).0, is_compressed);
+    }
+    // None reads. Of a large message the clients' sockets take a few hundred bytes when compressed, and not all when plain.
+    let large = "x".repeat(190_000);
+    let mut skipped = 0;
+    for _ in 0..60 {
+        let delivery = server.hub().broadcast(large.as_str());
+        assert_eq!(reached(delivery) + delivery.skipped, peers.len(), "{delivery}");
+        skipped += delivery.skipped;
+    }
+    let stats: Vec<_> = server.hub().clients().iter().map(|client| client.sender().stats()).collect();
+    let all: Vec<_> = stats.iter().map(|stats| (stats.saved_sent.messages, stats.messages_skipped)).collect();
+    assert!(skipped > 0, "{all:?}");
+    for (compressed, skips) in all {
+        assert!(
+            (compressed, skips) == (61, 0) || (compressed == 0 && skips == skipped as u64),
+            "{compressed} {skips}"
+        );
+    }
+    peers.into_iter().for_each(RawPeer::reset);
 }
 
 #[test]

@@ -140,3 +140,52 @@ impl fmt::Debug for Decompressor {
         f.debug_struct("Decompressor").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::decoder::{Decoder, Item};
+    use crate::protocol::deflate::Direction;
+    use crate::protocol::noise::Noise;
+    use crate::protocol::{Role, encoder};
+
+    /// Every level makes noise longer, a small window by 4 %.
+    #[test]
+    fn noise_of_the_limit_passes_from_a_compressor_with_any_settings() {
+        let mut noise = Noise::new(11);
+        let mut longest = 0;
+        for len in [1, 70, 5000, 20_000] {
+            let plain: Vec<u8> = (0..len).map(|_| noise.next().to_le_bytes()[3]).collect();
+            for (level, mem_level, window_bits) in (0..=9)
+                .flat_map(|level| (1..=9).flat_map(move |mem| [-9, -15].map(|bits| (level, mem, bits))))
+            {
+                let config = DeflateConfig {
+                    level,
+                    method: Method::Deflated,
+                    window_bits,
+                    mem_level,
+                    strategy: Strategy::Default,
+                };
+                let mut out = vec![0; 2 * len + 100];
+                let mut state = zlib_rs::Deflate::new_with_config(config);
+                state.compress(&plain, &mut out, DeflateFlush::SyncFlush).expect("there is room");
+                assert_eq!(state.total_in(), len as u64);
+                out.truncate(usize::try_from(state.total_out()).expect("a length"));
+                let payload = out.strip_suffix(&FLUSHED).expect("a flush");
+                longest = longest.max(payload.len() - len);
+                let mut frame = Vec::new();
+                encoder::append(Role::Server, encoder::Opcode::Binary, payload, &mut frame);
+                frame[0] |= 0x40;
+                let mut decoder = Decoder::new(Role::Client, len);
+                decoder.accept_compressed(Direction { bits: 15, takeover: false });
+                let used = decoder.next(&mut frame).expect("not too big").used;
+                decoder.lend(Decompressor::new().expect("the feature is on")).expect("no window");
+                let step = decoder.next(&mut frame[used..]);
+                let what = format!("{len} bytes, level {level}, {mem_level}, {window_bits} bits");
+                assert_eq!(step.expect(&what).item, Some(Item::Assembled), "{what}");
+                assert!(decoder.assembled().as_bytes() == plain, "{what}");
+            }
+        }
+        assert!(longest > 20_000 / 50, "{longest} bytes are less than expected");
+    }
+}
