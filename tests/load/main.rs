@@ -2,6 +2,7 @@
 
 mod attacks;
 mod coming_and_going;
+mod compression;
 mod crowd;
 mod growth;
 mod soak;
