@@ -5,7 +5,9 @@ use rustix::process::Signal;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::Instant;
-use support::{Frame, PATIENCE, Process, RawPeer, RawServer, TestServer, echo, header, ms, watchdog};
+use support::{
+    Frame, PATIENCE, Process, RawPeer, RawServer, TestServer, echo, eventually, header, ms, watchdog,
+};
 
 pub(crate) fn client(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_threadws"));
@@ -120,6 +122,28 @@ fn binary_messages_are_printed_in_hexadecimal_or_raw() {
         // The server closes. An end of stdin before that makes no difference.
         run(&[args, &[&host.url()]].concat(), "").expect(0, stdout);
     }
+}
+
+#[cfg(feature = "deflate")]
+#[test]
+fn with_deflate_both_sides_compress() {
+    let _dog = watchdog(60);
+    let server = Process::threadws(&["--echo", "--every", "0", "--deflate"]);
+    let line = "compress me ".repeat(200);
+    let sent = format!("{line}\n");
+    for (option, messages) in [("--quiet", 0), ("--deflate", 2)] {
+        run(&["-q", option, "--once", &server.url()], &sent).expect(0, sent.as_str());
+        eventually("it is counted", || {
+            server.metric("threadws_connections_open") == 0
+                && server.metric("threadws_deflate_messages_total") == messages
+        });
+    }
+    // Both directions together.
+    assert_eq!(server.metric("threadws_deflate_plain_bytes_total"), 2 * line.len() as u64);
+    assert!(server.metric("threadws_deflate_compressed_bytes_total") < 200);
+    // A server without compression refuses nothing.
+    let plain = echo_server();
+    run(&["-q", "--deflate", "--once", &plain.url()], &sent).expect(0, sent.as_str());
 }
 
 #[test]

@@ -346,7 +346,7 @@ fn lines_bytes_and_earlier_messages_can_be_sent() {
 fn another_path_and_a_subprotocol_can_be_chosen() {
     let _turn = turn();
     let Some(mut browser) = Chromium::start() else { return };
-    let server = serve(&["--topics", "--subprotocol", "mqtt"]);
+    let server = serve(&["--topics", "--subprotocol", "mqtt", "--deflate"]);
     browser.open(&url(&server));
     browser.wait_until("it is open", &state_is("Open"));
     let fill = |browser: &mut Chromium, id: &str, text: &str| {
@@ -362,6 +362,11 @@ fn another_path_and_a_subprotocol_can_be_chosen() {
     browser.wait_until("it is open with mqtt", "isOpen() && socket.protocol === 'mqtt'");
     assert_eq!(browser.text("socket.url"), format!("ws://{}/room/9?x=1", server.addr()));
     browser.wait_until("the page says so", "document.getElementById('age').textContent.endsWith('mqtt')");
+    browser.wait_until(
+        "and shows the extension",
+        "document.getElementById('entries').textContent.includes('Connection opened, subprotocol mqtt, ' +
+           'permessage-deflate; server_no_context_takeover; client_no_context_takeover')",
+    );
     assert_eq!(browser.complaints(), [""; 0]);
 
     fill(&mut browser, "protocols", "not/a/token");

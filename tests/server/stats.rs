@@ -282,6 +282,39 @@ fn parse(text: &str) -> BTreeMap<String, Family> {
     families
 }
 
+#[cfg(feature = "deflate")]
+#[test]
+fn the_metrics_have_plain_and_compressed_bytes_of_both_directions() {
+    use threadws::deflate::Deflate;
+    let _dog = watchdog(30);
+    let config = Config::new().with_deflate(Deflate::new().threshold(100));
+    let server = TestServer::with(|server| server.config(config.clone()), echo);
+    let url = format!("ws://{}/", server.addr());
+    let mut client = threadws::Connect::new(url).config(config).connect().expect("it opens");
+    for message in ["short".to_owned(), "a".repeat(1000), "b".repeat(3000)] {
+        client.send(message.as_str()).expect("open");
+        assert_eq!(client.recv().expect("an echo"), Some(message.into()));
+    }
+    eventually("all is counted", || server.stats().saved_received.messages == 2);
+    let mut text = Vec::new();
+    server.stats().write_prometheus(&mut text).expect("a Vec takes all");
+    let families = parse(std::str::from_utf8(&text).expect("UTF-8"));
+    let value = |name: &str, direction: &str| {
+        let samples = families.values().flat_map(|family| &family.samples);
+        let label = Some(("direction".to_owned(), direction.to_owned()));
+        let mut found =
+            samples.filter(|(sample, its, _)| *sample == format!("threadws_deflate_{name}") && *its == label);
+        found.next().expect("a metric").2
+    };
+    for direction in ["received", "sent"] {
+        assert_eq!(value("messages_total", direction), 2.0);
+        assert_eq!(value("plain_bytes_total", direction), 4000.0);
+        let compressed = value("compressed_bytes_total", direction);
+        assert!((10.0..100.0).contains(&compressed), "{compressed} {direction}");
+    }
+    client.close(1000, "").expect("clean");
+}
+
 #[test]
 fn the_prometheus_text_is_well_formed_and_matches() {
     let _dog = watchdog(30);
