@@ -88,6 +88,24 @@ def deflate(takeover, bits=None):
     socket.close()
 
 
+def noise(size):
+    """A message of this size that zlib makes longer, by each level with each memory level."""
+    for level in range(10):
+        for memory in range(1, 10):
+            for bits in [9, 15]:
+                factory = ClientPerMessageDeflateFactory(
+                    client_max_window_bits=bits,
+                    compress_settings={"level": level, "memLevel": memory},
+                )
+                socket = opened(extensions=[factory], compression=None)
+                sent = os.urandom(int(size))
+                socket.send(sent)
+                while isinstance(back := socket.recv(timeout=TIMEOUT), str) and back.startswith("tick"):
+                    pass
+                assert back == sent, (level, memory, bits)
+                socket.close()
+
+
 def ticks(count, interval, text):
     start, first, interval = time.monotonic(), None, int(interval) / 1000
     socket = opened()
@@ -141,4 +159,4 @@ def hear(text):
     assert socket.close_code == 1000, socket.close_code
 
 
-{"talk": talk, "deflate": deflate, "ticks": ticks, "big": big, "close": close, "bare": bare, "wait": wait, "hear": hear}[mode](*rest)
+{"talk": talk, "deflate": deflate, "noise": noise, "ticks": ticks, "big": big, "close": close, "bare": bare, "wait": wait, "hear": hear}[mode](*rest)

@@ -27,7 +27,9 @@ fn clients(client: fn(&[&str]) -> Option<Command>) {
     let _dog = watchdog(300);
     for takeover in [true, false] {
         let server = Process::threadws(&arguments(takeover));
-        for (mode, bits) in [("takeover", "15"), ("takeover", "10"), ("takeover", "9"), ("fresh", "12")] {
+        for (mode, bits) in
+            [("takeover", "15"), ("takeover", "10"), ("takeover", "9"), ("takeover", "8"), ("fresh", "12")]
+        {
             let Some(command) = client(&["deflate", &server.url(), mode, bits]) else { return };
             Process::spawn(command).wait_for_success(PATIENCE * 4);
         }
@@ -45,6 +47,18 @@ fn ws_clients() {
 #[ignore = "installs packages from the internet"]
 fn websockets_clients() {
     clients(|arguments| programs::python("client.py", arguments));
+}
+
+/// C zlib makes noise longer. A message of the limit is not too big because of that.
+#[test]
+#[ignore = "installs packages from the internet"]
+fn websockets_client_with_every_level_and_noise() {
+    let _turn = take_turn();
+    let _dog = watchdog(120);
+    let server = Process::threadws(&[&arguments(true)[..], &["--max-message", "20KiB"]].concat());
+    let Some(command) = programs::python("client.py", &["noise", &server.url(), "20480"]) else { return };
+    Process::spawn(command).wait_for_success(PATIENCE * 4);
+    server.stop();
 }
 
 #[cfg(feature = "tls")]
