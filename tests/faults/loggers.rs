@@ -7,7 +7,9 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
-use support::{Frame, PATIENCE, Process, RawPeer, echo, eventually, helper_process, program, watchdog};
+use support::{
+    Frame, PATIENCE, Process, RawPeer, echo, eventually, helper_process, program, spawn, watchdog,
+};
 use threadws::{Hub, Message, Server, ServerHandle, handshake::Response, stats::Meter};
 
 /// Calls everything that can be called from any thread, for every client.
@@ -151,7 +153,7 @@ fn busy_logger() {
     drop(busybody.hub.set((server.hub().clone(), server.meter())));
     let server =
         server.serve_http(|_| Response::new(busybody.calls.load(Ordering::SeqCst).to_string().into_bytes()));
-    let handle = server.spawn(|client| {
+    let handle = spawn(server, |client| {
         client.subscribe("topic")?;
         while let Some(message) = client.recv()? {
             match message.as_text() {
@@ -204,7 +206,7 @@ fn on_error_ends_it() {
         everything(&hub, &meter);
         tx.send(()).unwrap_or(());
     });
-    let handle = HANDLE.get_or_init(|| server.spawn(echo).expect("the settings work"));
+    let handle = HANDLE.get_or_init(|| spawn(server, echo).expect("the settings work"));
     announce(handle);
     rx.recv().expect("the callback returns");
     eventually("all are gone", || handle.hub().count() == 0);

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::sync::mpsc;
-use support::{Nginx, Process, RawPeer, TestServer, echo, eventually, ms, next, program, watchdog};
+use support::{Nginx, Process, RawPeer, TestServer, echo, eventually, ms, next, program, spawn, watchdog};
 use threadws::{Addr, Server, handshake::ForwardedHeader};
 
 /// The settings for nginx from the guide on deploying.
@@ -192,12 +192,12 @@ fn every_address_of_an_ipv4_client_is_ipv4() {
     let server = Server::from_listener(listener)
         .trust_proxy("none")
         .max_clients_per_address(1)
-        .on_handshake_error(move |error| tx.send((error.peer_addr, error.client_addr)).unwrap_or(()))
-        .spawn(|client| {
-            client.send(format!("{} {}", client.client_addr(), client.peer_addr()))?;
-            echo(client)
-        })
-        .expect("the settings work");
+        .on_handshake_error(move |error| tx.send((error.peer_addr, error.client_addr)).unwrap_or(()));
+    let server = spawn(server, |client| {
+        client.send(format!("{} {}", client.client_addr(), client.peer_addr()))?;
+        echo(client)
+    })
+    .expect("the settings work");
     let mut peer = RawPeer::connect(addr);
     peer.upgrade("/", &[]);
     peer.expect_text(&format!("127.0.0.1 {}", peer.local_addr()));

@@ -6,7 +6,9 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;
-use support::{Frame, PATIENCE, RawPeer, TestServer, echo, expect_echo, ms, next, upgrade_request, watchdog};
+use support::{
+    Frame, PATIENCE, RawPeer, TestServer, echo, expect_echo, ms, next, spawn, upgrade_request, watchdog,
+};
 use threadws::{
     Config, Server,
     handshake::{Reject, Response},
@@ -453,7 +455,7 @@ fn one_subprotocol_is_agreed_or_none() {
 #[test]
 fn another_http_server_passes_a_connection_on() {
     let _dog = watchdog(20);
-    let attached = Server::detached().path("/ws").spawn(echo).expect("a server without a port");
+    let attached = spawn(Server::detached().path("/ws"), echo).expect("a server without a port");
     let attached = Arc::new(attached);
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let addr = listener.local_addr().expect("it is bound");

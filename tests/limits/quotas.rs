@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
-use support::{Frame, PATIENCE, RawPeer, TestServer, echo, eventually, ms, next, watchdog};
+use support::{Frame, PATIENCE, RawPeer, TestServer, echo, eventually, ms, next, spawn, watchdog};
 use threadws::{BoxError, Config, Connection, Error, Server, Timeout};
 
 const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
@@ -377,7 +377,7 @@ fn an_invalid_quota_is_refused_by_name() {
     ];
     for (name, setting) in settings {
         let server = setting(Server::bind("127.0.0.1:0").expect("a free port"));
-        let error = server.spawn(|_| Ok(())).expect_err(name);
+        let error = spawn(server, |_| Ok(())).expect_err(name);
         assert!(matches!(&error, Error::Invalid(_)) && error.to_string().contains(name), "{error}");
     }
 }
@@ -386,7 +386,7 @@ fn an_invalid_quota_is_refused_by_name() {
 fn upgraded_connections_have_the_same_quotas() {
     let _dog = watchdog(60);
     let server = Server::detached().trust_proxy("none").max_clients_per_address(1);
-    let handle = server.spawn(echo).expect("the settings work");
+    let handle = spawn(server, echo).expect("the settings work");
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let addr = listener.local_addr().expect("it is bound");
     let head = http::Request::get("/")

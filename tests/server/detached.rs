@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::mpsc;
-use support::{Frame, RawPeer, echo, eventually, ms, next, watchdog};
+use support::{Frame, RawPeer, echo, eventually, ms, next, spawn, watchdog};
 use threadws::handshake::{accept_key, parse_head};
 use threadws::{Error, Server, ServerHandle};
 
@@ -39,7 +39,7 @@ fn the_handler_finds_the_extensions_of_the_other_server() {
     struct User(&'static str);
     let _dog = watchdog(20);
     let (tx, rx) = mpsc::channel();
-    let handle = Server::detached().spawn(move |client| {
+    let handle = spawn(Server::detached(), move |client| {
         tx.send(client.request().extensions().get::<User>().cloned()).unwrap_or(());
         Ok(())
     });
@@ -55,7 +55,7 @@ fn the_handler_finds_the_extensions_of_the_other_server() {
 #[test]
 fn upgrade_returns_unavailable_when_full_or_stopping() {
     let _dog = watchdog(20);
-    let handle = Server::detached().max_clients(1).spawn(echo).expect("the settings work");
+    let handle = spawn(Server::detached().max_clients(1), echo).expect("the settings work");
     let (mut first, result) = hand_over(&handle);
     result.expect("a thread");
     first.expect_101();
@@ -104,7 +104,7 @@ fn a_websocket_that_another_server_has_answered_is_adopted() {
     let (tx, rx) = mpsc::channel();
     // The other server has decided about the path and the origin.
     let server = Server::detached().path("/elsewhere").max_clients(1);
-    let handle = server.spawn(move |client| {
+    let handle = spawn(server, move |client| {
         let subprotocol = client.subprotocol().map(str::to_owned);
         tx.send((client.request().path().to_owned(), subprotocol)).unwrap_or(());
         echo(client)
@@ -133,7 +133,7 @@ fn a_websocket_that_another_server_has_answered_is_adopted() {
 fn an_adopted_websocket_counts_against_its_address() {
     let _dog = watchdog(20);
     let server = Server::detached().max_clients_per_address(1);
-    let handle = server.spawn(echo).expect("the settings work");
+    let handle = spawn(server, echo).expect("the settings work");
     let (first, adopted) = adopt(&handle, b"");
     adopted.expect("a thread");
     eventually("it is in the hub", || handle.hub().count() == 1);
@@ -169,7 +169,7 @@ fn a_unix_peer_names_its_client_if_unix_is_trusted() {
         let (tx, rx) = mpsc::channel();
         // The quota is one client per address. Clients without an address are not counted.
         let server = trusted.iter().fold(Server::detached(), |server, who| server.trust_proxy(who));
-        let handle = server.max_clients_per_address(1).spawn(move |client| {
+        let handle = spawn(server.max_clients_per_address(1), move |client| {
             tx.send(format!("{} via {}", client.client_addr(), client.peer_addr())).unwrap_or(());
             client.ignore()?;
             Ok(())
@@ -189,7 +189,7 @@ fn a_unix_peer_names_its_client_if_unix_is_trusted() {
 #[test]
 fn a_socket_of_another_type_or_family_is_refused() {
     let _dog = watchdog(20);
-    let handle = Server::detached().spawn(echo).expect("the settings work");
+    let handle = spawn(Server::detached(), echo).expect("the settings work");
     let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     udp.connect(udp.local_addr().expect("it is bound")).expect("it has a peer");
     let file = std::fs::File::open("/dev/null").expect("it exists");
@@ -211,7 +211,7 @@ fn a_socket_of_another_type_or_family_is_refused() {
 #[test]
 fn a_subprotocol_that_is_no_token_is_not_adopted() {
     let _dog = watchdog(20);
-    let handle = Server::detached().spawn(echo).expect("the settings work");
+    let handle = spawn(Server::detached(), echo).expect("the settings work");
     for name in ["", "two words", "a,b", "a\r\nb"] {
         let (peer, stream) = accepted();
         let error = handle.adopt(stream, &head(), Some(name), b"").expect_err("it is no token");

@@ -9,7 +9,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Barrier, mpsc};
 use std::time::Instant;
-use support::{Folder, PATIENCE, echo, ms, next, watchdog};
+use support::{Folder, PATIENCE, echo, ms, next, spawn, watchdog};
 use threadws::{Addr, Config, Connect, Connection, Error, Server, ServerHandle, Timeout, connect};
 
 fn url(socket: &Path) -> String {
@@ -18,7 +18,7 @@ fn url(socket: &Path) -> String {
 
 #[track_caller]
 fn serve(socket: &Path) -> ServerHandle {
-    Server::bind_unix(socket).and_then(|server| server.spawn(echo)).expect("the path is free")
+    Server::bind_unix(socket).and_then(|server| spawn(server, echo)).expect("the path is free")
 }
 
 #[track_caller]
@@ -35,7 +35,7 @@ fn a_server_on_a_path_serves_clients_without_an_address() {
     let socket = folder.path("ws.sock");
     let server = Server::bind_unix(&socket).expect("the path is free");
     assert_eq!(server.local_addr().expect("it is bound"), Addr::Unix);
-    let handle = server.spawn(move |client| {
+    let handle = spawn(server, move |client| {
         let request = client.request();
         let host = request.header("host").map(str::to_owned);
         seen.send((client.client_addr(), client.peer_addr(), request.uri().to_string(), host)).unwrap_or(());
@@ -146,13 +146,13 @@ fn listeners_of_either_kind_are_taken_over_and_no_other() {
     let folder = Folder::new();
     let socket = folder.path("ws.sock");
     let listener = UnixListener::bind(&socket).expect("the path is free");
-    let handle = Server::from_listener(listener).spawn(echo).expect("a listener");
+    let handle = spawn(Server::from_listener(listener), echo).expect("a listener");
     expect_echo_over(connect(url(&socket)).expect("it listens"));
     drop(handle);
     assert!(socket.exists(), "the file is its owner's");
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let addr = listener.local_addr().expect("it is bound");
-    let handle = Server::from_listener(OwnedFd::from(listener)).spawn(echo).expect("a listener");
+    let handle = spawn(Server::from_listener(OwnedFd::from(listener)), echo).expect("a listener");
     assert_eq!(handle.local_addr().expect("it listens"), Addr::Tcp(addr));
     expect_echo_over(connect(format!("ws://{addr}/")).expect("it listens"));
     let others: [OwnedFd; 4] = [
@@ -162,7 +162,7 @@ fn listeners_of_either_kind_are_taken_over_and_no_other() {
         UnixStream::pair().expect("a pair").0.into(),
     ];
     for other in others {
-        let error = Server::from_listener(other).spawn(echo).expect_err("no listener").to_string();
+        let error = spawn(Server::from_listener(other), echo).expect_err("no listener").to_string();
         assert!(error.contains("from_listener: ") || error.contains("cannot listen on"), "{error}");
     }
 }
@@ -173,7 +173,7 @@ fn a_full_server_answers_503_over_a_unix_socket() {
     let folder = Folder::new();
     let socket = folder.path("ws.sock");
     let server = Server::bind_unix(&socket).expect("the path is free").max_clients(1);
-    let handle = server.spawn(echo).expect("the settings work");
+    let handle = spawn(server, echo).expect("the settings work");
     let first = connect(url(&socket)).expect("it has room");
     match connect(url(&socket)) {
         Err(Error::Refused(response)) => assert_eq!(response.status(), 503),
@@ -192,7 +192,7 @@ fn a_proxy_on_a_unix_socket_names_its_clients() {
         [("unix", "203.0.113.7 via unix socket"), ("loopback", "unix socket via unix socket")]
     {
         let server = Server::bind_unix(&socket).expect("the path is free").trust_proxy(trusted);
-        let handle = server.spawn(|client| {
+        let handle = spawn(server, |client| {
             client.send(format!("{} via {}", client.client_addr(), client.peer_addr()))?;
             Ok(client.ignore()?)
         });

@@ -4,7 +4,9 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;
-use support::{Frame, PATIENCE, RawPeer, TestServer, echo, eventually, is_behind_relay, ms, next, watchdog};
+use support::{
+    Frame, PATIENCE, RawPeer, TestServer, echo, eventually, is_behind_relay, ms, next, spawn, watchdog,
+};
 use threadws::{Config, Server};
 
 #[test]
@@ -287,7 +289,7 @@ fn the_port_is_free_after_the_shutdown() {
     peer.send(&Frame::close(1001, ""));
     peer.expect_eof();
     stop.join().expect("the shutdown");
-    let next = Server::bind(addr).expect("the same port").spawn(echo).expect("it starts");
+    let next = spawn(Server::bind(addr).expect("the same port"), echo).expect("it starts");
     RawPeer::open(addr).close(1000);
     drop(next);
 }

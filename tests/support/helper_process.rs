@@ -2,6 +2,7 @@
 //! role. A module that needs it has one function `run_as_helper_process`, marked as a test.
 
 use super::process::Process;
+use super::test_server::spawn;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{flag, low_level::pipe};
@@ -47,7 +48,7 @@ pub fn serve(
         flag::register(signal, Arc::clone(&stopping)).expect("a signal handler");
         pipe::register(signal, wake.try_clone().expect("a descriptor")).expect("a signal handler");
     }
-    let handle = server.spawn(handler).expect("the settings work");
+    let handle = spawn(server, handler).expect("the settings work");
     let address = handle.local_addr().expect("it listens");
     // No other code in this process sets a logger.
     drop(log::set_logger(&Stderr).map(|()| log::set_max_level(LevelFilter::Debug)));

@@ -49,7 +49,7 @@ pub use raw_peer::{Answer, RawPeer, upgrade_request};
 pub use raw_server::{RawServer, RawServerPeer};
 pub use reporting_echo::{reported_end, reporting_echo};
 pub use sockets::unsent_bytes_of;
-pub use test_server::{TestServer, echo, expect_echo, has_events, is_behind_relay, reached};
+pub use test_server::{TestServer, echo, expect_echo, has_events, is_behind_relay, reached, spawn};
 pub use threadless_client::{ThreadlessClient, poll_clients};
 pub use time::{PATIENCE, eventually, eventually_within, ms, watchdog};
 #[cfg(feature = "tls")]

@@ -3,7 +3,7 @@
 use super::process_usage::{ProcessUsage, ThreadTimes};
 use super::programs::{built, certificate};
 use super::raw_peer::RawPeer;
-use super::test_server::{before, is_over_tls};
+use super::test_server::{before, has_events, is_over_tls};
 use super::time::{PATIENCE, eventually, eventually_within, ms};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead as _, BufReader, Read, Write as _};
@@ -343,11 +343,12 @@ impl Process {
     }
 }
 
-/// Returns the command that starts `threadws` as the argument of other programs.
+/// Returns the command that starts `threadws` as the argument of other programs. It has `--events` if the tests run so.
 pub fn threadws_command(listen: &str, wrapper: &[&str], options: &[&str]) -> Command {
     let threadws = built("threadws");
     let threadws = threadws.to_str().expect("a path in UTF-8");
-    let words = [wrapper, &[threadws, "--listen", listen], options].concat();
+    let events: &[&str] = if has_events() && !options.contains(&"--events") { &["--events"] } else { &[] };
+    let words = [wrapper, &[threadws, "--listen", listen], events, options].concat();
     let mut command = Command::new(words[0]);
     command.args(&words[1..]);
     command
