@@ -4,6 +4,7 @@ mod addresses;
 mod bench;
 mod connect;
 mod connect_pipes;
+mod events;
 mod log_contents;
 mod log_output;
 mod page;

@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use support::nginx::below_app;
-use support::{Nginx, PATIENCE, RawPeer, ms, program, watchdog};
+use support::{Nginx, PATIENCE, RawPeer, has_events, ms, program, watchdog};
 
 fn threadws(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_threadws"));
@@ -40,6 +40,9 @@ impl Running {
 
     fn start_with(args: &[&str], stderr: Stdio) -> Self {
         let mut command = threadws(&["--listen", "127.0.0.1:0"]);
+        if has_events() {
+            command.arg("--events");
+        }
         let mut child =
             command.args(args).stdout(Stdio::piped()).stderr(stderr).spawn().expect("the binary runs");
         let stdout = child.stdout.take().expect("piped");
