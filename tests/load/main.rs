@@ -5,6 +5,7 @@ mod coming_and_going;
 mod compression;
 mod crowd;
 mod growth;
+mod shared_threads;
 mod soak;
 mod starvation;
 mod tls;
