@@ -213,6 +213,10 @@ impl ServerHandle {
         }
         // Handlers that were abandoned need the timer and the flush thread.
         let is_busy = abandoned.is_empty() && !self.join_own_threads(last_deadline);
+        if waits {
+            // The watcher, which has ended now, may have started a leader meanwhile.
+            self.shared.pool.join(last_deadline);
+        }
         let (failures, failed) = self.shared.failures.kept();
         let closed = count.saturating_sub(abandoned.len());
         let report = ShutdownReport { closed, abandoned, is_busy, failures, failed };

@@ -213,6 +213,29 @@ fn a_shutdown_waits_for_a_blocked_callback() {
 }
 
 #[test]
+fn no_thread_outlives_a_shutdown_during_callbacks() {
+    let _dog = watchdog(60);
+    for _ in 0..30 {
+        let server = TestServer::with_events(
+            |server| server.workers(1),
+            |_| {
+                Ok(|client: &mut Connection, _: Message| {
+                    // The watcher finds it blocked when it is about to return.
+                    std::thread::sleep(ms(2));
+                    Ok(client.close(1000, "")?)
+                })
+            },
+        );
+        let mut peer = RawPeer::open(server.addr());
+        peer.send_text("hello");
+        peer.send(&Frame::close(1000, ""));
+        peer.fin();
+        assert!(server.shutdown(ms(20_000)).is_complete());
+        assert_eq!(server.stats().threads, 0);
+    }
+}
+
+#[test]
 fn a_callback_that_never_returns_is_abandoned() {
     let _dog = watchdog(60);
     let (server, opener) = server(|server| server);
