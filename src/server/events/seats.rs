@@ -57,9 +57,14 @@ impl<M> CrewState<M> {
         self.threads < self.max
     }
 
-    /// Returns whether another thread has to be started, and counts it.
-    pub(super) fn needs_thread(&mut self) -> bool {
-        let needs = !self.waiting.is_empty() && !self.is_starting && self.threads < self.max;
+    /// Returns whether another thread has to be started.
+    pub(super) fn needs_thread(&self) -> bool {
+        !self.waiting.is_empty() && !self.is_starting && self.threads < self.max
+    }
+
+    /// The same, and counts that thread.
+    pub(super) fn count_needed_thread(&mut self) -> bool {
+        let needs = self.needs_thread();
         if needs {
             self.is_starting = true;
             self.threads += 1;
@@ -91,6 +96,11 @@ impl<M: Member> SetState<M> {
             Crew::Callbacks => &mut self.callbacks,
             Crew::Handshakes => &mut self.handshakes,
         }
+    }
+
+    /// Returns whether a thread has to be started that could not be started before.
+    pub(super) fn needs_threads(&self) -> bool {
+        self.needs_leader || self.callbacks.needs_thread() || self.handshakes.needs_thread()
     }
 
     /// Returns when the first member is due.

@@ -258,7 +258,7 @@ impl<M: Member> Set<M> {
                 own.threads -= 1;
                 return None;
             };
-            let needs_thread = own.needs_thread();
+            let needs_thread = own.count_needed_thread();
             drop(state);
             if needs_thread {
                 self.start_helper(crew);
@@ -302,31 +302,43 @@ impl<M: Member> Set<M> {
         state.unwatch(&self.ready, index);
         let own = state.crew(crew);
         own.waiting.push_back((index, member));
-        let needs_thread = own.needs_thread();
+        let needs_thread = own.count_needed_thread();
         drop(state);
         if needs_thread {
             self.start_helper(crew);
         }
     }
 
-    /// Starts a helper that is counted already. If no thread can be started, and none helps, this thread does.
+    /// Starts a helper that is counted already. If no thread can be started, and none helps, this thread does. The watcher
+    /// tries again otherwise, because a member can block those that help.
     fn start_helper(&self, crew: Crew) {
-        let Some(this) = self.this.upgrade() else { return };
-        if self.threads.start(this, Duty::Help(crew)).is_ok() {
+        if self.has_helpers(crew, 1) {
             return;
         }
-        let mut state = self.state.lock();
-        let own = state.crew(crew);
-        own.is_starting = false;
-        if own.threads > 1 {
-            own.threads -= 1;
-            return;
-        }
-        drop(state);
         if let Some(Duty::Lead(_)) = self.help(crew, &mut M::Buffers::default()) {
             self.state.lock().needs_leader = true;
             self.watcher.wake_if_asleep();
         }
+    }
+
+    /// Starts a helper that is counted already. Returns true if it was started, or if at least `others` others help. A helper
+    /// that was not started is no longer counted then.
+    fn has_helpers(&self, crew: Crew, others: usize) -> bool {
+        let Some(this) = self.this.upgrade() else { return true };
+        if self.threads.start(this, Duty::Help(crew)).is_ok() {
+            return true;
+        }
+        let mut state = self.state.lock();
+        let own = state.crew(crew);
+        own.is_starting = false;
+        let has_others = own.threads > others;
+        if has_others {
+            own.threads -= 1;
+            drop(state);
+            // It tries again.
+            self.watcher.wake_if_asleep();
+        }
+        has_others
     }
 
     pub(super) fn turn(&self) -> u64 {
@@ -350,13 +362,22 @@ impl<M: Member> Set<M> {
         self.start_leader(duty);
     }
 
-    /// Starts a leader, if no thread could be started for it before.
-    pub(super) fn find_leader(&self) {
+    /// Starts the threads that could not be started before.
+    pub(super) fn start_threads(&self) {
         let mut state = self.state.lock();
         if state.needs_leader {
             let duty = state.next_leader();
             drop(state);
             self.start_leader(duty);
+        } else {
+            drop(state);
+        }
+        for crew in [Crew::Callbacks, Crew::Handshakes] {
+            let needs_thread = self.state.lock().crew(crew).count_needed_thread();
+            if needs_thread {
+                // The watcher calls this, and does not help itself.
+                self.has_helpers(crew, 0);
+            }
         }
     }
 
@@ -368,7 +389,14 @@ impl<M: Member> Set<M> {
         }
     }
 
-    pub(super) fn needs_leader(&self) -> bool {
-        self.state.lock().needs_leader
+    pub(super) fn needs_threads(&self) -> bool {
+        self.state.lock().needs_threads()
+    }
+
+    /// Returns whether no member and no deadline is left.
+    #[cfg(all(test, model))]
+    pub(super) fn is_clear(&self) -> bool {
+        let state = self.state.lock();
+        state.is_empty() && state.due.is_empty()
     }
 }

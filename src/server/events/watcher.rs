@@ -1,4 +1,5 @@
-//! The watcher: one thread that finds leaders which a callback has blocked, and gives their sets to other threads.
+//! The watcher: one thread that finds leaders which a callback has blocked, and gives their sets to other threads. It also
+//! starts the threads that could not be started before.
 //!
 //! It looks every millisecond while sets are served, and parks when nothing was served for some of these looks.
 
@@ -69,8 +70,8 @@ impl Watcher {
                     set.hand_over(turn);
                     quiet = 0;
                 }
-                if set.needs_leader() {
-                    set.find_leader();
+                if set.needs_threads() {
+                    set.start_threads();
                     quiet = 0;
                 }
             }
@@ -84,8 +85,8 @@ impl Watcher {
     /// Waits until a leader begins a turn, unless one has begun since the last look.
     fn park<M: Member>(&self, sets: &[Arc<Set<M>>], turns: &[u64]) {
         self.is_asleep.store(true, Ordering::Relaxed);
-        // `needs_leader` takes the lock of the set.
-        if sets.iter().zip(turns).any(|(set, turn)| set.needs_leader() || set.turn() != *turn) {
+        // `needs_threads` takes the lock of the set.
+        if sets.iter().zip(turns).any(|(set, turn)| set.needs_threads() || set.turn() != *turn) {
             self.is_asleep.store(false, Ordering::Relaxed);
             return;
         }
