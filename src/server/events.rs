@@ -5,6 +5,9 @@
 //! workers, `client.rs` the life of a client.
 
 mod client;
+#[cfg(all(test, model))]
+#[path = "../verify/models/events.rs"]
+mod models;
 mod seats;
 mod set;
 mod watcher;

@@ -13,7 +13,7 @@ use crate::sync::{Arc, AtomicUsize, Ordering, next_id, now};
 use crate::verify::models::clock;
 use crate::verify::models::transport::{Input, Script};
 use crate::verify::models::wire::{RESPONSE, Wire, after_response, message};
-use crate::verify::models::{Flushing, Link, check, join, spawn};
+use crate::verify::models::{Flushing, Link, check, check_plain, join, spawn};
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::thread::JoinHandle;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -160,7 +160,7 @@ fn join_all<J: Job>(pool: &ThreadPool<J>) {
 
 #[test]
 fn every_job_is_done_though_threads_become_idle_and_end() {
-    check(|| {
+    check_plain(|| {
         let clock = clock::ClockThread::racing();
         let pool = pool();
         let done = Arc::new(AtomicUsize::new(0));
@@ -182,7 +182,7 @@ fn every_job_is_done_though_threads_become_idle_and_end() {
 
 #[test]
 fn an_idle_thread_takes_a_job_at_once() {
-    check(|| {
+    check_plain(|| {
         let clock = clock::ClockThread::patient();
         let pool = pool();
         let done = Arc::new(AtomicUsize::new(0));
@@ -200,7 +200,7 @@ fn an_idle_thread_takes_a_job_at_once() {
 
 #[test]
 fn idle_threads_end_after_their_time() {
-    check(|| {
+    check_plain(|| {
         let clock = clock::ClockThread::patient();
         let pool = pool();
         let done = Arc::new(AtomicUsize::new(0));
