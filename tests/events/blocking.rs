@@ -1,5 +1,6 @@
 //! Callbacks that block: other clients are served meanwhile, and the number of threads is bounded.
 
+use std::io::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
@@ -88,6 +89,23 @@ fn a_blocked_callback_delays_no_other_client() {
 }
 
 #[test]
+fn a_blocked_callback_of_each_worker_delays_no_other_client() {
+    const WORKERS: usize = 3;
+    let _dog = watchdog(60);
+    let (server, opener) = server(|server| server.workers(WORKERS));
+    // Clients are shared out in turn.
+    let mut others: Vec<_> = (0..WORKERS).map(|_| RawPeer::open(server.addr())).collect();
+    let _peers = waiting_peers(&server, WORKERS);
+    eventually("they wait", || opener.0.waiting() == WORKERS);
+    for _ in 0..10 {
+        for other in &mut others {
+            other.send_text("hello");
+            other.expect_text("hello");
+        }
+    }
+}
+
+#[test]
 fn messages_of_a_blocked_client_keep_their_order() {
     let _dog = watchdog(60);
     let (server, opener) = server(|server| server);
@@ -106,6 +124,28 @@ fn messages_of_a_blocked_client_keep_their_order() {
     }
     peer.send_text("5");
     peer.expect_text("5");
+    peer.close(1000);
+}
+
+#[test]
+fn a_full_read_buffer_is_kept_while_the_callback_waits() {
+    let _dog = watchdog(60);
+    let (server, opener) = server(|server| server);
+    let mut peer = RawPeer::open(server.addr());
+    let texts: Vec<_> = (0..1000).map(|number| format!("{number:1000}")).collect();
+    // More than the read buffer, in which the last message is torn, and than the socket's buffers.
+    let mut burst = Frame::text("wait").encode();
+    burst.extend(texts.iter().flat_map(|text| Frame::text(text).encode()));
+    let writing = peer.stream();
+    let writer = std::thread::spawn(move || (&writing).write_all(&burst).expect("the server reads"));
+    eventually("it waits", || opener.0.waiting() == 1);
+    std::thread::sleep(ms(20));
+    opener.0.open();
+    peer.expect_text("wait");
+    for text in &texts {
+        peer.expect_text(text);
+    }
+    writer.join().expect("no panic");
     peer.close(1000);
 }
 

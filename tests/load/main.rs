@@ -4,6 +4,7 @@ mod attacks;
 mod coming_and_going;
 mod compression;
 mod crowd;
+mod events;
 mod growth;
 mod shared_threads;
 mod soak;

@@ -12,7 +12,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
-use threadws::{BoxError, Connection, Server};
+use threadws::{BoxError, Connection, Server, ServerHandle};
 
 const PART: &str = "THREADWS_TEST_PART";
 
@@ -41,6 +41,11 @@ pub fn serve(
     timeout: Duration,
     handler: impl Fn(&mut Connection) -> Result<(), BoxError> + Send + Sync + 'static,
 ) -> ! {
+    run(timeout, || spawn(server, handler).expect("the settings work"))
+}
+
+/// The same for a server that `spawn` starts.
+pub fn run(timeout: Duration, spawn: impl FnOnce() -> ServerHandle) -> ! {
     let (wake, mut sleep) = UnixStream::pair().expect("a socket pair");
     let stopping = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
@@ -48,7 +53,7 @@ pub fn serve(
         flag::register(signal, Arc::clone(&stopping)).expect("a signal handler");
         pipe::register(signal, wake.try_clone().expect("a descriptor")).expect("a signal handler");
     }
-    let handle = spawn(server, handler).expect("the settings work");
+    let handle = spawn();
     let address = handle.local_addr().expect("it listens");
     // No other code in this process sets a logger.
     drop(log::set_logger(&Stderr).map(|()| log::set_max_level(LevelFilter::Debug)));
