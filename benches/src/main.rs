@@ -3,6 +3,7 @@
 //!
 //! `cargo run --release --manifest-path benches/Cargo.toml -- --help`
 
+mod event_floor;
 mod load;
 mod peers;
 mod report;
@@ -20,12 +21,15 @@ const HELP: &str = "\
 Usage: matrix [OPTIONS]
 
   --tls           compare servers with TLS, and threadws without
+  --events        compare event loops, and both ways of threadws
   --quick         one short round in less than 2 minutes, to try it out
   --rounds N      how often each load is run on each peer [default: 5]
   --only WORDS    only loads whose name contains this, such as '64 in flight'
   --peers NAMES   only these peers: threadws,threadws-recv,floor,tungstenite,
-                  tokio-tungstenite,node-ws, and with --tls threadws,threadws-tls,
-                  tokio-tungstenite-tls,node-ws-tls,python-websockets-tls
+                  tokio-tungstenite,node-ws, with --events threadws-events,
+                  threadws,event-floor,tokio-websockets,tokio-tungstenite,node-ws,
+                  and with --tls threadws,threadws-tls,tokio-tungstenite-tls,
+                  node-ws-tls,python-websockets-tls
                   [default: all that are installed]
   --out DIR       folder for the table and the plots
                   [default: benches/target/matrix]
@@ -75,6 +79,30 @@ const TLS: Matrix = Matrix {
         Load::Idle { clients: 5000 },
     ],
     reference: Peer::Threadws,
+};
+
+/// Event loops, relative to [`Peer::EventFloor`].
+const EVENTS: Matrix = Matrix {
+    peers: &[
+        Peer::ThreadwsEvents,
+        Peer::Threadws,
+        Peer::EventFloor,
+        Peer::TokioWebsockets,
+        Peer::Tokio,
+        Peer::Node,
+    ],
+    loads: &[
+        echo(50, 32, 1),
+        echo(50, 32, 64),
+        echo(500, 32, 1),
+        echo(2000, 32, 1),
+        Load::Broadcast { clients: 1000, size: 64, in_flight: 1 },
+        Load::Broadcast { clients: 1000, size: 64, in_flight: 16 },
+        Load::Handshakes { parallel: 32 },
+        Load::Idle { clients: 1000 },
+        Load::Idle { clients: 9000 },
+    ],
+    reference: Peer::EventFloor,
 };
 
 /// A comparison of peers.
@@ -137,7 +165,13 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn options(args: &[String]) -> Result<Option<Options>, Box<dyn Error>> {
     let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let matrix = if args.iter().any(|arg| arg == "--tls") { &TLS } else { &PLAIN };
+    let is_given = |option| args.iter().any(|arg| arg == option);
+    let matrix = match (is_given("--tls"), is_given("--events")) {
+        (false, false) => &PLAIN,
+        (true, false) => &TLS,
+        (false, true) => &EVENTS,
+        (true, true) => return Err("--tls and --events cannot be combined".into()),
+    };
     let mut options = Options {
         matrix,
         quick: false,
@@ -150,7 +184,7 @@ fn options(args: &[String]) -> Result<Option<Options>, Box<dyn Error>> {
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or(format!("{arg} needs a value"));
         match arg.as_str() {
-            "--tls" => {}
+            "--tls" | "--events" => {}
             "--quick" => (options.quick, options.rounds) = (true, 1),
             "--rounds" => options.rounds = value()?.parse()?,
             "--only" => options.only = value()?.clone(),

@@ -1,6 +1,7 @@
 //! The peers: the servers that are measured. Each echoes or broadcasts, in its own process, on a free port of the loopback
 //! interface.
 
+use crate::event_floor;
 use crate::stream::{CERTIFICATE, KEY};
 use futures_util::{SinkExt, StreamExt};
 use rustls::ServerConfig;
@@ -16,15 +17,17 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
+use threadws::connection::Arrival;
+use threadws::server::Events;
 use threadws::tls::ServerTls;
-use threadws::{Addr, Config, Connection, Server};
+use threadws::{Addr, BoxError, Config, Connection, Message, Server};
 use threadws_benches::{head_end_of_request, header, response};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::tungstenite;
 
-type Done = Result<(), Box<dyn Error>>;
+pub type Done = Result<(), Box<dyn Error>>;
 
 /// The largest message that the peers accept. One load has messages of 16 MiB.
 const MAX_MESSAGE: usize = 64 << 20;
@@ -37,9 +40,12 @@ const STACK: usize = 256 * 1024;
 pub enum Peer {
     Threadws,
     ThreadwsOwned,
+    ThreadwsEvents,
     Floor,
+    EventFloor,
     Naive,
     Tokio,
+    TokioWebsockets,
     Node,
     ThreadwsTls,
     TokioTls,
@@ -48,12 +54,15 @@ pub enum Peer {
 }
 
 impl Peer {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Threadws,
         Self::ThreadwsOwned,
+        Self::ThreadwsEvents,
         Self::Floor,
+        Self::EventFloor,
         Self::Naive,
         Self::Tokio,
+        Self::TokioWebsockets,
         Self::Node,
         Self::ThreadwsTls,
         Self::TokioTls,
@@ -65,9 +74,12 @@ impl Peer {
         match self {
             Self::Threadws => "threadws",
             Self::ThreadwsOwned => "threadws-recv",
+            Self::ThreadwsEvents => "threadws-events",
             Self::Floor => "floor",
+            Self::EventFloor => "event-floor",
             Self::Naive => "tungstenite",
             Self::Tokio => "tokio-tungstenite",
+            Self::TokioWebsockets => "tokio-websockets",
             Self::Node => "node-ws",
             Self::ThreadwsTls => "threadws-tls",
             Self::TokioTls => "tokio-tungstenite-tls",
@@ -80,11 +92,18 @@ impl Peer {
         match self {
             Self::Threadws => "this crate: `recv_ref` and `Received::write`; `write_broadcast`",
             Self::ThreadwsOwned => "this crate: `recv` and `write`",
+            Self::ThreadwsEvents => {
+                "this crate with shared threads and one worker: `received`, `write`; `write_broadcast`"
+            }
+            Self::EventFloor => {
+                "one thread with epoll that reads, unmasks in place and writes back, without checks, limits, timeouts or locks"
+            }
             Self::Floor => {
                 "one thread per client that reads, unmasks in place and writes back, without checks, limits, timeouts or locks"
             }
             Self::Naive => "tungstenite with one thread per client: accept, read, send",
             Self::Tokio => "tokio-tungstenite on one thread (`current_thread`)",
+            Self::TokioWebsockets => "tokio-websockets on one thread (`current_thread`)",
             Self::Node => "the package `ws` on Node.js",
             Self::ThreadwsTls => "this crate with TLS (rustls, ring)",
             Self::TokioTls => {
@@ -102,7 +121,9 @@ impl Peer {
 
     /// Whether the peer can run this kind of load.
     pub fn has(self, broadcast: bool) -> bool {
-        !broadcast || !matches!(self, Self::ThreadwsOwned | Self::Naive)
+        let only_echoes =
+            matches!(self, Self::ThreadwsOwned | Self::EventFloor | Self::Naive | Self::TokioWebsockets);
+        !broadcast || !only_echoes
     }
 
     /// Whether the peer is installed.
@@ -152,8 +173,14 @@ impl Peer {
     pub fn serve(self, broadcast: bool) -> Done {
         match self {
             Self::Threadws | Self::ThreadwsOwned | Self::ThreadwsTls => self.threadws(broadcast),
+            Self::ThreadwsEvents => threadws_events(broadcast),
             Self::Floor => floor(broadcast),
+            Self::EventFloor => event_floor::serve(),
             Self::Naive => naive(),
+            Self::TokioWebsockets => tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?
+                .block_on(tokio_websockets()),
             Self::Tokio | Self::TokioTls => {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                 let tls = if self.is_tls() { Some(TlsAcceptor::from(server_config()?)) } else { None };
@@ -164,14 +191,11 @@ impl Peer {
     }
 
     fn threadws(self, broadcast: bool) -> Done {
-        let config = Config::new().with_max_message_size(MAX_MESSAGE).with_ping_interval(PING);
-        let mut server = Server::bind("127.0.0.1:0")?.config(config);
+        let mut server = server()?;
         if self.is_tls() {
             server = server.tls(ServerTls::files(CERTIFICATE, KEY));
         }
-        if let Addr::Tcp(addr) = server.local_addr()? {
-            println!("{}", addr.port());
-        }
+        print_port(&server)?;
         let owned = self == Self::ThreadwsOwned;
         server.run(move |client| {
             if broadcast {
@@ -212,6 +236,45 @@ impl Drop for Running {
     }
 }
 
+fn server() -> threadws::Result<Server> {
+    let config = Config::new().with_max_message_size(MAX_MESSAGE).with_ping_interval(PING);
+    Ok(Server::bind("127.0.0.1:0")?.config(config))
+}
+
+fn print_port(server: &Server) -> threadws::Result<()> {
+    if let Addr::Tcp(addr) = server.local_addr()? {
+        println!("{}", addr.port());
+    }
+    Ok(())
+}
+
+/// The callbacks of a client.
+struct Answers {
+    broadcast: bool,
+}
+
+impl Events for Answers {
+    fn message(&mut self, client: &mut Connection, message: Message) -> Result<(), BoxError> {
+        Ok(if self.broadcast { client.write_broadcast(message)? } else { client.write(message)? })
+    }
+
+    fn received(&mut self, arrival: Arrival<'_>) -> Result<(), BoxError> {
+        if self.broadcast {
+            let (client, message) = arrival.take()?;
+            return self.message(client, message);
+        }
+        let mut received = arrival.lend()?;
+        Ok(received.write(received.message)?)
+    }
+}
+
+fn threadws_events(broadcast: bool) -> Done {
+    // The generator has the other core.
+    let server = server()?.workers(1);
+    print_port(&server)?;
+    Ok(server.run_events(move |_| Ok(Answers { broadcast }))?)
+}
+
 fn echo_borrowed(client: &mut Connection) -> threadws::Result<()> {
     while let Some(mut received) = client.recv_ref()? {
         received.write(received.message)?;
@@ -219,7 +282,7 @@ fn echo_borrowed(client: &mut Connection) -> threadws::Result<()> {
     Ok(())
 }
 
-fn listen() -> Result<TcpListener, Box<dyn Error>> {
+pub fn listen() -> Result<TcpListener, Box<dyn Error>> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     // The listen queue of std is too short for hundreds of clients at once.
     rustix::net::listen(&listener, 4096)?;
@@ -286,7 +349,7 @@ fn floor_of_one(
 }
 
 /// Turns complete frames of a client into frames of a server. Returns the length of the complete frames.
-fn turn_around(bytes: &mut [u8], out: &mut Vec<u8>) -> Result<usize, &'static str> {
+pub fn turn_around(bytes: &mut [u8], out: &mut Vec<u8>) -> Result<usize, &'static str> {
     let mut used = 0;
     loop {
         let rest = &mut bytes[used..];
@@ -390,6 +453,26 @@ async fn tokio_serve(stream: impl TokioStream, id: u64, queues: Option<Queues>) 
     match queues {
         None => tokio_echo(stream).await,
         Some(queues) => tokio_broadcast(stream, id, queues).await,
+    }
+}
+
+async fn tokio_websockets() -> Done {
+    let listener = listen()?;
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        tokio::spawn(async move {
+            let Ok((_, mut socket)) = tokio_websockets::ServerBuilder::new().accept(stream).await else {
+                return;
+            };
+            while let Some(Ok(message)) = socket.next().await {
+                if (message.is_text() || message.is_binary()) && socket.send(message).await.is_err() {
+                    return;
+                }
+            }
+        });
     }
 }
 

@@ -217,9 +217,9 @@ fn plot(rows: &[Row], reference: Peer, figure: Figure, title: &str) -> String {
             let long = ratio.min(LONGEST) * UNIT;
             let fill = match peer {
                 Peer::Threadws => "#2f81d6",
-                Peer::ThreadwsOwned => "#7fb2e5",
-                Peer::Floor => "#8b949e",
-                Peer::Naive => "#d9822b",
+                Peer::ThreadwsOwned | Peer::ThreadwsEvents => "#7fb2e5",
+                Peer::Floor | Peer::EventFloor => "#8b949e",
+                Peer::Naive | Peer::TokioWebsockets => "#d9822b",
                 Peer::Tokio => "#c0504d",
                 Peer::Node => "#5a9e57",
                 Peer::ThreadwsTls => "#7fb2e5",
