@@ -1,6 +1,7 @@
 //! A scripted client on a raw socket. It writes any bytes, expects frames, heads and ends, and records the wire.
 
 use super::frame::{self, Frame, excerpt};
+use super::sockets::connect_from;
 use super::time::{PATIENCE, test_name};
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, Read, Write as _};
@@ -137,11 +138,7 @@ impl RawPeer {
     /// The same, from a certain address. On Linux all of 127.0.0.0/8 can be used.
     #[track_caller]
     pub fn connect_from(from: IpAddr, addr: SocketAddr) -> Self {
-        use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
-        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
-        bind(&socket, &SocketAddr::new(from, 0)).expect("a local address");
-        connect(&socket, &addr).expect("the server accepts");
-        Self::from_stream(TcpStream::from(socket), addr)
+        Self::from_stream(connect_from(from, addr).expect("the server accepts"), addr)
     }
 
     /// Uses a connection that was made elsewhere.

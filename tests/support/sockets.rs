@@ -1,7 +1,8 @@
-//! The TCP sockets of the machine, from /proc.
+//! The TCP sockets of the machine, from /proc, and sockets with a certain address.
 
-use std::fs;
-use std::net::SocketAddr;
+use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::{fs, io};
 
 /// Returns how many bytes the kernel holds for the peers of a server's connections. Connections that no process owns
 /// any more count too.
@@ -16,4 +17,12 @@ pub fn unsent_bytes_of(server: SocketAddr) -> usize {
         local.ends_with(&port).then(|| usize::from_str_radix(unsent, 16).expect("hexadecimal digits"))
     });
     queues.sum()
+}
+
+/// Connects from a certain address. On Linux all of 127.0.0.0/8 can be used.
+pub fn connect_from(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    bind(&socket, &SocketAddr::new(from, 0))?;
+    connect(&socket, &to)?;
+    Ok(socket.into())
 }

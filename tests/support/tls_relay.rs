@@ -1,7 +1,8 @@
 //! With `THREADWS_TEST_TLS=1` every server of the tests has TLS, and a relay before it. The peers of the tests speak without
 //! TLS to the relay. So each test of a server is a test of TLS, too.
 
-use super::{certificate, time::PATIENCE};
+use super::certificate;
+use super::sockets::connect_from;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -33,9 +34,10 @@ pub fn start(server: SocketAddr) -> SocketAddr {
     let addr = listener.local_addr().expect("it is bound");
     std::thread::spawn(move || {
         for peer in listener.incoming() {
-            let (Ok(peer), Ok(server)) = (peer, TcpStream::connect_timeout(&server, PATIENCE)) else {
-                return;
-            };
+            // From the address of the peer, because a server can have quotas for each address.
+            let Ok(peer) = peer else { return };
+            let from = peer.peer_addr();
+            let Ok(server) = from.and_then(|from| connect_from(from.ip(), server)) else { return };
             let config = Arc::clone(&config);
             std::thread::spawn(move || {
                 let name = ServerName::try_from("localhost").expect("a name");
