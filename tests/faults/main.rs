@@ -5,3 +5,4 @@ mod loggers;
 mod networks;
 mod resources;
 mod system;
+mod tls;
