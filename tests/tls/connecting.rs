@@ -4,10 +4,10 @@ use crate::{client_tls, connect, rustls_server, server_tls};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use support::{RawServer, TestServer, certificate, echo, ms, rustls_client, watchdog};
+use support::{RawServer, TestServer, certificate, echo, ms, rustls_client, skip, watchdog};
 use threadws::tls::rustls::crypto::ring;
 use threadws::tls::{ClientTls, rustls};
-use threadws::{Config, Connect, Connection, Error, Timeout};
+use threadws::{Config, Connect, Connection, Error, Server, Timeout};
 
 fn server(name: &str) -> TestServer {
     TestServer::with(|server| server.tls(server_tls(name)), echo)
@@ -90,6 +90,21 @@ fn another_server_name_can_be_demanded() {
     expect_echo(connect(server.addr(), client_tls().server_name("a.threadws.test.")).expect("a wildcard"));
     let text = failure(server.addr(), client_tls().server_name("a.b.threadws.test"));
     assert!(text.contains("a.b.threadws.test"), "{text}");
+}
+
+#[test]
+fn an_ipv6_address_has_to_be_in_the_certificate() {
+    let _dog = watchdog(20);
+    for (name, works) in [("server", true), ("other_name", false)] {
+        let Ok(server) = Server::bind("[::1]:0") else { return skip("there is no IPv6") };
+        let server = server.tls(server_tls(name)).spawn(echo).expect("the settings work");
+        let url = format!("wss://{}/", server.local_addr().expect("it listens"));
+        match Connect::new(url).tls(client_tls()).connect() {
+            Ok(connection) if works => expect_echo(connection),
+            Err(Error::Tls(text)) if !works => assert!(text.contains("not for \"::1\""), "{text}"),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
 }
 
 #[test]

@@ -4,10 +4,13 @@ use crate::tls_peer::{DATA, TlsPeer};
 use crate::{client_tls, connect, rustls_server, serve, server_tls};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use support::{RawPeer, TestServer, certificate, echo, eventually, ms, rustls_client, take_turn, watchdog};
-use threadws::tls::{ClientTls, rustls};
-use threadws::{Config, Connect, Connection, Error, Result};
+use threadws::tls::rustls::pki_types::CertificateDer;
+use threadws::tls::rustls::pki_types::pem::PemObject as _;
+use threadws::tls::{ClientTls, ServerTls, rustls};
+use threadws::{Config, Connect, Connection, Error, Hub, Result};
 
 fn with_certificate(name: &str) -> ClientTls {
     client_tls().certificate_files(certificate(&format!("{name}.pem")), certificate(&format!("{name}.key")))
@@ -74,6 +77,74 @@ fn a_renewed_certificate_is_for_new_clients_only() {
     let plain = TestServer::new(echo);
     let error = plain.set_tls(server_tls("server")).expect_err("it has no TLS");
     assert!(matches!(error, Error::Invalid(_)), "{error}");
+}
+
+/// Returns the PEM texts of a certificate, with copies of the CA's behind it, and of its key. `spare` bytes are left of the
+/// 64 KiB that rustls takes of one handshake message.
+fn long_chain(name: &str, spare: isize) -> (Vec<u8>, Vec<u8>) {
+    let read = |file: String| std::fs::read(certificate(&file)).expect("a file");
+    let length = |file: &str| CertificateDer::from_pem_file(certificate(file)).expect("a certificate").len();
+    // The lists have a length of 3 and 1 bytes. Each certificate has one, and the length of its extensions (RFC 8446 §4.4.2).
+    let (own, ca) = (length(&format!("{name}.pem")) + 5, length("ca.pem") + 5);
+    let copies = (0xffff - 4 - own).checked_add_signed(-spare).expect("a length") / ca;
+    let chain = [read(format!("{name}.pem")), read("ca.pem".into()).repeat(copies)].concat();
+    (chain, read(format!("{name}.key")))
+}
+
+#[test]
+fn a_chain_may_have_64_kib_and_not_more() {
+    let _dog = watchdog(30);
+    for (spare, works) in [(0, true), (-2000, false)] {
+        let (chain, key) = long_chain("server", spare);
+        let tls = ServerTls::pem(chain, key)
+            .client_ca_file(certificate("ca.pem"))
+            .client_certificate_optional(true);
+        let server = TestServer::with(|server| server.tls(tls), who);
+        assert_eq!(connect(server.addr(), client_tls()).is_ok(), works, "the server's, {spare} left");
+        let server = TestServer::with(
+            |server| server.tls(server_tls("server").client_ca_file(certificate("ca.pem"))),
+            who,
+        );
+        let (chain, key) = long_chain("client", spare);
+        let result = connect(server.addr(), client_tls().certificate_pem(chain, key))
+            .and_then(|mut client| client.recv());
+        assert_eq!(
+            result.is_ok_and(|message| message == Some("client".into())),
+            works,
+            "the client's, {spare} left"
+        );
+        assert_eq!(name_of(connect(server.addr(), with_certificate("client"))), "client");
+    }
+}
+
+/// A handler sends to the clients of both servers.
+#[test]
+fn two_servers_reach_each_others_clients_with_and_without_tls() {
+    let _dog = watchdog(20);
+    let hubs: Arc<OnceLock<[Hub; 2]>> = Arc::default();
+    let forward = |hubs: &Arc<OnceLock<[Hub; 2]>>| {
+        let hubs = Arc::clone(hubs);
+        move |client: &mut Connection| {
+            while let Some(message) = client.recv()? {
+                for hub in hubs.get().expect("both servers run") {
+                    hub.broadcast(&message);
+                }
+            }
+            Ok(())
+        }
+    };
+    let (plain, secure) = (TestServer::new(forward(&hubs)), serve(forward(&hubs)));
+    hubs.set([plain.hub().clone(), secure.hub().clone()]).expect("once");
+    let url = format!("ws://{}/", plain.addr());
+    let mut clients = [Connect::new(url).connect(), connect(secure.addr(), client_tls())]
+        .map(|client| client.expect("a connection"));
+    for round in 0..100 {
+        let text = format!("message {round}");
+        clients[round % 2].send(text.as_str()).expect("it is open");
+        for client in &mut clients {
+            assert_eq!(client.recv().expect("open"), Some(text.as_str().into()));
+        }
+    }
 }
 
 #[test]
