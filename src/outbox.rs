@@ -71,6 +71,14 @@ struct Written {
     is_out: bool,
 }
 
+/// The messages of encoded frames.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FrameCounts {
+    pub(crate) messages: u64,
+    /// No message is longer than this.
+    pub(crate) longest: usize,
+}
+
 /// Data messages and bytes that were received, or sent.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Counts {
@@ -221,10 +229,10 @@ impl Outbox {
         Ok(self.write(state, Payload::Owned(frame), 1)?.ticket)
     }
 
-    /// Sends encoded frames that hold `messages` messages, and returns when the socket has taken all of them. `frames` is
-    /// empty afterwards.
-    pub(crate) fn send_frames(&self, frames: &mut Vec<u8>, messages: u64) -> Result<()> {
-        let result = match self.send_corked_smaller(frames, messages, None, true) {
+    /// Sends encoded frames, and returns when the socket has taken all of them. `frames` is empty afterwards.
+    pub(crate) fn send_frames(&self, frames: &mut Vec<u8>, counts: FrameCounts) -> Result<()> {
+        let messages = counts.messages;
+        let result = match self.send_corked_smaller(frames, counts, None, true) {
             Some(written) => written,
             None => self
                 .admit(frames.len(), None)
@@ -234,16 +242,17 @@ impl Outbox {
         result.map(drop)
     }
 
-    /// Sends or queues encoded frames that hold `messages` messages, without waiting. `frames` is empty afterwards.
+    /// Sends or queues encoded frames, without waiting. `frames` is empty afterwards.
     ///
     /// If the backlog with them would exceed `bound`, returns [`Error::Full`] and leaves `frames` unchanged.
     pub(crate) fn queue_frames(
         &self,
         frames: &mut Vec<u8>,
-        messages: u64,
+        counts: FrameCounts,
         bound: Option<usize>,
     ) -> Result<()> {
-        let result = match self.send_corked_smaller(frames, messages, bound, false) {
+        let messages = counts.messages;
+        let result = match self.send_corked_smaller(frames, counts, bound, false) {
             Some(written) => written,
             None => self
                 .admit(frames.len(), bound)

@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::hub::Hub;
 use crate::message::{IntoMessage, MessageRef};
+use crate::outbox::FrameCounts;
 use crate::protocol::{Role, encoder};
 use crate::sender::Sender;
 use crate::sync::Arc;
@@ -26,6 +27,9 @@ use crate::sync::Arc;
 const MAX_CORK: usize = 128 * 1024;
 /// The capacity that a cork keeps when its client is silent.
 const KEPT: usize = 1024;
+
+/// The payload of a frame that [`encoder::append_short`] appends. Not counted, so that it costs no time.
+const SHORT: u32 = 125;
 
 /// Frames that are held. Only the thread of the connection uses them, so there is no lock.
 #[derive(Debug)]
@@ -41,7 +45,10 @@ pub(super) struct Cork {
 #[derive(Debug, Default)]
 struct Frames {
     bytes: Vec<u8>,
-    messages: u64,
+    // 32 bits are enough for the messages in `MAX_CORK` bytes.
+    messages: u32,
+    /// The length of the longest message, if it is longer than [`SHORT`].
+    longest: u32,
 }
 
 /// Where held frames are sent: the own client, and the clients of the hub.
@@ -92,7 +99,7 @@ impl Cork {
         }
         if self.own.bytes.is_empty() {
             self.own.bytes.extend_from_slice(&self.broadcasts.bytes);
-            self.own.messages = self.broadcasts.messages;
+            (self.own.messages, self.own.longest) = (self.broadcasts.messages, self.broadcasts.longest);
         }
         self.own.append(to.sender.outbox().role(), view);
         // The last answer of a burst leaves together with the others.
@@ -127,8 +134,8 @@ impl Cork {
         if self.own.bytes.is_empty() {
             return Ok(());
         }
-        let messages = std::mem::take(&mut self.own.messages);
-        to.sender.outbox().send_frames(&mut self.own.bytes, messages)
+        let counts = self.own.take_counts();
+        to.sender.outbox().send_frames(&mut self.own.bytes, counts)
     }
 
     /// Sends or queues what is held, without waiting. If the answers do not fit into the backlog, they stay here, and the
@@ -148,9 +155,10 @@ impl Cork {
         if self.own.bytes.is_empty() {
             return Ok(());
         }
-        let result = to.sender.outbox().queue_frames(&mut self.own.bytes, self.own.messages, bound);
+        let counts = self.own.counts();
+        let result = to.sender.outbox().queue_frames(&mut self.own.bytes, counts, bound);
         if self.own.bytes.is_empty() {
-            self.own.messages = 0;
+            self.own.take_counts();
         }
         result
     }
@@ -164,7 +172,7 @@ impl Cork {
 
     fn send_broadcasts(&mut self, to: To<'_>) {
         let frames: Arc<[u8]> = self.broadcasts.bytes.as_slice().into();
-        let messages = std::mem::take(&mut self.broadcasts.messages);
+        let messages = self.broadcasts.take_counts().messages;
         self.broadcasts.bytes.clear();
         // With answers among them, the own client receives the broadcasts from `own`.
         let except = (!self.own.bytes.is_empty()).then(|| to.sender.id());
@@ -202,7 +210,19 @@ fn holds(to: To<'_>, message: &impl IntoMessage) -> bool {
 }
 
 impl Frames {
+    fn counts(&self) -> FrameCounts {
+        FrameCounts { messages: self.messages.into(), longest: self.longest.max(SHORT) as usize }
+    }
+
+    /// Returns the counts, and resets them.
+    fn take_counts(&mut self) -> FrameCounts {
+        let counts = self.counts();
+        (self.messages, self.longest) = (0, 0);
+        counts
+    }
+
     fn append(&mut self, role: Role, message: MessageRef<'_>) {
+        self.longest = self.longest.max(u32::try_from(message.as_bytes().len()).unwrap_or(u32::MAX));
         encoder::append(role, message.into(), message.as_bytes(), &mut self.bytes);
         self.messages += 1;
     }

@@ -10,7 +10,7 @@
 
 use super::queue::Payload;
 use super::state::OutboxState;
-use super::{Outbox, Written};
+use super::{FrameCounts, Outbox, Written};
 use crate::deflate::{Deflate, Saved};
 use crate::deflate_pool::DeflatePool;
 use crate::error::Result;
@@ -192,14 +192,14 @@ impl Outbox {
     pub(super) fn send_corked_smaller(
         &self,
         frames: &[u8],
-        messages: u64,
+        counts: FrameCounts,
         bound: Option<usize>,
         waits: bool,
     ) -> Option<Result<Written>> {
-        if frames.len() < self.compress_from || self.role == Role::Client {
+        if counts.longest < self.compress_from || self.role == Role::Client {
             return None;
         }
-        self.send_frames_smaller(frames, messages, bound, waits)
+        self.send_frames_smaller(frames, counts.messages, bound, waits)
     }
 
     /// Compresses whole unmasked frames, and sends or queues them. Returns `None` if they have to be sent as they are.

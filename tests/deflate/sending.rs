@@ -51,6 +51,37 @@ fn messages_from_the_threshold_on_are_compressed() {
     peer.close(1000);
 }
 
+/// The frames that are held leave together, and the long messages of it are compressed.
+#[test]
+fn a_burst_is_compressed_message_by_message() {
+    let _dog = watchdog(30);
+    let burst = ["a".repeat(40), "b".repeat(120), "c".repeat(600), "d".repeat(40)];
+    let frames: Vec<_> = burst.iter().flat_map(|text| support::Frame::text(text).encode()).collect();
+    for (threshold, expected) in
+        [(50, [false, true, true, false]), (512, [false, false, true, false]), (601, [false; 4])]
+    {
+        let server = TestServer::with(
+            |server| server.config(with(Deflate::new().threshold(threshold))),
+            |client| {
+                while let Some(message) = client.recv()? {
+                    client.write(message)?;
+                }
+                Ok(())
+            },
+        );
+        let mut peer = offering(&server, "permessage-deflate");
+        for _ in 0..3 {
+            peer.write(&frames);
+            for (text, is_compressed) in burst.iter().zip(expected) {
+                let (found, len) = next_form(&mut peer);
+                assert_eq!(found, is_compressed, "{threshold} {len}");
+                assert!(found || len == text.len());
+            }
+        }
+        peer.close(1000);
+    }
+}
+
 #[test]
 fn every_call_sends_an_uncompressed_message_as_it_is() {
     let _dog = watchdog(30);
