@@ -1,4 +1,10 @@
 //! Several threads send compressed messages. The peer has the window that each of them refers to.
+//!
+//! Each of these breakages of `outbox/compression.rs` makes a model fail:
+//!
+//! * The window is put back before the lock under which its frame is queued: both models.
+//! * A shared frame does not clear the window: `senders_and_broadcasts_share_one_window`.
+//! * A message that is refused stays in the window: `a_window_comes_back_after_a_refusal`.
 
 use super::transport::Script;
 use super::wire::{self, Wire};
