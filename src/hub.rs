@@ -70,6 +70,8 @@ pub struct Delivery {
     pub skipped: usize,
     /// How many clients were disconnected because their queue was full ([`SlowPeer::Close`]).
     pub closed: usize,
+    /// With a [backplane](crate::Server::backplane): whether the message was queued for the other servers. Otherwise `None`.
+    pub passed_on: Option<bool>,
 }
 
 impl Delivery {
@@ -86,7 +88,12 @@ impl Delivery {
 
 impl fmt::Display for Delivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { sent, queued, skipped, closed } = self;
-        write!(f, "{sent} sent, {queued} queued, {skipped} skipped, {closed} closed")
+        let Self { sent, queued, skipped, closed, passed_on } = self;
+        write!(f, "{sent} sent, {queued} queued, {skipped} skipped, {closed} closed")?;
+        match passed_on {
+            None => Ok(()),
+            Some(true) => f.write_str(", passed on"),
+            Some(false) => f.write_str(", not passed on"),
+        }
     }
 }

@@ -46,9 +46,9 @@
 //! * [`Config`] holds the limits and timeouts of a connection. The guide [`defaults`](guide::defaults) explains each.
 //! * [`Error`] has [`is_fatal`](Error::is_fatal) and the close code; [`Closed`] describes how a connection ended.
 //!
-//! Types that fewer programs need are in modules: [`handshake`] has requests and refusals, [`stats`] the counters, and
-//! [`connection`], [`hub`], [`server`] and [`error`] the types that their methods take and return. [`http`] is the crate
-//! whose types are in some signatures.
+//! Types that fewer programs need are in modules: [`handshake`] has requests and refusals, [`stats`] the counters,
+//! [`backplane`] the messages to other servers, and [`connection`], [`hub`], [`server`] and [`error`] the types that their
+//! methods take and return. [`http`] is the crate whose types are in some signatures.
 //!
 //! # Features
 //!
@@ -86,6 +86,7 @@
 compile_error!("threadws needs a Unix system: it is built on poll(2), MSG_DONTWAIT and socket pairs");
 
 mod addr;
+pub mod backplane;
 mod client;
 mod config;
 pub mod connection;

@@ -6,6 +6,7 @@
 // `registry.rs` knows every connection.
 // `capacity.rs` counts the threads of the process, `failures.rs` keeps the failures of handlers.
 mod accept;
+mod backplane;
 pub(crate) mod builder;
 mod callbacks;
 mod capacity;
@@ -35,7 +36,7 @@ use crate::logging::log_line;
 use crate::net::Stream;
 use crate::quota::Excess;
 use crate::stats::{Meter, TurnedAway};
-use crate::sync::{Arc, JoinHandle, Mutex};
+use crate::sync::{Arc, JoinHandle, Mutex, now};
 use crate::timer::Timer;
 use capacity::Place;
 use client_thread::{Accepted, Start};
@@ -236,6 +237,7 @@ impl Shared {
     }
 
     fn stop_threads(&self) {
+        self.hub.stop_backplane(now());
         if let Some(workers) = &self.workers {
             workers.stop();
             workers.stop_watcher();

@@ -6,16 +6,17 @@
 use super::audience::{Audience, ClientList};
 use super::topics::{self, Topics};
 use super::{Client, Delivery, Hooks};
+use crate::backplane::{Bus, LocalClients, Status};
 use crate::error::{Error, Result, Timeout};
 use crate::message::IntoMessage;
 use crate::outbox::SharedFrames;
 use crate::protocol::Role;
 use crate::protocol::encoder;
 use crate::stats::{Measured, Stats, Totals};
-use crate::sync::{Arc, Condvar, Mutex, now};
+use crate::sync::{Arc, Condvar, Mutex, OnceLock, Weak, now};
 use std::fmt;
 use std::ops::RangeBounds;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The clients of a server, and the topics that they subscribed to. Clones refer to the same hub.
 ///
@@ -50,6 +51,9 @@ pub struct Hub {
     state: Arc<Mutex<HubState>>,
     /// Notified when a client joins or leaves, if a thread waits for that.
     changed: Arc<Condvar>,
+    backplane: Arc<OnceLock<Arc<Bus>>>,
+    /// Sends only to the clients of this server.
+    is_local: bool,
 }
 
 #[derive(Debug, Default)]
@@ -74,7 +78,7 @@ impl Hub {
     ///
     /// Never waits for a peer.
     pub fn broadcast(&self, message: impl IntoMessage) -> Delivery {
-        send(&self.everyone(), None, message)
+        self.send(None, Some(&self.everyone()), None, message)
     }
 
     /// Sends one message to every client except the one with this number. Otherwise like [`broadcast`](Self::broadcast).
@@ -83,7 +87,7 @@ impl Hub {
     ///
     /// Never waits for a peer.
     pub fn broadcast_except(&self, id: u64, message: impl IntoMessage) -> Delivery {
-        send(&self.everyone(), Some(id), message)
+        self.send(None, Some(&self.everyone()), Some(id), message)
     }
 
     /// Sends one message to every client that [subscribed](crate::Connection::subscribe) to a topic. Otherwise like
@@ -93,7 +97,7 @@ impl Hub {
     ///
     /// Never waits for a peer.
     pub fn publish(&self, topic: &str, message: impl IntoMessage) -> Delivery {
-        self.subscribed_to(topic).map_or_else(Delivery::default, |clients| send(&clients, None, message))
+        self.send(Some(topic), self.subscribed_to(topic).as_deref(), None, message)
     }
 
     /// Sends one message to every client that subscribed to a topic, except the one with this number. Otherwise like
@@ -103,7 +107,7 @@ impl Hub {
     ///
     /// Never waits for a peer.
     pub fn publish_except(&self, id: u64, topic: &str, message: impl IntoMessage) -> Delivery {
-        self.subscribed_to(topic).map_or_else(Delivery::default, |clients| send(&clients, Some(id), message))
+        self.send(Some(topic), self.subscribed_to(topic).as_deref(), Some(id), message)
     }
 }
 
@@ -184,7 +188,80 @@ impl Hub {
     }
 }
 
+/// # Other servers
 impl Hub {
+    /// Returns a hub with the same clients that sends to them alone, and not through the backplane.
+    pub fn local(&self) -> Self {
+        Self { is_local: true, ..self.clone() }
+    }
+
+    /// Returns the state of the backplane, or `None` if the server has none.
+    pub fn backplane(&self) -> Option<Status> {
+        self.backplane.get().map(|bus| bus.status())
+    }
+
+    /// Connects this hub, and all of its clones, to other servers.
+    pub(crate) fn set_backplane(&self, bus: Arc<Bus>) -> Weak<dyn LocalClients> {
+        drop(self.backplane.set(bus));
+        let state: Weak<Mutex<HubState>> = Arc::downgrade(&self.state);
+        state
+    }
+
+    /// Ends the backplane, after it has sent what waits or at `deadline`.
+    pub(crate) fn stop_backplane(&self, deadline: Instant) {
+        if let Some(bus) = self.backplane.get() {
+            bus.stop(deadline);
+        }
+    }
+
+    /// Returns the backplane, if this hub sends to other servers.
+    #[inline]
+    fn others(&self) -> Option<&Bus> {
+        self.backplane.get().filter(|_| !self.is_local).map(|bus| &**bus)
+    }
+}
+
+impl LocalClients for Mutex<HubState> {
+    fn deliver(&self, topic: Option<&str>, frames: Arc<[u8]>, messages: u64) {
+        let clients = {
+            let mut state = self.lock();
+            match topic {
+                None => Some(state.everyone.list()),
+                Some(topic) => state.topics.subscribers(topic),
+            }
+        };
+        if let Some(clients) = clients {
+            deliver(&clients, None, &SharedFrames::new(frames, messages, true));
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.lock().everyone.len()
+    }
+}
+
+impl Hub {
+    fn send(
+        &self,
+        topic: Option<&str>,
+        clients: Option<&[Client]>,
+        except: Option<u64>,
+        message: impl IntoMessage,
+    ) -> Delivery {
+        let (clients, others) = (clients.unwrap_or_default(), self.others());
+        if clients.is_empty() && others.is_none() {
+            return Delivery::default();
+        }
+        let view = message.as_message();
+        let mut frame = Vec::new();
+        encoder::append(Role::Server, view.into(), view.as_bytes(), &mut frame);
+        let frame: Arc<[u8]> = frame.into();
+        // First, so that the engine works while this thread sends.
+        let passed_on = others.map(|others| others.publish(topic, Arc::clone(&frame), 1));
+        let delivery = deliver(clients, except, &SharedFrames::new(frame, 1, message.may_compress()));
+        Delivery { passed_on, ..delivery }
+    }
+
     fn everyone(&self) -> ClientList {
         self.state.lock().everyone.list()
     }
@@ -221,6 +298,7 @@ impl Hub {
             self.changed.notify_all();
         }
         for topic in topics {
+            self.leave_topic(&topic);
             hooks.unsubscribed(self, &client, &topic);
         }
         Some(client)
@@ -240,6 +318,9 @@ impl Hub {
         };
         drop(outdated);
         if is_new {
+            if let Some(bus) = self.backplane.get() {
+                bus.subscribe(topic);
+            }
             hooks.subscribed(self, &client, topic);
         }
         Ok(())
@@ -255,13 +336,23 @@ impl Hub {
         };
         drop(outdated);
         if let Some(client) = &client {
+            self.leave_topic(topic);
             hooks.unsubscribed(self, client, topic);
         }
         client.is_some()
     }
 
+    fn leave_topic(&self, topic: &str) {
+        if let Some(bus) = self.backplane.get() {
+            bus.unsubscribe(topic);
+        }
+    }
+
     /// Sends whole frames, which hold this number of messages, to every client, or to all except one.
     pub(crate) fn broadcast_frames(&self, except: Option<u64>, frames: Arc<[u8]>, messages: u64) {
+        if let Some(others) = self.others() {
+            others.publish(None, Arc::clone(&frames), messages);
+        }
         deliver(&self.everyone(), except, &SharedFrames::new(frames, messages, true));
     }
 }
@@ -287,16 +378,6 @@ impl fmt::Debug for Hub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hub").field("clients", &self.count()).finish_non_exhaustive()
     }
-}
-
-fn send(clients: &[Client], except: Option<u64>, message: impl IntoMessage) -> Delivery {
-    if clients.is_empty() {
-        return Delivery::default();
-    }
-    let view = message.as_message();
-    let mut frame = Vec::new();
-    encoder::append(Role::Server, view.into(), view.as_bytes(), &mut frame);
-    deliver(clients, except, &SharedFrames::new(frame.into(), 1, message.may_compress()))
 }
 
 fn deliver(clients: &[Client], except: Option<u64>, frames: &SharedFrames) -> Delivery {

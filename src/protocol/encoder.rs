@@ -176,11 +176,31 @@ pub(crate) fn frames(mut bytes: &[u8]) -> impl Iterator<Item = MessageFrame<'_>>
             127 => (10, u64::from_be_bytes(*bytes.get(2..)?.first_chunk()?)),
             length => (2, u64::from(length)),
         };
-        let (whole, rest) = bytes.split_at_checked(header + usize::try_from(payload).ok()?)?;
+        let (whole, rest) = bytes.split_at_checked(usize::try_from(payload).ok()?.checked_add(header)?)?;
         bytes = rest;
         let opcode = if first == Opcode::Text as u8 { Opcode::Text } else { Opcode::Binary };
         Some(MessageFrame { opcode, payload: whole.get(header..)?, whole })
     })
+}
+
+/// Returns whether bytes are this number of messages as [`append`] encodes them for clients: unmasked, unfragmented, with the
+/// shortest form of the length, text in UTF-8, and no payload longer than `longest`.
+pub(crate) fn are_messages(bytes: &[u8], messages: u64, longest: usize) -> bool {
+    let (mut count, mut checked) = (0, 0);
+    for MessageFrame { opcode, payload, whole } in frames(bytes) {
+        let mut buffer = EMPTY;
+        let (header, _) = put_header(Role::Server, opcode, payload.len(), &mut buffer);
+        let is_valid = whole.len() == header + payload.len()
+            && whole.get(..header) == buffer.get(..header)
+            && payload.len() <= longest
+            && (opcode == Opcode::Binary || std::str::from_utf8(payload).is_ok());
+        if !is_valid {
+            return false;
+        }
+        count += 1;
+        checked += whole.len();
+    }
+    count == messages && checked == bytes.len()
 }
 
 /// Returns the payload of a Close frame (§5.5.1), which is empty without a code.

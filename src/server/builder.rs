@@ -1,6 +1,7 @@
 //! `Server`: the settings of a server, and its start. Its callbacks are set in `callbacks.rs`.
 
 use super::accept::Acceptor;
+use super::backplane::OtherServers;
 use super::handle::ServerHandle;
 use super::settings::Settings;
 use super::{Shared, Way, no_address};
@@ -50,6 +51,7 @@ pub struct Server {
     pub(super) settings: Settings,
     /// `None` until the first call that trusts a proxy, because that call replaces the default.
     trust: Option<TrustedProxies>,
+    pub(super) others: OtherServers,
     /// The first setting that cannot work.
     error: Option<Error>,
 }
@@ -427,6 +429,7 @@ impl Server {
             hooks: Hooks::default(),
             settings: Settings::default(),
             trust: None,
+            others: OtherServers::default(),
             error: None,
         }
     }
@@ -448,18 +451,20 @@ impl Server {
 
     /// Starts everything except the acceptor's thread.
     pub(super) fn start(self, way: Way) -> Result<(Arc<Shared>, Acceptor)> {
-        let Self { listener, hub, hooks, meter, mut settings, trust, error } = self;
+        let Self { listener, hub, hooks, meter, mut settings, trust, others, error } = self;
         if let Some(error) = error {
             return Err(error);
         }
         settings.handshake.trust = trust.unwrap_or_default();
         settings.check(listener.is_none())?;
+        others.check()?;
         let answers_http = settings.handshake.serve_http.is_some();
         settings.handshake.policy.max_body = answers_http.then(|| settings.config.max_message_size());
         // Before there are threads, which an error would leave behind.
         let address = listener.as_ref().map(Listener::local_addr).transpose()?;
         let place = listener.as_ref().map(ToString::to_string);
         let shared = Shared::start(address, settings, hub, hooks, meter, way)?;
+        others.start(&shared)?;
         let acceptor = Acceptor::new(listener, Arc::clone(&shared))?;
         shared.log_start(place.as_deref());
         Ok((shared, acceptor))

@@ -211,6 +211,7 @@ impl ServerHandle {
         if waits {
             self.shared.pool.join(last_deadline);
         }
+        self.shared.hub.stop_backplane(deadline);
         // Handlers that were abandoned need the timer and the flush thread.
         let is_busy = abandoned.is_empty() && !self.join_own_threads(last_deadline);
         if waits {

@@ -11,7 +11,7 @@ const PAGES: [(&str, &[&str], &[&str]); 6] = [
     ),
     (
         "Server",
-        &["server/builder.rs", "server/callbacks.rs"],
+        &["server/builder.rs", "server/callbacks.rs", "server/backplane.rs"],
         &[
             "Listen",
             "Run",
@@ -20,10 +20,11 @@ const PAGES: [(&str, &[&str], &[&str]); 6] = [
             "Limits for each client address",
             "Requests",
             "Observe",
+            "Other servers",
         ],
     ),
     ("Sender", &["sender.rs"], &["Send", "Close", "About the connection"]),
-    ("Hub", &["hub/hub.rs"], &["Send", "Clients and topics"]),
+    ("Hub", &["hub/hub.rs"], &["Send", "Clients and topics", "Other servers"]),
     ("Connect", &["client.rs"], &["Connect", "Settings"]),
     ("Config", &["config.rs"], &["Sizes", "Compression", "Timeouts", "Keepalive and age", "Values"]),
 ];
