@@ -231,3 +231,9 @@ impl Gap {
         self.missed
     }
 }
+
+/// Returns the number of messages and the frames of an envelope, for a fuzz target.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn decoded(envelope: &[u8]) -> Option<(u32, &[u8])> {
+    envelope::EnvelopeHead::decode(envelope).map(|(head, body)| (head.count, body))
+}

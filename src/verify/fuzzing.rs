@@ -33,6 +33,28 @@ use http::{HeaderMap, Method, StatusCode, Version};
 use std::net::IpAddr;
 use tungstenite::protocol::frame::coding as other;
 
+/// An envelope from another server is decoded or ignored. If its frames are accepted, a client's decoder accepts them, too.
+pub fn envelope(input: &[u8]) {
+    let longest = 1 << 10;
+    let Some((count, frames)) = crate::backplane::decoded(input) else { return };
+    if !encoder::are_messages(frames, count.into(), longest) {
+        return;
+    }
+    let mut bytes = frames.to_vec();
+    let mut rest = &mut bytes[..];
+    let mut decoder = Decoder::new(Role::Client, longest);
+    for _ in 0..count {
+        let step = decoder.next(rest).expect("valid frames");
+        let item = step.item.expect("a whole message");
+        assert!(item.is_data(), "{item:?}");
+        if let Item::Text(text) = item {
+            assert!(std::str::from_utf8(&rest[text.range()]).is_ok(), "not UTF-8");
+        }
+        rest = &mut std::mem::take(&mut rest)[step.used..];
+    }
+    assert!(rest.is_empty(), "nothing else");
+}
+
 /// The decoder returns the same as tungstenite's, except for the named differences, however the bytes are cut.
 pub fn decoder(input: &[u8]) {
     let [flags, limit, buffers, piece, other_piece, repeat, bytes @ ..] = input else { return };

@@ -40,6 +40,7 @@ fn seeds_and_their_mutations_break_no_promise() {
         ("forwarded", forwarded),
         ("proxy", proxy),
         ("close_payload", close_payload),
+        ("envelope", super::envelope),
     ];
     for &(name, target) in targets {
         for (at, seed) in seeds(name).iter().enumerate() {
