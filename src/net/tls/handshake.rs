@@ -14,7 +14,7 @@ use std::io::{self, ErrorKind};
 
 /// Shakes hands with a server.
 pub(crate) fn connect(line: &mut Line, tls: &ClientTls, host: &str, deadline: Deadline) -> Result<()> {
-    shake_hands(line, contained(|| tls.connection(host))?, deadline)
+    shake_hands(line, start(|| tls.connection(host))?, deadline)
 }
 
 /// Shakes hands with a client, of which `bytes` were already read. They are replaced by the plaintext that has arrived behind
@@ -26,7 +26,7 @@ pub(crate) fn accept(
     deadline: Deadline,
 ) -> Result<()> {
     line.sealed = std::mem::take(bytes);
-    shake_hands(line, contained(|| tls.connection())?, deadline)?;
+    shake_hands(line, start(|| tls.connection())?, deadline)?;
     match line.open(bytes) {
         Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error.into()),
         _ => Ok(()),
@@ -34,14 +34,21 @@ pub(crate) fn accept(
 }
 
 /// Starts a TLS connection, which asks a client's session store, and can call other callbacks of a given configuration.
-fn contained(start: impl FnOnce() -> Result<Connection>) -> Result<Connection> {
-    contain(LOG, "a callback of the TLS configuration", start).unwrap_or_else(|| Err(Error::tls(PANICKED)))
+///
+/// # Stack
+///
+/// A session is large, and the values that are moved here are not in the frames below the steps of the handshake, which need
+/// the most stack. The pages that they touch stay resident as long as a server's client stays.
+#[inline(never)]
+fn start(connection: impl FnOnce() -> Result<Connection>) -> Result<Box<TlsSession>> {
+    let connection = contain(LOG, "a callback of the TLS configuration", connection);
+    let connection = connection.unwrap_or_else(|| Err(Error::tls(PANICKED)))?;
+    Ok(Box::new(TlsSession::new(connection)))
 }
 
-fn shake_hands(line: &mut Line, connection: Connection, deadline: Deadline) -> Result<()> {
-    let is_client = matches!(connection, Connection::Client(_));
+fn shake_hands(line: &mut Line, mut session: Box<TlsSession>, deadline: Deadline) -> Result<()> {
+    let is_client = matches!(session.connection, Connection::Client(_));
     let peer = if is_client { "server" } else { "client" };
-    let mut session = TlsSession::new(connection);
     while session.is_handshaking() {
         write(&mut session, line, deadline)?;
         let Some(record) = record_len(&line.sealed).and_then(|len| line.sealed.get(..len)) else {
@@ -73,7 +80,7 @@ fn shake_hands(line: &mut Line, connection: Connection, deadline: Deadline) -> R
         let certificate = session.connection.peer_certificates().and_then(<[_]>::first);
         line.peer_certificate = certificate.map(|certificate| certificate.as_ref().into());
     }
-    line.session = Some(Box::new(session));
+    line.session = Some(session);
     Ok(())
 }
 
