@@ -1,4 +1,4 @@
-//! Shared by the benchmarks: the frames of a client, and a minimal opening handshake.
+//! Shared by the benchmarks: the frames of a client, messages, and a minimal opening handshake.
 
 use std::fmt::Display;
 use std::io::{self, Read, Write};
@@ -7,6 +7,14 @@ use std::net::{TcpStream, ToSocketAddrs};
 /// Opcodes of RFC 6455 §5.2.
 pub const TEXT: u8 = 1;
 pub const BINARY: u8 = 2;
+/// The bit of a compressed message (RFC 7692 §6).
+pub const RSV1: u8 = 0x40;
+
+/// Offers compression in which each message is compressed by itself.
+pub const FORGETTING: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits; \
+                              server_no_context_takeover; client_no_context_takeover\r\n";
+/// Offers compression in which messages may refer to those before them, as Chrome does.
+pub const REMEMBERING: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 /// The answer to `KEY`, from the example in RFC 6455 §1.3.
@@ -42,11 +50,40 @@ pub fn header(opcode: u8, payload: usize) -> Vec<u8> {
     header
 }
 
-/// Returns the request that opens a WebSocket.
-pub fn request(to: impl Display) -> Vec<u8> {
+/// Returns a JSON message of this length, such as a chat sends.
+pub fn json(size: usize) -> Vec<u8> {
+    const WORDS: [&str; 12] = [
+        "price", "gold", "silver", "hello", "world", "from", "room", "left", "user", "trade", "late", "open",
+    ];
+    let mut text = "{\"seq\":81726,\"items\":[".to_owned();
+    let mut state = 1_u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state >> 33
+    };
+    while text.len() < size {
+        let (id, word, other) = (next(), WORDS[next() as usize % 12], WORDS[next() as usize % 12]);
+        text += &format!("{{\"id\":\"{id:08x}\",\"text\":\"{word} {other}\"}},");
+    }
+    text.truncate(size);
+    text.into_bytes()
+}
+
+/// Returns the payload of a compressed message (RFC 7692 §7.2.1).
+#[cfg(feature = "deflate")]
+pub fn compress(plain: &[u8]) -> Vec<u8> {
+    let mut state = zlib_rs::Deflate::new(6, false, 12);
+    let mut out = vec![0; plain.len() + 100];
+    _ = state.compress(plain, &mut out, zlib_rs::DeflateFlush::SyncFlush);
+    out.truncate(state.total_out() as usize - 4);
+    out
+}
+
+/// Returns the request that opens a WebSocket, with additional header lines.
+pub fn request(to: impl Display, headers: &str) -> Vec<u8> {
     format!(
         "GET / HTTP/1.1\r\nHost: {to}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n{headers}\r\n"
     )
     .into_bytes()
 }
@@ -78,16 +115,16 @@ pub fn response(request: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Connects, and waits for the opening handshake.
-pub fn open(to: impl ToSocketAddrs + Display + Copy) -> io::Result<TcpStream> {
+pub fn open(to: impl ToSocketAddrs + Display + Copy, headers: &str) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect(to)?;
     stream.set_nodelay(true)?;
-    open_over(&mut stream, to)?;
+    open_over(&mut stream, to, headers)?;
     Ok(stream)
 }
 
-/// Waits for the opening handshake on a connection.
-pub fn open_over(mut stream: impl Read + Write, to: impl Display) -> io::Result<()> {
-    stream.write_all(&request(to))?;
+/// Waits for the opening handshake on a connection. With an offer the server must accept it.
+pub fn open_over(mut stream: impl Read + Write, to: impl Display, headers: &str) -> io::Result<()> {
+    stream.write_all(&request(to, headers))?;
     let mut head = Vec::new();
     let mut bytes = [0; 1024];
     loop {
@@ -97,7 +134,16 @@ pub fn open_over(mut stream: impl Read + Write, to: impl Display) -> io::Result<
         }
         head.extend_from_slice(&bytes[..count]);
         match head_end(&head)? {
-            Some(end) if end == head.len() => return Ok(()),
+            Some(end) if end == head.len() => {
+                let is_accepted = |head: &[u8]| {
+                    let head = String::from_utf8_lossy(head).to_lowercase();
+                    head.contains("sec-websocket-extensions: permessage-deflate")
+                };
+                if headers.is_empty() || is_accepted(&head) {
+                    return Ok(());
+                }
+                return Err(io::Error::other("the server does not compress"));
+            }
             Some(_) => return Err(io::Error::other("the server sent bytes after the 101")),
             None => {}
         }

@@ -17,7 +17,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use threadws_benches::{BINARY, client_frame, head_end, header, open_over, request};
+use threadws_benches::{BINARY, RSV1, client_frame, compress, head_end, header, json, open_over, request};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -39,8 +39,8 @@ pub enum Load {
     Broadcast { clients: usize, size: usize, in_flight: usize },
     /// Handshakes, `parallel` of them at a time.
     Handshakes { parallel: usize },
-    /// Clients that sent one message and are idle now.
-    Idle { clients: usize },
+    /// Clients that sent one message and are idle now: 32 bytes, or 1 KiB of JSON.
+    Idle { clients: usize, json: bool },
 }
 
 /// The length of a run: the warm-up, and the part that is measured.
@@ -61,6 +61,8 @@ pub struct Outcome {
     pub p50: u64,
     /// The 99th percentile of the round trips, in microseconds.
     pub p99: u64,
+    /// The bytes of an answer on the wire, without those of TLS.
+    pub bytes: f64,
 }
 
 impl Load {
@@ -78,7 +80,10 @@ impl Load {
                 format!("broadcast {} to {}, {in_flight} in flight", bytes(size), thousands(clients))
             }
             Self::Handshakes { parallel } => format!("handshakes, {parallel} in parallel"),
-            Self::Idle { clients } => format!("memory of {} idle clients", thousands(clients)),
+            Self::Idle { clients, json: false } => format!("memory of {} idle clients", thousands(clients)),
+            Self::Idle { clients, json: true } => {
+                format!("memory of {} idle clients that have echoed 1 KiB", thousands(clients))
+            }
         }
     }
 
@@ -99,7 +104,7 @@ impl Load {
                 broadcast(server, length, clients, size, in_flight)
             }
             Self::Handshakes { parallel } => handshakes(server, length, parallel),
-            Self::Idle { clients } => idle(server, clients),
+            Self::Idle { clients, json } => idle(server, clients, json),
         }
     }
 }
@@ -151,7 +156,7 @@ impl<'a> Meter<'a> {
         Ok(!self.measuring || self.start.elapsed() < self.length.measured)
     }
 
-    fn outcome(self) -> Result<Outcome> {
+    fn outcome(self, clients: &[Client]) -> Result<Outcome> {
         let seconds = self.start.elapsed().as_secs_f64();
         let cpu = cpu(self.server)? - self.cpu;
         if self.count == 0 {
@@ -163,6 +168,8 @@ impl<'a> Meter<'a> {
             cost: cpu.as_secs_f64() * 1e6 / count,
             p50: self.round_trips.value_at_quantile(0.5),
             p99: self.round_trips.value_at_quantile(0.99),
+            bytes: clients.iter().map(|client| client.bytes).sum::<u64>() as f64
+                / clients.iter().map(|client| client.messages).sum::<u64>() as f64,
         })
     }
 }
@@ -226,17 +233,23 @@ struct Wire {
     sent: Vec<u8>,
     answer: usize,
     expected: Vec<u8>,
+    /// Only the headers of answers are read, because each server compresses differently.
+    is_compressed: bool,
 }
 
 impl Wire {
-    fn new(size: usize, in_flight: usize) -> Self {
-        let payload: Vec<u8> = (0..size).map(|at| (at * 31 + at / 251) as u8).collect();
-        let frame = client_frame(BINARY, &payload);
+    fn new(size: usize, in_flight: usize, is_compressed: bool) -> Self {
+        let payload = json(size);
+        let frame = if is_compressed {
+            client_frame(RSV1 | BINARY, &compress(&payload))
+        } else {
+            client_frame(BINARY, &payload)
+        };
         let mut answer = header(BINARY, size);
         answer.extend_from_slice(&payload);
         let sent = frame.repeat((READ / frame.len() + 1).clamp(1, in_flight + 1));
         let expected = answer.repeat(READ / answer.len() + 2);
-        Self { frame: frame.len(), sent, answer: answer.len(), expected }
+        Self { frame: frame.len(), sent, answer: answer.len(), expected, is_compressed }
     }
 }
 
@@ -249,13 +262,24 @@ struct Client {
     /// The position in an answer of the next byte to read.
     read_at: usize,
     messages: u64,
+    bytes: u64,
+    answers: CompressedAnswers,
     /// When messages were sent, and how many at that time.
     sent: VecDeque<(Instant, u64)>,
 }
 
 impl Client {
     fn new(stream: Stream) -> Self {
-        Self { stream, unwritten: 0, write_at: 0, read_at: 0, messages: 0, sent: VecDeque::new() }
+        Self {
+            stream,
+            unwritten: 0,
+            write_at: 0,
+            read_at: 0,
+            messages: 0,
+            bytes: 0,
+            answers: CompressedAnswers::default(),
+            sent: VecDeque::new(),
+        }
     }
 
     fn send(&mut self, wire: &Wire, messages: u64, now: Instant) -> io::Result<()> {
@@ -289,11 +313,17 @@ impl Client {
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok((0, false)),
             Err(error) => return Err(error.into()),
         };
-        if buffer[..count] != wire.expected[self.read_at..self.read_at + count] {
-            return Err("an answer is not the message that was sent".into());
-        }
-        let whole = (self.read_at + count) / wire.answer;
-        self.read_at = (self.read_at + count) % wire.answer;
+        self.bytes += count as u64;
+        let whole = if wire.is_compressed {
+            self.answers.count(&buffer[..count])?
+        } else {
+            if buffer[..count] != wire.expected[self.read_at..self.read_at + count] {
+                return Err("an answer is not the message that was sent".into());
+            }
+            let whole = (self.read_at + count) / wire.answer;
+            self.read_at = (self.read_at + count) % wire.answer;
+            whole
+        };
         self.messages += whole as u64;
         Ok((whole as u64, count == buffer.len() || self.stream.is_tls()))
     }
@@ -315,6 +345,40 @@ impl Client {
     }
 }
 
+/// The part of a compressed answer that has arrived.
+#[derive(Default)]
+struct CompressedAnswers {
+    header: Vec<u8>,
+    /// The bytes of the payload that are missing.
+    left: usize,
+}
+
+impl CompressedAnswers {
+    /// Returns how many answers end in these bytes.
+    fn count(&mut self, mut bytes: &[u8]) -> Result<usize> {
+        let mut whole = 0;
+        while let Some((first, rest)) = bytes.split_first() {
+            if self.left == 0 {
+                self.header.push(*first);
+                bytes = rest;
+                self.left = match self.header[..] {
+                    // A server may send some answers as they are. Their share shows in the bytes of an answer.
+                    [0xc1 | 0xc2 | 0x81 | 0x82] | [_, 126] | [_, 126, _] => continue,
+                    [_, short @ 1..126] => short.into(),
+                    [_, 126, high, low] => u16::from_be_bytes([high, low]).into(),
+                    _ => return Err(format!("not an answer: {:?}", self.header).into()),
+                };
+                self.header.clear();
+            }
+            let piece = self.left.min(bytes.len());
+            bytes = &bytes[piece..];
+            self.left -= piece;
+            whole += usize::from(self.left == 0);
+        }
+        Ok(whole)
+    }
+}
+
 /// Closes with RST, because thousands of connections in TIME_WAIT would use up the ports.
 impl Drop for Client {
     fn drop(&mut self) {
@@ -331,7 +395,7 @@ fn connect(
     let mut connected = Vec::with_capacity(clients);
     for index in 0..clients {
         let mut stream = Stream::connect(server.address, tls)?;
-        open_over(&mut stream, server.address)?;
+        open_over(&mut stream, server.address, server.offer)?;
         poll.add(&stream.socket, index)?;
         connected.push(Client::new(stream));
     }
@@ -346,7 +410,7 @@ fn echo(
     in_flight: usize,
     record_each: bool,
 ) -> Result<Outcome> {
-    let wire = Wire::new(size, in_flight);
+    let wire = Wire::new(size, in_flight, server.compresses());
     let tls = tls(server, record_each.then_some(wire.frame))?;
     let mut poll = Poll::new()?;
     let mut clients = connect(server, tls.as_ref(), &poll, clients)?;
@@ -377,7 +441,7 @@ fn echo(
     if clients.iter().any(|client| client.messages == 0) {
         return Err("a client never got an answer".into());
     }
-    meter.outcome()
+    meter.outcome(&clients)
 }
 
 fn broadcast(
@@ -387,7 +451,7 @@ fn broadcast(
     size: usize,
     in_flight: usize,
 ) -> Result<Outcome> {
-    let wire = Wire::new(size, in_flight);
+    let wire = Wire::new(size, in_flight, server.compresses());
     let mut poll = Poll::new()?;
     let mut clients = connect(server, tls(server, None)?.as_ref(), &poll, clients)?;
     // A broadcast before the server has added the last client would not reach it.
@@ -418,11 +482,11 @@ fn broadcast(
             clients[0].send(&wire, whole, now)?;
         }
     }
-    meter.outcome()
+    meter.outcome(&clients)
 }
 
 fn handshakes(server: &Running, length: Length, parallel: usize) -> Result<Outcome> {
-    let (request, tls) = (request(server.address), tls(server, None)?);
+    let (request, tls) = (request(server.address, ""), tls(server, None)?);
     let mut poll = Poll::new()?;
     let mut meter = Meter::new(server, length)?;
     let begin = |poll: &Poll, index| -> Result<(Client, Vec<u8>, Instant)> {
@@ -451,23 +515,26 @@ fn handshakes(server: &Running, length: Length, parallel: usize) -> Result<Outco
             }
         }
     }
-    meter.outcome()
+    meter.outcome(&[])
 }
 
-fn idle(server: &Running, clients: usize) -> Result<Outcome> {
-    let (wire, tls) = (Wire::new(32, 1), tls(server, None)?);
+fn idle(server: &Running, clients: usize, json: bool) -> Result<Outcome> {
+    let size = if json { 1024 } else { 32 };
+    let (wire, tls) = (Wire::new(size, 1, server.compresses()), tls(server, None)?);
     let before = resident(server)?;
     let mut connected = Vec::new();
     for _ in 0..clients {
         let mut stream = Stream::connect(server.address, tls.as_ref())?;
-        open_over(&mut stream, server.address)?;
+        open_over(&mut stream, server.address, server.offer)?;
         let mut client = Client::new(stream);
         client.send(&wire, 1, Instant::now())?;
-        let mut answer = vec![0; wire.answer];
-        client.stream.read_exact(&mut answer)?;
+        let mut buffer = [0; 4096];
+        while client.messages == 0 {
+            client.receive(&wire, &mut buffer)?;
+        }
         connected.push(client);
     }
     std::thread::sleep(Duration::from_millis(200));
     let cost = (resident(server)? - before) / clients as f64;
-    Ok(Outcome { rate: 0.0, cost, p50: 0, p99: 0 })
+    Ok(Outcome { rate: 0.0, cost, p50: 0, p99: 0, bytes: 0.0 })
 }

@@ -22,14 +22,18 @@ Usage: matrix [OPTIONS]
 
   --tls           compare servers with TLS, and threadws without
   --events        compare event loops, and both ways of threadws
+  --deflate       compare servers that compress 1 KiB of JSON, and threadws without
   --quick         one short round in less than 2 minutes, to try it out
   --rounds N      how often each load is run on each peer [default: 5]
   --only WORDS    only loads whose name contains this, such as '64 in flight'
   --peers NAMES   only these peers: threadws,threadws-recv,floor,tungstenite,
                   tokio-tungstenite,node-ws, with --events threadws-events,
                   threadws,event-floor,tokio-websockets,tokio-tungstenite,node-ws,
-                  and with --tls threadws,threadws-tls,tokio-tungstenite-tls,
-                  node-ws-tls,python-websockets-tls
+                  with --tls threadws,threadws-tls,tokio-tungstenite-tls,
+                  node-ws-tls,python-websockets-tls, and with --deflate threadws,
+                  threadws-deflate,threadws-takeover,threadws-events,
+                  threadws-events-deflate,yawc-deflate,node-ws-deflate,
+                  python-websockets-deflate
                   [default: all that are installed]
   --out DIR       folder for the table and the plots
                   [default: benches/target/matrix]
@@ -58,7 +62,7 @@ const PLAIN: Matrix = Matrix {
         Load::Broadcast { clients: 1000, size: 64, in_flight: 1 },
         Load::Broadcast { clients: 1000, size: 64, in_flight: 16 },
         Load::Handshakes { parallel: 32 },
-        Load::Idle { clients: 1000 },
+        Load::Idle { clients: 1000, json: false },
     ],
     reference: Peer::Floor,
 };
@@ -75,8 +79,31 @@ const TLS: Matrix = Matrix {
         Load::Broadcast { clients: 1000, size: 32, in_flight: 1 },
         Load::Broadcast { clients: 1000, size: 32, in_flight: 16 },
         Load::Handshakes { parallel: 32 },
-        Load::Idle { clients: 1000 },
-        Load::Idle { clients: 5000 },
+        Load::Idle { clients: 1000, json: false },
+        Load::Idle { clients: 5000, json: false },
+    ],
+    reference: Peer::Threadws,
+};
+
+/// Servers that compress, each message by itself except for one, relative to threadws without compression. The generator sends
+/// a message that was compressed before.
+const DEFLATE: Matrix = Matrix {
+    peers: &[
+        Peer::Threadws,
+        Peer::ThreadwsDeflate,
+        Peer::ThreadwsTakeover,
+        Peer::ThreadwsEvents,
+        Peer::ThreadwsEventsDeflate,
+        Peer::YawcDeflate,
+        Peer::NodeDeflate,
+        Peer::PythonDeflate,
+    ],
+    loads: &[
+        echo(50, 1024, 1),
+        echo(50, 1024, 64),
+        Load::Broadcast { clients: 1000, size: 1024, in_flight: 1 },
+        Load::Broadcast { clients: 1000, size: 1024, in_flight: 16 },
+        Load::Idle { clients: 1000, json: true },
     ],
     reference: Peer::Threadws,
 };
@@ -99,8 +126,8 @@ const EVENTS: Matrix = Matrix {
         Load::Broadcast { clients: 1000, size: 64, in_flight: 1 },
         Load::Broadcast { clients: 1000, size: 64, in_flight: 16 },
         Load::Handshakes { parallel: 32 },
-        Load::Idle { clients: 1000 },
-        Load::Idle { clients: 9000 },
+        Load::Idle { clients: 1000, json: false },
+        Load::Idle { clients: 9000, json: false },
     ],
     reference: Peer::EventFloor,
 };
@@ -166,11 +193,12 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn options(args: &[String]) -> Result<Option<Options>, Box<dyn Error>> {
     let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let is_given = |option| args.iter().any(|arg| arg == option);
-    let matrix = match (is_given("--tls"), is_given("--events")) {
-        (false, false) => &PLAIN,
-        (true, false) => &TLS,
-        (false, true) => &EVENTS,
-        (true, true) => return Err("--tls and --events cannot be combined".into()),
+    let matrix = match (is_given("--tls"), is_given("--events"), is_given("--deflate")) {
+        (false, false, false) => &PLAIN,
+        (true, false, false) => &TLS,
+        (false, true, false) => &EVENTS,
+        (false, false, true) => &DEFLATE,
+        _ => return Err("--tls, --events and --deflate cannot be combined".into()),
     };
     let mut options = Options {
         matrix,
@@ -184,7 +212,7 @@ fn options(args: &[String]) -> Result<Option<Options>, Box<dyn Error>> {
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or(format!("{arg} needs a value"));
         match arg.as_str() {
-            "--tls" | "--events" => {}
+            "--tls" | "--events" | "--deflate" => {}
             "--quick" => (options.quick, options.rounds) = (true, 1),
             "--rounds" => options.rounds = value()?.parse()?,
             "--only" => options.only = value()?.clone(),

@@ -20,8 +20,8 @@ use std::time::Duration;
 use threadws::connection::Arrival;
 use threadws::server::Events;
 use threadws::tls::ServerTls;
-use threadws::{Addr, BoxError, Config, Connection, Message, Server};
-use threadws_benches::{head_end_of_request, header, response};
+use threadws::{Addr, BoxError, Config, Connection, Message, Server, deflate::Deflate};
+use threadws_benches::{FORGETTING, REMEMBERING, head_end_of_request, header, response};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
@@ -51,10 +51,16 @@ pub enum Peer {
     TokioTls,
     NodeTls,
     PythonTls,
+    ThreadwsDeflate,
+    ThreadwsTakeover,
+    ThreadwsEventsDeflate,
+    YawcDeflate,
+    NodeDeflate,
+    PythonDeflate,
 }
 
 impl Peer {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 19] = [
         Self::Threadws,
         Self::ThreadwsOwned,
         Self::ThreadwsEvents,
@@ -68,6 +74,12 @@ impl Peer {
         Self::TokioTls,
         Self::NodeTls,
         Self::PythonTls,
+        Self::ThreadwsDeflate,
+        Self::ThreadwsTakeover,
+        Self::ThreadwsEventsDeflate,
+        Self::YawcDeflate,
+        Self::NodeDeflate,
+        Self::PythonDeflate,
     ];
 
     pub fn name(self) -> &'static str {
@@ -85,6 +97,12 @@ impl Peer {
             Self::TokioTls => "tokio-tungstenite-tls",
             Self::NodeTls => "node-ws-tls",
             Self::PythonTls => "python-websockets-tls",
+            Self::ThreadwsDeflate => "threadws-deflate",
+            Self::ThreadwsTakeover => "threadws-takeover",
+            Self::ThreadwsEventsDeflate => "threadws-events-deflate",
+            Self::YawcDeflate => "yawc-deflate",
+            Self::NodeDeflate => "node-ws-deflate",
+            Self::PythonDeflate => "python-websockets-deflate",
         }
     }
 
@@ -112,6 +130,14 @@ impl Peer {
             }
             Self::NodeTls => "`ws` on `https` of Node.js (OpenSSL)",
             Self::PythonTls => "`websockets` on asyncio with `ssl` (OpenSSL)",
+            Self::ThreadwsDeflate => "this crate with compression, each message by itself",
+            Self::ThreadwsTakeover => "the same, with context takeover in both directions",
+            Self::ThreadwsEventsDeflate => "this crate with events and compression",
+            Self::YawcDeflate => {
+                "`yawc` on one thread of tokio, without context takeover, with its pool and flate2 (miniz_oxide)"
+            }
+            Self::NodeDeflate => "`ws` without context takeover (C zlib in a thread pool), threshold 0",
+            Self::PythonDeflate => "`websockets` on asyncio without context takeover (C zlib)",
         }
     }
 
@@ -119,18 +145,33 @@ impl Peer {
         matches!(self, Self::ThreadwsTls | Self::TokioTls | Self::NodeTls | Self::PythonTls)
     }
 
+    /// Returns the header line with which a client offers compression to this peer.
+    fn offer(self) -> &'static str {
+        match self {
+            Self::ThreadwsDeflate
+            | Self::ThreadwsEventsDeflate
+            | Self::YawcDeflate
+            | Self::NodeDeflate
+            | Self::PythonDeflate => FORGETTING,
+            Self::ThreadwsTakeover => REMEMBERING,
+            _ => "",
+        }
+    }
+
     /// Whether the peer can run this kind of load.
     pub fn has(self, broadcast: bool) -> bool {
-        let only_echoes =
-            matches!(self, Self::ThreadwsOwned | Self::EventFloor | Self::Naive | Self::TokioWebsockets);
+        let only_echoes = matches!(
+            self,
+            Self::ThreadwsOwned | Self::EventFloor | Self::Naive | Self::TokioWebsockets | Self::YawcDeflate
+        );
         !broadcast || !only_echoes
     }
 
     /// Whether the peer is installed.
     pub fn is_installed(self) -> bool {
         let (program, args) = match self {
-            Self::Node | Self::NodeTls => ("node", ["-e", "require.resolve('ws')"]),
-            Self::PythonTls => ("python3", ["-c", "import websockets"]),
+            Self::Node | Self::NodeTls | Self::NodeDeflate => ("node", ["-e", "require.resolve('ws')"]),
+            Self::PythonTls | Self::PythonDeflate => ("python3", ["-c", "import websockets"]),
             _ => return true,
         };
         let mut command = Command::new(program);
@@ -142,14 +183,18 @@ impl Peer {
     pub fn start(self, broadcast: bool) -> Result<Running, Box<dyn Error>> {
         let mode = if broadcast { "broadcast" } else { "echo" };
         let (program, args) = match self {
-            Self::Node | Self::NodeTls => ("node".into(), ["-e", include_str!("ws.js")]),
-            Self::PythonTls => ("python3".into(), ["-c", include_str!("websockets.py")]),
+            Self::Node | Self::NodeTls | Self::NodeDeflate => ("node".into(), ["-e", include_str!("ws.js")]),
+            Self::PythonTls | Self::PythonDeflate => {
+                ("python3".into(), ["-c", include_str!("websockets.py")])
+            }
             _ => (std::env::current_exe()?, ["peer", self.name()]),
         };
         let mut command = Command::new(program);
         command.args(args).arg(mode);
         if self.is_tls() {
             command.args([CERTIFICATE, KEY]);
+        } else if !self.offer().is_empty() {
+            command.arg("deflate");
         }
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         let stdout = child.stdout.take().ok_or("no stdout")?;
@@ -157,6 +202,7 @@ impl Peer {
             child,
             address: SocketAddr::from(([127, 0, 0, 1], port)),
             is_tls: self.is_tls(),
+            offer: self.offer(),
         };
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
@@ -172,8 +218,12 @@ impl Peer {
     /// Runs the peer, in the process that [`start`](Self::start) has started.
     pub fn serve(self, broadcast: bool) -> Done {
         match self {
-            Self::Threadws | Self::ThreadwsOwned | Self::ThreadwsTls => self.threadws(broadcast),
-            Self::ThreadwsEvents => threadws_events(broadcast),
+            Self::Threadws
+            | Self::ThreadwsOwned
+            | Self::ThreadwsTls
+            | Self::ThreadwsDeflate
+            | Self::ThreadwsTakeover => self.threadws(broadcast),
+            Self::ThreadwsEvents | Self::ThreadwsEventsDeflate => self.threadws_events(broadcast),
             Self::Floor => floor(broadcast),
             Self::EventFloor => event_floor::serve(),
             Self::Naive => naive(),
@@ -186,12 +236,34 @@ impl Peer {
                 let tls = if self.is_tls() { Some(TlsAcceptor::from(server_config()?)) } else { None };
                 runtime.block_on(tokio(tls, broadcast))
             }
-            Self::Node | Self::NodeTls | Self::PythonTls => Err("does not run in this program".into()),
+            Self::YawcDeflate => {
+                tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(yawc())
+            }
+            Self::Node | Self::NodeTls | Self::PythonTls | Self::NodeDeflate | Self::PythonDeflate => {
+                Err("does not run in this program".into())
+            }
         }
     }
 
+    fn server(self) -> threadws::Result<Server> {
+        let mut config = Config::new().with_max_message_size(MAX_MESSAGE).with_ping_interval(PING);
+        if !self.offer().is_empty() {
+            let takeover = self == Self::ThreadwsTakeover;
+            let deflate = Deflate::new().context_takeover(takeover).peer_context_takeover(takeover);
+            config = config.with_deflate(deflate);
+        }
+        Ok(Server::bind("127.0.0.1:0")?.config(config))
+    }
+
+    fn threadws_events(self, broadcast: bool) -> Done {
+        // The generator has the other core.
+        let server = self.server()?.workers(1);
+        print_port(&server)?;
+        Ok(server.run_events(move |_| Ok(Answers { broadcast }))?)
+    }
+
     fn threadws(self, broadcast: bool) -> Done {
-        let mut server = server()?;
+        let mut server = self.server()?;
         if self.is_tls() {
             server = server.tls(ServerTls::files(CERTIFICATE, KEY));
         }
@@ -220,9 +292,15 @@ pub struct Running {
     child: Child,
     pub address: SocketAddr,
     pub is_tls: bool,
+    /// The header line that offers compression.
+    pub offer: &'static str,
 }
 
 impl Running {
+    pub fn compresses(&self) -> bool {
+        !self.offer.is_empty()
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -234,11 +312,6 @@ impl Drop for Running {
         _ = self.child.kill();
         _ = self.child.wait();
     }
-}
-
-fn server() -> threadws::Result<Server> {
-    let config = Config::new().with_max_message_size(MAX_MESSAGE).with_ping_interval(PING);
-    Ok(Server::bind("127.0.0.1:0")?.config(config))
 }
 
 fn print_port(server: &Server) -> threadws::Result<()> {
@@ -266,13 +339,6 @@ impl Events for Answers {
         let mut received = arrival.lend()?;
         Ok(received.write(received.message)?)
     }
-}
-
-fn threadws_events(broadcast: bool) -> Done {
-    // The generator has the other core.
-    let server = server()?.workers(1);
-    print_port(&server)?;
-    Ok(server.run_events(move |_| Ok(Answers { broadcast }))?)
 }
 
 fn echo_borrowed(client: &mut Connection) -> threadws::Result<()> {
@@ -411,6 +477,43 @@ fn naive() -> Done {
         })?;
     }
     Ok(())
+}
+
+async fn yawc() -> Done {
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+    use yawc::{CompressionLevel, DeflatePool, Options, WebSocket};
+    let listener = listen()?;
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let options = Options::default()
+        .with_compression_level(CompressionLevel::new(6))
+        .with_compression_threshold(0)
+        .with_deflate_pool(DeflatePool::new(8))
+        .server_no_context_takeover()
+        .client_no_context_takeover();
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        let options = options.clone();
+        let service = service_fn(move |mut request| {
+            let opened = WebSocket::upgrade_with_options(&mut request, options.clone());
+            async move {
+                let (response, opening) = opened?;
+                tokio::spawn(async move {
+                    let Ok(mut socket) = opening.await else { return };
+                    while let Some(frame) = socket.next().await {
+                        if socket.send(frame).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+                Ok::<_, yawc::WebSocketError>(response)
+            }
+        });
+        let serve = hyper::server::conn::http1::Builder::new();
+        tokio::spawn(serve.serve_connection(TokioIo::new(stream), service).with_upgrades());
+    }
 }
 
 type Queues = Arc<Mutex<HashMap<u64, mpsc::UnboundedSender<tungstenite::Message>>>>;

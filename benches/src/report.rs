@@ -15,6 +15,7 @@ enum Figure {
     Rate,
     Cost,
     P99,
+    Bytes,
 }
 
 /// Returns the line that shows a run in the progress.
@@ -22,7 +23,7 @@ pub fn outcome(load: Load, outcome: &Outcome) -> String {
     if load.is_memory() {
         return format!("{:.1} KiB each", outcome.cost);
     }
-    let Outcome { rate, cost, p50, p99 } = outcome;
+    let Outcome { rate, cost, p50, p99, .. } = outcome;
     format!("{}/s, {} µs of CPU each, p50 {p50} µs, p99 {p99} µs", count(*rate), short(*cost))
 }
 
@@ -47,11 +48,12 @@ pub fn write(
 
 /// Returns a line for every run, which shows the spread.
 fn runs(rows: &[Row]) -> String {
-    let mut csv = "load;peer;per second;CPU µs or KiB each;p50 µs;p99 µs\n".to_owned();
+    let mut csv = "load;peer;per second;CPU µs or KiB each;p50 µs;p99 µs;bytes\n".to_owned();
     for row in rows {
         for (peer, outcomes) in &row.runs {
-            for Outcome { rate, cost, p50, p99 } in outcomes {
-                _ = writeln!(csv, "{};{};{rate:.0};{cost:.3};{p50};{p99}", row.load.name(), peer.name());
+            for Outcome { rate, cost, p50, p99, bytes } in outcomes {
+                let (load, peer) = (row.load.name(), peer.name());
+                _ = writeln!(csv, "{load};{peer};{rate:.0};{cost:.3};{p50};{p99};{bytes:.1}");
             }
         }
     }
@@ -90,6 +92,7 @@ fn table(
         (Figure::Rate, "Messages, deliveries or handshakes per second: more is better"),
         (Figure::Cost, "Server CPU in µs for each of them, or KiB of memory per client: less is better"),
         (Figure::P99, "Round trip in µs, 99th percentile: less is better"),
+        (Figure::Bytes, "Bytes of an answer on the wire: less is better"),
     ] {
         _ = writeln!(text, "\n## {title}\n");
         let names: Vec<_> = peers.iter().map(|peer| peer.name()).collect();
@@ -136,12 +139,13 @@ impl Figure {
             Self::Rate => run.rate,
             Self::Cost => run.cost,
             Self::P99 => run.p99 as f64,
+            Self::Bytes => run.bytes,
         }
     }
 
     fn show(self, value: f64) -> String {
         match self {
-            Self::Rate | Self::P99 => count(value),
+            Self::Rate | Self::P99 | Self::Bytes => count(value),
             Self::Cost => short(value),
         }
     }
@@ -222,10 +226,12 @@ fn plot(rows: &[Row], reference: Peer, figure: Figure, title: &str) -> String {
                 Peer::Naive | Peer::TokioWebsockets => "#d9822b",
                 Peer::Tokio => "#c0504d",
                 Peer::Node => "#5a9e57",
-                Peer::ThreadwsTls => "#7fb2e5",
-                Peer::TokioTls => "#c0504d",
-                Peer::NodeTls => "#5a9e57",
-                Peer::PythonTls => "#d9822b",
+                Peer::ThreadwsTls | Peer::ThreadwsDeflate => "#7fb2e5",
+                Peer::TokioTls | Peer::YawcDeflate => "#c0504d",
+                Peer::NodeTls | Peer::NodeDeflate => "#5a9e57",
+                Peer::PythonTls | Peer::PythonDeflate => "#d9822b",
+                Peer::ThreadwsTakeover => "#b8d4f0",
+                Peer::ThreadwsEventsDeflate => "#6f9fbf",
             };
             let unit = match figure {
                 Figure::Rate => "/s",

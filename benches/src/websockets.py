@@ -1,7 +1,9 @@
-# The package `websockets` as an echo or broadcast server with TLS. Prints its port.
+# The package `websockets` as an echo or broadcast server, with TLS if there is a certificate and a key, otherwise with
+# compression. Prints its port.
 import asyncio, ssl, sys
 from websockets.asyncio.server import broadcast, serve
-mode, certificate, key = sys.argv[1:]
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+mode, *secret = sys.argv[1:]
 clients = set()
 
 
@@ -20,9 +22,16 @@ async def fan_out(client):
 
 
 async def main():
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    options = dict(ssl=context, compression=None, max_size=64 << 20, ping_interval=None, backlog=4096)
+    if secret == ["deflate"]:
+        forgetting = ServerPerMessageDeflateFactory(
+            server_no_context_takeover=True, client_no_context_takeover=True, compress_settings={"memLevel": 5}
+        )
+        options = dict(extensions=[forgetting])
+    else:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*secret)
+        options = dict(ssl=context)
+    options |= dict(compression=None, max_size=64 << 20, ping_interval=None, backlog=4096)
     handler = fan_out if mode == "broadcast" else echo
     async with serve(handler, "127.0.0.1", 0, **options) as server:
         print(server.sockets[0].getsockname()[1], flush=True)

@@ -88,7 +88,7 @@ fn count(
     let server = Server::bind("127.0.0.1:0")?;
     let to = server.local_addr()?;
     let handle = server.spawn(move |client| Ok(echo(client)?))?;
-    let mut stream = open(to)?;
+    let mut stream = open(to, "")?;
     let payload = vec![b'a'; size];
     let burst = client_frame(opcode, &payload).repeat(messages);
     let mut bytes = vec![0; (header(opcode, size).len() + size) * messages];

@@ -7,7 +7,7 @@
 use rustix::net::RecvFlags;
 use std::error::Error;
 use std::io::{Read, Write};
-use threadws::{Connection, Server};
+use threadws::{Config, Connection, Server};
 use threadws_benches::{BINARY, TEXT, client_frame, header, open};
 
 /// A name, the messages per round, and the function that runs a number of rounds.
@@ -28,7 +28,7 @@ const SERVED: &[Case] = &[
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
     let name = args.next().unwrap_or_default();
-    let mut cases = internal::CASES.iter().chain(SERVED);
+    let mut cases = internal::CASES.iter().chain(SERVED).chain(compressed::CASES);
     if name == "--list" {
         cases.for_each(|(name, messages, _)| println!("{messages}\t{name}"));
         return Ok(());
@@ -109,6 +109,91 @@ mod internal {
     pub(super) const CASES: &[super::Case] = &[];
 }
 
+/// The cases of compression, with the feature `deflate`. `.ci/instructions` does not have them: see Cargo.toml.
+#[cfg(all(bench_internals, feature = "deflate"))]
+mod compressed {
+    use super::{Case, borrowed, sent, serve_with};
+    use rustix::net::RecvFlags;
+    use std::error::Error;
+    use std::hint::black_box;
+    use threadws::verify::internals::CompressionPath;
+    use threadws::{Config, Connection, Server, deflate::Deflate};
+    use threadws_benches::{BINARY, FORGETTING, json, open};
+
+    pub(super) const CASES: &[Case] = &[
+        ("compress, 16 messages of 1 KiB of JSON", 1, |rounds| {
+            compression(rounds, |path| path.compress(false))
+        }),
+        ("compress, 16 messages of 1 KiB of JSON, takeover", 1, |rounds| {
+            compression(rounds, |path| path.compress(true))
+        }),
+        ("decompress, 16 messages of 1 KiB of JSON", 1, |rounds| {
+            compression(rounds, CompressionPath::decompress)
+        }),
+        ("served, 32 B, 64 a read, recv_ref, agreed", 64, |rounds| agreed(rounds, 32, [64; 2], borrowed)),
+        ("sent, 256 B, send", 64, |rounds| serve_with(Config::new(), "", rounds, BINARY, 256, [1, 64], sent)),
+        ("sent, 256 B, send, agreed", 64, |rounds| agreed(rounds, 256, [1, 64], sent)),
+        ("broadcast, 1 KiB to 20", 20, |rounds| broadcast_to(20, "", rounds)),
+        ("broadcast, 1 KiB to 120", 120, |rounds| broadcast_to(120, "", rounds)),
+        ("broadcast, 1 KiB to 20, compressed", 20, |rounds| broadcast_to(20, FORGETTING, rounds)),
+        ("broadcast, 1 KiB to 120, compressed", 120, |rounds| broadcast_to(120, FORGETTING, rounds)),
+    ];
+
+    /// More than the window holds, so that no message finds itself in it.
+    const MESSAGES: usize = 16;
+
+    fn compression(rounds: usize, body: fn(&mut CompressionPath) -> usize) -> Result<(), Box<dyn Error>> {
+        let messages = json(MESSAGES << 10).chunks(1 << 10).map(<[u8]>::to_vec).collect();
+        let mut path = CompressionPath::new(messages).ok_or("no compression")?;
+        for _ in 0..rounds {
+            assert_eq!(body(black_box(&mut path)), MESSAGES);
+        }
+        Ok(())
+    }
+
+    /// Echoes on a connection that has agreed on compression. The messages are shorter than the threshold.
+    fn agreed(
+        rounds: usize,
+        size: usize,
+        counts: [usize; 2],
+        echo: fn(&mut Connection) -> threadws::Result<()>,
+    ) -> Result<(), Box<dyn Error>> {
+        let config = Config::new().with_deflate(Deflate::new());
+        serve_with(config, FORGETTING, rounds, BINARY, size, counts, echo)
+    }
+
+    /// In each round broadcasts a message of JSON to this many clients, which read it. It is compressed once for all, if they
+    /// have agreed on compression.
+    fn broadcast_to(clients: usize, headers: &str, rounds: usize) -> Result<(), Box<dyn Error>> {
+        let mut config = Config::new();
+        if !headers.is_empty() {
+            config = config.with_deflate(Deflate::new());
+        }
+        let server = Server::bind("127.0.0.1:0")?.config(config);
+        let to = server.local_addr()?;
+        let handle = server.spawn(|client| Ok(client.ignore()?))?;
+        let streams = (0..clients).map(|_| open(to, headers)).collect::<Result<Vec<_>, _>>()?;
+        let message = json(1024);
+        let mut len = 0;
+        let mut bytes = vec![0; 2048];
+        for _ in 0..rounds {
+            let delivery = handle.hub().broadcast(&message[..]);
+            assert_eq!(delivery.sent, clients);
+            for stream in &streams {
+                (_, len) = rustix::net::recv(stream, &mut *bytes, RecvFlags::empty())?;
+            }
+        }
+        assert!(len < if headers.is_empty() { 1030 } else { 500 });
+        drop(streams);
+        drop(handle);
+        Ok(())
+    }
+}
+#[cfg(not(all(bench_internals, feature = "deflate")))]
+mod compressed {
+    pub(super) const CASES: &[super::Case] = &[];
+}
+
 fn borrowed(client: &mut Connection) -> threadws::Result<()> {
     while let Some(mut received) = client.recv_ref()? {
         received.write(received.message)?;
@@ -157,13 +242,25 @@ fn serve(
     rounds: usize,
     opcode: u8,
     size: usize,
+    counts: [usize; 2],
+    echo: fn(&mut Connection) -> threadws::Result<()>,
+) -> Result<(), Box<dyn Error>> {
+    serve_with(Config::new(), "", rounds, opcode, size, counts, echo)
+}
+
+fn serve_with(
+    config: Config,
+    headers: &str,
+    rounds: usize,
+    opcode: u8,
+    size: usize,
     [messages, answers]: [usize; 2],
     echo: fn(&mut Connection) -> threadws::Result<()>,
 ) -> Result<(), Box<dyn Error>> {
-    let server = Server::bind("127.0.0.1:0")?;
+    let server = Server::bind("127.0.0.1:0")?.config(config);
     let to = server.local_addr()?;
     let handle = server.spawn(move |client| Ok(echo(client)?))?;
-    let mut stream = open(to)?;
+    let mut stream = open(to, headers)?;
     let payload = vec![b'a'; size];
     let burst = client_frame(opcode, &payload).repeat(messages);
     let mut answer = header(opcode, size);
@@ -187,7 +284,7 @@ fn handshakes(rounds: usize) -> Result<(), Box<dyn Error>> {
     let to = server.local_addr()?;
     let handle = server.spawn(|client| Ok(owned(client)?))?;
     for _ in 0..rounds {
-        let mut stream = open(to)?;
+        let mut stream = open(to, "")?;
         stream.write_all(&client_frame(8, &1000_u16.to_be_bytes()))?;
         stream.read_to_end(&mut Vec::new())?;
     }
