@@ -2,7 +2,6 @@
 //! a WebSocket runs all the time beside it, and measures the delays of the machine itself.
 
 use super::raw_peer::RawPeer;
-use super::test_server::has_events;
 use super::time::{PATIENCE, ms, test_name};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -77,16 +76,14 @@ impl Bystander {
 
     /// Stops the client and checks its delays. 99 % of its echoes must have taken at most 100 ms, each echo at most 1 s,
     /// and each new connection at most 1 s. The longest delay of the plain echo is allowed in addition, but at most 300 ms,
-    /// because the attack itself may have caused it. With events a debug build may take 500 ms for 99 %: the clients of a worker
-    /// wait for each other, and it takes several times as long for each.
+    /// because the attack itself may have caused it.
     #[track_caller]
     pub fn expect_undisturbed(self) {
-        let most = if has_events() && cfg!(debug_assertions) { ms(500) } else { ms(100) };
         let (delays, machine) = self.delays();
         let echo = quantile(&delays.echoes, 0.99);
         let connect = quantile(&delays.connects, 1.0);
         assert!(
-            echo <= most + machine,
+            echo <= ms(100) + machine,
             "99 % of the echoes took up to {echo:?}, which the machine excuses with {machine:?}"
         );
         delays.expect_served(machine);
