@@ -5,9 +5,7 @@ use rustix::process::Signal;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::Instant;
-use support::{
-    Frame, PATIENCE, Process, RawPeer, RawServer, TestServer, echo, eventually, header, ms, watchdog,
-};
+use support::{Frame, PATIENCE, Process, RawPeer, RawServer, TestServer, echo, header, ms, watchdog};
 
 pub(crate) fn client(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_threadws"));
@@ -133,7 +131,7 @@ fn with_deflate_both_sides_compress() {
     let sent = format!("{line}\n");
     for (option, messages) in [("--quiet", 0), ("--deflate", 2)] {
         run(&["-q", option, "--once", &server.url()], &sent).expect(0, sent.as_str());
-        eventually("it is counted", || {
+        support::eventually("it is counted", || {
             server.metric("threadws_connections_open") == 0
                 && server.metric("threadws_deflate_messages_total") == messages
         });
