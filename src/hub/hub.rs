@@ -48,12 +48,17 @@ use std::time::{Duration, Instant};
 /// different orders.
 #[derive(Clone, Default)]
 pub struct Hub {
-    state: Arc<Mutex<HubState>>,
-    /// Notified when a client joins or leaves, if a thread waits for that.
-    changed: Arc<Condvar>,
-    backplane: Arc<OnceLock<Arc<Bus>>>,
+    shared: Arc<SharedHub>,
     /// Sends only to the clients of this server.
     is_local: bool,
+}
+
+#[derive(Default)]
+struct SharedHub {
+    state: Mutex<HubState>,
+    /// Notified when a client joins or leaves, if a thread waits for that.
+    changed: Condvar,
+    backplane: OnceLock<Arc<Bus>>,
 }
 
 #[derive(Debug, Default)]
@@ -133,12 +138,12 @@ impl Hub {
 
     /// Returns the client with this number, if it is still connected.
     pub fn get(&self, id: u64) -> Option<Client> {
-        self.state.lock().everyone.get(id).cloned()
+        self.shared.state.lock().everyone.get(id).cloned()
     }
 
     /// Returns how many clients are connected. A client counts from just before its 101 is sent until its handler has ended.
     pub fn count(&self) -> usize {
-        self.state.lock().everyone.len()
+        self.shared.state.lock().everyone.len()
     }
 
     /// Waits until the number of clients is in a range: `3..` for at least three, `..=0` for none.
@@ -168,10 +173,10 @@ impl Hub {
         // A deadline that overflows is later than the end of the process.
         let deadline = now().checked_add(timeout);
         let has_passed = || deadline.is_some_and(|moment| moment <= now());
-        let mut state = self.state.lock();
+        let mut state = self.shared.state.lock();
         state.waiting += 1;
         while !range.contains(&state.everyone.len()) && !has_passed() {
-            state = self.changed.wait_until(state, deadline);
+            state = self.shared.changed.wait_until(state, deadline);
         }
         state.waiting -= 1;
         if range.contains(&state.everyone.len()) { Ok(()) } else { Err(Error::Timeout(Timeout::Count)) }
@@ -184,7 +189,7 @@ impl Hub {
 
     /// Returns the topics with at least one subscriber, by name, and the number of their subscribers.
     pub fn topics(&self) -> Vec<(String, usize)> {
-        self.state.lock().topics.sizes()
+        self.shared.state.lock().topics.sizes()
     }
 }
 
@@ -197,19 +202,19 @@ impl Hub {
 
     /// Returns the state of the backplane, or `None` if the server has none.
     pub fn backplane(&self) -> Option<Status> {
-        self.backplane.get().map(|bus| bus.status())
+        self.shared.backplane.get().map(|bus| bus.status())
     }
 
     /// Connects this hub, and all of its clones, to other servers.
     pub(crate) fn set_backplane(&self, bus: Arc<Bus>) -> Weak<dyn LocalClients> {
-        drop(self.backplane.set(bus));
-        let state: Weak<Mutex<HubState>> = Arc::downgrade(&self.state);
-        state
+        drop(self.shared.backplane.set(bus));
+        let shared: Weak<SharedHub> = Arc::downgrade(&self.shared);
+        shared
     }
 
     /// Ends the backplane, after it has sent what waits or at `deadline`.
     pub(crate) fn stop_backplane(&self, deadline: Instant) {
-        if let Some(bus) = self.backplane.get() {
+        if let Some(bus) = self.shared.backplane.get() {
             bus.stop(deadline);
         }
     }
@@ -217,14 +222,14 @@ impl Hub {
     /// Returns the backplane, if this hub sends to other servers.
     #[inline]
     fn others(&self) -> Option<&Bus> {
-        self.backplane.get().filter(|_| !self.is_local).map(|bus| &**bus)
+        self.shared.backplane.get().filter(|_| !self.is_local).map(|bus| &**bus)
     }
 }
 
-impl LocalClients for Mutex<HubState> {
+impl LocalClients for SharedHub {
     fn deliver(&self, topic: Option<&str>, frames: Arc<[u8]>, messages: u64) {
         let clients = {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             match topic {
                 None => Some(state.everyone.list()),
                 Some(topic) => state.topics.subscribers(topic),
@@ -236,7 +241,7 @@ impl LocalClients for Mutex<HubState> {
     }
 
     fn count(&self) -> usize {
-        self.lock().everyone.len()
+        self.state.lock().everyone.len()
     }
 }
 
@@ -263,23 +268,23 @@ impl Hub {
     }
 
     fn everyone(&self) -> ClientList {
-        self.state.lock().everyone.list()
+        self.shared.state.lock().everyone.list()
     }
 
     fn subscribed_to(&self, topic: &str) -> Option<ClientList> {
-        self.state.lock().topics.subscribers(topic)
+        self.shared.state.lock().topics.subscribers(topic)
     }
 
     /// Adds a client, just before its 101 is sent.
     pub(crate) fn join(&self, client: Client) {
-        let mut state = self.state.lock();
+        let mut state = self.shared.state.lock();
         let outdated = state.everyone.insert(client);
         let is_waited_for = state.waiting > 0;
         drop(state);
         // Dropped outside the lock, because it may hold the last handles of clients that left.
         drop(outdated);
         if is_waited_for {
-            self.changed.notify_all();
+            self.shared.changed.notify_all();
         }
     }
 
@@ -289,13 +294,13 @@ impl Hub {
         let (totals, _) = client.sender.outbox().totals();
         let mut outdated = Vec::new();
         let (topics, removed, is_waited_for) = {
-            let mut state = self.state.lock();
+            let mut state = self.shared.state.lock();
             state.ended.add(&totals);
             (state.topics.leave(id, &mut outdated), state.everyone.remove(id), state.waiting > 0)
         };
         drop((outdated, removed));
         if is_waited_for {
-            self.changed.notify_all();
+            self.shared.changed.notify_all();
         }
         for topic in topics {
             self.leave_topic(&topic);
@@ -309,7 +314,7 @@ impl Hub {
         topics::check(topic)?;
         let mut outdated = Vec::new();
         let (client, is_new) = {
-            let mut state = self.state.lock();
+            let mut state = self.shared.state.lock();
             let Some(client) = state.everyone.get(id).cloned() else {
                 return Err(Error::invalid("only a server's clients can subscribe"));
             };
@@ -318,7 +323,7 @@ impl Hub {
         };
         drop(outdated);
         if is_new {
-            if let Some(bus) = self.backplane.get() {
+            if let Some(bus) = self.shared.backplane.get() {
                 bus.subscribe(topic);
             }
             hooks.subscribed(self, &client, topic);
@@ -330,7 +335,7 @@ impl Hub {
     pub(crate) fn unsubscribe(&self, id: u64, topic: &str, hooks: &Hooks) -> bool {
         let mut outdated = Vec::new();
         let client = {
-            let mut state = self.state.lock();
+            let mut state = self.shared.state.lock();
             let was_subscribed = state.topics.unsubscribe(id, topic, &mut outdated);
             state.everyone.get(id).filter(|_| was_subscribed).cloned()
         };
@@ -343,7 +348,7 @@ impl Hub {
     }
 
     fn leave_topic(&self, topic: &str) {
-        if let Some(bus) = self.backplane.get() {
+        if let Some(bus) = self.shared.backplane.get() {
             bus.unsubscribe(topic);
         }
     }
@@ -361,7 +366,7 @@ impl Measured for Hub {
     fn measure(&self, stats: &mut Stats) {
         let everyone = {
             // Under one lock, so that a client that leaves meanwhile is counted once.
-            let mut state = self.state.lock();
+            let mut state = self.shared.state.lock();
             stats.add(&state.ended);
             state.everyone.list()
         };
