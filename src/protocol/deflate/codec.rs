@@ -46,22 +46,37 @@ impl Compressor {
 
     /// Compresses a message that follows those in `window`. Returns `None` if the result would not be smaller.
     pub(crate) fn compress(&mut self, window: &[u8], plain: &[u8]) -> Option<Vec<u8>> {
-        if std::mem::replace(&mut self.is_used, true) {
-            if window.is_empty() {
-                self.state.reset();
-            } else {
-                // zlib-rs 0.6 hashes one byte behind the dictionary, which is another connection's after a reset. The length of
-                // the result could show it.
-                *self.state = zlib_rs::Deflate::new_with_config(self.config);
+        if self.is_used {
+            self.state.reset();
+            if !window.is_empty() && self.wipe().is_none() {
+                self.renew();
             }
         }
+        self.is_used = true;
         let compressed = self.try_compress(window, plain);
         if compressed.is_none() {
             // After a reset in the middle of a message, the next result could differ from that of a new state.
-            *self.state = zlib_rs::Deflate::new_with_config(self.config);
-            self.is_used = false;
+            self.renew();
         }
         compressed
+    }
+
+    /// Overwrites zlib's buffer, which has twice the size of the window, with zeros as in a new state.
+    ///
+    /// Otherwise the length of the result could show bytes of another connection: zlib-rs 0.6 hashes one byte behind the
+    /// dictionary. A new state for each message would be slower. With glibc, each thread would also keep the memory of seven.
+    fn wipe(&mut self) -> Option<()> {
+        let (zeros, mut out) = ([0; 1 << 10], [0; 1 << 10]);
+        for _ in 0..(2_usize << self.bits) / zeros.len() {
+            self.state.compress(&zeros, &mut out, DeflateFlush::SyncFlush).ok()?;
+        }
+        self.state.reset();
+        Some(())
+    }
+
+    fn renew(&mut self) {
+        *self.state = zlib_rs::Deflate::new_with_config(self.config);
+        self.is_used = false;
     }
 
     fn try_compress(&mut self, window: &[u8], plain: &[u8]) -> Option<Vec<u8>> {

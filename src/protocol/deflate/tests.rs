@@ -428,7 +428,7 @@ fn a_used_compressor_gives_the_same_as_a_new_one() {
         for _ in 0..200 {
             let len = 3 + noise.below(4000);
             let plain = if noise.below(4) == 0 { random(&mut noise, len) } else { json(&mut noise, len) };
-            let len = noise.below(1 << bits);
+            let len = noise.below((1 << bits) + 1);
             let window = if noise.below(2) == 0 { json(&mut noise, len) } else { Vec::new() };
             let new = Compressor::new(level, bits).expect("9 to 15 bits").compress(&window, &plain);
             assert!(
