@@ -112,7 +112,10 @@ fn a_crowd_that_compresses_leaves_what_a_plain_one_leaves() {
     let plain = crowd(&[], &Frame::binary(json()));
     let growth = crowd(&[OFFER], &compressed(json())).growth_since(&plain);
     println!("{growth} bytes more than {plain:?}");
-    assert!(growth < KEPT, "{growth} bytes");
+    // The second crowd can also use an arena that the first did not. glibc has eight for each processor, and one keeps up to
+    // 384 KiB. A window for each client would be 20 MiB.
+    let arenas = 8 * std::thread::available_parallelism().map_or(1, usize::from);
+    assert!(growth < KEPT + arenas * (384 << 10), "{growth} bytes");
     server.stop();
 }
 
