@@ -127,7 +127,7 @@ fn data_that_is_not_deflate_is_answered_with_1007() {
 
 /// Some peers compress each fragment by itself, and mark each. The error names that rule: the data would be valid.
 #[test]
-fn a_peer_that_marks_every_fragment_is_told_the_rule() {
+fn the_error_for_marks_on_all_fragments_names_the_rule() {
     let _dog = watchdog(20);
     let (server, rx) = reporting_echo(with(takeover()));
     let mut peer = offering(&server, "permessage-deflate");
