@@ -83,7 +83,7 @@ impl Hub {
     ///
     /// Never waits for a peer.
     pub fn broadcast(&self, message: impl IntoMessage) -> Delivery {
-        self.send(None, Some(&self.everyone()), None, message)
+        self.send(None, None, message)
     }
 
     /// Sends one message to every client except the one with this number. Otherwise like [`broadcast`](Self::broadcast).
@@ -92,7 +92,7 @@ impl Hub {
     ///
     /// Never waits for a peer.
     pub fn broadcast_except(&self, id: u64, message: impl IntoMessage) -> Delivery {
-        self.send(None, Some(&self.everyone()), Some(id), message)
+        self.send(None, Some(id), message)
     }
 
     /// Sends one message to every client that [subscribed](crate::Connection::subscribe) to a topic. Otherwise like
@@ -102,7 +102,7 @@ impl Hub {
     ///
     /// Never waits for a peer.
     pub fn publish(&self, topic: &str, message: impl IntoMessage) -> Delivery {
-        self.send(Some(topic), self.subscribed_to(topic).as_deref(), None, message)
+        self.send(Some(topic), None, message)
     }
 
     /// Sends one message to every client that subscribed to a topic, except the one with this number. Otherwise like
@@ -112,7 +112,7 @@ impl Hub {
     ///
     /// Never waits for a peer.
     pub fn publish_except(&self, id: u64, topic: &str, message: impl IntoMessage) -> Delivery {
-        self.send(Some(topic), self.subscribed_to(topic).as_deref(), Some(id), message)
+        self.send(Some(topic), Some(id), message)
     }
 }
 
@@ -184,7 +184,7 @@ impl Hub {
 
     /// Returns the clients that subscribed to a topic, oldest first.
     pub fn subscribers(&self, topic: &str) -> Vec<Client> {
-        self.subscribed_to(topic).map_or_else(Vec::new, |clients| clients.to_vec())
+        self.shared.audience(Some(topic)).map_or_else(Vec::new, |clients| clients.to_vec())
     }
 
     /// Returns the topics with at least one subscriber, by name, and the number of their subscribers.
@@ -226,16 +226,21 @@ impl Hub {
     }
 }
 
+impl SharedHub {
+    /// Returns the subscribers of a topic, or all clients. `None` if the topic has no subscriber.
+    #[inline]
+    fn audience(&self, topic: Option<&str>) -> Option<ClientList> {
+        let mut state = self.state.lock();
+        match topic {
+            None => Some(state.everyone.list()),
+            Some(topic) => state.topics.subscribers(topic),
+        }
+    }
+}
+
 impl LocalClients for SharedHub {
     fn deliver(&self, topic: Option<&str>, frames: Arc<[u8]>, messages: u64) {
-        let clients = {
-            let mut state = self.state.lock();
-            match topic {
-                None => Some(state.everyone.list()),
-                Some(topic) => state.topics.subscribers(topic),
-            }
-        };
-        if let Some(clients) = clients {
+        if let Some(clients) = self.audience(topic) {
             deliver(&clients, None, &SharedFrames::new(frames, messages, true));
         }
     }
@@ -246,14 +251,10 @@ impl LocalClients for SharedHub {
 }
 
 impl Hub {
-    fn send(
-        &self,
-        topic: Option<&str>,
-        clients: Option<&[Client]>,
-        except: Option<u64>,
-        message: impl IntoMessage,
-    ) -> Delivery {
-        let (clients, others) = (clients.unwrap_or_default(), self.others());
+    #[inline]
+    fn send(&self, topic: Option<&str>, except: Option<u64>, message: impl IntoMessage) -> Delivery {
+        let (audience, others) = (self.shared.audience(topic), self.others());
+        let clients = audience.as_deref().unwrap_or_default();
         if clients.is_empty() && others.is_none() {
             return Delivery::default();
         }
@@ -269,10 +270,6 @@ impl Hub {
 
     fn everyone(&self) -> ClientList {
         self.shared.state.lock().everyone.list()
-    }
-
-    fn subscribed_to(&self, topic: &str) -> Option<ClientList> {
-        self.shared.state.lock().topics.subscribers(topic)
     }
 
     /// Adds a client, just before its 101 is sent.
