@@ -73,7 +73,6 @@ impl Backplane {
             limits,
             linger: Duration::from_secs(10),
             confirm_timeout: Duration::from_millis(250),
-            max_message: 1 << 20,
         };
         Self { engine: Box::new(engine), settings }
     }
@@ -135,9 +134,8 @@ impl Backplane {
     }
 
     /// Returns the part of one server, which accepts messages of at most `max_message` bytes from the others.
-    pub(crate) fn into_bus(mut self, max_message: usize) -> Arc<Bus> {
-        self.settings.max_message = max_message;
-        Bus::new(self)
+    pub(crate) fn into_bus(self, max_message: usize) -> Arc<Bus> {
+        Bus::new(self, max_message)
     }
 }
 

@@ -40,6 +40,8 @@ pub(crate) struct Bus {
     pub(super) engine: Box<dyn Engine>,
     pub(super) node: NodeId,
     pub(super) settings: BusSettings,
+    /// The longest message that is accepted from another server, in bytes.
+    pub(super) max_message: usize,
     everyone: Arc<str>,
     alive: Arc<str>,
     local: OnceLock<Weak<dyn LocalClients>>,
@@ -56,7 +58,6 @@ pub(super) struct BusSettings {
     pub(super) limits: QueueLimits,
     pub(super) linger: Duration,
     pub(super) confirm_timeout: Duration,
-    pub(super) max_message: usize,
 }
 
 pub(super) struct BusState {
@@ -101,7 +102,6 @@ pub(super) struct BusCounters {
     pub(super) missed: u64,
     pub(super) repeated: u64,
     pub(super) foreign: u64,
-    pub(super) envelopes: u64,
     pub(super) refused: u64,
 }
 
@@ -119,7 +119,7 @@ pub(super) enum Work {
 }
 
 impl Bus {
-    pub(super) fn new(backplane: Backplane) -> Arc<Self> {
+    pub(super) fn new(backplane: Backplane, max_message: usize) -> Arc<Self> {
         let Backplane { engine, settings } = backplane;
         let node = rand::random();
         let name = |rest| Arc::from(format!("{}:{rest}", settings.prefix));
@@ -144,6 +144,7 @@ impl Bus {
             engine,
             node,
             settings,
+            max_message,
             everyone,
             alive,
             local: OnceLock::new(),
@@ -402,7 +403,6 @@ impl BusState {
             bytes += envelope.body.len();
             envelopes.push(envelope);
         }
-        self.counters.envelopes += envelopes.len() as u64;
         envelopes
     }
 

@@ -138,7 +138,7 @@ impl BusReceiver<'_> {
     }
 
     fn take_message(&mut self, channel: &str, payload: &[u8]) {
-        let max_message = self.bus.settings.max_message;
+        let max_message = self.bus.max_message;
         let decoded = EnvelopeHead::decode(payload).zip(self.bus.destination(channel));
         match decoded {
             Some(((head, _), _)) if head.node == self.bus.node => {}
