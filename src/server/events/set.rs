@@ -312,7 +312,7 @@ impl<M: Member> Set<M> {
     /// Starts a helper that is counted already. If no thread can be started, and none helps, this thread does. The watcher
     /// tries again otherwise, because a member can block those that help.
     fn start_helper(&self, crew: Crew) {
-        if self.has_helpers(crew, 1) {
+        if self.try_start_helper(crew, 1) {
             return;
         }
         if let Some(Duty::Lead(_)) = self.help(crew, &mut M::Buffers::default()) {
@@ -321,9 +321,9 @@ impl<M: Member> Set<M> {
         }
     }
 
-    /// Starts a helper that is counted already. Returns true if it was started, or if at least `others` others help. A helper
-    /// that was not started is no longer counted then.
-    fn has_helpers(&self, crew: Crew, others: usize) -> bool {
+    /// Starts a helper that is counted already. Returns false if it could not be started, and fewer than `others` others help:
+    /// the helper is still counted then, and the caller has to do its work.
+    fn try_start_helper(&self, crew: Crew, others: usize) -> bool {
         let Some(this) = self.this.upgrade() else { return true };
         if self.threads.start(this, Duty::Help(crew)).is_ok() {
             return true;
@@ -376,7 +376,7 @@ impl<M: Member> Set<M> {
             let needs_thread = self.state.lock().crew(crew).count_needed_thread();
             if needs_thread {
                 // The watcher calls this, and does not help itself.
-                self.has_helpers(crew, 0);
+                self.try_start_helper(crew, 0);
             }
         }
     }
