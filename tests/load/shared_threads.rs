@@ -7,8 +7,8 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 use support::{
-    Bystander, Cgroup, Frame, PATIENCE, Process, RawPeer, can_open_sockets, eventually_within, ms, take_turn,
-    upgrade_request, watchdog,
+    Bystander, Cgroup, Frame, PATIENCE, Process, RawPeer, can_open_sockets, eventually_within, ms,
+    reset_when_dropped, take_turn, upgrade_request, watchdog,
 };
 
 const CLIENTS: usize = 18_000;
@@ -150,7 +150,7 @@ fn leave((number, mut client): (usize, TcpStream)) -> Option<TcpStream> {
         0 => client.write_all(&Frame::close(1000, "").encode()).expect("it reads"),
         1 => client.shutdown(Shutdown::Write).expect("it is open"),
         _ => {
-            rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).expect("SO_LINGER");
+            reset_when_dropped(&client);
             return None;
         }
     }

@@ -48,7 +48,7 @@ pub use pty::Pty;
 pub use raw_peer::{Answer, RawPeer, upgrade_request};
 pub use raw_server::{RawServer, RawServerPeer};
 pub use reporting_echo::{reported_end, reporting_echo};
-pub use sockets::unsent_bytes_of;
+pub use sockets::{reset_when_dropped, unsent_bytes_of};
 pub use test_server::{TestServer, echo, expect_echo, has_events, is_behind_relay, reached, spawn};
 pub use threadless_client::{ThreadlessClient, poll_clients};
 pub use time::{PATIENCE, eventually, eventually_within, ms, watchdog};

@@ -1,7 +1,7 @@
 //! A scripted client on a raw socket. It writes any bytes, expects frames, heads and ends, and records the wire.
 
 use super::frame::{self, Frame, excerpt};
-use super::sockets::connect_from;
+use super::sockets::{connect_from, reset_when_dropped};
 use super::time::{PATIENCE, test_name};
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, Read, Write as _};
@@ -229,7 +229,7 @@ impl RawPeer {
     /// Ends both directions at once, with an RST.
     pub fn reset(self) {
         self.wire.note("> RST");
-        rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO)).expect("SO_LINGER");
+        reset_when_dropped(&self.stream);
     }
 
     /// Returns the socket for another thread that reads or writes it.

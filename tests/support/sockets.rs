@@ -1,7 +1,9 @@
 //! The TCP sockets of the machine, from /proc, and sockets with a certain address.
 
+use rustix::net::sockopt::set_socket_linger;
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::Duration;
 use std::{fs, io};
 
 /// Returns how many bytes the kernel holds for the peers of a server's connections. Connections that no process owns
@@ -25,4 +27,10 @@ pub fn connect_from(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
     bind(&socket, &SocketAddr::new(from, 0))?;
     connect(&socket, &to)?;
     Ok(socket.into())
+}
+
+/// Makes the end of a connection an RST instead of a FIN.
+#[track_caller]
+pub fn reset_when_dropped(stream: &TcpStream) {
+    set_socket_linger(stream, Some(Duration::ZERO)).expect("SO_LINGER");
 }

@@ -4,7 +4,7 @@ use crate::server_tls;
 use crate::tls_peer::{ALERT, CLOSE_NOTIFY, ContentType, DATA, HANDSHAKE, TlsPeer};
 use std::net::Shutdown;
 use std::sync::mpsc::{self, Receiver};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use support::{Frame, PATIENCE, TestServer, echo, ms, next, watchdog};
 use threadws::tls::rustls::version::{TLS12, TLS13};
 use threadws::{Closed, Config};
@@ -305,7 +305,7 @@ fn a_reset_after_both_closes_is_clean() {
     let mut peer = TlsPeer::open(server.addr());
     peer.send_frame(Frame::close(1000, ""));
     assert_eq!(peer.next_frame().close_content().expect("a code").0, 1000);
-    rustix::net::sockopt::set_socket_linger(&peer.stream, Some(Duration::ZERO)).expect("an option");
+    support::reset_when_dropped(&peer.stream);
     drop(peer);
     assert!(next(&ends, "the end").is_clean());
 }

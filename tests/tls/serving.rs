@@ -314,7 +314,7 @@ fn clients_that_leave_right_after_the_handshake_harm_nothing() {
             let mut tls = raw_client(version);
             tls.complete_io(&mut stream).expect("a handshake");
             if is_reset {
-                rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).expect("an option");
+                support::reset_when_dropped(&stream);
             }
         }
     }
