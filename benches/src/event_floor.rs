@@ -1,6 +1,7 @@
 //! The floor of event loops: one thread with epoll that does the least work for a WebSocket.
 
-use crate::peers::{Done, listen, turn_around};
+use crate::floor::turn_around;
+use crate::peers::{Done, listen};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use std::io::{ErrorKind, Read, Write};

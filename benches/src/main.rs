@@ -4,10 +4,12 @@
 //! `cargo run --release --manifest-path benches/Cargo.toml -- --help`
 
 mod event_floor;
+mod floor;
 mod load;
 mod peers;
 mod report;
 mod stream;
+mod tokio_servers;
 
 use load::{Length, Load, Outcome};
 use peers::Peer;

@@ -1,31 +1,26 @@
 //! The peers: the servers that are measured. Each echoes or broadcasts, in its own process, on a free port of the loopback
 //! interface.
 
-use crate::event_floor;
 use crate::stream::{CERTIFICATE, KEY};
-use futures_util::{SinkExt, StreamExt};
+use crate::{event_floor, floor, tokio_servers};
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
-use std::collections::HashMap;
 use std::error::Error;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 use threadws::connection::Arrival;
 use threadws::server::Events;
 use threadws::tls::ServerTls;
 use threadws::{Addr, BoxError, Config, Connection, Message, Server, deflate::Deflate};
-use threadws_benches::{FORGETTING, REMEMBERING, head_end_of_request, header, response};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
+use threadws_benches::{FORGETTING, REMEMBERING};
 use tokio_rustls::TlsAcceptor;
-use tokio_tungstenite::tungstenite;
 
 pub type Done = Result<(), Box<dyn Error>>;
 
@@ -34,7 +29,7 @@ const MAX_MESSAGE: usize = 64 << 20;
 /// Longer than any run, because the load generator expects answers only, without pings between them.
 const PING: Duration = Duration::from_secs(600);
 /// The stack of the threads that are started here.
-const STACK: usize = 256 * 1024;
+pub const STACK: usize = 256 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
@@ -224,21 +219,15 @@ impl Peer {
             | Self::ThreadwsDeflate
             | Self::ThreadwsTakeover => self.threadws(broadcast),
             Self::ThreadwsEvents | Self::ThreadwsEventsDeflate => self.threadws_events(broadcast),
-            Self::Floor => floor(broadcast),
+            Self::Floor => floor::serve(broadcast),
             Self::EventFloor => event_floor::serve(),
             Self::Naive => naive(),
-            Self::TokioWebsockets => tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?
-                .block_on(tokio_websockets()),
+            Self::TokioWebsockets => tokio_servers::run(tokio_servers::tokio_websockets()),
             Self::Tokio | Self::TokioTls => {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                 let tls = if self.is_tls() { Some(TlsAcceptor::from(server_config()?)) } else { None };
-                runtime.block_on(tokio(tls, broadcast))
+                tokio_servers::run(tokio_servers::tungstenite(tls, broadcast))
             }
-            Self::YawcDeflate => {
-                tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(yawc())
-            }
+            Self::YawcDeflate => tokio_servers::run(tokio_servers::yawc()),
             Self::Node | Self::NodeTls | Self::PythonTls | Self::NodeDeflate | Self::PythonDeflate => {
                 Err("does not run in this program".into())
             }
@@ -356,113 +345,6 @@ pub fn listen() -> Result<TcpListener, Box<dyn Error>> {
     Ok(listener)
 }
 
-fn floor(broadcast: bool) -> Done {
-    let clients = Arc::new(Mutex::new(Vec::new()));
-    for stream in listen()?.incoming() {
-        let stream = Arc::new(stream?);
-        stream.set_nodelay(true)?;
-        let clients = Arc::clone(&clients);
-        thread::Builder::new().stack_size(STACK).spawn(move || {
-            // An error ends this client only.
-            _ = floor_of_one(&stream, broadcast.then_some(&clients));
-        })?;
-    }
-    Ok(())
-}
-
-fn floor_of_one(
-    stream: &Arc<TcpStream>,
-    clients: Option<&Mutex<Vec<Arc<TcpStream>>>>,
-) -> Result<(), Box<dyn Error>> {
-    let mut socket = &**stream;
-    let mut buffer = vec![0; 64 * 1024];
-    let mut filled = 0;
-    while head_end_of_request(&buffer[..filled]).is_none() {
-        match socket.read(&mut buffer[filled..])? {
-            0 => return Ok(()),
-            count => filled += count,
-        }
-    }
-    socket.write_all(&response(&buffer[..filled]).ok_or("no key")?)?;
-    if let Some(clients) = clients {
-        clients.lock().map_err(|_| "poisoned")?.push(Arc::clone(stream));
-    }
-    filled = 0;
-    let mut out = Vec::new();
-    loop {
-        let count = socket.read(&mut buffer[filled..])?;
-        if count == 0 {
-            return Ok(());
-        }
-        filled += count;
-        let used = turn_around(&mut buffer[..filled], &mut out)?;
-        match clients {
-            _ if out.is_empty() => {}
-            None => socket.write_all(&out)?,
-            Some(clients) => {
-                for stream in clients.lock().map_err(|_| "poisoned")?.iter() {
-                    (&**stream).write_all(&out)?;
-                }
-            }
-        }
-        out.clear();
-        buffer.copy_within(used..filled, 0);
-        filled -= used;
-        if filled == buffer.len() {
-            buffer.resize(filled * 2, 0);
-        }
-    }
-}
-
-/// Turns complete frames of a client into frames of a server. Returns the length of the complete frames.
-pub fn turn_around(bytes: &mut [u8], out: &mut Vec<u8>) -> Result<usize, &'static str> {
-    let mut used = 0;
-    loop {
-        let rest = &mut bytes[used..];
-        let (at, payload) = match rest {
-            [_, 0xfe, a, b, ..] => (4, usize::from(u16::from_be_bytes([*a, *b]))),
-            [_, 0xff, length @ ..] => match length.first_chunk() {
-                Some(length) => (10, u64::from_be_bytes(*length) as usize),
-                None => return Ok(used),
-            },
-            [_, short, ..] if *short < 0x80 => return Err("not masked"),
-            [_, short, ..] if *short < 0xfe => (2, usize::from(*short & 0x7f)),
-            _ => return Ok(used),
-        };
-        if rest.len() < at + 4 + payload {
-            return Ok(used);
-        }
-        let first = rest[0];
-        if first & 0x0f == 8 {
-            return Err("closed");
-        }
-        let mut key = [0; 4];
-        key.copy_from_slice(&rest[at..at + 4]);
-        let bytes = &mut rest[at + 4..at + 4 + payload];
-        unmask(bytes, key);
-        match payload {
-            0..126 => out.extend_from_slice(&[first, payload as u8]),
-            _ => out.extend_from_slice(&header(first & 0x0f, payload)),
-        }
-        out.extend_from_slice(bytes);
-        used += at + 4 + payload;
-    }
-}
-
-fn unmask(bytes: &mut [u8], key: [u8; 4]) {
-    let word = u64::from(u32::from_ne_bytes(key));
-    let word = word << 32 | word;
-    let mut words = bytes.chunks_exact_mut(8);
-    for bytes in &mut words {
-        if let Ok(bytes) = <&mut [u8; 8]>::try_from(bytes) {
-            *bytes = (u64::from_ne_bytes(*bytes) ^ word).to_ne_bytes();
-        }
-    }
-    for (byte, key) in words.into_remainder().iter_mut().zip(word.to_ne_bytes()) {
-        *byte ^= key;
-    }
-}
-
 fn naive() -> Done {
     for stream in listen()?.incoming() {
         let stream = stream?;
@@ -479,66 +361,6 @@ fn naive() -> Done {
     Ok(())
 }
 
-async fn yawc() -> Done {
-    use hyper::service::service_fn;
-    use hyper_util::rt::TokioIo;
-    use yawc::{CompressionLevel, DeflatePool, Options, WebSocket};
-    let listener = listen()?;
-    listener.set_nonblocking(true)?;
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    let options = Options::default()
-        .with_compression_level(CompressionLevel::new(6))
-        .with_compression_threshold(0)
-        .with_deflate_pool(DeflatePool::new(8))
-        .server_no_context_takeover()
-        .client_no_context_takeover();
-    loop {
-        let (stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?;
-        let options = options.clone();
-        let service = service_fn(move |mut request| {
-            let opened = WebSocket::upgrade_with_options(&mut request, options.clone());
-            async move {
-                let (response, opening) = opened?;
-                tokio::spawn(async move {
-                    let Ok(mut socket) = opening.await else { return };
-                    while let Some(frame) = socket.next().await {
-                        if socket.send(frame).await.is_err() {
-                            return;
-                        }
-                    }
-                });
-                Ok::<_, yawc::WebSocketError>(response)
-            }
-        });
-        let serve = hyper::server::conn::http1::Builder::new();
-        tokio::spawn(serve.serve_connection(TokioIo::new(stream), service).with_upgrades());
-    }
-}
-
-type Queues = Arc<Mutex<HashMap<u64, mpsc::UnboundedSender<tungstenite::Message>>>>;
-
-async fn tokio(tls: Option<TlsAcceptor>, broadcast: bool) -> Done {
-    let listener = listen()?;
-    listener.set_nonblocking(true)?;
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    let queues = Queues::default();
-    for id in 0.. {
-        let (stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?;
-        let queues = broadcast.then(|| Arc::clone(&queues));
-        match tls.clone() {
-            None => drop(tokio::spawn(tokio_serve(stream, id, queues))),
-            Some(tls) => drop(tokio::spawn(async move {
-                if let Ok(stream) = tls.accept(stream).await {
-                    tokio_serve(stream, id, queues).await;
-                }
-            })),
-        }
-    }
-    Ok(())
-}
-
 /// The TLS settings of this crate's server.
 fn server_config() -> Result<Arc<ServerConfig>, Box<dyn Error>> {
     let chain = CertificateDer::pem_file_iter(CERTIFICATE)?.collect::<Result<_, _>>()?;
@@ -550,68 +372,4 @@ fn server_config() -> Result<Arc<ServerConfig>, Box<dyn Error>> {
     config.ticketer = ring::Ticketer::new()?;
     config.send_tls13_tickets = 1;
     Ok(Arc::new(config))
-}
-
-async fn tokio_serve(stream: impl TokioStream, id: u64, queues: Option<Queues>) {
-    match queues {
-        None => tokio_echo(stream).await,
-        Some(queues) => tokio_broadcast(stream, id, queues).await,
-    }
-}
-
-async fn tokio_websockets() -> Done {
-    let listener = listen()?;
-    listener.set_nonblocking(true)?;
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    loop {
-        let (stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?;
-        tokio::spawn(async move {
-            let Ok((_, mut socket)) = tokio_websockets::ServerBuilder::new().accept(stream).await else {
-                return;
-            };
-            while let Some(Ok(message)) = socket.next().await {
-                if (message.is_text() || message.is_binary()) && socket.send(message).await.is_err() {
-                    return;
-                }
-            }
-        });
-    }
-}
-
-trait TokioStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> TokioStream for T {}
-
-async fn tokio_echo(stream: impl TokioStream) {
-    let Ok(mut socket) = tokio_tungstenite::accept_async(stream).await else { return };
-    while let Some(Ok(message)) = socket.next().await {
-        if (message.is_text() || message.is_binary()) && socket.send(message).await.is_err() {
-            return;
-        }
-    }
-}
-
-async fn tokio_broadcast(stream: impl TokioStream, id: u64, queues: Queues) {
-    let Ok(socket) = tokio_tungstenite::accept_async(stream).await else { return };
-    let (mut sink, mut source) = socket.split();
-    let (queue, mut queued) = mpsc::unbounded_channel();
-    let lock = || queues.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    lock().insert(id, queue);
-    let writer = tokio::spawn(async move {
-        while let Some(message) = queued.recv().await {
-            if sink.send(message).await.is_err() {
-                return;
-            }
-        }
-    });
-    while let Some(Ok(message)) = source.next().await {
-        if message.is_text() || message.is_binary() {
-            for queue in lock().values() {
-                // Fails only if the writer has ended.
-                _ = queue.send(message.clone());
-            }
-        }
-    }
-    lock().remove(&id);
-    writer.abort();
 }
